@@ -1,0 +1,166 @@
+"""COCO's files as plain records: image lists, the seeded sample, instance and caption annotations."""
+
+import contextlib
+import io
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+
+
+@dataclass(slots=True)
+class ImageAnnotations:
+    """What COCO says of one image: categories of its instances, and its reference captions."""
+
+    categories: set[str] = field(default_factory=set)
+    captions: list[str] = field(default_factory=list)
+
+
+def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
+    """Return the images of a COCO captions (or instances) file as {"image_id", "file_name"}, in file order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no list of images with `id` and `file_name`, or lists an image twice.
+    """
+    path = _existing(captions_json, "a COCO captions file")
+    try:
+        images = json.loads(path.read_bytes())["images"]
+        records = [{"image_id": int(image["id"]), "file_name": str(image["file_name"])} for image in images]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected JSON with a list `images` of objects with `id` and `file_name`") from error
+    _refuse_repeats(path, [record["image_id"] for record in records])
+    return records
+
+
+def sample_images(images: Sequence[Mapping[str, Any]], n: int | None, seed: int = 42) -> list[dict[str, Any]]:
+    """Return `n` of `images` in the order in which they were drawn, the paper's way.
+
+    The paper draws `random.seed(42); random.sample(ids, n)` from the ids in the order of the captions file's list
+    `images`, so the same file, n and seed give the paper's images. With n None, or larger than the list, nothing is
+    drawn: all images, in file order.
+
+    Raises:
+        ValueError: a negative n.
+    """
+    if n is not None and n < 0:
+        raise ValueError(f"number of images {n}: expected 0 or more")
+    if n is None or n > len(images):
+        return [dict(image) for image in images]
+    return [dict(image) for image in random.Random(seed).sample(list(images), n)]
+
+
+def image_file_name(image_id: int, split: str = "val2014") -> str:
+    """Return the file name that COCO 2014 gives an image: COCO_val2014_000000000042.jpg."""
+    return f"COCO_{split}_{image_id:012d}.jpg"
+
+
+def load_annotations(
+    annotation_dir: str | Path,
+    image_ids: Iterable[int],
+    splits: Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> dict[int, ImageAnnotations]:
+    """Read captions_{split}.json and instances_{split}.json, restricted to `image_ids`.
+
+    Args:
+        splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
+        allow_missing: leave out an image without any annotation, where it would be an error.
+    Raises:
+        FileNotFoundError: the folder, or one of a split's two files, is missing.
+        ValueError: a file isn't COCO's format, or an image has no annotation in any of the files.
+    """
+    found: dict[int, ImageAnnotations] = {}
+    files = annotation_files(annotation_dir, splits)
+    wanted = list(dict.fromkeys(image_ids))
+    for path in files:
+        coco = _read_coco(path)
+        try:
+            for image_id in wanted:
+                for annotation in coco.imgToAnns.get(image_id, ()):
+                    entry = found.setdefault(image_id, ImageAnnotations())
+                    if path.name.startswith("captions_"):
+                        entry.captions.append(annotation["caption"])
+                    else:
+                        entry.categories.add(coco.cats[annotation["category_id"]]["name"])
+        except KeyError as error:
+            raise ValueError(f"{path}: image {image_id} has an annotation without {error}") from error
+    if not allow_missing:
+        for image_id in wanted:
+            if image_id not in found:
+                names = ", ".join(path.name for path in files)
+                raise ValueError(f"{annotation_dir}: image {image_id} has no annotation; looked in {names}")
+    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+
+
+def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = None) -> list[Path]:
+    """Return the captions and instances files of `splits`, or of every split in the folder.
+
+    Raises:
+        FileNotFoundError: no folder, no file in it, or a split with only one of its two files.
+    """
+    folder = Path(annotation_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected COCO's captions_*.json and instances_*.json in it")
+    if splits is None:
+        names = [path.stem for kind in ("captions", "instances") for path in folder.glob(f"{kind}_*.json")]
+        splits = sorted({name.split("_", 1)[1] for name in names})
+    if not splits:
+        raise FileNotFoundError(f"{folder}: expected captions_*.json and instances_*.json in this folder, found none")
+    paths = [folder / f"{kind}_{split}.json" for split in splits for kind in ("captions", "instances")]
+    return [_existing(path, "COCO's captions and instances files of each split") for path in paths]
+
+
+def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
+    """Read ground truth of one's own: JSON lines with `image_id` and `objects`, a list of COCO categories.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row of another form, or a second row for an image; file and row (from 1) are named.
+    """
+    path = _existing(jsonl, "JSON lines with `image_id` and `objects`")
+    objects: dict[int, set[str]] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            image_id, names = int(row["image_id"]), row["objects"]
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError("objects")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, row {number}: expected `image_id` and `objects`, a list of names") from error
+        if image_id in objects:
+            raise ValueError(f"{path}, row {number}: image {image_id} has a row already; expected one row an image")
+        objects[image_id] = set(names)
+    return objects
+
+
+def _read_coco(path: Path) -> COCO:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(str(path))
+        if "annotations" not in coco.dataset:
+            raise KeyError("annotations")
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ValueError(f"{path}: expected COCO's format (`images`, `annotations`): {error!r}") from error
+    return coco
+
+
+def _refuse_repeats(path: Path, image_ids: Sequence[int]) -> None:
+    seen: set[int] = set()
+    for image_id in image_ids:
+        if image_id in seen:
+            raise ValueError(f"{path}: image {image_id} is listed twice; expected each image once")
+        seen.add(image_id)
+
+
+def _existing(path: str | Path, expected: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    return path

@@ -1,0 +1,100 @@
+"""Attention heads by name: `Head`, head-list files, and seeded control heads."""
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Head(NamedTuple):
+    """One query head of the language model, zero-based; prints as `L16H29`, and is `[16, 29]` in JSON."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+
+def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """Group heads by layer: layers ascending, the heads of each ascending and without repeats."""
+    layers: dict[int, set[int]] = {}
+    for layer, head in heads:
+        layers.setdefault(layer, set()).add(head)
+    return {layer: sorted(layers[layer]) for layer in sorted(layers)}
+
+
+def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = None) -> list[Head]:
+    """Read a head list, best first.
+
+    Args:
+        path: a JSON file such as `{"hal_heads": [[16, 29], ...], "non_hal_heads": [...]}`; other keys are ignored.
+        key: which of its lists.
+        top_k: take this many from the front; None takes all.
+
+    Raises:
+        ValueError: not JSON, no such list, a wrong or repeated pair, or fewer than `top_k` heads; one line naming
+            the file and the key.
+        OSError: the file cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict) or key not in content:
+        known = ", ".join(map(repr, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: no head list {key!r}; the file holds {known or 'nothing'}")
+    if not isinstance(content[key], list):
+        raise ValueError(f"{path}: {key!r} must be a list of [layer, head] pairs, not {content[key]!r}")
+    heads = [_parse_head(pair, f"{path}: {key}[{row}]") for row, pair in enumerate(content[key])]
+    for row, head in enumerate(heads):
+        if head in heads[:row]:
+            raise ValueError(f"{path}: {key}[{row}] repeats {head}")
+    if top_k is None:
+        return heads
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if top_k > len(heads):
+        raise ValueError(f"{path}: {key!r} has {len(heads)} heads, {top_k} were asked for")
+    return heads[:top_k]
+
+
+def _parse_head(pair: Any, where: str) -> Head:
+    # bool is an int in Python, so isinstance would let `true` through as layer 1
+    if not isinstance(pair, list) or len(pair) != 2 or any(type(number) is not int or number < 0 for number in pair):
+        raise ValueError(f"{where} must be a [layer, head] pair of numbers from 0 up, not {pair!r}")
+    return Head(*pair)
+
+
+def random_heads(
+    n_layers: int, n_heads: int, k: int, seed: int, exclude: Iterable[tuple[int, int]] = ()
+) -> list[Head]:
+    """Draw `k` different control heads, uniformly over the model, from a generator of their own.
+
+    Args:
+        exclude: heads that may not be drawn, such as the list that the draw is compared with.
+
+    Raises:
+        ValueError: `k` is negative, or more than the heads to draw from.
+
+    Source: the random control of the re-weighting analysis (figure 6).
+    Differs: the released code draws from the global generator, after it has sampled the images, so its control
+        heads change with the number of images; ours depend on `seed` alone.
+    """
+    taken = set(exclude)
+    pool = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in taken]
+    if not 0 <= k <= len(pool):
+        raise ValueError(f"k must lie between 0 and the {len(pool)} heads to draw from, not {k}")
+    return random.Random(seed).sample(pool, k)
+
+
+def check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> None:
+    """Refuse a head that the model does not have.
+
+    Raises:
+        IndexError: names the first such head and the model's size.
+    """
+    for layer, head in heads:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise IndexError(f"no head {Head(layer, head)}: the model has {n_layers} layers of {n_heads} heads")

@@ -1,0 +1,199 @@
+"""Where interventions and recordings meet a model: one registered attention function, two context managers.
+
+The function is fused attention; for the heads that an open block names, it then edits the output or records. What is
+open hangs on the attention modules themselves, so autograd's recompute threads and copies of a config see the right
+state, and a module without an open block runs plain fused attention.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from llava_hh.heads import Head, by_layer, check_heads
+from llava_hh.interventions import AttentionCall, DeactivateText, Decisions, Intervention, ZeroHeads
+from llava_hh.spans import SpanFinder, Spans, image_only_spans
+
+ATTENTION = "llava_hh"
+_BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
+
+
+class Trace:
+    """What an open block saw. Layers are keys; a list has one entry per forward, in order.
+
+    Attributes:
+        mass: (batch, head, query, 2) fp32, attention mass on the image and on the keys after it, fractions.
+        maps: (batch, head, query, key) fp32, attention after softmax.
+            Both hold the asked heads of the layer in ascending order, and stay on the layer's device.
+    """
+
+    def __init__(self) -> None:
+        self.mass: dict[int, list[Tensor]] = {}
+        self.maps: dict[int, list[Tensor]] = {}
+        self._decisions: list[tuple[int, list[int], Tensor]] = []
+
+    @property
+    def fired(self) -> dict[Head, Decisions]:
+        """How often `DeactivateText` fired on each of its heads, and how many decisions it took there.
+
+        A decision is one query row of one batch row with a key after the image. Rows that generation only carries
+        along (finished, or padding) decide too. Where two `DeactivateText` name a head, their counts add up.
+        """
+        counts: dict[Head, Decisions] = {}
+        for layer, heads, totals in self._decisions:
+            for head, fired, decided in zip(heads, *totals.tolist(), strict=True):
+                before = counts.get(Head(layer, head), Decisions(0, 0))
+                counts[Head(layer, head)] = Decisions(before.fired + fired, before.decided + decided)
+        return dict(sorted(counts.items()))
+
+
+class _Block:
+    """The state of one open `intervene` or `record`: which heads, where the image is, and what was seen."""
+
+    def __init__(self, spans: SpanFinder) -> None:
+        self.spans, self.trace = spans, Trace()
+        self.edits: dict[int, list[tuple[Intervention, list[int], Tensor]]] = {}  # the tensor counts decisions
+        self.mass: dict[int, list[int]] = {}
+        self.maps: dict[int, list[int]] = {}
+        self.called: set[int] = set()
+        self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+
+    @property
+    def layers(self) -> set[int]:
+        return {*self.edits, *self.mass, *self.maps}
+
+    def index(self, heads: list[int], device: torch.device) -> Tensor:
+        """The heads as an index tensor that is copied to the device once, not once per layer and step."""
+        key = (device, tuple(heads))
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(heads, device=device)
+        return self._indices[key]
+
+
+def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The attention modules of the language model, by layer; those of a vision tower are left out.
+
+    An attention module is one with a `layer_idx` and an `o_proj` that is built from the text configuration; so
+    Mllama's cross-attention layers are among them.
+
+    Raises:
+        ValueError: none was found, or two share a layer number.
+    """
+    text_type = type(model.config.get_text_config(decoder=True))
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules():
+        layer = getattr(module, "layer_idx", None)
+        if not isinstance(layer, int) or type(getattr(module, "config", None)) is not text_type:
+            continue
+        if not isinstance(getattr(module, "o_proj", None), nn.Module):
+            continue
+        if layer in modules:
+            raise ValueError(f"{type(model).__name__} has two attention modules for layer {layer}; one is {name}")
+        modules[layer] = module
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no attention module with a layer_idx and an o_proj")
+    return dict(sorted(modules.items()))
+
+
+@contextmanager
+def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run the language model's attention through the implementation `name`; leaving restores the one before.
+
+    Only the text configuration is switched (the only one of a plain causal language model), so a vision tower
+    keeps its own attention.
+
+    Args:
+        name: "eager", "sdpa", ..., or a name registered with both `AttentionInterface` and `AttentionMaskInterface`.
+
+    Raises:
+        ValueError: the name is not registered, as an attention function or as a mask function (without the latter
+            transformers drops the mask in silence); or the model does not look its attention function up.
+    """
+    if name != "eager" and name not in ALL_ATTENTION_FUNCTIONS:
+        raise ValueError(f"attention {name!r} is not registered with AttentionInterface")
+    if name not in ALL_MASK_ATTENTION_FUNCTIONS:
+        raise ValueError(f"attention {name!r} has no mask function registered with AttentionMaskInterface")
+    text_type = type(model.config.get_text_config(decoder=True))
+    configs = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if type(config) is text_type:
+            configs[id(config)] = config
+            if isinstance(module, PreTrainedModel) and not module._can_set_attn_implementation():
+                raise ValueError(f"{type(module).__name__} does not look its attention up in AttentionInterface")
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config in configs.values():
+            config._attn_implementation = {"": name}  # the key "" leaves nested configurations alone
+        yield
+    finally:
+        for config, previous in before:
+            config._attn_implementation = {"": previous}
+
+
+@contextmanager
+def intervene(
+    model: PreTrainedModel,
+    image_mask: Tensor,
+    interventions: Sequence[Intervention],
+    response_start: Sequence[int] | Tensor | None = None,
+) -> Iterator[Trace]:
+    """Apply `interventions` to every forward pass of `model`, and so to `model.generate`, while the block is open.
+
+    Blocks add up: an inner one applies on top of the outer. The block's own forwards run fused (sdpa) attention,
+    whatever the model was set to; leaving restores that, also by an exception. No attention maps are returned under
+    `output_attentions`; use `record`.
+
+    Args:
+        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
+        response_start: the answer's first position in each row, needed by `DeactivateText(rows="response")` alone.
+
+    Raises:
+        IndexError: a head that the model does not have.
+        ValueError: a bad image_mask or response_start, or a model whose attention cannot be replaced.
+        RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
+        NotImplementedError: in a forward, see `DeactivateText` and `ScaleAttention` under a sliding-window cache.
+    """
+    block = _Block(SpanFinder(image_mask, response_start))
+    for intervention in sorted(interventions, key=lambda each: each.order):
+        if response_start is None and getattr(intervention, "rows", "last") == "response":
+            raise ValueError("DeactivateText(rows='response') needs response_start")
+        for layer, heads in by_layer(intervention.heads).items():
+            block.edits.setdefault(layer, []).append((intervention, heads))
+    with _open(model, block):
+        yield block.trace
+
+
+@contextmanager
+def record(
+    model: PreTrainedModel,
+    image_mask: Tensor,
+    mass: Iterable[tuple[int, int]] | None = None,
+    maps: Iterable[tuple[int, int]] | None = None,
+) -> Iterator[Trace]:
+    """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
+
+    Inside `intervene`, a head's own edit doesn't show: recorded is the softmax of its queries and keys, as the layer
+    computes it before an edit. Edits of earlier layers do show, in those queries and keys. With gradient
+    checkpointing, the recomputation in the backward pass is recorded as one more forward.
+
+    Args:
+        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
+        mass: heads whose mass on the image and after it is kept; no map is built for these.
+        maps: heads whose maps are kept.
+
+    Raises:
+        IndexError, ValueError, RuntimeError, NotImplementedError: as `intervene`.
+    """
+    block = _Block(SpanFinder(image_mask))
+    block.mass, block.maps = by_layer(mass or ()), by_layer(maps or ())
+    block.trace.mass = {layer: [] for layer in block.mass}
+    block.trace.maps = {layer: [] for layer in block.maps}
+    with _open(model, block):
+        yield block.trace

@@ -1,0 +1,101 @@
+"""Words of a caption, with their place in it: what nltk.word_tokenize gives on lower case, without nltk's data files.
+
+nltk.word_tokenize needs the downloaded punkt model for one decision: which "." ends a sentence (only that one is cut
+off its word). On lower-case text nearly all of the model is silent, and what is left is the few lines of
+`split_sentences`.
+"""
+
+import re
+from typing import NamedTuple
+
+from nltk.tokenize.destructive import NLTKWordTokenizer
+
+# Words whose "." never ends a sentence. Source: the abbreviations of punkt's English model (Kiss and Strunk, 2006).
+ABBREVIATIONS = frozenset(
+    "a.a a.c a.d a.g a.h a.m a.m.e a.s a.t adm ala ariz aug ave b.f b.v bros c c.i.t c.o.m.b c.v calif chg cie co col "
+    "colo conn corp cos ct d d.c d.h d.w dec dr e e.f e.h e.l e.m f f.g f.j feb fla fri ft g g.d g.f g.k ga gen h h.c "
+    "h.f h.m i.m.s ill inc j.b j.c j.j j.k j.p j.r jan jr k kan ky l l.a l.f l.p lt ltd m m.b.a m.d.c m.j maj messrs "
+    "mg mich minn mr mrs ms n n.c n.d n.h n.j n.m n.v n.y nev nov oct ok okla ore p p.a.m p.m pa ph.d prof r r.a r.h "
+    "r.i r.j r.k r.t rep reps s s.a s.a.y s.c s.g s.p.a s.s sen sep sept sr st sw t t.j tenn tues u.k u.n u.s u.s.a "
+    "u.s.s.r v va vs vt w w.c w.r w.va w.w wash wed wis yr".split()
+)
+_SENTENCE_END = re.compile(r"[.?!](?=[)\";}\]*:@'({\[!?]|\s+(\S))")
+_CLOSING = re.compile(r"[\"')\]}]+?(?:(?=\s|--)|$)")
+_BLANKS = re.compile(r"\s*")
+_LAST_WORD = re.compile(r"(?:(?!--)[^\s)\";}\]*:@'({\[!?`&#,])*\Z")
+_NUMBER_OR_INITIAL = re.compile(r"-?[.,]?\d[\d,.-]*|[^\W\d]")
+_LONGEST = 40  # characters looked at before a "."; the longest abbreviation has seven
+_TOKENIZER = NLTKWordTokenizer()
+
+
+class Token(NamedTuple):
+    """A word or a punctuation mark in lower case, at characters [start, end) of the caption."""
+
+    word: str
+    start: int
+    end: int
+
+
+def _ends_sentence(before: str, after: str) -> bool:
+    """Whether the "." after the text `before` and ahead of the character `after` ends a sentence."""
+    if before.endswith("."):  # an ellipsis, in lower case never the end
+        return False
+    word = _LAST_WORD.search(before).group()
+    if word in ABBREVIATIONS or word.rsplit("-", 1)[-1] in ABBREVIATIONS:
+        return False
+    return not (_NUMBER_OR_INITIAL.fullmatch(word) and (after.islower() or after in ";:,.!?"))
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Return the sentences of lower-case `text` as [start, end) spans of characters; closing quotes stay inside.
+
+    Differs: punkt also weighs how often it saw the next word in either case. After an abbreviation, a number or a
+        single letter, a lower-case word is taken here for the same sentence, always.
+    """
+    spans, start, position = [], 0, 0
+    while match := _SENTENCE_END.search(text, position):
+        position = match.end()
+        if match.group() == ".":
+            before = text[max(start, match.start() - _LONGEST) : match.start()]
+            if not _ends_sentence(before, match.group(1) or text[position]):
+                continue
+        if closing := _CLOSING.match(text, position):
+            position = closing.end()
+        spans.append((start, position))
+        start = _BLANKS.match(text, position).end()
+    return [*spans, (start, len(text))]
+
+
+def _lower(text: str) -> tuple[str, list[int] | None]:
+    """Return the lower case of `text` and, if that has another length, the place in `text` of each character."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered, None
+    pieces = [(char, place) for place, letter in enumerate(text) for char in letter.lower()]
+    return "".join(char for char, _ in pieces), [place for _, place in pieces]
+
+
+def tokenize(caption: str) -> list[Token]:
+    """Return the words and punctuation marks of `caption` in order, lower case, each with its place in `caption`.
+
+    The tokenizer writes a double quote as two back quotes or two apostrophes, so a token's text can differ from the
+    caption's there; everywhere else caption[start:end].lower() is the word.
+    """
+    text, places = _lower(caption)
+    tokens = []
+    for start, end in split_sentences(text):
+        position = start
+        for word in _TOKENIZER.tokenize(text[start:end]):
+            while text[position].isspace():
+                position += 1
+            if text.startswith(word, position):
+                length = len(word)
+            elif word in ("``", "''"):
+                length = 1 if text[position] == '"' else 2
+            else:
+                raise ValueError(f"cannot place the token {word!r} in {text[start:end]!r}")
+            tokens.append(Token(word, position, position + length))
+            position += length
+    if places is None:
+        return tokens
+    return [Token(word, places[start], places[end - 1] + 1) for word, start, end in tokens]

@@ -1,0 +1,82 @@
+"""mini's three disjoint sets as COCO 2014-format images, captions and instances; the same bytes every time."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
+from llava_hh.runs import write_json
+
+CAPTIONS_PER_IMAGE = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """`together`, `faint`: see world.sample_scene. Image ids start at `first_id`, so no id stands in two sets."""
+
+    name: str
+    size: int
+    first_id: int
+    together: float
+    faint: float = 0.0
+
+
+SPLITS = (
+    Split("tune", size=3000, first_id=1_000_000, together=0.9, faint=0.2),  # instruction tuning
+    Split("train2014", size=800, first_id=2_000_000, together=0.45),  # attribution; every choice of top_k or threshold
+    Split("val2014", size=600, first_id=3_000_000, together=0.45),  # reporting only
+)
+
+
+def write_split(split: Split, folder: Path) -> None:
+    """Write `folder/<split>/COCO_<split>_<id>.jpg` and `folder/annotations/{captions,instances}_<split>.json`.
+
+    The annotation files are written last: a set that has them is complete.
+    """
+    rng = random.Random(split.first_id)
+    pictures = folder / split.name
+    pictures.mkdir(parents=True, exist_ok=True)
+    images, captions, instances = [], [], []
+    for image_id in tqdm(range(split.first_id, split.first_id + split.size), desc=f"mini {split.name}"):
+        scene = sample_scene(rng, split.together, split.faint)
+        picture, boxes = render(scene, rng)
+        file_name = f"COCO_{split.name}_{image_id:012d}.jpg"
+        picture.save(pictures / file_name, quality=92)
+        images.append({"id": image_id, "file_name": file_name, "width": IMAGE_PIXELS, "height": IMAGE_PIXELS})
+        for _ in range(CAPTIONS_PER_IMAGE):
+            captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": caption(scene, rng)})
+        for category, (x, y, width, height) in zip(scene.categories, boxes, strict=True):
+            instances.append(
+                {
+                    "id": len(instances) + 1,
+                    "image_id": image_id,
+                    "category_id": CATEGORIES.index(category) + 1,
+                    "bbox": [x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, 1)]
+    info = {"description": f"mini, drawn scenes, {split.name}", "partners_together": split.together, "faint": split.faint}
+    write_json(
+        folder / "annotations" / f"instances_{split.name}.json",
+        {"info": info, "images": images, "annotations": instances, "categories": categories},
+    )
+    write_json(
+        folder / "annotations" / f"captions_{split.name}.json", {"info": info, "images": images, "annotations": captions}
+    )
+
+
+def write_missing_splits(folder: Path) -> None:
+    """Write the sets that `folder` lacks, or has in another size or make than SPLITS says."""
+    for split in SPLITS:
+        done = folder / "annotations" / f"captions_{split.name}.json"
+        if done.exists():
+            written = json.loads(done.read_text(encoding="utf-8"))
+            make = (len(written["images"]), written["info"]["partners_together"], written["info"]["faint"])
+            if make == (split.size, split.together, split.faint):
+                continue
+        write_split(split, folder)

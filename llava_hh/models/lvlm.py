@@ -1,0 +1,3 @@
+"""The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
+
+DESCRIBE = "Please describe this image in detail."
