@@ -67,9 +67,7 @@ def _parse_head(pair: Any, where: str) -> Head:
     return Head(*pair)
 
 
-def random_heads(
-    n_layers: int, n_heads: int, k: int, seed: int, exclude: Iterable[tuple[int, int]] = ()
-) -> list[Head]:
+def random_heads(n_layers: int, n_heads: int, k: int, seed: int, exclude: Iterable[tuple[int, int]] = ()) -> list[Head]:
     """Draw `k` different control heads, uniformly over the model, from a generator of their own.
 
     Args:

@@ -17,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llava_hh.heads import Head, by_layer, check_heads
-from llava_hh.interventions import AttentionCall, DeactivateText, Decisions, Intervention, ZeroHeads
+from llava_hh.interventions import AttentionCall, Decisions, Intervention, ZeroHeads
 from llava_hh.spans import SpanFinder, Spans, image_only_spans
 
 ATTENTION = "llava_hh"
@@ -36,7 +36,13 @@ class Trace:
     def __init__(self) -> None:
         self.mass: dict[int, list[Tensor]] = {}
         self.maps: dict[int, list[Tensor]] = {}
-        self._decisions: list[tuple[int, list[int], Tensor]] = []
+        self._totals: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # fired and decided, (2, head)
+
+    def count(self, layer: int, heads: Sequence[int], decisions: Decisions) -> None:
+        """Add one forward's decisions, one number per head; stays on the device until `fired` is read."""
+        totals = torch.stack(tuple(decisions))
+        key = (layer, tuple(heads))
+        self._totals[key] = self._totals[key] + totals if key in self._totals else totals
 
     @property
     def fired(self) -> dict[Head, Decisions]:
@@ -46,7 +52,7 @@ class Trace:
         along (finished, or padding) decide too. Where two `DeactivateText` name a head, their counts add up.
         """
         counts: dict[Head, Decisions] = {}
-        for layer, heads, totals in self._decisions:
+        for (layer, heads), totals in self._totals.items():
             for head, fired, decided in zip(heads, *totals.tolist(), strict=True):
                 before = counts.get(Head(layer, head), Decisions(0, 0))
                 counts[Head(layer, head)] = Decisions(before.fired + fired, before.decided + decided)
@@ -58,7 +64,7 @@ class _Block:
 
     def __init__(self, spans: SpanFinder) -> None:
         self.spans, self.trace = spans, Trace()
-        self.edits: dict[int, list[tuple[Intervention, list[int], Tensor]]] = {}  # the tensor counts decisions
+        self.edits: dict[int, list[tuple[Intervention, list[int]]]] = {}
         self.mass: dict[int, list[int]] = {}
         self.maps: dict[int, list[int]] = {}
         self.called: set[int] = set()
@@ -105,8 +111,7 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
 def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run the language model's attention through the implementation `name`; leaving restores the one before.
 
-    Only the text configuration is switched (the only one of a plain causal language model), so a vision tower
-    keeps its own attention.
+    Only the text configuration is switched, so a vision tower keeps its own attention.
 
     Args:
         name: "eager", "sdpa", ..., or a name registered with both `AttentionInterface` and `AttentionMaskInterface`.
@@ -158,15 +163,15 @@ def intervene(
         IndexError: a head that the model does not have.
         ValueError: a bad image_mask or response_start, or a model whose attention cannot be replaced.
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
-        NotImplementedError: in a forward, see `DeactivateText` and `ScaleAttention` under a sliding-window cache.
+        NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
     block = _Block(SpanFinder(image_mask, response_start))
-    for intervention in sorted(interventions, key=lambda each: each.order):
+    for intervention in interventions:
         if response_start is None and getattr(intervention, "rows", "last") == "response":
             raise ValueError("DeactivateText(rows='response') needs response_start")
         for layer, heads in by_layer(intervention.heads).items():
             block.edits.setdefault(layer, []).append((intervention, heads))
-    with _open(model, block):
+    with _open(model, block, [head for each in interventions for head in each.heads]):
         yield block.trace
 
 
@@ -180,8 +185,8 @@ def record(
     """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
 
     Inside `intervene`, a head's own edit doesn't show: recorded is the softmax of its queries and keys, as the layer
-    computes it before an edit. Edits of earlier layers do show, in those queries and keys. With gradient
-    checkpointing, the recomputation in the backward pass is recorded as one more forward.
+    computes it before an edit. Edits of earlier layers do show, in those queries and keys. What is recorded carries
+    gradients unless the forward runs without; gradient checkpointing records its recomputation as one more forward.
 
     Args:
         image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
@@ -192,8 +197,102 @@ def record(
         IndexError, ValueError, RuntimeError, NotImplementedError: as `intervene`.
     """
     block = _Block(SpanFinder(image_mask))
-    block.mass, block.maps = by_layer(mass or ()), by_layer(maps or ())
+    mass, maps = list(mass or ()), list(maps or ())
+    block.mass, block.maps = by_layer(mass), by_layer(maps)
     block.trace.mass = {layer: [] for layer in block.mass}
     block.trace.maps = {layer: [] for layer in block.maps}
-    with _open(model, block):
+    with _open(model, block, mass + maps):
         yield block.trace
+
+
+@contextmanager
+def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
+    modules = attention_modules(model)
+    check_heads(heads, len(modules), model.config.get_text_config(decoder=True).num_attention_heads)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config is modules[0].config and not part._supports_sdpa:
+            raise ValueError(
+                f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
+            )
+    opened = [modules[layer] for layer in sorted(block.layers)]
+    with switch_attention(model, ATTENTION):
+        for module in opened:
+            module.__dict__.setdefault(_BLOCKS, []).append(block)
+        try:
+            yield
+        finally:
+            for module in opened:
+                blocks = module.__dict__[_BLOCKS]
+                blocks.remove(block)
+                if not blocks:
+                    del module.__dict__[_BLOCKS]
+    # only reached when the block was left without an exception
+    if missing := sorted(block.layers - block.called):
+        raise RuntimeError(f"layers {missing} were never called while the block was open; their heads saw nothing")
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Fused attention, then the edits and recordings of the blocks that are open on `module`.
+
+    Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head), mask (batch, 1, query,
+    key) or None; returns (batch, query, head, d_head), and no maps.
+    """
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    blocks: list[_Block] = module.__dict__.get(_BLOCKS, [])
+    if not blocks:
+        return output, None
+    if kwargs.get("position_bias") is not None:
+        raise NotImplementedError("attention with a position bias can be neither edited nor recorded")
+    layer = module.layer_idx
+    is_causal = kwargs.get("is_causal")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as sdpa_attention_forward
+    call = AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        mask=attention_mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=bool(is_causal) and attention_mask is None and query.shape[2] > 1,
+        output=output,
+    )
+    for block in blocks:
+        block.called.add(layer)
+        if layer in block.mass:
+            spans = _find_spans(module, block, call, kwargs.get("sliding_window"))
+            block.trace.mass[layer].append(call.mass(block.index(block.mass[layer], query.device), spans))
+        if layer in block.maps:
+            block.trace.maps[layer].append(call.pattern(block.index(block.maps[layer], query.device)))
+    edits = [(block, edit, heads) for block in blocks for edit, heads in block.edits.get(layer, [])]
+    if edits:
+        call.output = output.clone()
+    for block, edit, heads in sorted(edits, key=lambda each: each[1].order):
+        spans = None if isinstance(edit, ZeroHeads) else _find_spans(module, block, call, kwargs.get("sliding_window"))
+        decisions = edit.edit(call, block.index(heads, query.device), spans)
+        if decisions is not None:
+            block.trace.count(layer, heads, decisions)
+    return call.output, None
+
+
+def _find_spans(module: nn.Module, block: _Block, call: AttentionCall, window: int | None) -> Spans:
+    batch, _, n_queries, _ = call.query.shape
+    n_keys = call.key.shape[2]
+    # Mllama names the layers whose keys are the image's, not the sequence's
+    if module.layer_idx in (getattr(module.config, "cross_attention_layers", None) or ()):
+        return image_only_spans(batch, n_keys, call.key.device)
+    if window is not None and n_queries < n_keys and n_keys >= window:
+        raise NotImplementedError(
+            f"layer {module.layer_idx} slides over {window} keys: which of them are cached is unknown"
+        )
+    return block.spans.find(batch, n_keys, call.key.device)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -47,8 +47,8 @@ class AttentionCall:
         seen = None
         mask = self._mask(heads, first_row)
         if self.causal:
-            index = torch.arange(scores.shape[-1], device=scores.device)
-            seen = index <= index[first_row : self.query.shape[2], None]
+            own = torch.arange(first_row, self.query.shape[2], device=scores.device)
+            seen = torch.arange(scores.shape[-1], device=scores.device) <= own[:, None]
         elif mask is not None and mask.dtype == torch.bool:
             seen = mask
         elif mask is not None:

@@ -116,7 +116,9 @@ def _read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], in
     handles = []
     try:
         for layer in prefix.layers:
-            hook = layer.register_forward_pre_hook(lambda _, args, kwargs: prefix.record(args, kwargs), with_kwargs=True)
+            hook = layer.register_forward_pre_hook(
+                lambda _, args, kwargs: prefix.record(args, kwargs), with_kwargs=True
+            )
             handles.append(hook)
         model.base_model(**inputs, past_key_values=prefix.cache, use_cache=True)
     finally:

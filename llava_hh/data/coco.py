@@ -88,7 +88,9 @@ def load_annotations(
                     else:
                         entry.categories.add(coco.cats[annotation["category_id"]]["name"])
         except KeyError as error:
-            raise ValueError(f"{path}: image {image_id} has an annotation without {error}") from error
+            raise ValueError(
+                f"{path}: image {image_id} has an annotation with a missing key or category: {error}"
+            ) from error
     if not allow_missing:
         for image_id in wanted:
             if image_id not in found:
@@ -141,13 +143,17 @@ def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
 
 
 def _read_coco(path: Path) -> COCO:
+    coco = COCO()
     try:
+        coco.dataset = json.loads(path.read_bytes())
+        if path.name.startswith("captions_"):
+            coco.dataset.pop("categories", None)  # there in some subsets, and pycocotools then wants them in each row
+        if not isinstance(coco.dataset["annotations"], list):
+            raise TypeError("annotations")
         with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(str(path))
-        if "annotations" not in coco.dataset:
-            raise KeyError("annotations")
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise ValueError(f"{path}: expected COCO's format (`images`, `annotations`): {error!r}") from error
+            coco.createIndex()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected COCO's format, but reading it failed with {error!r}") from error
     return coco
 
 

@@ -20,17 +20,17 @@ from llava_hh.metrics.words import Token, tokenize
 VARIANTS = ("hh",)
 
 _PAIRS = (
-    "motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant, "
-    "stop sign, parking meter, suit case, sports ball, baseball bat, baseball glove, tennis racket, wine glass, "
-    "hot dog, cell phone, mobile phone, teddy bear, hair drier, potted plant, bow tie, laptop computer, "
-    "stove top oven, home plate, train track"
-).split(", ")
-_ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
+    "motor bike; motor cycle; air plane; traffic light; street light; traffic signal; stop light; fire hydrant; "
+    "stop sign; parking meter; suit case; sports ball; baseball bat; baseball glove; tennis racket; wine glass; "
+    "hot dog; cell phone; mobile phone; teddy bear; hair drier; potted plant; bow tie; laptop computer; "
+    "stove top oven; home plate; train track"
+)
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 
 # Two words in the singular -> the one item that they become. "home plate" and "train track" are no objects and are
 # here to swallow "plate" and "train"; "stove top oven" has three words, so it never fires.
 DOUBLE_WORDS: Mapping[str, str] = {
-    **{pair: pair for pair in _PAIRS},
+    **{pair: pair for pair in _PAIRS.split("; ")},
     **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS},
     "passenger jet": "jet",
     "passenger train": "train",

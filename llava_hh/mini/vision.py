@@ -77,7 +77,9 @@ def train_vision_tower(out: Path, seed: int = 1) -> None:
             right = (logits.argmax(-1) == labels).float()
             bar.set_postfix(objects=f"{right[there].mean():.1%}", background=f"{right[~there].mean():.1%}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"{name}.{key}": t for name, part in (("tower", tower), ("head", head)) for key, t in part.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": t for name, part in (("tower", tower), ("head", head)) for key, t in part.state_dict().items()
+    }
     save_file({key: t.half().contiguous() for key, t in tensors.items() if t.is_floating_point()}, out)
 
 
@@ -87,7 +89,9 @@ def load_vision_tower(path: Path) -> tuple[CLIPVisionModel, torch.nn.Linear]:
     tower, head = CLIPVisionModel(vision_config()), patch_head()
     for name, part in (("tower", tower), ("head", head)):
         mine = {key.removeprefix(f"{name}."): t.float() for key, t in tensors.items() if key.startswith(f"{name}.")}
-        missing = [key for key in part.load_state_dict(mine, strict=False).missing_keys if not key.endswith("position_ids")]
+        missing = [
+            key for key in part.load_state_dict(mine, strict=False).missing_keys if not key.endswith("position_ids")
+        ]
         if missing:
             raise ValueError(f"{path}: weights missing: {', '.join(missing)}")
         part.requires_grad_(False).eval()

@@ -37,7 +37,10 @@ class Place:
 
 PLACES = {
     "kitchen": Place(
-        (235, 225, 200), "dining table", (("fork", "knife"), ("cup", "spoon"), ("pizza", "oven")), ("bowl", "banana", "apple")
+        (235, 225, 200),
+        "dining table",
+        (("fork", "knife"), ("cup", "spoon"), ("pizza", "oven")),
+        ("bowl", "banana", "apple"),
     ),
     "street": Place(
         (165, 172, 180),
@@ -46,13 +49,19 @@ PLACES = {
         ("umbrella", "motorcycle", "dog"),
     ),
     "office": Place(
-        (205, 215, 235), "laptop", (("mouse", "keyboard"), ("cell phone", "book"), ("chair", "clock")), ("cup", "person", "vase")
+        (205, 215, 235),
+        "laptop",
+        (("mouse", "keyboard"), ("cell phone", "book"), ("chair", "clock")),
+        ("cup", "person", "vase"),
     ),
     "living room": Place(
         (225, 205, 195), "couch", (("tv", "remote"), ("cat", "vase"), ("dog", "chair")), ("book", "clock", "person")
     ),
     "park": Place(
-        (175, 215, 155), "bench", (("dog", "frisbee"), ("bird", "kite"), ("person", "backpack")), ("bicycle", "umbrella", "cat")
+        (175, 215, 155),
+        "bench",
+        (("dog", "frisbee"), ("bird", "kite"), ("person", "backpack")),
+        ("bicycle", "umbrella", "cat"),
     ),
 }
 

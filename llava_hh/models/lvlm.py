@@ -1,3 +1,125 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from llava_hh.models.llava import Llava
+
 DESCRIBE = "Please describe this image in detail."
+FAMILIES = {"llava": Llava}  # by config.model_type
+
+
+class Family(Protocol):
+    """What a family of models must say; nothing else in the package knows one."""
+
+    def load(self, path: Path, **options: Any) -> PreTrainedModel: ...
+    def prompt(self, processor: ProcessorMixin, question: str, with_image: bool) -> str: ...
+    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
+    def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Left-padded model inputs with the spans that interventions need.
+
+    inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the first
+    answer token (the length of the padded prompt); sample_ids and images as they were given.
+    """
+
+    inputs: dict[str, Tensor]
+    image_mask: Tensor
+    response_start: list[int]
+    sample_ids: list
+    images: list[Image | None]
+
+
+class Lvlm:
+    """A model with its processor and family. `load_lvlm` makes it."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, family: Family):
+        self.model, self.processor, self.family = model, processor, family
+        text = model.config.get_text_config()
+        self.n_layers: int = text.num_hidden_layers
+        self.n_heads: int = text.num_attention_heads
+        self.d_head: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+    @property
+    def decoder_layers(self) -> torch.nn.ModuleList:
+        return self.family.decoder_layers(self.model)
+
+    @property
+    def tokenizer(self):
+        return self.processor.tokenizer
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        ends = self.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [ends]
+
+    def encode(
+        self,
+        images: Sequence[Image | None],
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[int]] | None = None,
+        sample_ids: Sequence | None = None,
+    ) -> Batch:
+        """Make a left-padded batch of one question per row.
+
+        Args:
+            images: one per row, None for a row of text only.
+            prompts: the questions; the family puts its conversation format around them.
+            responses: token ids of answers to append (teacher forcing); they are never tokenised again.
+        """
+        texts = [
+            self.family.prompt(self.processor, q, image is not None) for q, image in zip(prompts, images, strict=True)
+        ]
+        shown = [image for image in images if image is not None]
+        encoded = self.processor(images=shown or None, text=texts)
+        rows = [list(ids) for ids in encoded.pop("input_ids")]
+        starts = [len(ids) for ids in rows]
+        if responses is not None:
+            rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
+        padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+        device = self.model.device
+        inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
+        if shown:
+            pixels = torch.stack([torch.as_tensor(image) for image in encoded["pixel_values"]])
+            inputs["pixel_values"] = pixels.to(device, self.model.dtype)
+        width = inputs["input_ids"].shape[1]
+        image_ids = torch.tensor(self.family.image_token_ids(self.model), device=device)
+        return Batch(
+            inputs=inputs,
+            image_mask=torch.isin(inputs["input_ids"], image_ids),
+            response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
+            sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
+            images=list(images),
+        )
+
+
+def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: str | None = None) -> Lvlm:
+    """Load a checkpoint folder in the transformers layout.
+
+    Args:
+        dtype: as in transformers; "auto" is the checkpoint's own.
+        device_map: as in transformers; None is the first GPU if there is one, else the CPU.
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a family that we don't know, or weights that are missing.
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
+    model_type = AutoConfig.from_pretrained(path).model_type
+    if model_type not in FAMILIES:
+        raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[model_type]()
+    device_map = device_map or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    model = family.load(path, dtype=dtype, device_map=device_map)
+    return Lvlm(model.eval(), AutoProcessor.from_pretrained(path), family)

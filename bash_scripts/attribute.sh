@@ -1,0 +1,21 @@
+#!/bin/sh
+# Hallucination heads: captions of train2014 images, their CHAIR, and the exact influence of every head on every object word.
+# Writes captions and identify_attention_head/{attribution_result.json,head_map.png} under the profile's result_path/train2014.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/attribute.sh [any flag of llava_hh.scripts.attribute]
+set -eu
+cd "$(dirname "$0")/.."
+. "bash_scripts/profiles/${PROFILE:-mini}.sh"
+split=train2014
+seed=42
+out="$result_path/$split"
+
+"$PYTHON" -m llava_hh.scripts.caption \
+    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations/captions_$split.json" \
+    --limit "$attribution_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out"
+
+"$PYTHON" -m llava_hh.scripts.evaluate_chair \
+    --captions "$out/captions.jsonl" --annotations "$coco_path/annotations"
+
+"$PYTHON" -m llava_hh.scripts.attribute \
+    --model "$model_path" --captions "$out/captions_eval_results.json" --image-folder "$coco_path/$split" \
+    ${attribution_captions:+--limit "$attribution_captions"} --out "$out/identify_attention_head" "$@"

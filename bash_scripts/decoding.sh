@@ -1,0 +1,16 @@
+#!/bin/sh
+# Greedy decoding, AD-HH and random heads on the same val2014 images: one table. Needs bash_scripts/attribute.sh.
+# Writes one folder per method, summary.json and a picture of captions under the profile's result_path/val2014.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/decoding.sh [any flag of llava_hh.scripts.compare_decoding]
+set -eu
+cd "$(dirname "$0")/.."
+. "bash_scripts/profiles/${PROFILE:-mini}.sh"
+split=val2014
+seed=42
+
+"$PYTHON" -m llava_hh.scripts.compare_decoding \
+    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
+    --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
+    --top-k "$top_k" --threshold "$threshold" --random-draws "$random_draws" \
+    --limit "$report_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+    --out "$result_path/$split" "$@"

@@ -1,0 +1,22 @@
+#!/bin/sh
+# The numbers and pictures of README on mini: attribution, the choice of top_k and threshold on train2014, then 500 val2014
+# images under greedy decoding, AD-HH and 5 draws of random heads. Unattended, no time limit; goes on after a kill.
+# Writes results/mini/measured.json and its pictures.
+# Usage: sh bash_scripts/mini/measure.sh
+set -eu
+cd "$(dirname "$0")/../.."
+PROFILE=mini
+export PROFILE
+. "bash_scripts/profiles/$PROFILE.sh"
+heads="$result_path/train2014/identify_attention_head"
+choice="$result_path/choose_adhh"
+
+sh bash_scripts/mini/data.sh
+sh bash_scripts/mini/checkpoint.sh
+sh bash_scripts/attribute.sh
+"$PYTHON" -m llava_hh.scripts.choose_adhh \
+    --model "$model_path" --image-folder "$coco_path/train2014" --annotations "$coco_path/annotations" \
+    --heads "$heads/attribution_result.json" --batch-size "$batch_size" --out "$choice"
+sh bash_scripts/decoding.sh --choice "$choice/choice.json" --summary results/mini/measured.json
+cp "$choice/choice.png" results/mini/measured_trade_off.png
+cp "$heads/head_map.png" results/mini/measured_head_map.png

@@ -1,0 +1,14 @@
+# Sourced by the wrappers: mini, the small LLaVA that is built on your machine. top_k and threshold: chosen on train2014
+# by bash_scripts/mini/measure.sh.
+. bash_scripts/python.sh
+model_path=checkpoints/mini/model
+coco_path=dataset/mini
+result_path=results/mini/full
+attribution_images=400  # of train2014
+attribution_captions=   # of those with a hallucination; empty is all
+report_images=500       # of val2014
+random_draws=5
+top_k=3
+threshold=0.4
+max_new_tokens=128
+batch_size=50

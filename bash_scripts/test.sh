@@ -1,0 +1,15 @@
+#!/bin/sh
+# Every check: ruff, shell syntax, shellcheck where it is installed, pytest (mini's tests included). Under 10 minutes.
+# Usage: sh bash_scripts/test.sh [any argument of pytest]
+set -eu
+cd "$(dirname "$0")/.."
+. bash_scripts/environment.sh
+export PYTHON
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+for script in $(find . -name '*.sh' -not -path './.venv/*'); do
+    sh -n "$script"
+    if command -v shellcheck >/dev/null; then shellcheck -x "$script"; fi
+done
+sh bash_scripts/mini/checkpoint.sh
+"$PYTHON" -m pytest "$@"

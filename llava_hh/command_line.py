@@ -1,0 +1,25 @@
+"""What every script's command line shares: a description, --debug, and errors in one line."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows defaults and knows --debug; `description` is the module's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--debug", action="store_true", help="show a full traceback on errors")
+    return parser
+
+
+@contextmanager
+def errors_in_one_line(debug: bool) -> Iterator[None]:
+    """Print a wrong input as one line and exit with status 2; with `debug`, let the traceback through."""
+    try:
+        yield
+    except (ValueError, OSError, IndexError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

