@@ -208,9 +208,10 @@ def record(
 @contextmanager
 def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
     modules = attention_modules(model)
-    check_heads(heads, len(modules), model.config.get_text_config(decoder=True).num_attention_heads)
+    text_config = next(iter(modules.values())).config
+    check_heads(heads, len(modules), text_config.num_attention_heads)
     for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.config is modules[0].config and not part._supports_sdpa:
+        if isinstance(part, PreTrainedModel) and part.config is text_config and not part._supports_sdpa:
             raise ValueError(
                 f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
             )

@@ -112,7 +112,7 @@ class ZeroHeads:
     def __post_init__(self) -> None:
         _keep_heads(self)
 
-    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans | None) -> None:
         call.output[:, :, heads] = 0
 
 

@@ -1,8 +1,11 @@
 """Session-wide models and batches; tests never change a model, they open contexts on it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import TinyBatch, llava_batch, tiny_llava
+from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
 
 torch.set_num_threads(1)
@@ -27,3 +30,27 @@ def llava(request: pytest.FixtureRequest) -> LlavaForConditionalGeneration:
 def batch() -> TinyBatch:
     """Left-padded rows of four kinds: one image, two images, none, and an image that ends the prompt."""
     return llava_batch([[3, "image", 6], [2, "image", 3, "image", 4], [11], [5, "image"]])
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in COCO 2014 layout, train2014 and val2014 of 14 drawn images each."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_tiny_coco(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mini_path() -> Path:
+    """mini's assembled checkpoint; bash_scripts/test.sh makes it."""
+    path = Path(__file__).parents[1] / "checkpoints" / "mini" / "model"
+    if not path.exists():
+        pytest.skip("mini is not assembled: sh bash_scripts/mini/checkpoint.sh")
+    return path

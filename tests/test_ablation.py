@@ -1,0 +1,196 @@
+"""Batched ablation against the loop it replaces: one cached single-token forward pass per head."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from tiny import llava_batch, tiny_chameleon, tiny_llama, tiny_llava, tiny_mistral_gqa, tiny_mllama
+from torch.testing import assert_close
+from transformers import DynamicCache, PreTrainedModel
+
+from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.hooks import attention_modules
+
+TOKENS = torch.arange(5, 29)[None] * 7 % 110 + 5  # one row of 24 plain tokens
+PER_POSITION = ("input_ids", "inputs_embeds", "attention_mask", "cross_attention_mask")
+
+
+@torch.no_grad()
+def ablate_one_by_one(model: PreTrainedModel, inputs: dict, positions: list[int], targets: list[int]) -> torch.Tensor:
+    """Probabilities (target, layer, head): prefill up to the position, then per head one step on a copy of the cache."""
+    n_heads = model.config.get_text_config().num_attention_heads
+    probs = torch.empty(len(positions), len(attention_modules(model)), n_heads)
+    for row, (position, target) in enumerate(zip(positions, targets, strict=True)):
+        before = {name: value[:, :position] if name in PER_POSITION else value for name, value in inputs.items()}
+        prefilled = model(**before, past_key_values=DynamicCache(), use_cache=True).past_key_values
+        step = {name: inputs[name][:, position : position + 1] for name in PER_POSITION if name in inputs}
+        if "attention_mask" in inputs:
+            step["attention_mask"] = inputs["attention_mask"][:, : position + 1]
+        for layer, attention in attention_modules(model).items():
+            for head in range(n_heads):
+                cache = deepcopy(prefilled)  # a forward pass appends to the cache that it is given
+                width = attention.o_proj.in_features // n_heads
+
+                def zero(_, args, begin=head * width, end=(head + 1) * width):
+                    z = args[0].clone()
+                    z[..., begin:end] = 0
+                    return (z,)
+
+                handle = attention.o_proj.register_forward_pre_hook(zero)
+                logits = model(**step, past_key_values=cache, use_cache=True).logits[0, -1]
+                handle.remove()
+                probs[row, layer, head] = logits.softmax(-1)[target]
+    return probs
+
+
+def llava_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    batch = llava_batch([[3, "image", 9]])
+    return tiny_llava(), dict(batch.inputs), [8, 11, 15]
+
+
+def padded_llava_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    batch = llava_batch([[2, "image", 5], [4, "image", 9]], seed=3)
+    inputs = {name: value[:1] for name, value in batch.inputs.items()}
+    return tiny_llava(n_kv=2, seed=1), inputs, [14, 16]
+
+
+def llama_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    return tiny_llama(n_kv=1), {"input_ids": TOKENS}, [1, 12, 23]
+
+
+def embedded_llama_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    model = tiny_llama()
+    return model, {"inputs_embeds": model.get_input_embeddings()(TOKENS).detach()}, [9, 23]
+
+
+def sliding_mistral_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    return tiny_mistral_gqa(sliding_window=5), {"input_ids": TOKENS, "attention_mask": TOKENS**0}, [3, 14, 23]
+
+
+def mllama_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    model, inputs = tiny_mllama()
+    return model, {name: value[:1] for name, value in inputs.items()}, [5, 9]
+
+
+def chameleon_case() -> tuple[PreTrainedModel, dict, list[int]]:
+    return tiny_chameleon(), {"input_ids": TOKENS}, [6, 19]
+
+
+CASES = [
+    llama_case,
+    embedded_llama_case,
+    llava_case,
+    padded_llava_case,
+    sliding_mistral_case,
+    mllama_case,
+    chameleon_case,
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_one_cached_step_per_head(case):
+    model, inputs, positions = case()
+    targets = [37 + 5 * row for row in range(len(positions))]
+    clean, ablated = ablate_every_head(model, inputs, positions, targets)
+    with torch.no_grad():
+        expected_clean = model(**inputs).logits[0, positions].softmax(-1)[range(len(positions)), targets]
+    assert_close(clean, expected_clean, atol=1e-6, rtol=1e-4)
+    expected = ablate_one_by_one(model, inputs, positions, targets)
+    assert_close(ablated, expected, atol=1e-6, rtol=1e-4)
+    # every head matters more than the tolerance, so a head that was not ablated could not pass
+    assert ((expected - expected_clean[:, None, None]).abs() > 1e-4 * expected).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("max_rows", [5, 9, 17, 40])
+def test_max_rows_does_not_change_the_answer(max_rows):
+    model, inputs, positions = llava_case()
+    whole = ablate_every_head(model, inputs, positions, [9, 8, 7])
+    assert_close(ablate_every_head(model, inputs, positions, [9, 8, 7], max_rows=max_rows), whole, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_rows", [5, 9, 17, 40, 51, 4096])
+def test_no_sweep_carries_more_than_max_rows(max_rows):
+    model, inputs, positions = llava_case()
+    seen = []
+    for attention in attention_modules(model).values():
+        attention.o_proj.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    ablate_every_head(model, inputs, positions, [9, 8, 7], max_rows=max_rows)
+    assert max(seen) <= max_rows
+    assert max_rows < 51 or max(seen) == 3 * (1 + 4 * 4)
+
+
+def test_vocabulary_product_in_chunks(monkeypatch):
+    model, inputs, positions = llava_case()
+    whole = ablate_every_head(model, inputs, positions, [9, 8, 7])
+    monkeypatch.setattr("llava_hh.attribution.ablation.MAX_LOGITS", 10 * 128)
+    assert_close(ablate_every_head(model, inputs, positions, [9, 8, 7]), whole, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_is_restored(implementation, fails):
+    model, inputs, positions = llava_case()
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        before = model(**inputs).logits
+    state = [sorted(vars(module)) for module in model.modules()]
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
+    if fails:
+
+        def fail_in_sweep(_, args):
+            if len(args[0]) > 3:
+                raise RuntimeError("in the middle of a sweep")
+
+        handle = model.get_decoder().layers[2].mlp.register_forward_pre_hook(fail_in_sweep)
+        with pytest.raises(RuntimeError, match="middle of a sweep"):
+            ablate_every_head(model, inputs, positions, [9, 8, 7])
+        handle.remove()
+    else:
+        ablate_every_head(model, inputs, positions, [9, 8, 7])
+    assert model.config.get_text_config()._attn_implementation == implementation
+    assert model.config.vision_config._attn_implementation == implementation
+    assert [sorted(vars(module)) for module in model.modules()] == state
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, before)
+
+
+def test_inputs_are_left_alone_and_no_positions_give_empty_results():
+    model, inputs, positions = llava_case()
+    copies = {name: value.clone() for name, value in inputs.items()}
+    ablate_every_head(model, inputs, positions, [9, 8, 7])
+    assert inputs.keys() == copies.keys() and all(torch.equal(inputs[name], copies[name]) for name in inputs)
+    clean, ablated = ablate_every_head(model, inputs, [], [])
+    assert clean.shape == (0,) and ablated.shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": [24]}, "position 24 is outside the sample, which has positions 0 to 23"),
+        ({"positions": [-1]}, "position -1 is outside"),
+        ({"positions": [3, 4]}, "2 positions but 1 target_ids"),
+        ({"target_ids": [128]}, "target id 128 is outside the vocabulary, which has ids 0 to 127"),
+        ({"max_rows": 4}, "max_rows is 4; the heads of one layer need at least 1 \\+ 4 rows"),
+        ({"inputs": {"input_ids": TOKENS.repeat(2, 1)}}, "input_ids holds 2 samples; one is allowed"),
+        ({"inputs": {"attention_mask": TOKENS}}, "exactly one of input_ids and inputs_embeds"),
+        ({"inputs": {"input_ids": TOKENS, "attention_mask": TOKENS * 0}}, "position 3 is padding"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    arguments = {"inputs": {"input_ids": TOKENS}, "positions": [3], "target_ids": [9]} | change
+    with pytest.raises(ValueError, match=message):
+        ablate_every_head(tiny_llama(), **arguments)
+
+
+def test_training_mode_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        ablate_every_head(tiny_llama().train(), {"input_ids": TOKENS}, [3], [9])
+
+
+def test_attention_that_ignores_the_registered_function_is_refused(monkeypatch):
+    model = tiny_llama()
+    attention = attention_modules(model)[1]
+    monkeypatch.setattr(attention, "forward", lambda hidden_states, **kwargs: (hidden_states, None))
+    with pytest.raises((ValueError, IndexError), match="AttentionInterface"):
+        ablate_every_head(model, {"input_ids": TOKENS}, [3], [9])

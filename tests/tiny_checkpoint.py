@@ -1,0 +1,62 @@
+"""A random LLaVA as an ordinary checkpoint folder, with a tokenizer whose words are mostly objects, and drawn images."""
+
+from pathlib import Path
+
+import torch
+from tiny import SIDE, tiny_llava
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+from llava_hh.mini.dataset import Split, write_split
+from llava_hh.mini.world import CATEGORIES
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", ".", "a", "and", "the", "USER:", "ASSISTANT:", "describe"]
+CHAT = (
+    "{% for m in messages %}USER: {% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+def save_tiny_checkpoint(folder: Path) -> None:
+    """About 70k parameters; token 120 is the image, so the vocabulary is filled up to 128 with objects, some repeated."""
+    singles = [category for category in CATEGORIES if " " not in category]
+    names = [f"{word}{'s' * copy}" for copy in range(4) for word in singles]  # "dogss" names nothing
+    vocabulary = (WORDS + names)[:120] + ["<image>"]
+    vocabulary += [f"<extra{place}>" for place in range(128 - len(vocabulary))]
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+    images = CLIPImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.25] * 3
+    )
+    processor = LlavaProcessor(
+        images,
+        fast,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=CHAT,
+    )
+    model = tiny_llava(n_kv=2, seed=3)
+    with torch.no_grad():
+        model.lm_head.weight[:11].zero_()  # rather objects than function words
+        model.lm_head.weight[121:].zero_()
+        model.lm_head.weight[120].zero_()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def write_tiny_coco(folder: Path, n_images: int = 14) -> None:
+    for name, first_id in (("train2014", 100), ("val2014", 900)):
+        write_split(Split(name, n_images, first_id, together=0.45), folder)
