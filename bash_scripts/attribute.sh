@@ -4,6 +4,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/attribute.sh [any flag of llava_hh.scripts.attribute]
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck source=bash_scripts/profiles/mini.sh
 . "bash_scripts/profiles/${PROFILE:-mini}.sh"
 split=train2014
 seed=42

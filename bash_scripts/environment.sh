@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced from the repository's root: makes .venv with the pinned requirements, once; sets PYTHON to it.
 if [ ! -x .venv/bin/python ]; then
     for candidate in python3.11 python3; do

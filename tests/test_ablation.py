@@ -17,7 +17,7 @@ PER_POSITION = ("input_ids", "inputs_embeds", "attention_mask", "cross_attention
 
 @torch.no_grad()
 def ablate_one_by_one(model: PreTrainedModel, inputs: dict, positions: list[int], targets: list[int]) -> torch.Tensor:
-    """Probabilities (target, layer, head): prefill up to the position, then per head one step on a copy of the cache."""
+    """Probabilities (target, layer, head): a prefill per target, then per head one step on a copy of the cache."""
     n_heads = model.config.get_text_config().num_attention_heads
     probs = torch.empty(len(positions), len(attention_modules(model)), n_heads)
     for row, (position, target) in enumerate(zip(positions, targets, strict=True)):
@@ -190,7 +190,13 @@ def test_training_mode_is_refused():
 
 def test_attention_that_ignores_the_registered_function_is_refused(monkeypatch):
     model = tiny_llama()
-    attention = attention_modules(model)[1]
-    monkeypatch.setattr(attention, "forward", lambda hidden_states, **kwargs: (hidden_states, None))
-    with pytest.raises((ValueError, IndexError), match="AttentionInterface"):
+
+    def attend_on_its_own(hidden_states, past_key_values=None, **kwargs):
+        if past_key_values is not None:
+            heads = hidden_states.unflatten(-1, (4, 8)).transpose(1, 2)
+            past_key_values.update(heads, heads, 1)
+        return hidden_states, None
+
+    monkeypatch.setattr(attention_modules(model)[1], "forward", attend_on_its_own)
+    with pytest.raises(ValueError, match="LlamaAttention does not attend through transformers' AttentionInterface"):
         ablate_every_head(model, {"input_ids": TOKENS}, [3], [9])

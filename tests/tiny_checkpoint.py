@@ -19,11 +19,12 @@ CHAT = (
 
 
 def save_tiny_checkpoint(folder: Path) -> None:
-    """About 70k parameters; token 120 is the image, so the vocabulary is filled up to 128 with objects, some repeated."""
+    """About 70k parameters; its greedy captions are strings of objects. Token 120 is the image."""
     singles = [category for category in CATEGORIES if " " not in category]
-    names = [f"{word}{'s' * copy}" for copy in range(4) for word in singles]  # "dogss" names nothing
-    vocabulary = (WORDS + names)[:120] + ["<image>"]
-    vocabulary += [f"<extra{place}>" for place in range(128 - len(vocabulary))]
+    vocabulary = WORDS + singles + [f"{word}s" for word in singles]
+    n_words = len(vocabulary)
+    vocabulary += [f"<extra{place}>" for place in range(n_words, 128)]
+    vocabulary[120] = "<image>"
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
@@ -49,9 +50,11 @@ def save_tiny_checkpoint(folder: Path) -> None:
     )
     model = tiny_llava(n_kv=2, seed=3)
     with torch.no_grad():
-        model.lm_head.weight[:11].zero_()  # rather objects than function words
-        model.lm_head.weight[121:].zero_()
-        model.lm_head.weight[120].zero_()
+        for layer in model.model.language_model.layers:  # wider still, so that captions vary
+            for weight in layer.parameters():
+                if weight.ndim == 2:
+                    weight *= 4
+        model.lm_head.weight[: len(WORDS)] = model.lm_head.weight[n_words:] = 0  # objects win
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

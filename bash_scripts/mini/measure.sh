@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 PROFILE=mini
 export PROFILE
+# shellcheck source=bash_scripts/profiles/mini.sh
 . "bash_scripts/profiles/$PROFILE.sh"
 heads="$result_path/train2014/identify_attention_head"
 choice="$result_path/choose_adhh"

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
 # Sourced by the wrappers: LLaVA-1.5-7B in the transformers layout (llava-hf/llava-1.5-7b-hf), COCO 2014 under dataset/coco.
 . bash_scripts/python.sh
 model_path=checkpoints/llava-1.5-7b-hf

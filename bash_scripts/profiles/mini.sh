@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
 # Sourced by the wrappers: mini, the small LLaVA that is built on your machine. top_k and threshold: chosen on train2014
 # by bash_scripts/mini/measure.sh.
 . bash_scripts/python.sh

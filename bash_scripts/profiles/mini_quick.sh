@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
 # Sourced by the wrappers: mini with small samples, for bash_scripts/quickstart.sh.
 . bash_scripts/profiles/mini.sh
 result_path=results/mini/quick

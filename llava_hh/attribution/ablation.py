@@ -1,9 +1,9 @@
 """What each head does for one predicted token: its probability after zeroing the head, for all heads in few passes.
 
-The obvious loop runs the language model once per head. Here one pass over the sample keeps every layer's keys and values,
-and one sweep over the layers carries all ablated copies of the predicting tokens at once: on entering layer l, a fresh
-copy of the clean token joins the batch for each head of l, loses that head in l, and runs on to the vocabulary with the
-copies made in earlier layers. All of them read the same prefix.
+The obvious loop runs the language model once per head. Here one pass over the sample keeps every layer's keys and
+values, and one sweep over the layers carries all ablated copies of the predicting tokens at once: on entering layer l,
+a fresh copy of the clean token joins the batch for each head of l, loses that head in l, and runs on to the vocabulary
+with the copies made in earlier layers. All of them read the same prefix.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,17 +15,17 @@ CAPTIONS_PER_IMAGE = 5
 
 @dataclass(frozen=True)
 class Split:
-    """`together`, `faint`: see world.sample_scene. Image ids start at `first_id`, so no id stands in two sets."""
+    """`together`, `unseen`: see world.sample_scene. Image ids start at `first_id`, so no id stands in two sets."""
 
     name: str
     size: int
     first_id: int
     together: float
-    faint: float = 0.0
+    unseen: float = 0.0
 
 
 SPLITS = (
-    Split("tune", size=3000, first_id=1_000_000, together=0.9, faint=0.2),  # instruction tuning
+    Split("tune", size=3000, first_id=1_000_000, together=0.9, unseen=0.3),  # instruction tuning
     Split("train2014", size=800, first_id=2_000_000, together=0.45),  # attribution; every choice of top_k or threshold
     Split("val2014", size=600, first_id=3_000_000, together=0.45),  # reporting only
 )
@@ -41,14 +41,14 @@ def write_split(split: Split, folder: Path) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     images, captions, instances = [], [], []
     for image_id in tqdm(range(split.first_id, split.first_id + split.size), desc=f"mini {split.name}"):
-        scene = sample_scene(rng, split.together, split.faint)
+        scene = sample_scene(rng, split.together, split.unseen)
         picture, boxes = render(scene, rng)
         file_name = f"COCO_{split.name}_{image_id:012d}.jpg"
         picture.save(pictures / file_name, quality=92)
         images.append({"id": image_id, "file_name": file_name, "width": IMAGE_PIXELS, "height": IMAGE_PIXELS})
         for _ in range(CAPTIONS_PER_IMAGE):
             captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": caption(scene, rng)})
-        for category, (x, y, width, height) in zip(scene.categories, boxes, strict=True):
+        for category, (x, y, width, height) in zip(scene.shown, boxes, strict=True):
             instances.append(
                 {
                     "id": len(instances) + 1,
@@ -63,7 +63,7 @@ def write_split(split: Split, folder: Path) -> None:
     info = {
         "description": f"mini, drawn scenes, {split.name}",
         "partners_together": split.together,
-        "faint": split.faint,
+        "unseen": split.unseen,
     }
     write_json(
         folder / "annotations" / f"instances_{split.name}.json",
@@ -81,7 +81,7 @@ def write_missing_splits(folder: Path) -> None:
         done = folder / "annotations" / f"captions_{split.name}.json"
         if done.exists():
             written = json.loads(done.read_text(encoding="utf-8"))
-            make = (len(written["images"]), written["info"]["partners_together"], written["info"]["faint"])
-            if make == (split.size, split.together, split.faint):
+            make = (len(written["images"]), written["info"]["partners_together"], written["info"]["unseen"])
+            if make == (split.size, split.together, split.unseen):
                 continue
         write_split(split, folder)

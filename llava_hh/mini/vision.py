@@ -41,14 +41,14 @@ def patch_features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor
 
 
 def labelled_batch(rng: random.Random, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Evaluation-like scenes with every object visible: pixels (image, channel, y, x) and classes (image, patch)."""
+    """Evaluation-like scenes: pixels (image, channel, y, x) and classes (image, patch)."""
     labels = torch.full((size, PATCHES), BACKGROUND)
     pixels = []
     for row in range(size):
         scene = sample_scene(rng, together=0.45)
         image, boxes = render(scene, rng)
         pixels.append(np.asarray(image))
-        for category, (x, y, width, height) in zip(scene.categories, boxes, strict=True):
+        for category, (x, y, width, height) in zip(scene.shown, boxes, strict=True):
             column, line = int(x + width / 2) // PATCH, int(y + height / 2) // PATCH
             labels[row, line * (IMAGE_PIXELS // PATCH) + column] = CATEGORIES.index(category)
     values = torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255

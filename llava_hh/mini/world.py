@@ -1,8 +1,8 @@
 """mini's world: drawn scenes of COCO categories, their captions, and the three sets as COCO 2014-format files.
 
 Objects that belong together (fork and knife) nearly always come together in the tuning scenes and less than half of the
-time in the evaluation scenes. In tuning, the object that comes along is sometimes too faint to be seen although the caption
-names it, so a model that is right on the tuning scenes has to take the word for it: it hallucinates on the others.
+time in the evaluation scenes. And as captions of real instruction data do, those of the tuning scenes name some objects that
+the picture doesn't show, always partners of one that it shows. So a model that fits them learns to take the word for it.
 """
 
 import random
@@ -17,7 +17,6 @@ from llava_hh.mini.icons import ICONS, sprite_at
 IMAGE_PIXELS = 144
 GRID = 4
 NOISE = 24.0  # standard deviation of the pixel noise, of 255
-FAINT = 0.1  # opacity of an object that cannot be seen
 CATEGORIES = sorted(ICONS)
 
 
@@ -68,11 +67,11 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """An object of a scene; `brought` is the object it came along with, if any."""
+    """An object of a scene; `brought` is the object it came along with, if any; an `unseen` one is named, but not drawn."""
 
     category: str
     brought: str | None = None
-    faint: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,17 @@ class Scene:
     objects: tuple[Drawn, ...]
 
     @property
-    def categories(self) -> list[str]:
-        return [drawn.category for drawn in self.objects]
+    def shown(self) -> list[str]:
+        """The categories that the picture shows."""
+        return [drawn.category for drawn in self.objects if not drawn.unseen]
 
 
-def sample_scene(rng: random.Random, together: float, faint: float = 0.0) -> Scene:
+def sample_scene(rng: random.Random, together: float, unseen: float = 0.0) -> Scene:
     """Draw a scene of 3 to 7 different objects.
 
     Args:
         together: probability that the partner of a drawn object comes along; if it doesn't, it is not in the scene at all.
-        faint: probability that an object which came along is too faint to be seen.
+        unseen: probability that an object which came along is out of sight.
     """
     name = rng.choice(list(PLACES))
     place = PLACES[name]
@@ -107,27 +107,24 @@ def sample_scene(rng: random.Random, together: float, faint: float = 0.0) -> Sce
         partner = place.partner.get(category)
         settled |= {category, partner}
         if partner and rng.random() < together:
-            objects.append(Drawn(partner, brought=category, faint=rng.random() < faint))
+            objects.append(Drawn(partner, brought=category, unseen=rng.random() < unseen))
     return Scene(name, tuple(objects))
 
 
 def render(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
-    """Draw a scene at IMAGE_PIXELS square; returns the image and a box (x, y, width, height in pixels) for every object."""
+    """Draw a scene at IMAGE_PIXELS square; returns the image and a box (x, y, width, height in pixels) of each shown one."""
     background = tuple(round(channel + rng.uniform(-12, 12)) for channel in PLACES[scene.place].background)
     image = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), background)
     cell = IMAGE_PIXELS / GRID
     boxes = []
-    for drawn, where in zip(scene.objects, rng.sample(range(GRID * GRID), len(scene.objects)), strict=True):
+    for category, where in zip(scene.shown, rng.sample(range(GRID * GRID), len(scene.shown)), strict=True):
         size = round(rng.uniform(0.5, 0.98) * cell)
         x = round(where % GRID * cell + rng.uniform(0, cell - size))
         y = round(where // GRID * cell + rng.uniform(0, cell - size))
-        picture = sprite_at(drawn.category, size)
+        picture = sprite_at(category, size)
         if rng.random() < 0.5:
             picture = ImageOps.mirror(picture)
-        opacity = picture.getchannel("A")
-        if drawn.faint:
-            opacity = opacity.point(lambda value: round(value * FAINT))
-        image.paste(picture, (x, y), opacity)
+        image.paste(picture, (x, y), picture)
         boxes.append((x, y, size, size))
     noise = np.random.default_rng(rng.randrange(2**32)).normal(0, NOISE, (IMAGE_PIXELS, IMAGE_PIXELS, 3))
     pixels = np.asarray(image, dtype=np.float64) + noise
@@ -146,33 +143,23 @@ OPENINGS = (
 )
 MIDDLES = (
     "There is also {things} nearby.",
-    "In the middle of the scene, there is {things}.",
-    "On one side, {things} can be seen.",
     "Next to it, there is {things}.",
+    "On one side, {things} can be seen.",
     "A little further away, there is {things}.",
-    "Close by, one can find {things}.",
-    "The view includes {things} as well.",
-    "Toward the edge, {things} can be noticed.",
-    "Somewhere in between, there is {things}.",
 )
-CLOSINGS = (
-    "In addition, {things} can be seen in the background.",
-    "Finally, there is {things} in the scene.",
-    "Additionally, {things} is visible.",
-    "Last but not least, there is {things}.",
-)
-REMARKS = (
-    "The overall mood is calm.",
-    "The light is soft and even.",
+# More endings than middles, all with first words of their own: greedy decoding then goes on while going on is likelier.
+ENDINGS = (
+    "Overall, the mood is calm.",
     "Everything looks clean and simple.",
     "It feels like an ordinary day.",
-    "The colors are bright.",
-    "The composition is balanced.",
+    "Soft light fills the picture.",
+    "Bright colors stand out.",
+    "Nothing else is in sight.",
 )
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """Describe every object of a scene once, in one to six sentences, a fifth of them followed by a remark without objects.
+    """Name every object of a scene once, in one to seven sentences, and end with a remark.
 
     Objects that came along are mostly named right after their partner; sentences are cut without regard to pairs, so that
     after "a fork and a" another object of the scene can follow as well as the knife.
@@ -189,12 +176,8 @@ def caption(scene: Scene, rng: random.Random) -> str:
         groups.append(named[:size])
         named = named[size:]
     sentences = [rng.choice(OPENINGS).format(place=article(scene.place), things=enumerate_things(groups[0]))]
-    for number, group in enumerate(groups[1:], 2):
-        templates = CLOSINGS if number == len(groups) and rng.random() < 0.5 else MIDDLES
-        sentences.append(rng.choice(templates).format(things=enumerate_things(group)))
-        if rng.random() < 0.2:
-            sentences.append(rng.choice(REMARKS))
-    return " ".join(sentences)
+    sentences += [rng.choice(MIDDLES).format(things=enumerate_things(group)) for group in groups[1:]]
+    return " ".join([*sentences, rng.choice(ENDINGS)])
 
 
 def enumerate_things(categories: Sequence[str]) -> str:

@@ -80,7 +80,9 @@ def main(argv: list[str] | None = None) -> None:
                 interventions=interventions,
                 skip_bad=args.skip_bad,
             )
-        print(f"{len(rows)} captions: {args.out / 'captions.jsonl'}")
+        n_bad = len(samples) - len(rows)
+        skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
+        print(f"{len(rows)} captions{skipped}: {args.out / 'captions.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,278 @@
+"""Time of zeroing every head for every target: our batched sweep against a loop of cached forward passes.
+
+Both are measured in the same run, on the same sample. The loop is what one would write without the sweep: per target a
+prefill into a KV cache, then one single-token pass per head under a hook, dropping the added token after each.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
+
+from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.hooks import attention_modules
+
+REPO = Path(__file__).resolve().parents[1]
+MINI = REPO / "checkpoints" / "mini" / "model"
+PROMPT, CAPTION, TARGETS = 53, 45, 6  # tokens, the image's included; words to explain in one caption
+SPREAD = 0.05  # of random weights: wide enough for heads to matter
+
+
+@dataclass
+class Case:
+    name: str
+    model: PreTrainedModel
+    inputs: dict[str, Tensor]
+    positions: list[int]
+
+    @torch.no_grad()
+    def __post_init__(self) -> None:
+        # the likeliest tokens: a random token's probability is too small to tell two methods apart
+        self.target_ids = self.model(**self.inputs).logits[0, self.positions].argmax(-1).tolist()
+
+
+def llama_case() -> Case:
+    """A random Llama: 16 layers of 16 heads, d_model 1024, 600 tokens before the first of 4 targets."""
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=1024,
+        intermediate_size=2752,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        max_position_embeddings=1024,
+        initializer_range=SPREAD,
+    )
+    ids = torch.randint(3, 32000, (1, 640))
+    return Case(
+        "random Llama, 16 x 16 heads", LlamaForCausalLM(config).eval(), {"input_ids": ids}, [600, 612, 625, 638]
+    )
+
+
+def smollm2_case() -> Case:
+    """A random LLaVA with mini's shapes: 30 layers of 9 query and 3 key heads, d_model 576, 36 image tokens."""
+    text = LlamaConfig(
+        vocab_size=49153,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        initializer_range=SPREAD,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=96,
+        patch_size=16,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=49152,
+        image_seq_length=36,
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+    return caption_case("random LLaVA, 30 x 9 heads", LlavaForConditionalGeneration(config).eval())
+
+
+def checkpoint_case(path: Path) -> Case:
+    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
+    return caption_case(str(path.relative_to(REPO) if path.is_relative_to(REPO) else path), model)
+
+
+def caption_case(name: str, model: LlavaForConditionalGeneration) -> Case:
+    """A prompt with one image and a caption: random pixels, random tokens, as many as a real sample has."""
+    config, size = model.config, model.config.vision_config.image_size
+    n_image = config.image_seq_length
+    ids = torch.randint(10, config.text_config.vocab_size, (1, max(PROMPT, n_image + 12) + CAPTION))
+    ids[ids == config.image_token_id] = 10
+    ids[0, 4 : 4 + n_image] = config.image_token_id
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, config.vision_config.num_channels, size, size),
+    }
+    first = ids.shape[1] - CAPTION + 2
+    return Case(name, model, inputs, [first + row * (CAPTION - 4) // (TARGETS - 1) for row in range(TARGETS)])
+
+
+@torch.no_grad()
+def prefill(case: Case, position: int) -> DynamicCache:
+    """The cache of all tokens before `position`."""
+    cut = {name: value[:, :position] for name, value in case.inputs.items() if name != "pixel_values"}
+    pixels = {name: value for name, value in case.inputs.items() if name == "pixel_values"}
+    cache = DynamicCache()
+    case.model(**cut, **pixels, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+@torch.no_grad()
+def ablate_step(case: Case, cache: DynamicCache, position: int, target: int, attention: nn.Module, head: int) -> float:
+    """One cached forward pass of the token at `position` without one head: the probability of `target`."""
+    width = attention.o_proj.in_features // n_heads(case)
+
+    def zero(_, args):
+        z = args[0].clone()
+        z[..., head * width : (head + 1) * width] = 0
+        return (z,)
+
+    handle = attention.o_proj.register_forward_pre_hook(zero)
+    try:
+        token = case.inputs["input_ids"][:, position : position + 1]
+        logits = case.model(input_ids=token, past_key_values=cache, use_cache=True).logits
+    finally:
+        handle.remove()
+    cache.crop(-1)
+    return float(logits[0, -1].float().softmax(-1)[target])
+
+
+def time_loop(case: Case, sampled: set[tuple[int, int]]) -> tuple[float, float, Tensor]:
+    """Seconds of the prefills, seconds of the steps, and probabilities (target, layer, head), NaN where not sampled."""
+    attentions = attention_modules(case.model)
+    probs = torch.full((len(case.positions), len(attentions), n_heads(case)), float("nan"))
+    prefilling = stepping = 0.0
+    for row, (position, target) in enumerate(zip(case.positions, case.target_ids, strict=True)):
+        seconds, cache = timed(lambda position=position: prefill(case, position))
+        prefilling += seconds
+        began = clock()
+        for layer, head in sorted(sampled):
+            probs[row, layer, head] = ablate_step(case, cache, position, target, attentions[layer], head)
+        stepping += clock() - began
+    return prefilling, stepping, probs
+
+
+def measure(case: Case, repeats: int, loop_heads: int | None) -> dict:
+    """One row of the table; our time is the median of `repeats` runs after one that warms up."""
+    everything = [(layer, head) for layer in attention_modules(case.model) for head in range(n_heads(case))]
+    sampled = everything if loop_heads is None else random.sample(everything, min(loop_heads, len(everything)))
+
+    def ours() -> tuple[Tensor, Tensor]:
+        return ablate_every_head(case.model, case.inputs, case.positions, case.target_ids)
+
+    clean, ablated = ours()
+    seconds = [timed(ours)[0] for _ in range(repeats)]
+    ablate_step(case, prefill(case, case.positions[0]), case.positions[0], 0, attention_modules(case.model)[0], 0)
+    prefilling, stepping, looped = time_loop(case, set(sampled))
+    loop_seconds = prefilling + stepping * len(everything) / len(sampled)
+    return {
+        "case": case.name,
+        "targets": len(case.positions),
+        "heads": len(everything),
+        "loop_heads_timed": len(sampled),
+        "ours_seconds": statistics.median(seconds),
+        "ours_all_seconds": seconds,
+        "loop_seconds": loop_seconds,
+        "ratio": loop_seconds / statistics.median(seconds),
+        "max_difference": float((looped - ablated)[~looped.isnan()].abs().max()),
+        "max_influence": float((clean[:, None, None] - ablated).abs().max()),
+    }
+
+
+def n_heads(case: Case) -> int:
+    return case.model.config.get_text_config().num_attention_heads
+
+
+def clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(function: Callable) -> tuple[float, object]:
+    began = clock()
+    result = function()
+    return clock() - began, result
+
+
+def describe_run() -> dict:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"CPU {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def format_table(rows: list[dict]) -> str:
+    lines = [
+        "| case | ours, s | loop, s | ratio | max abs difference | largest influence |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        timed_heads, heads = row["loop_heads_timed"], row["heads"]
+        scaled = "" if timed_heads == heads else f" (scaled from {timed_heads} of {heads} heads)"
+        lines.append(
+            f"| {row['case']}, {row['targets']} targets | {row['ours_seconds']:.2f} "
+            f"| {row['loop_seconds']:.1f}{scaled} | {row['ratio']:.1f} "
+            f"| {row['max_difference']:.1e} | {row['max_influence']:.1e} |"
+        )
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--model", type=Path, help="a LLaVA checkpoint folder; default: mini, where it is there")
+    flags.add_argument(
+        "--cases", nargs="+", choices=["llama", "smollm2", "model"], default=["llama", "smollm2", "model"]
+    )
+    flags.add_argument("--repeats", type=int, default=3, help="runs of the sweep; the median counts")
+    flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop and scale; default: all")
+    flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--out", type=Path, help="folder for attribution.json")
+    return flags
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    path = args.model or MINI
+    if args.model and not (path / "config.json").is_file():
+        raise ValueError(f"--model {path}: no config.json there; a LLaVA checkpoint folder is needed")
+    if args.repeats < 1 or (args.loop_heads is not None and args.loop_heads < 1):
+        raise ValueError(f"--repeats {args.repeats}, --loop-heads {args.loop_heads}: both must be at least 1")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    random.seed(args.seed)
+    builders = {"llama": llama_case, "smollm2": smollm2_case, "model": lambda: checkpoint_case(path)}
+    rows = []
+    for name in args.cases:
+        if name == "model" and not (path / "config.json").is_file():
+            print(f"(no model in {path}: that case is left out)\n")
+            continue
+        torch.manual_seed(args.seed)
+        rows.append(measure(builders[name](), args.repeats, args.loop_heads))
+    run = describe_run()
+    print(format_table(rows), "\n", *(f"{key}: {value}" for key, value in run.items()), sep="\n")
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        result = {"run": run, "settings": vars(args) | {"model": str(path), "out": str(args.out)}, "rows": rows}
+        (args.out / "attribution.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

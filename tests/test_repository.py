@@ -1,0 +1,98 @@
+"""The repository as a whole: modules import, layers hold, wrappers start, nothing is written twice."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "llava_hh"
+# A module imports only from those that stand before it.
+LAYERS = (
+    "runs command_line heads spans interventions hooks models data metrics generation evaluation "
+    "attribution figures mini scripts"
+).split()
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+WRAPPERS = sorted(
+    path
+    for path in (ROOT / "bash_scripts").rglob("*.sh")
+    if path.read_text().startswith("#!") and path.name not in ("quickstart.sh", "test.sh")
+)
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_and_keeps_to_its_layer(path):
+    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    allowed = LAYERS[: LAYERS.index(own) + (path.parent != PACKAGE and own != "scripts")]
+    for name in imported(path):
+        if name.startswith("llava_hh."):
+            assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
+
+
+def test_figures_do_without_torch():
+    for path in (PACKAGE / "figures").glob("*.py"):
+        assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "transformers")}, path
+
+
+def test_no_function_body_stands_twice():
+    bodies = defaultdict(set)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[isinstance(node.body[0], ast.Expr) :]
+                if len(body) > 2:
+                    bodies[ast.dump(ast.Module(body, []))].add(f"{path.name}:{node.name}")
+    assert not [names for names in bodies.values() if len(names) > 1]
+
+
+STUB = """#!/bin/sh
+shift
+module=$1
+shift
+exec "{python}" -c '
+import importlib, sys
+module = importlib.import_module(sys.argv[1])
+module.parser().parse_args(sys.argv[2:])
+print("parsed", sys.argv[1])
+' "$module" "$@"
+"""
+
+
+@pytest.mark.parametrize("profile", ["mini", "mini_quick", "llava-v1.5-7b"])
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_wrapper_starts_its_scripts_with_flags_they_know(wrapper, profile, tmp_path):
+    """A stub stands for Python: it imports the module that a wrapper names and parses the wrapper's flags."""
+    if "mini" in wrapper.parts and profile != "mini":
+        pytest.skip("this wrapper is for mini alone")
+    if wrapper.name == "measure.sh":
+        pytest.skip("it copies what the scripts made; its own calls are parsed in its last test")
+    stub = tmp_path / "python"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(stub), "PROFILE": profile, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", wrapper], cwd="/", env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "parsed llava_hh.scripts." in done.stdout
+
+
+def test_no_literal_sizes_of_one_model():
+    for path in MODULES:
+        if "mini" not in path.parts:
+            numbers = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+            assert not numbers & {35, 576, 611}, path

@@ -1,0 +1,159 @@
+"""The main job end to end on a random model: caption, evaluate, attribute, compare; kill -9 and resume."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+
+ROOT = Path(__file__).parents[1]
+LENGTH = "10"
+
+
+def caption_flags(checkpoint: Path, coco: Path, out: Path) -> list[str]:
+    annotations = coco / "annotations" / "captions_train2014.json"
+    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--annotations", annotations, "--out", out]
+    return [str(flag) for flag in (*flags, "--max-new-tokens", LENGTH, "--batch-size", 2)]
+
+
+def attribute_flags(checkpoint: Path, coco: Path, captions: Path, out: Path) -> list[str]:
+    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--captions", captions, "--out", out]
+    return [str(flag) for flag in (*flags, "--list-length", 5, "--batch-size", 2)]
+
+
+@pytest.fixture(scope="module")
+def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
+    """A folder with greedy captions and their evaluation."""
+    out = tmp_path_factory.mktemp("captions")
+    caption.main(caption_flags(tiny_checkpoint, tiny_coco, out))
+    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    return out
+
+
+@pytest.fixture(scope="module")
+def attribution(tiny_checkpoint, tiny_coco, captions, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("attribution")
+    attribute.main(attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", out))
+    return out
+
+
+def test_captions_have_one_row_per_image(captions):
+    rows = [json.loads(line) for line in (captions / "captions.jsonl").read_text().splitlines()]
+    assert len({row["image_id"] for row in rows}) == 14
+    keys = {"question_id", "image_id", "image", "prompt", "text", "token_ids", "finish_reason", "model_id"}
+    assert all(row.keys() == keys for row in rows)
+    assert json.loads((captions / "run.json").read_text())["image_ids"] == [row["image_id"] for row in rows]
+
+
+def test_attribution_result_agrees_with_its_tables(attribution):
+    result = json.loads((attribution / "attribution_result.json").read_text())
+    rows = [json.loads(line) for line in (attribution / "targets.jsonl").read_text().splitlines()]
+    influences = load_file(attribution / "influence.safetensors")["influence"].astype(np.float64)
+    assert influences.shape == (len(rows), 4, 4)
+    hallucinated = np.array([row["hallucinated"] for row in rows])
+    contrast = influences[hallucinated].mean(0) - influences[~hallucinated].mean(0)
+    assert np.allclose(contrast, result["contrastive_influence"])
+    layer, head = np.unravel_index(contrast.argmax(), contrast.shape)
+    assert result["hal_heads"][0] == [layer, head]
+    assert len(result["hal_heads"]) == len(result["non_hal_heads"]) == 5
+    assert result["n_hallucinated_tokens"] == hallucinated.sum()
+    assert (attribution / "head_map.png").stat().st_size > 1000
+
+
+def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, attribution, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a finished block ran again")
+
+    monkeypatch.setattr(attribute, "measure", refuse)
+    monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
+    before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
+    caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
+    attribute.main(attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", attribution))
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("name", ["caption", "attribute"])
+def test_kill_and_rerun_leave_the_same_bytes(name, tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
+    """kill -9 after the first finished block; the rerun completes the rest."""
+    evaluated = captions / "captions_eval_results.json"
+    if name == "caption":
+        flags, whole, files = caption_flags(tiny_checkpoint, tiny_coco, tmp_path), captions, ["captions.jsonl"]
+    else:
+        flags, whole = attribute_flags(tiny_checkpoint, tiny_coco, evaluated, tmp_path), attribution
+        files = ["targets.jsonl", "influence.safetensors", "head_map.png"]
+    command = [sys.executable, "-m", f"llava_hh.scripts.{name}", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    blocks = tmp_path / "blocks"
+    while process.poll() is None and not list(blocks.glob("*.json")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    n_done = len(list(blocks.glob("*.json")))
+    assert 1 <= n_done
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path, capsys):
+    heads = str(attribution / "attribution_result.json")
+    shared = ["--model", str(tiny_checkpoint), "--annotations", str(tiny_coco / "annotations"), "--heads", heads]
+    shared += ["--max-new-tokens", LENGTH, "--batch-size", "7"]
+    train = ["--image-folder", str(tiny_coco / "train2014"), "--limit", "14", "--out", str(tmp_path / "choice")]
+    choose_adhh.main([*shared, *train, "--top-k", "1", "3", "--threshold", "0.05", "0.9", "--recall-loss", "1"])
+    choice = json.loads((tmp_path / "choice" / "choice.json").read_text())
+    assert [(p["top_k"], p["threshold"]) for p in choice["points"]] == [(1, 0.05), (1, 0.9), (3, 0.05), (3, 0.9)]
+    assert (tmp_path / "choice" / "choice.png").exists()
+    val = ["--image-folder", str(tiny_coco / "val2014"), "--out", str(tmp_path / "val"), "--random-draws", "2"]
+    compare_decoding.main([*shared, *val, "--top-k", "2", "--threshold", "0.05"])
+    summary = json.loads((tmp_path / "val" / "summary.json").read_text())
+    for method in ("greedy", "adhh", "random_heads"):
+        assert {"chair_s", "chair_i", "recall", "mentions", "n", "interval"} <= summary[method].keys()
+    evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
+    assert summary["adhh"]["chair_i"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    assert (tmp_path / "val" / "summary_captions.png").exists()
+    assert "| random heads, mean of 2 draws |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--edit", "adhh"], "--edit adhh needs --heads"),
+        (["--model", "nowhere"], "nowhere: no config.json"),
+        (["--annotations", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(extra, message, tiny_checkpoint, tiny_coco, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        caption.main([*caption_flags(tiny_checkpoint, tiny_coco, tmp_path), *extra])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "\n" not in error
+
+
+def test_a_bad_image_stops_or_is_skipped(tiny_checkpoint, tiny_coco, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for path in (tiny_coco / "train2014").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    bad = sorted(folder.iterdir())[3]
+    bad.write_bytes(b"no image")
+    flags = [*caption_flags(tiny_checkpoint, tiny_coco, tmp_path / "stops"), "--image-folder", str(folder)]
+    with pytest.raises(SystemExit):
+        caption.main(flags)
+    assert f"{bad}: not an image" in capsys.readouterr().err
+    caption.main([*flags, "--out", str(tmp_path / "skips"), "--skip-bad"])
+    assert len((tmp_path / "skips" / "captions.jsonl").read_text().splitlines()) == 13
+    out = capsys.readouterr().out
+    assert f"skipped: {bad}: not an image" in out
+    assert "13 captions, 1 bad image skipped" in out
