@@ -30,7 +30,10 @@ from transformers import (
 )
 
 from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.attribution.targets import find_targets
 from llava_hh.hooks import attention_modules
+from llava_hh.mini.world import caption, render, sample_scene
+from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 REPO = Path(__file__).resolve().parents[1]
 MINI = REPO / "checkpoints" / "mini" / "model"
@@ -100,23 +103,29 @@ def smollm2_case() -> Case:
 
 
 def checkpoint_case(path: Path) -> Case:
-    model = LlavaForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
-    return caption_case(str(path.relative_to(REPO) if path.is_relative_to(REPO) else path), model)
+    """A drawn scene and its caption on a real model; the first object words are the targets."""
+    lvlm, rng = load_lvlm(path, dtype=torch.float32), random.Random(0)
+    scene = sample_scene(rng, together=1.0)
+    while len(scene.shown) < TARGETS:
+        scene = sample_scene(rng, together=1.0)
+    answer = lvlm.tokenizer(caption(scene, rng), add_special_tokens=False).input_ids
+    batch = lvlm.encode([render(scene, rng)[0]], [DESCRIBE], [answer])
+    targets = find_targets(lvlm.tokenizer, answer, set(scene.shown))[:TARGETS]
+    name = str(path.relative_to(REPO) if path.is_relative_to(REPO) else path)
+    return Case(name, lvlm.model, batch.inputs, [batch.response_start[0] + target.index - 1 for target in targets])
 
 
 def caption_case(name: str, model: LlavaForConditionalGeneration) -> Case:
-    """A prompt with one image and a caption: random pixels, random tokens, as many as a real sample has."""
+    """Random pixels and tokens: a prompt with one image, and a caption."""
     config, size = model.config, model.config.vision_config.image_size
-    n_image = config.image_seq_length
-    ids = torch.randint(10, config.text_config.vocab_size, (1, max(PROMPT, n_image + 12) + CAPTION))
-    ids[ids == config.image_token_id] = 10
-    ids[0, 4 : 4 + n_image] = config.image_token_id
+    ids = torch.randint(10, config.text_config.vocab_size - 1, (1, PROMPT + CAPTION))
+    ids[0, 4 : 4 + config.image_seq_length] = config.image_token_id
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn(1, config.vision_config.num_channels, size, size),
     }
-    first = ids.shape[1] - CAPTION + 2
+    first = PROMPT + 2
     return Case(name, model, inputs, [first + row * (CAPTION - 4) // (TARGETS - 1) for row in range(TARGETS)])
 
 

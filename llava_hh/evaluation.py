@@ -50,7 +50,7 @@ class Evaluation:
         }
 
     def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
-        """Caption and score under `interventions`; writes captions.jsonl, run.json and RESULT_FILE, returns the sentences."""
+        """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
         settings = self.settings(interventions)
         with start_run(out, settings, [sample["image_id"] for sample in self.samples]) as run:
             rows = caption_images(
@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def compare(sentences: dict[str, list[dict]], random_draws: Sequence[list[dict]], settings: dict) -> dict:
-    """The summary of a comparison: every method and the mean of the random draws, with intervals and paired differences.
+    """The summary of a comparison: each method and the mean of the random draws, intervals, paired differences.
 
     Args:
         sentences: by method, `greedy` among them, all over the same images.

@@ -58,7 +58,7 @@ def sha256(path: Path) -> str:
 
 
 def describe_model(path: Path) -> dict:
-    """What tells two checkpoints apart without reading gigabytes: the config's hash, names and sizes of the weight files."""
+    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes."""
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
@@ -155,7 +155,7 @@ def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Ite
     """Open the folder of a run; its run.json holds settings, provenance, the image ids and, at the end, the seconds.
 
     Args:
-        settings: whatever decides the result, JSON-ready. A folder begun with other settings is refused; `limit` may change.
+        settings: whatever decides the result, JSON-ready. A folder begun with others is refused; `limit` may change.
     Raises:
         ValueError: naming the settings that differ.
     """

@@ -18,7 +18,9 @@ def test_contrast_is_the_difference_of_means():
     assert contrast == pytest.approx(np.array([[0.3 - 0.1, 0.05 - 0.3]]))
 
 
-@pytest.mark.parametrize(("kinds", "missing"), [([True, True], "non-hallucinated"), ([False, False], "no hallucinated")])
+@pytest.mark.parametrize(
+    ("kinds", "missing"), [([True, True], "non-hallucinated"), ([False, False], "no hallucinated")]
+)
 def test_both_kinds_of_words_are_needed(kinds, missing):
     with pytest.raises(ValueError, match=missing):
         contrastive_influence(np.zeros((2, 1, 1)), np.array(kinds))

@@ -24,7 +24,9 @@ def images(tiny_coco):
 
 
 def test_spans_of_a_mixed_batch(lvlm, images):
-    batch = lvlm.encode([images[0], None, images[1]], ["describe", "describe a dog and a cat", "a a a"], [[5, 6], [7], []])
+    batch = lvlm.encode(
+        [images[0], None, images[1]], ["describe", "describe a dog and a cat", "a a a"], [[5, 6], [7], []]
+    )
     ids, there = batch.inputs["input_ids"], batch.inputs["attention_mask"].bool()
     assert batch.image_mask.sum(1).tolist() == [4, 0, 4]
     assert (ids[batch.image_mask] == 120).all()

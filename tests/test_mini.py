@@ -149,7 +149,7 @@ def test_no_op_changes_nothing_on_mini(mini, picture):
 
 
 def test_ablation_equals_single_cached_forwards_on_mini(mini, picture):
-    """Two targets of a caption; the loop zeroes one head of the last prefix token at a time, here for 12 of 270 heads."""
+    """Two targets of a caption; the loop zeroes one head of the predicting token at a time, here 12 of 270 heads."""
     answer = mini.tokenizer("The image shows a kitchen with a fork and a knife.", add_special_tokens=False).input_ids
     batch = mini.encode([picture[1]], [DESCRIBE], [answer])
     start, ids = batch.response_start[0], batch.inputs["input_ids"]

@@ -1,4 +1,4 @@
-"""A random LLaVA as an ordinary checkpoint folder, with a tokenizer whose words are mostly objects, and drawn images."""
+"""A random LLaVA as an ordinary checkpoint folder, with a tokenizer of mostly objects, and drawn images."""
 
 from pathlib import Path
 

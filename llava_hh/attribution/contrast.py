@@ -6,8 +6,10 @@ from llava_hh.heads import Head
 
 
 def influence(clean_probs: np.ndarray, ablated_probs: np.ndarray) -> np.ndarray:
-    """p(clean) - p(ablated), (target,) and (target, layer, head) -> (target, layer, head). Source: paper, counterfactual
-    influence with zero ablation, probability read-out."""
+    """p(clean) - p(ablated): (target,) and (target, layer, head) -> (target, layer, head).
+
+    Source: paper, counterfactual influence with zero ablation, probability read-out.
+    """
     return clean_probs[:, None, None] - ablated_probs
 
 

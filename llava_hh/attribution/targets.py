@@ -31,8 +31,8 @@ def find_targets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], o
     Args:
         objects: ground truth, COCO categories; a mention of anything else is hallucinated.
     Source: the paper's object tokens (first sub-token of a mentioned object).
-    Differs: the released code takes every token whose text equals the first sub-token of a listed word, wherever it stands,
-        and a token in both lists as hallucinated; ours goes by the place of the mention.
+    Differs: the released code takes every token whose text equals the first sub-token of a listed word, wherever it
+        stands, and a token in both lists as hallucinated; ours goes by the place of the mention.
     """
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
     ends = [len(tokenizer.decode(token_ids[: n + 1], skip_special_tokens=True)) for n in range(len(token_ids))]

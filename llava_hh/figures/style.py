@@ -7,8 +7,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 GREEDY, OURS, RANDOM, WRONG = "#3b4252", "#00798c", "#b48ead", "#d1495b"
 DIVERGING = "RdBu_r"

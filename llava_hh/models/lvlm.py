@@ -29,8 +29,8 @@ class Family(Protocol):
 class Batch:
     """Left-padded model inputs with the spans that interventions need.
 
-    inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the first
-    answer token (the length of the padded prompt); sample_ids and images as they were given.
+    inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the
+    first answer token; sample_ids and images as they were given.
     """
 
     inputs: dict[str, Tensor]

@@ -1,12 +1,14 @@
-"""Find hallucination heads: the exact influence of every head on hallucinated and true object words (paper, attribution).
+"""Find hallucination heads: the exact influence of every head on hallucinated and true object words (paper).
 
 For each object word of the captions with a hallucination, every head is zeroed at the position that predicts the word's
 first token, one head at a time, and the drop of the token's probability is the head's influence. Heads are ranked by
-their mean influence on hallucinated words minus that on true ones. Writes attribution_result.json (both head lists, scores),
-targets.jsonl and influence.safetensors (every word, every head), and a heat map.
+their mean influence on hallucinated words minus that on true ones. Writes attribution_result.json (both head lists,
+scores), targets.jsonl and influence.safetensors (every word, every head), and a heat map.
 """
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.generation import load_image
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.runs import Run, describe_model, provenance, read_json, sha256, start_run, write_json, write_tensors
+from llava_hh.runs import Run, describe_model, provenance, read_json, start_run, write_json, write_tensors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,12 +38,20 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def hallucinating_captions(path: Path, limit: int | None) -> list[dict]:
+def hallucinating_captions(path: Path) -> list[dict]:
     """The entries of a result file with at least one hallucinated object, in order."""
     chosen = [entry for entry in read_json(path)["sentences"] if entry["metrics"]["CHAIRs"]]
-    if chosen and "token_ids" not in chosen[0]:
+    if not chosen:
+        raise ValueError(f"--captions {path}: no caption with a hallucinated object")
+    if "token_ids" not in chosen[0]:
         raise ValueError(f"{path}: its captions have no token_ids; evaluate the captions.jsonl that caption.py writes")
-    return chosen[:limit]
+    return chosen
+
+
+def digest(entries: list[dict]) -> str:
+    """A hash of what attribution reads of captions; the date in their file may change."""
+    read = [(e["image"], e["prompt"], e["token_ids"], sorted(e["mscoco_gt_words"])) for e in entries]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
 
 
 def measure(
@@ -92,12 +102,11 @@ def summarise(rows: list[dict], influences: np.ndarray, list_length: int) -> dic
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        entries = hallucinating_captions(args.captions, args.limit)
-        if not entries:
-            raise ValueError(f"--captions {args.captions}: no caption with a hallucinated object")
+        found = hallucinating_captions(args.captions)
+        entries = found[: args.limit]
         settings = {
             "model": describe_model(args.model),
-            "captions_sha256": sha256(args.captions),
+            "captions_sha256": digest(found),
             "image_folder": str(args.image_folder),
             "limit": args.limit,
             "batch_size": args.batch_size,
@@ -110,8 +119,8 @@ def main(argv: list[str] | None = None) -> None:
             result = summarise(rows, influences, args.list_length)
             write_json(args.out / "attribution_result.json", {**result, "settings": settings, "run": provenance()})
             draw_head_map(args.out / "attribution_result.json", args.out / "head_map")
-        counts = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true object words"
-        print(f"{counts} in {result['n_captions']} captions; strongest hallucination heads:")
+        words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
+        print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads:")
         for layer, head in result["hal_heads"][:5]:
             print(f"  L{layer}H{head}  {result['contrastive_influence'][layer][head]:+.4f}")
         print(f"{args.out / 'attribution_result.json'}\n{args.out / 'head_map.png'}")
