@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from llava_hh.attribution.shared_prefix import SHARED_PREFIX, PrefixRows, sharing_prefix
+from llava_hh.attribution.vocabulary import target_probs
 from llava_hh.hooks import attention_modules, switch_attention
-
-MAX_LOGITS = 2**25  # logits that exist at the same time: 134 MB in float32
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {
@@ -50,7 +49,7 @@ def ablate_every_head(
         max_rows: the most one-token rows that a sweep carries; at least 1 + n_heads. All heads of one target are
             1 + n_layers * n_heads rows. Fewer rows mean less memory, more sweeps and the same answer. Peak memory on
             top of the model is about max_rows * (3 * d_ff values + 3 * n_heads * n_prefix float32), plus the keys and
-            values of one sample, plus 2 * `MAX_LOGITS` float32.
+            values of one sample, plus 2 * `vocabulary.MAX_LOGITS` float32.
     Returns:
         clean_probs: (target,) and ablated_probs: (target, layer, head), float32 on the CPU. The influence of a head is
         the first minus the second.
@@ -83,7 +82,8 @@ def ablate_every_head(
             for layer in range(0, n_layers, layers_per_sweep):
                 swept = range(layer, min(layer + layers_per_sweep, n_layers))
                 hidden, target_of_row = _sweep(prefix, where[chosen], swept, n_heads)
-                probs = _target_probs(model, prefix.layers[-1], hidden, targets[chosen][target_of_row])
+                row_targets = targets[chosen][target_of_row]
+                probs = target_probs(model, prefix.layers, prefix.layers_return_tuples, hidden, row_targets)
                 by_layer = probs[n_targets:].view(len(swept), n_targets, n_heads)
                 clean[chosen] = probs[:n_targets]
                 ablated[chosen, swept.start : swept.stop] = by_layer.transpose(0, 1)
@@ -99,6 +99,7 @@ class _Prefix:
     cache: DynamicCache = field(default_factory=DynamicCache)  # built without a config: keeps keys beyond a window too
     arguments: list[dict] = field(default_factory=list)  # what the model passed to each layer besides hidden states
     embeddings: Tensor | None = None  # batch position d_model: the input of the first layer
+    layers_return_tuples: bool = False  # Chameleon's do
 
     def record(self, args: tuple, kwargs: dict) -> None:
         kwargs = dict(kwargs)
@@ -153,7 +154,8 @@ def _sweep(prefix: _Prefix, positions: Tensor, swept: range, n_heads: int) -> tu
         rows = _prefix_rows(prefix, index, positions, target_of_row, ablated)
         with sharing_prefix(attention, rows):
             output = layer(hidden, **_layer_arguments(prefix, index, positions[target_of_row], rows.sees_itself))
-        hidden = output[0] if isinstance(output, tuple) else output
+        prefix.layers_return_tuples = isinstance(output, tuple)
+        hidden = output[0] if prefix.layers_return_tuples else output
     return hidden, target_of_row
 
 
@@ -199,30 +201,6 @@ def _layer_arguments(prefix: _Prefix, index: int, position_of_row: Tensor, causa
     replaced["past_key_values"] = None if causal else prefix.cache
     arguments = prefix.arguments[index]
     return {name: replaced[name] if name in replaced else cut(name, value) for name, value in arguments.items()}
-
-
-def _target_probs(model: PreTrainedModel, last_layer: nn.Module, hidden: Tensor, target_ids: Tensor) -> Tensor:
-    """Probability of each row's target, (row,) on the CPU, from the last layer's output, (row, 1, d_model).
-
-    The model runs on one token, whose hidden state is exchanged after the last layer: final norm, vocabulary product
-    and what a family does to its logits (soft capping, masked image tokens) are then the model's own.
-    """
-    vocabulary = model.config.get_text_config().vocab_size
-    chunk = max(1, MAX_LOGITS // vocabulary)
-    probs = []
-    for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
-
-        def exchange(_module, _args, output, rows=rows):
-            return (rows, *output[1:]) if isinstance(output, tuple) else rows
-
-        handle = last_layer.register_forward_hook(exchange)
-        try:
-            token = targets[:1, None].to(model.device)
-            logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
-        finally:
-            handle.remove()
-        probs.append(logits.float().softmax(dim=-1).gather(1, targets[:, None].to(logits.device))[:, 0].cpu())
-    return torch.cat(probs)
 
 
 def _check(

@@ -1,0 +1,72 @@
+"""From hidden states to probabilities of target tokens, by the model's own final norm, head and logit rules."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+MAX_LOGITS = 3 * 2**22  # logits that exist at the same time: 50 MB in float32
+CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole vocabulary is slower by a third
+
+
+@torch.no_grad()
+def target_probs(
+    model: PreTrainedModel, layers: Sequence[nn.Module], return_tuples: bool, hidden: Tensor, target_ids: Tensor
+) -> Tensor:
+    """Probability of each row's target, (row,) float32 on the CPU.
+
+    The model runs on one token with its decoder layers standing aside: they hand on rows of `hidden` instead of
+    computing. So final norm, vocabulary product and what a family does to its logits (soft capping, masked image
+    tokens) are its own.
+
+    Args:
+        layers, return_tuples: all decoder layers of the language model, and whether they return tuples.
+        hidden: output of the last of them, (row, 1, d_model).
+        target_ids: (row,).
+    """
+    chunk = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
+    probs = []
+    for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
+        output = (rows,) if return_tuples else rows
+        stand_in = _standing_in(layers, lambda *_, output=output, **__: output)
+        with stand_in, _head_in_blocks(model.get_output_embeddings()):
+            token = targets[:1, None].to(model.device)
+            logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
+        probs.append(logits.float().softmax(dim=-1).gather(1, targets[:, None].to(logits.device))[:, 0].cpu())
+    return torch.cat(probs)
+
+
+@contextmanager
+def _standing_in(modules: Iterable[nn.Module], forward: Callable) -> Iterator[None]:
+    """Let `forward` answer for `modules` while the context is open."""
+    before = {module: module.__dict__.get("forward") for module in modules}  # device maps put one there
+    try:
+        for module in before:
+            module.forward = forward
+        yield
+    finally:
+        for module, own in before.items():
+            if own is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = own
+
+
+@contextmanager
+def _head_in_blocks(head: nn.Module | None) -> Iterator[None]:
+    """Let a plain linear vocabulary head on a CPU multiply CPU_BLOCK words at a time; the same sums."""
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.device.type != "cpu":
+        yield
+        return
+
+    def multiply(hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, -2)
+        logits = rows.new_empty(len(rows), head.out_features)
+        for words in range(0, head.out_features, CPU_BLOCK):
+            torch.mm(rows, head.weight[words : words + CPU_BLOCK].T, out=logits[:, words : words + CPU_BLOCK])
+        return logits.unflatten(0, hidden.shape[:-1])
+
+    with _standing_in([head], multiply):
+        yield
