@@ -19,16 +19,15 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     figure, axis = plt.subplots(figsize=(width, height))
     limit = np.abs(contrast).max()
     image = axis.imshow(contrast, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    marked: dict[int, list[int]] = {}
     for layer, head in result["hal_heads"][:MARKED]:
-        axis.annotate(
-            f"L{layer}H{head}",
-            (head, layer),
-            xytext=(n_heads + 0.1, layer),
-            va="center",
-            fontsize=7,
-            annotation_clip=False,
-        )
+        marked.setdefault(layer, []).append(head)
         axis.plot(head, layer, "s", mfc="none", mec="black", ms=7)
+    for layer, heads in marked.items():
+        names = ", ".join(f"L{layer}H{head}" for head in sorted(heads))
+        axis.annotate(
+            names, (n_heads, layer), xytext=(n_heads - 0.3, layer), va="center", fontsize=7, annotation_clip=False
+        )
     axis.set_xlabel("head")
     axis.set_ylabel("layer")
     axis.set_title(
@@ -36,6 +35,6 @@ def draw_head_map(attribution: Path, out: Path) -> None:
         f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} true object words",
         fontsize=9,
     )
-    bar = figure.colorbar(image, ax=axis, pad=0.2)
+    bar = figure.colorbar(image, ax=axis, pad=0.3)
     bar.set_label("drop of p(word): hallucinated minus true")
     save_figure(figure, out)

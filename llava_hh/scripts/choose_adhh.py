@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     add("--annotations", type=Path, required=True, help="folder of COCO's captions_*.json and instances_*.json")
     add("--split", default="train2014", help="whose captions file is sampled from; never the one you report on")
     add("--heads", type=Path, required=True, help="head list (attribution_result.json)")
-    add("--top-k", type=int, nargs="+", default=[1, 2, 3, 5, 8, 12], help="numbers of heads to try")
+    add("--top-k", type=int, nargs="+", default=[1, 2, 3, 5, 8], help="numbers of heads to try")
     add("--threshold", type=float, nargs="+", default=[0.2, 0.4, 0.6], help="thresholds to try")
     add("--recall-loss", type=float, default=0.03, help="most recall to give up, as a fraction")
     add("--mentions-change", type=float, default=0.07, help="largest relative change of mentions")
