@@ -11,7 +11,7 @@ seed=42
 out="$result_path/$split"
 
 "$PYTHON" -m llava_hh.scripts.caption \
-    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations/captions_$split.json" \
+    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --limit "$attribution_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out"
 
 "$PYTHON" -m llava_hh.scripts.evaluate_chair \

@@ -1,17 +1,42 @@
 """Caption the same images under several methods and score each by CHAIR, one result folder per method."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llava_hh.data.coco import load_image_list, sample_images
 from llava_hh.generation import caption_images
 from llava_hh.interventions import Intervention
-from llava_hh.metrics.chair import corpus_metrics, score_caption
+from llava_hh.metrics.chair import corpus_metrics, ground_truth_objects, score_caption
 from llava_hh.metrics.compare import summarise, summarise_difference, summarise_mean
-from llava_hh.models.lvlm import Lvlm
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import describe_model, provenance, start_run, write_json
 
 RESULT_FILE = "captions_eval_results.json"
+LABELS = {"greedy": "greedy", "adhh": "AD-HH"}
+
+
+def add_sample_flags(
+    parser: argparse.ArgumentParser, split: str, limit: int | None = None, seed: int = 42, batch_size: int = 20
+) -> None:
+    """The flags that say which model captions which images, with these defaults."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint folder")
+    add("--image-folder", type=Path, required=True, help="folder of the images")
+    add("--annotations", type=Path, required=True, help="folder of COCO's captions_*.json and instances_*.json")
+    add("--split", default=split, help="whose captions file the images are sampled from")
+    add("--limit", type=int, default=limit, help="how many images; None is all")
+    add("--seed", type=int, default=seed, help="of the sample of images")
+    add("--prompt", default=DESCRIBE, help="the question")
+    add("--max-new-tokens", type=int, default=128, help="longest caption")
+    add("--batch-size", type=int, default=batch_size, help="images per batch, and per block that a rerun skips")
+    add("--out", type=Path, required=True, help="result folder")
+
+
+def chosen_samples(args: argparse.Namespace) -> list[dict]:
+    """The images that the flags of `add_sample_flags` choose."""
+    return sample_images(load_image_list(args.annotations / f"captions_{args.split}.json"), args.limit, args.seed)
 
 
 def describe_interventions(interventions: Sequence[Intervention]) -> list[dict]:
@@ -35,6 +60,22 @@ class Evaluation:
     max_new_tokens: int
     batch_size: int
     extra: dict = field(default_factory=dict)  # further settings for run.json, such as seed and limit
+
+    @classmethod
+    def from_flags(cls, args: argparse.Namespace) -> "Evaluation":
+        """Load what the flags of `add_sample_flags` name."""
+        samples = chosen_samples(args)
+        return cls(
+            lvlm=load_lvlm(args.model),
+            model_path=args.model,
+            samples=samples,
+            image_folder=args.image_folder,
+            objects=ground_truth_objects(args.annotations, [sample["image_id"] for sample in samples]),
+            prompt=args.prompt,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.batch_size,
+            extra={"seed": args.seed, "limit": args.limit},
+        )
 
     def settings(self, interventions: Sequence[Intervention]) -> dict:
         return {
@@ -97,7 +138,7 @@ def summary_table(summary: dict) -> str:
         if name in summary:
             entry = summary[name]
             cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall")]
-            label = f"random heads, mean of {len(entry['draws'])} draws" if name == "random_heads" else name
+            label = f"random heads, mean of {len(entry['draws'])} draws" if name == "random_heads" else LABELS[name]
             lines.append(f"| {label} | {' | '.join(cells)} | {_cell(entry, 'mentions', 1)} | {entry['n']} |")
     return "\n".join(lines)
 

@@ -19,8 +19,8 @@ LENGTH = "10"
 
 
 def caption_flags(checkpoint: Path, coco: Path, out: Path) -> list[str]:
-    annotations = coco / "annotations" / "captions_train2014.json"
-    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--annotations", annotations, "--out", out]
+    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--annotations", coco / "annotations"]
+    flags += ["--split", "train2014", "--out", out]
     return [str(flag) for flag in (*flags, "--max-new-tokens", LENGTH, "--batch-size", 2)]
 
 
@@ -129,7 +129,7 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
     [
         (["--edit", "adhh"], "--edit adhh needs --heads"),
         (["--model", "nowhere"], "nowhere: no config.json"),
-        (["--annotations", "nowhere.json"], "nowhere.json"),
+        (["--annotations", "nowhere"], "nowhere"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(extra, message, tiny_checkpoint, tiny_coco, tmp_path, capsys):

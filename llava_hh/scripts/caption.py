@@ -4,27 +4,18 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.data.coco import load_image_list, sample_images
-from llava_hh.evaluation import describe_interventions
+from llava_hh.evaluation import add_sample_flags, chosen_samples, describe_interventions
 from llava_hh.generation import caption_images
 from llava_hh.heads import load_heads
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
-from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs import describe_model, start_run
 
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014")
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--annotations", type=Path, required=True, help="COCO captions file whose `images` list is sampled from")
-    add("--out", type=Path, required=True, help="result folder")
-    add("--limit", type=int, help="how many images; all by default")
-    add("--seed", type=int, default=42, help="of the sample of images")
-    add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=int, default=128, help="longest caption")
-    add("--batch-size", type=int, default=20, help="images per batch, and per block that a rerun skips")
     add("--edit", choices=("none", "adhh", "zero", "scale"), default="none", help="what to do to the heads")
     add("--heads", type=Path, help="head list (attribution_result.json), for every --edit but none")
     add("--top-k", type=int, default=20, help="how many heads of the list")
@@ -55,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         interventions = chosen_interventions(args)
-        samples = sample_images(load_image_list(args.annotations), args.limit, args.seed)
+        samples = chosen_samples(args)
         settings = {
             "model": describe_model(args.model),
             "image_folder": str(args.image_folder),

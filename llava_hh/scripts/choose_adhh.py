@@ -4,35 +4,23 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.data.coco import load_image_list, sample_images
-from llava_hh.evaluation import Evaluation
+from llava_hh.evaluation import Evaluation, add_sample_flags
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.heads import load_heads
 from llava_hh.interventions import DeactivateText
-from llava_hh.metrics.chair import ground_truth_objects
 from llava_hh.metrics.compare import summarise
-from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs import provenance, write_json
 
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    add_sample_flags(parser, "train2014", limit=150, seed=1, batch_size=50)
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--image-folder", type=Path, required=True, help="folder of the training images")
-    add("--annotations", type=Path, required=True, help="folder of COCO's captions_*.json and instances_*.json")
-    add("--split", default="train2014", help="whose captions file is sampled from; never the one you report on")
     add("--heads", type=Path, required=True, help="head list (attribution_result.json)")
     add("--top-k", type=int, nargs="+", default=[1, 2, 3, 5, 8], help="numbers of heads to try")
     add("--threshold", type=float, nargs="+", default=[0.2, 0.4, 0.6], help="thresholds to try")
     add("--recall-loss", type=float, default=0.03, help="most recall to give up, as a fraction")
     add("--mentions-change", type=float, default=0.07, help="largest relative change of mentions")
-    add("--limit", type=int, default=150, help="how many images")
-    add("--seed", type=int, default=1, help="of the sample of images")
-    add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=int, default=128, help="longest caption")
-    add("--batch-size", type=int, default=50, help="images per batch, and per block that a rerun skips")
-    add("--out", type=Path, required=True, help="result folder; the choice is choice.json, its picture choice.png")
     return parser
 
 
@@ -52,20 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         heads = load_heads(args.heads, top_k=max(args.top_k))
-        samples = sample_images(
-            load_image_list(args.annotations / f"captions_{args.split}.json"), args.limit, args.seed
-        )
-        evaluation = Evaluation(
-            lvlm=load_lvlm(args.model),
-            model_path=args.model,
-            samples=samples,
-            image_folder=args.image_folder,
-            objects=ground_truth_objects(args.annotations, [sample["image_id"] for sample in samples]),
-            prompt=args.prompt,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.batch_size,
-            extra={"seed": args.seed, "limit": args.limit},
-        )
+        evaluation = Evaluation.from_flags(args)
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))
         points = []
         for top_k in args.top_k:
