@@ -17,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "train2014", limit=150, seed=1, batch_size=50)
     add = parser.add_argument
     add("--heads", type=Path, required=True, help="head list (attribution_result.json)")
-    add("--top-k", type=int, nargs="+", default=[1, 2, 3, 5, 8], help="numbers of heads to try")
-    add("--threshold", type=float, nargs="+", default=[0.2, 0.4, 0.6], help="thresholds to try")
-    add("--recall-loss", type=float, default=0.03, help="most recall to give up, as a fraction")
+    add("--top-k", type=int, nargs="+", default=[1, 2, 5], help="numbers of heads to try")
+    add("--threshold", type=float, nargs="+", default=[0.4, 0.9, 0.95, 0.965, 0.97], help="thresholds to try")
+    add("--recall-loss", type=float, default=0.04, help="most recall to give up, as a fraction")
     add("--mentions-change", type=float, default=0.07, help="largest relative change of mentions")
     return parser
 
