@@ -18,30 +18,37 @@ CHAT = (
 )
 
 
-def save_tiny_checkpoint(folder: Path) -> None:
-    """About 70k parameters; its greedy captions are strings of objects. Token 120 is the image."""
-    singles = [category for category in CATEGORIES if " " not in category]
-    vocabulary = WORDS + singles + [f"{word}s" for word in singles]
-    n_words = len(vocabulary)
-    vocabulary += [f"<extra{place}>" for place in range(n_words, 128)]
-    vocabulary[120] = "<image>"
+SINGLE_WORDS = [category for category in CATEGORIES if " " not in category]
+N_WORDS = len(WORDS) + 2 * len(SINGLE_WORDS)
+
+
+def word_tokenizer(special: list[str], end: str) -> PreTrainedTokenizerFast:
+    """A token per word, 128 in all; `special` ones stand at 120 and before."""
+    vocabulary = WORDS + SINGLE_WORDS + [f"{word}s" for word in SINGLE_WORDS]
+    vocabulary += [f"<extra{place}>" for place in range(N_WORDS, 128)]
+    for place, token in enumerate(reversed(special)):
+        vocabulary[120 - place] = token
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(vocabulary)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        eos_token="</s>",
+        eos_token=end,
         unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=special,
         padding_side="left",
     )
+
+
+def save_tiny_checkpoint(folder: Path) -> None:
+    """About 70k parameters; its greedy captions are strings of objects. Token 120 is the image."""
     images = CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.25] * 3
     )
     processor = LlavaProcessor(
         images,
-        fast,
+        word_tokenizer(["<image>"], "</s>"),
         patch_size=4,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -54,7 +61,7 @@ def save_tiny_checkpoint(folder: Path) -> None:
             for weight in layer.parameters():
                 if weight.ndim == 2:
                     weight *= 4
-        model.lm_head.weight[: len(WORDS)] = model.lm_head.weight[n_words:] = 0  # objects win
+        model.lm_head.weight[: len(WORDS)] = model.lm_head.weight[N_WORDS:] = 0  # objects win
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

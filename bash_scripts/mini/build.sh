@@ -1,6 +1,6 @@
 #!/bin/sh
 # mini's weights from nothing: data, vision tower (3 minutes), projector and LoRA tuning (half an hour), checkpoint. On 2 cores.
-# Skips what is there; tuning goes on from its last saved step. To train anew, point --weights at an empty folder.
+# Skips what is there; tuning goes on from its last saved step. To train anew, give new folders: --weights, --model.
 # Usage: sh bash_scripts/mini/build.sh [any flag of llava_hh.scripts.build_mini]
 set -eu
 cd "$(dirname "$0")/../.."

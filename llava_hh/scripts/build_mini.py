@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.mini.dataset import write_missing_splits
-from llava_hh.mini.model import VISION_FILE, assemble, export_base_language_model
+from llava_hh.mini.model import PROJECTOR_FILE, VISION_FILE, assemble, export_base_language_model
 from llava_hh.mini.tuning import SAVED_STEPS, step_folder, tune
 from llava_hh.mini.vision import train_vision_tower
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
             export_base_language_model(args.base)
         elif args.stage == "vision" and not vision.exists():
             train_vision_tower(vision)
-        elif args.stage == "tune":
+        elif args.stage == "tune" and not (step_folder(args.weights, SAVED_STEPS[-1]) / PROJECTOR_FILE).exists():
             tune(args.base, vision, args.data, args.weights)
         elif args.stage == "assemble" and not args.model.exists():
             assemble(args.base, vision, step, args.model)

@@ -1,0 +1,75 @@
+"""mini's build on a tiny base model: vision tower, tuning with a kill in the middle, assembly."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_llama
+from tiny_checkpoint import word_tokenizer
+
+from llava_hh.mini import tuning, vision
+from llava_hh.mini.dataset import Split, write_split
+from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, VISION_FILE, assemble
+from llava_hh.models.lvlm import load_lvlm
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """A folder with a tiny language model, data of six images, and a vision tower trained for two steps."""
+    folder = tmp_path_factory.mktemp("mini")
+    base = tiny_llama()
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    base.save_pretrained(folder / "base")
+    word_tokenizer([END_OF_TURN, IMAGE_TOKEN], END_OF_TURN).save_pretrained(folder / "base")
+    write_split(Split("tune", 6, 10, together=0.9, unseen=0.3), folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision, "STEPS", 2)
+        patch.setattr(vision, "BATCH", 2)
+        vision.train_vision_tower(folder / VISION_FILE)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    for name, value in {"STEPS": 4, "SAVED_STEPS": (2, 4), "BATCH": 2, "ALIGN_STEPS": 2, "ALIGN_BATCH": 2}.items():
+        monkeypatch.setattr(tuning, name, value)
+
+
+def tune(parts: Path, out: Path) -> None:
+    tuning.tune(parts / "base", parts / VISION_FILE, parts / "data", out)
+
+
+def test_tuning_goes_on_after_a_kill_as_if_there_was_none(parts, tmp_path, monkeypatch):
+    tune(parts, tmp_path / "whole")
+    plain, calls = tuning.answer_loss, []
+
+    def dies_in_the_third_step(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "answer_loss", dies_in_the_third_step)
+        with pytest.raises(KeyboardInterrupt):
+            tune(parts, tmp_path / "killed")
+    assert not tuning.step_folder(tmp_path / "killed", 4).exists()
+    tune(parts, tmp_path / "killed")
+    for step in (2, 4):
+        for name in ("adapter_model.safetensors", "projector.safetensors"):
+            whole, resumed = (tuning.step_folder(tmp_path / run, step) / name for run in ("whole", "killed"))
+            assert whole.read_bytes() == resumed.read_bytes(), (step, name)
+
+
+def test_the_assembled_folder_is_the_tuned_model(parts, tmp_path):
+    tune(parts, tmp_path)
+    models = []
+    for step in (2, 4):
+        out = tmp_path / f"model-{step}"
+        assemble(parts / "base", parts / VISION_FILE, tuning.step_folder(tmp_path, step), out)
+        models.append(load_lvlm(out))
+    first, last = (lvlm.model.model.language_model.layers[0].self_attn.q_proj.weight for lvlm in models)
+    assert not torch.equal(first, last)
+    assert models[1].processor.chat_template
+    assert models[1].end_token_ids == [models[1].tokenizer.convert_tokens_to_ids(END_OF_TURN)]
