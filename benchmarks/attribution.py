@@ -20,12 +20,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import (
-    CLIPVisionConfig,
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     PreTrainedModel,
 )
 
@@ -37,7 +34,7 @@ from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 REPO = Path(__file__).resolve().parents[1]
 MINI = REPO / "checkpoints" / "mini" / "model"
-PROMPT, CAPTION, TARGETS = 53, 45, 6  # tokens, the image's included; words to explain in one caption
+TARGETS = 6  # words to explain in one caption
 SPREAD = 0.05  # of random weights: wide enough for heads to matter
 
 
@@ -71,37 +68,6 @@ def llama_case() -> Case:
     )
 
 
-def smollm2_case() -> Case:
-    """A random LLaVA with mini's shapes: 30 layers of 9 query and 3 key heads, d_model 576, 36 image tokens."""
-    text = LlamaConfig(
-        vocab_size=49153,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-        initializer_range=SPREAD,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=96,
-        patch_size=16,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=49152,
-        image_seq_length=36,
-        vision_feature_layer=-1,
-        tie_word_embeddings=True,
-    )
-    return caption_case("random LLaVA, 30 x 9 heads", LlavaForConditionalGeneration(config).eval())
-
-
 def checkpoint_case(path: Path) -> Case:
     """A drawn scene and its caption on a real model; the first object words are the targets."""
     lvlm, rng = load_lvlm(path, dtype=torch.float32), random.Random(0)
@@ -113,20 +79,6 @@ def checkpoint_case(path: Path) -> Case:
     targets = find_targets(lvlm.tokenizer, answer, set(scene.shown))[:TARGETS]
     name = str(path.relative_to(REPO) if path.is_relative_to(REPO) else path)
     return Case(name, lvlm.model, batch.inputs, [batch.response_start[0] + target.index - 1 for target in targets])
-
-
-def caption_case(name: str, model: LlavaForConditionalGeneration) -> Case:
-    """Random pixels and tokens: a prompt with one image, and a caption."""
-    config, size = model.config, model.config.vision_config.image_size
-    ids = torch.randint(10, config.text_config.vocab_size - 1, (1, PROMPT + CAPTION))
-    ids[0, 4 : 4 + config.image_seq_length] = config.image_token_id
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": torch.randn(1, config.vision_config.num_channels, size, size),
-    }
-    first = PROMPT + 2
-    return Case(name, model, inputs, [first + row * (CAPTION - 4) // (TARGETS - 1) for row in range(TARGETS)])
 
 
 @torch.no_grad()
@@ -246,9 +198,7 @@ def format_table(rows: list[dict]) -> str:
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--model", type=Path, help="a LLaVA checkpoint folder; default: mini, where it is there")
-    flags.add_argument(
-        "--cases", nargs="+", choices=["llama", "smollm2", "model"], default=["llama", "smollm2", "model"]
-    )
+    flags.add_argument("--cases", nargs="+", choices=["llama", "model"], default=["llama", "model"])
     flags.add_argument("--repeats", type=int, default=3, help="runs of the sweep; the median counts")
     flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop and scale; default: all")
     flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
@@ -267,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     random.seed(args.seed)
-    builders = {"llama": llama_case, "smollm2": smollm2_case, "model": lambda: checkpoint_case(path)}
+    builders = {"llama": llama_case, "model": lambda: checkpoint_case(path)}
     rows = []
     for name in args.cases:
         if name == "model" and not (path / "config.json").is_file():
