@@ -12,16 +12,19 @@ LINE_CHARACTERS = 58
 
 
 def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Path, n_images: int = 3) -> None:
-    """Draw the first `n_images` of `before` whose caption hallucinates, with the caption of `after` for the same image.
+    """Draw the first `n_images` whose caption in `before` hallucinates and is another one in `after`.
 
     Args:
         before, after: captions_eval_results.json of two methods over the same images.
     """
-    wrong = [entry for entry in read_json(before)["sentences"] if entry["metrics"]["CHAIRs"]][:n_images]
     others = {entry["image_id"]: entry for entry in read_json(after)["sentences"]}
+    wrong = [entry for entry in read_json(before)["sentences"] if entry["metrics"]["CHAIRs"]]
+    changed = [entry for entry in wrong if others[entry["image_id"]]["caption"] != entry["caption"]]
+    wrong = (changed or wrong)[:n_images]
     if not wrong:
         raise ValueError(f"{before}: no caption with a hallucinated object to draw")
-    figure, axes = plt.subplots(len(wrong), 2, figsize=(8.2, 2.1 * len(wrong)), width_ratios=(1, 3), squeeze=False)
+    size = (8.2, 2.1 * len(wrong) + 0.4)
+    figure, axes = plt.subplots(len(wrong), 2, figsize=size, width_ratios=(1, 3), squeeze=False, layout="constrained")
     for (left, right), entry in zip(axes, wrong, strict=True):
         with Image.open(image_folder / entry["image"]) as image:
             left.imshow(image.convert("RGB"))
@@ -30,9 +33,8 @@ def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Pa
         right.set(xlim=(0, LINE_CHARACTERS), ylim=(0, 11))
         last = _write(right, 10.5, f"greedy, image {entry['image_id']}", entry)
         _write(right, last - 0.8, "heads switched off (AD-HH)", others[entry["image_id"]])
-    figure.suptitle(
-        f"The first {len(wrong)} images whose greedy caption hallucinates; hallucinated words in red", fontsize=9
-    )
+    which = f"The first {len(wrong)} images whose hallucinating greedy caption is another one under AD-HH"
+    figure.suptitle(f"{which}; hallucinated words in red", fontsize=9)
     save_figure(figure, out)
 
 
