@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -175,9 +174,3 @@ def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Ite
     begun = time.monotonic()
     yield Run(folder)
     write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})
-
-
-def clear_run(folder: Path) -> None:
-    """Delete a run's folder, if it is one."""
-    if (folder / "run.json").is_file():
-        shutil.rmtree(folder)

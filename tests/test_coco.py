@@ -8,7 +8,6 @@ from coco_files import write_coco
 
 from llava_hh.data.coco import (
     annotation_files,
-    image_file_name,
     load_annotations,
     load_image_list,
     load_objects,
@@ -52,11 +51,6 @@ def test_sample_is_the_papers():
     assert sorted(image["image_id"] for image in sample_images(images, 50)) == [image["image_id"] for image in images]
     with pytest.raises(ValueError, match="-1"):
         sample_images(images, -1)
-
-
-def test_image_file_name():
-    assert image_file_name(42) == "COCO_val2014_000000000042.jpg"
-    assert image_file_name(581929, "train2014") == "COCO_train2014_000000581929.jpg"
 
 
 def test_annotations_are_restricted_to_the_images(coco_folder, capsys):

@@ -54,11 +54,6 @@ def sample_images(images: Sequence[Mapping[str, Any]], n: int | None, seed: int 
     return [dict(image) for image in random.Random(seed).sample(list(images), n)]
 
 
-def image_file_name(image_id: int, split: str = "val2014") -> str:
-    """Return the file name that COCO 2014 gives an image: COCO_val2014_000000000042.jpg."""
-    return f"COCO_{split}_{image_id:012d}.jpg"
-
-
 def load_annotations(
     annotation_dir: str | Path,
     image_ids: Iterable[int],

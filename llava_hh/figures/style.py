@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-GREEDY, OURS, RANDOM, WRONG = "#3b4252", "#00798c", "#b48ead", "#d1495b"
+GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
 plt.rcParams.update(
     {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
