@@ -1,6 +1,6 @@
 #!/bin/sh
 # From nothing to a result on a CPU: environment, mini, its hallucination heads, and captions with those heads switched off.
-# About 10 minutes on 2 cores after the installation.
+# 7 minutes on 2 cores after the installation.
 # Usage: sh bash_scripts/quickstart.sh
 set -eu
 cd "$(dirname "$0")/.."
