@@ -34,11 +34,6 @@ def add_sample_flags(
     add("--out", type=Path, required=True, help="result folder")
 
 
-def chosen_samples(args: argparse.Namespace) -> list[dict]:
-    """The images that the flags of `add_sample_flags` choose."""
-    return sample_images(load_image_list(args.annotations / f"captions_{args.split}.json"), args.limit, args.seed)
-
-
 def describe_interventions(interventions: Sequence[Intervention]) -> list[dict]:
     """JSON-ready settings of interventions, for run.json."""
     return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
@@ -62,15 +57,17 @@ class Evaluation:
     extra: dict = field(default_factory=dict)  # further settings for run.json, such as seed and limit
 
     @classmethod
-    def from_flags(cls, args: argparse.Namespace) -> "Evaluation":
-        """Load what the flags of `add_sample_flags` name."""
-        samples = chosen_samples(args)
+    def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
+        """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
+        captions_file = args.annotations / f"captions_{args.split}.json"
+        samples = sample_images(load_image_list(captions_file), args.limit, args.seed)
+        image_ids = [sample["image_id"] for sample in samples]
         return cls(
             lvlm=load_lvlm(args.model),
             model_path=args.model,
             samples=samples,
             image_folder=args.image_folder,
-            objects=ground_truth_objects(args.annotations, [sample["image_id"] for sample in samples]),
+            objects=ground_truth_objects(args.annotations, image_ids) if with_truth else {},
             prompt=args.prompt,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
@@ -90,11 +87,13 @@ class Evaluation:
             **self.extra,
         }
 
-    def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
-        """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
-        settings = self.settings(interventions)
+    def caption(
+        self, label: str, interventions: Sequence[Intervention], out: Path, skip_bad: bool = False
+    ) -> list[dict]:
+        """Caption under `interventions` into the folder `out` (captions.jsonl, run.json); returns the rows."""
+        settings = {**self.settings(interventions), "skip_bad": skip_bad}
         with start_run(out, settings, [sample["image_id"] for sample in self.samples]) as run:
-            rows = caption_images(
+            return caption_images(
                 self.lvlm,
                 self.samples,
                 self.image_folder,
@@ -105,10 +104,15 @@ class Evaluation:
                 batch_size=self.batch_size,
                 interventions=interventions,
                 label=label,
+                skip_bad=skip_bad,
             )
-            sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
-            result = {"sentences": sentences, "overall_metrics": corpus_metrics(sentences), "run": settings}
-            write_json(out / RESULT_FILE, result)
+
+    def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
+        """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
+        rows = self.caption(label, interventions, out)
+        sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
+        result = {"sentences": sentences, "overall_metrics": corpus_metrics(sentences)}
+        write_json(out / RESULT_FILE, {**result, "run": self.settings(interventions)})
         return sentences
 
 

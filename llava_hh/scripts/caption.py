@@ -4,12 +4,9 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import add_sample_flags, chosen_samples, describe_interventions
-from llava_hh.generation import caption_images
+from llava_hh.evaluation import Evaluation, add_sample_flags
 from llava_hh.heads import load_heads
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
-from llava_hh.models.lvlm import load_lvlm
-from llava_hh.runs import describe_model, start_run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,32 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         interventions = chosen_interventions(args)
-        samples = chosen_samples(args)
-        settings = {
-            "model": describe_model(args.model),
-            "image_folder": str(args.image_folder),
-            "seed": args.seed,
-            "limit": args.limit,
-            "prompt": args.prompt,
-            "max_new_tokens": args.max_new_tokens,
-            "batch_size": args.batch_size,
-            "interventions": describe_interventions(interventions),
-            "skip_bad": args.skip_bad,
-        }
-        with start_run(args.out, settings, [sample["image_id"] for sample in samples]) as run:
-            rows = caption_images(
-                load_lvlm(args.model),
-                samples,
-                args.image_folder,
-                run,
-                prompt=args.prompt,
-                model_id=args.model.name,
-                max_new_tokens=args.max_new_tokens,
-                batch_size=args.batch_size,
-                interventions=interventions,
-                skip_bad=args.skip_bad,
-            )
-        n_bad = len(samples) - len(rows)
+        evaluation = Evaluation.from_flags(args, with_truth=False)
+        rows = evaluation.caption("captions", interventions, args.out, args.skip_bad)
+        n_bad = len(evaluation.samples) - len(rows)
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
         print(f"{len(rows)} captions{skipped}: {args.out / 'captions.jsonl'}")
 
