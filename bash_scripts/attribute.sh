@@ -4,19 +4,18 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/attribute.sh [any flag of llava_hh.scripts.attribute]
 set -eu
 cd "$(dirname "$0")/.."
-# shellcheck source=bash_scripts/profiles/mini.sh
-. "bash_scripts/profiles/${PROFILE:-mini}.sh"
+. bash_scripts/profile.sh
 split=train2014
 seed=42
 out="$result_path/$split"
 
-"$PYTHON" -m llava_hh.scripts.caption \
+launch llava_hh.scripts.caption \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --limit "$attribution_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out"
 
-"$PYTHON" -m llava_hh.scripts.evaluate_chair \
+launch llava_hh.scripts.evaluate_chair \
     --captions "$out/captions.jsonl" --annotations "$coco_path/annotations"
 
-"$PYTHON" -m llava_hh.scripts.attribute \
+launch llava_hh.scripts.attribute \
     --model "$model_path" --captions "$out/captions_eval_results.json" --image-folder "$coco_path/$split" \
     ${attribution_captions:+--limit "$attribution_captions"} --out "$out/identify_attention_head" "$@"

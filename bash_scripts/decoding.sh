@@ -4,12 +4,11 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/decoding.sh [any flag of llava_hh.scripts.compare_decoding]
 set -eu
 cd "$(dirname "$0")/.."
-# shellcheck source=bash_scripts/profiles/mini.sh
-. "bash_scripts/profiles/${PROFILE:-mini}.sh"
+. bash_scripts/profile.sh
 split=val2014
 seed=42
 
-"$PYTHON" -m llava_hh.scripts.compare_decoding \
+launch llava_hh.scripts.compare_decoding \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
     --top-k "$top_k" --threshold "$threshold" --random-draws "$random_draws" \

@@ -7,8 +7,7 @@ cd "$(dirname "$0")/.."
 . bash_scripts/environment.sh
 PROFILE=mini_quick
 export PROFILE PYTHON
-# shellcheck source=bash_scripts/profiles/mini.sh
-. "bash_scripts/profiles/$PROFILE.sh"
+. bash_scripts/profile.sh
 
 sh bash_scripts/mini/data.sh
 sh bash_scripts/mini/checkpoint.sh

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from llava_hh.runs import processes
+
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that shows defaults and knows --debug; `description` is the module's docstring."""
@@ -21,5 +23,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except (ValueError, OSError, IndexError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        team = processes()
+        where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
+        print(f"error{where}: {error}", file=sys.stderr)
         raise SystemExit(2) from None

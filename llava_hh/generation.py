@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
+
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,24 @@ class Answer:
 
 
 def load_image(path: Path) -> Image.Image:
-    """Read an image as RGB; one-line errors name the file."""
+    """Read an image as RGB.
+
+    Raises:
+        ValueError: it is missing, damaged, or of a kind that has no certain RGB; one line that names the file.
+    Differs: the released code converts CMYK without its colour profile, and cuts 16 bits off at 255.
+    """
     try:
         with Image.open(path) as image:
+            if image.mode not in EIGHT_BIT_MODES:
+                raise ValueError(f"{path}: an image of mode {image.mode}; expected 8-bit RGB or grey, convert it first")
             return image.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such image; is --image-folder the right one?") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image") from None
+        what = "an empty file" if path.stat().st_size == 0 else "not an image"
+        raise ValueError(f"{path}: {what}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's ways to say damaged
+        raise ValueError(f"{path}: a damaged image ({error})") from None
 
 
 @torch.no_grad()
@@ -72,10 +87,10 @@ def caption_images(
             try:
                 images.append(load_image(image_folder / sample["file_name"]))
                 readable.append(sample)
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 if not skip_bad:
                     raise
-                print(f"skipped: {error}")
+                tqdm.write(f"skipped: {error}")
         answers = []
         if readable:
             batch = lvlm.encode(images, [prompt] * len(images), sample_ids=[sample["image_id"] for sample in readable])
@@ -94,6 +109,5 @@ def caption_images(
             for sample, answer in zip(readable, answers, strict=True)
         ]
         run.finish_block(number, block, rows)
-    run.drop_blocks_after(-(-len(samples) // batch_size))
     run.write_rows("captions.jsonl")
     return run.finished_rows()

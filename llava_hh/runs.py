@@ -1,4 +1,8 @@
-"""A run's folder: provenance, fixed blocks that a rerun skips, atomic files."""
+"""A run's folder: provenance, fixed blocks that a rerun skips and several processes share, atomic files.
+
+Under `accelerate launch` every process runs the whole script. Blocks are dealt to them by number, each process writes
+the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
+"""
 
 import hashlib
 import json
@@ -7,9 +11,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -17,6 +22,55 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share the work, and which of them this one is; ranks count from 0."""
+
+    rank: int
+    count: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what all of them made together."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Go on when all processes are here. Over gloo: the work may take days, and needs no GPU to wait."""
+        if self.count > 1:
+            from torch import distributed  # scripts that never wait do without torch
+
+            if not distributed.is_initialized():
+                distributed.init_process_group("gloo", timeout=timedelta(days=30))
+            distributed.barrier()
+
+
+def processes() -> Processes:
+    """What the launcher (accelerate launch, torchrun) says of this process; alone without one."""
+    return Processes(rank=int(os.environ.get("RANK", 0)), count=int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def share_out(items: Sequence, work: Callable[[Sequence], list], folder: Path) -> list:
+    """The JSON-ready results of `work` over slices of `items`, one slice per process, in order and for every process.
+
+    Args:
+        folder: where processes leave their results for each other; nothing stays there.
+    """
+    team = processes()
+    if team.count == 1:
+        return work(items)
+
+    def part(rank: int) -> Path:
+        return folder / f".share_{rank}.json"
+
+    first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
+    write_json(part(team.rank), {"results": work(items[first:last])})
+    team.wait()
+    results = [result for rank in range(team.count) for result in read_json(part(rank))["results"]]
+    team.wait()
+    part(team.rank).unlink()
+    return results
 
 
 def write_json(path: Path, content: object) -> None:
@@ -87,6 +141,7 @@ def provenance() -> dict:
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain")),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in RECORDED_PACKAGES}},
+        "processes": processes().count,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
 
@@ -98,17 +153,28 @@ class Run:
     folder: Path
 
     def blocks(self, samples: Sequence[dict], size: int, label: str) -> Iterator[tuple[int, Sequence[dict]]]:
-        """Yield (number, samples) of every block that is not finished, with a progress bar over samples.
+        """Yield (number, samples) of this process's blocks that are not finished, with a progress bar over samples.
+
+        Process r of n has the blocks r, r + n, r + 2n, ... When the loop is over, every process's blocks are finished,
+        and blocks left over from a run over more samples are gone.
 
         Args:
             samples: each with an `image_id`; block n is samples[n * size : (n + 1) * size], whatever was done before.
         """
-        with tqdm(total=len(samples), desc=label, unit="image") as bar:
-            for number, start in enumerate(range(0, len(samples), size)):
-                block = samples[start : start + size]
+        team = processes()
+        n_blocks = -(-len(samples) // size)
+        own = range(team.rank, n_blocks, team.count)
+        total = sum(len(samples[number * size : (number + 1) * size]) for number in own)
+        with tqdm(total=total, desc=label, unit="image", disable=not team.is_main) as bar:
+            for number in own:
+                block = samples[number * size : (number + 1) * size]
                 if not self._is_finished(number, block):
                     yield number, block
                 bar.update(len(block))
+        team.wait()
+        if team.is_main:
+            self._drop_blocks_after(n_blocks)
+        team.wait()
 
     def finish_block(self, number: int, samples: Sequence[dict], rows: list[dict], arrays: dict | None = None) -> None:
         """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on."""
@@ -121,21 +187,21 @@ class Run:
         """The rows of all finished blocks, in order."""
         return [row for path in sorted(self._blocks_folder.glob("*.json")) for row in read_json(path)["rows"]]
 
-    def finished_arrays(self) -> list[dict]:
-        """The arrays of all finished blocks that have some, in order."""
-        return [load_file(path) for path in sorted(self._blocks_folder.glob("*.safetensors"))]
+    def finished_arrays(self) -> Iterator[dict]:
+        """The arrays of all finished blocks that have some, in order, one block at a time."""
+        return map(load_file, sorted(self._blocks_folder.glob("*.safetensors")))
 
-    def drop_blocks_after(self, count: int) -> None:
-        """Delete blocks from number `count` on, left over from a run over more samples."""
+    def write_rows(self, name: str) -> None:
+        """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
+        if processes().is_main:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.finished_rows())
+            write_text(self.folder / name, text)
+
+    def _drop_blocks_after(self, count: int) -> None:
+        """Delete blocks from number `count` on, and what a killed process was writing."""
         for path in self._blocks_folder.glob("*"):
             if path.name.startswith(".") or int(path.stem) >= count:
                 path.unlink()
-
-    def write_rows(self, name: str) -> Path:
-        """Merge the rows of the blocks into one JSON-lines file."""
-        path = self.folder / name
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.finished_rows()))
-        return path
 
     @property
     def _blocks_folder(self) -> Path:
@@ -149,15 +215,33 @@ class Run:
         return path.is_file() and read_json(path)["image_ids"] == [sample["image_id"] for sample in samples]
 
 
+def make_folder(folder: Path) -> None:
+    """Make a result folder and see that it can be written, before hours of work go into it.
+
+    Raises:
+        OSError: it cannot; one line that names the folder.
+    """
+    probe = folder / f".{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
 @contextmanager
 def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Iterator[Run]:
     """Open the folder of a run; its run.json holds settings, provenance, the image ids and, at the end, the seconds.
 
     Args:
-        settings: whatever decides the result, JSON-ready. A folder begun with others is refused; `limit` may change.
+        settings: whatever decides the result, JSON-ready. A folder begun with others is refused; `limit` may change,
+            and so may the number of processes.
     Raises:
         ValueError: naming the settings that differ.
+        OSError: the folder cannot be written.
     """
+    make_folder(folder)
     record = folder / "run.json"
     settings = json.loads(json.dumps(settings))
     spent = 0.0
@@ -170,7 +254,10 @@ def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Ite
             raise ValueError(f"{record}: begun with other settings: {what}. Choose another --out or delete the folder")
         spent = before["seconds"] or 0.0
     content = {"settings": settings, **provenance(), "image_ids": list(manifest), "seconds": spent or None}
-    write_json(record, content)
+    main = processes().is_main
+    if main:
+        write_json(record, content)
     begun = time.monotonic()
     yield Run(folder)
-    write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})
+    if main:
+        write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})

@@ -81,9 +81,25 @@ def test_wrapper_calls_scripts_with_flags_they_know(wrapper, profile, tmp_path):
     if "mini" in wrapper.parts and profile != "mini":
         pytest.skip("this wrapper is for mini alone")
     calls = calls_of(wrapper, profile, tmp_path)
-    assert len(calls) == wrapper.read_text().count('"$PYTHON" -m') or wrapper.name in ("build.sh", "measure.sh")
+    n_calls = sum(line.startswith(('"$PYTHON" -m', "launch ")) for line in wrapper.read_text().splitlines())
+    assert len(calls) == n_calls or wrapper.name in ("build.sh", "measure.sh")
     for module, *flags in calls:
         importlib.import_module(module).parser().parse_args(flags)
+
+
+def test_a_launcher_and_a_profile_of_ones_own(tmp_path):
+    """LAUNCH stands in front of every module, its own flags included; PROFILE may be a path."""
+    profile, log, launcher = tmp_path / "own.sh", tmp_path / "calls", tmp_path / "accelerate"
+    profile.write_text(". bash_scripts/profiles/mini.sh\nmodel_path=/somewhere/else\n")
+    launcher.write_text(STUB.format(log=log))
+    launcher.chmod(0o755)
+    command = f"{launcher} launch --multi_gpu --num_processes 2"
+    environment = {**os.environ, "LAUNCH": command, "PROFILE": str(profile)}
+    subprocess.run(["sh", ROOT / "bash_scripts/attribute.sh", "--limit", "3"], env=environment, check=True)
+    calls = [call.strip().splitlines() for call in log.read_text().split("call\n") if call]
+    assert [call[:5] for call in calls] == [["launch", "--multi_gpu", "--num_processes", "2", "-m"]] * 3
+    assert calls[2][-2:] == ["--limit", "3"]
+    assert calls[2][calls[2].index("--model") + 1] == "/somewhere/else"
 
 
 def test_measure_makes_every_call(tmp_path):

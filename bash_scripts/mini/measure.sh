@@ -7,15 +7,14 @@ set -eu
 cd "$(dirname "$0")/../.."
 PROFILE=mini
 export PROFILE
-# shellcheck source=bash_scripts/profiles/mini.sh
-. "bash_scripts/profiles/$PROFILE.sh"
+. bash_scripts/profile.sh
 heads="$result_path/train2014/identify_attention_head"
 choice="$result_path/choose_adhh"
 
 sh bash_scripts/mini/data.sh
 sh bash_scripts/mini/checkpoint.sh
 sh bash_scripts/attribute.sh
-"$PYTHON" -m llava_hh.scripts.choose_adhh \
+launch llava_hh.scripts.choose_adhh \
     --model "$model_path" --image-folder "$coco_path/train2014" --annotations "$coco_path/annotations" \
     --heads "$heads/attribution_result.json" --batch-size "$batch_size" --out "$choice"
 sh bash_scripts/decoding.sh --choice "$choice/choice.json" --summary results/mini/measured.json
