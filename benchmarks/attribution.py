@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.targets import find_targets
 from llava_hh.hooks import attention_modules
+from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
@@ -74,9 +75,11 @@ def checkpoint_case(path: Path) -> Case:
     scene = sample_scene(rng, together=1.0)
     while len(scene.shown) < TARGETS:
         scene = sample_scene(rng, together=1.0)
-    answer = lvlm.tokenizer(caption(scene, rng), add_special_tokens=False).input_ids
+    text = caption(scene, rng)
+    answer = lvlm.tokenizer(text, add_special_tokens=False).input_ids
     batch = lvlm.encode([render(scene, rng)[0]], [DESCRIBE], [answer])
-    targets = find_targets(lvlm.tokenizer, answer, set(scene.shown))[:TARGETS]
+    mentions = [asdict(mention) | {"hallucinated": mention.node not in scene.shown} for mention in find_objects(text)]
+    targets = find_targets(lvlm.tokenizer, answer, text, mentions)[:TARGETS]
     name = str(path.relative_to(REPO) if path.is_relative_to(REPO) else path)
     return Case(name, lvlm.model, batch.inputs, [batch.response_start[0] + target.index - 1 for target in targets])
 
@@ -131,10 +134,11 @@ def measure(case: Case, repeats: int, loop_heads: int | None) -> dict:
     everything = [(layer, head) for layer in attention_modules(case.model) for head in range(n_heads(case))]
     sampled = everything if loop_heads is None else random.sample(everything, min(loop_heads, len(everything)))
 
-    def ours() -> tuple[Tensor, Tensor]:
+    def ours() -> Ablated:
         return ablate_every_head(case.model, case.inputs, case.positions, case.target_ids)
 
-    clean, ablated = ours()
+    found = ours()
+    clean, ablated = found.clean.exp(), found.heads.exp()
     seconds = [timed(ours)[0] for _ in range(repeats)]
     ablate_step(case, prefill(case, case.positions[0]), case.positions[0], 0, attention_modules(case.model)[0], 0)
     prefilling, stepping, looped = time_loop(case, set(sampled))

@@ -3,19 +3,55 @@
 import numpy as np
 import pytest
 
-from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
+from llava_hh.attribution.contrast import READ_OUTS, contrastive_influence, influence, rank_heads
+
+CLEAN = np.log(np.array([0.5, 0.9], dtype=np.float32))
+ABLATED = np.log(np.array([[[0.25, 0.5]], [[1.0, 0.9]]], dtype=np.float32))  # target layer head
 
 
-def test_influence_is_the_drop_of_the_probability():
-    clean = np.array([0.5, 0.9])
-    ablated = np.array([[[0.2, 0.5]], [[1.0, 0.9]]])
-    assert influence(clean, ablated) == pytest.approx(np.array([[[0.3, 0.0]], [[-0.1, 0.0]]]))
+@pytest.mark.parametrize(
+    ("read_out", "expected"),
+    [
+        ("probability", [[[0.25, 0.0]], [[-0.1, 0.0]]]),
+        ("absolute", [[[0.25, 0.0]], [[0.1, 0.0]]]),
+        ("log", [[[np.log(2), 0.0]], [[np.log(0.9), 0.0]]]),
+    ],
+)
+def test_influence_by_hand(read_out, expected):
+    assert influence(CLEAN, ABLATED, read_out) == pytest.approx(np.array(expected), abs=1e-7)
+
+
+def test_influence_is_of_the_probability_unless_said():
+    assert READ_OUTS[0] == "probability"
+    assert np.array_equal(influence(CLEAN, ABLATED), influence(CLEAN, ABLATED, "probability"))
+
+
+@pytest.mark.parametrize("read_out", READ_OUTS)
+def test_modules_have_the_influence_of_a_layer_of_one_head(read_out):
+    modules = influence(CLEAN, ABLATED[:, 0], read_out)
+    assert modules.shape == (2, 2)
+    assert np.array_equal(modules, influence(CLEAN, ABLATED, read_out)[:, 0])
+
+
+def test_wrong_log_probabilities_and_read_outs_are_named():
+    with pytest.raises(ValueError, match="'odds' is not known; expected one of: probability, absolute, log"):
+        influence(CLEAN, ABLATED, "odds")
+    with pytest.raises(ValueError, match="other targets"):
+        influence(CLEAN[:1], ABLATED)
 
 
 def test_contrast_is_the_difference_of_means():
     influences = np.array([[[0.4, 0.0]], [[0.2, 0.1]], [[0.1, 0.3]]])
     contrast = contrastive_influence(influences, np.array([True, True, False]))
     assert contrast == pytest.approx(np.array([[0.3 - 0.1, 0.05 - 0.3]]))
+    of_modules = contrastive_influence(influences[:, 0], np.array([True, True, False]))
+    assert np.array_equal(of_modules, contrast[0])
+
+
+def test_marks_must_fit_the_targets():
+    for marks in (np.array([True, False]), np.array([1, 0, 1])):
+        with pytest.raises(ValueError, match="3 targets need as many marks"):
+            contrastive_influence(np.zeros((3, 1, 1)), marks)
 
 
 @pytest.mark.parametrize(

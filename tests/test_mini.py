@@ -155,8 +155,8 @@ def test_ablation_equals_single_cached_forwards_on_mini(mini, picture):
     start, ids = batch.response_start[0], batch.inputs["input_ids"]
     positions = [start + 7, start + 10]
     targets = ids[0, [p + 1 for p in positions]].tolist()
-    clean, ablated = ablate_every_head(mini.model, batch.inputs, positions, targets)
-    assert ablated.shape == (2, mini.n_layers, mini.n_heads)
+    ours = ablate_every_head(mini.model, batch.inputs, positions, targets)
+    assert ours.heads.shape == (2, mini.n_layers, mini.n_heads)
     rng = random.Random(8)
     with torch.no_grad():
         for place, (position, target) in enumerate(zip(positions, targets, strict=True)):
@@ -165,8 +165,8 @@ def test_ablation_equals_single_cached_forwards_on_mini(mini, picture):
             for head in [None, *rng.sample([(la, h) for la in range(mini.n_layers) for h in range(mini.n_heads)], 12)]:
                 probability = float(single_step(mini, cache, ids[:, position : position + 1], head)[target])
                 cache.crop(-1)
-                expected = clean[place] if head is None else ablated[place][head]
-                assert probability == pytest.approx(float(expected), abs=1e-5)
+                found = ours.clean[place] if head is None else ours.heads[place][head]
+                assert float(found.exp()) == pytest.approx(probability, abs=1e-5)
 
 
 def single_step(mini, cache, token, head):

@@ -1,20 +1,23 @@
-"""What each head does for one predicted token: its probability after zeroing the head, for all heads in few passes.
+"""What each head or module does for one predicted token: its log-probability without them, for all in few passes.
 
 The obvious loop runs the language model once per head. Here one pass over the sample keeps every layer's keys and
 values, and one sweep over the layers carries all ablated copies of the predicting tokens at once: on entering layer l,
-a fresh copy of the clean token joins the batch for each head of l, loses that head in l, and runs on to the vocabulary
-with the copies made in earlier layers. All of them read the same prefix.
+a fresh copy of the clean token joins the batch for each head of l (and, if asked, for its attention and its MLP), loses
+it in l, and runs on to the vocabulary with the copies made in earlier layers. All of them read the same prefix.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from llava_hh.attribution.outputs import check_sample, editing_outputs, enclosing_layers, mlp_of
+from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
 from llava_hh.attribution.shared_prefix import SHARED_PREFIX, PrefixRows, sharing_prefix
-from llava_hh.attribution.vocabulary import target_probs
+from llava_hh.attribution.vocabulary import target_log_probs
 from llava_hh.hooks import attention_modules, switch_attention
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
@@ -26,6 +29,16 @@ BATCH_AND_POSITION = {
 }
 
 
+@dataclass(frozen=True)
+class Ablated:
+    """Log-probabilities (nats) of the targets, float32 on the CPU: clean, and without each head, attention and MLP."""
+
+    clean: Tensor  # target
+    heads: Tensor  # target layer head
+    mha: Tensor | None = None  # target layer
+    mlp: Tensor | None = None  # target layer
+
+
 @torch.no_grad()
 def ablate_every_head(
     model: PreTrainedModel,
@@ -33,12 +46,17 @@ def ablate_every_head(
     positions: Sequence[int],
     target_ids: Sequence[int],
     max_rows: int = 4096,
-) -> tuple[Tensor, Tensor]:
-    """Probability of each target token, clean and with each head of the language model zeroed in turn.
+    *,
+    modules: bool = False,
+    replacement: Replacement = Zero(),  # noqa: B008
+    sample_id: int | None = None,
+) -> Ablated:
+    """Log-probability of each target token, clean and with each head of the language model replaced in turn.
 
-    A head is zeroed (its slice of the o_proj input) at the predicting position alone. All earlier positions stay clean,
-    as in one cached decoding step; in later layers the predicting position sees its own, ablated, key and value.
-    Exact: equal to one cached forward pass per head, up to rounding.
+    A head is replaced (its slice of the o_proj input) at the predicting position alone. All earlier positions stay
+    clean, as in one cached decoding step; in later layers the predicting position sees its own, ablated, key and value.
+    With `modules`, so are each layer's attention output (of o_proj) and MLP output (of `mlp`), before any norm or gate
+    that follows them; residual and norms stay. Exact: equal to one cached forward pass per head, up to rounding.
 
     Args:
         model: any transformers model that attends through AttentionInterface, in eval mode.
@@ -46,48 +64,65 @@ def ablate_every_head(
             (1, position[, d_model]), and what else the model takes (`attention_mask`, `pixel_values`, ...).
         positions: the positions whose logits predict the targets: a target that is token p + 1 has position p.
         target_ids: the token id to score at each of `positions`; it need not be the one in `inputs`.
-        max_rows: the most one-token rows that a sweep carries; at least 1 + n_heads. All heads of one target are
-            1 + n_layers * n_heads rows. Fewer rows mean less memory, more sweeps and the same answer. Peak memory on
-            top of the model is about max_rows * (3 * d_ff values + 3 * n_heads * n_prefix float32), plus the keys and
-            values of one sample, plus 2 * `vocabulary.MAX_LOGITS` float32.
-    Returns:
-        clean_probs: (target,) and ablated_probs: (target, layer, head), float32 on the CPU. The influence of a head is
-        the first minus the second.
+        max_rows: the most one-token rows that a sweep carries; at least 1 + n_copies, where n_copies is n_heads, plus 2
+            with `modules`. One target in full is 1 + n_layers * n_copies rows. Fewer rows mean less memory, more sweeps
+            and the same answer. Peak memory on top of the model is about max_rows * (3 * d_ff values + 3 * n_heads *
+            n_prefix float32), plus the keys and values of one sample, plus 2 * `vocabulary.MAX_LOGITS` float32.
+        replacement: what an ablated output becomes.
+        sample_id: which sample this is, 0 or more; it seeds `Noise`, and nothing else reads it.
     Raises:
-        ValueError: more than one sample, positions or targets that do not fit, too small a `max_rows`, a model in
-            training mode or of an architecture that does not attend through AttentionInterface.
+        ValueError: more than one sample, positions or targets that do not fit, too small a `max_rows`, statistics of
+            another model, noise without a `sample_id`, a model in training mode or of an architecture that does not
+            attend through AttentionInterface; with `modules`, a layer without an `mlp` that returns a tensor.
 
-    Source: paper, counterfactual influence of a module, zero ablation of attention heads; position set and read-out as
-        in the released code.
-    Differs: the released code runs one forward pass per head and has 32 layers of 32 heads written into it.
+    Source: paper, counterfactual influence of attention heads and of per-layer MHA and MLP modules; zeroing at a
+        single position as in the released code.
+    Differs: the released code has heads and zeroing only, runs one forward pass per head and has 32 layers of 32 heads
+        written into it. At a caption's very first token its forward pass is the prefill, so it zeroes the head at all
+        positions of the prompt; here at the predicting position, as for every other token.
     """
     attentions = attention_modules(model)
     n_layers, n_heads = len(attentions), model.config.get_text_config().num_attention_heads
-    _check(model, inputs, positions, target_ids)
-    where, targets = torch.as_tensor(positions, dtype=torch.long), torch.as_tensor(target_ids, dtype=torch.long)
-    if max_rows < 1 + n_heads:
-        raise ValueError(f"max_rows is {max_rows}; the heads of one layer need at least 1 + {n_heads} rows")
-    targets_per_sweep = max(1, max_rows // (1 + n_layers * n_heads))
-    layers_per_sweep = min(n_layers, (max_rows - 1) // n_heads)  # less than all only where one target fills a sweep
+    check_sample(model, inputs, positions)
+    _check_targets(model, positions, target_ids)
+    o_proj = next(iter(attentions.values())).o_proj
+    shapes = {"heads": (n_layers, n_heads, o_proj.in_features // n_heads)}
+    if modules:
+        shapes |= dict.fromkeys(("mha", "mlp"), (n_layers, o_proj.out_features))
+    check_replacement(replacement, shapes, sample_id)
+    positions, targets = [int(position) for position in positions], torch.as_tensor(target_ids, dtype=torch.long)
+    n_copies = n_heads + 2 * modules
+    sweeps = _plan_sweeps(len(positions), n_layers, n_copies, max_rows)
 
     clean = torch.empty(len(positions))
-    ablated = torch.empty(len(positions), n_layers, n_heads)
-    if not len(positions):
-        return clean, ablated
-    with switch_attention(model, SHARED_PREFIX):
-        prefix = _read_prefix(model, attentions, inputs)
-        for first in range(0, len(positions), targets_per_sweep):
-            chosen = slice(first, first + targets_per_sweep)
-            n_targets = len(positions[chosen])
-            for layer in range(0, n_layers, layers_per_sweep):
-                swept = range(layer, min(layer + layers_per_sweep, n_layers))
-                hidden, target_of_row = _sweep(prefix, where[chosen], swept, n_heads)
+    ablated = torch.empty(len(positions), n_layers, n_copies)
+    if sweeps:
+        with switch_attention(model, SHARED_PREFIX):
+            prefix = _read_prefix(model, attentions, inputs)
+            for chosen, swept in sweeps:
+                copies = Copies(swept, tuple(positions[chosen]), n_heads, modules, replacement, sample_id)
+                hidden, target_of_row = _sweep(prefix, copies)
                 row_targets = targets[chosen][target_of_row]
-                probs = target_probs(model, prefix.layers, prefix.layers_return_tuples, hidden, row_targets)
-                by_layer = probs[n_targets:].view(len(swept), n_targets, n_heads)
-                clean[chosen] = probs[:n_targets]
+                log_probs = target_log_probs(model, prefix.layers, prefix.layers_return_tuples, hidden, row_targets)
+                n_targets = len(copies.positions)
+                by_layer = log_probs[n_targets:].view(len(swept), n_targets, n_copies)
+                clean[chosen] = log_probs[:n_targets]
                 ablated[chosen, swept.start : swept.stop] = by_layer.transpose(0, 1)
-    return clean, ablated
+    of_modules = ablated[..., n_heads:].movedim(-1, 0).contiguous()  # mha and mlp, or nothing
+    return Ablated(clean, ablated[..., :n_heads].contiguous(), *of_modules)
+
+
+def _plan_sweeps(n_targets: int, n_layers: int, n_copies: int, max_rows: int) -> list[tuple[slice, range]]:
+    """Which targets each sweep carries, and which layers it copies them in: as many as `max_rows` rows allow."""
+    if max_rows < 1 + n_copies:
+        raise ValueError(f"max_rows is {max_rows}; the copies of one layer need at least 1 + {n_copies} rows")
+    targets_per_sweep = max(1, max_rows // (1 + n_layers * n_copies))
+    layers_per_sweep = min(n_layers, (max_rows - 1) // n_copies)  # less than all only where one target fills a sweep
+    return [
+        (slice(first, first + targets_per_sweep), range(layer, min(layer + layers_per_sweep, n_layers)))
+        for first in range(0, n_targets, targets_per_sweep)
+        for layer in range(0, n_layers, layers_per_sweep)
+    ]
 
 
 @dataclass
@@ -111,9 +146,7 @@ class _Prefix:
 
 def _read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], inputs: Mapping[str, Tensor]) -> _Prefix:
     """Run the sample once, without the vocabulary product, and keep what the sweeps read."""
-    parent_of = {child: parent for parent in model.modules() for child in parent.children()}
-    ordered = [attentions[layer] for layer in sorted(attentions)]
-    prefix = _Prefix([parent_of[attention] for attention in ordered], ordered)
+    prefix = _Prefix(list(enclosing_layers(model, attentions).values()), list(attentions.values()))
     handles = []
     try:
         for layer in prefix.layers:
@@ -133,26 +166,28 @@ def _read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], in
     return prefix
 
 
-def _sweep(prefix: _Prefix, positions: Tensor, swept: range, n_heads: int) -> tuple[Tensor, Tensor]:
-    """Carry the clean tokens at `positions`, and a copy per head of the layers in `swept`, through all layers.
+def _sweep(prefix: _Prefix, copies: Copies) -> tuple[Tensor, Tensor]:
+    """Carry the clean tokens at the targets' positions, and `copies` of them, through all layers.
 
     Returns:
         Output of the last layer, (row, 1, d_model), and the index of each row's target. Rows: the clean tokens, then
-        layer by layer of `swept`, target by target, head by head.
+        layer by layer of `copies`, target by target, copy by copy.
     """
-    n_targets = len(positions)
+    positions = torch.tensor(copies.positions)
     hidden = prefix.embeddings[0, positions.to(prefix.embeddings.device)].unsqueeze(1)  # row query d_model
-    targets = torch.arange(n_targets)
+    targets = torch.arange(len(positions))
     target_of_row = targets
     for index, (layer, attention) in enumerate(zip(prefix.layers, prefix.attentions, strict=True)):
-        ablated = (targets[:0], targets[:0])
-        if index in swept:
-            copies = hidden[:n_targets].repeat_interleave(n_heads, dim=0)
-            ablated = (torch.arange(len(copies)) + len(hidden), torch.arange(n_heads).repeat(n_targets))
-            hidden = torch.cat([hidden, copies])
-            target_of_row = torch.cat([target_of_row, targets.repeat_interleave(n_heads)])
-        rows = _prefix_rows(prefix, index, positions, target_of_row, ablated)
-        with sharing_prefix(attention, rows):
+        edit, module_edits = None, {}
+        if index in copies.layers:
+            hidden = torch.cat([hidden, hidden[: len(positions)].repeat_interleave(copies.per_target, dim=0)])
+            target_of_row = torch.cat([target_of_row, targets.repeat_interleave(copies.per_target)])
+            edit = partial(copies.write, "heads", index)
+            if copies.modules:
+                module_edits[attention.o_proj] = partial(copies.write, "mha", index)
+                module_edits[mlp_of(layer)] = partial(copies.write, "mlp", index)
+        rows = _prefix_rows(prefix, index, positions, target_of_row, edit)
+        with sharing_prefix(attention, rows), editing_outputs(module_edits):
             output = layer(hidden, **_layer_arguments(prefix, index, positions[target_of_row], rows.sees_itself))
         prefix.layers_return_tuples = isinstance(output, tuple)
         hidden = output[0] if prefix.layers_return_tuples else output
@@ -160,7 +195,7 @@ def _sweep(prefix: _Prefix, positions: Tensor, swept: range, n_heads: int) -> tu
 
 
 def _prefix_rows(
-    prefix: _Prefix, index: int, positions: Tensor, target_of_row: Tensor, ablated: tuple[Tensor, Tensor]
+    prefix: _Prefix, index: int, positions: Tensor, target_of_row: Tensor, edit: Callable[[Tensor], None] | None
 ) -> PrefixRows:
     """The keys and values before the last of `positions` in layer `index`, and what each target may see of them."""
     keys, values = prefix.cache.layers[index].keys[0], prefix.cache.layers[index].values[0]  # key_head position d_head
@@ -178,7 +213,7 @@ def _prefix_rows(
         values=values[:, :n_prefix],
         visible=None if visible.all() else visible.to(keys.device),
         target_of_row=target_of_row.to(keys.device),
-        ablated=(ablated[0].to(keys.device), ablated[1].to(keys.device)),
+        edit=edit,
         sees_itself=causal,
     )
 
@@ -203,26 +238,10 @@ def _layer_arguments(prefix: _Prefix, index: int, position_of_row: Tensor, causa
     return {name: replaced[name] if name in replaced else cut(name, value) for name, value in arguments.items()}
 
 
-def _check(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int], target_ids: Sequence[int]
-) -> None:
-    given = [name for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"inputs hold {sorted(inputs)}; exactly one of input_ids and inputs_embeds is needed")
-    n_samples, length = inputs[given[0]].shape[:2]
-    if n_samples != 1:
-        raise ValueError(f"{given[0]} holds {n_samples} samples; one is allowed")
+def _check_targets(model: PreTrainedModel, positions: Sequence[int], target_ids: Sequence[int]) -> None:
     if len(positions) != len(target_ids):
         raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")
-    attended = inputs.get("attention_mask")
-    for position in positions:
-        if not 0 <= position < length:
-            raise ValueError(f"position {position} is outside the sample, which has positions 0 to {length - 1}")
-        if attended is not None and attended.ndim == 2 and not attended[0, position]:
-            raise ValueError(f"position {position} is padding; positions must be tokens that attention_mask keeps")
     vocabulary = model.config.get_text_config().vocab_size
     for target in target_ids:
         if not 0 <= target < vocabulary:
             raise ValueError(f"target id {target} is outside the vocabulary, which has ids 0 to {vocabulary - 1}")
-    if model.training:
-        raise ValueError("the model is in training mode; call model.eval() first, dropout would blur every influence")

@@ -1,6 +1,6 @@
 """Attention of many one-token rows that all read the keys and values of one prefix, without a copy of it per row."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class PrefixRows:
     values: Tensor  # key_head prefix d_head
     visible: Tensor | None  # target prefix, bool: what each target's query may see; None: everything
     target_of_row: Tensor  # row, index of its target
-    ablated: tuple[Tensor, Tensor]  # rows and, for each, the head whose output is zeroed
+    edit: Callable[[Tensor], None] | None = None  # changes the heads' outputs, (row, head, d_head), in place
     sees_itself: bool = True  # False in cross attention, whose keys are those of the image alone
     was_read: bool = False  # set by the attention function
 
@@ -90,8 +90,8 @@ def shared_prefix_attention(
         z = z + pattern[..., n_prefix:] * own_value
     z = z.transpose(0, 1).reshape(n_rows, 1, n_heads, -1)  # row query head d_head
 
-    ablated_rows, ablated_heads = rows.ablated
-    z[ablated_rows, 0, ablated_heads] = 0
+    if rows.edit is not None:
+        rows.edit(z[:, 0])
     return z, None
 
 

@@ -1,11 +1,10 @@
 """Which generated tokens attribution looks at: the first token of every object word that a caption names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-
-from llava_hh.metrics.chair import find_objects
 
 
 @dataclass(frozen=True)
@@ -22,23 +21,59 @@ class Target:
         return asdict(self)
 
 
-def find_targets(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], objects: set[str]) -> list[Target]:
+def find_targets(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], caption: str, mentions: Sequence[Mapping[str, Any]]
+) -> list[Target]:
     """The first token of every mentioned object, in order.
 
     A mention's token is the one that holds the mention's first character in the decoded `token_ids`; ends of tokens are
     lengths of decoded prefixes.
 
     Args:
-        objects: ground truth, COCO categories; a mention of anything else is hallucinated.
+        caption: the text that was scored: what `token_ids` decode to, without outer blanks, or the beginning of it.
+        mentions: the scored mentions, as in a result file: `word`, `node`, `start` (character of `caption`),
+            `hallucinated`.
+    Raises:
+        ValueError: `token_ids` do not spell `caption`.
     Source: the paper's object tokens (first sub-token of a mentioned object).
-    Differs: the released code takes every token whose text equals the first sub-token of a listed word, wherever it
-        stands, and a token in both lists as hallucinated; ours goes by the place of the mention.
+    Differs: see `find_released_targets`.
     """
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    blanks = len(text) - len(text.lstrip())
+    if not text[blanks:].startswith(caption):
+        raise ValueError(f"token_ids spell {text.strip()[:60]!r}, not the caption {caption[:60]!r}: of another model?")
     ends = [len(tokenizer.decode(token_ids[: n + 1], skip_special_tokens=True)) for n in range(len(token_ids))]
     targets = []
-    for mention in find_objects(text):
-        index = next(place for place, end in enumerate(ends) if end > mention.start)
-        hallucinated = mention.node not in objects
-        targets.append(Target(index, token_ids[index], mention.word, mention.node, hallucinated))
+    for mention in mentions:
+        index = next(place for place, end in enumerate(ends) if end > blanks + mention["start"])
+        targets.append(_target(index, token_ids, mention))
     return targets
+
+
+def find_released_targets(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], mentions: Sequence[Mapping[str, Any]]
+) -> list[Target]:
+    """Every token whose text is the first sub-token of a mentioned word, wherever it stands.
+
+    A piece that begins a hallucinated and a true word counts as hallucinated. So "hand" anywhere is a target once a
+    handbag is named; `find_targets` goes by the place of the mention instead.
+
+    Source: the released code (`--released`).
+    """
+    pieces: dict[str, Mapping[str, Any]] = {}
+    for mention in sorted(mentions, key=lambda each: not each["hallucinated"]):
+        pieces.setdefault(_first_piece(tokenizer, mention["word"]), mention)
+    decoded = [tokenizer.decode([token]).strip() for token in token_ids]
+    return [_target(index, token_ids, pieces[text]) for index, text in enumerate(decoded) if text in pieces]
+
+
+def _target(index: int, token_ids: Sequence[int], mention: Mapping[str, Any]) -> Target:
+    return Target(index, token_ids[index], mention["word"], mention["node"], mention["hallucinated"])
+
+
+def _first_piece(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    """Text of the first sub-token of `word` inside a sentence."""
+    pieces = tokenizer.tokenize(word)
+    if not pieces[0].startswith("▁"):  # unlike Llama's, byte-level tokenizers put no blank before a text themselves
+        pieces = tokenizer.tokenize(f" {word}")
+    return tokenizer.convert_tokens_to_string(pieces[:1]).strip()

@@ -1,4 +1,4 @@
-"""From hidden states to probabilities of target tokens, by the model's own final norm, head and logit rules."""
+"""From hidden states to log-probabilities of target tokens, by the model's own final norm, head and logit rules."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole v
 
 
 @torch.no_grad()
-def target_probs(
+def target_log_probs(
     model: PreTrainedModel, layers: Sequence[nn.Module], return_tuples: bool, hidden: Tensor, target_ids: Tensor
 ) -> Tensor:
-    """Probability of each row's target, (row,) float32 on the CPU.
+    """Log-probability (nats) of each row's target, (row,) float32 on the CPU.
 
     The model runs on one token with its decoder layers standing aside: they hand on rows of `hidden` instead of
     computing. So final norm, vocabulary product and what a family does to its logits (soft capping, masked image
@@ -27,15 +27,16 @@ def target_probs(
         target_ids: (row,).
     """
     chunk = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
-    probs = []
+    log_probs = []
     for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
         output = (rows,) if return_tuples else rows
         stand_in = _standing_in(layers, lambda *_, output=output, **__: output)
         with stand_in, _head_in_blocks(model.get_output_embeddings()):
             token = targets[:1, None].to(model.device)
             logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
-        probs.append(logits.float().softmax(dim=-1).gather(1, targets[:, None].to(logits.device))[:, 0].cpu())
-    return torch.cat(probs)
+        chosen = logits.float().log_softmax(dim=-1).gather(1, targets[:, None].to(logits.device))
+        log_probs.append(chosen[:, 0].cpu())
+    return torch.cat(log_probs)
 
 
 @contextmanager

@@ -1,40 +1,90 @@
-"""Heat map of the contrastive influence of every head, layer by head."""
+"""Contrastive influence of every head, layer by head, and the strongest heads with their intervals."""
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
-from llava_hh.figures.style import DIVERGING, plt, save_figure
+from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure
 from llava_hh.runs import read_json
 
-MARKED = 5  # heads that are named in the picture
+N_STRONGEST = 10
+READ_OUT_LABELS = {
+    "probability": "drop of p(word)",
+    "absolute": "absolute change of p(word)",
+    "log": "drop of log p(word), nats",
+}
 
 
 def draw_head_map(attribution: Path, out: Path) -> None:
-    """Draw attribution_result.json as `out`.png and `out`.pdf."""
+    """Draw attribution_result.json as `out`.png and `out`.pdf.
+
+    The heads on the right were chosen by the scores that are drawn, so those scores are biased upwards a little; the
+    intervals are not corrected for that.
+    """
     result = read_json(attribution)
-    contrast = np.array(result["contrastive_influence"])
+    contrast = np.array(result["contrastive_influence"])  # layer head
+    strongest = [tuple(head) for head in result["hal_heads"][:N_STRONGEST]]
+    label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
+
     n_layers, n_heads = contrast.shape
-    height, width = min(9.0, 1.6 + 0.16 * n_layers), min(9.0, 2.6 + 0.24 * n_heads)
-    figure, axis = plt.subplots(figsize=(width, height))
-    limit = np.abs(contrast).max()
+    map_width, height = np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))  # inches
+    panel_width, rest_width, rest_height = 2.5, 2.2, 1.2
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(map_width + panel_width + rest_width, height + rest_height),
+        width_ratios=(map_width + 0.8, panel_width),
+        layout="constrained",
+    )
+    image = _draw_map(left, contrast, strongest, font=min(6.0, 42 * height / n_layers, 42 * map_width / n_heads))
+    bar = figure.colorbar(image, ax=left, aspect=30)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    intervals = np.array([result["interval"]["low"], result["interval"]["high"]])  # end layer head
+    _draw_strongest(right, contrast, intervals, strongest)
+    right.set_xlabel(label, fontsize=8)
+
+    words = f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} true object words"
+    ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""
+    figure.suptitle(
+        f"Contrastive influence of attention heads\n{ablation}{words}, {result['n_captions']} captions", fontsize=9
+    )
+    save_figure(figure, out)
+
+
+def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], font: float) -> AxesImage:
+    limit = np.abs(contrast).max() or 1.0
     image = axis.imshow(contrast, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    marked: dict[int, list[int]] = {}
-    for layer, head in result["hal_heads"][:MARKED]:
-        marked.setdefault(layer, []).append(head)
-        axis.plot(head, layer, "s", mfc="none", mec="black", ms=7)
-    for layer, heads in marked.items():
-        names = ", ".join(f"L{layer}H{head}" for head in sorted(heads))
-        axis.annotate(
-            names, (n_heads, layer), xytext=(n_heads - 0.3, layer), va="center", fontsize=7, annotation_clip=False
-        )
+    for rank, (layer, head) in enumerate(strongest, start=1):
+        # black is not readable on the dark end of the colours
+        colour = "white" if contrast[layer, head] > 0.6 * limit else "black"
+        axis.text(head, layer, str(rank), ha="center", va="center", fontsize=font, color=colour)
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.get_major_locator().set_params(integer=True)
+    axis.tick_params(labelsize=8)
     axis.set_xlabel("head")
     axis.set_ylabel("layer")
-    axis.set_title(
-        "Contrastive influence of every head\n"
-        f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} true object words",
-        fontsize=9,
-    )
-    bar = figure.colorbar(image, ax=axis, pad=0.3)
-    bar.set_label("drop of p(word): hallucinated minus true")
-    save_figure(figure, out)
+    axis.set_title("all heads; numbers are ranks", fontsize=8)
+    return image
+
+
+def _draw_strongest(axis: Axes, contrast: np.ndarray, intervals: np.ndarray, strongest: list[tuple[int, int]]) -> None:
+    """Points with horizontal lines, the strongest on top.
+
+    Args:
+        intervals: (end, layer, head), low and high.
+    """
+    layers, heads = np.array(strongest).T
+    rows = np.arange(len(strongest))
+    axis.axvline(0, color="0.6", lw=0.8)
+    axis.hlines(rows, *intervals[:, layers, heads], color=GREEDY, lw=1.4)
+    axis.plot(contrast[layers, heads], rows, "o", color=GREEDY, ms=4.5)
+    names = [f"{rank}  L{layer}H{head}" for rank, (layer, head) in enumerate(strongest, start=1)]
+    axis.set_yticks(rows, names, fontsize=8)
+    axis.set_ylim(max(len(strongest), N_STRONGEST) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.locator_params(axis="x", nbins=5)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_title("strongest heads, 95% bootstrap\nintervals over images", fontsize=8)

@@ -1,27 +1,24 @@
 """Find hallucination heads: the exact influence of every head on hallucinated and true object words (paper).
 
-For each object word of the captions with a hallucination, every head is zeroed at the position that predicts the word's
-first token, one head at a time, and the drop of the token's probability is the head's influence. Heads are ranked by
-their mean influence on hallucinated words minus that on true ones. Writes attribution_result.json (both head lists,
-scores), targets.jsonl and influence.safetensors (every word, every head), and a heat map.
+For each object word of the captions with a hallucination, every head is ablated at the position that predicts the
+word's first token, one head at a time, and the drop of the token's probability is the head's influence. Heads are
+ranked by their mean influence on hallucinated words minus that on true ones. Each layer's whole attention and MLP are
+ablated too. Writes attribution_result.json (both head lists, scores, bootstrap intervals over images, overlap of the
+lists between halves of the images), targets.jsonl, ablations.safetensors (log-probabilities of every word), and a
+picture.
 """
 
 import argparse
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
-from llava_hh.attribution.targets import Target, find_targets
+from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions, summarise
+from llava_hh.attribution.contrast import READ_OUTS
+from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
-from llava_hh.generation import load_image
-from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.runs import Run, describe_model, provenance, read_json, start_run, write_json, write_tensors
+from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_tensors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,71 +29,57 @@ def parser() -> argparse.ArgumentParser:
     add("--image-folder", type=Path, required=True, help="folder of the images")
     add("--out", type=Path, required=True, help="result folder")
     add("--limit", type=int, help="use the first so many captions with a hallucination; all by default")
+    add(
+        "--ablation",
+        choices=("zero", "mean", "noise"),
+        default="zero",
+        help="what a head's output becomes: 0, its mean "
+        "over these captions' object words, or itself plus noise of its standard deviation there",
+    )
+    add("--noise-scale", type=float, default=1.0, help="noise: in standard deviations")
+    add("--noise-seed", type=int, default=0, help="noise: of its draws")
+    add(
+        "--read-out",
+        choices=READ_OUTS,
+        default="probability",
+        help="drop of the probability, its absolute value, or drop "
+        "of the log-probability; another one is computed from the finished run in seconds",
+    )
+    add(
+        "--released",
+        action="store_true",
+        help="targets as in the paper's code: any token whose text equals the first sub-token of a named object",
+    )
     add("--list-length", type=int, default=30, help="heads in each of the two lists")
     add("--max-rows", type=int, default=4096, help="most ablated rows at once; bounds the memory")
     add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
     return parser
 
 
-def hallucinating_captions(path: Path) -> list[dict]:
-    """The entries of a result file with at least one hallucinated object, in order."""
-    chosen = [entry for entry in read_json(path)["sentences"] if entry["metrics"]["CHAIRs"]]
-    if not chosen:
-        raise ValueError(f"--captions {path}: no caption with a hallucinated object")
-    if "token_ids" not in chosen[0]:
-        raise ValueError(f"{path}: its captions have no token_ids; evaluate the captions.jsonl that caption.py writes")
-    return chosen
+def chosen_replacement(
+    args: argparse.Namespace, attribution: CaptionAttribution, entries: list, settings: dict
+) -> Replacement:
+    """What takes an ablated output's place; means and deviations are gathered first, in a run of their own."""
+    if args.ablation == "zero":
+        return Zero()
+    folder = args.out / "module_outputs"
+    without = {name: value for name, value in settings.items() if not name.startswith(("ablation", "noise"))}
+    with start_run(folder, without, [entry["image_id"] for entry in entries]) as run:
+        outputs = attribution.gather_outputs(entries, run)
+    return Mean(outputs) if args.ablation == "mean" else Noise(outputs, args.noise_scale, args.noise_seed)
 
 
-def digest(entries: list[dict]) -> str:
-    """A hash of what attribution reads of captions; the date in their file may change."""
-    read = [(e["image"], e["prompt"], e["token_ids"], sorted(e["mscoco_gt_words"])) for e in entries]
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
-
-
-def measure(
-    lvlm: Lvlm, entry: dict, image_folder: Path, max_rows: int
-) -> tuple[list[Target], torch.Tensor, torch.Tensor]:
-    """Targets of one caption, their clean probabilities (target,) and ablated ones (target, layer, head)."""
-    targets = find_targets(lvlm.tokenizer, entry["token_ids"], set(entry["mscoco_gt_words"]))
-    image = load_image(image_folder / entry["image"])
-    batch = lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
-    positions = [batch.response_start[0] + target.index - 1 for target in targets]
-    ids = [target.token_id for target in targets]
-    return targets, *ablate_every_head(lvlm.model, batch.inputs, positions, ids, max_rows=max_rows)
-
-
-def run_blocks(lvlm: Lvlm, entries: list[dict], run: Run, args: argparse.Namespace) -> None:
-    for number, block in run.blocks(entries, args.batch_size, "attribution"):
-        rows, clean, ablated = [], [], []
-        for entry in block:
-            targets, clean_probs, ablated_probs = measure(lvlm, entry, args.image_folder, args.max_rows)
-            rows += [
-                {"image_id": entry["image_id"], **target.row(), "clean_prob": prob}
-                for target, prob in zip(targets, clean_probs.tolist(), strict=True)
-            ]
-            clean.append(clean_probs.cpu().numpy())
-            ablated.append(ablated_probs.cpu().numpy())
-        influences = influence(np.concatenate(clean), np.concatenate(ablated))
-        run.finish_block(number, block, rows, {"influence": influences})
-    run.drop_blocks_after(-(-len(entries) // args.batch_size))
-    run.write_rows("targets.jsonl")
-
-
-def summarise(rows: list[dict], influences: np.ndarray, list_length: int) -> dict:
-    hallucinated = np.array([row["hallucinated"] for row in rows])
-    contrast = contrastive_influence(influences, hallucinated)
-    best, worst = rank_heads(contrast, list_length)
-    return {
-        "hal_heads": [list(head) for head in best],
-        "non_hal_heads": [list(head) for head in worst],
-        "contrastive_influence": contrast.tolist(),
-        "influence_hallucinated": influences[hallucinated].mean(0, dtype=np.float64).tolist(),
-        "influence_non_hallucinated": influences[~hallucinated].mean(0, dtype=np.float64).tolist(),
-        "n_hallucinated_tokens": int(hallucinated.sum()),
-        "n_non_hallucinated_tokens": int((~hallucinated).sum()),
-        "n_captions": len({row["image_id"] for row in rows}),
-    }
+def report(result: dict, out: Path) -> None:
+    words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
+    print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):")
+    low, high = (np.array(result["interval"][end]) for end in ("low", "high"))
+    for layer, head in result["hal_heads"][:5]:
+        score = result["contrastive_influence"][layer][head]
+        print(f"  L{layer}H{head}  {score:+.4f} ({low[layer, head]:+.4f} to {high[layer, head]:+.4f})")
+    for k, overlap in result["stability"]["half_overlap"].items():
+        chance = f"{overlap['chance']:.1%} by chance"
+        print(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
+    print(f"{out / 'attribution_result.json'}\n{out / 'head_map.png'}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -110,20 +93,26 @@ def main(argv: list[str] | None = None) -> None:
             "image_folder": str(args.image_folder),
             "limit": args.limit,
             "batch_size": args.batch_size,
+            "released": args.released,
+            "ablation": args.ablation,
         }
+        if args.ablation == "noise":
+            settings |= {"noise_scale": args.noise_scale, "noise_seed": args.noise_seed}
+        attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
-            run_blocks(load_lvlm(args.model), entries, run, args)
-            rows = run.finished_rows()
-            influences = np.concatenate([arrays["influence"] for arrays in run.finished_arrays()])
-            write_tensors(args.out / "influence.safetensors", {"influence": influences})
-            result = summarise(rows, influences, args.list_length)
-            write_json(args.out / "attribution_result.json", {**result, "settings": settings, "run": provenance()})
+            replacement = chosen_replacement(args, attribution, entries, settings)
+            attribution.run_blocks(entries, replacement, run, args.batch_size)
+            run.write_rows("targets.jsonl")
+            if not processes().is_main:
+                return
+            blocks = list(run.finished_arrays())
+            log_probs = {name: np.concatenate([arrays[name] for arrays in blocks]) for name in blocks[0]}
+            write_tensors(args.out / "ablations.safetensors", log_probs)
+            result = summarise(run.finished_rows(), log_probs, args.read_out, args.list_length)
+            about = {"ablation": args.ablation, "settings": settings, "run": provenance()}
+            write_json(args.out / "attribution_result.json", {**result, **about})
             draw_head_map(args.out / "attribution_result.json", args.out / "head_map")
-        words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
-        print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads:")
-        for layer, head in result["hal_heads"][:5]:
-            print(f"  L{layer}H{head}  {result['contrastive_influence'][layer][head]:+.4f}")
-        print(f"{args.out / 'attribution_result.json'}\n{args.out / 'head_map.png'}")
+        report(result, args.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""What stands in for the output of a head or a module when it is ablated: nothing, its mean, or itself with noise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Heads are slices of the o_proj input, MHA is the o_proj output, MLP the output of `mlp`. Their order seeds the noise.
+KINDS = ("heads", "mha", "mlp")
+
+
+@dataclass(frozen=True)
+class OutputStatistics:
+    """Mean and population standard deviation of every output over the predicting positions of a data set.
+
+    Arrays are float32, of numpy or torch; `count` is the number of positions.
+    """
+
+    mean_heads: np.ndarray | Tensor  # layer head d_head
+    std_heads: np.ndarray | Tensor  # layer head d_head
+    mean_mha: np.ndarray | Tensor  # layer d_model
+    std_mha: np.ndarray | Tensor  # layer d_model
+    mean_mlp: np.ndarray | Tensor  # layer d_model
+    std_mlp: np.ndarray | Tensor  # layer d_model
+    count: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which outputs are replaced together: those of one kind in one layer, at each of `positions` of a sample."""
+
+    kind: str  # one of KINDS
+    layer: int
+    positions: tuple[int, ...]
+    sample_id: int | None
+
+
+@dataclass(frozen=True)
+class Zero:
+    """The output becomes 0.
+
+    Source: the released code, which has no other kind.
+    """
+
+    def write(self, output: Tensor, place: Place) -> None:
+        """Change `output` in place: (target, head, d_head) for heads, (target, d_model) for a module."""
+        output.zero_()
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The output becomes its mean over the data set's predicting positions, of the same layer and head.
+
+    Differs: the released code has zeroing only.
+    """
+
+    outputs: OutputStatistics
+
+    def write(self, output: Tensor, place: Place) -> None:
+        """As `Zero.write`."""
+        means = getattr(self.outputs, f"mean_{place.kind}")
+        output.copy_(torch.as_tensor(means[place.layer], device=output.device))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The output gains sigma * s * eps: s its standard deviation over the data set, per dimension; eps ~ N(0, 1).
+
+    The draw depends on the seed, the sample, the predicting position, the layer and the kind of output alone: not on
+    what else is ablated in the same pass, process or block. Two targets of one position share it.
+
+    Raises:
+        ValueError: a negative `sigma` or `seed`.
+    Differs: the released code has zeroing only.
+    """
+
+    outputs: OutputStatistics
+    sigma: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sigma >= 0 or self.seed < 0:
+            raise ValueError(f"noise with sigma {self.sigma} and seed {self.seed}: neither may be negative")
+
+    def write(self, output: Tensor, place: Place) -> None:
+        """As `Zero.write`."""
+        spread = torch.as_tensor(getattr(self.outputs, f"std_{place.kind}")[place.layer], device=output.device)
+        kind = KINDS.index(place.kind)
+        eps = np.empty(output.shape, dtype=np.float32)
+        for draw, position in zip(eps, place.positions, strict=True):
+            rng = np.random.default_rng([self.seed, place.sample_id, position, place.layer, kind])
+            draw[:] = rng.standard_normal(draw.shape)
+        output.add_(self.sigma * spread * torch.from_numpy(eps).to(output.device))
+
+
+Replacement = Zero | Mean | Noise
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The rows that join a sweep in every layer of `layers`: per target one for each head, and for MHA and MLP each."""
+
+    layers: range
+    positions: tuple[int, ...]  # of the targets
+    n_heads: int
+    modules: bool
+    replacement: Replacement
+    sample_id: int | None
+
+    @property
+    def per_target(self) -> int:
+        return self.n_heads + 2 * self.modules
+
+    def write(self, kind: str, layer: int, output: Tensor) -> None:
+        """Replace what each copy is to lose, in place.
+
+        Args:
+            output: of all rows, the layer's copies last: (row, head, d_head) for heads, (row, d_model) for a module.
+        """
+        n_rows = len(self.positions) * self.per_target
+        copies = output[-n_rows:].unflatten(0, (-1, self.per_target))  # target copy ...
+        if kind == "heads":  # copy h loses head h
+            chosen = copies[:, : self.n_heads].diagonal(dim1=1, dim2=2).transpose(1, 2)  # target head d_head
+        else:
+            chosen = copies[:, self.n_heads - 1 + KINDS.index(kind)]  # target d_model
+        self.replacement.write(chosen, Place(kind, layer, self.positions, self.sample_id))
+
+
+def check_replacement(
+    replacement: Replacement, shapes: Mapping[str, tuple[int, ...]], sample_id: int | None = None
+) -> None:
+    """Refuse statistics of another model, and noise without a sample to seed it.
+
+    Args:
+        shapes: for each kind to replace, the shape of its outputs in all layers, (layer, ...).
+    Raises:
+        ValueError: as said.
+    """
+    if isinstance(replacement, Zero):
+        return
+    for kind, shape in shapes.items():
+        for name in (f"mean_{kind}", f"std_{kind}"):
+            given = tuple(getattr(replacement.outputs, name).shape)
+            if given != shape:
+                raise ValueError(f"{name} has shape {given}, the model's outputs {shape}: recorded on another model?")
+    if isinstance(replacement, Noise) and (sample_id is None or sample_id < 0):
+        raise ValueError(f"sample_id is {sample_id}; noise is drawn per sample and needs an id of 0 or more")

@@ -1,0 +1,128 @@
+"""How far contrastive influence depends on which images were captioned: intervals of scores, overlap of head lists.
+
+Words of one image are alike, so images are what is drawn: all targets of an image go together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava_hh.attribution.contrast import check_kinds, rank_heads
+from llava_hh.metrics.compare import PIECE, image_weights
+
+
+@dataclass(frozen=True)
+class ImageSums:
+    """Per image, the summed influence and the number of its targets of each kind.
+
+    sums: (kind, image, ...) float64; counts: (kind, image); kind 0 is hallucinated, 1 the others.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    def contrasts(self, weights: np.ndarray) -> np.ndarray:
+        """Contrastive influence when image i counts weights[:, i] times, (sample, image) -> (kept sample, ...).
+
+        Samples without hallucinated or without other targets are left out.
+        """
+        n_targets = weights @ self.counts.T  # sample kind
+        kept = (n_targets > 0).all(1)
+        hallucinated, others = (
+            weights[kept] @ own.reshape(len(own), -1) / n_targets[kept, kind, None]
+            for kind, own in enumerate(self.sums)
+        )
+        return (hallucinated - others).reshape(-1, *self.sums.shape[2:])
+
+
+def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray) -> ImageSums:
+    """Sum up influences (target, ...) over the targets of each image and kind.
+
+    Raises:
+        ValueError: one of the two kinds of tokens is missing, or the lengths differ.
+    """
+    check_kinds(influences, hallucinated)
+    if np.shape(image_ids) != hallucinated.shape:
+        raise ValueError(f"{len(influences)} targets need as many image ids, not {np.size(image_ids)}")
+    images, place = np.unique(image_ids, return_inverse=True)
+    sums = np.zeros((2, len(images), *influences.shape[1:]))
+    for kind, own in enumerate((hallucinated, ~hallucinated)):
+        for image in np.unique(place[own]):
+            sums[kind, image] = influences[own & (place == image)].sum(0, dtype=np.float64)
+    counts = np.stack([np.bincount(place[own], minlength=len(images)) for own in (hallucinated, ~hallucinated)])
+    return ImageSums(sums, counts.astype(np.float64))
+
+
+def bootstrap_interval(
+    influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """95% percentile interval of each contrastive influence over images, (target, ...) -> low (...) and high (...).
+
+    Resamples without a hallucinated or without a true word are dropped. With a single image there is nothing to
+    resample: low and high are both the score.
+
+    Args:
+        influences, hallucinated: as for `contrast.contrastive_influence`.
+        image_ids: (target,) the image of each target.
+    Raises:
+        ValueError: one of the two kinds of tokens is missing.
+    """
+    whole = sum_by_image(influences, hallucinated, image_ids)
+    shape, n_images = whole.sums.shape[2:], whole.counts.shape[1]
+    flat = whole.sums.reshape(2, n_images, -1)
+    width = max(1, PIECE // resamples)  # heads at once: their percentiles need all resamples in memory
+    ends = []
+    for first in range(0, flat.shape[2], width):
+        part = ImageSums(flat[:, :, first : first + width], whole.counts)
+        drawn = np.concatenate([part.contrasts(weights) for weights in image_weights(n_images, resamples, seed)])
+        ends.append(np.percentile(drawn, (2.5, 97.5), axis=0))
+    low, high = np.concatenate(ends, axis=1)
+    return low.reshape(shape), high.reshape(shape)
+
+
+def half_overlap(
+    influences: np.ndarray,
+    hallucinated: np.ndarray,
+    image_ids: np.ndarray,
+    ks: Sequence[int],
+    splits: int = 200,
+    seed: int = 0,
+) -> dict[int, dict]:
+    """Share of the top k heads that two random halves of the images have in common, as fractions.
+
+    Each half has half the words, so a list from all images is steadier than this says. Splits with a half that lacks
+    hallucinated or true words are dropped; if none is left, as with a single image, the result is empty.
+
+    Args:
+        influences: (target, layer, head); hallucinated, image_ids: (target,).
+        ks: lengths of the list, each from 1 to the number of heads.
+    Returns:
+        {k: {"mean", "interval": [2.5% and 97.5% of the splits], "chance": of two random lists, "n_splits": kept}}
+    Raises:
+        ValueError: one of the two kinds of tokens is missing, or a k that is not a number of heads.
+    """
+    whole = sum_by_image(influences, hallucinated, image_ids)
+    n_images, n_heads = whole.counts.shape[1], whole.sums[0, 0].size
+    if wrong := [k for k in ks if not 1 <= k <= n_heads]:
+        raise ValueError(f"a list of the top {wrong[0]} heads is not possible: there are {n_heads} heads")
+    rng = np.random.default_rng(seed)
+    shares: dict[int, list[float]] = {k: [] for k in ks}
+    for _ in range(splits):
+        in_first = np.zeros(n_images)
+        in_first[rng.permutation(n_images)[: n_images // 2]] = 1
+        halves = whole.contrasts(np.stack([in_first, 1 - in_first]))
+        if len(halves) == 2:
+            first, second = (rank_heads(half, max(ks, default=0))[0] for half in halves)
+            for k in ks:
+                shares[k].append(len(set(first[:k]) & set(second[:k])) / k)
+    return {
+        k: {
+            "mean": float(np.mean(own)),
+            "interval": np.percentile(own, (2.5, 97.5)).tolist(),
+            "chance": k / n_heads,
+            "n_splits": len(own),
+        }
+        for k, own in shares.items()
+        if own
+    }
