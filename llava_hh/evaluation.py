@@ -7,11 +7,12 @@ from pathlib import Path
 
 from llava_hh.data.coco import load_image_list, sample_images
 from llava_hh.generation import caption_images
+from llava_hh.heads import Head, check_heads, load_heads
 from llava_hh.interventions import Intervention
 from llava_hh.metrics.chair import corpus_metrics, ground_truth_objects, score_caption
-from llava_hh.metrics.compare import summarise, summarise_difference, summarise_mean
+from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, summarise, summarise_mean
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.runs import describe_model, provenance, start_run, write_json
+from llava_hh.runs import describe_model, make_folder, processes, provenance, read_json, start_run, write_json
 
 RESULT_FILE = "captions_eval_results.json"
 LABELS = {"greedy": "greedy", "adhh": "AD-HH"}
@@ -39,6 +40,13 @@ def describe_interventions(interventions: Sequence[Intervention]) -> list[dict]:
     return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
 
 
+def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The flags that name a head list."""
+    add = parser.add_argument
+    add("--heads", type=Path, required=required, help="head list (attribution_result.json)")
+    add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
@@ -59,6 +67,7 @@ class Evaluation:
     @classmethod
     def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
         """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
+        make_folder(args.out)
         captions_file = args.annotations / f"captions_{args.split}.json"
         samples = sample_images(load_image_list(captions_file), args.limit, args.seed)
         image_ids = [sample["image_id"] for sample in samples]
@@ -74,6 +83,23 @@ class Evaluation:
             extra={"seed": args.seed, "limit": args.limit},
         )
 
+    def heads(self, args: argparse.Namespace, top_k: int) -> list[Head]:
+        """The first `top_k` heads of the list that the flags of `add_head_flags` name.
+
+        Raises:
+            ValueError: the list was found on another model, or is no head list.
+            IndexError: a head that the model does not have.
+        """
+        heads = load_heads(args.heads, top_k=top_k)
+        check_heads(heads, self.lvlm.n_layers, self.lvlm.n_heads)
+        origin = read_json(args.heads).get("settings", {}).get("model")
+        if origin not in (None, describe_model(self.model_path)) and not args.foreign_heads:
+            raise ValueError(
+                f"--heads {args.heads}: found on another model than {self.model_path}, by its config.json and weight "
+                "files; attribute this model, or pass --foreign-heads"
+            )
+        return heads
+
     def settings(self, interventions: Sequence[Intervention]) -> dict:
         return {
             "model": describe_model(self.model_path),
@@ -82,7 +108,7 @@ class Evaluation:
             "max_new_tokens": self.max_new_tokens,
             "batch_size": self.batch_size,
             "dtype": str(self.lvlm.model.dtype),
-            "device": str(self.lvlm.model.device),
+            "device": self.lvlm.model.device.type,
             "interventions": describe_interventions(interventions),
             **self.extra,
         }
@@ -112,23 +138,24 @@ class Evaluation:
         rows = self.caption(label, interventions, out)
         sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
         result = {"sentences": sentences, "overall_metrics": corpus_metrics(sentences)}
-        write_json(out / RESULT_FILE, {**result, "run": self.settings(interventions)})
+        if processes().is_main:
+            write_json(out / RESULT_FILE, {**result, "run": self.settings(interventions)})
         return sentences
 
 
 def compare(sentences: dict[str, list[dict]], random_draws: Sequence[list[dict]], settings: dict) -> dict:
-    """The summary of a comparison: each method and the mean of the random draws, intervals, paired differences.
+    """The summary of a comparison: each method and the mean of the random draws with intervals, and paired tests.
+
+    What sets a method apart from greedy decoding stands under its `minus_greedy`.
 
     Args:
         sentences: by method, `greedy` among them, all over the same images.
         random_draws: the sentences of each draw of random heads.
     """
-    greedy = sentences["greedy"]
     summary: dict = {"settings": settings, "run": provenance()}
-    for name, own in sentences.items():
-        summary[name] = summarise(own)
-        if name != "greedy":
-            summary[name]["minus_greedy"] = summarise_difference(own, greedy)
+    summary |= {name: summarise(own) for name, own in sentences.items()}
+    for name, difference in compare_with_reference(sentences, "greedy").items():
+        summary[name]["minus_greedy"] = difference
     if random_draws:
         summary["random_heads"] = summarise_mean(random_draws)
         summary["random_heads"]["draws"] = [summarise(draw) for draw in random_draws]
@@ -136,15 +163,27 @@ def compare(sentences: dict[str, list[dict]], random_draws: Sequence[list[dict]]
 
 
 def summary_table(summary: dict) -> str:
-    """A Markdown table of a summary: percentages and mentions, each with its 95% interval."""
-    lines = ["| method | CHAIR_s % | CHAIR_i % | recall % | mentions | n |", "|---|---|---|---|---|---|"]
-    for name in ("greedy", "adhh", "random_heads"):
-        if name in summary:
-            entry = summary[name]
-            cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall")]
-            label = f"random heads, mean of {len(entry['draws'])} draws" if name == "random_heads" else LABELS[name]
-            lines.append(f"| {label} | {' | '.join(cells)} | {_cell(entry, 'mentions', 1)} | {entry['n']} |")
-    return "\n".join(lines)
+    """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
+    lines = [
+        "| method | CHAIR_s % | CHAIR_i % | recall % | F1 % | mentions | length | p (CHAIR_i) | n |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    n_comparisons = 0
+    for name, entry in summary.items():
+        if name in ("settings", "run"):
+            continue
+        label = f"random heads, mean of {len(entry['draws'])} draws" if "draws" in entry else LABELS.get(name, name)
+        cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
+        cells += [_cell(entry, metric, 1) for metric in ("mentions", "length")]
+        tested = entry.get("minus_greedy", {})
+        n_comparisons += len(tested)
+        p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
+        lines.append(f"| {label} | {' | '.join(cells)} | {p} | {entry['n']} |")
+    note = f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
+    if n_comparisons:
+        note += " p: CHAIR_i against greedy, two-sided paired permutation test "
+        note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
+    return "\n".join([*lines, "", note])
 
 
 def _cell(entry: dict, metric: str, factor: int) -> str:

@@ -1,10 +1,24 @@
-"""Summaries with intervals: hand-worked values, and a resampling loop written out."""
+"""Summaries, intervals and paired tests: values by hand, a resampling loop, and all swaps written out in fractions."""
+
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
 
 from llava_hh.metrics.chair import score_caption
-from llava_hh.metrics.compare import METRICS, RESAMPLES, summarise, summarise_difference, summarise_mean
+from llava_hh.metrics.compare import (
+    METRICS,
+    PERMUTATIONS,
+    RESAMPLES,
+    compare_with_reference,
+    holm,
+    image_weights,
+    permutation_p_values,
+    sentence_counts,
+    summarise,
+    summarise_mean,
+)
 
 CAPTIONS = [("A dog and a cat.", {"dog"}), ("A fork.", {"fork", "knife"}), ("Nothing here.", {"car"})] * 4
 
@@ -13,13 +27,77 @@ def entries(captions=CAPTIONS):
     return [{"image_id": n, **score_caption(text, objects)} for n, (text, objects) in enumerate(captions)]
 
 
+def random_entries(n, seed):
+    """Captions of up to three right and two wrong objects, with repeats, and of some length."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for image_id in range(n):
+        right = [["", str(node)] for node in rng.integers(0, 3, rng.integers(0, 4))]
+        wrong = [["", str(node)] for node in rng.integers(5, 7, rng.integers(0, 3))]
+        words = ["a"] * int(rng.integers(3, 6))
+        made.append({"image_id": image_id, "mscoco_hallucinated_words": wrong, "words": words})
+        made[-1] |= {"mscoco_non_hallucinated_words": right, "mscoco_gt_words": ["0", "1", "2"]}
+    return made
+
+
+def fractions_of(sentences):
+    """METRICS by their definitions, exact."""
+    wrong = [[node for _, node in entry["mscoco_hallucinated_words"]] for entry in sentences]
+    right = [[node for _, node in entry["mscoco_non_hallucinated_words"]] for entry in sentences]
+    n, n_wrong, found = len(sentences), sum(map(len, wrong)), sum(len(set(nodes)) for nodes in right)
+    mentions = n_wrong + sum(map(len, right))
+    precision = Fraction(found, max(1, found + sum(len(set(nodes)) for nodes in wrong)))
+    recall = Fraction(found, max(1, sum(len(entry["mscoco_gt_words"]) for entry in sentences)))
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else Fraction(0)
+    chairs = (Fraction(sum(map(bool, wrong)), n), Fraction(n_wrong, max(1, mentions)))
+    length = Fraction(sum(len(entry["words"]) for entry in sentences), n)
+    return [*chairs, precision, recall, f1, Fraction(mentions, n), length]
+
+
+def exact_p_values(own, reference):
+    """Share of all 2^n swaps with at least the observed absolute difference, of each metric."""
+
+    def gaps(swaps):
+        pairs = [(b, a) if swap else (a, b) for a, b, swap in zip(own, reference, swaps, strict=True)]
+        first, second = zip(*pairs, strict=True)
+        return [abs(a - b) for a, b in zip(fractions_of(first), fractions_of(second), strict=True)]
+
+    observed = gaps([False] * len(own))
+    everything = [gaps(swaps) for swaps in product([False, True], repeat=len(own))]
+    hits = [sum(row[place] >= observed[place] for row in everything) for place in range(len(METRICS))]
+    return [count / len(everything) for count in hits]
+
+
 def test_values_by_hand():
     summary = summarise(entries())
     assert summary["chair_s"] == pytest.approx(4 / 12, abs=1e-5)
     assert summary["chair_i"] == pytest.approx(4 / 12, abs=1e-5)  # cat, of dog, cat, fork
-    assert summary["recall"] == pytest.approx(8 / 16)
+    assert summary["precision"] == pytest.approx(8 / 12, abs=1e-5)  # dog and fork, of dog, cat, fork
+    assert summary["recall"] == pytest.approx(8 / 16)  # dog and fork, of dog, fork, knife, car
+    assert summary["f1"] == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2), abs=1e-5)
     assert summary["mentions"] == 1.0
+    assert summary["length"] == pytest.approx((6 + 3 + 3) / 3)  # the full stop is an item
     assert summary["n"] == 12
+
+
+def test_precision_and_recall_count_a_category_once_a_caption():
+    summary = summarise(entries([("A dog, a puppy, dogs and a cat.", {"dog"}), ("A dog.", {"dog"})]))
+    assert summary["chair_i"] == 0.2
+    assert summary["precision"] == pytest.approx(2 / 3, abs=1e-5)
+    assert summary["recall"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_equal_their_definitions_in_fractions(seed):
+    sentences = random_entries(7, seed)
+    summary = summarise(sentences)
+    assert [summary[name] for name in METRICS] == pytest.approx(list(map(float, fractions_of(sentences))), abs=1e-5)
+
+
+def test_captions_without_objects_are_zero_and_not_an_error():
+    summary = summarise(entries([("Nothing here.", set())]))
+    expected = dict.fromkeys(METRICS, 0.0) | {"length": 3.0, "n": 1}
+    assert {name: summary[name] for name in expected} == expected
 
 
 def test_interval_equals_a_plain_bootstrap():
@@ -34,15 +112,12 @@ def test_interval_equals_a_plain_bootstrap():
     assert summarise(sentences)["interval"]["chair_i"] == pytest.approx(np.percentile(values, (2.5, 97.5)), abs=1e-5)
 
 
-def test_difference_is_paired():
-    greedy = entries()
-    better = entries([(text.replace(" and a cat", ""), objects) for text, objects in CAPTIONS])
-    difference = summarise_difference(better, greedy)
-    assert difference["chair_s"][0] == pytest.approx(-4 / 12, abs=1e-5)
-    assert difference["recall"] == [0.0, 0.0, 0.0]  # paired: the same images, the same recall, no spread
-    assert set(difference) == set(METRICS)
-    with pytest.raises(ValueError, match="same images"):
-        summarise_difference(better[1:], greedy[:-1])
+def test_weights_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
+    whole = np.concatenate(list(image_weights(5, 20, seed=3)))
+    monkeypatch.setattr("llava_hh.metrics.compare.PIECE", 15)
+    pieces = list(image_weights(5, 20, seed=3))
+    assert [len(piece) for piece in pieces] == [3] * 6 + [2]
+    assert np.array_equal(np.concatenate(pieces), whole)
 
 
 def test_mean_of_draws():
@@ -50,3 +125,118 @@ def test_mean_of_draws():
     mean = summarise_mean([first, second])
     assert mean["chair_i"] == pytest.approx((4 / 12 + 0) / 2, abs=1e-5)
     assert mean["recall"] == pytest.approx((0.5 + 1) / 2)
+
+
+def test_difference_and_interval_are_paired():
+    greedy = entries()
+    better = entries([(text.replace(" and a cat", ""), objects) for text, objects in CAPTIONS])
+    difference = compare_with_reference({"greedy": greedy, "better": better}, "greedy")["better"]
+    assert tuple(difference) == METRICS
+    assert difference["chair_s"]["difference"] == pytest.approx(-4 / 12, abs=1e-5)
+    # the same images in both: the same recall in every resample
+    assert difference["recall"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "p_holm": 1.0}
+    weights = np.concatenate(list(image_weights(12, RESAMPLES, seed=0)))
+    expected = np.percentile(-weights[:, ::3].sum(1) / 12, (2.5, 97.5))
+    assert difference["chair_s"]["interval"] == pytest.approx(expected, abs=1e-5)
+    # 4 captions differ, all to the better: 2 of the 16 ways to swap them are as far apart
+    assert difference["chair_s"]["p"] == 2 / 16
+    assert difference["chair_s"]["p_holm"] == 7 * 2 / 16
+
+
+@pytest.mark.parametrize(
+    ("n", "seed"), [(2, 0), (3, 1), (4, 2), (5, 3), (6, 4), (6, 5), (6, 6), (6, 7), (8, 8), (13, 9)]
+)
+def test_p_values_equal_all_swaps_in_exact_fractions(n, seed):
+    assert 2**n <= PERMUTATIONS
+    methods = {
+        "a": random_entries(n, seed),
+        "b": random_entries(n, seed + 100),
+        "reference": random_entries(n, seed + 200),
+    }
+    result = compare_with_reference(methods, "reference")
+    for name in ("a", "b") if n < 10 else ("a",):
+        expected = exact_p_values(methods[name], methods["reference"])
+        assert [result[name][metric]["p"] for metric in METRICS] == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_differences_of_unequal_fractions_are_ties():
+    """All four swaps have CHAIR_i 0.001 apart: 897/2000 - 1790/4000, or 1345/3000 - 1342/3000."""
+    own, reference = np.zeros((2, 2, 7))
+    own[:, 1], own[:, 2] = (447, 450), (1000, 1000)
+    reference[:, 1], reference[:, 2] = (895, 895), (2000, 2000)
+    assert 897 / 2000 - 1790 / 4000 > 1345 / 3000 - 1342 / 3000  # by rounding alone
+    assert permutation_p_values(own[None], reference)[0, METRICS.index("chair_i")] == 1.0
+
+
+def test_random_swaps_come_near_all_swaps():
+    methods = {"own": random_entries(16, 0), "reference": random_entries(16, 1)}
+    change = sentence_counts(methods["own"]) - sentence_counts(methods["reference"])
+    signs = 1 - 2 * np.array(list(product([0, 1], repeat=16)))
+    for metric, column in (("chair_s", 0), ("mentions", 2), ("length", 6)):  # plain sums
+        expected = np.mean(np.abs(signs @ change[:, column]) >= abs(change[:, column].sum()))
+        found = compare_with_reference(methods, "reference")["own"][metric]["p"]
+        assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / PERMUTATIONS) + 1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_equal_captions_have_p_of_one(n):
+    same = random_entries(n, 3)
+    result = compare_with_reference({"greedy": same, "same": same}, "greedy")["same"]
+    for entry in result.values():
+        assert entry == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "p_holm": 1.0}
+
+
+def test_a_difference_of_zero_between_other_captions_has_p_of_one():
+    first, second = ("A cat.", {"dog"}), ("A dog.", {"dog"})
+    methods = {"greedy": entries([first, second] * 20), "other": entries([second, first] * 20)}
+    assert compare_with_reference(methods, "greedy", ["chair_i"])["other"]["chair_i"]["p"] == 1.0
+
+
+def test_one_image_says_nothing():
+    methods = {"greedy": entries([("A cat.", {"dog"})]), "other": entries([("A dog.", {"dog"})])}
+    assert compare_with_reference(methods, "greedy", ["chair_i"])["other"]["chair_i"]["p"] == 1.0
+
+
+def test_correction_is_over_the_chosen_metrics_of_all_methods():
+    methods = {name: random_entries(40, seed) for seed, name in enumerate(("greedy", "a", "b", "c"))}
+    chosen = compare_with_reference(methods, "greedy", ["chair_i", "length"])
+    assert {tuple(entry) for entry in chosen.values()} == {("chair_i", "length")}
+    flat = [entry for own in chosen.values() for entry in own.values()]
+    assert [entry["p_holm"] for entry in flat] == pytest.approx(holm([entry["p"] for entry in flat]), abs=1e-5)
+    everything = compare_with_reference(methods, "greedy")
+    assert chosen["b"]["chair_i"]["p"] == everything["b"]["chair_i"]["p"]
+    assert compare_with_reference({"greedy": methods["greedy"]}, "greedy") == {}
+
+
+@pytest.mark.parametrize(
+    ("p", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # 4 x .005, 3 x .01, 2 x .03; .04 follows .03
+        ([0.5, 0.5], [1.0, 1.0]),
+        ([0.2], [0.2]),
+        ([0.9, 0.0, 0.9], [1.0, 0.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p, adjusted):
+    assert holm(p) == pytest.approx(np.array(adjusted))
+
+
+@pytest.mark.parametrize("p", [[0.1, float("nan")], [1.1], [-0.1], [[0.1]]])
+def test_holm_refuses_what_is_no_p_value(p):
+    with pytest.raises(ValueError, match="flat list of numbers from 0 to 1"):
+        holm(p)
+
+
+def test_wrong_input_is_named():
+    first, second = entries(), entries()
+    with pytest.raises(ValueError, match="no method 'nobody'.*: greedy, other"):
+        compare_with_reference({"greedy": first, "other": second}, "nobody")
+    with pytest.raises(ValueError, match="'chair_x' is not known; expected some of: chair_s"):
+        compare_with_reference({"greedy": first, "other": second}, "greedy", ["chair_i", "chair_x"])
+    with pytest.raises(ValueError, match="same images"):
+        compare_with_reference({"greedy": first[1:], "other": second[:-1]}, "greedy")
+    with pytest.raises(ValueError, match="same images"):
+        summarise_mean([first[1:], second[:-1]])
+    with pytest.raises(ValueError, match="no captions"):
+        summarise([])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,26 +54,77 @@ def test_captions_have_one_row_per_image(captions):
     assert json.loads((captions / "run.json").read_text())["image_ids"] == [row["image_id"] for row in rows]
 
 
+def read_attribution(folder: Path) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
+    """The result, whether each target is hallucinated, and its log-probabilities."""
+    rows = [json.loads(line) for line in (folder / "targets.jsonl").read_text().splitlines()]
+    result = json.loads((folder / "attribution_result.json").read_text())
+    return result, np.array([row["hallucinated"] for row in rows]), load_file(folder / "ablations.safetensors")
+
+
 def test_attribution_result_agrees_with_its_tables(attribution):
-    result = json.loads((attribution / "attribution_result.json").read_text())
-    rows = [json.loads(line) for line in (attribution / "targets.jsonl").read_text().splitlines()]
-    influences = load_file(attribution / "influence.safetensors")["influence"].astype(np.float64)
-    assert influences.shape == (len(rows), 4, 4)
-    hallucinated = np.array([row["hallucinated"] for row in rows])
-    contrast = influences[hallucinated].mean(0) - influences[~hallucinated].mean(0)
-    assert np.allclose(contrast, result["contrastive_influence"])
+    result, hallucinated, log_probs = read_attribution(attribution)
+    n_targets = len(hallucinated)
+    shapes = {"clean": (n_targets,), "heads": (n_targets, 4, 4), "mha": (n_targets, 4), "mlp": (n_targets, 4)}
+    assert {name: array.shape for name, array in log_probs.items()} == shapes
+    probs = {name: np.exp(array.astype(np.float64)) for name, array in log_probs.items()}
+
+    def contrast_of(kind: str) -> np.ndarray:
+        influences = probs["clean"].reshape(-1, *[1] * (probs[kind].ndim - 1)) - probs[kind]
+        return influences[hallucinated].mean(0) - influences[~hallucinated].mean(0)
+
+    contrast = contrast_of("heads")
+    assert np.allclose(contrast, result["contrastive_influence"], atol=1e-7)
+    for kind in ("mha", "mlp"):
+        assert np.allclose(contrast_of(kind), result["modules"][kind]["contrastive_influence"], atol=1e-7)
     layer, head = np.unravel_index(contrast.argmax(), contrast.shape)
     assert result["hal_heads"][0] == [layer, head]
     assert len(result["hal_heads"]) == len(result["non_hal_heads"]) == 5
     assert result["n_hallucinated_tokens"] == hallucinated.sum()
+    low, high = (np.array(result["interval"][end]) for end in ("low", "high"))
+    assert ((low < contrast) & (contrast < high)).mean() > 0.8
+    assert {"1", "2", "5", "10"} == result["stability"]["half_overlap"].keys()
     assert (attribution / "head_map.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("read_out", "released"), [("log", False), ("absolute", False), ("probability", True)])
+def test_read_outs_and_released_targets(
+    read_out, released, tiny_checkpoint, tiny_coco, captions, attribution, tmp_path
+):
+    """Another read-out is a matter of arithmetic on a finished run; other targets are another run."""
+    flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
+    if not released:
+        shutil.copytree(attribution, tmp_path, dirs_exist_ok=True)
+    attribute.main([*flags, "--read-out", read_out, *["--released"] * released])
+    result, hallucinated, log_probs = read_attribution(tmp_path)
+    clean, ablated = log_probs["clean"].astype(np.float64)[:, None, None], log_probs["heads"].astype(np.float64)
+    influences = clean - ablated if read_out == "log" else np.exp(clean) - np.exp(ablated)
+    influences = np.abs(influences) if read_out == "absolute" else influences
+    expected = influences[hallucinated].mean(0) - influences[~hallucinated].mean(0)
+    assert np.allclose(expected, result["contrastive_influence"], atol=1e-6)
+    assert result["read_out"] == read_out
+
+
+@pytest.mark.parametrize("ablation", ["mean", "noise"])
+def test_ablation_by_statistics_of_the_data_set(ablation, tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
+    """Module outputs are gathered first; a rerun repeats neither; zeroing gives other numbers."""
+    flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
+    attribute.main([*flags, "--ablation", ablation])
+    _, _, log_probs = read_attribution(tmp_path)
+    _, _, zeroed = read_attribution(attribution)
+    assert np.array_equal(log_probs["clean"], zeroed["clean"])
+    assert np.abs(log_probs["heads"] - zeroed["heads"]).mean() > 1e-4
+    sums = load_file(tmp_path / "module_outputs" / "blocks" / "00000.safetensors")
+    assert sums["count"] == len(log_probs["clean"])
+    before = (tmp_path / "ablations.safetensors").read_bytes()
+    attribute.main([*flags, "--ablation", ablation])
+    assert (tmp_path / "ablations.safetensors").read_bytes() == before
 
 
 def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, attribution, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr(attribute, "measure", refuse)
+    monkeypatch.setattr("llava_hh.attribution.captions.ablate_every_head", refuse)
     monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
     before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
@@ -88,7 +140,7 @@ def test_kill_and_rerun_leave_the_same_bytes(name, tiny_checkpoint, tiny_coco, c
         flags, whole, files = caption_flags(tiny_checkpoint, tiny_coco, tmp_path), captions, ["captions.jsonl"]
     else:
         flags, whole = attribute_flags(tiny_checkpoint, tiny_coco, evaluated, tmp_path), attribution
-        files = ["targets.jsonl", "influence.safetensors", "head_map.png"]
+        files = ["targets.jsonl", "ablations.safetensors", "head_map.png"]
     command = [sys.executable, "-m", f"llava_hh.scripts.{name}", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

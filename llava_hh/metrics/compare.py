@@ -1,42 +1,69 @@
-"""CHAIR numbers with bootstrap intervals over images, and paired differences between two methods."""
+"""Metrics of captions with bootstrap intervals over images, and paired tests of methods against a reference.
 
-from collections.abc import Mapping, Sequence
+METRICS are chair_s, chair_i, precision, recall, f1 (fractions), mentions and length (means a caption; length in words
+after double words were joined). Ratios are of sums over the captions; one with a denominator of zero is 0. Precision
+and recall count each COCO category once a caption: right categories over named ones, and over those in the image.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy.stats import permutation_test
 
-RESAMPLES = 2000
-METRICS = ("chair_s", "chair_i", "recall", "mentions")
+RESAMPLES = 2000  # bootstrap samples
+PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
+PIECE = 2**21  # most numbers in one array of resamples; bounds the memory
+METRICS = ("chair_s", "chair_i", "precision", "recall", "f1", "mentions", "length")
 
 
 def sentence_counts(sentences: Sequence[Mapping]) -> np.ndarray:
-    """(sentence, 5) counts to sum up: wrong caption, wrong mentions, mentions, right nodes, true nodes."""
+    """Counts to sum up, (sentence, 7): wrong caption, wrong mentions, mentions, right, named and true nodes, words."""
     rows = []
     for entry in sentences:
         wrong, right = entry["mscoco_hallucinated_words"], entry["mscoco_non_hallucinated_words"]
-        found = {node for _, node in right}
-        rows.append((bool(wrong), len(wrong), len(wrong) + len(right), len(found), len(entry["mscoco_gt_words"])))
+        found, named = {node for _, node in right}, {node for _, node in [*right, *wrong]}
+        nodes = (len(found), len(named), len(entry["mscoco_gt_words"]))
+        rows.append((bool(wrong), len(wrong), len(wrong) + len(right), *nodes, len(entry["words"])))
     return np.array(rows, dtype=np.float64)
 
 
 def metrics_of(totals: np.ndarray, n: int) -> np.ndarray:
-    """METRICS from summed counts, (..., 5) -> (..., 4); fractions, and mentions a caption."""
-    captions, wrong, mentions, found, there = np.moveaxis(totals, -1, 0)
-    return np.stack(
-        (captions / n, wrong / np.maximum(mentions, 1), found / np.maximum(there, 1), mentions / n), axis=-1
+    """METRICS of n captions from summed counts, (..., 7) -> (..., 7)."""
+    captions, wrong, mentions, found, named, there, words = np.moveaxis(totals, -1, 0)
+    columns = (
+        captions / n,
+        wrong / np.maximum(mentions, 1),
+        found / np.maximum(named, 1),
+        found / np.maximum(there, 1),
+        2 * found / np.maximum(named + there, 1),  # harmonic mean of the two above
+        mentions / n,
+        words / n,
     )
+    return np.stack(columns, axis=-1)
+
+
+def image_weights(n_images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often a bootstrap sample draws each image: pieces of (resample, image); a seed draws the same samples."""
+    rng = np.random.default_rng(seed)
+    piece = max(1, PIECE // n_images)
+    for first in range(0, resamples, piece):
+        size = min(piece, resamples - first)
+        yield rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=size).astype(np.float64)
 
 
 def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
-    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 4); the same seed draws the same images."""
+    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 7); the same seed draws the same images."""
     counts = sentence_counts(sentences)
     n = len(counts)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # how often each image is drawn
-    return metrics_of(weights @ counts, n)
+    return np.concatenate([metrics_of(weights @ counts, n) for weights in image_weights(n, RESAMPLES, seed)])
 
 
 def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
-    """chair_s, chair_i, recall (fractions), mentions (a caption), n, and their 95% bootstrap `interval`."""
+    """METRICS of scored captions, their number n, and the 95% bootstrap `interval` of each metric over images.
+
+    Raises:
+        ValueError: no captions.
+    """
     return summarise_mean([sentences], seed)
 
 
@@ -44,40 +71,124 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
     """The mean of METRICS over several runs on the same images, as `summarise`; the interval is over images, not runs.
 
     Raises:
-        ValueError: the runs are not about the same images in the same order.
+        ValueError: no captions, or the runs are not about the same images in the same order.
     """
-    for draw in draws[1:]:
-        _check_same_images(draw, draws[0])
+    _check_same_images(draws)
     n = len(draws[0])
     values = np.mean([metrics_of(sentence_counts(draw).sum(0), n) for draw in draws], axis=0)
     resampled = np.mean([resampled_metrics(draw, seed) for draw in draws], axis=0)
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
+    intervals = np.percentile(resampled, (2.5, 97.5), axis=0).T
     return {
         **{name: round(float(value), 5) for name, value in zip(METRICS, values, strict=True)},
         "n": n,
-        "interval": {
-            name: [round(float(a), 5), round(float(b), 5)] for name, a, b in zip(METRICS, low, high, strict=True)
-        },
+        "interval": {name: _rounded(interval) for name, interval in zip(METRICS, intervals, strict=True)},
     }
 
 
-def summarise_difference(sentences: Sequence[Mapping], reference: Sequence[Mapping], seed: int = 0) -> dict:
-    """Paired differences to a reference on the same images with 95% bootstrap intervals: {metric: [value, low, high]}.
+def compare_with_reference(
+    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] = METRICS, seed: int = 0
+) -> dict[str, dict[str, dict]]:
+    """Each method's metrics minus those of the reference, over the same images.
+
+    Args:
+        sentences: scored captions by method, the reference among them, in the same order of images.
+        metrics: which of METRICS. Holm's correction is over all methods and metrics of the call, so name all that are
+            reported and no more.
+    Returns:
+        {method: {metric: {"difference", "interval": [low, high], "p", "p_holm"}}} without the reference: the paired
+        95% bootstrap interval over images, and the p-value of `permutation_p_values` before and after correction.
+    Raises:
+        ValueError: an unknown reference or metric, no captions, or other images or another order of images.
+    """
+    if reference not in sentences:
+        raise ValueError(f"no method {reference!r} to compare with; expected one of: {', '.join(sentences)}")
+    if unknown := set(metrics) - set(METRICS):
+        raise ValueError(f"metric {min(unknown)!r} is not known; expected some of: {', '.join(METRICS)}")
+    _check_same_images(list(sentences.values()))
+    methods = [name for name in sentences if name != reference]
+    if not methods:
+        return {}
+    chosen = [METRICS.index(name) for name in metrics]
+    counts = {name: sentence_counts(entries) for name, entries in sentences.items()}
+    n = len(counts[reference])
+    values = {name: metrics_of(own.sum(0), n) for name, own in counts.items()}
+    p = permutation_p_values(np.stack([counts[name] for name in methods]), counts[reference], seed)[:, chosen]
+    corrected = holm(p.ravel()).reshape(p.shape)
+    resampled_reference = resampled_metrics(sentences[reference], seed)
+    result: dict[str, dict[str, dict]] = {}
+    for row, name in enumerate(methods):
+        spread = resampled_metrics(sentences[name], seed) - resampled_reference
+        intervals = np.percentile(spread, (2.5, 97.5), axis=0).T
+        result[name] = {
+            METRICS[place]: {
+                "difference": round(float(values[name][place] - values[reference][place]), 5),
+                "interval": _rounded(intervals[place]),
+                "p": round(float(p[row, column]), 6),
+                "p_holm": round(float(corrected[row, column]), 6),
+            }
+            for column, place in enumerate(chosen)
+        }
+    return result
+
+
+def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Two-sided p-values of the paired differences in METRICS, (method, image, 7) and (image, 7) -> (method, 7).
+
+    Null: on each image it is an even chance which of the two captions is the method's. Both captions of a random set of
+    images are swapped whole and the metrics computed anew; p is the share of swaps with at least the observed absolute
+    difference, the observed one included. Exact, by all 2^n swaps, where these are at most PERMUTATIONS.
+    """
+    n_methods, n, n_counts = counts.shape
+    if n == 1:  # both swaps have the same absolute difference; scipy wants two images
+        return np.ones((n_methods, len(METRICS)))
+    change = np.moveaxis(reference - counts, 0, 1).reshape(n, -1)  # image (method count)
+    totals = counts.sum(1)  # method count
+
+    def absolute_difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
+        moved = (swapped @ change).reshape(*swapped.shape[:-1], n_methods, n_counts)
+        difference = metrics_of(totals + moved, n) - metrics_of(reference.sum(0) - moved, n)
+        # Equal differences of other fractions (1/3 - 1/6, 1/2 - 1/3) differ in their last bits. scipy's tolerance is
+        # relative to the difference and too small where that is far below the fractions.
+        return np.abs(difference).round(12)
+
+    # The two samples are marks: 0 where an image keeps its own caption, 1 where it has the reference's.
+    test = permutation_test(
+        (np.zeros(n), np.ones(n)),
+        absolute_difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=max(1, PIECE // (2 * n)),
+        alternative="greater",
+        axis=-1,
+        rng=np.random.default_rng(seed),
+    )
+    return test.pvalue
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down adjustment of the p-values of a family of tests, in their order; at most 1.
 
     Raises:
-        ValueError: the two are not about the same images in the same order.
+        ValueError: not a flat list of numbers in [0, 1].
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
     """
-    _check_same_images(sentences, reference)
-    n = len(sentences)
-    value = metrics_of(sentence_counts(sentences).sum(0), n) - metrics_of(sentence_counts(reference).sum(0), n)
-    draws = resampled_metrics(sentences, seed) - resampled_metrics(reference, seed)
-    low, high = np.percentile(draws, (2.5, 97.5), axis=0)
-    return {
-        name: [round(float(v), 5), round(float(a), 5), round(float(b), 5)]
-        for name, v, a, b in zip(METRICS, value, low, high, strict=True)
-    }
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values must be a flat list of numbers from 0 to 1, not {p_values}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
 
 
-def _check_same_images(sentences: Sequence[Mapping], reference: Sequence[Mapping]) -> None:
-    if [entry["image_id"] for entry in sentences] != [entry["image_id"] for entry in reference]:
+def _rounded(interval: np.ndarray) -> list[float]:
+    return [round(float(end), 5) for end in interval]
+
+
+def _check_same_images(methods: Sequence[Sequence[Mapping]]) -> None:
+    images = [[entry["image_id"] for entry in sentences] for sentences in methods]
+    if not images or not images[0]:
+        raise ValueError("no captions to summarise")
+    if any(own != images[0] for own in images):
         raise ValueError("a paired comparison needs the same images in the same order")

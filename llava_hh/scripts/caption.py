@@ -1,12 +1,11 @@
 """Caption a sample of images, greedily or with attention heads edited; writes captions.jsonl and run.json."""
 
 import argparse
-from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_sample_flags
-from llava_hh.heads import load_heads
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.runs import processes
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "val2014")
     add = parser.add_argument
     add("--edit", choices=("none", "adhh", "zero", "scale"), default="none", help="what to do to the heads")
-    add("--heads", type=Path, help="head list (attribution_result.json), for every --edit but none")
+    add_head_flags(parser, required=False)
     add("--top-k", type=int, default=20, help="how many heads of the list")
     add(
         "--threshold",
@@ -28,12 +27,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def chosen_interventions(args: argparse.Namespace) -> list[Intervention]:
+def chosen_interventions(args: argparse.Namespace, evaluation: Evaluation) -> list[Intervention]:
     if args.edit == "none":
         return []
-    if args.heads is None:
-        raise ValueError(f"--edit {args.edit} needs --heads")
-    heads = tuple(load_heads(args.heads, top_k=args.top_k))
+    heads = tuple(evaluation.heads(args, args.top_k))
     if args.edit == "adhh":
         return [DeactivateText(heads, args.threshold)]
     return [ZeroHeads(heads)] if args.edit == "zero" else [ScaleAttention(heads, args.alpha, args.span)]
@@ -42,12 +39,14 @@ def chosen_interventions(args: argparse.Namespace) -> list[Intervention]:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        interventions = chosen_interventions(args)
+        if args.edit != "none" and args.heads is None:
+            raise ValueError(f"--edit {args.edit} needs --heads")
         evaluation = Evaluation.from_flags(args, with_truth=False)
-        rows = evaluation.caption("captions", interventions, args.out, args.skip_bad)
-        n_bad = len(evaluation.samples) - len(rows)
-        skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
-        print(f"{len(rows)} captions{skipped}: {args.out / 'captions.jsonl'}")
+        rows = evaluation.caption("captions", chosen_interventions(args, evaluation), args.out, args.skip_bad)
+        if processes().is_main:
+            n_bad = len(evaluation.samples) - len(rows)
+            skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
+            print(f"{len(rows)} captions{skipped}: {args.out / 'captions.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
 """Choose top_k and threshold of AD-HH on training images, from the whole trade-off between CHAIR_i and recall."""
 
 import argparse
-from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_sample_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags
 from llava_hh.figures.trade_off import draw_trade_off
-from llava_hh.heads import load_heads
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
-from llava_hh.runs import provenance, write_json
+from llava_hh.runs import processes, provenance, write_json
 
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add_sample_flags(parser, "train2014", limit=150, seed=1, batch_size=50)
     add = parser.add_argument
-    add("--heads", type=Path, required=True, help="head list (attribution_result.json)")
+    add_head_flags(parser)
     add("--top-k", type=int, nargs="+", default=[1, 2, 5], help="numbers of heads to try")
     add("--threshold", type=float, nargs="+", default=[0.4, 0.9, 0.95, 0.965, 0.97], help="thresholds to try")
     add("--recall-loss", type=float, default=0.04, help="most recall to give up, as a fraction")
@@ -36,11 +34,26 @@ def choose(points: list[dict], greedy: dict, recall_loss: float, mentions_change
     return min(kept, key=lambda point: point["chair_i"], default=None)
 
 
+def report(args: argparse.Namespace, settings: dict, greedy: dict, points: list[dict]) -> None:
+    """Write the choice and the picture of the trade-off, and print all points."""
+    chosen = choose(points, greedy, args.recall_loss, args.mentions_change)
+    rule = f"lowest CHAIR_i with recall down by at most {args.recall_loss:g}, mentions by {args.mentions_change:g}"
+    content = {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points}
+    write_json(args.out / "choice.json", {**content, "settings": settings, "run": provenance()})
+    draw_trade_off(args.out / "choice.json", args.out / "choice")
+    for point in points:
+        values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
+        print(f"top {point['top_k']:3d}  threshold {point['threshold']:g}  {values}")
+    print(f"greedy: CHAIR_i {greedy['chair_i']:.1%}  recall {greedy['recall']:.1%}  mentions {greedy['mentions']:.1f}")
+    print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
+    print(args.out / "choice.json")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        heads = load_heads(args.heads, top_k=max(args.top_k))
         evaluation = Evaluation.from_flags(args)
+        heads = evaluation.heads(args, max(args.top_k))
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))
         points = []
         for top_k in args.top_k:
@@ -48,19 +61,8 @@ def main(argv: list[str] | None = None) -> None:
                 name = f"top_{top_k}_at_{threshold:g}"
                 sentences = evaluation.run(name, [DeactivateText(tuple(heads[:top_k]), threshold)], args.out / name)
                 points.append({"top_k": top_k, "threshold": threshold, **summarise(sentences)})
-        chosen = choose(points, greedy, args.recall_loss, args.mentions_change)
-        rule = f"lowest CHAIR_i with recall down by at most {args.recall_loss:g}, mentions by {args.mentions_change:g}"
-        content = {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points}
-        write_json(args.out / "choice.json", {**content, "settings": evaluation.settings([]), "run": provenance()})
-        draw_trade_off(args.out / "choice.json", args.out / "choice")
-        for point in points:
-            values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
-            print(f"top {point['top_k']:3d}  threshold {point['threshold']:g}  {values}")
-        print(
-            f"greedy: CHAIR_i {greedy['chair_i']:.1%}  recall {greedy['recall']:.1%}  mentions {greedy['mentions']:.1f}"
-        )
-        print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
-        print(args.out / "choice.json")
+        if processes().is_main:
+            report(args, evaluation.settings([]), greedy, points)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,37 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import RESULT_FILE, Evaluation, add_sample_flags, compare, summary_table
+from llava_hh.evaluation import RESULT_FILE, Evaluation, add_head_flags, add_sample_flags, compare, summary_table
 from llava_hh.figures.caption_examples import draw_caption_examples
-from llava_hh.heads import Head, load_heads, random_heads
+from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText
-from llava_hh.runs import read_json, sha256, write_json
+from llava_hh.runs import processes, read_json, sha256, write_json
 
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add_sample_flags(parser, "val2014")
     add = parser.add_argument
-    add("--heads", type=Path, required=True, help="head list (attribution_result.json)")
+    add_head_flags(parser)
     add("--top-k", type=int, default=20, help="how many heads of the list are switched off")
     add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
     add("--choice", type=Path, help="take top k and threshold from the choice.json of choose_adhh")
     add("--random-draws", type=int, default=2, help="draws of as many random heads, none of them of the top k")
     add("--summary", type=Path, help="the summary (default: summary.json in --out); the picture goes beside it")
     return parser
+
+
+def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list], draws: list[list]) -> None:
+    """Write the summary and its picture and print the table."""
+    settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
+    summary = compare(sentences, draws, settings)
+    path = args.summary or args.out / "summary.json"
+    write_json(path, summary)
+    picture = path.with_name(f"{path.stem}_captions")
+    draw_caption_examples(
+        args.out / "greedy" / RESULT_FILE, args.out / "adhh" / RESULT_FILE, args.image_folder, picture
+    )
+    print(f"{summary_table(summary)}\n{path}\n{picture}.png")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
             if chosen is None:
                 raise ValueError(f"--choice {args.choice}: no setting did better than greedy decoding")
             args.top_k, args.threshold = chosen["top_k"], chosen["threshold"]
-        heads = load_heads(args.heads, top_k=args.top_k)
         evaluation = Evaluation.from_flags(args)
+        heads = evaluation.heads(args, args.top_k)
 
         def switched_off(chosen: list[Head]) -> list[DeactivateText]:
             return [DeactivateText(tuple(chosen), args.threshold)]
@@ -47,20 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
             draws.append(evaluation.run(f"random {seed}", switched_off(control), args.out / f"random_{seed}"))
 
-        settings = {
-            **evaluation.settings(switched_off(heads)),
-            "heads_sha256": sha256(args.heads),
-            "top_k": args.top_k,
-            "threshold": args.threshold,
-        }
-        summary = compare(sentences, draws, settings)
-        path = args.summary or args.out / "summary.json"
-        write_json(path, summary)
-        picture = path.with_name(f"{path.stem}_captions")
-        draw_caption_examples(
-            args.out / "greedy" / RESULT_FILE, args.out / "adhh" / RESULT_FILE, args.image_folder, picture
-        )
-        print(f"{summary_table(summary)}\n{path}\n{picture}.png")
+        if processes().is_main:
+            report(args, evaluation.settings(switched_off(heads)), sentences, draws)
 
 
 if __name__ == "__main__":
