@@ -9,6 +9,7 @@ from llava_hh.data.coco import load_image_list
 from llava_hh.generation import generate_greedily, load_image
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.models.llava import render
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 
@@ -37,7 +38,7 @@ def test_spans_of_a_mixed_batch(lvlm, images):
 
 
 def test_encoding_equals_the_processor_alone(lvlm, images):
-    text = lvlm.family.prompt(lvlm.processor, DESCRIBE, True)
+    text = render(lvlm.processor, DESCRIBE, with_image=True)
     alone = lvlm.processor(images=images[:1], text=[text], return_tensors="pt")
     batch = lvlm.encode(images[:1], [DESCRIBE])
     assert torch.equal(batch.inputs["input_ids"], alone["input_ids"])

@@ -20,10 +20,11 @@ from llava_hh.runs import Run, read_json
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
+READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 
 
 def hallucinating_captions(path: Path) -> list[dict]:
-    """The entries of a result file with at least one hallucinated object, in order.
+    """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
 
     Raises:
         ValueError: there is none, or the captions came without their token ids.
@@ -34,15 +35,14 @@ def hallucinating_captions(path: Path) -> list[dict]:
     chosen = [entry for entry in content["sentences"] if entry["metrics"]["CHAIRs"]]
     if not chosen:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
-    if "token_ids" not in chosen[0]:
-        raise ValueError(f"{path}: its captions have no token_ids; evaluate the captions.jsonl that caption.py writes")
-    return chosen
+    if missing := [name for name in READ if name not in chosen[0]]:
+        raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
+    return [{name: entry[name] for name in READ} for entry in chosen]
 
 
 def digest(entries: list[dict]) -> str:
-    """A hash of what attribution reads of captions; the date in their file may change."""
-    read = [[e["image"], e["prompt"], e["token_ids"], e["caption"], e["mentions"]] for e in entries]
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    """A hash of the entries, without the rest of their file: its date may change."""
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

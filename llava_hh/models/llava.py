@@ -1,27 +1,137 @@
-"""LLaVA in the transformers layout: mini, and llava-hf/llava-1.5 checkpoints."""
+"""LLaVA in the transformers layout: llava-hf/llava-1.5 checkpoints, asked as the paper asks them, and mini.
 
+A checkpoint without a chat template, or with that of llava-hf's LLaVA-1.5, is LLaVA-1.5: it gets its training's prompt
+(vicuna_v1) and square padding. Any other (mini) has its own chat template and image processor, which are used as they
+are.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 
 
 class Llava:
-    """Prompt by the checkpoint's own chat template; image positions by the image token id."""
+    """One class for both kinds; image positions by the image token id."""
 
-    def load(self, path: Path, **options: Any) -> LlavaForConditionalGeneration:
+    def load(self, path: Path, **options: Any) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
         model, report = LlavaForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
         if report["missing_keys"]:
             raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
-        return model
+        processor = AutoProcessor.from_pretrained(path)
+        if processor.patch_size is None:  # early llava-hf files leave to the model what an image becomes
+            processor.patch_size = model.config.vision_config.patch_size
+            processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+            processor.num_additional_image_tokens = 1  # CLIP's class token, which "default" drops again
+        if is_llava15(processor):
+            model.generation_config.suppress_tokens = unspoken_ids(processor, model)
+        return model, processor
 
-    def prompt(self, processor: LlavaProcessor, question: str, with_image: bool) -> str:
-        content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    def encode(
+        self, processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
+    ) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        """Token ids of each row, with the image's expanded, and the other inputs of the model.
+
+        Raises:
+            ValueError: a question that holds the image token itself.
+        """
+        for question in questions:
+            if processor.image_token in question:
+                raise ValueError(
+                    f"the prompt {question!r} holds {processor.image_token}; the image is put there for you"
+                )
+        if is_llava15(processor):
+            rows, encoded = _encode_llava15(processor, images, questions)
+        else:
+            texts = [
+                render(processor, question, image is not None)
+                for image, question in zip(images, questions, strict=True)
+            ]
+            encoded = processor(images=[image for image in images if image is not None] or None, text=texts)
+            rows = [list(ids) for ids in encoded["input_ids"]]
+        if "pixel_values" not in encoded:
+            return rows, {}
+        return rows, {"pixel_values": torch.stack([torch.as_tensor(image) for image in encoded["pixel_values"]])}
 
     def decoder_layers(self, model: LlavaForConditionalGeneration) -> torch.nn.ModuleList:
         return model.model.language_model.layers
 
     def image_token_ids(self, model: LlavaForConditionalGeneration) -> list[int]:
         return [model.config.image_token_id]
+
+
+def render(processor: LlavaProcessor, question: str, with_image: bool) -> str:
+    """The text of a one-turn conversation by the checkpoint's own chat template."""
+    content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+
+def is_llava15(processor: LlavaProcessor) -> bool:
+    """Whether a checkpoint is LLaVA-1.5: by what its chat template makes of a question, or for want of one."""
+    if processor.chat_template is None:
+        return True
+    return render(processor, "?", with_image=True).strip() == f"USER: {processor.image_token}\n? ASSISTANT:"
+
+
+def unspoken_ids(processor: LlavaProcessor, model: LlavaForConditionalGeneration) -> list[int]:
+    """Ids that LLaVA-1.5's own vocabulary lacks: image and padding tokens, and the rows that round the matrices up."""
+    tokenizer = processor.tokenizer
+    added = {processor.image_token_id, tokenizer.pad_token_id} - {tokenizer.unk_token_id, tokenizer.eos_token_id, None}
+    return sorted(added | set(range(len(tokenizer), model.config.get_text_config().vocab_size)))
+
+
+def vicuna_prompt(question: str, image_token: str | None) -> str:
+    """The conversation that LLaVA-1.5 was tuned on, `vicuna_v1`, up to its answer.
+
+    Source: LLaVA's conversation template, as in the paper's scripts.
+    Differs: llava-hf's chat template has no system text.
+    """
+    shown = f"{image_token}\n" if image_token else ""
+    return f"{VICUNA_SYSTEM} USER: {shown}{question} ASSISTANT:"
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """The image in the middle of a square of its longer side.
+
+    Source: LLaVA-1.5's `image_aspect_ratio="pad"`.
+    Differs: transformers' processor crops the longer side instead.
+    """
+    side = max(image.size)
+    if min(image.size) == side:
+        return image
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _encode_llava15(
+    processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
+) -> tuple[list[list[int]], dict]:
+    """Rows of ids, text before and after the image tokenised on their own as LLaVA does; and the images' pixels."""
+    colour = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
+    squares = [pad_to_square(image, colour) for image in images if image is not None]
+    encoded = processor(images=squares, text=[processor.image_token] * len(squares)) if squares else {}
+    # how many tokens an image takes is the processor's to say
+    lengths = iter([list(ids).count(processor.image_token_id) for ids in encoded.get("input_ids", ())])
+    rows = []
+    for image, question in zip(images, questions, strict=True):
+        if image is None:
+            rows.append(list(processor.tokenizer(vicuna_prompt(question, None)).input_ids))
+            continue
+        before, after = vicuna_prompt(question, processor.image_token).split(processor.image_token, 1)
+        rows.append(
+            [
+                *processor.tokenizer(before).input_ids,
+                *[processor.image_token_id] * next(lengths),
+                *processor.tokenizer(after, add_special_tokens=False).input_ids,
+            ]
+        )
+    return rows, encoded

@@ -1,5 +1,6 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.llava import Llava
 
@@ -19,8 +20,10 @@ FAMILIES = {"llava": Llava}  # by config.model_type
 class Family(Protocol):
     """What a family of models must say; nothing else in the package knows one."""
 
-    def load(self, path: Path, **options: Any) -> PreTrainedModel: ...
-    def prompt(self, processor: ProcessorMixin, question: str, with_image: bool) -> str: ...
+    def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
+    def encode(
+        self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
+    ) -> tuple[list[list[int]], dict[str, Tensor]]: ...
     def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
@@ -77,21 +80,15 @@ class Lvlm:
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
-        texts = [
-            self.family.prompt(self.processor, q, image is not None) for q, image in zip(prompts, images, strict=True)
-        ]
-        shown = [image for image in images if image is not None]
-        encoded = self.processor(images=shown or None, text=texts)
-        rows = [list(ids) for ids in encoded.pop("input_ids")]
+        rows, tensors = self.family.encode(self.processor, images, prompts)
         starts = [len(ids) for ids in rows]
         if responses is not None:
             rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
         device = self.model.device
         inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
-        if shown:
-            pixels = torch.stack([torch.as_tensor(image) for image in encoded["pixel_values"]])
-            inputs["pixel_values"] = pixels.to(device, self.model.dtype)
+        for name, tensor in tensors.items():
+            inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         width = inputs["input_ids"].shape[1]
         image_ids = torch.tensor(self.family.image_token_ids(self.model), device=device)
         return Batch(
@@ -108,7 +105,7 @@ def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: s
 
     Args:
         dtype: as in transformers; "auto" is the checkpoint's own.
-        device_map: as in transformers; None is the first GPU if there is one, else the CPU.
+        device_map: as in transformers; None is this process's GPU (the first one without a launcher), else the CPU.
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a family that we don't know, or weights that are missing.
@@ -120,6 +117,7 @@ def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: s
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]()
-    device_map = device_map or ("cuda:0" if torch.cuda.is_available() else "cpu")
-    model = family.load(path, dtype=dtype, device_map=device_map)
-    return Lvlm(model.eval(), AutoProcessor.from_pretrained(path), family)
+    own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device_map = device_map or (own_gpu if torch.cuda.is_available() else "cpu")
+    model, processor = family.load(path, dtype=dtype, device_map=device_map)
+    return Lvlm(model.eval(), processor, family)
