@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llava_hh.data.coco import load_image_list, sample_images
+from llava_hh.data.coco import load_annotations, load_image_list, sample_images
 from llava_hh.generation import caption_images
 from llava_hh.heads import Head, check_heads, load_heads
 from llava_hh.interventions import Intervention
-from llava_hh.metrics.chair import corpus_metrics, ground_truth_objects, score_caption
+from llava_hh.metrics.caption_scores import score_against_references
+from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
 from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, summarise, summarise_mean
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import describe_model, make_folder, processes, provenance, read_json, start_run, write_json
@@ -51,7 +52,7 @@ def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
 
-    samples: `image_id` and `file_name` each; objects: COCO categories in each image.
+    samples: `image_id` and `file_name` each; objects, references: COCO categories and reference captions of each image.
     """
 
     lvlm: Lvlm
@@ -59,6 +60,7 @@ class Evaluation:
     samples: Sequence[dict]
     image_folder: Path
     objects: dict[int, set[str]]
+    references: dict[int, list[str]]
     prompt: str
     max_new_tokens: int
     batch_size: int
@@ -70,13 +72,17 @@ class Evaluation:
         make_folder(args.out)
         captions_file = args.annotations / f"captions_{args.split}.json"
         samples = sample_images(load_image_list(captions_file), args.limit, args.seed)
-        image_ids = [sample["image_id"] for sample in samples]
+        annotations = {}
+        if with_truth:
+            image_ids = [sample["image_id"] for sample in samples]
+            annotations = load_annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
         return cls(
             lvlm=load_lvlm(args.model),
             model_path=args.model,
             samples=samples,
             image_folder=args.image_folder,
-            objects=ground_truth_objects(args.annotations, image_ids) if with_truth else {},
+            objects=objects_of(annotations),
+            references={image_id: found.captions for image_id, found in annotations.items()},
             prompt=args.prompt,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
@@ -137,9 +143,13 @@ class Evaluation:
         """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
         rows = self.caption(label, interventions, out)
         sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
-        result = {"sentences": sentences, "overall_metrics": corpus_metrics(sentences)}
         if processes().is_main:
-            write_json(out / RESULT_FILE, {**result, "run": self.settings(interventions)})
+            references = [self.references[entry["image_id"]] for entry in sentences]
+            overall = corpus_metrics(sentences)
+            if all(references):
+                overall |= score_against_references([entry["caption"] for entry in sentences], references)
+            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(interventions)}
+            write_json(out / RESULT_FILE, result)
         return sentences
 
 

@@ -3,8 +3,10 @@
 import pytest
 from coco_files import write_coco
 
-from llava_hh.metrics.chair import corpus_metrics, find_objects, ground_truth_objects, load_synonyms, score_caption
-from llava_hh.metrics.words import split_sentences, tokenize
+from llava_hh.metrics.chair import corpus_metrics, find_objects, ground_truth_objects, score_caption
+from llava_hh.metrics.compare import METRICS, metrics_of, sentence_counts
+from llava_hh.metrics.variants import load_synonyms
+from llava_hh.metrics.words import drop_incomplete_sentence, split_sentences, tokenize
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,23 @@ def test_sentences(text, sentences):
     assert [text[start:end] for start, end in split_sentences(text)] == sentences
 
 
+@pytest.mark.parametrize(
+    ("caption", "kept"),
+    [
+        ("A dog. The cat", "A dog."),
+        ("A dog. The cat. ", "A dog. The cat."),
+        ("A dog and a", "A dog and a"),
+        ("A dog at 5 p.m. with a", "A dog at 5 p.m. with a"),
+        ('A "dog." Is it? Maybe', 'A "dog." Is it?'),
+        ('He says "yes!"', 'He says "yes!"'),
+        ("A dog.\n\nThe İ cat! And", "A dog.\n\nThe İ cat!"),
+        ("", ""),
+    ],
+)
+def test_an_unfinished_last_sentence_is_dropped(caption, kept):
+    assert drop_incomplete_sentence(caption) == kept
+
+
 def test_only_the_period_that_ends_a_sentence_is_cut_off():
     words = [token.word for token in tokenize("At 5 p.m. a dog. St. James' cat cost $3.50.")]
     assert words == ["at", "5", "p.m.", "a", "dog", ".", "st.", "james", "'", "cat", "cost", "$", "3.50", "."]
@@ -108,11 +127,13 @@ def test_sentence_entry():
     assert entry["non_hallucination_idxs"] == [1, 4, 7]
     assert entry["mentions"][-1] == {"word": "hot dog", "node": "hot dog", "start": 36, "end": 44, "hallucinated": True}
     assert [mention["hallucinated"] for mention in entry["mentions"]] == [False, False, False, True]
-    assert entry["metrics"] == {"CHAIRs": 1, "CHAIRi": 1 / 4, "recall": 2 / 3}
+    # named: hot dog, person, dog; there: dog, person, car
+    assert entry["metrics"] == {"CHAIRs": 1, "CHAIRi": 1 / 4, "precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6}
 
 
 def test_no_objects_and_no_ground_truth_give_zero():
-    assert score_caption("Blue sky.", set())["metrics"] == {"CHAIRs": 0, "CHAIRi": 0.0, "recall": 0.0}
+    zeros = dict.fromkeys(("CHAIRs", "CHAIRi", "precision", "recall", "f1"), 0)
+    assert score_caption("Blue sky.", set())["metrics"] == zeros
     overall = corpus_metrics([score_caption("Blue sky.", set())])
     assert (overall["CHAIRs"], overall["CHAIRi"], overall["recall"], overall["n"]) == (0.0, 0.0, 0.0, 1)
     assert corpus_metrics([])["CHAIRs"] == 0.0
@@ -128,7 +149,9 @@ def test_corpus_numbers():
     assert corpus_metrics(sentences) == {
         "CHAIRs": 2 / 4,
         "CHAIRi": 2 / 6,
+        "precision": 3 / 5,  # named: dog, cat; cup, dining table; hot dog
         "recall": 3 / 6,
+        "f1": 2 * 3 / (5 + 6),
         "mentions": 6 / 4,
         "length": 18 / 4,
         "n": 4,
@@ -138,10 +161,21 @@ def test_corpus_numbers():
     }
 
 
+def test_corpus_numbers_are_those_that_get_intervals():
+    captions = [("A dog, a dog and a cat.", {"dog", "car"}), ("A cup on a table.", {"cup"}), ("Blue sky", {"kite"})]
+    sentences = [score_caption(text, objects) for text, objects in captions]
+    overall = corpus_metrics(sentences)
+    tested = dict(zip(METRICS, metrics_of(sentence_counts(sentences).sum(0), len(sentences)), strict=True))
+    names = {"chair_s": "CHAIRs", "chair_i": "CHAIRi"}
+    assert {names.get(name, name): value for name, value in tested.items()} == pytest.approx(
+        {names.get(name, name): overall[names.get(name, name)] for name in METRICS}
+    )
+
+
 @pytest.mark.parametrize("score", [find_objects, lambda text, variant: score_caption(text, set(), variant)])
 def test_unknown_variant(score):
-    with pytest.raises(ValueError, match="'lemma' is not known; expected one of: hh"):
-        score("a dog", variant="lemma")
+    with pytest.raises(ValueError, match="'chair' is not known; expected one of: hh, clean, original, lemma"):
+        score("a dog", variant="chair")
 
 
 def test_synonyms_keep_the_sources_two_words_with_a_leading_blank():

@@ -6,6 +6,7 @@ import random
 import pytest
 from coco_files import write_coco
 
+from llava_hh.data import coco
 from llava_hh.data.coco import (
     annotation_files,
     load_annotations,
@@ -120,3 +121,32 @@ def test_objects_of_an_image_twice(tmp_path):
     (tmp_path / "o.jsonl").write_text('{"image_id": 1, "objects": []}\n' * 2)
     with pytest.raises(ValueError, match="row 2: image 1 has a row already"):
         load_objects(tmp_path / "o.jsonl")
+
+
+def test_annotations_are_parsed_once_per_cache(coco_folder, tmp_path, monkeypatch):
+    cache = tmp_path / "out" / "ground_truth.json"
+    plain = load_annotations(coco_folder, [2, 1, 7], allow_missing=True)
+    assert load_annotations(coco_folder, [2, 1, 7], allow_missing=True, cache=cache) == plain
+    parsed = []
+
+    def count(path, read=coco._read_coco):
+        parsed.append(path)
+        return read(path)
+
+    monkeypatch.setattr(coco, "_read_coco", count)
+    assert load_annotations(coco_folder, [1, 7], allow_missing=True, cache=cache) == {1: plain[1]}
+    assert list(load_annotations(coco_folder, [2, 1], cache=cache)) == [2, 1]
+    with pytest.raises(ValueError, match="image 7 has no annotation"):
+        load_annotations(coco_folder, [7], cache=cache)
+    assert not parsed
+
+    with pytest.raises(ValueError, match="image 9 has no annotation"):  # an image it doesn't know: read anew
+        load_annotations(coco_folder, [9], cache=cache)
+    assert len(parsed) == 4
+    cache.write_text("{")
+    assert load_annotations(coco_folder, [1], cache=cache) == {1: plain[1]}
+    assert len(parsed) == 8
+    file = coco_folder / "captions_train2014.json"
+    file.write_text(file.read_text().replace("A man and a dog.", "A cat."))
+    assert load_annotations(coco_folder, [1], cache=cache)[1].captions[0] == "A cat."
+    assert len(parsed) == 12

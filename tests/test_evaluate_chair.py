@@ -51,7 +51,8 @@ def test_annotations(tmp_path, captions, capsys):
     assert len(run["sha256"]) == 5
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split()[:4] == ["CHAIR_s", "%", "CHAIR_i", "%"]
-    assert printed[1].split() == ["50.0", "33.3", "50.0", "1.5", "4.5", "2", "hh"]
+    assert printed[1].split() == ["50.0", "33.3", "66.7", "50.0", "57.1", "1.5", "4.5", "2", "hh"]
+    assert "Bleu" not in overall  # image 2 has no reference caption
     assert printed[-1] == str(out)
 
 
@@ -104,7 +105,8 @@ def test_wrong_flags(tmp_path, captions, capsys):
     given = ("--captions", captions, "--objects", objects)
     assert "one of the arguments --annotations --objects is required" in error_of(capsys, "--captions", captions)
     assert "not allowed with argument" in error_of(capsys, *given, "--annotations", tmp_path)
-    assert "'lemma' is not known; expected one of: hh" in error_of(capsys, *given, "--variant", "lemma")
+    expected = "'chair' is not known; expected one of: hh, clean, original, lemma"
+    assert expected in error_of(capsys, *given, "--variant", "chair")
     assert "is an input of this run" in error_of(capsys, *given, "--out", captions)
     assert "none.jsonl: no such file" in error_of(capsys, "--captions", tmp_path / "none.jsonl", "--objects", objects)
     assert "none.jsonl: no such file" in error_of(capsys, "--captions", captions, "--objects", tmp_path / "none.jsonl")
@@ -124,3 +126,49 @@ def test_a_failed_run_leaves_the_last_result(tmp_path, captions, capsys):
     captions.write_text(captions.read_text() + "{")
     error_of(capsys, "--captions", captions, "--objects", objects)
     assert (tmp_path / "captions_eval_results.json").read_bytes() == before
+
+
+def test_references_give_bleu_and_cider_and_the_truth_is_read_once(tmp_path, capsys, monkeypatch):
+    folder = write_coco(tmp_path / "annotations")
+    captions = write_rows(tmp_path / "c.jsonl", [{"image_id": 1, "text": "A man and a dog."}])
+    argv = ["--captions", str(captions), "--annotations", str(folder)]
+    main(argv)
+    overall = json.loads((tmp_path / "captions_eval_results.json").read_text())["overall_metrics"]
+    assert overall["Bleu"] == pytest.approx([1, 1, 1, 1])
+    assert overall["CIDEr"] == 0  # of one image: every word is in every document
+    assert capsys.readouterr().out.splitlines()[0].split()[-2:] == ["BLEU-4", "CIDEr"]
+
+    def refuse(*_):
+        raise AssertionError("COCO's files were parsed again")
+
+    monkeypatch.setattr("llava_hh.data.coco._read_coco", refuse)
+    main(argv)
+
+
+def test_incomplete_sentences_are_dropped_on_demand(tmp_path):
+    objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": ["dog"]}])
+    captions = write_rows(tmp_path / "c.jsonl", [{"image_id": 1, "text": "A dog. Beside it a cat and"}])
+    argv = ["--captions", str(captions), "--objects", str(objects)]
+    overall = {}
+    for flags in ([], ["--drop-incomplete"]):
+        main([*argv, *flags])
+        result = json.loads((tmp_path / "captions_eval_results.json").read_text())
+        overall[bool(flags)] = result["overall_metrics"]
+    assert [overall[cut]["CHAIRs"] for cut in (False, True)] == [1, 0]
+    assert [overall[cut]["drop_incomplete"] for cut in (False, True)] == [False, True]
+    assert (result["sentences"][0]["caption"], result["sentences"][0]["text"]) == (
+        "A dog.",
+        "A dog. Beside it a cat and",
+    )
+
+
+def test_original_and_clean_through_the_script(tmp_path):
+    objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": []}])
+    captions = write_rows(tmp_path / "c.jsonl", [{"image_id": 1, "text": "A bus and two dogs."}])
+    words = {}
+    for variant in ("hh", "clean", "original"):
+        main(["--captions", str(captions), "--objects", str(objects), "--variant", variant])
+        result = json.loads((tmp_path / "captions_eval_results.json").read_text())
+        assert result["overall_metrics"]["variant"] == variant
+        words[variant] = result["sentences"][0]["mscoco_generated_words"]
+    assert words == {"hh": ["dogs"], "clean": ["bus", "dogs"], "original": ["dog"]}

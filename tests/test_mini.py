@@ -14,7 +14,8 @@ from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.generation import generate_greedily
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
-from llava_hh.metrics.chair import find_objects, load_synonyms
+from llava_hh.metrics.chair import find_objects
+from llava_hh.metrics.variants import load_synonyms
 from llava_hh.mini.dataset import SPLITS, Split, write_missing_splits, write_split
 from llava_hh.mini.vision import BACKGROUND, labelled_batch
 from llava_hh.mini.world import CATEGORIES, ENDINGS, MIDDLES, OPENINGS, PLACES, article, caption, render, sample_scene

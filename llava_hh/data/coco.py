@@ -11,6 +11,8 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from llava_hh.runs import processes, read_json, sha256, write_text
+
 
 @dataclass(slots=True)
 class ImageAnnotations:
@@ -59,23 +61,37 @@ def load_annotations(
     image_ids: Iterable[int],
     splits: Sequence[str] | None = None,
     allow_missing: bool = False,
+    cache: Path | None = None,
 ) -> dict[int, ImageAnnotations]:
     """Read captions_{split}.json and instances_{split}.json, restricted to `image_ids`.
 
     Args:
         splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
         allow_missing: leave out an image without any annotation, where it would be an error.
+        cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute and
+            gigabytes to parse. It is used as long as COCO's files are the same and hold the images; of several
+            processes only the first parses.
     Raises:
         FileNotFoundError: the folder, or one of a split's two files, is missing.
         ValueError: a file isn't COCO's format, or an image has no annotation in any of the files.
     """
-    found: dict[int, ImageAnnotations] = {}
     files = annotation_files(annotation_dir, splits)
     wanted = list(dict.fromkeys(image_ids))
+    found = _read_files(files, wanted) if cache is None else _read_through_cache(files, wanted, cache)
+    if not allow_missing:
+        for image_id in wanted:
+            if image_id not in found:
+                names = ", ".join(path.name for path in files)
+                raise ValueError(f"{annotation_dir}: image {image_id} has no annotation; looked in {names}")
+    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+
+
+def _read_files(files: Sequence[Path], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
+    found: dict[int, ImageAnnotations] = {}
     for path in files:
         coco = _read_coco(path)
         try:
-            for image_id in wanted:
+            for image_id in image_ids:
                 for annotation in coco.imgToAnns.get(image_id, ()):
                     entry = found.setdefault(image_id, ImageAnnotations())
                     if path.name.startswith("captions_"):
@@ -86,12 +102,39 @@ def load_annotations(
             raise ValueError(
                 f"{path}: image {image_id} has an annotation with a missing key or category: {error}"
             ) from error
-    if not allow_missing:
-        for image_id in wanted:
-            if image_id not in found:
-                names = ", ".join(path.name for path in files)
-                raise ValueError(f"{annotation_dir}: image {image_id} has no annotation; looked in {names}")
-    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+    return found
+
+
+def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:
+    team = processes()
+    if team.is_main:
+        key = {path.name: sha256(path) for path in files}
+        if not _holds(cache, key, image_ids):
+            found = _read_files(files, image_ids)
+            images = {
+                str(image_id): {"categories": sorted(found[image_id].categories), "captions": found[image_id].captions}
+                if image_id in found
+                else None  # no annotation: known to be missing
+                for image_id in image_ids
+            }
+            write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+    team.wait()
+    images = read_json(cache)["images"]
+    kept = {image_id: images[str(image_id)] for image_id in image_ids}
+    return {
+        image_id: ImageAnnotations(set(entry["categories"]), entry["captions"])
+        for image_id, entry in kept.items()
+        if entry is not None
+    }
+
+
+def _holds(cache: Path, key: dict[str, str], image_ids: Sequence[int]) -> bool:
+    """Whether a cache file was made from the files that `key` describes, and knows all the images."""
+    try:
+        content = read_json(cache)
+        return content["files"] == key and content["images"].keys() >= set(map(str, image_ids))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
 
 
 def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = None) -> list[Path]:

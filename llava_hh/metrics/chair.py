@@ -1,23 +1,17 @@
 """CHAIR: the COCO objects that a caption names, and which of them the image doesn't show (paper, tables of CHAIR).
 
 CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share of hallucinated mentions; fractions.
-Variant `hh` is the paper's: tokens stay as written and are made singular only when they are looked up. Numbers of
-different variants are not comparable to within a point.
+Numbers of different variants (`llava_hh.metrics.variants`) are not comparable to within a point; `hh` is the paper's.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from llava_hh.data.coco import load_annotations
-from llava_hh.metrics.singular import singularize
+from llava_hh.data.coco import ImageAnnotations, load_annotations
+from llava_hh.metrics.variants import Variant, load_synonyms, load_variant
 from llava_hh.metrics.words import Token, tokenize
-
-VARIANTS = ("hh",)
 
 _PAIRS = (
     "motor bike; motor cycle; air plane; traffic light; street light; traffic signal; stop light; fire hydrant; "
@@ -47,11 +41,12 @@ class Mention:
     """One naming of an object in a caption.
 
     Attributes:
-        word: surface form in lower case ("dogs"); of two words the item they became ("hot dog", "baby bear" -> "bear").
+        word: as the variant has it when it looks it up: in `hh` and `clean` the surface form in lower case ("dogs"), in
+            the others its singular; of two words the item they became ("hot dog", "baby bear" -> "bear").
         node: its COCO category ("dog").
         index: place in the caption's list of items after double words were joined.
-        start, end: characters [start, end) of the caption that name it, both words of a double word. For a single
-            word caption[start:end].lower() == word.
+        start, end: characters [start, end) of the caption that name it, both words of a double word. For a single word
+            of `hh` and `clean`, caption[start:end].lower() == word.
     """
 
     word: str
@@ -61,32 +56,14 @@ class Mention:
     end: int
 
 
-@lru_cache(maxsize=1)
-def load_synonyms() -> dict[str, tuple[str, ...]]:
-    """Return the words of each of the 80 COCO categories, as in variant `original` and `hh`, category first."""
-    table = json.loads(files("llava_hh.metrics").joinpath("coco_synonyms.json").read_text(encoding="utf-8"))
-    return {category: tuple(words) for category, words in table["categories"].items()}
-
-
-@lru_cache(maxsize=1)
-def _category_of() -> dict[str, str]:
-    return {word: category for category, words in load_synonyms().items() for word in words}
-
-
-def check_variant(variant: str) -> None:
-    """Raise ValueError if there is no such variant of CHAIR."""
-    if variant not in VARIANTS:
-        raise ValueError(f"CHAIR variant {variant!r} is not known; expected one of: {', '.join(VARIANTS)}")
-
-
-def join_double_words(tokens: Sequence[Token]) -> list[Token]:
+def join_double_words(tokens: Sequence[Token], variant: Variant) -> list[Token]:
     """Return `tokens` with each pair of `DOUBLE_WORDS` joined to one item, greedily from left to right."""
     items, position = [], 0
     while position < len(tokens):
         token = tokens[position]
         if token.word in _FIRST_WORDS and position + 1 < len(tokens):
             second = tokens[position + 1]
-            joined = DOUBLE_WORDS.get(singularize(f"{token.word} {second.word}"))
+            joined = DOUBLE_WORDS.get(variant.singular(f"{token.word} {second.word}"))
             if joined is not None:
                 items.append(Token(joined, token.start, second.end))
                 position += 2
@@ -96,26 +73,27 @@ def join_double_words(tokens: Sequence[Token]) -> list[Token]:
     return items
 
 
-def _mentions(items: Sequence[Token]) -> list[Mention]:
+def _read(caption: str, variant: Variant) -> tuple[list[Token], list[Mention]]:
+    """The items of a caption after double words were joined, and the objects among them."""
+    items = join_double_words(variant.normalise(tokenize(caption)), variant)
     words = {item.word for item in items}
     # "the seat of the toilet" is no chair; so in a caption with both words no "seat" is.
     ignored = "seat" if {"toilet", "seat"} <= words else None
     mentions = []
     for index, item in enumerate(items):
-        node = _category_of().get(singularize(item.word))
+        node = variant.categories.get(variant.singular(item.word))
         if node is not None and item.word != ignored:
             mentions.append(Mention(item.word, node, index, item.start, item.end))
-    return mentions
+    return items, mentions
 
 
 def find_objects(caption: str, variant: str = "hh") -> list[Mention]:
     """Return the COCO objects that `caption` names, in order, one entry a mention.
 
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or one whose data is not installed.
     """
-    check_variant(variant)
-    return _mentions(join_double_words(tokenize(caption)))
+    return _read(caption, load_variant(variant))[1]
 
 
 def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[str, Any]:
@@ -125,23 +103,25 @@ def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[
         objects: ground truth, COCO categories.
     Returns: `words` are the items of the caption after double words were joined, and the two lists of indices point
         into it; `mentions` repeats the mentions with their characters [start, end) in the caption.
-        `metrics`: CHAIRs (0 or 1), CHAIRi, recall (share of `objects` that the caption names); fractions.
+        `metrics`: CHAIRs (0 or 1), CHAIRi, precision (share of the categories it names that are in `objects`), recall
+        (share of `objects` that it names), f1; fractions. `mscoco_generated_words` are words in `hh` and `clean`,
+        categories in the others, as in the code that each is from.
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or one whose data is not installed.
     Differs: the paper's indices count tokens before double words were joined, and shift after its toilet-seat rule;
         here words[index] is always the mention.
     """
-    check_variant(variant)
-    items = join_double_words(tokenize(caption))
-    mentions = _mentions(items)
+    rules = load_variant(variant)
+    items, mentions = _read(caption, rules)
     wrong = [mention for mention in mentions if mention.node not in objects]
     right = [mention for mention in mentions if mention.node in objects]
+    found, named = {mention.node for mention in right}, {mention.node for mention in mentions}
     return {
         "caption": caption,
         "mscoco_hallucinated_words": [[mention.word, mention.node] for mention in wrong],
         "mscoco_non_hallucinated_words": [[mention.word, mention.node] for mention in right],
         "mscoco_gt_words": sorted(objects),
-        "mscoco_generated_words": [mention.word for mention in mentions],
+        "mscoco_generated_words": [mention.node if rules.records_nodes else mention.word for mention in mentions],
         "hallucination_idxs": [mention.index for mention in wrong],
         "non_hallucination_idxs": [mention.index for mention in right],
         "words": [item.word for item in items],
@@ -158,7 +138,7 @@ def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[
         "metrics": {
             "CHAIRs": int(bool(wrong)),
             "CHAIRi": _share(len(wrong), len(mentions)),
-            "recall": _share(len({mention.node for mention in right}), len(objects)),
+            **_precision_recall_f1(len(found), len(named), len(objects)),
         },
     }
 
@@ -166,19 +146,20 @@ def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
     """Sum up the entries that `score_caption` made (or a result file holds) with this variant.
 
-    Returns: CHAIRs, CHAIRi and recall as fractions over the corpus (recall: distinct right categories a caption over
-        ground-truth categories, both summed), `mentions` and `length` as means a caption (mentions; items after
-        double words were joined), counts, and the variant. What has a denominator of zero is 0.
+    Returns: CHAIRs, CHAIRi, precision, recall and f1 as fractions over the corpus (precision and recall: distinct right
+        categories of each caption over the distinct ones it names and over ground truth, all summed before dividing; f1
+        their harmonic mean), `mentions` and `length` as means a caption (mentions; items after double words were
+        joined), counts, and the variant. What has a denominator of zero is 0.
     """
-    check_variant(variant)
     n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
     n_mentions = n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences)
     n_captions_wrong = sum(bool(entry["mscoco_hallucinated_words"]) for entry in sentences)
     n_found = sum(len({node for _, node in entry["mscoco_non_hallucinated_words"]}) for entry in sentences)
+    n_named = n_found + sum(len({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in sentences)
     return {
         "CHAIRs": _share(n_captions_wrong, len(sentences)),
         "CHAIRi": _share(n_wrong, n_mentions),
-        "recall": _share(n_found, sum(len(entry["mscoco_gt_words"]) for entry in sentences)),
+        **_precision_recall_f1(n_found, n_named, sum(len(entry["mscoco_gt_words"]) for entry in sentences)),
         "mentions": _share(n_mentions, len(sentences)),
         "length": _share(sum(len(entry["words"]) for entry in sentences), len(sentences)),
         "n": len(sentences),
@@ -200,22 +181,32 @@ def ground_truth_objects(
     Args:
         annotation_dir, image_ids, splits, allow_missing: as for `llava_hh.data.coco.load_annotations`.
     Raises:
-        FileNotFoundError, ValueError: as `load_annotations`; also an instance of a category that isn't one of the 80.
+        FileNotFoundError, ValueError: as `load_annotations` and `objects_of`.
     """
-    check_variant(variant)
+    return objects_of(load_annotations(annotation_dir, image_ids, splits, allow_missing), variant)
+
+
+def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh") -> dict[int, set[str]]:
+    """Return the COCO categories in each image, as `ground_truth_objects`, from annotations that are loaded already.
+
+    Raises:
+        ValueError: an instance of a category that isn't one of the 80; an unknown variant.
+    """
+    load_variant(variant)
     objects = {}
-    for image_id, found in load_annotations(annotation_dir, image_ids, splits, allow_missing).items():
-        unknown = found.categories - _category_of().keys()
-        if unknown:
+    for image_id, found in annotations.items():
+        if unknown := found.categories - load_synonyms().keys():
             raise ValueError(
-                f"{annotation_dir}: image {image_id} has an instance of {sorted(unknown)[0]!r}; "
-                "expected one of the 80 COCO categories"
+                f"image {image_id} has an instance of {sorted(unknown)[0]!r}; expected one of the 80 COCO categories"
             )
-        nodes = {_category_of()[category] for category in found.categories}
-        for caption in found.captions:
-            nodes.update(mention.node for mention in find_objects(caption, variant))
-        objects[image_id] = nodes
+        named = (mention.node for caption in found.captions for mention in find_objects(caption, variant))
+        objects[image_id] = {*found.categories, *named}
     return objects
+
+
+def _precision_recall_f1(n_found: int, n_named: int, n_there: int) -> dict[str, float]:
+    shares = {"precision": _share(n_found, n_named), "recall": _share(n_found, n_there)}
+    return {**shares, "f1": _share(2 * n_found, n_named + n_there)}
 
 
 def _share(part: int, whole: int) -> float:

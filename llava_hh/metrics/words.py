@@ -22,6 +22,7 @@ _ABBREVIATIONS = (
 ABBREVIATIONS = frozenset(_ABBREVIATIONS.split())
 _SENTENCE_END = re.compile(r"[.?!](?=[)\";}\]*:@'({\[!?]|\s+(\S))")
 _CLOSING = re.compile(r"[\"')\]}]+?(?:(?=\s|--)|$)")
+_FINISHED = re.compile(r"[.?!][\"')\]}”’]*\Z")
 _BLANKS = re.compile(r"\s*")
 _LAST_WORD = re.compile(r"(?:(?!--)[^\s)\";}\]*:@'({\[!?`&#,])*\Z")
 _NUMBER_OR_INITIAL = re.compile(r"-?[.,]?\d[\d,.-]*|[^\W\d]")
@@ -74,6 +75,22 @@ def _lower(text: str) -> tuple[str, list[int] | None]:
         return lowered, None
     pieces = [(char, place) for place, letter in enumerate(text) for char in letter.lower()]
     return "".join(char for char, _ in pieces), [place for _, place in pieces]
+
+
+def drop_incomplete_sentence(caption: str) -> str:
+    """Return `caption` up to the end of its last finished sentence; whole, without outer blanks behind, if it has none.
+
+    Source: OPERA's evaluation of captions that were cut off at a number of tokens.
+    """
+    whole = caption.rstrip()
+    if _FINISHED.search(whole):
+        return whole
+    text, places = _lower(whole)
+    *finished, _ = split_sentences(text)
+    if not finished:
+        return whole
+    end = finished[-1][1]
+    return whole[: end if places is None else places[end - 1] + 1]
 
 
 def tokenize(caption: str) -> list[Token]:

@@ -1,22 +1,26 @@
 """Score captions by CHAIR: which COCO objects each names, and which of them are not in the image (paper, CHAIR tables).
 
 Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
-objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions) and `run`.
+objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions; BLEU and CIDEr
+too where there are reference captions) and `run`.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.data.coco import annotation_files, load_objects
-from llava_hh.metrics.chair import VARIANTS, check_variant, corpus_metrics, ground_truth_objects, score_caption
-from llava_hh.runs import provenance, sha256, write_text
+from llava_hh.data.coco import annotation_files, load_annotations, load_objects
+from llava_hh.metrics.caption_scores import score_against_references
+from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
+from llava_hh.metrics.variants import VARIANTS, load_variant
+from llava_hh.metrics.words import drop_incomplete_sentence
+from llava_hh.runs import make_folder, processes, provenance, sha256, share_out, write_text
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -65,32 +69,31 @@ def _caption_row(line: bytes, id_key: str, text_key: str) -> dict[str, Any]:
     return {**row, "image_id": image_id, "caption": text}
 
 
-def score_rows(
-    rows: Sequence[tuple[int, Mapping[str, Any]]],
-    objects: Mapping[int, set[str]],
-    variant: str,
-    source: tuple[Path, Path],
-    bad: Bad | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Yield one sentence entry a row: what the row holds, and over it the fields of `score_caption`.
+def keep_rows_with_truth(
+    rows: Sequence[tuple[int, dict[str, Any]]], known: Container[int], source: tuple[Path, Path], bad: Bad | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of images that have ground truth.
 
     Args:
         source: captions and ground truth, for the message of an image without ground truth.
     Raises:
-        ValueError: an image that `objects` lacks, unless `bad` is a list.
+        ValueError: an image that `known` lacks, unless `bad` is a list.
     """
-    for number, row in tqdm(rows, desc="CHAIR", unit="caption", disable=None):
-        if row["image_id"] in objects:
-            yield {**row, **score_caption(row["caption"], objects[row["image_id"]], variant)}
+    kept = []
+    for number, row in rows:
+        if row["image_id"] in known:
+            kept.append(row)
         else:
             captions, truth = source
             _refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", bad)
+    return kept
 
 
 def _refuse(problem: str, bad: Bad | None) -> None:
     if bad is None:
         raise ValueError(problem)
-    tqdm.write(f"skipped: {problem}", file=sys.stderr)
+    if processes().is_main:
+        tqdm.write(f"skipped: {problem}", file=sys.stderr)
     bad.append(problem)
 
 
@@ -99,39 +102,59 @@ def table(metrics: Mapping[str, Any]) -> str:
     columns = {
         "CHAIR_s %": f"{100 * metrics['CHAIRs']:.1f}",
         "CHAIR_i %": f"{100 * metrics['CHAIRi']:.1f}",
+        "precision %": f"{100 * metrics['precision']:.1f}",
         "recall %": f"{100 * metrics['recall']:.1f}",
+        "F1 %": f"{100 * metrics['f1']:.1f}",
         "mentions": f"{metrics['mentions']:.1f}",
         "length": f"{metrics['length']:.1f}",
         "captions": str(metrics["n"]),
         "variant": metrics["variant"],
     }
+    if "Bleu" in metrics:
+        columns |= {"BLEU-4": f"{metrics['Bleu'][3]:.3f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}
     widths = [max(len(name), len(value)) for name, value in columns.items()]
     lines = (columns.keys(), columns.values())
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def evaluate(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
-    """Score the captions that `args` names and return the content of the result file."""
-    check_variant(args.variant)
+def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[str, Any]:
+    """Score the captions that `args` names and return the content of the result file `out`."""
+    load_variant(args.variant)
     bad: Bad | None = [] if args.skip_bad else None
     rows = read_captions(args.captions, args.id_key, args.text_key, bad)
+    references: dict[int, list[str]] = {}
     if args.objects:
         truth, objects = [args.objects], load_objects(args.objects)
     else:
-        truth = annotation_files(args.annotations)
-        image_ids = [row["image_id"] for _, row in rows]
-        objects = ground_truth_objects(args.annotations, image_ids, variant=args.variant, allow_missing=True)
-    source = (args.captions, args.objects or args.annotations)
-    sentences = list(score_rows(rows, objects, args.variant, source, bad))
-    if not sentences:
+        truth, image_ids = annotation_files(args.annotations), [row["image_id"] for _, row in rows]
+        cache = out.with_name("ground_truth.json")
+        annotations = load_annotations(args.annotations, image_ids, allow_missing=True, cache=cache)
+        objects = objects_of(annotations, args.variant)
+        references = {image_id: found.captions for image_id, found in annotations.items()}
+    kept = keep_rows_with_truth(rows, objects, (args.captions, args.objects or args.annotations), bad)
+    if not kept:
         raise ValueError(f"--captions {args.captions}: every row was skipped; nothing to score")
+
+    def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        cut = drop_incomplete_sentence if args.drop_incomplete else str
+        return [
+            {**row, **score_caption(cut(row["caption"]), objects[row["image_id"]], args.variant)}
+            for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
+        ]
+
+    sentences = share_out(kept, score, out.parent)
+    overall = {**corpus_metrics(sentences, args.variant), "drop_incomplete": args.drop_incomplete}
+    if all(references.get(entry["image_id"]) for entry in sentences):
+        captions = [entry["caption"] for entry in sentences]
+        overall |= score_against_references(captions, [references[entry["image_id"]] for entry in sentences])
     return {
         "sentences": sentences,
-        "overall_metrics": corpus_metrics(sentences, args.variant),
+        "overall_metrics": overall,
         "run": {
             **provenance(),
             "argv": list(argv),
             "variant": args.variant,
+            "drop_incomplete": args.drop_incomplete,
             "id_key": args.id_key,
             "text_key": args.text_key,
             "n_skipped": len(bad or ()),
@@ -153,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (COCO categories)")
     add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
     add("--variant", default="hh", help=f"variant of CHAIR, one of: {', '.join(VARIANTS)}; hh is the paper's")
+    add("--drop-incomplete", action="store_true", help="score captions without an unfinished last sentence")
     add("--skip-bad", action="store_true", help="report, count and skip a bad row, where it would stop the run")
     return parser
 
@@ -164,7 +188,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         if out.resolve() in {path.resolve() for path in (args.captions, args.objects) if path}:
             raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        result = evaluate(args, argv)
+        make_folder(out.parent)
+        result = evaluate(args, argv, out)
+        if not processes().is_main:
+            return
         write_text(out, json.dumps(result) + "\n")
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped")

@@ -1,0 +1,46 @@
+"""BLEU and CIDEr of captions against reference captions, by pycocoevalcap's scorers and without Java."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+
+from llava_hh.metrics.words import tokenize
+
+# What pycocoevalcap's tokenizer takes for punctuation and leaves out. It means to leave out brackets as well, but looks
+# for their names in capitals after it has made everything lower case.
+PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "–", "—", "...", ";"))
+BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+
+
+def words_of(caption: str) -> str:
+    """The words of a caption in lower case with a blank between them, no punctuation.
+
+    Differs: pycocoevalcap runs Stanford's PTBTokenizer, which needs Java; ours is nltk's, of the same rules.
+    """
+    words = (token.word for token in tokenize(caption))
+    return " ".join(BRACKETS.get(word, word) for word in words if word not in PUNCTUATION)
+
+
+def score_against_references(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Corpus BLEU-1 to BLEU-4 and CIDEr.
+
+    Args:
+        references: the reference captions of each caption, at least one.
+    Returns: {"Bleu": [four fractions], "CIDEr": mean over captions, 0 to 10}; BLEU by the closest reference length,
+        CIDEr by the document frequencies of these references, both as COCO's evaluation has them.
+    Raises:
+        ValueError: no caption, or a caption without a reference.
+    Source: the paper's repository scores by the same package.
+    """
+    if not captions:
+        raise ValueError("no captions to score by BLEU and CIDEr")
+    for number, own in enumerate(references):
+        if not own:
+            raise ValueError(f"caption {number} has no reference caption")
+    truth = {number: [words_of(text) for text in own] for number, own in enumerate(references)}
+    scored = {number: [words_of(text)] for number, text in enumerate(captions)}
+    bleu, _ = Bleu(4).compute_score(truth, scored, verbose=0)
+    cider, _ = Cider().compute_score(truth, scored)
+    return {"Bleu": [float(score) for score in bleu], "CIDEr": float(cider)}

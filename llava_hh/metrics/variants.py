@@ -1,0 +1,110 @@
+"""The variants of CHAIR: how each makes a caption's words singular, and which word is which COCO category.
+
+| variant | used by | words |
+|---|---|---|
+| `hh` | the paper | stay as written, made singular when they are looked up |
+| `clean` | ours | as `hh`, without its accidents: "bus", "ties", "motor bike" and "cheesecake" count |
+| `original` | LisaAnne/Hallucination | all made singular first |
+| `lemma` | OPERA, PAI, SPIN, ... | all made lemmas first, by part of speech |
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+import nltk
+from nltk.stem import WordNetLemmatizer
+
+from llava_hh.metrics.singular import singularize
+from llava_hh.metrics.words import Token
+
+VARIANTS = ("hh", "clean", "original", "lemma")
+LEMMA_DATA = {"averaged_perceptron_tagger_eng": "taggers", "wordnet": "corpora"}
+
+# What the rules for the singular get wrong among COCO's words.
+_SINGULAR = {"bus": "bus", "airbus": "airbus", "minibus": "minibus", "ties": "tie"}
+# First letters of the tagger's tags -> WordNet's parts of speech; any other tag is taken for a noun.
+_PARTS_OF_SPEECH = {"J": "a", "V": "v", "R": "r"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one variant reads a caption.
+
+    normalise: the caption's words as double words are looked for among them.
+    singular: of one item, or of two words with a blank between them, as it is looked up.
+    categories: from an item that was looked up to its COCO category.
+    records_nodes: whether the words of its result files are categories; else they are as the caption has them.
+    """
+
+    normalise: Callable[[Sequence[Token]], list[Token]]
+    singular: Callable[[str], str]
+    categories: Mapping[str, str]
+    records_nodes: bool
+
+
+@lru_cache(maxsize=1)
+def load_synonyms() -> dict[str, tuple[str, ...]]:
+    """Return the words of each of the 80 COCO categories as their source has them, category first."""
+    table = json.loads(files("llava_hh.metrics").joinpath("coco_synonyms.json").read_text(encoding="utf-8"))
+    return {category: tuple(words) for category, words in table["categories"].items()}
+
+
+@lru_cache
+def load_variant(name: str) -> Variant:
+    """Return a variant by its name.
+
+    Raises:
+        ValueError: no such variant, or the data that `lemma` needs is not installed.
+    Differs: pattern.en, which `original` was written with, makes "glass" a "glas"; here "ss" stays. No object depends
+        on it: "wine glas" and "wine glass" are both in the table of double words.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"CHAIR variant {name!r} is not known; expected one of: {', '.join(VARIANTS)}")
+    category_of = {word: category for category, words in load_synonyms().items() for word in words}
+    if name == "hh":
+        return Variant(list, singularize, category_of, records_nodes=False)
+    if name == "clean":
+        stripped = {word.strip(): category for word, category in category_of.items()}
+        return Variant(list, _singular_without_accidents, stripped, records_nodes=False)
+    if name == "original":
+        return Variant(_all_singular, str, category_of, records_nodes=True)
+    _require_lemma_data()
+    return Variant(_all_lemmas, str, category_of, records_nodes=True)
+
+
+def _singular_without_accidents(words: str) -> str:
+    *before, last = words.split(" ")
+    return " ".join([*before, _SINGULAR[last]]) if last in _SINGULAR else singularize(words)
+
+
+def _all_singular(tokens: Sequence[Token]) -> list[Token]:
+    return [token._replace(word=singularize(token.word)) for token in tokens]
+
+
+def _all_lemmas(tokens: Sequence[Token]) -> list[Token]:
+    lemmatizer = WordNetLemmatizer()
+    tagged = nltk.pos_tag([token.word for token in tokens])
+    return [
+        token._replace(word=lemmatizer.lemmatize(word, _PARTS_OF_SPEECH.get(tag[0], "n")))
+        for token, (word, tag) in zip(tokens, tagged, strict=True)
+    ]
+
+
+def _require_lemma_data() -> None:
+    missing = []
+    for name, kind in LEMMA_DATA.items():
+        try:
+            nltk.data.find(f"{kind}/{name}")
+        except LookupError:
+            try:
+                nltk.data.find(f"{kind}/{name}.zip")
+            except LookupError:
+                missing.append(name)
+    if missing:
+        raise ValueError(
+            f"CHAIR variant 'lemma' needs nltk's data: python -m nltk.downloader {' '.join(missing)} "
+            "(or choose another --variant)"
+        )
