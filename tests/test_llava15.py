@@ -141,27 +141,98 @@ CANONICAL = {
 }
 
 
-@pytest.mark.parametrize("names", [PUBLISHED, CANONICAL], ids=["published", "canonical"])
-def test_weight_names_and_an_early_processor(names, folder, lvlm, tmp_path):
+def copy_files(folder: Path, to: Path) -> None:
+    """All but the weights."""
     for path in folder.iterdir():
         if path.suffix in (".json", ".jinja"):
-            (tmp_path / path.name).write_bytes(path.read_bytes())
+            (to / path.name).write_bytes(path.read_bytes())
+
+
+def assert_same_model(one: Lvlm, other: Lvlm) -> None:
+    batch, expected = (each.encode(PHOTOS, [DESCRIBE] * 3) for each in (one, other))
+    assert torch.equal(batch.inputs["input_ids"], expected.inputs["input_ids"])
+    with torch.no_grad():
+        assert torch.equal(one.model(**batch.inputs).logits, other.model(**expected.inputs).logits)
+
+
+@pytest.mark.parametrize("names", [PUBLISHED, CANONICAL], ids=["published", "canonical"])
+def test_weight_names(names, folder, lvlm, tmp_path):
+    copy_files(folder, tmp_path)
     renamed = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         begin = next((each for each in names if name.startswith(each)), "")
         renamed[names.get(begin, "") + name.removeprefix(begin)] = tensor
     assert any(name.startswith(tuple(names.values())) for name in renamed)
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((tmp_path / "processor_config.json").read_text())
-    for key in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
-        del settings[key]
-    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    assert_same_model(load_lvlm(tmp_path), lvlm)
 
-    early = load_lvlm(tmp_path)
-    batch, expected = (each.encode(PHOTOS, [DESCRIBE] * 3) for each in (early, lvlm))
-    assert torch.equal(batch.inputs["input_ids"], expected.inputs["input_ids"])
-    with torch.no_grad():
-        assert torch.equal(early.model(**batch.inputs).logits, lvlm.model(**expected.inputs).logits)
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        ["patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"],
+        ["num_additional_image_tokens"],
+        ["vision_feature_select_strategy"],
+    ],
+    ids=lambda keys: "+".join(keys),
+)
+def test_an_early_processor_is_completed_from_the_model(left_out, folder, lvlm, tmp_path):
+    """llava-hf's files of several ages: images in preprocessor_config.json, the template in chat_template.json."""
+    copy_files(folder, tmp_path)
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    images = settings.pop("image_processor") | {"processor_class": "LlavaProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(images))
+    kept = {key: value for key, value in settings.items() if key not in left_out}
+    (tmp_path / "processor_config.json").write_text(json.dumps(kept))
+    template = (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert_same_model(load_lvlm(tmp_path), lvlm)
+
+
+@pytest.fixture
+def with_template(folder, tmp_path):
+    """The checkpoint with another chat template, the processor's or only the tokenizer's; None is none at all."""
+
+    def load(template: str | None, tokenizers: bool = False) -> Lvlm:
+        copy_files(folder, tmp_path)
+        (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+        (tmp_path / "chat_template.jinja").unlink()
+        if template is not None and tokenizers:
+            settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"chat_template": template}
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        elif template is not None:
+            (tmp_path / "chat_template.jinja").write_text(template)
+        return load_lvlm(tmp_path)
+
+    return load
+
+
+def test_without_a_chat_template_it_is_llava15(with_template, lvlm):
+    assert_same_model(with_template(None), lvlm)
+
+
+@pytest.mark.parametrize("tokenizers", [False, True], ids=["processor", "tokenizer"])
+def test_another_chat_template_is_used_as_it_is(with_template, tokenizers):
+    other = with_template("{% for part in messages[0].content %}{{ part.text or '<image>' }} {% endfor %}a", tokenizers)
+    assert other.model.generation_config.suppress_tokens is None
+    ids = other.encode([PHOTOS[0], None], ["describe"] * 2).inputs["input_ids"]
+    assert other.tokenizer.decode(ids[0]).count("<image>") == 4
+    assert [other.tokenizer.decode(row, skip_special_tokens=True).split() for row in ids] == [["describe", "a"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("template", "complaint"),
+    [
+        ("{{ 'USER: ' + messages[0]['content'] }}", "fails on a question with an image: can only concatenate"),
+        ("{{ raise_exception('text only') }}", "fails on a question with an image: text only"),
+        ("{{ messages[0]['content'] }}", "writes <image> 0 times; expected 1"),
+    ],
+)
+def test_a_chat_template_without_images_is_refused(with_template, template, complaint):
+    with pytest.raises(ValueError, match=f"^the chat template of .*{complaint}"):
+        with_template(template)
 
 
 def test_which_checkpoints_are_llava15(folder, tiny_checkpoint):

@@ -42,7 +42,8 @@ def llama_tokenizer() -> LlamaTokenizer:
     tokens += [first + second for first, second in chains]
     vocabulary = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = LlamaTokenizer(vocab=vocabulary, merges=list(chains), add_bos_token=True)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "<pad>"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # after <image>, as in llava-hf's
     return tokenizer
 
 

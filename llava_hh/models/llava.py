@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -20,18 +21,25 @@ VICUNA_SYSTEM = (
 
 
 class Llava:
-    """One class for both kinds; image positions by the image token id."""
+    """One class for both kinds; `load` decides once which it is. Image positions by the image token id."""
+
+    speaks_vicuna: bool
 
     def load(self, path: Path, **options: Any) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+        """The model and its processor, completed where the checkpoint's files are of llava-hf's early ones.
+
+        Raises:
+            ValueError: weights that are missing, or a chat template that cannot ask about an image.
+        """
         model, report = LlavaForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
         if report["missing_keys"]:
             raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
         processor = AutoProcessor.from_pretrained(path)
-        if processor.patch_size is None:  # early llava-hf files leave to the model what an image becomes
-            processor.patch_size = model.config.vision_config.patch_size
-            processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-            processor.num_additional_image_tokens = 1  # CLIP's class token, which "default" drops again
-        if is_llava15(processor):
+        if processor.chat_template is None:
+            processor.chat_template = processor.tokenizer.chat_template
+        complete_image_length(processor, model.config)
+        self.speaks_vicuna = is_llava15(processor)
+        if self.speaks_vicuna:
             model.generation_config.suppress_tokens = unspoken_ids(processor, model)
         return model, processor
 
@@ -48,7 +56,7 @@ class Llava:
                 raise ValueError(
                     f"the prompt {question!r} holds {processor.image_token}; the image is put there for you"
                 )
-        if is_llava15(processor):
+        if self.speaks_vicuna:
             rows, encoded = _encode_llava15(processor, images, questions)
         else:
             texts = [
@@ -69,13 +77,40 @@ class Llava:
 
 
 def render(processor: LlavaProcessor, question: str, with_image: bool) -> str:
-    """The text of a one-turn conversation by the checkpoint's own chat template."""
+    """The text of a one-turn conversation by the checkpoint's own chat template.
+
+    Raises:
+        ValueError: a template that fails, or that does not show the image once.
+    """
     content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    template = f"the chat template of {processor.tokenizer.name_or_path}"
+    try:
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    except (TemplateError, TypeError) as error:  # written for text alone, it adds a string to the list of parts
+        raise ValueError(f"{template} fails on a question{' with an image' * with_image}: {error}") from None
+    shown = text.count(processor.image_token)
+    if shown != with_image:
+        raise ValueError(f"{template} writes {processor.image_token} {shown} times; expected {int(with_image)}")
+    return text
+
+
+def complete_image_length(processor: LlavaProcessor, config: LlavaConfig) -> None:
+    """Take from the model what an image becomes, field by field, where the processor's files leave it out."""
+    if processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # left out, it is 0; CLIP always has a class token, which "default" drops again
+    if not processor.num_additional_image_tokens and config.vision_config.model_type == "clip_vision_model":
+        processor.num_additional_image_tokens = 1
 
 
 def is_llava15(processor: LlavaProcessor) -> bool:
-    """Whether a checkpoint is LLaVA-1.5: by what its chat template makes of a question, or for want of one."""
+    """Whether a checkpoint is LLaVA-1.5: by what its chat template makes of a question, or for want of one.
+
+    Raises:
+        ValueError: a chat template that cannot ask about an image.
+    """
     if processor.chat_template is None:
         return True
     return render(processor, "?", with_image=True).strip() == f"USER: {processor.image_token}\n? ASSISTANT:"

@@ -18,6 +18,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import annotation_files, load_annotations, load_objects
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
+from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.variants import VARIANTS, load_variant
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.runs import make_folder, processes, provenance, sha256, share_out, write_text
@@ -98,7 +99,7 @@ def _refuse(problem: str, bad: Bad | None) -> None:
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """Return the overall metrics as two lines of text; shares in percent."""
+    """Return the overall metrics as lines of text; shares in percent."""
     columns = {
         "CHAIR_s %": f"{100 * metrics['CHAIRs']:.1f}",
         "CHAIR_i %": f"{100 * metrics['CHAIRi']:.1f}",
@@ -113,8 +114,15 @@ def table(metrics: Mapping[str, Any]) -> str:
     if "Bleu" in metrics:
         columns |= {"BLEU-4": f"{metrics['Bleu'][3]:.3f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}
     widths = [max(len(name), len(value)) for name, value in columns.items()]
-    lines = (columns.keys(), columns.values())
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in zip(*columns.items(), strict=True)
+    ]
+    of = {
+        name: "{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval"][name]))
+        for name in ("chair_s", "chair_i")
+    }
+    return "\n".join([*lines, f"95% intervals over images: CHAIR_s {of['chair_s']}, CHAIR_i {of['chair_i']}"])
 
 
 def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[str, Any]:
@@ -144,6 +152,7 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
 
     sentences = share_out(kept, score, out.parent)
     overall = {**corpus_metrics(sentences, args.variant), "drop_incomplete": args.drop_incomplete}
+    overall["interval"] = summarise(sentences)["interval"]
     if all(references.get(entry["image_id"]) for entry in sentences):
         captions = [entry["caption"] for entry in sentences]
         overall |= score_against_references(captions, [references[entry["image_id"]] for entry in sentences])
