@@ -48,6 +48,26 @@ def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
 
 
+def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
+    """The first `top_k` heads of the list that the flags of `add_head_flags` name, for the model of `--model`.
+
+    Args:
+        key: "hal_heads" or "non_hal_heads".
+    Raises:
+        ValueError: the list was found on another model, or is no head list.
+        IndexError: a head that the model does not have.
+    """
+    heads = load_heads(args.heads, key, top_k)
+    check_heads(heads, lvlm.n_layers, lvlm.n_heads)
+    origin = read_json(args.heads).get("settings", {}).get("model")
+    if origin not in (None, describe_model(args.model)) and not args.foreign_heads:
+        raise ValueError(
+            f"--heads {args.heads}: found on another model than {args.model}, by its config.json and weight files; "
+            "attribute this model, or pass --foreign-heads"
+        )
+    return heads
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
@@ -88,23 +108,6 @@ class Evaluation:
             batch_size=args.batch_size,
             extra={"seed": args.seed, "limit": args.limit},
         )
-
-    def heads(self, args: argparse.Namespace, top_k: int) -> list[Head]:
-        """The first `top_k` heads of the list that the flags of `add_head_flags` name.
-
-        Raises:
-            ValueError: the list was found on another model, or is no head list.
-            IndexError: a head that the model does not have.
-        """
-        heads = load_heads(args.heads, top_k=top_k)
-        check_heads(heads, self.lvlm.n_layers, self.lvlm.n_heads)
-        origin = read_json(args.heads).get("settings", {}).get("model")
-        if origin not in (None, describe_model(self.model_path)) and not args.foreign_heads:
-            raise ValueError(
-                f"--heads {args.heads}: found on another model than {self.model_path}, by its config.json and weight "
-                "files; attribute this model, or pass --foreign-heads"
-            )
-        return heads
 
     def settings(self, interventions: Sequence[Intervention]) -> dict:
         return {

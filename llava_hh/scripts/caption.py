@@ -3,7 +3,7 @@
 import argparse
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.runs import processes
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def chosen_interventions(args: argparse.Namespace, evaluation: Evaluation) -> list[Intervention]:
     if args.edit == "none":
         return []
-    heads = tuple(evaluation.heads(args, args.top_k))
+    heads = tuple(heads_from_flags(args, evaluation.lvlm, args.top_k))
     if args.edit == "adhh":
         return [DeactivateText(heads, args.threshold)]
     return [ZeroHeads(heads)] if args.edit == "zero" else [ScaleAttention(heads, args.alpha, args.span)]

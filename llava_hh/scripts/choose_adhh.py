@@ -3,7 +3,7 @@
 import argparse
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         evaluation = Evaluation.from_flags(args)
-        heads = evaluation.heads(args, max(args.top_k))
+        heads = heads_from_flags(args, evaluation.lvlm, max(args.top_k))
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))
         points = []
         for top_k in args.top_k:

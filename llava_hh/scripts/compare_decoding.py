@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import RESULT_FILE, Evaluation, add_head_flags, add_sample_flags, compare, summary_table
+from llava_hh.evaluation import (
+    RESULT_FILE,
+    Evaluation,
+    add_head_flags,
+    add_sample_flags,
+    compare,
+    heads_from_flags,
+    summary_table,
+)
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText
@@ -46,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
                 raise ValueError(f"--choice {args.choice}: no setting did better than greedy decoding")
             args.top_k, args.threshold = chosen["top_k"], chosen["threshold"]
         evaluation = Evaluation.from_flags(args)
-        heads = evaluation.heads(args, args.top_k)
+        heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
 
         def switched_off(chosen: list[Head]) -> list[DeactivateText]:
             return [DeactivateText(tuple(chosen), args.threshold)]
