@@ -126,8 +126,9 @@ def test_broken_result_file(captions, tiny_checkpoint, tiny_coco, tmp_path, refu
     broken.write_text((captions / broken.name).read_text()[:200])
     flags = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "train2014", "--out", tmp_path / "out"]
     refused(attribute.main, [*flags, "--captions", broken], str(broken), "not JSON")
-    broken.write_text("{}")
-    refused(attribute.main, [*flags, "--captions", broken], str(broken), "captions_eval_results.json of a run")
+    for content in ("{}", '{"sentences": [{"caption": "a dog"}]}', '{"sentences": [3]}'):
+        broken.write_text(content)
+        refused(attribute.main, [*flags, "--captions", broken], str(broken), "captions_eval_results.json of a run")
 
 
 @pytest.mark.parametrize("kind", ["captions", "instances"])

@@ -30,9 +30,11 @@ def hallucinating_captions(path: Path) -> list[dict]:
         ValueError: there is none, or the captions came without their token ids.
     """
     content = read_json(path)
-    if "sentences" not in content:
-        raise ValueError(f"--captions {path}: no list `sentences`; expected the captions_eval_results.json of a run")
-    chosen = [entry for entry in content["sentences"] if entry["metrics"]["CHAIRs"]]
+    try:
+        chosen = [entry for entry in content["sentences"] if entry["metrics"]["CHAIRs"]]
+    except (KeyError, TypeError) as error:
+        expected = "expected the captions_eval_results.json of a run"
+        raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     if not chosen:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
     if missing := [name for name in READ if name not in chosen[0]]:
