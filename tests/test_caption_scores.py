@@ -14,6 +14,7 @@ from llava_hh.metrics.caption_scores import score_against_references, words_of
         ("A dog's bowl, and two cats!", "a dog 's bowl and two cats"),
         ('He says "no" (twice).', "he says no -lrb- twice -rrb-"),
         ("A cat... - a dog; it's 3.5 miles.", "a cat a dog it 's 3.5 miles"),
+        ("“A cat” that’s big… and ‘red’", "a cat that 's big and red"),
         ("", ""),
     ],
 )

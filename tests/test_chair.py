@@ -3,7 +3,8 @@
 import pytest
 from coco_files import write_coco
 
-from llava_hh.metrics.chair import corpus_metrics, find_objects, ground_truth_objects, score_caption
+from llava_hh.data.coco import load_annotations
+from llava_hh.metrics.chair import corpus_metrics, find_objects, objects_of, score_caption
 from llava_hh.metrics.compare import METRICS, metrics_of, sentence_counts
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.metrics.words import drop_incomplete_sentence, split_sentences, tokenize
@@ -185,4 +186,4 @@ def test_synonyms_keep_the_sources_two_words_with_a_leading_blank():
 
 
 def test_ground_truth_joins_instances_and_captions(tmp_path):
-    assert ground_truth_objects(write_coco(tmp_path), [2, 1]) == {2: {"bus"}, 1: {"dog", "person", "hot dog"}}
+    assert objects_of(load_annotations(write_coco(tmp_path), [2, 1])) == {2: {"bus"}, 1: {"dog", "person", "hot dog"}}

@@ -14,7 +14,7 @@ from llava_hh.data.coco import (
     load_objects,
     sample_images,
 )
-from llava_hh.metrics.chair import ground_truth_objects
+from llava_hh.metrics.chair import objects_of
 
 
 @pytest.fixture
@@ -81,7 +81,10 @@ def test_missing_files(coco_folder, tmp_path):
         annotation_files(coco_folder)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "nonsense", '{"annotations": [{}]}', '{"annotations": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "nonsense", '{"annotations": [{"image_id": 1, "capt', '{"annotations": [{}]}', '{"annotations": 3}'],
+)
 def test_a_file_of_another_form_is_named(coco_folder, content):
     (coco_folder / "captions_val2014.json").write_text(content)
     with pytest.raises(ValueError, match=r"captions_val2014\.json: expected COCO's format"):
@@ -98,7 +101,7 @@ def test_category_that_is_not_cocos(coco_folder):
     path = coco_folder / "instances_train2014.json"
     path.write_text(path.read_text().replace('"dog"', '"unicorn"'))
     with pytest.raises(ValueError, match="image 1 has an instance of 'unicorn'; expected one of the 80"):
-        ground_truth_objects(coco_folder, [1])
+        objects_of(load_annotations(coco_folder, [1]))
 
 
 def test_objects_file(tmp_path):
@@ -150,3 +153,33 @@ def test_annotations_are_parsed_once_per_cache(coco_folder, tmp_path, monkeypatc
     file.write_text(file.read_text().replace("A man and a dog.", "A cat."))
     assert load_annotations(coco_folder, [1], cache=cache)[1].captions[0] == "A cat."
     assert len(parsed) == 12
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{}", '{"files": KEY, "images": {"1": 3}}', '{"files": KEY, "images": [1]}']
+)
+def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, damage):
+    cache = tmp_path / "ground_truth.json"
+    expected = objects_of(load_annotations(coco_folder, [1], cache=cache))
+    whole = cache.read_text()
+    cache.write_text(damage.replace("KEY", json.dumps(json.loads(whole)["files"])))
+    assert objects_of(load_annotations(coco_folder, [1], cache=cache)) == expected == {1: {"dog", "person", "hot dog"}}
+    assert cache.read_text() == whole
+
+
+def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    calls = []
+    monkeypatch.setattr("llava_hh.runs.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
+
+    def parse(path, read=coco._read_coco):
+        calls.append("parse")
+        return read(path)
+
+    monkeypatch.setattr(coco, "_read_coco", parse)
+    found = []
+    for rank in ("0", "1", "0", "1"):  # the second time from the cache
+        monkeypatch.setenv("RANK", rank)
+        found.append(load_annotations(coco_folder, [1, 2], cache=tmp_path / "cache.json"))
+    assert calls == ["parse"] * 4 + ["0 waits", "1 waits"] * 2
+    assert found == [load_annotations(coco_folder, [1, 2])] * 4

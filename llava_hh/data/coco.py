@@ -119,8 +119,11 @@ def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: 
             }
             write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
     team.wait()
-    images = read_json(cache)["images"]
-    kept = {image_id: images[str(image_id)] for image_id in image_ids}
+    return _kept_in(read_json(cache), image_ids)
+
+
+def _kept_in(content: Mapping[str, Any], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
+    kept = {image_id: content["images"][str(image_id)] for image_id in image_ids}
     return {
         image_id: ImageAnnotations(set(entry["categories"]), entry["captions"])
         for image_id, entry in kept.items()
@@ -132,8 +135,9 @@ def _holds(cache: Path, key: dict[str, str], image_ids: Sequence[int]) -> bool:
     """Whether a cache file was made from the files that `key` describes, and knows all the images."""
     try:
         content = read_json(cache)
-        return content["files"] == key and content["images"].keys() >= set(map(str, image_ids))
-    except (OSError, ValueError, KeyError, AttributeError):
+        _kept_in(content, image_ids)
+        return content["files"] == key
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

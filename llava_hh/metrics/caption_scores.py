@@ -11,6 +11,8 @@ from llava_hh.metrics.words import tokenize
 # What pycocoevalcap's tokenizer takes for punctuation and leaves out. It means to leave out brackets as well, but looks
 # for their names in capitals after it has made everything lower case.
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "–", "—", "...", ";"))
+# Typographic marks, which nltk leaves inside words ("it’s") and Stanford's tokenizer reads as the plain ones.
+PLAIN_MARKS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "..."})
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
@@ -19,7 +21,7 @@ def words_of(caption: str) -> str:
 
     Differs: pycocoevalcap runs Stanford's PTBTokenizer, which needs Java; ours is nltk's, of the same rules.
     """
-    words = (token.word for token in tokenize(caption))
+    words = (token.word for token in tokenize(caption.translate(PLAIN_MARKS)))
     return " ".join(BRACKETS.get(word, word) for word in words if word not in PUNCTUATION)
 
 

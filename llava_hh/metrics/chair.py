@@ -4,12 +4,11 @@ CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share o
 Numbers of different variants (`llava_hh.metrics.variants`) are not comparable to within a point; `hh` is the paper's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llava_hh.data.coco import ImageAnnotations, load_annotations
+from llava_hh.data.coco import ImageAnnotations
 from llava_hh.metrics.variants import Variant, load_synonyms, load_variant
 from llava_hh.metrics.words import Token, tokenize
 
@@ -169,26 +168,11 @@ def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") 
     }
 
 
-def ground_truth_objects(
-    annotation_dir: str | Path,
-    image_ids: Iterable[int],
-    splits: Sequence[str] | None = None,
-    variant: str = "hh",
-    allow_missing: bool = False,
-) -> dict[int, set[str]]:
+def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh") -> dict[int, set[str]]:
     """Return the COCO categories in each image: those of its instances and those its reference captions name.
 
     Args:
-        annotation_dir, image_ids, splits, allow_missing: as for `llava_hh.data.coco.load_annotations`.
-    Raises:
-        FileNotFoundError, ValueError: as `load_annotations` and `objects_of`.
-    """
-    return objects_of(load_annotations(annotation_dir, image_ids, splits, allow_missing), variant)
-
-
-def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh") -> dict[int, set[str]]:
-    """Return the COCO categories in each image, as `ground_truth_objects`, from annotations that are loaded already.
-
+        annotations: by image id, as `llava_hh.data.coco.load_annotations` returns them.
     Raises:
         ValueError: an instance of a category that isn't one of the 80; an unknown variant.
     """
