@@ -12,3 +12,15 @@ top_k=20
 threshold=0.4
 max_new_tokens=128
 batch_size=8
+# the figures of the paper
+base_model=checkpoints/vicuna-7b-v1.5
+reference_model=checkpoints/llava-v1.5-7b-pretrain-hf
+training_checkpoints=$(for step in 500 1000 1500 2000 2500 3000 3500 4000 4500 5000; do
+    echo "checkpoints/llava-v1.5-7b-instruction-tuning/checkpoint-$step"
+done)
+bias_top_k=20
+inheritance_top_k=20
+reweight_images=500
+reweight_top_k=20
+reweight_draws=5
+paper_values=yes

@@ -13,3 +13,15 @@ top_k=2
 threshold=0.965
 max_new_tokens=128
 batch_size=50
+# the figures of the paper
+base_model=checkpoints/mini/base
+training_steps=checkpoints/mini/steps
+reference_model=$training_steps/step-000
+training_checkpoints="$training_steps/step-020 $training_steps/step-040 $training_steps/step-060 $training_steps/step-080
+    $training_steps/step-100 $training_steps/step-120"
+bias_top_k=10
+inheritance_top_k=10
+reweight_images=40
+reweight_top_k=5
+reweight_draws=2
+paper_values=

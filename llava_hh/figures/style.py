@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
+GROUP_COLOURS = {"hal_heads": "#d1495b", "non_hal_heads": "#30638e"}
+GROUP_LABELS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-hallucination heads"}
 plt.rcParams.update(
     {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
 )

@@ -1,0 +1,89 @@
+"""Attention bias (figure 3): where heads look when an object word is about to be said."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llava_hh.attribution.targets import Target
+from llava_hh.heads import Head, by_layer
+from llava_hh.hooks import record
+from llava_hh.metrics.compare import image_weights
+from llava_hh.models.lvlm import Batch, Lvlm
+
+# What a row of attention is split into; the four sum to 1.
+PARTS = ("image_mass", "question_mass", "generated_mass", "rest_mass")
+AFTER_IMAGE = "after_image_mass"  # question_mass + generated_mass, the paper's text
+RESAMPLES = 2000
+
+
+@torch.no_grad()
+def attention_parts(lvlm: Lvlm, batch: Batch, positions: Sequence[int], heads: Sequence[Head]) -> Tensor:
+    """Attention mass of each head at each of `positions` by PARTS, (position, head, part) fp32 fractions on the CPU.
+
+    The image's tokens; the prompt after them (question, role tag); the answer so far, the query's own token included;
+    and the rest, which stands before the image (system prompt, BOS). Maps of `heads` alone are materialised.
+
+    Args:
+        batch: one teacher-forced sample.
+    Source: paper, figure 3; its text mass is question_mass + generated_mass.
+    Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
+    """
+    with record(lvlm.model, batch.image_mask, maps=heads) as trace:
+        lvlm.model.base_model(**batch.inputs, use_cache=False)
+    image = batch.image_mask[0].cpu()
+    keys = torch.arange(len(image))
+    last_image = int(keys[image].max()) if image.any() else len(image)
+    generated = keys >= batch.response_start[0]
+    question = (keys > last_image) & ~generated
+    masks = torch.stack([image, question, generated, ~(image | question | generated)]).float()  # part key
+    layers = by_layer(heads)
+    rows = [
+        trace.maps[layer][0][0, layers[layer].index(head), list(positions)].cpu() @ masks.T for layer, head in heads
+    ]
+    return torch.stack(rows, dim=1)
+
+
+def summarise_group(
+    parts: np.ndarray, targets: Sequence[Mapping], image_ids: np.ndarray, heads: Sequence[Head]
+) -> dict:
+    """Means of a group of heads with 95% bootstrap intervals over images, for all, hallucinated and real words.
+
+    Args:
+        parts: (word, head, part) of PARTS.
+    Returns: {"all" | "hallucinated" | "real": {part: {"mean", "interval"}, "n_words"}, "heads": [{"head", part: mean}]}
+        with AFTER_IMAGE among the parts. A kind without words is None.
+    """
+    values = np.concatenate([parts, parts[..., 1:3].sum(-1, keepdims=True)], axis=-1).astype(np.float64)
+    names = (*PARTS, AFTER_IMAGE)
+    wrong = np.array([target["hallucinated"] for target in targets], dtype=bool)
+    summary: dict = {}
+    for kind, chosen in (("all", wrong | True), ("hallucinated", wrong), ("real", ~wrong)):
+        summary[kind] = _means(values[chosen].mean(1), image_ids[chosen], names) if chosen.any() else None
+    summary["heads"] = [
+        {"head": list(head), **dict(zip(names, means.tolist(), strict=True))}
+        for head, means in zip(heads, values.mean(0), strict=True)
+    ]
+    return summary
+
+
+def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> dict:
+    """Mean over words of (word, part), and intervals over images, whose words are drawn together."""
+    images, place = np.unique(image_ids, return_inverse=True)
+    sums, counts = np.zeros((len(images), values.shape[1])), np.bincount(place)
+    np.add.at(sums, place, values)
+    drawn = np.concatenate(
+        [weights @ sums / (weights @ counts)[:, None] for weights in image_weights(len(images), RESAMPLES, seed=0)]
+    )
+    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).T
+    means = {
+        name: {"mean": float(mean), "interval": interval.tolist()}
+        for name, mean, interval in zip(names, values.mean(0), intervals, strict=True)
+    }
+    return {**means, "n_words": len(values)}
+
+
+def word_rows(image_id: int, targets: Sequence[Target]) -> list[dict]:
+    """The rows of a caption's words in a block."""
+    return [{"image_id": image_id, **target.row()} for target in targets]

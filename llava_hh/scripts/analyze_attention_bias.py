@@ -1,0 +1,84 @@
+"""Figure 3: attention mass on image and text, of hallucination heads and others, where an object word is predicted.
+
+Writes attention_bias.json and its figure. The parts of a head's attention are the image, the question after it, the
+answer so far, and the rest (system prompt, BOS); they sum to 1.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
+from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.figures import paper
+from llava_hh.figures.attention_bias import draw_attention_bias
+from llava_hh.runs import describe_model, processes, provenance, start_run, write_json
+
+GROUPS = ("hal_heads", "non_hal_heads")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint folder")
+    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
+    add("--image-folder", type=Path, required=True, help="folder of the images")
+    add_head_flags(parser)
+    add("--top-k", type=int, default=20, help="heads of each group")
+    add("--limit", type=int, default=100, help="use the first so many captions with a hallucination")
+    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
+    add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
+    add("--out", type=Path, required=True, help="result folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        found = hallucinating_captions(args.captions)
+        entries = found[: args.limit]
+        attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
+        lvlm = attribution.lvlm
+        groups = {group: heads_from_flags(args, lvlm, args.top_k, group) for group in GROUPS}
+        settings = {
+            "model": describe_model(args.model),
+            "captions_sha256": digest(found),
+            "heads": {group: [list(head) for head in heads] for group, heads in groups.items()},
+            "limit": args.limit,
+            "batch_size": args.batch_size,
+        }
+        both = [head for heads in groups.values() for head in heads]
+        with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
+            for number, block in run.blocks(entries, args.batch_size, "attention bias"):
+                rows, parts = [], []
+                for entry in block:
+                    targets, positions, batch = attribution.prepare(entry)
+                    rows += word_rows(entry["image_id"], targets)
+                    parts.append(attention_parts(lvlm, batch, positions, both).numpy())
+                run.finish_block(number, block, rows, {"parts": np.concatenate(parts)})
+            if not processes().is_main:
+                return
+            rows = run.finished_rows()
+            parts = np.concatenate([arrays["parts"] for arrays in run.finished_arrays()])
+            image_ids = np.array([row["image_id"] for row in rows])
+            split = {"hal_heads": parts[:, : args.top_k], "non_hal_heads": parts[:, args.top_k :]}
+            result = {
+                "groups": {group: summarise_group(split[group], rows, image_ids, groups[group]) for group in GROUPS},
+                "n_words": len(rows),
+                "n_captions": len(entries),
+                **({"paper": paper.ATTENTION_BIAS} if args.paper_values else {}),
+            }
+            path = args.out / "attention_bias.json"
+            write_json(path, {**result, "settings": settings, "run": provenance()})
+            draw_attention_bias(path, args.out / "attention_bias")
+        for group, summary in result["groups"].items():
+            means = {part: summary["all"][part]["mean"] for part in ("after_image_mass", "image_mass")}
+            print(f"{group}: after the image {means['after_image_mass']:.3f}, image {means['image_mass']:.3f}")
+        print(f"{path}\n{args.out / 'attention_bias.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Figure 6: CHAIR_i, recall and mentions as the attention of heads on a span is scaled; hallucination and random heads.
+
+All weights of a span share one greedy run (weight 1), and so do both spans where they write into the same folder.
+Every run has a folder of its own in --out, so finished weights are kept. Writes attention_reweight_<span>.json and its
+figure.
+"""
+
+import argparse
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.figures import paper
+from llava_hh.figures.attention_reweight import draw_attention_reweight
+from llava_hh.heads import Head, random_heads
+from llava_hh.interventions import ScaleAttention
+from llava_hh.metrics.compare import compare_with_reference, summarise, summarise_mean
+from llava_hh.runs import processes, provenance, sha256, write_json
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014")
+    add_head_flags(parser)
+    add = parser.add_argument
+    add("--top-k", type=int, default=20, help="how many heads of the list, and of each random draw")
+    add("--span", choices=("after_image", "image"), required=True, help="attention on which keys is scaled")
+    add("--alphas", type=float, nargs="+", required=True, help="factors on the attention")
+    add("--random-draws", type=int, default=2, help="draws of random heads, none of them of the top k")
+    add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
+    return parser
+
+
+def run_weights(
+    evaluation: Evaluation, args: argparse.Namespace, name: str, heads: list[Head], greedy: list[dict]
+) -> dict[float, list[dict]]:
+    """The scored captions of one group of heads at every weight; 1 is greedy decoding."""
+    runs = {}
+    for alpha in args.alphas:
+        label = f"{args.span}_{name}_{alpha:g}"
+        edits = [ScaleAttention(tuple(heads), alpha, args.span)]
+        runs[alpha] = greedy if alpha == 1 else evaluation.run(label, edits, args.out / label)
+    return runs
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        evaluation = Evaluation.from_flags(args)
+        heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+        greedy = evaluation.run("greedy", [], args.out / "greedy")
+        own = run_weights(evaluation, args, f"top_{args.top_k}", heads, greedy)
+        draws = []
+        for seed in range(args.seed, args.seed + args.random_draws):
+            control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            draws.append(run_weights(evaluation, args, f"random_{args.top_k}_of_{seed}", control, greedy))
+        if not processes().is_main:
+            return
+        scaled = {f"{alpha:g}": sentences for alpha, sentences in own.items() if alpha != 1}
+        result = {
+            "span": args.span,
+            "alphas": args.alphas,
+            "hal_heads": [summarise(own[alpha]) for alpha in args.alphas],
+            "minus_greedy": compare_with_reference({"greedy": greedy, **scaled}, "greedy"),
+            "random_heads": [
+                {**summarise_mean([draw[alpha] for draw in draws]), "draws": [summarise(draw[alpha]) for draw in draws]}
+                for alpha in args.alphas
+                if draws
+            ],
+            "n": len(greedy),
+            **({"paper": paper.REWEIGHT[args.span]} if args.paper_values else {}),
+        }
+        settings = {**evaluation.settings([]), "heads_sha256": sha256(args.heads), "top_k": args.top_k}
+        path = args.out / f"attention_reweight_{args.span}.json"
+        write_json(path, {**result, "settings": settings, "run": provenance()})
+        draw_attention_reweight(path, path.with_suffix(""))
+    for alpha, point in zip(args.alphas, result["hal_heads"], strict=True):
+        values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
+        print(f"weight {alpha:g}: {values}")
+    print(f"{path}\n{path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Figure 3: the parts of attention against eager attention, their means by hand, and the script end to end."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from llava_hh.analysis.bias import attention_parts, summarise_group
+from llava_hh.generation import load_image
+from llava_hh.heads import Head
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import analyze_attention_bias, attribute, caption, evaluate_chair
+
+HEADS = [Head(2, 3), Head(0, 1), Head(2, 0), Head(3, 2)]  # not in the order of the layers
+
+
+@pytest.mark.parametrize("with_image", [True, False])
+def test_parts_equal_eager_attention(with_image, tiny_checkpoint, tiny_coco):
+    lvlm = load_lvlm(tiny_checkpoint)
+    path = next(iter((tiny_coco / "train2014").iterdir()))
+    batch = lvlm.encode([load_image(path) if with_image else None], ["describe a dog"], [[20, 21, 22, 23]])
+    start = batch.response_start[0]
+    positions = [start - 1, start + 2]
+    parts = attention_parts(lvlm, batch, positions, HEADS)
+    lvlm.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = lvlm.model(**batch.inputs, output_attentions=True).attentions
+    ids = batch.inputs["input_ids"][0].tolist()
+    image = [place for place, token in enumerate(ids) if token == 120]
+    for row, position in enumerate(positions):
+        for column, (layer, head) in enumerate(HEADS):
+            pattern = maps[layer][0, head, position].tolist()
+            expected = [
+                sum(pattern[place] for place in image),
+                sum(pattern[place] for place in range(image[-1] + 1, start)) if image else 0,
+                sum(pattern[start:]),
+                sum(pattern[: image[0]]) if image else sum(pattern[:start]),
+            ]
+            assert_close(parts[row, column], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    assert_close(parts.sum(-1), torch.ones(2, 4), atol=1e-5, rtol=0)
+    assert (parts[0, :, 2] == 0).all()  # nothing is said yet when the first token is predicted
+
+
+def test_means_by_hand():
+    """Two images; the second has two words. Parts of one head."""
+    parts = np.array([[[0.1, 0.2, 0.3, 0.4]], [[0.3, 0.2, 0.1, 0.4]], [[0.5, 0.0, 0.1, 0.4]]], dtype=np.float32)
+    targets = [{"hallucinated": True}, {"hallucinated": False}, {"hallucinated": True}]
+    summary = summarise_group(parts, targets, np.array([7, 8, 8]), [Head(1, 2)])
+    assert summary["all"]["image_mass"]["mean"] == pytest.approx(0.3)
+    assert summary["hallucinated"]["after_image_mass"]["mean"] == pytest.approx((0.5 + 0.1) / 2)
+    assert summary["real"]["generated_mass"] == {"mean": pytest.approx(0.1), "interval": pytest.approx([0.1, 0.1])}
+    # drawn are image 7 twice (0.1), 8 twice (0.4), or both (0.3)
+    assert summary["all"]["image_mass"]["interval"] == pytest.approx([0.1, 0.4])
+    assert [summary[kind]["n_words"] for kind in ("all", "hallucinated", "real")] == [3, 2, 1]
+    expected = [0.3, 0.4 / 3, 0.5 / 3, 0.4, 0.9 / 3]
+    assert [value for name, value in summary["heads"][0].items() if name != "head"] == pytest.approx(expected)
+    assert summarise_group(parts[:1], targets[:1], np.array([7]), [Head(1, 2)])["real"] is None
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("bias")
+    model = ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "train2014")]
+    sample = ["--annotations", str(tiny_coco / "annotations"), "--split", "train2014", "--max-new-tokens", "8"]
+    caption.main([*model, *sample, "--limit", "6", "--out", str(folder)])
+    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), *sample[:2]])
+    captions = ["--captions", str(folder / "captions_eval_results.json")]
+    attribute.main([*model, *captions, "--list-length", "3", "--out", str(folder / "heads")])
+    heads = ["--heads", str(folder / "heads" / "attribution_result.json"), "--top-k", "3"]
+    return [*model, *captions, *heads, "--batch-size", "2"]
+
+
+def test_script_and_rerun(flags, tmp_path, monkeypatch):
+    out = ["--out", str(tmp_path), "--limit", "5"]
+    analyze_attention_bias.main([*flags, *out, "--paper-values"])
+    result = json.loads((tmp_path / "attention_bias.json").read_text())
+    assert result["n_captions"] == 5
+    for summary in result["groups"].values():
+        means = {name: entry["mean"] for name, entry in summary["all"].items() if name != "n_words"}
+        assert sum(means.values()) - means["after_image_mass"] == pytest.approx(1, abs=1e-5)
+        assert len(summary["heads"]) == 3
+    assert result["paper"]["hal_heads"]["image_mass"] == 0.11
+    assert (tmp_path / "attention_bias.png").stat().st_size > 1000
+
+    def refuse(*_):
+        raise AssertionError("a finished block ran again")
+
+    monkeypatch.setattr(analyze_attention_bias, "attention_parts", refuse)
+    analyze_attention_bias.main([*flags, *out])
+    assert "paper" not in json.loads((tmp_path / "attention_bias.json").read_text())
+
+
+def test_too_many_heads_is_one_line(flags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        analyze_attention_bias.main([*flags, "--top-k", "9", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "'hal_heads' has 3 heads, 9 were asked for" in capsys.readouterr().err

@@ -1,0 +1,93 @@
+"""Figure 6 on a random model: every weight equals a direct run, the greedy run is shared, a rerun repeats nothing."""
+
+import json
+
+import pytest
+
+from llava_hh.data.coco import load_image_list, sample_images
+from llava_hh.generation import generate_greedily, load_image
+from llava_hh.heads import Head, random_heads
+from llava_hh.interventions import ScaleAttention
+from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.scripts import analyze_attention_reweight
+
+HEADS = [[3, 1], [0, 2], [2, 2]]
+
+
+@pytest.fixture(scope="module")
+def done(tiny_checkpoint, tiny_coco, tmp_path_factory):
+    """The flags without span and weights, and the folder in which both spans were run."""
+    out = tmp_path_factory.mktemp("reweight")
+    (out / "heads.json").write_text(json.dumps({"hal_heads": HEADS}))
+    flags = ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "val2014"), "--limit", "6"]
+    flags += ["--annotations", str(tiny_coco / "annotations"), "--heads", str(out / "heads.json"), "--top-k", "3"]
+    flags += ["--max-new-tokens", "8", "--batch-size", "3", "--random-draws", "2", "--out", str(out)]
+    analyze_attention_reweight.main([*flags, "--span", "after_image", "--alphas", "1", "0.5", "0", "--paper-values"])
+    analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "1", "3"])
+    return flags, out
+
+
+def captions(folder) -> list[list[int]]:
+    return [json.loads(line)["token_ids"] for line in (folder / "captions.jsonl").read_text().splitlines()]
+
+
+def test_each_weight_is_a_run_with_scaled_attention(done, tiny_checkpoint, tiny_coco):
+    _, out = done
+    lvlm = load_lvlm(tiny_checkpoint)
+    samples = sample_images(load_image_list(tiny_coco / "annotations" / "captions_val2014.json"), 6, 42)
+    images = [load_image(tiny_coco / "val2014" / sample["file_name"]) for sample in samples]
+    control = random_heads(4, 4, 3, 43, exclude=[Head(*head) for head in HEADS])
+    runs = {
+        "greedy": [],
+        "after_image_top_3_0.5": [ScaleAttention(HEADS, 0.5)],
+        "after_image_random_3_of_43_0": [ScaleAttention(control, 0)],
+        "image_top_3_3": [ScaleAttention(HEADS, 3, "image")],
+    }
+    for name, edits in runs.items():
+        expected = [
+            answer.token_ids
+            for start in (0, 3)
+            for answer in generate_greedily(lvlm, lvlm.encode(images[start : start + 3], [DESCRIBE] * 3), 8, edits)
+        ]
+        assert captions(out / name) == expected, name
+    assert captions(out / "greedy") != captions(out / "after_image_top_3_0.5")
+
+
+def test_result_and_figure(done):
+    _, out = done
+    result = json.loads((out / "attention_reweight_after_image.json").read_text())
+    greedy = json.loads((out / "greedy" / "captions_eval_results.json").read_text())["overall_metrics"]
+    assert result["hal_heads"][0]["chair_i"] == pytest.approx(greedy["CHAIRi"], abs=1e-5)
+    assert [point["chair_i"] for point in result["random_heads"][0]["draws"]] == [result["hal_heads"][0]["chair_i"]] * 2
+    assert result["minus_greedy"].keys() == {"0.5", "0"}
+    assert len(result["random_heads"]) == 3
+    assert result["paper"]["hal_heads"][-1] == 0.084
+    assert "paper" not in json.loads((out / "attention_reweight_image.json").read_text())
+    for span in ("after_image", "image"):
+        assert (out / f"attention_reweight_{span}.png").stat().st_size > 1000
+    runs = {path.name for path in out.iterdir() if path.is_dir()}
+    tops = {"after_image_top_3_0.5", "after_image_top_3_0", "image_top_3_3"}
+    draws = {
+        f"{run}_of_{seed}_{alpha}"
+        for seed in (42, 43)
+        for run, alpha in (("after_image_random_3", "0.5"), ("after_image_random_3", "0"), ("image_random_3", "3"))
+    }
+    assert runs == {"greedy", *tops, *draws}  # no run of weight 1 but greedy
+
+
+def test_a_rerun_captions_nothing(done, monkeypatch):
+    flags, _ = done
+
+    def refuse(*_, **__):
+        raise AssertionError("a finished weight ran again")
+
+    monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
+    analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "1", "3"])
+
+
+def test_a_negative_weight_is_one_line(done, capsys):
+    flags, _ = done
+    with pytest.raises(SystemExit) as stopped:
+        analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "-1"])
+    assert stopped.value.code == 2
+    assert "alpha must be a finite number of at least 0, not -1.0" in capsys.readouterr().err
