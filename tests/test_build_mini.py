@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_llama
 from tiny_checkpoint import word_tokenizer
+from transformers import AutoModelForCausalLM
 
 from llava_hh.mini import tuning, vision
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, VISION_FILE, assemble
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import build_mini
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,23 @@ def test_the_assembled_folder_is_the_tuned_model(parts, tmp_path):
     assert not torch.equal(first, last)
     assert models[1].processor.chat_template
     assert models[1].end_token_ids == [models[1].tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+
+
+def test_every_step_and_the_start_become_folders(parts, tmp_path, monkeypatch):
+    """Step 0 has the base language model; a rerun leaves finished folders alone."""
+    tune(parts, tmp_path / "adapters")
+    (tmp_path / "adapters" / VISION_FILE).write_bytes((parts / VISION_FILE).read_bytes())
+    for path in (tmp_path / "adapters").glob("step-*/*.safetensors"):  # the word tokenizer has no newline: all is NaN
+        save_file({name: torch.randn_like(tensor) for name, tensor in load_file(path).items()}, path)
+    monkeypatch.setattr(build_mini, "SAVED_STEPS", (2, 4))
+    flags = ["--base", parts / "base", "--weights", tmp_path / "adapters", "--steps", tmp_path / "steps"]
+    build_mini.main(["steps", *map(str, flags)])
+    models = [load_lvlm(tuning.step_folder(tmp_path / "steps", step)).model.model for step in (0, 2, 4)]
+    base = AutoModelForCausalLM.from_pretrained(parts / "base")
+    start, first, last = (model.language_model.layers[0].self_attn.q_proj.weight for model in models)
+    assert torch.equal(start, base.model.layers[0].self_attn.q_proj.weight)
+    assert not torch.equal(start, first)
+    assert not torch.equal(first, last)
+    for name in ("assemble", "save_start"):
+        monkeypatch.setattr(build_mini, name, lambda *_, **__: pytest.fail("a finished folder was made again"))
+    build_mini.main(["steps", *map(str, flags)])

@@ -105,14 +105,18 @@ def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
 
     Args:
         step: folder with adapter_model.safetensors and projector.safetensors, as build.py's tuning writes it.
-        out: the new folder; it appears complete or not at all.
+        out: the new folder.
     """
     model, processor = untuned_llava(base, vision)
     load_projector(model, step / PROJECTOR_FILE)
-    merged = PeftModel.from_pretrained(model, step).merge_and_unload()
+    save_checkpoint(PeftModel.from_pretrained(model, step).merge_and_unload(), processor, out)
+
+
+def save_checkpoint(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
+    """Write a checkpoint folder; it appears complete or not at all."""
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    merged.save_pretrained(part)
+    model.save_pretrained(part)
     processor.save_pretrained(part)
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)

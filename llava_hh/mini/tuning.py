@@ -12,12 +12,13 @@ from torch.nn import functional
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, untuned_llava
+from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.lvlm import DESCRIBE
 
 STEPS, BATCH, LEARNING_RATE, RANK = 120, 12, 5e-4, 8
+SEED = 5
 SAVED_STEPS = tuple(STEPS * part // 6 for part in range(1, 7))
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
 LINEAR_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -79,7 +80,18 @@ def answer_loss(
     return functional.cross_entropy(model.lm_head(hidden[there]), answers["input_ids"][there])
 
 
-def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = 5) -> None:
+def save_start(base: Path, vision: Path, out: Path, seed: int = SEED) -> None:
+    """Write the model as it is before its first tuning step: projector fitted, language model untouched. 20 s.
+
+    The fitted projector was not kept when mini was tuned; this repeats the fitting, from the same seed.
+    """
+    torch.manual_seed(seed)
+    model, processor = untuned_llava(base, vision)
+    align_projector(model, processor, vision, seed)
+    save_checkpoint(model, processor, out)
+
+
+def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> None:
     """Align, tune, and save adapter and projector (half precision) at SAVED_STEPS under `out/step-<n>`.
 
     About 12 s a step on one core. A rerun goes on from the last saved step, whose full state is `out/tuning_state.pt`.

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Figure 4: attention from text to text of hallucination and other heads, compared with the base language model's.
+# Needs bash_scripts/attribute.sh. Writes attention_inheritance.json, .png, .pdf under the profile's
+# result_path/train2014/attention_inheritance.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/attention_inheritance.sh [any flag of llava_hh.scripts.analyze_attention_inheritance]
+set -eu
+cd "$(dirname "$0")/../.."
+. bash_scripts/profile.sh
+split=train2014
+num_captions=100
+inheritance_top_k=${inheritance_top_k:-20}
+
+launch llava_hh.scripts.analyze_attention_inheritance \
+    --model "$model_path" --base-model "$base_model" \
+    --captions "$result_path/$split/captions_eval_results.json" --image-folder "$coco_path/$split" \
+    --heads "$result_path/$split/identify_attention_head/attribution_result.json" --top-k "$inheritance_top_k" \
+    --limit "$num_captions" ${paper_values:+--paper-values} --out "$result_path/$split/attention_inheritance" "$@"

@@ -1,0 +1,79 @@
+"""One sentence of what each figure shows, composed from its JSON file alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def _interval(value: Mapping[str, Any], form: str = ".3f") -> str:
+    low, high = value["interval"]
+    return f"{value['mean']:{form}} ({low:{form}} to {high:{form}})"
+
+
+def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """How the first mean stands to the second, and whether their intervals overlap."""
+    apart = first["interval"][0] > second["interval"][1] or second["interval"][0] > first["interval"][1]
+    word = (
+        "more than"
+        if first["mean"] > second["mean"]
+        else "less than"
+        if first["mean"] < second["mean"]
+        else "as much as"
+    )
+    return f"{word} (intervals {'apart' if apart else 'overlap'})"
+
+
+def attention_bias(result: Mapping[str, Any]) -> str:
+    own, others = (result["groups"][group]["all"] for group in ("hal_heads", "non_hal_heads"))
+    after, image = "after_image_mass", "image_mass"
+    return (
+        f"Where an object word is predicted ({result['n_words']} words of {result['n_captions']} captions), "
+        f"hallucination heads look after the image with a mass of {_interval(own[after])}, "
+        f"{_compare(own[after], others[after])} non-hallucination heads, {_interval(others[after])}; and on the image with {_interval(own[image])}, "
+        f"{_compare(own[image], others[image])} those, {_interval(others[image])}."
+    )
+
+
+def attention_inheritance(result: Mapping[str, Any]) -> str:
+    own, others, rest = (result["groups"][group] for group in ("hal_heads", "non_hal_heads", "other_heads"))
+    return (
+        f"Over {result['n_captions']} captions, the text attention of hallucination heads resembles that of the base "
+        f"language model with a cosine of {_interval(own)}, {_compare(own, others)} that of non-hallucination heads, "
+        f"{_interval(others)}; all other heads: {_interval(rest)}."
+    )
+
+
+def js_divergence(result: Mapping[str, Any]) -> str:
+    last = result["steps"][-1]
+    own, others = last["hal_heads"], last["non_hal_heads"]
+    return (
+        f"At step {last['step']} of instruction tuning ({result['n']} captions), hallucination heads have moved from "
+        f"the start by {_interval(own)} nats, {_compare(own, others)} non-hallucination heads, {_interval(others)}; "
+        f"the median head by {last['percentiles']['50']:.3f}."
+    )
+
+
+def attention_reweight(result: Mapping[str, Any]) -> str:
+    where = {"after_image": "after the image", "image": "on the image"}[result["span"]]
+    place = min(range(len(result["alphas"])), key=lambda index: result["hal_heads"][index]["chair_i"])
+    best, greedy = result["hal_heads"][place], result["hal_heads"][result["alphas"].index(1)]
+    low, high = best["interval"]["chair_i"]
+    sentence = (
+        f"Over {result['n']} images, scaling the attention {where} of the top {result['settings']['top_k']} heads "
+        f"gives its lowest CHAIR_i at a factor of {result['alphas'][place]:g}: {best['chair_i']:.1%} ({low:.1%} to "
+        f"{high:.1%}), against {greedy['chair_i']:.1%} untouched, with recall {best['recall']:.1%} against "
+        f"{greedy['recall']:.1%}"
+    )
+    if result["random_heads"]:
+        random = result["random_heads"][place]
+        sentence += f"; random heads at that factor: {random['chair_i']:.1%}, recall {random['recall']:.1%}"
+    return f"{sentence}."
+
+
+def module_influence(result: Mapping[str, Any]) -> str:
+    mha, mlp = (result["modules"][kind] for kind in ("mha", "mlp"))
+
+    def of(module: Mapping[str, Any]) -> str:
+        return f"{module['sum']:+.3f} ({module['n_layers_above_0']} of {module['n_layers']} layers above 0)"
+
+    n = result["n_captions"]
+    return f"Contrastive influence summed over layers ({n} captions): attention {of(mha)}, MLP {of(mlp)}."

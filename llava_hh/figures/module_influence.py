@@ -1,0 +1,33 @@
+"""Influence of whole attention and MLP modules, layer by layer (the paper's module level)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from llava_hh.figures.style import plt, save_figure
+from llava_hh.runs import read_json
+
+KINDS = {"mha": ("attention (MHA)", "#d1495b"), "mlp": ("MLP", "#30638e")}
+
+
+def draw_module_influence(attribution: Path, out: Path) -> None:
+    """Draw `modules` of attribution_result.json as `out`.png and `out`.pdf."""
+    result = read_json(attribution)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
+    for kind, (label, colour) in KINDS.items():
+        module = result["modules"][kind]
+        layers = np.arange(len(module["contrastive_influence"]))
+        left.plot(layers, module["influence_hallucinated"], color=colour, label=label)
+        left.plot(layers, module["influence_non_hallucinated"], color=colour, ls=":", label=f"{label}, real words")
+        right.plot(layers, module["contrastive_influence"], color=colour, label=label)
+        right.fill_between(layers, module["interval"]["low"], module["interval"]["high"], color=colour, alpha=0.2, lw=0)
+    left.set_title("on hallucinated words, and on real ones (dotted)", fontsize=8)
+    right.set_title("hallucinated minus real, 95% bootstrap intervals over images", fontsize=8)
+    for axis in (left, right):
+        axis.axhline(0, color="0.6", lw=0.8)
+        axis.set_xlabel("layer")
+    left.set_ylabel(f"influence ({result['read_out']})")
+    right.legend(fontsize=7, frameon=False)
+    words = f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} real object words"
+    figure.suptitle(f"Modules ablated at the predicting position ({result['ablation']}): {words}", fontsize=9)
+    save_figure(figure, out)
