@@ -104,7 +104,9 @@ def test_a_launcher_and_a_profile_of_ones_own(tmp_path):
 
 def test_measure_makes_every_call(tmp_path):
     modules = [call[0].rsplit(".")[-1] for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
-    expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding"
+    expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
+    expected += "build_mini build_mini draw_module_influence analyze_attention_bias analyze_attention_inheritance "
+    expected += "analyze_js_divergence analyze_attention_reweight analyze_attention_reweight write_figures_page"
     assert modules == expected.split()
 
 

@@ -28,7 +28,8 @@ def attention_bias(result: Mapping[str, Any]) -> str:
     return (
         f"Where an object word is predicted ({result['n_words']} words of {result['n_captions']} captions), "
         f"hallucination heads look after the image with a mass of {_interval(own[after])}, "
-        f"{_compare(own[after], others[after])} non-hallucination heads, {_interval(others[after])}; and on the image with {_interval(own[image])}, "
+        f"{_compare(own[after], others[after])} non-hallucination heads, {_interval(others[after])}; "
+        f"and on the image with {_interval(own[image])}, "
         f"{_compare(own[image], others[image])} those, {_interval(others[image])}."
     )
 
