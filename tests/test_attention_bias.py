@@ -16,31 +16,32 @@ from llava_hh.scripts import analyze_attention_bias, attribute, caption, evaluat
 HEADS = [Head(2, 3), Head(0, 1), Head(2, 0), Head(3, 2)]  # not in the order of the layers
 
 
-@pytest.mark.parametrize("with_image", [True, False])
-def test_parts_equal_eager_attention(with_image, tiny_checkpoint, tiny_coco):
+def test_parts_of_a_left_padded_batch_equal_eager_attention(tiny_checkpoint, tiny_coco):
+    """Three rows of other lengths, the last without an image."""
     lvlm = load_lvlm(tiny_checkpoint)
-    path = next(iter((tiny_coco / "train2014").iterdir()))
-    batch = lvlm.encode([load_image(path) if with_image else None], ["describe a dog"], [[20, 21, 22, 23]])
-    start = batch.response_start[0]
-    positions = [start - 1, start + 2]
+    paths = sorted((tiny_coco / "train2014").iterdir())[:2]
+    prompts, answers = ["describe a dog", "describe", "a cat and a dog"], [[20, 21, 22, 23], [30, 31], [40, 41, 42]]
+    batch = lvlm.encode([*map(load_image, paths), None], prompts, answers)
+    there = batch.inputs["attention_mask"].bool()
+    assert not there.all()
+    positions = [[start - 1, start + 1] for start in batch.response_start]
     parts = attention_parts(lvlm, batch, positions, HEADS)
     lvlm.model.set_attn_implementation("eager")
     with torch.no_grad():
         maps = lvlm.model(**batch.inputs, output_attentions=True).attentions
-    ids = batch.inputs["input_ids"][0].tolist()
-    image = [place for place, token in enumerate(ids) if token == 120]
-    for row, position in enumerate(positions):
-        for column, (layer, head) in enumerate(HEADS):
-            pattern = maps[layer][0, head, position].tolist()
-            expected = [
-                sum(pattern[place] for place in image),
-                sum(pattern[place] for place in range(image[-1] + 1, start)) if image else 0,
-                sum(pattern[start:]),
-                sum(pattern[: image[0]]) if image else sum(pattern[:start]),
-            ]
-            assert_close(parts[row, column], torch.tensor(expected), atol=1e-5, rtol=1e-4)
-    assert_close(parts.sum(-1), torch.ones(2, 4), atol=1e-5, rtol=0)
-    assert (parts[0, :, 2] == 0).all()  # nothing is said yet when the first token is predicted
+    for row, start in enumerate(batch.response_start):
+        ids = batch.inputs["input_ids"][row].tolist()
+        image = [place for place, token in enumerate(ids) if token == 120]
+        before = range(image[0]) if image else range(start)
+        question = range(image[-1] + 1, start) if image else ()
+        for number, position in enumerate(positions[row]):
+            for column, (layer, head) in enumerate(HEADS):
+                pattern = maps[layer][row, head, position].tolist()
+                spans = (image, question, range(start, len(ids)), before)
+                expected = [sum(pattern[place] for place in span) for span in spans]
+                assert_close(parts[row][number, column], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+        assert_close(parts[row].sum(-1), torch.ones(2, 4), atol=1e-5, rtol=0)
+        assert (parts[row][0, :, 2] == 0).all()  # nothing is said yet when the first token is predicted
 
 
 def test_means_by_hand():

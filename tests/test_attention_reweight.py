@@ -85,9 +85,20 @@ def test_a_rerun_captions_nothing(done, monkeypatch):
     analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "1", "3"])
 
 
-def test_a_negative_weight_is_one_line(done, capsys):
+@pytest.mark.parametrize("alphas", [["1", "0.5", "-1"], ["0.5", "0"], ["1", "1"], ["1", "inf"]])
+def test_wrong_weights_are_one_line_before_any_work(alphas, done, tmp_path, capsys):
     flags, _ = done
     with pytest.raises(SystemExit) as stopped:
-        analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "-1"])
+        analyze_attention_reweight.main(
+            [*flags, "--span", "image", "--alphas", *alphas, "--out", str(tmp_path / "out")]
+        )
     assert stopped.value.code == 2
-    assert "alpha must be a finite number of at least 0, not -1.0" in capsys.readouterr().err
+    assert "expected factors from 0 up, 1 among them, once each" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_random_draws(done, tmp_path):
+    flags, _ = done
+    flags = [*flags, "--span", "image", "--alphas", "1", "2", "--random-draws", "0", "--out", str(tmp_path)]
+    analyze_attention_reweight.main(flags)
+    assert json.loads((tmp_path / "attention_reweight_image.json").read_text())["random_heads"] == []

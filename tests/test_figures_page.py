@@ -82,7 +82,7 @@ def test_sentences_follow_the_numbers():
     assert "0.100 (0.050 to 0.150) nats, less than (intervals apart) non-hallucination heads" in said
 
 
-def test_reweighting_names_the_best_weight():
+def test_reweighting_tells_of_the_farthest_weight():
     def point(chair_i: float, recall: float) -> dict:
         return {"chair_i": chair_i, "recall": recall, "interval": {"chair_i": [chair_i - 0.01, chair_i + 0.01]}}
 
@@ -90,8 +90,19 @@ def test_reweighting_names_the_best_weight():
     result["hal_heads"] = [point(0.12, 0.9), point(0.05, 0.8), point(0.07, 0.5)]
     result["random_heads"] = [point(0.12, 0.9), point(0.11, 0.89), point(0.1, 0.8)]
     said = findings.attention_reweight(result)
-    assert "at a factor of 0.5: 5.0% (4.0% to 6.0%), against 12.0% untouched, with recall 80.0% against 90.0%" in said
-    assert said.endswith("random heads at that factor: 11.0%, recall 89.0%.")
+    assert "untouched: CHAIR_i 12.0% (11.0% to 13.0%), recall 90.0%." in said
+    assert "top 5 heads times 0: CHAIR_i 7.0% (6.0% to 8.0%), recall 50.0%;" in said
+    assert said.endswith("of as many random heads: CHAIR_i 10.0% (9.0% to 11.0%), recall 80.0%.")
+
+
+def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
+    path = tmp_path / "train2014" / "attention_bias" / "attention_bias.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        write_figures_page.main(["--results", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"{path}: not the form of this figure" in capsys.readouterr().err
 
 
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):

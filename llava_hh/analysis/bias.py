@@ -19,30 +19,35 @@ RESAMPLES = 2000
 
 
 @torch.no_grad()
-def attention_parts(lvlm: Lvlm, batch: Batch, positions: Sequence[int], heads: Sequence[Head]) -> Tensor:
-    """Attention mass of each head at each of `positions` by PARTS, (position, head, part) fp32 fractions on the CPU.
+def attention_parts(
+    lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]
+) -> list[Tensor]:
+    """Attention mass of each head at chosen positions by PARTS; per row, (position, head, part) fp32 fractions, CPU.
 
     The image's tokens; the prompt after them (question, role tag); the answer so far, the query's own token included;
     and the rest, which stands before the image (system prompt, BOS). Maps of `heads` alone are materialised.
 
     Args:
-        batch: one teacher-forced sample.
+        batch: teacher-forced samples, left-padded if several.
+        positions: of each row.
     Source: paper, figure 3; its text mass is question_mass + generated_mass.
     Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
     """
     with record(lvlm.model, batch.image_mask, maps=heads) as trace:
         lvlm.model.base_model(**batch.inputs, use_cache=False)
-    image = batch.image_mask[0].cpu()
-    keys = torch.arange(len(image))
-    last_image = int(keys[image].max()) if image.any() else len(image)
-    generated = keys >= batch.response_start[0]
-    question = (keys > last_image) & ~generated
-    masks = torch.stack([image, question, generated, ~(image | question | generated)]).float()  # part key
     layers = by_layer(heads)
-    rows = [
-        trace.maps[layer][0][0, layers[layer].index(head), list(positions)].cpu() @ masks.T for layer, head in heads
-    ]
-    return torch.stack(rows, dim=1)
+    keys = torch.arange(batch.image_mask.shape[1])
+    parts = []
+    for row, (image, start, own) in enumerate(
+        zip(batch.image_mask.cpu(), batch.response_start, positions, strict=True)
+    ):
+        last_image = int(keys[image].max()) if image.any() else len(keys)
+        generated = keys >= start
+        question = (keys > last_image) & ~generated
+        masks = torch.stack([image, question, generated, ~(image | question | generated)]).float()  # part key
+        maps = [trace.maps[layer][0][row, layers[layer].index(head), list(own)] for layer, head in heads]
+        parts.append(torch.stack([rows.cpu() @ masks.T for rows in maps], dim=1))
+    return parts
 
 
 def summarise_group(

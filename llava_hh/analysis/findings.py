@@ -54,19 +54,21 @@ def js_divergence(result: Mapping[str, Any]) -> str:
 
 
 def attention_reweight(result: Mapping[str, Any]) -> str:
+    """What the weight farthest from 1 does: no weight is picked by its outcome."""
     where = {"after_image": "after the image", "image": "on the image"}[result["span"]]
-    place = min(range(len(result["alphas"])), key=lambda index: result["hal_heads"][index]["chair_i"])
-    best, greedy = result["hal_heads"][place], result["hal_heads"][result["alphas"].index(1)]
-    low, high = best["interval"]["chair_i"]
+    alphas = result["alphas"]
+    place = max(range(len(alphas)), key=lambda index: abs(alphas[index] - 1))
+
+    def of(point: Mapping[str, Any]) -> str:
+        low, high = point["interval"]["chair_i"]
+        return f"CHAIR_i {point['chair_i']:.1%} ({low:.1%} to {high:.1%}), recall {point['recall']:.1%}"
+
     sentence = (
-        f"Over {result['n']} images, scaling the attention {where} of the top {result['settings']['top_k']} heads "
-        f"gives its lowest CHAIR_i at a factor of {result['alphas'][place]:g}: {best['chair_i']:.1%} ({low:.1%} to "
-        f"{high:.1%}), against {greedy['chair_i']:.1%} untouched, with recall {best['recall']:.1%} against "
-        f"{greedy['recall']:.1%}"
+        f"Over {result['n']} images, untouched: {of(result['hal_heads'][alphas.index(1)])}. With the attention {where} "
+        f"of the top {result['settings']['top_k']} heads times {alphas[place]:g}: {of(result['hal_heads'][place])}"
     )
     if result["random_heads"]:
-        random = result["random_heads"][place]
-        sentence += f"; random heads at that factor: {random['chair_i']:.1%}, recall {random['recall']:.1%}"
+        sentence += f"; of as many random heads: {of(result['random_heads'][place])}"
     return f"{sentence}."
 
 

@@ -42,7 +42,15 @@ def _draw_parts(axis: Axes, result: dict) -> None:
             low, high = np.array([summary[kind][part]["interval"] for part in PARTS]).T
             style = {"color": GROUP_COLOURS[group], "edgecolor": "white", "hatch": hatch}
             shown.append(axis.bar(places, means, width, label=f"{GROUP_LABELS[group]}, {label}", **style))
-            axis.errorbar(places, means, (means - low, high - means), fmt="none", ecolor="black", lw=0.9, capsize=1.5)
+            axis.errorbar(
+                places,
+                means,
+                np.maximum((means - low, high - means), 0),
+                fmt="none",
+                ecolor="black",
+                lw=0.9,
+                capsize=1.5,
+            )
         for part, value in result.get("paper", {}).get(group, {}).items():
             place = list(PARTS).index(part) + (2 * row - 1) * width
             axis.plot(place, value, "D", mfc="none", mec="black", ms=6, label="paper" if row == 0 else None)

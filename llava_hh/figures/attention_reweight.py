@@ -27,7 +27,7 @@ def draw_attention_reweight(source: Path, out: Path) -> None:
         axis.errorbar(
             alphas,
             means,
-            (means - low, high - means),
+            np.maximum((means - low, high - means), 0),  # an estimate may lie outside its percentile interval
             color=GROUP_COLOURS["hal_heads"],
             marker="o",
             ms=4,
@@ -47,7 +47,7 @@ def draw_attention_reweight(source: Path, out: Path) -> None:
     axes[0].legend(fontsize=7, frameon=False)
     figure.suptitle(
         f"{SPANS[result['span']].capitalize()} of the top {result['settings']['top_k']} heads, scaled; "
-        f"{result['n']} images, 95% bootstrap intervals; band: range of the draws",
+        f"{result['n']} images of {result['settings']['split']}, 95% bootstrap intervals; band: range of the draws",
         fontsize=9,
     )
     save_figure(figure, out)

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
                 for entry in block:
                     targets, positions, batch = attribution.prepare(entry)
                     rows += word_rows(entry["image_id"], targets)
-                    parts.append(attention_parts(lvlm, batch, positions, both).numpy())
+                    parts += [part.numpy() for part in attention_parts(lvlm, batch, [positions], both)]
                 run.finish_block(number, block, rows, {"parts": np.concatenate(parts)})
             if not processes().is_main:
                 return

@@ -30,6 +30,18 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_weights(alphas: list[float]) -> None:
+    """Refuse weights before any captioning.
+
+    Raises:
+        ValueError: one that is no factor, one given twice, or no weight 1 to compare with.
+    """
+    if 1 not in alphas or len(set(alphas)) < len(alphas) or not all(0 <= alpha < float("inf") for alpha in alphas):
+        raise ValueError(
+            f"--alphas {' '.join(f'{a:g}' for a in alphas)}: expected factors from 0 up, 1 among them, once each"
+        )
+
+
 def run_weights(
     evaluation: Evaluation, args: argparse.Namespace, name: str, heads: list[Head], greedy: list[dict]
 ) -> dict[float, list[dict]]:
@@ -45,13 +57,15 @@ def run_weights(
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        check_weights(args.alphas)
         evaluation = Evaluation.from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
         greedy = evaluation.run("greedy", [], args.out / "greedy")
         own = run_weights(evaluation, args, f"top_{args.top_k}", heads, greedy)
-        draws = []
+        draws, controls = [], {}
         for seed in range(args.seed, args.seed + args.random_draws):
             control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            controls[seed] = [list(head) for head in control]
             draws.append(run_weights(evaluation, args, f"random_{args.top_k}_of_{seed}", control, greedy))
         if not processes().is_main:
             return
@@ -69,7 +83,14 @@ def main(argv: list[str] | None = None) -> None:
             "n": len(greedy),
             **({"paper": paper.REWEIGHT[args.span]} if args.paper_values else {}),
         }
-        settings = {**evaluation.settings([]), "heads_sha256": sha256(args.heads), "top_k": args.top_k}
+        settings = {
+            **evaluation.settings([]),
+            "split": args.split,
+            "heads_sha256": sha256(args.heads),
+            "top_k": args.top_k,
+            "hal_heads": [list(head) for head in heads],
+            "random_heads_by_seed": controls,
+        }
         path = args.out / f"attention_reweight_{args.span}.json"
         write_json(path, {**result, "settings": settings, "run": provenance()})
         draw_attention_reweight(path, path.with_suffix(""))

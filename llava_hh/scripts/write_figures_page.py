@@ -53,8 +53,13 @@ def page(results: Path) -> str:
         source = results / f"{stem}.json"
         if source.is_file():
             result = read_json(source)
+            try:
+                seen = sentence(result)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                made = f"make it again: sh bash_scripts/analysis/{wrapper}.sh"
+                raise ValueError(f"{source}: not the form of this figure ({error!r}); {made}") from None
             marks = " Hollow marks: the paper." if "paper" in result else ""
-            parts.append(f"![{title}]({stem}.png)\n\n{sentence(result)}{marks} Numbers: [{source.name}]({stem}.json)\n")
+            parts.append(f"![{title}]({stem}.png)\n\n{seen}{marks} Numbers: [{source.name}]({stem}.json)\n")
         else:
             parts.append(f"Not made yet: `sh bash_scripts/analysis/{wrapper}.sh`\n")
     return "\n".join(parts)
