@@ -8,7 +8,7 @@ import pytest
 from nltk.tag.perceptron import PerceptronTagger
 
 from llava_hh.metrics.chair import find_objects, score_caption
-from llava_hh.metrics.variants import load_synonyms, load_variant
+from llava_hh.metrics.variants import LEMMA_DATA, load_synonyms, load_variant
 
 WORDNET = Path("/usr/share/wordnet")  # Debian's package wordnet-base
 # What differs between the variants: nodes in the order of the caption.
@@ -59,7 +59,10 @@ def has(path: str) -> bool:
         return False
 
 
-@pytest.mark.skipif(has("corpora/wordnet") or has("corpora/wordnet.zip"), reason="nltk's data is installed")
+INSTALLED = [name for name, kind in LEMMA_DATA.items() if has(f"{kind}/{name}") or has(f"{kind}/{name}.zip")]
+
+
+@pytest.mark.skipif(bool(INSTALLED), reason="nltk's data is installed")
 def test_lemma_says_what_it_needs():
     load_variant.cache_clear()
     expected = "python -m nltk.downloader averaged_perceptron_tagger_eng wordnet"

@@ -80,6 +80,8 @@ def _lower(text: str) -> tuple[str, list[int] | None]:
 def drop_incomplete_sentence(caption: str) -> str:
     """Return `caption` up to the end of its last finished sentence; whole, without outer blanks behind, if it has none.
 
+    A text that ends in a ".", of an abbreviation or an ellipsis too, counts as finished.
+
     Source: OPERA's evaluation of captions that were cut off at a number of tokens.
     """
     whole = caption.rstrip()
