@@ -5,12 +5,11 @@ answer so far, and the rest (system prompt, BOS); they sum to 1.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
-from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions
+from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
@@ -22,16 +21,13 @@ GROUPS = ("hal_heads", "non_hal_heads")
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    add_caption_flags(parser)
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
     add_head_flags(parser)
     add("--top-k", type=int, default=20, help="heads of each group")
     add("--limit", type=int, default=100, help="use the first so many captions with a hallucination")
     add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
     add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
-    add("--out", type=Path, required=True, help="result folder")
     return parser
 
 

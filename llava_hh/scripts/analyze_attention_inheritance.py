@@ -20,7 +20,7 @@ from llava_hh.analysis.inheritance import (
     text_blocks,
     tokens_per_cell,
 )
-from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions
+from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
@@ -33,17 +33,14 @@ RANKED = ("hal_heads", "non_hal_heads")
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    add_caption_flags(parser)
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
     add("--base-model", type=Path, required=True, help="folder of the language model that --model was tuned from")
-    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
     add_head_flags(parser)
     add("--top-k", type=int, default=20, help="heads of each list; another number is read off the finished run")
     add("--limit", type=int, default=100, help="use the first so many captions with a hallucination")
     add("--batch-size", type=int, default=8, help="captions per block that a rerun skips; they run one by one")
     add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
-    add("--out", type=Path, required=True, help="result folder")
     return parser
 
 

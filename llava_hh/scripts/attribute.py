@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions, summarise
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    add_caption_flags,
+    digest,
+    hallucinating_captions,
+    summarise,
+)
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.command_line import errors_in_one_line, script_parser
@@ -23,11 +29,8 @@ from llava_hh.runs import describe_model, processes, provenance, start_run, writ
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
+    add_caption_flags(parser)
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--out", type=Path, required=True, help="result folder")
     add("--limit", type=int, help="use the first so many captions with a hallucination; all by default")
     add(
         "--ablation",
