@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llava_hh.data.coco import load_annotations, load_image_list, sample_images
-from llava_hh.generation import caption_images
+from llava_hh.generation import Interventions, caption_images
 from llava_hh.heads import Head, check_heads, load_heads
 from llava_hh.interventions import Intervention
 from llava_hh.metrics.caption_scores import score_against_references
@@ -109,7 +109,7 @@ class Evaluation:
             extra={"seed": args.seed, "limit": args.limit},
         )
 
-    def settings(self, interventions: Sequence[Intervention]) -> dict:
+    def settings(self, interventions: Interventions) -> dict:
         return {
             "model": describe_model(self.model_path),
             "image_folder": str(self.image_folder),
@@ -118,14 +118,16 @@ class Evaluation:
             "batch_size": self.batch_size,
             "dtype": str(self.lvlm.model.dtype),
             "device": self.lvlm.model.device.type,
-            "interventions": describe_interventions(interventions),
+            "interventions": [] if callable(interventions) else describe_interventions(interventions),
             **self.extra,
         }
 
-    def caption(
-        self, label: str, interventions: Sequence[Intervention], out: Path, skip_bad: bool = False
-    ) -> list[dict]:
-        """Caption under `interventions` into the folder `out` (captions.jsonl, run.json); returns the rows."""
+    def caption(self, label: str, interventions: Interventions, out: Path, skip_bad: bool = False) -> list[dict]:
+        """Caption under `interventions` into the folder `out` (captions.jsonl, run.json); returns the rows.
+
+        Args:
+            interventions: as in caption_images; what a function of the batch goes by, `extra` has to tell run.json.
+        """
         settings = {**self.settings(interventions), "skip_bad": skip_bad}
         with start_run(out, settings, [sample["image_id"] for sample in self.samples]) as run:
             return caption_images(
@@ -142,10 +144,13 @@ class Evaluation:
                 skip_bad=skip_bad,
             )
 
+    def score(self, rows: Sequence[dict]) -> list[dict]:
+        """Rows of captions with their CHAIR beside them: sentences."""
+        return [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
+
     def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
         """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
-        rows = self.caption(label, interventions, out)
-        sentences = [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
+        sentences = self.score(self.caption(label, interventions, out))
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = corpus_metrics(sentences)

@@ -1,6 +1,6 @@
 """Batched captioning of images, greedy or under any interventions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
 
+Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
@@ -70,14 +71,15 @@ def caption_images(
     model_id: str,
     max_new_tokens: int,
     batch_size: int,
-    interventions: Sequence[Intervention] = (),
+    interventions: Interventions = (),
     label: str = "captions",
     skip_bad: bool = False,
 ) -> list[dict]:
     """Caption samples block by block and write captions.jsonl, one row per image, in the order of `samples`.
 
     Args:
-        samples: `image_id` and `file_name` each.
+        samples: `image_id` and `file_name` each; what else they hold stands in their rows.
+        interventions: or a function that makes them for the samples of a batch.
         skip_bad: leave out an image that cannot be read, instead of stopping there.
     Returns: the rows. Their text is the decoded token_ids without outer blanks.
     """
@@ -94,7 +96,8 @@ def caption_images(
         answers = []
         if readable:
             batch = lvlm.encode(images, [prompt] * len(images), sample_ids=[sample["image_id"] for sample in readable])
-            answers = generate_greedily(lvlm, batch, max_new_tokens, interventions)
+            edits = interventions(readable) if callable(interventions) else interventions
+            answers = generate_greedily(lvlm, batch, max_new_tokens, edits)
         rows = [
             {
                 "question_id": sample["image_id"],
@@ -105,6 +108,7 @@ def caption_images(
                 "token_ids": answer.token_ids,
                 "finish_reason": answer.finish_reason,
                 "model_id": model_id,
+                **{key: value for key, value in sample.items() if key not in ("image_id", "file_name")},
             }
             for sample, answer in zip(readable, answers, strict=True)
         ]

@@ -169,6 +169,9 @@ def intervene(
     for intervention in interventions:
         if response_start is None and getattr(intervention, "rows", "last") == "response":
             raise ValueError("DeactivateText(rows='response') needs response_start")
+        alpha = getattr(intervention, "alpha", None)
+        if isinstance(alpha, tuple) and len(alpha) != len(image_mask):
+            raise ValueError(f"ScaleAttention has {len(alpha)} alphas for the {len(image_mask)} rows of image_mask")
         for layer, heads in by_layer(intervention.heads).items():
             block.edits.setdefault(layer, []).append((intervention, heads))
     with _open(model, block, [head for each in interventions for head in each.heads]):

@@ -191,11 +191,11 @@ class ScaleAttention:
     """Multiply the attention of `heads` on a span by `alpha`, for every query row, without renormalisation.
 
     Scaling columns of the pattern is scaling rows of V, so this is one more fused call on the chosen heads. Batch
-    rows in which the span is empty, and all rows where alpha is 1, keep the fused output bit for bit.
+    rows in which the span is empty, or alpha is 1, keep the fused output bit for bit.
 
     Args:
         heads: at least one; kept as a tuple.
-        alpha: a factor of at least 0.
+        alpha: a factor of at least 0, or one for each row of the image_mask that the block is opened with.
         span: "after_image" (alpha below 1 in the paper) or "image" (above 1).
 
     Raises:
@@ -205,14 +205,15 @@ class ScaleAttention:
     """
 
     heads: tuple[Head, ...]
-    alpha: float
+    alpha: float | tuple[float, ...]
     span: Literal["after_image", "image"] = "after_image"
     order: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         _keep_heads(self)
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+        for alpha in self.alpha if isinstance(self.alpha, tuple) else (self.alpha,):
+            if not 0 <= alpha < float("inf"):
+                raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
         if self.span not in ("after_image", "image"):
             raise ValueError(f"span must be 'after_image' or 'image', not {self.span!r}")
 
@@ -220,13 +221,15 @@ class ScaleAttention:
         if self.alpha == 1:
             return
         span = getattr(spans, self.span)  # batch key
+        batch, n_heads = call.query.shape[:2]
+        alpha = torch.tensor(self.alpha, device=span.device).view(-1, 1)
+        alpha = alpha.repeat_interleave(batch // len(alpha), 0)  # batch 1; the copies of a row (beams) stand together
         if call.gain is None:
-            batch, n_heads = call.query.shape[:2]
             call.gain = torch.ones(batch, n_heads, call.key.shape[2], device=span.device)
-        call.gain[:, heads] *= torch.where(span, self.alpha, 1.0)[:, None]
+        call.gain[:, heads] *= torch.where(span, alpha, 1.0)[:, None]
         value = call.values(heads)
         scaled = call.mix(heads, value * call.gain[:, heads, :, None].to(value.dtype)).transpose(1, 2)
-        in_row = span.any(-1)[:, None, None, None]
+        in_row = (span.any(-1) & (alpha[:, 0] != 1))[:, None, None, None]
         call.output[:, :, heads] = torch.where(in_row, scaled, call.output[:, :, heads])
 
 

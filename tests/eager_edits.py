@@ -35,8 +35,9 @@ class Editor:
                     if isinstance(each, ZeroHeads):
                         weights[row, head] = 0
                     elif isinstance(each, ScaleAttention):
+                        alpha = each.alpha[row] if isinstance(each.alpha, tuple) else each.alpha
                         for key in after if each.span == "after_image" else image:
-                            weights[row, head, :, key] *= each.alpha
+                            weights[row, head, :, key] *= alpha
                     else:
                         self.deactivate(each, layer, head, weights[row, head], after, row, n_keys - n_queries)
 

@@ -1,6 +1,7 @@
 """Figure 6 on a random model: every weight equals a direct run, the greedy run is shared, a rerun repeats nothing."""
 
 import json
+import shutil
 
 import pytest
 
@@ -27,8 +28,9 @@ def done(tiny_checkpoint, tiny_coco, tmp_path_factory):
     return flags, out
 
 
-def captions(folder) -> list[list[int]]:
-    return [json.loads(line)["token_ids"] for line in (folder / "captions.jsonl").read_text().splitlines()]
+def captions(folder, alpha=None) -> list[list[int]]:
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    return [row["token_ids"] for row in rows if row.get("alpha") == alpha]
 
 
 def test_each_weight_is_a_run_with_scaled_attention(done, tiny_checkpoint, tiny_coco):
@@ -38,19 +40,19 @@ def test_each_weight_is_a_run_with_scaled_attention(done, tiny_checkpoint, tiny_
     images = [load_image(tiny_coco / "val2014" / sample["file_name"]) for sample in samples]
     control = random_heads(4, 4, 3, 43, exclude=[Head(*head) for head in HEADS])
     runs = {
-        "greedy": [],
-        "after_image_top_3_0.5": [ScaleAttention(HEADS, 0.5)],
-        "after_image_random_3_of_43_0": [ScaleAttention(control, 0)],
-        "image_top_3_3": [ScaleAttention(HEADS, 3, "image")],
+        ("greedy", None): [],
+        ("after_image_top_3_0.5_0.0", 0.5): [ScaleAttention(HEADS, 0.5)],
+        ("after_image_random_3_of_43_0.5_0.0", 0): [ScaleAttention(control, 0)],
+        ("image_top_3_3.0", 3): [ScaleAttention(HEADS, 3, "image")],
     }
-    for name, edits in runs.items():
+    for (name, alpha), edits in runs.items():
         expected = [
             answer.token_ids
-            for start in (0, 3)
-            for answer in generate_greedily(lvlm, lvlm.encode(images[start : start + 3], [DESCRIBE] * 3), 8, edits)
+            for image in images
+            for answer in generate_greedily(lvlm, lvlm.encode([image], [DESCRIBE]), 8, edits)
         ]
-        assert captions(out / name) == expected, name
-    assert captions(out / "greedy") != captions(out / "after_image_top_3_0.5")
+        assert captions(out / name, alpha) == expected, name
+    assert captions(out / "greedy") != captions(out / "after_image_top_3_0.5_0.0", 0.5)
 
 
 def test_result_and_figure(done):
@@ -66,13 +68,9 @@ def test_result_and_figure(done):
     for span in ("after_image", "image"):
         assert (out / f"attention_reweight_{span}.png").stat().st_size > 1000
     runs = {path.name for path in out.iterdir() if path.is_dir()}
-    tops = {"after_image_top_3_0.5", "after_image_top_3_0", "image_top_3_3"}
-    draws = {
-        f"{run}_of_{seed}_{alpha}"
-        for seed in (42, 43)
-        for run, alpha in (("after_image_random_3", "0.5"), ("after_image_random_3", "0"), ("image_random_3", "3"))
-    }
-    assert runs == {"greedy", *tops, *draws}  # no run of weight 1 but greedy
+    groups = ("top_3", "random_3_of_42", "random_3_of_43")
+    swept = {f"after_image_{group}_0.5_0.0" for group in groups} | {f"image_{group}_3.0" for group in groups}
+    assert runs == {"greedy", *swept}  # no run of weight 1 but greedy
 
 
 def test_a_rerun_captions_nothing(done, monkeypatch):
@@ -83,6 +81,19 @@ def test_a_rerun_captions_nothing(done, monkeypatch):
 
     monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
     analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "1", "3"])
+
+
+def test_a_weight_added_later_leaves_the_finished_ones(done):
+    flags, out = done
+    before = (out / "image_top_3_3.0" / "run.json").stat().st_mtime_ns
+    files = [(path, path.stat().st_mtime_ns) for path in out.glob("image_*_3.0/blocks/*.json")]
+    analyze_attention_reweight.main([*flags, "--span", "image", "--alphas", "2", "1", "3"])
+    assert files and all(path.stat().st_mtime_ns == when for path, when in files)
+    assert (out / "image_top_3_2.0").exists()
+    assert (out / "image_top_3_3.0" / "run.json").stat().st_mtime_ns > before
+    result = json.loads((out / "attention_reweight_image.json").read_text())
+    assert [len(result[name]) for name in ("alphas", "hal_heads", "random_heads")] == [3, 3, 3]
+    shutil.rmtree(out / "image_top_3_2.0")
 
 
 @pytest.mark.parametrize("alphas", [["1", "0.5", "-1"], ["0.5", "0"], ["1", "1"], ["1", "inf"]])

@@ -81,7 +81,8 @@ def test_greedy_generation_equals_a_loop_of_cached_steps(llava, batch):
 
 def test_each_beam_has_its_rows_span(llava):
     together = llava_batch([[3, "image", 6], [7, "image", 2, "image", 4], [2, "image", 3]])
-    edits = [DeactivateText(EVERY_HEAD, 0.45), ScaleAttention(EVERY_HEAD[::3], 0.2)]
+    factors = (0.2, 0.7, 0.4)
+    edits = [DeactivateText(EVERY_HEAD, 0.45), ScaleAttention(EVERY_HEAD[::3], factors)]
     with intervene(llava, together.image_mask, edits) as trace:
         beams = generate(llava, together, num_beams=3)
     assert any(0 < counts.fired < counts.decided for counts in trace.fired.values())
@@ -92,8 +93,18 @@ def test_each_beam_has_its_rows_span(llava):
         alone.inputs = {key: together.inputs[key][row : row + 1, real] for key in ("input_ids", "attention_mask")}
         alone.inputs["pixel_values"] = pixels
         alone.image_mask = together.image_mask[row : row + 1, real]
-        with intervene(llava, alone.image_mask, edits):
+        own = [edits[0], ScaleAttention(EVERY_HEAD[::3], factors[row])]
+        with intervene(llava, alone.image_mask, own):
             assert torch.equal(generate(llava, alone, num_beams=3)[0], beams[row])
+
+
+def test_a_factor_for_each_row_or_none(llava, batch):
+    edits = [ScaleAttention(EVERY_HEAD, (0.5, 0.2))]
+    with (
+        pytest.raises(ValueError, match="2 alphas for the 4 rows of image_mask"),
+        intervene(llava, batch.image_mask, edits),
+    ):
+        pass
 
 
 # --- opening and leaving

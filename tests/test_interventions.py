@@ -18,6 +18,10 @@ INTERVENTIONS = {
     "less text": [ScaleAttention(HEADS, alpha=0.4)],
     "no text": [ScaleAttention(HEADS, alpha=0.0)],
     "more image": [ScaleAttention(HEADS, alpha=2.5, span="image")],
+    "a factor per row": [
+        ScaleAttention(HEADS, (0.4, 0.0, 2.0, 1.5)),
+        ScaleAttention(HEADS, (1.0, 2.0, 1.0, 3.0), "image"),
+    ],
     # the canonical order is scale, deactivate, zero; the loops edit in the order given
     "all": [
         ScaleAttention(HEADS[:4], 1.5, "image"),
@@ -101,6 +105,7 @@ def test_heads_combine_the_same_in_any_order(gqa_llava, batch):
     [
         [],
         [ScaleAttention(HEADS, 1.0), ScaleAttention(HEADS, 1.0, "image")],
+        [ScaleAttention(HEADS, (1.0,) * 4)],
         [DeactivateText(HEADS, threshold=1.0)],
         [DeactivateText(HEADS, threshold=1.0, rows="response")],
     ],
@@ -187,6 +192,7 @@ def test_each_row_has_its_own_response_start(gqa_llava, batch):
         (lambda: DeactivateText(HEADS, threshold=float("nan")), r"threshold must lie in \[0, 1\], not nan"),
         (lambda: DeactivateText(HEADS, rows="all"), "rows must be 'last' or 'response', not 'all'"),
         (lambda: ScaleAttention(HEADS, alpha=-0.1), "alpha must be .* at least 0, not -0.1"),
+        (lambda: ScaleAttention(HEADS, alpha=(1.0, -0.1)), "alpha must be .* at least 0, not -0.1"),
         (lambda: ScaleAttention(HEADS, alpha=1.0, span="text"), "span must be 'after_image' or 'image', not 'text'"),
     ],
 )

@@ -1,11 +1,14 @@
 """Figure 6: CHAIR_i, recall and mentions as the attention of heads on a span is scaled; hallucination and random heads.
 
 All weights of a span share one greedy run (weight 1), and so do both spans where they write into the same folder.
-Every run has a folder of its own in --out, so finished weights are kept. Writes attention_reweight_<span>.json and its
-figure.
+Each group of heads has a folder in --out; its other weights are captioned in the same batches, and a weight added later
+gets a folder of its own, so finished weights are kept. Writes attention_reweight_<span>.json and its figure.
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
@@ -42,15 +45,40 @@ def check_weights(alphas: list[float]) -> None:
         )
 
 
+def weight_folders(out: Path, name: str, alphas: list[float]) -> dict[Path, list[float]]:
+    """Which folders hold, or will hold, the captions of these weights; all the weights of each.
+
+    The weights of a folder, which its name tells, are captioned in the same batches. Those that no folder has get a new
+    one, so that a weight added later leaves what is finished as it is.
+    """
+    wanted = [alpha for alpha in alphas if alpha != 1]
+    there = {
+        folder: [float(part) for part in folder.name.removeprefix(f"{name}_").split("_")]
+        for folder in sorted(out.glob(f"{name}_[0-9]*"))
+    }
+    folders = {folder: weights for folder, weights in there.items() if set(weights) & set(wanted)}
+    if new := [alpha for alpha in wanted if not any(alpha in weights for weights in folders.values())]:
+        folders[out / "_".join([name, *map(str, new)])] = new
+    return folders
+
+
 def run_weights(
     evaluation: Evaluation, args: argparse.Namespace, name: str, heads: list[Head], greedy: list[dict]
 ) -> dict[float, list[dict]]:
     """The scored captions of one group of heads at every weight; 1 is greedy decoding."""
-    runs = {}
-    for alpha in args.alphas:
-        label = f"{args.span}_{name}_{alpha:g}"
-        edits = [ScaleAttention(tuple(heads), alpha, args.span)]
-        runs[alpha] = greedy if alpha == 1 else evaluation.run(label, edits, args.out / label)
+
+    def scaled(rows: Sequence[dict]) -> list[ScaleAttention]:
+        return [ScaleAttention(tuple(heads), tuple(row["alpha"] for row in rows), args.span)]
+
+    runs = {1.0: greedy}
+    for folder, weights in weight_folders(args.out, f"{args.span}_{name}", args.alphas).items():
+        repeated = replace(
+            evaluation,
+            samples=[{**sample, "alpha": alpha} for sample in evaluation.samples for alpha in weights],
+            extra={**evaluation.extra, "span": args.span, "heads": [list(head) for head in heads], "alphas": weights},
+        )
+        rows = repeated.score(repeated.caption(folder.name, scaled, folder))
+        runs |= {alpha: rows[place :: len(weights)] for place, alpha in enumerate(weights)}
     return runs
 
 
