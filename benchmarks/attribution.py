@@ -26,9 +26,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from llava_hh.attention import attention_modules
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.targets import find_targets
-from llava_hh.hooks import attention_modules
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm

@@ -1,11 +1,11 @@
-"""Where interventions and recordings meet a model: one registered attention function, two context managers.
+"""Where interventions and recordings meet a model: one registered attention function, three context managers.
 
-The function is fused attention; for the heads that an open block names, it then edits the output or records. What is
-open hangs on the attention modules themselves, so autograd's recompute threads and copies of a config see the right
-state, and a module without an open block runs plain fused attention.
+The function is fused attention; for the heads that an open block names, it then edits the output, records, or hands
+the call to an observer. What is open hangs on the attention modules themselves, so autograd's recompute threads and
+copies of a config see the right state, and a module without an open block runs plain fused attention.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.masking_utils import sdpa_mask
 
+from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.heads import Head, by_layer, check_heads
 from llava_hh.interventions import AttentionCall, Decisions, Intervention, ZeroHeads
 from llava_hh.spans import SpanFinder, Spans, image_only_spans
 
 ATTENTION = "llava_hh"
+Observer = Callable[[int, Tensor, AttentionCall], None]
 _BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
 
 
@@ -60,19 +61,21 @@ class Trace:
 
 
 class _Block:
-    """The state of one open `intervene` or `record`: which heads, where the image is, and what was seen."""
+    """The state of one open block: which heads, where the image is (where that is asked), and what was seen."""
 
-    def __init__(self, spans: SpanFinder) -> None:
+    def __init__(self, spans: SpanFinder | None) -> None:
         self.spans, self.trace = spans, Trace()
         self.edits: dict[int, list[tuple[Intervention, list[int]]]] = {}
         self.mass: dict[int, list[int]] = {}
         self.maps: dict[int, list[int]] = {}
+        self.observed: dict[int, list[int]] = {}
+        self.observer: Observer | None = None
         self.called: set[int] = set()
         self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
 
     @property
     def layers(self) -> set[int]:
-        return {*self.edits, *self.mass, *self.maps}
+        return {*self.edits, *self.mass, *self.maps, *self.observed}
 
     def index(self, heads: list[int], device: torch.device) -> Tensor:
         """The heads as an index tensor that is copied to the device once, not once per layer and step."""
@@ -80,66 +83,6 @@ class _Block:
         if key not in self._indices:
             self._indices[key] = torch.tensor(heads, device=device)
         return self._indices[key]
-
-
-def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The attention modules of the language model, by layer; those of a vision tower are left out.
-
-    An attention module is one with a `layer_idx` and an `o_proj` that is built from the text configuration; so
-    Mllama's cross-attention layers are among them.
-
-    Raises:
-        ValueError: none was found, or two share a layer number.
-    """
-    text_type = type(model.config.get_text_config(decoder=True))
-    modules: dict[int, nn.Module] = {}
-    for name, module in model.named_modules():
-        layer = getattr(module, "layer_idx", None)
-        if not isinstance(layer, int) or type(getattr(module, "config", None)) is not text_type:
-            continue
-        if not isinstance(getattr(module, "o_proj", None), nn.Module):
-            continue
-        if layer in modules:
-            raise ValueError(f"{type(model).__name__} has two attention modules for layer {layer}; one is {name}")
-        modules[layer] = module
-    if not modules:
-        raise ValueError(f"{type(model).__name__} has no attention module with a layer_idx and an o_proj")
-    return dict(sorted(modules.items()))
-
-
-@contextmanager
-def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run the language model's attention through the implementation `name`; leaving restores the one before.
-
-    Only the text configuration is switched, so a vision tower keeps its own attention.
-
-    Args:
-        name: "eager", "sdpa", ..., or a name registered with both `AttentionInterface` and `AttentionMaskInterface`.
-
-    Raises:
-        ValueError: the name is not registered, as an attention function or as a mask function (without the latter
-            transformers drops the mask in silence); or the model does not look its attention function up.
-    """
-    if name != "eager" and name not in ALL_ATTENTION_FUNCTIONS:
-        raise ValueError(f"attention {name!r} is not registered with AttentionInterface")
-    if name not in ALL_MASK_ATTENTION_FUNCTIONS:
-        raise ValueError(f"attention {name!r} has no mask function registered with AttentionMaskInterface")
-    text_type = type(model.config.get_text_config(decoder=True))
-    configs = {}
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if type(config) is text_type:
-            configs[id(config)] = config
-            if isinstance(module, PreTrainedModel) and not module._can_set_attn_implementation():
-                raise ValueError(f"{type(module).__name__} does not look its attention up in AttentionInterface")
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    try:
-        for config in configs.values():
-            config._attn_implementation = {"": name}  # the key "" leaves nested configurations alone
-        yield
-    finally:
-        for config, previous in before:
-            config._attn_implementation = {"": previous}
 
 
 @contextmanager
@@ -209,6 +152,25 @@ def record(
 
 
 @contextmanager
+def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: Observer) -> Iterator[None]:
+    """Call `observer(layer, heads, call)` in every forward of the layers of `heads`; it changes no output.
+
+    The heads of the layer come as an index tensor, ascending, with what the attention was given, from which the
+    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without. Under
+    gradient checkpointing the recomputation calls it once more, and must find it computing the same: so leave the
+    block only after backward, and keep what the observer goes by until then.
+
+    Raises:
+        IndexError, ValueError, RuntimeError: as `intervene`.
+    """
+    block = _Block(None)
+    heads = list(heads)
+    block.observed, block.observer = by_layer(heads), observer
+    with _open(model, block, heads):
+        yield
+
+
+@contextmanager
 def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
     modules = attention_modules(model)
     text_config = next(iter(modules.values())).config
@@ -274,6 +236,8 @@ def _attention(
             block.trace.mass[layer].append(call.mass(block.index(block.mass[layer], query.device), spans))
         if layer in block.maps:
             block.trace.maps[layer].append(call.pattern(block.index(block.maps[layer], query.device)))
+        if layer in block.observed:
+            block.observer(layer, block.index(block.observed[layer], query.device), call)
     edits = [(block, edit, heads) for block in blocks for edit, heads in block.edits.get(layer, [])]
     if edits:
         call.output = output.clone()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from llava_hh.hooks import switch_attention
+from llava_hh.attention import switch_attention
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
 
 NAME = "eager_edits"

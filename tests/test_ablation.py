@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
+from llava_hh.attention import attention_modules
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
-from llava_hh.hooks import attention_modules
 
 TOKENS = torch.arange(5, 29)[None] * 7 % 110 + 5  # one row of 24 plain tokens
 PER_POSITION = ("input_ids", "inputs_embeds", "attention_mask", "cross_attention_mask")

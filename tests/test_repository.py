@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["runs", "command_line", "heads", "spans", "interventions", "hooks", "models", "data", "metrics", "generation"]
-LAYERS += ["evaluation", "attribution", "analysis", "figures", "mini", "scripts"]
+LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
+LAYERS += ["generation", "evaluation", "attribution", "analysis", "finetuning", "figures", "mini", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 WRAPPERS = sorted(
     path

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample, editing_outputs, enclosing_layers, mlp_of
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
 from llava_hh.attribution.shared_prefix import SHARED_PREFIX, PrefixRows, sharing_prefix
 from llava_hh.attribution.vocabulary import target_log_probs
-from llava_hh.hooks import attention_modules, switch_attention
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llava_hh.attention import attention_modules
 from llava_hh.attribution.replacement import KINDS, OutputStatistics
-from llava_hh.hooks import attention_modules
 
 
 @torch.no_grad()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llava_hh.data.instruct import IMAGE_MARK
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
-from llava_hh.runs import write_json
+from llava_hh.models.lvlm import DESCRIBE
+from llava_hh.runs import write_json, write_text
 
 CAPTIONS_PER_IMAGE = 5
 
@@ -75,8 +77,26 @@ def write_split(split: Split, folder: Path) -> None:
     )
 
 
+def write_instructions(folder: Path, split: str) -> None:
+    """Write `folder/instruct_<split>.json`, the first caption of every image, in the layout of llava_v1_5_mix665k.json."""
+    written = json.loads((folder / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
+    first = {row["image_id"]: row["caption"] for row in reversed(written["annotations"])}
+    rows = [
+        {
+            "id": str(image["id"]),
+            "image": f"{split}/{image['file_name']}",
+            "conversations": [
+                {"from": "human", "value": f"{IMAGE_MARK}\n{DESCRIBE}"},
+                {"from": "gpt", "value": first[image["id"]]},
+            ],
+        }
+        for image in written["images"]
+    ]
+    write_text(folder / f"instruct_{split}.json", json.dumps(rows, indent=1) + "\n")
+
+
 def write_missing_splits(folder: Path) -> None:
-    """Write the sets that `folder` lacks, or has in another size or make than SPLITS says."""
+    """Write the sets that `folder` lacks, or has in another size or make than SPLITS says, and the instructions."""
     for split in SPLITS:
         done = folder / "annotations" / f"captions_{split.name}.json"
         if done.exists():
@@ -85,3 +105,4 @@ def write_missing_splits(folder: Path) -> None:
             if make == (split.size, split.together, split.unseen):
                 continue
         write_split(split, folder)
+    write_instructions(folder, SPLITS[0].name)

@@ -69,6 +69,38 @@ class Llava:
             return rows, {}
         return rows, {"pixel_values": torch.stack([torch.as_tensor(image) for image in encoded["pixel_values"]])}
 
+    def answer_parts(
+        self, processor: LlavaProcessor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+    ) -> list[tuple[list[int], bool]]:
+        """What follows the first question in a conversation: token ids, and whether they belong to an answer.
+
+        An answer ends with the first of `ends` (its end token) that the format puts after it.
+
+        Raises:
+            ValueError: a chat template that does not repeat what was said, or ends no answer.
+        """
+        tokenizer = processor.tokenizer
+
+        def ids_of(text: str) -> list[int]:
+            return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+        parts: list[tuple[list[int], bool]] = []
+        for place, (_, answer) in enumerate(turns):
+            is_last = place == len(turns) - 1
+            if self.speaks_vicuna:
+                closing = [tokenizer.eos_token_id]
+                if not is_last:
+                    closing += ids_of(f"USER: {turns[place + 1][0]} ASSISTANT:")
+            else:
+                closing = ids_of(text_after_answer(processor, turns, place, with_image))
+            end = next((i for i, token in enumerate(closing) if token in ends), None)
+            if end is None:
+                raise ValueError(f"the chat template of {tokenizer.name_or_path} puts no end token after an answer")
+            parts.append((ids_of(answer) + closing[: end + 1], True))
+            if not is_last:
+                parts.append((closing[end + 1 :], False))
+        return parts
+
     def decoder_layers(self, model: LlavaForConditionalGeneration) -> torch.nn.ModuleList:
         return model.model.language_model.layers
 
@@ -92,6 +124,29 @@ def render(processor: LlavaProcessor, question: str, with_image: bool) -> str:
     if shown != with_image:
         raise ValueError(f"{template} writes {processor.image_token} {shown} times; expected {int(with_image)}")
     return text
+
+
+def text_after_answer(processor: LlavaProcessor, turns: Sequence[tuple[str, str]], place: int, with_image: bool) -> str:
+    """What the checkpoint's chat template writes between answer `place` and the next one, or behind the last.
+
+    Raises:
+        ValueError: the template does not repeat the conversation word for word.
+    """
+    messages = []
+    for number, (question, answer) in enumerate(turns[: place + 2]):
+        content = [{"type": "image"}] * (with_image and number == 0) + [{"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    answered = 2 * place + 2
+    before = processor.apply_chat_template(messages[: answered - 1], add_generation_prompt=True)
+    is_last = place == len(turns) - 1
+    whole = processor.apply_chat_template(
+        messages[:answered] if is_last else messages[: answered + 1], add_generation_prompt=not is_last
+    )
+    said = before + turns[place][1]
+    if not whole.startswith(said):
+        raise ValueError(f"the chat template of {processor.tokenizer.name_or_path} changes what was answered")
+    return whole[len(said) :]
 
 
 def complete_image_length(processor: LlavaProcessor, config: LlavaConfig) -> None:

@@ -24,6 +24,9 @@ class Family(Protocol):
     def encode(
         self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
     ) -> tuple[list[list[int]], dict[str, Tensor]]: ...
+    def answer_parts(
+        self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+    ) -> list[tuple[list[int], bool]]: ...
     def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
@@ -84,20 +87,64 @@ class Lvlm:
         starts = [len(ids) for ids in rows]
         if responses is not None:
             rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
-        padded = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
-        device = self.model.device
-        inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
-        for name, tensor in tensors.items():
-            inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
+        inputs = self._pad(rows, tensors, "left")
         width = inputs["input_ids"].shape[1]
-        image_ids = torch.tensor(self.family.image_token_ids(self.model), device=device)
         return Batch(
             inputs=inputs,
-            image_mask=torch.isin(inputs["input_ids"], image_ids),
+            image_mask=self._image_mask(inputs["input_ids"]),
             response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
             sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
             images=list(images),
         )
+
+    def encode_conversations(
+        self,
+        images: Sequence[Image | None],
+        conversations: Sequence[Sequence[tuple[str, str]]],
+        max_length: int,
+        sample_ids: Sequence | None = None,
+    ) -> tuple[Batch, Tensor]:
+        """Make a right-padded batch of whole conversations for training, and its labels.
+
+        Args:
+            conversations: (question, answer) pairs; the image belongs to the first question.
+            max_length: what is longer is cut off at its end.
+        Returns: the batch, on the CPU, and labels (row, position): the token itself where it belongs to an answer, its
+            end token included, and -100 elsewhere. `response_start` is that of the first answer.
+        Raises:
+            ValueError: an image that max_length would cut.
+        """
+        rows, tensors = self.family.encode(self.processor, images, [turns[0][0] for turns in conversations])
+        starts = [len(ids) for ids in rows]
+        labels = [[-100] * len(ids) for ids in rows]
+        for row, label, turns, image in zip(rows, labels, conversations, images, strict=True):
+            for ids, is_answer in self.family.answer_parts(
+                self.processor, turns, image is not None, self.end_token_ids
+            ):
+                row += ids
+                label += ids if is_answer else [-100] * len(ids)
+        whole = self._pad(rows, tensors, "right", "cpu")
+        width = min(max_length, whole["input_ids"].shape[1])
+        image_mask = self._image_mask(whole["input_ids"])
+        if image_mask[:, width:].any():
+            raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
+        inputs = whole | {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
+        labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
+        ids = list(sample_ids if sample_ids is not None else range(len(rows)))
+        return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+
+    def _pad(
+        self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
+    ) -> dict[str, Tensor]:
+        padded = self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+        device = self.model.device if device is None else device
+        inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
+        for name, tensor in tensors.items():
+            inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
+        return inputs
+
+    def _image_mask(self, input_ids: Tensor) -> Tensor:
+        return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))
 
 
 def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: str | None = None) -> Lvlm:

@@ -1,0 +1,69 @@
+"""The attention modules of a language model, and which attention function they run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The attention modules of the language model, by layer; those of a vision tower are left out.
+
+    An attention module is one with a `layer_idx` and an `o_proj` that is built from the text configuration; so
+    Mllama's cross-attention layers are among them.
+
+    Raises:
+        ValueError: none was found, or two share a layer number.
+    """
+    text_type = type(model.config.get_text_config(decoder=True))
+    modules: dict[int, nn.Module] = {}
+    for name, module in model.named_modules():
+        layer = getattr(module, "layer_idx", None)
+        if not isinstance(layer, int) or type(getattr(module, "config", None)) is not text_type:
+            continue
+        if not isinstance(getattr(module, "o_proj", None), nn.Module):
+            continue
+        if layer in modules:
+            raise ValueError(f"{type(model).__name__} has two attention modules for layer {layer}; one is {name}")
+        modules[layer] = module
+    if not modules:
+        raise ValueError(f"{type(model).__name__} has no attention module with a layer_idx and an o_proj")
+    return dict(sorted(modules.items()))
+
+
+@contextmanager
+def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run the language model's attention through the implementation `name`; leaving restores the one before.
+
+    Only the text configuration is switched, so a vision tower keeps its own attention.
+
+    Args:
+        name: "eager", "sdpa", ..., or a name registered with both `AttentionInterface` and `AttentionMaskInterface`.
+
+    Raises:
+        ValueError: the name is not registered, as an attention function or as a mask function (without the latter
+            transformers drops the mask in silence); or the model does not look its attention function up.
+    """
+    if name != "eager" and name not in ALL_ATTENTION_FUNCTIONS:
+        raise ValueError(f"attention {name!r} is not registered with AttentionInterface")
+    if name not in ALL_MASK_ATTENTION_FUNCTIONS:
+        raise ValueError(f"attention {name!r} has no mask function registered with AttentionMaskInterface")
+    text_type = type(model.config.get_text_config(decoder=True))
+    configs = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if type(config) is text_type:
+            configs[id(config)] = config
+            if isinstance(module, PreTrainedModel) and not module._can_set_attn_implementation():
+                raise ValueError(f"{type(module).__name__} does not look its attention up in AttentionInterface")
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config in configs.values():
+            config._attn_implementation = {"": name}  # the key "" leaves nested configurations alone
+        yield
+    finally:
+        for config, previous in before:
+            config._attn_implementation = {"": previous}

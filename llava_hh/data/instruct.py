@@ -1,0 +1,143 @@
+"""Instruction data in the layout of llava_v1_5_mix665k.json, read row by row: conversations, most with an image."""
+
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from json import JSONDecodeError, JSONDecoder
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+IMAGE_MARK = "<image>"
+NOT_A_ROW = re.compile(r"[ \t\r\n,]*")
+CHUNK = 2**24  # bytes read at a time
+IMAGE_WORDS = 128  # what an image counts as in lengths, as in LLaVA
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """turns: (question, answer) pairs without the image's mark; image: a path under the image folder, or None."""
+
+    sample_id: str
+    image: str | None
+    turns: tuple[tuple[str, str], ...]
+
+    @property
+    def length(self) -> int:
+        """Words of all turns, and IMAGE_WORDS for an image; to group samples of similar length."""
+        words = sum(len(question.split()) + len(answer.split()) for question, answer in self.turns)
+        return words + (IMAGE_WORDS if self.image else 0)
+
+
+class InstructionData:
+    """The conversations of a file; in memory are only where each stands and how long it is.
+
+    Opening reads the file once, a piece at a time, and checks every row.
+
+    Args:
+        skip_bad: leave bad rows out, instead of stopping at the first; `bad` lists what was wrong with them.
+
+    Raises:
+        ValueError: a row that is no such conversation; one line with the file, the row's index and what was expected.
+        FileNotFoundError: no such file.
+    """
+
+    def __init__(self, path: str | Path, skip_bad: bool = False) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
+        self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
+        self._rows, self.has_image, self.bad = array("q"), bytearray(), []
+        for index, (row, start, end) in enumerate(self._scan()):
+            try:
+                conversation = parse_conversation(row)
+            except ValueError as error:
+                message = f"{path}: row {index}: {error}"
+                if not skip_bad:
+                    raise ValueError(message) from None
+                self.bad.append(message)
+                continue
+            self._starts.append(start)
+            self._ends.append(end)
+            self._rows.append(index)
+            self._lengths.append(conversation.length)
+            self.has_image.append(conversation.image is not None)
+        if not self._starts:
+            raise ValueError(f"{path}: holds no conversation")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, place: int) -> Conversation:
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[place])
+            text = file.read(self._ends[place] - self._starts[place])
+        return parse_conversation(json.loads(text), default_id=str(self._rows[place]))
+
+    @property
+    def lengths(self) -> list[int]:
+        return list(self._lengths)
+
+    def _scan(self) -> Iterator[tuple[Any, int, int]]:
+        """Every row of the list with the bytes where it starts and ends; how commas stand is not checked."""
+        size = self.path.stat().st_size
+        with (
+            open(self.path, "rb") as file,
+            tqdm(total=size, desc=f"reading {self.path.name}", unit="B", unit_scale=True, disable=size < CHUNK) as bar,
+        ):
+            # one byte a character, so that places in the text are places in the file; rows are decoded anew when asked
+            text = file.read(CHUNK).decode("latin-1")
+            opening = NOT_A_ROW.match(text).end()
+            if text[opening : opening + 1] != "[":
+                raise ValueError(f"{self.path}: expected a JSON list of conversations")
+            before, place = 0, opening + 1  # `before`: how much of the file stands ahead of `text`
+            while True:
+                place = NOT_A_ROW.match(text, place).end()
+                if text[place : place + 1] == "]":
+                    return
+                try:
+                    row, end = JSONDecoder().raw_decode(text, place)
+                except JSONDecodeError as error:
+                    more = file.read(CHUNK).decode("latin-1")
+                    if not more:
+                        message = f"{self.path}: not JSON ({error.msg} at byte {before + error.pos})"
+                        raise ValueError(message) from None
+                    bar.update(len(more))
+                    text, before, place = text[place:] + more, before + place, 0
+                    continue
+                yield row, before + place, before + end
+                place = end
+
+
+def parse_conversation(row: Any, default_id: str = "") -> Conversation:
+    """Check one row of the file.
+
+    Raises:
+        ValueError: what is wrong with it, without its place.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
+        raise ValueError("expected an object with a list `conversations`")
+    image = row.get("image")
+    if image is not None and not (isinstance(image, str) and image):
+        raise ValueError(f"`image` must be a path, not {image!r}")
+    if image is not None and (Path(image).is_absolute() or ".." in Path(image).parts):
+        raise ValueError(f"`image` {image!r} leaves the image folder")
+    said = row["conversations"]
+    if not said or len(said) % 2:
+        raise ValueError(f"`conversations` has {len(said)} parts; expected questions and answers in turns")
+    texts = []
+    for place, part in enumerate(said):
+        speaker = ("human", "gpt")[place % 2]
+        if not isinstance(part, dict) or part.get("from") != speaker or not isinstance(part.get("value"), str):
+            raise ValueError(f'conversations[{place}] must be {{"from": "{speaker}", "value": text}}, not {part!r:.80}')
+        texts.append(part["value"])
+    marks = [place for place, text in enumerate(texts) for _ in range(text.count(IMAGE_MARK))]
+    if marks != ([0] if image else []):
+        expected = "once, in the first question" if image else "nowhere, for there is no `image`"
+        raise ValueError(f"{IMAGE_MARK} must stand {expected}; it stands in parts {marks}")
+    # as LLaVA's training does: the image goes in front of the question, wherever its mark stood
+    texts[0] = texts[0].replace(IMAGE_MARK, "").strip()
+    return Conversation(str(row.get("id", default_id)), image, tuple(zip(texts[::2], texts[1::2], strict=True)))

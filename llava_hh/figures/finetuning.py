@@ -1,0 +1,30 @@
+"""A targeted fine-tuning as it went: its losses, and where the trained heads look, by step."""
+
+import json
+from pathlib import Path
+
+from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
+
+
+def draw_finetuning(log: Path, out: Path) -> None:
+    """Draw a log.jsonl of targeted_finetune as `out`.png and `out`.pdf."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = [row["step"] for row in rows]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
+    curves = (
+        ("cross entropy of answers, nats", [("ce", "", GREEDY)]),
+        ("attention loss, nats", [("attention_loss", "", WRONG)]),
+        (
+            "attention mass of the heads\nat answer tokens",
+            [("image_mass", "image", GREEDY), ("after_image_mass", "after the image", WRONG)],
+        ),
+    )
+    for axis, (name, lines) in zip(axes, curves, strict=True):
+        for key, label, colour in lines:
+            axis.plot(steps, [row[key] for row in rows], color=colour, lw=1.2, label=label)
+        axis.set_xlabel("step")
+        axis.set_ylabel(name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[2].set_ylim(0, 1)
+    axes[2].legend(fontsize=7, frameon=False)
+    save_figure(figure, out)

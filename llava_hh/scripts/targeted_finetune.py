@@ -1,0 +1,166 @@
+"""TF-HH: fine-tune the query and key rows of hallucination heads, so that they attend less to text.
+
+Writes an ordinary checkpoint folder, --out/model, a log with a row per logged step, and its curves. A killed training
+goes on from its last checkpoint when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.data.instruct import InstructionData
+from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.figures.finetuning import draw_finetuning
+from llava_hh.finetuning.batches import Collator, Places, sample_order
+from llava_hh.finetuning.head_rows import (
+    TunedRows,
+    first_head_of_each_layer,
+    merge_tuned_rows,
+    tune_head_rows,
+    untie_vocabulary,
+)
+from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
+from llava_hh.finetuning.trainer import TargetedTrainer, load_trained_rows, train, training_arguments
+from llava_hh.heads import Head, random_heads
+from llava_hh.hooks import observe
+from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.runs import describe_model, make_folder, processes, sha256, start_run
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint folder to start from")
+    add_head_flags(parser)
+    add("--top-k", type=int, default=30, help="how many heads of the list are trained")
+    add("--random-heads", type=int, metavar="SEED", help="train as many random heads instead, none of the top k")
+    add("--released", action="store_true", help="train only the first listed head of each layer, as the released code")
+    add("--data", type=Path, required=True, help="conversations, in the layout of llava_v1_5_mix665k.json")
+    add("--image-folder", type=Path, required=True, help="folder that the paths of images start from")
+    add("--skip-bad", action="store_true", help="leave bad rows of the data out, instead of stopping at the first")
+    add("--objective", choices=OBJECTIVES, default="minimize_txt", help="what the attention loss is")
+    add("--ce-coeff", type=float, default=1.0, help="weight of the cross entropy")
+    add("--attention-coeff", type=float, default=2.0, help="weight of the attention loss")
+    add(
+        "--lm-head",
+        action=argparse.BooleanOptionalAction,
+        help="train the vocabulary matrix too (default: where the model does not tie it to its embeddings)",
+    )
+    add("--untie", action="store_true", help="give a tied vocabulary matrix numbers of its own, to train it")
+    add("--steps", type=int, default=200, help="optimizer steps")
+    add("--batch-size", type=int, default=16, help="samples per step, over all processes")
+    add("--accumulation", type=int, default=1, help="forward passes that a step is made of")
+    add("--learning-rate", type=float, default=2e-5, help="its peak; cosine to 0")
+    add("--warmup", type=float, default=0.03, help="share of the steps until the peak")
+    add("--max-length", type=int, default=2048, help="tokens; what is longer is cut off at its end")
+    add("--gradient-checkpointing", action="store_true", help="compute activations twice, to keep fewer of them")
+    add("--seed", type=int, default=1234, help="of the order of samples")
+    add("--log-every", type=int, default=1, help="steps per row of the log")
+    add("--save-every", type=int, default=50, help="steps between checkpoints")
+    add("--out", type=Path, required=True, help="result folder")
+    return parser
+
+
+def chosen_heads(args: argparse.Namespace, lvlm: Lvlm) -> list[Head]:
+    """The heads whose attention the loss is about: the top k, or as many random ones."""
+    heads = heads_from_flags(args, lvlm, args.top_k)
+    if args.random_heads is None:
+        return heads
+    return random_heads(lvlm.n_layers, lvlm.n_heads, args.top_k, args.random_heads, exclude=heads)
+
+
+def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRows]:
+    """Make what is trained trainable, and nothing else."""
+    tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
+    if args.untie:
+        untie_vocabulary(lvlm.model)
+        tied = False
+    vocabulary = not tied if args.lm_head is None else args.lm_head
+    return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if args.released else heads, vocabulary)
+
+
+def settings_of(args: argparse.Namespace, heads: list[Head]) -> dict:
+    """What decides the result, for run.json."""
+    kept = ("top_k", "random_heads", "released", "objective", "ce_coeff", "attention_coeff", "lm_head", "untie")
+    kept += ("steps", "batch_size", "accumulation", "learning_rate", "warmup", "max_length", "seed", "skip_bad")
+    return {
+        "model": describe_model(args.model),
+        "heads": [list(head) for head in heads],
+        "data_sha256": sha256(args.data),
+        "image_folder": str(args.image_folder),
+        **{name: getattr(args, name) for name in kept},
+    }
+
+
+def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> None:
+    """Train into --out; the trained rows end up in --out/trained."""
+    samples_a_pass = processes().count * args.accumulation
+    if args.batch_size % samples_a_pass:
+        raise ValueError(
+            f"--batch-size {args.batch_size} is no multiple of {processes().count} processes x "
+            f"{args.accumulation} passes"
+        )
+    data = InstructionData(args.data, args.skip_bad)
+    for message in data.bad:
+        print(f"skipped: {message}")
+    if args.gradient_checkpointing:
+        lvlm.model.gradient_checkpointing_enable({"use_reentrant": False})
+    tuned = prepare(args, lvlm, heads)
+    n_trained = sum(part.rows.numel() for part in tuned.values())
+    print(f"training {n_trained:,} of {sum(p.numel() for p in lvlm.model.parameters()):,} parameters")
+    attention = AttentionLoss(args.objective)
+    trainer = TargetedTrainer(
+        TargetedModel(lvlm.model, attention, args.ce_coeff, args.attention_coeff),
+        tuned=tuned,
+        order=sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed),
+        log=args.out / "log.jsonl",
+        args=training_arguments(
+            args.out / "checkpoints",
+            max_steps=args.steps,
+            per_device_train_batch_size=args.batch_size // samples_a_pass,
+            gradient_accumulation_steps=args.accumulation,
+            learning_rate=args.learning_rate,
+            warmup_steps=args.warmup,
+            logging_steps=args.log_every,
+            save_steps=args.save_every,
+            seed=args.seed,
+        ),
+        train_dataset=Places(len(data)),
+        data_collator=Collator(lvlm, data, args.image_folder, args.max_length),
+    )
+    with observe(lvlm.model, heads, attention):
+        train(trainer)
+    trainer.save_model(str(args.out / "trained"))
+
+
+def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
+    """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
+    lvlm = load_lvlm(args.model, device_map="cpu")
+    tuned = prepare(args, lvlm, heads)
+    load_trained_rows(tuned, args.out / "trained")
+    merge_tuned_rows(lvlm.model, tuned)
+    part = out.with_name(f"{out.name}.part")
+    lvlm.model.save_pretrained(part)
+    lvlm.processor.save_pretrained(part)
+    part.rename(out)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        make_folder(args.out)
+        lvlm = load_lvlm(args.model)
+        heads = chosen_heads(args, lvlm)
+        result = args.out / "model"
+        with start_run(args.out, settings_of(args, heads)):
+            if not result.exists():
+                fine_tune(args, lvlm, heads)
+                if processes().is_main:
+                    save_checkpoint(args, heads, result)
+        if processes().is_main:
+            draw_finetuning(args.out / "log.jsonl", args.out / "curves")
+            print(f"{result}\n{args.out / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    main()
