@@ -1,15 +1,12 @@
 """Several processes under accelerate's launcher leave the bytes that one process leaves, also after one was killed."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from launching import finish, launch
 
 from llava_hh.runs import share_out
 from llava_hh.scripts import attribute, caption, evaluate_chair
@@ -42,23 +39,6 @@ def alone(tiny_checkpoint, tiny_coco, tmp_path_factory) -> dict[str, Path]:
         captions = folders["evaluate_chair"] if name == "attribute" else folders["caption"]
         script.main(flags_of(name, tiny_checkpoint, tiny_coco, captions, folders[name]))
     return folders
-
-
-def launch(n_processes: int, name: str, flags: list[str]) -> subprocess.Popen:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    command += ["--num_processes", str(n_processes), "--main_process_port", str(port), "--mixed_precision", "no"]
-    command += ["--dynamo_backend", "no", "-m", f"llava_hh.scripts.{name}", *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen) -> str:
-    output = process.communicate(timeout=300)[0].decode()
-    assert process.returncode == 0, output
-    return output
 
 
 def same_files(name: str, folder: Path, alone: dict[str, Path]) -> None:

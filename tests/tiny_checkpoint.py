@@ -12,8 +12,10 @@ from llava_hh.mini.world import CATEGORIES
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", ".", "a", "and", "the", "USER:", "ASSISTANT:", "describe"]
 CHAT = (
-    "{% for m in messages %}USER: {% for part in m['content'] %}"
-    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {% else %} ASSISTANT:{% endif %}"
+    "{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% if m['role'] != 'user' %}</s> {% endif %}{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
 

@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainingArguments
 
-from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.batches import FixedOrder
+from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
-from llava_hh.runs import write_text
+from llava_hh.runs import processes, write_text
 
 TRAINED_FILE = "trained_rows.safetensors"
 COMPLETE = "complete"  # a file that a checkpoint folder gets last
@@ -140,7 +140,12 @@ def train(trainer: TargetedTrainer) -> None:
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= done]
         write_text(trainer.log_file, "".join(f"{row}\n" for row in kept))
     trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                callback.training_bar.close()  # else an error would stand in the bar's line
 
 
 def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
@@ -158,7 +163,7 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         report_to=[],
         disable_tqdm=False,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu else None,
+        ddp_backend="gloo" if on_cpu and processes().count > 1 else None,
         logging_nan_inf_filter=False,
         **settings,
     )

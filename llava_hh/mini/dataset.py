@@ -78,7 +78,7 @@ def write_split(split: Split, folder: Path) -> None:
 
 
 def write_instructions(folder: Path, split: str) -> None:
-    """Write `folder/instruct_<split>.json`, the first caption of every image, in the layout of llava_v1_5_mix665k.json."""
+    """Write `folder/instruct_<split>.json`: every image with its first caption, laid out as llava_v1_5_mix665k.json."""
     written = json.loads((folder / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
     first = {row["image_id"]: row["caption"] for row in reversed(written["annotations"])}
     rows = [

@@ -5,6 +5,7 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
@@ -92,7 +93,7 @@ def settings_of(args: argparse.Namespace, heads: list[Head]) -> dict:
     }
 
 
-def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> None:
+def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> None:
     """Train into --out; the trained rows end up in --out/trained."""
     samples_a_pass = processes().count * args.accumulation
     if args.batch_size % samples_a_pass:
@@ -100,14 +101,11 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> None:
             f"--batch-size {args.batch_size} is no multiple of {processes().count} processes x "
             f"{args.accumulation} passes"
         )
-    data = InstructionData(args.data, args.skip_bad)
-    for message in data.bad:
-        print(f"skipped: {message}")
     if args.gradient_checkpointing:
-        lvlm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        lvlm.model.activation_checkpointing_enable({"use_reentrant": False})
+    n_parameters = lvlm.model.num_parameters()
     tuned = prepare(args, lvlm, heads)
-    n_trained = sum(part.rows.numel() for part in tuned.values())
-    print(f"training {n_trained:,} of {sum(p.numel() for p in lvlm.model.parameters()):,} parameters")
+    print(f"training {sum(part.rows.numel() for part in tuned.values()):,} of {n_parameters:,} parameters")
     attention = AttentionLoss(args.objective)
     trainer = TargetedTrainer(
         TargetedModel(lvlm.model, attention, args.ce_coeff, args.attention_coeff),
@@ -149,14 +147,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         make_folder(args.out)
+        data = InstructionData(args.data, args.skip_bad)
+        for message in data.bad:
+            print(f"skipped: {message}")
         lvlm = load_lvlm(args.model)
         heads = chosen_heads(args, lvlm)
         result = args.out / "model"
         with start_run(args.out, settings_of(args, heads)):
             if not result.exists():
-                fine_tune(args, lvlm, heads)
+                fine_tune(args, lvlm, heads, data)
                 if processes().is_main:
                     save_checkpoint(args, heads, result)
+                    shutil.rmtree(args.out / "checkpoints")
         if processes().is_main:
             draw_finetuning(args.out / "log.jsonl", args.out / "curves")
             print(f"{result}\n{args.out / 'curves.png'}")
