@@ -16,7 +16,13 @@ from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import describe_model, make_folder, processes, provenance, read_json, start_run, write_json
 
 RESULT_FILE = "captions_eval_results.json"
-LABELS = {"greedy": "greedy", "adhh": "AD-HH"}
+LABELS = {
+    "greedy": "greedy",
+    "adhh": "AD-HH",
+    "random_heads": "random heads, mean of {n} draws",
+    "tfhh": "TF-HH, mean of {n} seeds",
+    "random_heads_tuned": "as many random heads fine-tuned, mean of {n} seeds",
+}
 
 
 def add_sample_flags(
@@ -161,22 +167,22 @@ class Evaluation:
         return sentences
 
 
-def compare(sentences: dict[str, list[dict]], random_draws: Sequence[list[dict]], settings: dict) -> dict:
-    """The summary of a comparison: each method and the mean of the random draws with intervals, and paired tests.
+def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:
+    """The summary of a comparison: each method with intervals, and paired tests; and means over draws or seeds.
 
     What sets a method apart from greedy decoding stands under its `minus_greedy`.
 
     Args:
         sentences: by method, `greedy` among them, all over the same images.
-        random_draws: the sentences of each draw of random heads.
+        repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
     """
     summary: dict = {"settings": settings, "run": provenance()}
     summary |= {name: summarise(own) for name, own in sentences.items()}
     for name, difference in compare_with_reference(sentences, "greedy").items():
         summary[name]["minus_greedy"] = difference
-    if random_draws:
-        summary["random_heads"] = summarise_mean(random_draws)
-        summary["random_heads"]["draws"] = [summarise(draw) for draw in random_draws]
+    for name, runs in repeated.items():
+        if runs:
+            summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
     return summary
 
 
@@ -190,7 +196,7 @@ def summary_table(summary: dict) -> str:
     for name, entry in summary.items():
         if name in ("settings", "run"):
             continue
-        label = f"random heads, mean of {len(entry['draws'])} draws" if "draws" in entry else LABELS.get(name, name)
+        label = LABELS.get(name, name).format(n=len(entry.get("draws", ())))
         cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
         cells += [_cell(entry, metric, 1) for metric in ("mentions", "length")]
         tested = entry.get("minus_greedy", {})

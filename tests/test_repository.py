@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
@@ -82,7 +83,7 @@ def test_wrapper_calls_scripts_with_flags_they_know(wrapper, profile, tmp_path):
         pytest.skip("this wrapper is for mini alone")
     calls = calls_of(wrapper, profile, tmp_path)
     n_calls = sum(line.startswith(('"$PYTHON" -m', "launch ")) for line in wrapper.read_text().splitlines())
-    assert len(calls) == n_calls or wrapper.name in ("build.sh", "measure.sh", "all.sh")
+    assert len(calls) == n_calls or wrapper.name in ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh")
     for module, *flags in calls:
         importlib.import_module(module).parser().parse_args(flags)
 
@@ -100,6 +101,25 @@ def test_a_launcher_and_a_profile_of_ones_own(tmp_path):
     assert [call[:5] for call in calls] == [["launch", "--multi_gpu", "--num_processes", "2", "-m"]] * 3
     assert calls[2][-2:] == ["--limit", "3"]
     assert calls[2][calls[2].index("--model") + 1] == "/somewhere/else"
+
+
+def test_finetuning_trains_heads_and_random_heads_with_each_seed(tmp_path):
+    calls = calls_of(ROOT / "bash_scripts/targeted_finetune.sh", "mini", tmp_path)
+    *trainings, (compare, *flags) = calls
+    parsed = [importlib.import_module(module).parser().parse_args(own) for module, *own in trainings]
+    assert [(own.seed, own.random_heads) for own in parsed] == [(1234, None), (1234, 1234), (1235, None), (1235, 1235)]
+    compared = importlib.import_module(compare).parser().parse_args(flags)
+    assert [*zip(compared.tuned, compared.random_tuned, strict=True)] == [
+        (parsed[0].out, parsed[1].out),
+        (parsed[2].out, parsed[3].out),
+    ]
+
+
+def test_accelerate_reads_the_configurations():
+    files = sorted((ROOT / "bash_scripts/accelerate").glob("*.yaml"))
+    assert [file.stem for file in files] == ["ddp", "fsdp", "single", "zero2"]
+    for file in files:
+        assert load_config_from_file(str(file)).num_processes in (1, 8)
 
 
 def test_measure_makes_every_call(tmp_path):

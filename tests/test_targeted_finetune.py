@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 from llava_hh.finetuning.batches import sample_order
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.finetuning.trainer import last_complete_checkpoint
+from llava_hh.generation import generate_greedily, load_image
 from llava_hh.mini.dataset import write_instructions
-from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import targeted_finetune
+from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.scripts import compare_finetuning, targeted_finetune
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
 N_STEPS = 6
@@ -256,3 +257,36 @@ def test_batches_are_of_one_kind_and_of_similar_lengths():
 def test_too_few_samples():
     with pytest.raises(ValueError, match="3 samples do not fill a batch of 4"):
         sample_order([1, 2, 3], [True] * 3, 4, 1, seed=0)
+
+
+# --- the table of all methods
+
+
+def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path, capsys):
+    seeds = []
+    for name, more in (("heads_2", ["--seed", "2"]), ("random_2", ["--seed", "2", "--random-heads", "2"])):
+        targeted_finetune.main([*flags, "--steps", "2", *more, "--out", str(tmp_path / name)])
+        seeds.append(tmp_path / name)
+    shutil.copytree(done, tmp_path / "heads_1")
+    heads = flags[flags.index("--heads") + 1]
+    compared = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014", "--heads", heads]
+    compared += ["--annotations", tiny_coco / "annotations", "--limit", 6, "--max-new-tokens", 8, "--batch-size", 3]
+    compared += ["--top-k", 3, "--threshold", 0.3, "--tuned", tmp_path / "heads_1", seeds[0]]
+    compared += ["--random-tuned", seeds[1], "--out", tmp_path / "val"]
+    compare_finetuning.main([str(flag) for flag in compared])
+    summary = json.loads((tmp_path / "val" / "summary.json").read_text())
+    rows = ["greedy", "adhh", "heads_1", "heads_2", "tfhh", "random_heads_tuned"]
+    assert [name for name in summary if name not in ("settings", "run")] == rows
+    assert summary["tfhh"]["mentions"] == pytest.approx(
+        (summary["heads_1"]["mentions"] + summary["heads_2"]["mentions"]) / 2
+    )
+    assert summary["heads_1"]["minus_greedy"].keys() == summary["adhh"]["minus_greedy"].keys()
+    text = capsys.readouterr().out
+    assert "TF-HH, mean of 2 seeds" in text and "as many random heads fine-tuned, mean of 1 seeds" in text
+    tuning = summary["settings"]["fine_tuning"]["heads_1"]
+    assert tuning["end"]["after_image_mass"] < tuning["start"]["after_image_mass"]
+    # the captions of a tuned model are those of its checkpoint, loaded plainly
+    lvlm = load_lvlm(tmp_path / "heads_1" / "model")
+    rows = [json.loads(line) for line in (tmp_path / "val" / "heads_1" / "captions.jsonl").read_text().splitlines()]
+    image = load_image(tiny_coco / "val2014" / rows[0]["image"])
+    assert generate_greedily(lvlm, lvlm.encode([image], [DESCRIBE]), 8)[0].token_ids == rows[0]["token_ids"]

@@ -24,3 +24,13 @@ reweight_images=500
 reweight_top_k=20
 reweight_draws=5
 paper_values=yes
+# TF-HH
+instruct_path=dataset/llava_v1_5_mix665k.json
+instruct_images=dataset
+finetune_top_k=30
+finetune_steps=200
+finetune_batch_size=16
+finetune_learning_rate=2e-5
+finetune_checkpointing=yes
+finetune_seeds=1234
+finetune_report_images=500

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list], draws: list[list]) -> None:
     """Write the summary and its picture and print the table."""
     settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
-    summary = compare(sentences, draws, settings)
+    summary = compare(sentences, {"random_heads": draws}, settings)
     path = args.summary or args.out / "summary.json"
     write_json(path, summary)
     picture = path.with_name(f"{path.stem}_captions")

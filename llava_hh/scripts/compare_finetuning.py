@@ -1,0 +1,80 @@
+"""Greedy decoding before and after TF-HH, after fine-tuning random heads, and AD-HH, on the same images: one table."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, compare, heads_from_flags, summary_table
+from llava_hh.interventions import DeactivateText
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.runs import processes, read_json, sha256, write_json
+
+KEPT_LOG = ("loss", "ce", "attention_loss", "image_mass", "after_image_mass")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014")
+    add_head_flags(parser)
+    add = parser.add_argument
+    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
+    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
+    add("--tuned", type=Path, nargs="+", required=True, help="result folders of targeted_finetune, one per seed")
+    add("--random-tuned", type=Path, nargs="*", default=[], help="the same with --random-heads")
+    add("--summary", type=Path, help="the summary (default: summary.json in --out)")
+    return parser
+
+
+def captions_of_tuned(evaluation: Evaluation, folder: Path, out: Path) -> list[dict]:
+    """The scored greedy captions of the model that a fine-tuning left."""
+    path = folder / "model"
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no fine-tuned model there; run llava_hh.scripts.targeted_finetune first")
+    tuned = replace(evaluation, lvlm=load_lvlm(path), model_path=path)
+    return tuned.run(folder.name, [], out / folder.name)
+
+
+def describe_tuning(folder: Path) -> dict:
+    """Settings of a fine-tuning, and where its log begins and ends (means over a tenth of its rows)."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    tenth = max(1, len(rows) // 10)
+
+    def mean(part: list[dict]) -> dict:
+        return {name: round(sum(row[name] for row in part) / len(part), 5) for name in KEPT_LOG}
+
+    run = read_json(folder / "run.json")
+    settings = {name: value for name, value in run["settings"].items() if name not in ("model", "data_sha256")}
+    return {"settings": settings, "start": mean(rows[:tenth]), "end": mean(rows[-tenth:]), "seconds": run["seconds"]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        evaluation = Evaluation.from_flags(args)
+        heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+        adhh = [DeactivateText(tuple(heads), args.threshold)]
+        greedy = evaluation.run("greedy", [], args.out / "greedy")
+        switched_off = evaluation.run("AD-HH", adhh, args.out / "adhh")
+        tuned = {folder.name: captions_of_tuned(evaluation, folder, args.out) for folder in args.tuned}
+        randoms = [captions_of_tuned(evaluation, folder, args.out) for folder in args.random_tuned]
+        if not processes().is_main:
+            return
+        settings = evaluation.settings(adhh)
+        settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
+        summary = compare(
+            {"greedy": greedy, "adhh": switched_off, **tuned},
+            {"tfhh": list(tuned.values()), "random_heads_tuned": randoms},
+            settings,
+        )
+        summary["settings"]["fine_tuning"] = {
+            folder.name: describe_tuning(folder) for folder in [*args.tuned, *args.random_tuned]
+        }
+        path = args.summary or args.out / "summary.json"
+        write_json(path, summary)
+        print(f"{summary_table(summary)}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
