@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from tiny import TinyBatch, llava_batch
+from tiny import IMAGE_TOKEN, TinyBatch, llava_batch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from llava_hh.generation import DecodeContext
 
@@ -54,8 +56,10 @@ def generation_settings(model: PreTrainedModel, **settings) -> Iterator[None]:
 
 
 def double(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy in fp64, in which no two tokens are closer than rounding."""
-    return deepcopy(model).double()
+    """A copy in fp64, in which no two tokens are closer than rounding, and which never says the image token."""
+    copied = deepcopy(model).double()
+    copied.generation_config.suppress_tokens = [IMAGE_TOKEN]
+    return copied
 
 
 @torch.no_grad()
@@ -86,7 +90,14 @@ def slow_decode(
 
 
 def last_logits(model: PreTrainedModel, alone: TinyBatch, answer: list[int], **changed: Tensor) -> Tensor:
-    """Logits (vocabulary,) after a prompt without padding and the answer so far, in one uncached forward."""
-    inputs = {**alone.inputs, **changed}
+    """Logits (vocabulary,) after a prompt without padding and the answer so far; -inf for the image token."""
+    logits = forward(model, alone, answer, **changed).logits[0, -1]
+    logits[IMAGE_TOKEN] = -torch.inf
+    return logits
+
+
+def forward(model: PreTrainedModel, alone: TinyBatch, answer: list[int], **changed: Any) -> ModelOutput:
+    """One uncached forward over a prompt without padding and the answer so far."""
+    inputs = {**alone.inputs, **changed, "use_cache": False}
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.long)], 1)
-    return model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}, use_cache=False).logits[0, -1]
+    return model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
