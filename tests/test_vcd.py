@@ -131,12 +131,14 @@ def test_draws_depend_on_seed_and_sample(llava):
     assert first != second
 
 
-def test_draws_follow_the_distribution():
+def test_draws_follow_the_distribution(monkeypatch):
     scores = torch.tensor([[0.5, -torch.inf, 1.5, 0.0, -torch.inf]])
     generators = [sample_generator(0, number, "tokens") for number in range(4000)]
     counts = Counter(draw_tokens(scores.expand(4000, -1), generators).tolist())
     for token, share in enumerate(scores[0].softmax(0).tolist()):
         assert counts[token] / 4000 == pytest.approx(share, abs=0.03 if share else 0)
+    monkeypatch.setattr(torch, "rand", lambda n, generator: torch.zeros(n))
+    assert draw_tokens(scores.flip(-1), generators[:1]).tolist() == [1]  # the first token that is possible at all
     assert sample_generator(0, 7, "a").initial_seed() == sample_generator(0, "7", "a").initial_seed()
     assert sample_generator(0, 7, "a").initial_seed() != sample_generator(0, 7, "b").initial_seed()
 
