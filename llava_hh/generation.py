@@ -1,13 +1,16 @@
-"""Batched captioning of images, greedy or under any interventions."""
+"""Batched captioning of images, greedy or under any interventions; and what a decoder is."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
@@ -24,6 +27,40 @@ class Answer:
 
     token_ids: list[int]
     finish_reason: str
+
+
+@dataclass(frozen=True)
+class DecodeContext:
+    """What some decoders need beyond the model's inputs; one entry per row.
+
+    sample_ids: what random draws are seeded by, next to a setting, so that batching doesn't change them.
+    """
+
+    processor: ProcessorMixin
+    images: Sequence[Image.Image | None]
+    prompts: Sequence[str]
+    sample_ids: Sequence
+
+
+class Decoder(Protocol):
+    """A way to decode a batch, such as `baselines.vcd.decode`.
+
+    Args:
+        inputs: what model.forward takes, left-padded; `image_mask`: (row, position) bool, as in `Batch`.
+        settings: the decoder's own frozen dataclass.
+    Returns: the token ids of each row, without the end token; a row of fewer than `max_new_tokens` ids stopped by
+        itself, others were cut off. End tokens and suppressed ids are those of model.generation_config.
+    """
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Tensor],
+        image_mask: Tensor,
+        settings: Any,
+        max_new_tokens: int,
+        context: DecodeContext | None = None,
+    ) -> list[list[int]]: ...
 
 
 def load_image(path: Path) -> Image.Image:
@@ -59,6 +96,15 @@ def generate_greedily(
         end = next((place for place, token in enumerate(ids) if token in lvlm.end_token_ids), None)
         answers.append(Answer(ids[:end], "length" if end is None else "stop"))
     return answers
+
+
+def decode_answers(
+    lvlm: Lvlm, batch: Batch, prompts: Sequence[str], decode: Decoder, settings: Any, max_new_tokens: int
+) -> list[Answer]:
+    """Decode a batch by a decoder; `prompts` are the questions that the batch was encoded from."""
+    context = DecodeContext(lvlm.processor, batch.images, prompts, batch.sample_ids)
+    rows = decode(lvlm.model, batch.inputs, batch.image_mask, settings, max_new_tokens, context)
+    return [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
 
 
 def caption_images(

@@ -1,8 +1,8 @@
-"""What can be done to a head: `ZeroHeads`, `DeactivateText` (the paper's AD-HH), `ScaleAttention`.
+"""What can be done to a head: `ZeroHeads`, `DeactivateText` (the paper's AD-HH), `ScaleAttention`, `BoostImageScores`.
 
 Each is a frozen description with a tensor rule, `edit`, which rewrites the output of its heads in one layer. Where
-several name the same head, the result doesn't depend on their order: scales multiply, `DeactivateText` then measures
-the scaled pattern, and `ZeroHeads` has the last word.
+several name the same head, the result doesn't depend on their order: boosts add up before the softmax, scales multiply
+after it, `DeactivateText` then measures the pattern that results, and `ZeroHeads` has the last word.
 """
 
 from collections.abc import Iterable
@@ -35,15 +35,19 @@ class AttentionCall:
     causal: bool
     output: Tensor  # batch query head d_head; a copy that edits may write to
     gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
+    boost: Tensor | None = None  # batch head key: alphas of `BoostImageScores`, for the last query row
 
     def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
 
-        A row that sees no key at all (left padding) is all 0.
+        A row that sees no key at all (left padding) is all 0. A boost is in it, a gain is not.
         """
         rows = self.query[:, heads, first_row:].float()
         keys = self.key[:, self._kv_heads(heads)].float()
         scores = rows @ keys.transpose(-1, -2) * self.scaling
+        if self.boost is not None:
+            last = scores[:, :, -1:]
+            scores = torch.cat((scores[:, :, :-1], last + self.boost[:, heads, None] * last.abs()), 2)
         seen = None
         mask = self._mask(heads, first_row)
         if self.causal:
@@ -107,7 +111,7 @@ class ZeroHeads:
     """
 
     heads: tuple[Head, ...]
-    order: ClassVar[int] = 2  # among interventions of one layer, lowest first
+    order: ClassVar[int] = 3  # among interventions of one layer, lowest first
 
     def __post_init__(self) -> None:
         _keep_heads(self)
@@ -153,7 +157,7 @@ class DeactivateText:
     heads: tuple[Head, ...]
     threshold: float = 0.4
     rows: Literal["last", "response"] = "last"
-    order: ClassVar[int] = 1
+    order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         _keep_heads(self)
@@ -233,7 +237,50 @@ class ScaleAttention:
         call.output[:, :, heads] = torch.where(in_row, scaled, call.output[:, :, heads])
 
 
-Intervention = ZeroHeads | DeactivateText | ScaleAttention
+@dataclass(frozen=True)
+class BoostImageScores:
+    """Raise the scores s (before softmax) of the last query row on image keys to s + alpha |s|, in `heads`.
+
+    Only the last query row of each forward is edited, in prefill and in each cached step; its softmax is fp32. So
+    batches must be padded on the left. Where several name a head, their alphas add up. Batch rows without an image
+    keep the fused output bit for bit, and so does everything with alpha 0.
+
+    Args:
+        heads: at least one; kept as a tuple.
+        alpha: a number of at least 0.
+
+    Raises:
+        ValueError: no heads, or an alpha that is not allowed.
+
+    Source: PAI's amplification of attention to the image (`baselines.pai`).
+    """
+
+    heads: tuple[Head, ...]
+    alpha: float
+    order: ClassVar[int] = 1  # `ScaleAttention` recomputes all rows without a boost, so it comes before
+
+    def __post_init__(self) -> None:
+        _keep_heads(self)
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
+        if self.alpha == 0:
+            return
+        batch, n_heads, n_queries = call.query.shape[:3]
+        if call.boost is None:
+            call.boost = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
+        call.boost[:, heads] += self.alpha * spans.image[:, None]
+        pattern = call.pattern(heads, n_queries - 1)
+        if call.gain is not None:
+            pattern = pattern * call.gain[:, heads, None]
+        boosted = (pattern @ call.values(heads).float()).transpose(1, 2)
+        kept = call.output[:, -1:, heads]
+        in_row = spans.image.any(-1)[:, None, None, None]
+        call.output[:, -1:, heads] = torch.where(in_row, boosted.to(kept.dtype), kept)
+
+
+Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores
 
 
 def _keep_heads(intervention: Intervention) -> None:

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from llava_hh.attention import switch_attention
-from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
 
 NAME = "eager_edits"
 
@@ -38,8 +38,18 @@ class Editor:
                         alpha = each.alpha[row] if isinstance(each.alpha, tuple) else each.alpha
                         for key in after if each.span == "after_image" else image:
                             weights[row, head, :, key] *= alpha
-                    else:
+                    elif isinstance(each, DeactivateText):
                         self.deactivate(each, layer, head, weights[row, head], after, row, n_keys - n_queries)
+
+    def boost(self, layer: int, scores: Tensor) -> None:
+        """Before the softmax; the alphas of a head are summed first."""
+        for head in range(scores.shape[1]):
+            boosts = [each for each in self.interventions if isinstance(each, BoostImageScores)]
+            alpha = sum(each.alpha for each in boosts if (layer, head) in each.heads)
+            for row, keys in enumerate(self.image):
+                for key in keys:
+                    score = scores[row, head, -1, key].item()
+                    scores[row, head, -1, key] = score + alpha * abs(score)
 
     def deactivate(
         self, each: DeactivateText, layer: int, head: int, weights: Tensor, after: list[int], row: int, offset: int
@@ -83,7 +93,9 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    weights = ((query @ key.transpose(2, 3)) * scaling + attention_mask).softmax(-1)
+    scores = (query @ key.transpose(2, 3)) * scaling + attention_mask
+    _open[-1].boost(module.layer_idx, scores)
+    weights = scores.softmax(-1)
     _open[-1].edit(module.layer_idx, weights)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

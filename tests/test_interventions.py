@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from llava_hh.attention import attention_modules
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 1), Head(3, 3)]
 INTERVENTIONS = {
@@ -23,8 +23,11 @@ INTERVENTIONS = {
         ScaleAttention(HEADS, (0.4, 0.0, 2.0, 1.5)),
         ScaleAttention(HEADS, (1.0, 2.0, 1.0, 3.0), "image"),
     ],
-    # the canonical order is scale, deactivate, zero; the loops edit in the order given
+    "boost": [BoostImageScores(HEADS, 0.8), BoostImageScores(HEADS[2:4], 1.1)],
+    "boost and deactivate": [BoostImageScores(HEADS, 0.5), DeactivateText(HEADS, 0.4)],
+    # the canonical order is scale, boost, deactivate, zero; the loops boost first, then edit in the order given
     "all": [
+        BoostImageScores(HEADS[3:6], 0.6),
         ScaleAttention(HEADS[:4], 1.5, "image"),
         ScaleAttention(HEADS[2:5], 0.7),
         DeactivateText(HEADS[1:], 0.4),
@@ -107,6 +110,7 @@ def test_heads_combine_the_same_in_any_order(gqa_llava, batch):
         [],
         [ScaleAttention(HEADS, 1.0), ScaleAttention(HEADS, 1.0, "image")],
         [ScaleAttention(HEADS, (1.0,) * 4)],
+        [BoostImageScores(HEADS, 0)],
         [DeactivateText(HEADS, threshold=1.0)],
         [DeactivateText(HEADS, threshold=1.0, rows="response")],
     ],
@@ -124,10 +128,26 @@ def test_an_edit_that_changes_nothing_changes_no_bit(llava, batch, interventions
 def test_rows_without_an_image_keep_every_bit(llava, batch):
     plain = llava(**batch.inputs).logits
     edits = [DeactivateText(HEADS, 0.0), ScaleAttention(HEADS, 0.5), ScaleAttention(HEADS, 2.0, "image")]
+    edits.append(BoostImageScores(HEADS, 0.5))
     with intervene(llava, batch.image_mask, edits):
         edited = llava(**batch.inputs).logits
     assert torch.equal(edited[2], plain[2])
     assert not torch.equal(edited[0, -1], plain[0, -1])
+
+
+@torch.no_grad()
+def test_a_boost_edits_the_last_row_alone(llava, batch):
+    """In its first layer only the last query row changes; the fourth row's image ends the prompt."""
+    plain = llava(**batch.inputs).logits
+    with intervene(llava, batch.image_mask, [BoostImageScores([Head(3, 1)], 2.0)]):
+        boosted = llava(**batch.inputs).logits
+    assert torch.equal(boosted[:, :-1], plain[:, :-1])
+    assert [not torch.equal(*rows) for rows in zip(boosted[:, -1], plain[:, -1], strict=True)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 @torch.no_grad()
@@ -194,6 +214,8 @@ def test_each_row_has_its_own_response_start(gqa_llava, batch):
         (lambda: DeactivateText(HEADS, rows="all"), "rows must be 'last' or 'response', not 'all'"),
         (lambda: ScaleAttention(HEADS, alpha=-0.1), "alpha must be .* at least 0, not -0.1"),
         (lambda: ScaleAttention(HEADS, alpha=(1.0, -0.1)), "alpha must be .* at least 0, not -0.1"),
+        (lambda: BoostImageScores([], 0.5), "BoostImageScores needs at least one head"),
+        (lambda: BoostImageScores(HEADS, -0.5), "alpha must be .* at least 0, not -0.5"),
         (lambda: ScaleAttention(HEADS, alpha=1.0, span="text"), "span must be 'after_image' or 'image', not 'text'"),
     ],
 )

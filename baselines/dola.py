@@ -1,0 +1,139 @@
+"""DoLa, decoding by contrasting layers: what the last layer says, less what an earlier one would have said."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from baselines.settings import is_number, is_whole, require
+from baselines.stepping import Stepper, decode_rows, decoder_layers
+from llava_hh.generation import DecodeContext
+
+SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer
+
+
+@dataclass(frozen=True)
+class DolaSettings:
+    """Settings of DoLa.
+
+    Args:
+        candidate_layers: among these the earlier layer is chosen, anew for each row and step. Numbers are those of
+            hidden_states: 0 is the embeddings, j the output of decoder layer j - 1. "even" is every even number below
+            the number of layers; None is the same without 0 where input and output embeddings are tied, for there the
+            embeddings say the last token over again.
+        relative_top: tokens less likely than this times the most likely one are out; 0 keeps all.
+        variant: the divergence that chooses the layer. "released": KL(M || p) as in the code; "textbook": the
+            Jensen-Shannon divergence as in the paper.
+
+    Raises:
+        ValueError: a field that is not allowed.
+    """
+
+    candidate_layers: tuple[int, ...] | Literal["even"] | None = None
+    relative_top: float = 0.1
+    variant: Literal["released", "textbook"] = "released"
+
+    def __post_init__(self) -> None:
+        layers = self.candidate_layers
+        if isinstance(layers, list | tuple):
+            layers = tuple(layers)
+            object.__setattr__(self, "candidate_layers", layers)  # the dataclass is frozen
+            right = len(layers) > 0 and all(is_whole(layer) for layer in layers) and len(set(layers)) == len(layers)
+        else:
+            right = layers is None or layers == "even"
+        require(self, "candidate_layers", right, "None, 'even', or different whole numbers from 0 up")
+        require(self, "relative_top", is_number(self.relative_top, 0) and self.relative_top <= 1, "from 0 to 1")
+        require(self, "variant", self.variant in ("released", "textbook"), "'released' or 'textbook'")
+
+
+PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}
+
+
+def decode(
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    image_mask: Tensor,
+    settings: DolaSettings,
+    max_new_tokens: int,
+    context: DecodeContext | None = None,
+) -> list[list[int]]:
+    """Decode greedily from DoLa's scores. A plain language model will do, by input_ids or inputs_embeds.
+
+    Args and Returns: as `llava_hh.generation.Decoder`.
+    Raises:
+        ValueError: a candidate layer that the model does not have.
+    Source: Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality in LLMs" (ICLR 2024), its code,
+        and the paper's harness: even layers, no repetition penalty.
+    Differs: the code chooses one layer for the whole batch, and filters the earlier layer by the batch's first row;
+        ours is per row. Suppressed ids are left out of both distributions, as if the vocabulary lacked them.
+    """
+    layers = candidate_layers(model, settings)
+    head = model.get_output_embeddings()
+    stepper = Stepper(model, inputs)
+    with stepper.watch(layers) as hidden:
+
+        def choose(logits: Tensor) -> Tensor:
+            states = torch.stack([hidden[layer].to(head.weight.device) for layer in layers])
+            early = stepper.suppress(head(states)).to(logits.device)  # not normed, as in the paper
+            return contrast_layers(logits, early, settings)[0].argmax(-1)
+
+        return decode_rows(stepper, choose, max_new_tokens)
+
+
+def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int]:
+    """The numbers of the earlier layers to choose from, ascending.
+
+    Raises:
+        ValueError: one that the model does not have, or a model too small to have any.
+    """
+    n_layers = len(decoder_layers(model))
+    if isinstance(settings.candidate_layers, tuple):
+        chosen = sorted(settings.candidate_layers)
+    else:
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        chosen = list(range(2 if tied and settings.candidate_layers is None else 0, n_layers, 2))
+    if not chosen or chosen[-1] >= n_layers:
+        asked = settings.candidate_layers
+        raise ValueError(f"candidate_layers {asked!r} do not fit a model whose earlier layers are 0 to {n_layers - 1}")
+    return chosen
+
+
+def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tuple[Tensor, Tensor]:
+    """Scores of the next token, and which candidate each row was contrasted with.
+
+    Args:
+        logits: (row, vocabulary) of the last layer.
+        early: (candidate, row, vocabulary) of the earlier ones.
+    Returns: scores (row, vocabulary), -inf outside the plausible tokens; the candidates' indices (row,).
+    """
+    mature, bases = logits.log_softmax(-1), early.log_softmax(-1)
+    chosen = divergence(mature, bases, settings.variant).argmax(0)
+    base = bases[chosen, torch.arange(len(chosen), device=chosen.device)]
+    if settings.relative_top:
+        cutoff = mature.amax(-1, keepdim=True) + math.log(settings.relative_top)
+        mature = mature.masked_fill(mature < cutoff, -torch.inf)
+    base = base.masked_fill(mature < SUPPRESSED_BASE, SUPPRESSED_BASE)
+    return mature - base, chosen
+
+
+def divergence(mature: Tensor, early: Tensor, variant: str) -> Tensor:
+    """How far each earlier distribution is from the last layer's.
+
+    With M the mean of the two: "textbook" is 1/2 KL(mature || M) + 1/2 KL(early || M) in nats; "released" is
+    1/2 KL(M || mature) + 1/2 KL(M || early), averaged over the vocabulary where a divergence sums.
+
+    Args:
+        mature: log-probabilities (row, vocabulary).
+        early: log-probabilities (candidate, row, vocabulary).
+    Returns: (candidate, row)
+    """
+    mean = torch.logaddexp(mature, early) - math.log(2)
+    if variant == "textbook":
+        terms = mature.exp() * (mature - mean) + early.exp() * (early - mean)
+    else:
+        terms = mean.exp() * (2 * mean - mature - early)
+    terms = terms.masked_fill(torch.isneginf(mean), 0)  # suppressed in both: 0 log 0
+    return 0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1))

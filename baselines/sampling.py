@@ -1,0 +1,26 @@
+"""Random draws that belong to a sample: the same in every batch, on every device, for any number of processes."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+
+def sample_generator(seed: int, sample_id: object, purpose: str) -> Generator:
+    """A generator of the CPU for one sample and one purpose; `sample_id` counts by its text, so 7 is "7"."""
+    digest = hashlib.sha256(f"{seed} {purpose} {sample_id}".encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def draw_tokens(scores: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """Draw one token per row from softmax(scores), with one number from each row's own generator.
+
+    Args:
+        scores: (row, vocabulary); -inf is never drawn.
+    Returns: (row,) ids.
+    """
+    # torch.rand in fp32 is at most 1 - 2^-24, so in fp64 the product below stays under the total
+    numbers = torch.cat([torch.rand(1, generator=generator) for generator in generators]).double()
+    heights = scores.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(heights, numbers.to(heights.device)[:, None] * heights[:, -1:], right=True)[:, 0]

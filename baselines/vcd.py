@@ -1,0 +1,200 @@
+"""VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    ProcessorMixin,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from baselines.sampling import draw_tokens, sample_generator
+from baselines.settings import is_number, is_share, is_whole, require
+from baselines.stepping import PER_ROW, Stepper, decode_rows
+from llava_hh.generation import DecodeContext
+
+N_NOISE_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class VcdSettings:
+    """Settings of VCD.
+
+    Args:
+        alpha: weight of the contrast; 0 leaves the clean logits.
+        beta: tokens less likely than `beta` times the most likely one are out.
+        noise_step: how far the diffusion has gone, 0 (hardly any noise) to 999.
+        do_sample: draw the token, as the paper does; otherwise take the best one.
+        temperature, top_k, top_p: of the draw, applied in this order to the contrasted logits; None is off.
+        noise_space: "normalized", the pixels that the model sees; "raw_unnormalized", see `add_noise`.
+        seed: of the noise and the draws, together with the sample's id.
+
+    Raises:
+        ValueError: a field that is not allowed.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    noise_step: int = 500
+    do_sample: bool = True
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    noise_space: Literal["normalized", "raw_unnormalized"] = "normalized"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        require(self, "alpha", is_number(self.alpha, 0), "a number of at least 0")
+        require(self, "beta", is_share(self.beta), "above 0 and at most 1")
+        whole = is_whole(self.noise_step) and self.noise_step < N_NOISE_STEPS
+        require(self, "noise_step", whole, f"a whole number from 0 to {N_NOISE_STEPS - 1}")
+        require(self, "do_sample", isinstance(self.do_sample, bool), "True or False")
+        require(self, "temperature", is_number(self.temperature) and self.temperature > 0, "a number above 0")
+        require(self, "top_k", self.top_k is None or is_whole(self.top_k, 1), "None or a whole number of at least 1")
+        require(self, "top_p", self.top_p is None or is_share(self.top_p), "None, or above 0 and at most 1")
+        spaces = ("normalized", "raw_unnormalized")
+        require(self, "noise_space", self.noise_space in spaces, "'normalized' or 'raw_unnormalized'")
+        require(self, "seed", is_whole(self.seed), "a whole number of at least 0")
+
+    def warpers(self) -> LogitsProcessorList:
+        """What shapes the distribution before a draw, in transformers' order."""
+        warpers = LogitsProcessorList([TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else [])
+        if self.top_k is not None:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p is not None and self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return warpers
+
+
+VCD_PAPER = VcdSettings()
+# what the paper's harness in effect ran: its alpha and beta flags don't reach the sampler, generate's warpers do
+VCD_REPO = VcdSettings(alpha=0.5, beta=0.1, top_k=50, top_p=0.9, noise_space="raw_unnormalized")
+PRESETS = {"vcd_paper": VCD_PAPER, "vcd_repo": VCD_REPO}
+
+
+def decode(
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    image_mask: Tensor,
+    settings: VcdSettings,
+    max_new_tokens: int,
+    context: DecodeContext | None = None,
+) -> list[list[int]]:
+    """Decode by VCD; both images of a row go through the model in the same forward, as adjacent rows.
+
+    Args and Returns: as `llava_hh.generation.Decoder`; a block of `intervene` may be open on the same image_mask.
+    Raises:
+        ValueError: no context, one of another length, or image positions without pixel_values.
+    Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
+        and its code.
+    Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
+        has nothing to contrast: it is decoded from its plain logits.
+    """
+    if context is None or len(context.sample_ids) != len(image_mask):
+        found = "none" if context is None else f"one of {len(context.sample_ids)} sample ids"
+        raise ValueError(f"VCD needs a context with a sample id for each of {len(image_mask)} rows, not {found}")
+    twins = with_noised_twins(inputs, image_mask, settings, context)
+    generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in context.sample_ids]
+    warpers = settings.warpers()
+
+    def choose(logits: Tensor) -> Tensor:
+        scores = contrast(logits[::2], logits[1::2], settings.alpha, settings.beta)
+        return draw_tokens(warpers(None, scores), generators) if settings.do_sample else scores.argmax(-1)
+
+    return decode_rows(Stepper(model, twins), choose, max_new_tokens, copies=2)
+
+
+def contrast(clean: Tensor, noised: Tensor, alpha: float, beta: float) -> Tensor:
+    """(1 + alpha) clean - alpha noised, and -inf where clean falls below its maximum plus log beta.
+
+    Args:
+        clean, noised: logits (row, vocabulary) with the image and with the noised image.
+    """
+    cutoff = clean.amax(-1, keepdim=True) + math.log(beta)
+    # a suppressed id is -inf in both, and their difference no number
+    return ((1 + alpha) * clean - alpha * noised).masked_fill(clean < cutoff, -torch.inf)
+
+
+def noise_scales(noise_step: int) -> tuple[float, float]:
+    """What the image and the unit noise are multiplied by at a step of the diffusion.
+
+    Source: VCD's code: variances rise along a sigmoid from 1e-5 to 5e-3 over 1,000 steps, in fp32.
+    """
+    betas = torch.linspace(-6, 6, N_NOISE_STEPS).sigmoid() * (0.5e-2 - 1e-5) + 1e-5
+    kept = (1 - betas).cumprod(0)[noise_step]
+    return kept.sqrt().item(), (1 - kept).sqrt().item()
+
+
+def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings, processor: ProcessorMixin) -> Tensor:
+    """The pixels (..., channel, height, width) of one row, noised; one draw for all of them.
+
+    With noise_space "raw_unnormalized" the noise is added to values in [0, 1], and the sum is what the model sees,
+    without the processor's mean and spread: so the paper's harness did, while its clean image was normalised.
+
+    Raises:
+        ValueError: "raw_unnormalized" with a processor that doesn't normalise.
+    """
+    if settings.noise_space == "raw_unnormalized":
+        images = getattr(processor, "image_processor", None)
+        if not getattr(images, "do_normalize", False):
+            raise ValueError(f"noise_space 'raw_unnormalized' undoes normalisation, which {images} does not do")
+        mean, spread = (
+            torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+            for numbers in (images.image_mean, images.image_std)
+        )
+        pixels = pixels * spread + mean
+    signal, noise = noise_scales(settings.noise_step)
+    # drawn on the CPU in fp32, so that it is the same on every device and in every precision
+    drawn = torch.randn(pixels.shape, generator=generator).to(pixels.device, pixels.dtype)
+    return signal * pixels + noise * drawn
+
+
+def with_noised_twins(
+    inputs: dict[str, Tensor], image_mask: Tensor, settings: VcdSettings, context: DecodeContext
+) -> dict[str, Tensor]:
+    """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
+
+    Raises:
+        ValueError: image positions without pixel_values, or more images than can be dealt to the rows.
+    """
+    if image_mask.any() and "pixel_values" not in inputs:
+        raise ValueError(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
+    twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
+    others = [name for name in inputs if name not in PER_ROW]
+    if not others:
+        return twins
+    counts = images_per_row(image_mask, len(inputs["pixel_values"]))
+    for name in others:
+        parts = []
+        for own, sample_id in zip(inputs[name].split(counts), context.sample_ids, strict=True):
+            twin = own
+            if name == "pixel_values":
+                generator = sample_generator(settings.seed, sample_id, "noise")
+                twin = add_noise(own, generator, settings, context.processor)
+            parts += [own, twin]
+        twins[name] = torch.cat(parts)
+    return twins
+
+
+def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
+    """How many of a batch's images each row shows; images stand in the order of the rows.
+
+    Raises:
+        ValueError: several images in a row, of different lengths.
+    """
+    lengths = image_mask.sum(1).tolist()
+    shown = [int(length > 0) for length in lengths]
+    if sum(shown) == n_images:
+        return shown
+    length, rest = divmod(sum(lengths), max(n_images, 1))
+    if rest or not length or any(own % length for own in lengths):
+        raise ValueError(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
+    return [own // length for own in lengths]
