@@ -120,6 +120,8 @@ def test_twins_are_the_rows_without_their_images():
         assert torch.equal(inputs["input_ids"][2 * row + 1, seen][None], without_image(alone).inputs["input_ids"])
     assert not (inputs["input_ids"][1::2] == IMAGE_TOKEN).any()
     assert inputs["pixel_values"] is batch.inputs["pixel_values"]
+    positions = (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    assert "position_ids" not in with_image_free_twins({**batch.inputs, "position_ids": positions}, shown[::2], 0)[0]
 
 
 def test_guidance_by_hand():
