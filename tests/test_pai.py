@@ -21,7 +21,7 @@ from baselines.stepping import Stepper
 from llava_hh.heads import Head
 from llava_hh.interventions import BoostImageScores
 
-N_TOKENS = 7
+N_TOKENS = 4
 STRONG = PaiSettings(alpha=2.0, gamma=2.5, start_layer=1, end_layer=3, beta=0.02)
 HEADS = [Head(layer, head) for layer in (1, 2) for head in range(N_HEADS)]
 
