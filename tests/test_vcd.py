@@ -29,7 +29,7 @@ from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 
-N_TOKENS = 7
+N_TOKENS = 4
 GREEDY = VcdSettings(do_sample=False, noise_step=900)
 WILD = VcdSettings(temperature=1.5, noise_step=999, beta=0.02, top_k=40, top_p=0.95, seed=3)
 SPACES = ["normalized", "raw_unnormalized"]
