@@ -11,7 +11,6 @@ split=val2014
 sample_seed=42
 objective=minimize_txt
 ce_coeff=1
-attention_coeff=2
 heads="$result_path/train2014/identify_attention_head/attribution_result.json"
 out="$result_path/targeted_finetune"
 
@@ -24,9 +23,9 @@ for seed in $finetune_seeds; do
         launch llava_hh.scripts.targeted_finetune \
             --model "$model_path" --heads "$heads" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
             --data "$instruct_path" --image-folder "$instruct_images" \
-            --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$attention_coeff" \
+            --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
             --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
-            ${finetune_checkpointing:+--gradient-checkpointing} --seed "$seed" --out "$out/${kind}_$seed" "$@"
+            ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --seed "$seed" --out "$out/${kind}_$seed" "$@"
     done
     tuned="$tuned $out/heads_$seed"
     random_tuned="$random_tuned $out/random_$seed"

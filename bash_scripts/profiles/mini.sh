@@ -25,13 +25,15 @@ reweight_images=40
 reweight_top_k=5
 reweight_draws=2
 paper_values=
-# TF-HH
+# TF-HH; coefficient, rate and steps: tried on train2014
 instruct_path=$coco_path/instruct_tune.json
 instruct_images=$coco_path
 finetune_top_k=5
-finetune_steps=40
+finetune_attention_coeff=0.4
+finetune_untie=yes
+finetune_steps=20
 finetune_batch_size=12
-finetune_learning_rate=1e-3
+finetune_learning_rate=4e-4
 finetune_checkpointing=
 finetune_seeds="1234 1235"
 finetune_report_images=100

@@ -161,6 +161,7 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         save_strategy="steps",
         save_total_limit=2,
         report_to=[],
+        ddp_find_unused_parameters=False,
         disable_tqdm=False,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and processes().count > 1 else None,
