@@ -11,6 +11,7 @@ split=val2014
 sample_seed=42
 objective=minimize_txt
 ce_coeff=1
+save_every=10
 heads="$result_path/train2014/identify_attention_head/attribution_result.json"
 out="$result_path/targeted_finetune"
 
@@ -25,7 +26,8 @@ for seed in $finetune_seeds; do
             --data "$instruct_path" --image-folder "$instruct_images" \
             --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
             --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
-            ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --seed "$seed" --out "$out/${kind}_$seed" "$@"
+            ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --save-every "$save_every" \
+            --seed "$seed" --out "$out/${kind}_$seed" "$@"
     done
     tuned="$tuned $out/heads_$seed"
     random_tuned="$random_tuned $out/random_$seed"

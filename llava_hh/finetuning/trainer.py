@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class TargetedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what was measured since the last log to Trainer's own numbers, and both to the log file."""
         if self.parts and "learning_rate" in logs:
-            steps = self.args.logging_steps
+            steps = len(self.parts) / self.args.gradient_accumulation_steps
             totals = self.accelerator.reduce(torch.stack(self.parts).sum(0), "sum") / steps
             self.parts = []
             logs = {
@@ -92,25 +93,34 @@ class TargetedTrainer(Trainer):
             save_file(rows, folder / TRAINED_FILE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        try:
+        folder = Path(self.args.output_dir)
+        with failing_disk_in_one_line(folder / f"checkpoint-{self.state.global_step}", folder):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                (folder / COMPLETE).touch()
-        except (OSError, RuntimeError, SafetensorError) as error:
-            last = last_complete_checkpoint(Path(self.args.output_dir))
-            goes_on = f"from {last}" if last else "from the start"
-            raise OSError(
-                f"{folder}: could not be written ({str(error).splitlines()[0]}); make room and give the same command "
-                f"again, it goes on {goes_on}"
-            ) from error
+                (folder / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_trained_rows(self.tuned, Path(resume_from_checkpoint))
+
+
+@contextmanager
+def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]:
+    """Turn the errors of writing `written` into one OSError that says where the training goes on.
+
+    Torch and safetensors have errors of their own where the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        last = last_complete_checkpoint(checkpoints)
+        raise OSError(
+            f"{written}: could not be written ({str(error).splitlines()[0]}); make room and give the same command "
+            f"again, it goes on from {last or 'the start'}"
+        ) from error
 
 
 def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:

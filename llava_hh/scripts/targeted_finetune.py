@@ -21,7 +21,13 @@ from llava_hh.finetuning.head_rows import (
     untie_vocabulary,
 )
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
-from llava_hh.finetuning.trainer import TargetedTrainer, load_trained_rows, train, training_arguments
+from llava_hh.finetuning.trainer import (
+    TargetedTrainer,
+    failing_disk_in_one_line,
+    load_trained_rows,
+    train,
+    training_arguments,
+)
 from llava_hh.heads import Head, random_heads
 from llava_hh.hooks import observe
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -128,7 +134,9 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
     )
     with observe(lvlm.model, heads, attention):
         train(trainer)
-    trainer.save_model(str(args.out / "trained"))
+    trained = args.out / "trained"
+    with failing_disk_in_one_line(trained, args.out / "checkpoints"):
+        trainer.save_model(str(trained))
 
 
 def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
@@ -138,9 +146,10 @@ def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> N
     load_trained_rows(tuned, args.out / "trained")
     merge_tuned_rows(lvlm.model, tuned)
     part = out.with_name(f"{out.name}.part")
-    lvlm.model.save_pretrained(part)
-    lvlm.processor.save_pretrained(part)
-    part.rename(out)
+    with failing_disk_in_one_line(out, args.out / "checkpoints"):
+        lvlm.model.save_pretrained(part)
+        lvlm.processor.save_pretrained(part)
+        part.rename(out)
 
 
 def main(argv: list[str] | None = None) -> None:
