@@ -16,6 +16,7 @@ PACKAGE = ROOT / "llava_hh"
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
 LAYERS += ["generation", "evaluation", "attribution", "analysis", "finetuning", "figures", "mini", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 WRAPPERS = sorted(
     path
     for path in (ROOT / "bash_scripts").rglob("*.sh")
@@ -43,6 +44,16 @@ def test_module_imports_and_keeps_to_its_layer(path):
             assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
 
 
+@pytest.mark.parametrize("path", BASELINES, ids=lambda path: path.name)
+def test_baseline_imports(path):
+    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+
+
+def test_the_package_does_without_baselines():
+    for path in MODULES:
+        assert not {name for name in imported(path) if name.split(".")[0] == "baselines"}, path
+
+
 def test_figures_do_without_torch():
     for path in (PACKAGE / "figures").glob("*.py"):
         assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "transformers")}, path
@@ -50,7 +61,7 @@ def test_figures_do_without_torch():
 
 def test_no_function_body_stands_twice():
     bodies = defaultdict(set)
-    for path in MODULES:
+    for path in MODULES + BASELINES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 body = node.body[isinstance(node.body[0], ast.Expr) :]
@@ -131,7 +142,7 @@ def test_measure_makes_every_call(tmp_path):
 
 
 def test_no_literal_sizes_of_one_model():
-    for path in MODULES:
+    for path in MODULES + BASELINES:
         if "mini" not in path.parts:
             numbers = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
             assert not numbers & {35, 576, 611}, path
