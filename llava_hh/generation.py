@@ -77,7 +77,7 @@ class Decoding:
         return {"name": self.name, **asdict(self.settings)}
 
 
-Method = Interventions | Decoding
+Method = Interventions | Decoding  # greedily under interventions, or by a decoder
 
 
 def load_image(path: Path) -> Image.Image:
