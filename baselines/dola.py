@@ -110,9 +110,7 @@ def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tu
     Returns: scores (row, vocabulary), -inf outside the plausible tokens; the candidates' indices (row,).
     """
     mature = logits.log_softmax(-1)
-    # a candidate at a time: all of them at once leave the CPU's caches, at twice the time
-    apart = [divergence(mature, own.log_softmax(-1), settings.variant) for own in early]
-    chosen = torch.stack(apart).argmax(0)
+    chosen = divergences(mature, early, settings.variant).argmax(0)
     base = early[chosen, torch.arange(len(chosen), device=chosen.device)].log_softmax(-1)
     if settings.relative_top:
         cutoff = mature.amax(-1, keepdim=True) + math.log(settings.relative_top)
@@ -121,21 +119,33 @@ def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tu
     return mature - base, chosen
 
 
-def divergence(mature: Tensor, early: Tensor, variant: str) -> Tensor:
-    """How far an earlier distribution is from the last layer's.
+def divergences(mature: Tensor, early: Tensor, variant: str) -> Tensor:
+    """How far each earlier distribution is from the last layer's.
 
     With M the mean of the two: "textbook" is 1/2 KL(mature || M) + 1/2 KL(early || M) in nats; "released" is
     1/2 KL(M || mature) + 1/2 KL(M || early), averaged over the vocabulary where a divergence sums.
 
     Args:
-        mature, early: log-probabilities (..., row, vocabulary).
-    Returns: (..., row)
+        mature: log-probabilities (row, vocabulary).
+        early: logits (candidate, row, vocabulary).
+    Returns: (candidate, row)
     """
-    mean = early.exp().add_(mature.exp()).div_(2)
-    log_mean = mean.log()
-    if variant == "textbook":
-        terms = mature.exp() * (mature - log_mean) + early.exp() * (early - log_mean)
-    else:
-        terms = log_mean.mul_(2).sub_(mature).sub_(early).mul_(mean)
-    terms = terms.masked_fill_(mean == 0, 0)  # suppressed in both: 0 log 0
-    return 0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1))
+    probs = _exp(mature)
+    found = []
+    for logits in early:  # one by one: all of them at once leave the CPU's caches, at twice the time
+        own = logits.log_softmax(-1)
+        own_probs = _exp(own)
+        mean = (own_probs + probs).div_(2)
+        log_mean = mean.log()
+        if variant == "textbook":
+            terms = probs * (mature - log_mean) + own_probs * (own - log_mean)
+        else:
+            terms = log_mean.mul_(2).sub_(mature).sub_(own).mul_(mean)
+        terms.nan_to_num_(0, 0, 0)  # suppressed in both: 0 log 0
+        found.append(0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1)))
+    return torch.stack(found)
+
+
+def _exp(log_probs: Tensor) -> Tensor:
+    """Probabilities of at least e^-80: smaller ones change no sum here, and denormal numbers are slow on CPUs."""
+    return log_probs.clamp(min=-80).exp_()

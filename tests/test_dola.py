@@ -8,7 +8,7 @@ from tiny import IMAGE_TOKEN, N_LAYERS, TinyBatch, tiny_llama
 from torch.testing import assert_close
 
 from baselines import dola
-from baselines.dola import PRESETS, DolaSettings, candidate_layers, contrast_layers, divergence
+from baselines.dola import PRESETS, DolaSettings, candidate_layers, contrast_layers, divergences
 
 N_TOKENS = 4
 VARIANTS = ["released", "textbook"]
@@ -89,7 +89,7 @@ def test_rows_choose_layers_of_their_own(llava, monkeypatch):
 def test_divergence_of_hand_worked_rows(variant):
     p = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]]).log()
     q = torch.tensor([[[0.5, 0.5, 0.0], [0.75, 0.25, 0.0]]]).log()
-    first, second = divergence(p, q, variant)[0].tolist()
+    first, second = divergences(p, q, variant)[0].tolist()
     assert first == pytest.approx(0, abs=1e-7)
     if variant == "textbook":
         assert second == pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5))
