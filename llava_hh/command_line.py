@@ -20,7 +20,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """Print a wrong input as one line and exit with status 2; with `debug`, let the traceback through."""
     try:
         yield
-    except (ValueError, OSError, IndexError) as error:
+    except (ValueError, OSError, IndexError, NotImplementedError) as error:
         if debug:
             raise
         team = processes()

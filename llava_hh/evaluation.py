@@ -2,27 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from llava_hh.data.coco import load_annotations, load_image_list, sample_images
-from llava_hh.generation import Interventions, caption_images
+from llava_hh.generation import Decoding, Method, answer_samples, caption_images, load_image
 from llava_hh.heads import Head, check_heads, load_heads
-from llava_hh.interventions import Intervention
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
-from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, summarise, summarise_mean
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.runs import describe_model, make_folder, processes, provenance, read_json, start_run, write_json
+from llava_hh.runs import begun_run, describe_model, make_folder, processes, read_json, start_run, write_json
 
 RESULT_FILE = "captions_eval_results.json"
-LABELS = {
-    "greedy": "greedy",
-    "adhh": "AD-HH",
-    "random_heads": "random heads, mean of {n} draws",
-    "tfhh": "TF-HH, mean of {n} seeds",
-    "random_heads_tuned": "as many random heads fine-tuned, mean of {n} seeds",
-}
 
 
 def add_sample_flags(
@@ -42,9 +33,12 @@ def add_sample_flags(
     add("--out", type=Path, required=True, help="result folder")
 
 
-def describe_interventions(interventions: Sequence[Intervention]) -> list[dict]:
-    """JSON-ready settings of interventions, for run.json."""
-    return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
+def describe_method(method: Method) -> dict:
+    """JSON-ready settings of interventions or of a decoder, for run.json."""
+    if isinstance(method, Decoding):
+        return {"interventions": [], "decoder": method.describe()}
+    listed = () if callable(method) else method
+    return {"interventions": [{"kind": type(each).__name__, **asdict(each)} for each in listed]}
 
 
 def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -52,6 +46,14 @@ def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
     add = parser.add_argument
     add("--heads", type=Path, required=required, help="head list (attribution_result.json)")
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
+
+
+def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The flags that say which heads AD-HH switches off, and when."""
+    add_head_flags(parser, required)
+    add = parser.add_argument
+    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
+    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
 
 
 def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
@@ -115,7 +117,12 @@ class Evaluation:
             extra={"seed": args.seed, "limit": args.limit},
         )
 
-    def settings(self, interventions: Interventions) -> dict:
+    def with_model(self, path: Path) -> "Evaluation":
+        """The same for another checkpoint."""
+        return replace(self, lvlm=load_lvlm(path), model_path=path)
+
+    def settings(self, method: Method, skip_bad: bool | None = None) -> dict:
+        """What run.json holds a run to."""
         return {
             "model": describe_model(self.model_path),
             "image_folder": str(self.image_folder),
@@ -124,18 +131,32 @@ class Evaluation:
             "batch_size": self.batch_size,
             "dtype": str(self.lvlm.model.dtype),
             "device": self.lvlm.model.device.type,
-            "interventions": [] if callable(interventions) else describe_interventions(interventions),
+            **describe_method(method),
             **self.extra,
+            **({} if skip_bad is None else {"skip_bad": skip_bad}),
         }
 
-    def caption(self, label: str, interventions: Interventions, out: Path, skip_bad: bool = False) -> list[dict]:
-        """Caption under `interventions` into the folder `out` (captions.jsonl, run.json); returns the rows.
+    def try_out(self, method: Method, out: Path) -> None:
+        """Decode one token of the first image, so that what would stop `run` stops before any captioning.
+
+        Raises:
+            ValueError: settings that the model cannot have, or others than the folder `out` was begun with.
+            NotImplementedError: a model of a kind that the method cannot decode.
+            OSError: something that the method needs is not there.
+        """
+        begun_run(out, self.settings(method, skip_bad=False))
+        first = self.samples[:1]
+        images = [load_image(self.image_folder / sample["file_name"]) for sample in first]
+        answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
+
+    def caption(self, label: str, method: Method, out: Path, skip_bad: bool = False) -> list[dict]:
+        """Caption by `method` into the folder `out` (captions.jsonl, run.json); returns the rows.
 
         Args:
-            interventions: as in caption_images; what a function of the batch goes by, `extra` has to tell run.json.
+            method: as in caption_images; what a function of the batch goes by, `extra` has to tell run.json.
         """
-        settings = {**self.settings(interventions), "skip_bad": skip_bad}
-        with start_run(out, settings, [sample["image_id"] for sample in self.samples]) as run:
+        manifest = [sample["image_id"] for sample in self.samples]
+        with start_run(out, self.settings(method, skip_bad), manifest) as run:
             return caption_images(
                 self.lvlm,
                 self.samples,
@@ -145,7 +166,7 @@ class Evaluation:
                 model_id=self.model_path.name,
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
-                interventions=interventions,
+                method=method,
                 label=label,
                 skip_bad=skip_bad,
             )
@@ -154,62 +175,14 @@ class Evaluation:
         """Rows of captions with their CHAIR beside them: sentences."""
         return [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
 
-    def run(self, label: str, interventions: Sequence[Intervention], out: Path) -> list[dict]:
-        """Caption and score under `interventions` into the folder `out`; returns the sentences of RESULT_FILE."""
-        sentences = self.score(self.caption(label, interventions, out))
+    def run(self, label: str, method: Method, out: Path) -> list[dict]:
+        """Caption by `method` and score into the folder `out`; returns the sentences of RESULT_FILE."""
+        sentences = self.score(self.caption(label, method, out))
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = corpus_metrics(sentences)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(interventions)}
+            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(method)}
             write_json(out / RESULT_FILE, result)
         return sentences
-
-
-def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:
-    """The summary of a comparison: each method with intervals, and paired tests; and means over draws or seeds.
-
-    What sets a method apart from greedy decoding stands under its `minus_greedy`.
-
-    Args:
-        sentences: by method, `greedy` among them, all over the same images.
-        repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
-    """
-    summary: dict = {"settings": settings, "run": provenance()}
-    summary |= {name: summarise(own) for name, own in sentences.items()}
-    for name, difference in compare_with_reference(sentences, "greedy").items():
-        summary[name]["minus_greedy"] = difference
-    for name, runs in repeated.items():
-        if runs:
-            summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
-    return summary
-
-
-def summary_table(summary: dict) -> str:
-    """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
-    lines = [
-        "| method | CHAIR_s % | CHAIR_i % | recall % | F1 % | mentions | length | p (CHAIR_i) | n |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    n_comparisons = 0
-    for name, entry in summary.items():
-        if name in ("settings", "run"):
-            continue
-        label = LABELS.get(name, name).format(n=len(entry.get("draws", ())))
-        cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
-        cells += [_cell(entry, metric, 1) for metric in ("mentions", "length")]
-        tested = entry.get("minus_greedy", {})
-        n_comparisons += len(tested)
-        p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
-        lines.append(f"| {label} | {' | '.join(cells)} | {p} | {entry['n']} |")
-    note = f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
-    if n_comparisons:
-        note += " p: CHAIR_i against greedy, two-sided paired permutation test "
-        note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
-    return "\n".join([*lines, "", note])
-
-
-def _cell(entry: dict, metric: str, factor: int) -> str:
-    low, high = entry["interval"][metric]
-    return f"{factor * entry[metric]:.1f} ({factor * low:.1f} to {factor * high:.1f})"

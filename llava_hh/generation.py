@@ -1,8 +1,9 @@
-"""Batched captioning of images, greedy or under any interventions; and what a decoder is."""
+"""Batched captioning of images, greedy or under any interventions or decoder; and what a decoder is."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,6 +64,22 @@ class Decoder(Protocol):
     ) -> list[list[int]]: ...
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder with its settings (a frozen dataclass), under the name that result folders and tables give it."""
+
+    name: str
+    decode: Decoder
+    settings: Any
+
+    def describe(self) -> dict:
+        """The name and every setting, for run.json."""
+        return {"name": self.name, **asdict(self.settings)}
+
+
+Method = Interventions | Decoding  # greedily under interventions, or by a decoder
+
+
 def load_image(path: Path) -> Image.Image:
     """Read an image as RGB.
 
@@ -107,6 +124,37 @@ def decode_answers(
     return [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
 
 
+def answer_samples(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    images: Sequence[Image.Image],
+    method: Method,
+    prompt: str,
+    max_new_tokens: int,
+) -> tuple[list[Answer], float]:
+    """Ask the same question about every image, in one batch; also the seconds that decoding took, prefill included."""
+    prompts = [prompt] * len(images)
+    batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
+    begun = time.perf_counter()
+    if isinstance(method, Decoding):
+        answers = decode_answers(lvlm, batch, prompts, method.decode, method.settings, max_new_tokens)
+    else:
+        answers = generate_greedily(lvlm, batch, max_new_tokens, method(samples) if callable(method) else method)
+    return answers, time.perf_counter() - begun  # answers are lists of ints, so a GPU is done with them
+
+
+def seconds_per_token(run: Run) -> list[float | None]:
+    """Decoding time of each block that caption_images has finished, over its generated tokens, end tokens among them.
+
+    None where the time was not kept or nothing was generated.
+    """
+    found = []
+    for block in run.finished_blocks():
+        n_tokens = sum(len(row["token_ids"]) + (row["finish_reason"] == "stop") for row in block["rows"])
+        found.append(block["seconds"] / n_tokens if n_tokens and "seconds" in block else None)
+    return found
+
+
 def caption_images(
     lvlm: Lvlm,
     samples: Sequence[dict],
@@ -117,7 +165,7 @@ def caption_images(
     model_id: str,
     max_new_tokens: int,
     batch_size: int,
-    interventions: Interventions = (),
+    method: Method = (),
     label: str = "captions",
     skip_bad: bool = False,
 ) -> list[dict]:
@@ -125,7 +173,8 @@ def caption_images(
 
     Args:
         samples: `image_id` and `file_name` each; what else they hold stands in their rows.
-        interventions: or a function that makes them for the samples of a batch.
+        method: interventions, or a function that makes them for the samples of a batch, under greedy decoding; or a
+            decoder.
         skip_bad: leave out an image that cannot be read, instead of stopping there.
     Returns: the rows. Their text is the decoded token_ids without outer blanks.
     """
@@ -139,11 +188,9 @@ def caption_images(
                 if not skip_bad:
                     raise
                 tqdm.write(f"skipped: {error}")
-        answers = []
+        answers, seconds = [], 0.0
         if readable:
-            batch = lvlm.encode(images, [prompt] * len(images), sample_ids=[sample["image_id"] for sample in readable])
-            edits = interventions(readable) if callable(interventions) else interventions
-            answers = generate_greedily(lvlm, batch, max_new_tokens, edits)
+            answers, seconds = answer_samples(lvlm, readable, images, method, prompt, max_new_tokens)
         rows = [
             {
                 "question_id": sample["image_id"],
@@ -158,6 +205,6 @@ def caption_images(
             }
             for sample, answer in zip(readable, answers, strict=True)
         ]
-        run.finish_block(number, block, rows)
+        run.finish_block(number, block, rows, seconds=seconds)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

@@ -176,16 +176,33 @@ class Run:
             self._drop_blocks_after(n_blocks)
         team.wait()
 
-    def finish_block(self, number: int, samples: Sequence[dict], rows: list[dict], arrays: dict | None = None) -> None:
-        """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on."""
+    def finish_block(
+        self,
+        number: int,
+        samples: Sequence[dict],
+        rows: list[dict],
+        arrays: dict | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on.
+
+        Args:
+            seconds: what the block took, for those who compare times; kept beside the rows, not in them.
+        """
         if arrays:
             write_tensors(self._block(number, "safetensors"), arrays)
-        ids = [sample["image_id"] for sample in samples]
-        write_text(self._block(number, "json"), json.dumps({"image_ids": ids, "rows": rows}, ensure_ascii=False))
+        content = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
+        if seconds is not None:
+            content["seconds"] = round(seconds, 6)
+        write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
+
+    def finished_blocks(self) -> Iterator[dict]:
+        """The finished blocks in order: image_ids, rows and, where they were given, seconds."""
+        return map(read_json, sorted(self._blocks_folder.glob("*.json")))
 
     def finished_rows(self) -> list[dict]:
         """The rows of all finished blocks, in order."""
-        return [row for path in sorted(self._blocks_folder.glob("*.json")) for row in read_json(path)["rows"]]
+        return [row for block in self.finished_blocks() for row in block["rows"]]
 
     def finished_arrays(self) -> Iterator[dict]:
         """The arrays of all finished blocks that have some, in order, one block at a time."""
@@ -230,6 +247,24 @@ def make_folder(folder: Path) -> None:
         raise OSError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
+def begun_run(folder: Path, settings: dict) -> dict | None:
+    """The run.json of a folder in which a run was begun with these settings, None where none was.
+
+    Raises:
+        ValueError: it was begun with others; names those that differ. `limit` may differ.
+    """
+    record = folder / "run.json"
+    if not record.exists():
+        return None
+    before = read_json(record)
+    old, settings = before["settings"], json.loads(json.dumps(settings))
+    changed = [name for name in sorted({*old, *settings} - {"limit"}) if old.get(name) != settings.get(name)]
+    if changed:
+        what = "; ".join(f"{name} was {old.get(name)!r}, is {settings.get(name)!r}" for name in changed)
+        raise ValueError(f"{record}: begun with other settings: {what}. Choose another --out or delete the folder")
+    return before
+
+
 @contextmanager
 def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Iterator[Run]:
     """Open the folder of a run; its run.json holds settings, provenance, the image ids and, at the end, the seconds.
@@ -243,16 +278,8 @@ def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Ite
     """
     make_folder(folder)
     record = folder / "run.json"
-    settings = json.loads(json.dumps(settings))
-    spent = 0.0
-    if record.exists():
-        before = read_json(record)
-        old = before["settings"]
-        changed = [name for name in sorted({*old, *settings} - {"limit"}) if old.get(name) != settings.get(name)]
-        if changed:
-            what = "; ".join(f"{name} was {old.get(name)!r}, is {settings.get(name)!r}" for name in changed)
-            raise ValueError(f"{record}: begun with other settings: {what}. Choose another --out or delete the folder")
-        spent = before["seconds"] or 0.0
+    before = begun_run(folder, settings)
+    spent = (before and before["seconds"]) or 0.0
     content = {"settings": settings, **provenance(), "image_ids": list(manifest), "seconds": spent or None}
     main = processes().is_main
     if main:

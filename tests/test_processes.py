@@ -50,12 +50,12 @@ def same_files(name: str, folder: Path, alone: dict[str, Path]) -> None:
 def test_two_processes_and_three_after_a_kill(name, tiny_checkpoint, tiny_coco, alone, tmp_path):
     captions = alone["evaluate_chair"]
     whole = tmp_path / "whole"
-    finish(launch(2, name, flags_of(name, tiny_checkpoint, tiny_coco, captions, whole)))
+    finish(launch(2, f"llava_hh.scripts.{name}", flags_of(name, tiny_checkpoint, tiny_coco, captions, whole)))
     same_files(name, whole, alone)
 
     killed = tmp_path / "killed"
     flags = flags_of(name, tiny_checkpoint, tiny_coco, captions, killed)
-    process = launch(2, name, flags)
+    process = launch(2, f"llava_hh.scripts.{name}", flags)
     while process.poll() is None and not list(killed.glob("blocks/*1.json")):
         time.sleep(0.002)
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -66,13 +66,14 @@ def test_two_processes_and_three_after_a_kill(name, tiny_checkpoint, tiny_coco, 
     assert not (killed / FILES[name][0]).exists()
     n_done, n_all = (len(list(folder.glob("blocks/*.json"))) for folder in (killed, whole))
     assert 1 <= n_done < n_all
-    finish(launch(3, name, flags))
+    finish(launch(3, f"llava_hh.scripts.{name}", flags))
     same_files(name, killed, alone)
 
 
 def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tmp_path):
     flags = flags_of("evaluate_chair", tiny_checkpoint, tiny_coco, alone["caption"], tmp_path)
-    assert finish(launch(2, "evaluate_chair", flags)).count("CHAIR_i %") == 1  # only one of them reports
+    output = finish(launch(2, "llava_hh.scripts.evaluate_chair", flags))
+    assert output.count("CHAIR_i %") == 1  # only one of them reports
 
 
 def test_shares_are_put_together_in_order(tmp_path, monkeypatch):

@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
-LAYERS += ["generation", "evaluation", "attribution", "analysis", "finetuning", "figures", "mini", "scripts"]
+LAYERS += ["comparison", "generation", "evaluation", "attribution", "analysis", "finetuning", "figures", "mini"]
+LAYERS += ["scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 WRAPPERS = sorted(
     path
-    for path in (ROOT / "bash_scripts").rglob("*.sh")
+    for folder in ("bash_scripts", "baselines/bash_scripts")
+    for path in (ROOT / folder).rglob("*.sh")
     if path.read_text().startswith("#!") and path.name not in ("quickstart.sh", "test.sh")
 )
 

@@ -125,7 +125,7 @@ def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
 
 
 def test_two_processes_equal_one(flags, done, tmp_path):
-    finish(launch(2, "targeted_finetune", [*flags, "--out", str(tmp_path)]))
+    finish(launch(2, "llava_hh.scripts.targeted_finetune", [*flags, "--out", str(tmp_path)]))
     assert_same_weights(tmp_path / "model", done / "model", 1e-4)
     logs = [
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (tmp_path, done)

@@ -36,3 +36,6 @@ finetune_learning_rate=2e-5
 finetune_checkpointing=yes
 finetune_seeds=1234
 finetune_report_images=500
+# the comparison of decoding methods
+baseline_images=500
+baseline_batch_size=8

@@ -37,3 +37,6 @@ finetune_learning_rate=4e-4
 finetune_checkpointing=
 finetune_seeds="1234 1235"
 finetune_report_images=100
+# the comparison of decoding methods
+baseline_images=60
+baseline_batch_size=10

@@ -4,15 +4,8 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import (
-    RESULT_FILE,
-    Evaluation,
-    add_head_flags,
-    add_sample_flags,
-    compare,
-    heads_from_flags,
-    summary_table,
-)
+from llava_hh.comparison import compare, summary_table
+from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText
@@ -22,10 +15,8 @@ from llava_hh.runs import processes, read_json, sha256, write_json
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add_sample_flags(parser, "val2014")
+    add_adhh_flags(parser)
     add = parser.add_argument
-    add_head_flags(parser)
-    add("--top-k", type=int, default=20, help="how many heads of the list are switched off")
-    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
     add("--choice", type=Path, help="take top k and threshold from the choice.json of choose_adhh")
     add("--random-draws", type=int, default=2, help="draws of as many random heads, none of them of the top k")
     add("--summary", type=Path, help="the summary (default: summary.json in --out); the picture goes beside it")

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, compare, heads_from_flags, summary_table
+from llava_hh.comparison import compare, summary_table
+from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText
-from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs import processes, read_json, sha256, write_json
 
 KEPT_LOG = ("loss", "ce", "attention_loss", "image_mass", "after_image_mass")
@@ -17,10 +16,8 @@ KEPT_LOG = ("loss", "ce", "attention_loss", "image_mass", "after_image_mass")
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add_sample_flags(parser, "val2014")
-    add_head_flags(parser)
+    add_adhh_flags(parser)
     add = parser.add_argument
-    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
-    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
     add("--tuned", type=Path, nargs="+", required=True, help="result folders of targeted_finetune, one per seed")
     add("--random-tuned", type=Path, nargs="*", default=[], help="the same with --random-heads")
     add("--summary", type=Path, help="the summary (default: summary.json in --out)")
@@ -32,8 +29,7 @@ def captions_of_tuned(evaluation: Evaluation, folder: Path, out: Path) -> list[d
     path = folder / "model"
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no fine-tuned model there; run llava_hh.scripts.targeted_finetune first")
-    tuned = replace(evaluation, lvlm=load_lvlm(path), model_path=path)
-    return tuned.run(folder.name, [], out / folder.name)
+    return evaluation.with_model(path).run(folder.name, [], out / folder.name)
 
 
 def describe_tuning(folder: Path) -> dict:

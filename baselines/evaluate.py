@@ -1,0 +1,164 @@
+"""Decoding methods compared on the same images, prompt and model: CHAIR, BLEU and time per generated token.
+
+Greedy decoding is always among them, as the reference. Everything that a method needs is tried out before any
+captioning. Writes a result folder per method, and summary.json, .md and .png; run it again to go on after a kill.
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from baselines.registry import PRESETS, changed_presets
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.comparison import compare, summary_table
+from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.figures.methods import draw_methods
+from llava_hh.generation import Decoding, Method, seconds_per_token
+from llava_hh.interventions import DeactivateText
+from llava_hh.runs import Run, describe_model, processes, read_json, sha256, write_json, write_text
+
+METHODS = ("greedy", "adhh", "tfhh", *PRESETS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the comparison: how to decode, and on which checkpoint, None being that of --model."""
+
+    method: Method
+    checkpoint: Path | None = None
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014")
+    add = parser.add_argument
+    add("--methods", nargs="+", required=True, metavar="METHOD", help=f"some of: {', '.join(METHODS)}")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PRESET.FIELD=VALUE",
+        help="change a setting of a preset, such as vcd_paper.alpha=0.5; the value is JSON",
+    )
+    add_adhh_flags(parser, required=False)
+    add("--tfhh-model", type=Path, nargs="+", default=[], help="fine-tuned checkpoint folders, one per seed, for tfhh")
+    add("--summary", type=Path, help="the summary (default: summary.json in --out); table and figure go beside it")
+    return parser
+
+
+def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
+    """See that the flags fit together, before anything is loaded or written; the decoders that they name.
+
+    Raises:
+        ValueError: an unknown method, a wrong override, a method without what it needs.
+        OSError: a folder without a checkpoint.
+    """
+    if unknown := [name for name in args.methods if name not in METHODS]:
+        raise ValueError(f"--methods {unknown[0]}: no such method; choose some of: {', '.join(METHODS)}")
+    if repeated := [name for name in args.methods if args.methods.count(name) > 1]:
+        raise ValueError(f"--methods {repeated[0]}: named more than once")
+    decoders = changed_presets([name for name in args.methods if name in PRESETS], args.set)
+    if "adhh" in args.methods:
+        if args.heads is None:
+            raise ValueError("--methods adhh needs --heads")
+        read_json(args.heads)
+    if ("tfhh" in args.methods) != bool(args.tfhh_model):
+        raise ValueError("--methods tfhh and --tfhh-model need each other")
+    for path in [args.model, *args.tfhh_model]:
+        if not describe_model(path)["weights"]:
+            raise FileNotFoundError(f"{path}: no weight files (*.safetensors, *.bin) there")
+    return decoders
+
+
+def entries_from_flags(
+    args: argparse.Namespace, evaluation: Evaluation, decoders: dict[str, Decoding]
+) -> dict[str, Entry]:
+    """The rows of the comparison by name, greedy decoding first; TF-HH has one per seed.
+
+    Raises:
+        ValueError, IndexError: a head list or threshold that does not fit.
+    """
+    entries = {"greedy": Entry([])}
+    for name in args.methods:
+        if name == "adhh":
+            heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+            entries[name] = Entry([DeactivateText(tuple(heads), args.threshold)])
+        elif name == "tfhh" and len(args.tfhh_model) > 1:
+            entries |= {f"tfhh_{seed}": Entry([], path) for seed, path in enumerate(args.tfhh_model, 1)}
+        elif name == "tfhh":
+            entries[name] = Entry([], args.tfhh_model[0])
+        elif name in decoders:
+            entries[name] = Entry(decoders[name])
+    return entries
+
+
+def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
+    """BLEU-4 (a fraction), seconds per generated token, and these relative to greedy, of the finished runs in `out`.
+
+    Times are medians over batches; a method's batch is measured by greedy's batch of the same images. What a run
+    does not have is left out: BLEU without reference captions, times of captions that an older version left.
+    """
+    times = {name: seconds_per_token(Run(out / name)) for name in names}
+    found: dict[str, dict] = {}
+    for name in names:
+        overall = read_json(out / name / RESULT_FILE)["overall_metrics"]
+        own = {"bleu_4": round(overall["Bleu"][3], 5)} if "Bleu" in overall else {}
+        pairs = [(time, base) for time, base in zip(times[name], times["greedy"], strict=True) if time and base]
+        if pairs:
+            own["seconds_per_token"] = round(statistics.median(time for time, _ in pairs), 6)
+            own["relative_time"] = round(statistics.median(time / base for time, base in pairs), 4)
+        found[name] = own
+    return found
+
+
+def report(args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str, list], methods: dict) -> None:
+    """Write the summary, its table and its figure, and print the table."""
+    seeds = [name for name in sentences if name.startswith("tfhh_")]
+    settings = {**evaluation.settings([]), "split": args.split, "methods": methods}
+    if "adhh" in sentences:
+        settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
+    summary = compare(sentences, {"tfhh": [sentences[name] for name in seeds]} if seeds else {}, settings)
+    costs = costs_of(args.out, list(sentences))
+    if seeds:
+        shared = set.intersection(*(set(costs[name]) for name in seeds))
+        costs["tfhh"] = {key: statistics.fmean(costs[name][key] for name in seeds) for key in sorted(shared)}
+    for name, own in costs.items():
+        summary[name] |= own
+    path = args.summary or args.out / "summary.json"
+    write_json(path, summary)
+    table = summary_table(summary)
+    write_text(path.with_suffix(".md"), table + "\n")
+    draw_methods(path, path.with_suffix(""))
+    print(f"{table}\n{path}\n{path.with_suffix('.png')}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        decoders = check_flags(args)
+        evaluation = Evaluation.from_flags(args)
+        entries = entries_from_flags(args, evaluation, decoders)
+
+        def on_its_model(entry: Entry) -> Evaluation:
+            if entry.checkpoint is None:
+                return evaluation
+            # by config and sizes of files, the seeds of a fine-tuning look the same
+            told_apart = {**evaluation.extra, "checkpoint": str(entry.checkpoint)}
+            return replace(evaluation.with_model(entry.checkpoint), extra=told_apart)
+
+        for name, entry in entries.items():
+            on_its_model(entry).try_out(entry.method, args.out / name)
+        sentences, methods = {}, {}
+        for name, entry in entries.items():
+            its_model = on_its_model(entry)
+            sentences[name] = its_model.run(name, entry.method, args.out / name)
+            methods[name] = its_model.settings(entry.method)
+        if processes().is_main:
+            report(args, evaluation, sentences, methods)
+
+
+if __name__ == "__main__":
+    main()

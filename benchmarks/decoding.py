@@ -1,0 +1,130 @@
+"""Time per generated token of the decoding methods, relative to greedy decoding, all in one run.
+
+One batch of drawn scenes; end tokens are suppressed, so that every method takes the same number of steps. The methods
+take turns, and each is compared with the greedy run of the same turn. DoLa's vocabulary products, one per candidate
+layer, are timed apart: no implementation does without them. Prints a Markdown table, and writes JSON with --out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+from baselines.dola import candidate_layers
+from baselines.registry import PRESETS
+from llava_hh.generation import Decoding, Method, answer_samples
+from llava_hh.heads import random_heads
+from llava_hh.interventions import DeactivateText
+from llava_hh.mini.world import render, sample_scene
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+
+REPO = Path(__file__).resolve().parents[1]
+DECODERS = ("vcd_paper", "dola_repo", "pai")
+DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"
+
+
+def methods_to_time(lvlm: Lvlm, top_k: int) -> dict[str, Method]:
+    """Greedy decoding first; AD-HH on random heads, whose cost is that of any others."""
+    heads = tuple(random_heads(lvlm.n_layers, lvlm.n_heads, top_k, seed=0))
+    return {"greedy": [], f"AD-HH, {top_k} heads": [DeactivateText(heads, 0.4)], **{k: PRESETS[k] for k in DECODERS}}
+
+
+def vocabulary_products(lvlm: Lvlm, decoder: Decoding, n_rows: int, n_steps: int) -> Callable[[], float]:
+    """Seconds of what DoLa multiplies with the vocabulary matrix in `n_steps` steps of `n_rows` rows."""
+    head = lvlm.model.get_output_embeddings()
+    n_candidates = len(candidate_layers(lvlm.model, decoder.settings))
+    states = torch.randn(n_candidates, n_rows, head.in_features).to(head.weight)
+
+    @torch.no_grad()
+    def products() -> float:
+        synchronize()
+        begun = time.perf_counter()
+        for _ in range(n_steps):
+            head(states)
+        synchronize()
+        return time.perf_counter() - begun
+
+    return products
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int) -> dict[str, list[float]]:
+    """Seconds per generated token of every method in every turn, prefill included; one turn more warms up."""
+    rng = random.Random(0)
+    samples = [{"image_id": number} for number in range(n_rows)]
+    images = [render(sample_scene(rng, together=1.0), rng)[0] for _ in samples]
+    config = lvlm.model.generation_config
+    config.suppress_tokens = [*(config.suppress_tokens or []), *lvlm.end_token_ids]
+
+    def decoded(method: Method) -> float:
+        answers, seconds = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens)
+        if any(len(answer.token_ids) != n_tokens for answer in answers):
+            raise ValueError(f"an answer of other than {n_tokens} tokens")
+        return seconds
+
+    timed = {name: lambda method=method: decoded(method) for name, method in methods_to_time(lvlm, top_k).items()}
+    timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
+    turns = [{name: run() / (n_rows * n_tokens) for name, run in timed.items()} for _ in range(repeats + 1)][1:]
+    return {name: [turn[name] for turn in turns] for name in timed}
+
+
+def format_table(times: dict[str, list[float]]) -> str:
+    greedy = times["greedy"]
+    with_products = [one + other for one, other in zip(greedy, times[PRODUCTS], strict=True)]
+    rows = [(name, own, greedy) for name, own in times.items()]
+    rows.append((f"{DOLA} against greedy and these products", times[DOLA], with_products))
+    lines = ["| method | ms per token | against greedy | range over turns |", "|---|---|---|---|"]
+    for name, own, base in rows:
+        ratios = [one / other for one, other in zip(own, base, strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        lines.append(f"| {name} | {1000 * statistics.median(own):.2f} | {statistics.median(ratios):.2f} | {spread} |")
+    return "\n".join(lines)
+
+
+def describe_run(lvlm: Lvlm) -> str:
+    device = lvlm.model.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
+    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {where}, {threads}, {lvlm.model.dtype}, {versions}"
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags.add_argument("--model", type=Path, default=REPO / "checkpoints/mini/model", help="checkpoint folder")
+    flags.add_argument("--batch-size", type=int, default=8, help="images per batch")
+    flags.add_argument("--tokens", type=int, default=48, help="generated tokens per image")
+    flags.add_argument("--repeats", type=int, default=5, help="turns of all methods; medians count")
+    flags.add_argument("--top-k", type=int, default=20, help="heads that AD-HH looks at")
+    flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    flags.add_argument("--out", type=Path, help="write the times as JSON too")
+    return flags
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    lvlm = load_lvlm(args.model)
+    times = measure(lvlm, args.batch_size, args.tokens, args.repeats, args.top_k)
+    what = f"{args.batch_size} rows of {args.tokens} tokens, {args.repeats} turns"
+    print(f"{format_table(times)}\n\n{describe_run(lvlm)}; {what}.")
+    if args.out:
+        args.out.write_text(json.dumps({"run": describe_run(lvlm), "seconds_per_token": times}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

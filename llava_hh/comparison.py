@@ -1,0 +1,82 @@
+"""The summary of a comparison of methods on the same images, and its table."""
+
+from collections.abc import Sequence
+
+from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, summarise, summarise_mean
+from llava_hh.runs import provenance
+
+LABELS = {
+    "greedy": "greedy",
+    "adhh": "AD-HH",
+    "random_heads": "random heads",
+    "tfhh": "TF-HH",
+    "random_heads_tuned": "as many random heads fine-tuned",
+}
+# head of the column, factor and format; a column that no method has is left out
+OPTIONAL = {
+    "bleu_4": ("BLEU-4 %", 100, "{:.1f}"),
+    "relative_time": ("time per token", 1, "{:.2f}x"),
+}
+
+
+def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:
+    """The summary of a comparison: each method with intervals, and paired tests; and means over draws or seeds.
+
+    What sets a method apart from greedy decoding stands under its `minus_greedy`.
+
+    Args:
+        sentences: by method, `greedy` among them, all over the same images.
+        repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
+    """
+    summary: dict = {"settings": settings, "run": provenance()}
+    summary |= {name: summarise(own) for name, own in sentences.items()}
+    for name, difference in compare_with_reference(sentences, "greedy").items():
+        summary[name]["minus_greedy"] = difference
+    for name, runs in repeated.items():
+        if runs:
+            summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
+    return summary
+
+
+def methods_of(summary: dict) -> dict[str, dict]:
+    """The entries of a summary that are methods, by their label in tables and figures."""
+    entries = {name: entry for name, entry in summary.items() if name not in ("settings", "run")}
+    return {_label(name, entry): entry for name, entry in entries.items()}
+
+
+def summary_table(summary: dict) -> str:
+    """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
+    methods = methods_of(summary)
+    optional = {key: shown for key, shown in OPTIONAL.items() if any(key in entry for entry in methods.values())}
+    heads = ["method", "CHAIR_s %", "CHAIR_i %", "recall %", "F1 %", "mentions", "length"]
+    heads += [head for head, _, _ in optional.values()] + ["p (CHAIR_i)", "n"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    n_comparisons = 0
+    for label, entry in methods.items():
+        cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
+        cells += [_cell(entry, metric, 1) for metric in ("mentions", "length")]
+        for key, (_, factor, form) in optional.items():
+            cells.append(form.format(factor * entry[key]) if entry.get(key) is not None else "")
+        tested = entry.get("minus_greedy", {})
+        n_comparisons += len(tested)
+        p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
+        lines.append(f"| {label} | {' | '.join(cells)} | {p} | {entry['n']} |")
+    note = f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
+    if n_comparisons:
+        note += " p: CHAIR_i against greedy, two-sided paired permutation test "
+        note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
+    if "relative_time" in optional:
+        note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
+    return "\n".join([*lines, "", note])
+
+
+def _label(name: str, entry: dict) -> str:
+    label = LABELS.get(name, name)
+    if "draws" not in entry:
+        return label
+    return f"{label}, mean of {len(entry['draws'])} {'draws' if name == 'random_heads' else 'seeds'}"
+
+
+def _cell(entry: dict, metric: str, factor: int) -> str:
+    low, high = entry["interval"][metric]
+    return f"{factor * entry[metric]:.1f} ({factor * low:.1f} to {factor * high:.1f})"
