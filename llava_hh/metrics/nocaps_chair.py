@@ -1,7 +1,7 @@
 """nocaps-CHAIR: CHAIR over the 90 coarse classes of Open Images ("Kitchenware", "Furniture") instead of COCO's 80.
 
-A mention is hallucinated if the image has nothing of its class: "a spoon" beside nothing but a hammer is right, for both
-are tools. Numbers are fractions and not comparable with those on COCO.
+A mention is hallucinated if the image has nothing of its class. So "a spoon" is right where there is only a hammer, for
+both are tools, and the numbers are not comparable with those on COCO.
 """
 
 import json

@@ -67,7 +67,7 @@ class Variant:
 
     @cached_property
     def first_words(self) -> frozenset[str]:
-        """First words of double words; the rules for the singular leave these alone, so other pairs need not be tried."""
+        """First words of double words; the singular of two words keeps the first, so no other pair need be tried."""
         return frozenset(pair.split(" ")[0] for pair in self.double_words)
 
 
