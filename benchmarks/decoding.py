@@ -2,7 +2,8 @@
 
 One batch of drawn scenes; end tokens are suppressed, so that every method takes the same number of steps. The methods
 take turns, and each is compared with the greedy run of the same turn. DoLa's vocabulary products, one per candidate
-layer, are timed apart: no implementation does without them. Prints a Markdown table, and writes JSON with --out.
+layer, are timed apart: no implementation does without them. On a CPU the seconds are those that the process computed,
+so that other work on the machine counts less. Prints a Markdown table, and writes JSON with --out.
 """
 
 import argparse
@@ -38,27 +39,31 @@ def methods_to_time(lvlm: Lvlm, top_k: int) -> dict[str, Method]:
     return {"greedy": [], f"AD-HH, {top_k} heads": [DeactivateText(heads, 0.4)], **{k: PRESETS[k] for k in DECODERS}}
 
 
-def vocabulary_products(lvlm: Lvlm, decoder: Decoding, n_rows: int, n_steps: int) -> Callable[[], float]:
-    """Seconds of what DoLa multiplies with the vocabulary matrix in `n_steps` steps of `n_rows` rows."""
+def vocabulary_products(lvlm: Lvlm, decoder: Decoding, n_rows: int, n_steps: int) -> Callable[[], None]:
+    """What DoLa multiplies with the vocabulary matrix in `n_steps` steps of `n_rows` rows."""
     head = lvlm.model.get_output_embeddings()
     n_candidates = len(candidate_layers(lvlm.model, decoder.settings))
     states = torch.randn(n_candidates, n_rows, head.in_features).to(head.weight)
 
     @torch.no_grad()
-    def products() -> float:
-        synchronize()
-        begun = time.perf_counter()
+    def products() -> None:
         for _ in range(n_steps):
             head(states)
-        synchronize()
-        return time.perf_counter() - begun
 
     return products
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def seconds_of(work: Callable[[], None]) -> float:
+    """CPU seconds of this process, all its threads together; with a GPU, seconds that pass until it is done."""
+    if not torch.cuda.is_available():
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def measure(lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int) -> dict[str, list[float]]:
@@ -69,16 +74,15 @@ def measure(lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int) ->
     config = lvlm.model.generation_config
     config.suppress_tokens = [*(config.suppress_tokens or []), *lvlm.end_token_ids]
 
-    def decoded(method: Method) -> float:
-        answers, seconds = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens)
+    def decoded(method: Method) -> None:
+        answers, _ = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens)
         if any(len(answer.token_ids) != n_tokens for answer in answers):
             raise ValueError(f"an answer of other than {n_tokens} tokens")
-        return seconds
 
     timed = {name: lambda method=method: decoded(method) for name, method in methods_to_time(lvlm, top_k).items()}
     timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
-    turns = [{name: run() / (n_rows * n_tokens) for name, run in timed.items()} for _ in range(repeats + 1)][1:]
-    return {name: [turn[name] for turn in turns] for name in timed}
+    turns = [{name: seconds_of(work) for name, work in timed.items()} for _ in range(repeats + 1)][1:]
+    return {name: [turn[name] / (n_rows * n_tokens) for turn in turns] for name in timed}
 
 
 def format_table(times: dict[str, list[float]]) -> str:

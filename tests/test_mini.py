@@ -10,8 +10,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from baselines import pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.generation import generate_greedily
+from llava_hh.generation import decode_answers, generate_greedily
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.chair import find_objects
@@ -184,3 +185,16 @@ def single_step(mini, cache, token, head):
     finally:
         if handle:
             handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "settings"),
+    [(vcd, vcd.VcdSettings(alpha=0, do_sample=False)), (pai, pai.PaiSettings(alpha=0, gamma=1))],
+    ids=["vcd", "pai"],
+)
+def test_without_their_contrast_decoders_are_greedy_on_mini(mini, picture, decoder, settings):
+    prompts = [DESCRIBE, "What is this?"]
+    batch = mini.encode([picture[1]] * 2, prompts)
+    answers = decode_answers(mini, batch, prompts, decoder.decode, settings, 24)
+    assert answers == generate_greedily(mini, batch, 24)
+    assert any(len(answer.token_ids) == 24 for answer in answers)

@@ -140,7 +140,7 @@ def test_measure_makes_every_call(tmp_path):
     expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
     expected += "build_mini build_mini draw_module_influence analyze_attention_bias analyze_attention_inheritance "
     expected += "analyze_js_divergence analyze_attention_reweight analyze_attention_reweight write_figures_page"
-    assert modules == expected.split()
+    assert modules == [*expected.split(), *["targeted_finetune"] * 4, "compare_finetuning"]
 
 
 def test_no_literal_sizes_of_one_model():
