@@ -29,7 +29,7 @@ def add_sample_flags(
         "--annotations",
         type=Path,
         required=True,
-        help="folder of COCO's captions_*.json and instances_*.json, or of nocaps'",
+        help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
     )
     add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
     add("--limit", type=int, default=limit, help="how many images; None is all")
@@ -113,7 +113,7 @@ class Evaluation:
             image_ids = [sample["image_id"] for sample in samples]
             annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
         # COCO is not named, so that folders begun before there was another data set go on
-        named = {} if args.dataset == "coco" else {"dataset": args.dataset}
+        named = {} if args.dataset == "coco" else {"dataset": args.dataset, "split": args.split}
         return cls(
             lvlm=load_lvlm(args.model),
             model_path=args.model,

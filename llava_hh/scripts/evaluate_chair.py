@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     add("--text-key", default="text", help="key of the caption in a row")
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument(
-        "--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json, or of nocaps'"
+        "--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json, or nocaps'"
     )
     truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (COCO categories)")
     add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
