@@ -61,7 +61,10 @@ def summary_table(summary: dict) -> str:
         n_comparisons += len(tested)
         p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
         lines.append(f"| {label} | {' | '.join(cells)} | {p} | {entry['n']} |")
-    note = f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
+    note = ""
+    if summary["settings"].get("dataset") == "nocaps":
+        note += f"nocaps, {summary['settings']['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
+    note += f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
     if n_comparisons:
         note += " p: CHAIR_i against greedy, two-sided paired permutation test "
         note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from llava_hh.data.coco import load_annotations, load_image_list, sample_images
+from llava_hh.data.coco import sample_images
+from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images, load_image
 from llava_hh.heads import Head, check_heads, load_heads
 from llava_hh.metrics.caption_scores import score_against_references
-from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
+from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import begun_run, describe_model, make_folder, processes, read_json, start_run, write_json
 
@@ -23,8 +24,14 @@ def add_sample_flags(
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder")
     add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--annotations", type=Path, required=True, help="folder of COCO's captions_*.json and instances_*.json")
-    add("--split", default=split, help="whose captions file the images are sampled from")
+    add("--dataset", choices=DATASETS, default="coco", help="what the images are of")
+    add(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
+    )
+    add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
     add("--limit", type=int, default=limit, help="how many images; None is all")
     add("--seed", type=int, default=seed, help="of the sample of images")
     add("--prompt", default=DESCRIBE, help="the question")
@@ -80,15 +87,16 @@ def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str 
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
 
-    samples: `image_id` and `file_name` each; objects, references: COCO categories and reference captions of each image.
+    samples: `image_id` and `file_name` each; objects, references: what is in each image, and its reference captions.
     """
 
     lvlm: Lvlm
     model_path: Path
+    dataset: Dataset
     samples: Sequence[dict]
     image_folder: Path
-    objects: dict[int, set[str]]
-    references: dict[int, list[str]]
+    objects: dict[ImageId, set[str]]
+    references: dict[ImageId, list[str]]
     prompt: str
     max_new_tokens: int
     batch_size: int
@@ -98,23 +106,26 @@ class Evaluation:
     def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
         """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
         make_folder(args.out)
-        captions_file = args.annotations / f"captions_{args.split}.json"
-        samples = sample_images(load_image_list(captions_file), args.limit, args.seed)
+        dataset = load_dataset(args.dataset)
+        samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
         annotations = {}
         if with_truth:
             image_ids = [sample["image_id"] for sample in samples]
-            annotations = load_annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
+            annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
+        # COCO is not named, so that folders begun before there was another data set go on
+        named = {} if args.dataset == "coco" else {"dataset": args.dataset, "split": args.split}
         return cls(
             lvlm=load_lvlm(args.model),
             model_path=args.model,
+            dataset=dataset,
             samples=samples,
             image_folder=args.image_folder,
-            objects=objects_of(annotations),
+            objects=dataset.objects(annotations),
             references={image_id: found.captions for image_id, found in annotations.items()},
             prompt=args.prompt,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
-            extra={"seed": args.seed, "limit": args.limit},
+            extra={"seed": args.seed, "limit": args.limit, **named},
         )
 
     def with_model(self, path: Path) -> "Evaluation":
@@ -173,14 +184,14 @@ class Evaluation:
 
     def score(self, rows: Sequence[dict]) -> list[dict]:
         """Rows of captions with their CHAIR beside them: sentences."""
-        return [{**row, **score_caption(row["text"], self.objects[row["image_id"]])} for row in rows]
+        return [{**row, **self.dataset.score(row["text"], self.objects[row["image_id"]])} for row in rows]
 
     def run(self, label: str, method: Method, out: Path) -> list[dict]:
         """Caption by `method` and score into the folder `out`; returns the sentences of RESULT_FILE."""
         sentences = self.score(self.caption(label, method, out))
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
-            overall = corpus_metrics(sentences)
+            overall = corpus_metrics(sentences, self.dataset.variant)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
             result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(method)}

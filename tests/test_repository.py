@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
-LAYERS += ["comparison", "generation", "evaluation", "attribution", "analysis", "finetuning", "figures", "mini"]
-LAYERS += ["scripts"]
+LAYERS += ["datasets", "comparison", "generation", "evaluation", "attribution", "analysis", "finetuning", "figures"]
+LAYERS += ["mini", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 WRAPPERS = sorted(

@@ -1,13 +1,12 @@
 #!/bin/sh
 # TF-HH against greedy decoding, on the images of eval_baselines.sh. Needs bash_scripts/targeted_finetune.sh.
 # Writes into the folder of eval_baselines.sh and takes finished captions from there; the table is summary_tfhh.{json,md,png}.
-# Usage: [PROFILE=llava-v1.5-7b] sh baselines/bash_scripts/eval_ours_tfhh.sh [any flag of baselines.evaluate]
+# Usage: [PROFILE=llava-v1.5-7b] [DATASET=nocaps] sh baselines/bash_scripts/eval_ours_tfhh.sh [any flag of baselines.evaluate]
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
-split=val2014
+. baselines/bash_scripts/dataset.sh
 sample_seed=42
-out="$result_path/baselines/$split"
 
 tuned=
 for seed in $finetune_seeds; do
@@ -17,6 +16,6 @@ done
 # shellcheck disable=SC2086  # tuned is a list
 launch baselines.evaluate \
     --methods greedy tfhh --tfhh-model $tuned \
-    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
+    --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
     --limit "$baseline_images" --seed "$sample_seed" --max-new-tokens "$max_new_tokens" \
     --batch-size "$baseline_batch_size" --out "$out" --summary "$out/summary_tfhh.json" "$@"

@@ -4,6 +4,7 @@
 . bash_scripts/python.sh
 model_path=checkpoints/mini/model
 coco_path=dataset/mini
+nocaps_path=  # mini draws COCO's categories alone
 result_path=results/mini/full
 attribution_images=400  # of train2014
 attribution_captions=120  # of those with a hallucination; empty is all

@@ -145,5 +145,5 @@ def check_replacement(
             given = tuple(getattr(replacement.outputs, name).shape)
             if given != shape:
                 raise ValueError(f"{name} has shape {given}, the model's outputs {shape}: recorded on another model?")
-    if isinstance(replacement, Noise) and (sample_id is None or sample_id < 0):
-        raise ValueError(f"sample_id is {sample_id}; noise is drawn per sample and needs an id of 0 or more")
+    if isinstance(replacement, Noise) and (not isinstance(sample_id, int) or sample_id < 0):
+        raise ValueError(f"sample_id is {sample_id!r}; noise is drawn per sample and needs an id of 0 or more")

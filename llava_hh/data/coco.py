@@ -29,13 +29,13 @@ def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: it has no list of images with `id` and `file_name`, or lists an image twice.
     """
-    path = _existing(captions_json, "a COCO captions file")
+    path = existing_file(captions_json, "a COCO captions file")
     try:
         images = json.loads(path.read_bytes())["images"]
         records = [{"image_id": int(image["id"]), "file_name": str(image["file_name"])} for image in images]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with a list `images` of objects with `id` and `file_name`") from error
-    _refuse_repeats(path, [record["image_id"] for record in records])
+    refuse_repeats(path, [record["image_id"] for record in records])
     return records
 
 
@@ -156,7 +156,7 @@ def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = 
     if not splits:
         raise FileNotFoundError(f"{folder}: expected captions_*.json and instances_*.json in this folder, found none")
     paths = [folder / f"{kind}_{split}.json" for split in splits for kind in ("captions", "instances")]
-    return [_existing(path, "COCO's captions and instances files of each split") for path in paths]
+    return [existing_file(path, "COCO's captions and instances files of each split") for path in paths]
 
 
 def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
@@ -166,7 +166,7 @@ def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
         FileNotFoundError: there is no such file.
         ValueError: a row of another form, or a second row for an image; file and row (from 1) are named.
     """
-    path = _existing(jsonl, "JSON lines with `image_id` and `objects`")
+    path = existing_file(jsonl, "JSON lines with `image_id` and `objects`")
     objects: dict[int, set[str]] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -199,15 +199,17 @@ def _read_coco(path: Path) -> COCO:
     return coco
 
 
-def _refuse_repeats(path: Path, image_ids: Sequence[int]) -> None:
-    seen: set[int] = set()
+def refuse_repeats(path: Path, image_ids: Iterable[int | str]) -> None:
+    """Raise ValueError, naming the file, where an image id comes a second time."""
+    seen: set[int | str] = set()
     for image_id in image_ids:
         if image_id in seen:
             raise ValueError(f"{path}: image {image_id} is listed twice; expected each image once")
         seen.add(image_id)
 
 
-def _existing(path: str | Path, expected: str) -> Path:
+def existing_file(path: str | Path, expected: str) -> Path:
+    """The path, if there is a file; FileNotFoundError with what was expected there otherwise."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")

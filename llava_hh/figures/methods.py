@@ -26,7 +26,7 @@ def draw_methods(source: Path, out: Path) -> None:
         axis.axvline(100 * summary["greedy"][metric], color=GREEDY, lw=0.8, ls="--")
         axis.set_xlabel(label)
     axes[0].set_yticks(places, list(methods))
-    figure.suptitle(
-        f"{summary['greedy']['n']} images of {summary['settings']['split']}, 95% bootstrap intervals", fontsize=9
-    )
+    settings = summary["settings"]
+    split = " ".join(settings[key] for key in ("dataset", "split") if key in settings)
+    figure.suptitle(f"{summary['greedy']['n']} images of {split}, 95% bootstrap intervals", fontsize=9)
     save_figure(figure, out)

@@ -12,28 +12,6 @@ from llava_hh.data.coco import ImageAnnotations
 from llava_hh.metrics.variants import Variant, load_synonyms, load_variant
 from llava_hh.metrics.words import Token, tokenize
 
-_PAIRS = (
-    "motor bike; motor cycle; air plane; traffic light; street light; traffic signal; stop light; fire hydrant; "
-    "stop sign; parking meter; suit case; sports ball; baseball bat; baseball glove; tennis racket; wine glass; "
-    "hot dog; cell phone; mobile phone; teddy bear; hair drier; potted plant; bow tie; laptop computer; "
-    "stove top oven; home plate; train track"
-)
-_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
-
-# Two words in the singular -> the one item that they become. "home plate" and "train track" are no objects and are
-# here to swallow "plate" and "train"; "stove top oven" has three words, so it never fires.
-DOUBLE_WORDS: Mapping[str, str] = {
-    **{pair: pair for pair in _PAIRS.split("; ")},
-    **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS},
-    "passenger jet": "jet",
-    "passenger train": "train",
-    "bow tie": "tie",
-    "toilet seat": "toilet",
-    "wine glas": "wine glass",
-}
-# The rules for the singular leave a first word alone, so other pairs need not be tried.
-_FIRST_WORDS = frozenset(pair.split(" ")[0] for pair in DOUBLE_WORDS)
-
 
 @dataclass(frozen=True, slots=True)
 class Mention:
@@ -56,13 +34,13 @@ class Mention:
 
 
 def join_double_words(tokens: Sequence[Token], variant: Variant) -> list[Token]:
-    """Return `tokens` with each pair of `DOUBLE_WORDS` joined to one item, greedily from left to right."""
+    """Return `tokens` with each pair of the variant's double words joined to one item, greedily from left to right."""
     items, position = [], 0
     while position < len(tokens):
         token = tokens[position]
-        if token.word in _FIRST_WORDS and position + 1 < len(tokens):
+        if token.word in variant.first_words and position + 1 < len(tokens):
             second = tokens[position + 1]
-            joined = DOUBLE_WORDS.get(variant.singular(f"{token.word} {second.word}"))
+            joined = variant.double_words.get(variant.singular(f"{token.word} {second.word}"))
             if joined is not None:
                 items.append(Token(joined, token.start, second.end))
                 position += 2
@@ -72,8 +50,8 @@ def join_double_words(tokens: Sequence[Token], variant: Variant) -> list[Token]:
     return items
 
 
-def _read(caption: str, variant: Variant) -> tuple[list[Token], list[Mention]]:
-    """The items of a caption after double words were joined, and the objects among them."""
+def read_caption(caption: str, variant: Variant) -> tuple[list[Token], list[Mention]]:
+    """Return the items of a caption after double words were joined, and the objects among them."""
     items = join_double_words(variant.normalise(tokenize(caption)), variant)
     words = {item.word for item in items}
     # "the seat of the toilet" is no chair; so in a caption with both words no "seat" is.
@@ -92,7 +70,7 @@ def find_objects(caption: str, variant: str = "hh") -> list[Mention]:
     Raises:
         ValueError: an unknown variant, or one whose data is not installed.
     """
-    return _read(caption, load_variant(variant))[1]
+    return read_caption(caption, load_variant(variant))[1]
 
 
 def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[str, Any]:
@@ -110,8 +88,12 @@ def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[
     Differs: the paper's indices count tokens before double words were joined, and shift after its toilet-seat rule;
         here words[index] is always the mention.
     """
-    rules = load_variant(variant)
-    items, mentions = _read(caption, rules)
+    return score_by_rules(caption, objects, load_variant(variant))
+
+
+def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str, Any]:
+    """`score_caption` for the rules of any vocabulary, `objects` being categories of that vocabulary."""
+    items, mentions = read_caption(caption, rules)
     wrong = [mention for mention in mentions if mention.node not in objects]
     right = [mention for mention in mentions if mention.node in objects]
     found, named = {mention.node for mention in right}, {mention.node for mention in mentions}

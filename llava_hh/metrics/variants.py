@@ -10,8 +10,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from importlib.resources import files
 
 import nltk
@@ -25,6 +25,25 @@ LEMMA_DATA = {"averaged_perceptron_tagger_eng": "taggers", "wordnet": "corpora"}
 
 # What the rules for the singular get wrong among COCO's words.
 _SINGULAR = {"bus": "bus", "airbus": "airbus", "minibus": "minibus", "ties": "tie"}
+_PAIRS = (
+    "motor bike; motor cycle; air plane; traffic light; street light; traffic signal; stop light; fire hydrant; "
+    "stop sign; parking meter; suit case; sports ball; baseball bat; baseball glove; tennis racket; wine glass; "
+    "hot dog; cell phone; mobile phone; teddy bear; hair drier; potted plant; bow tie; laptop computer; "
+    "stove top oven; home plate; train track"
+)
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
+
+# Two words in the singular -> the one item that they become. "home plate" and "train track" are no objects and are
+# here to swallow "plate" and "train"; "stove top oven" has three words, so it never fires.
+DOUBLE_WORDS: Mapping[str, str] = {
+    **{pair: pair for pair in _PAIRS.split("; ")},
+    **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS},
+    "passenger jet": "jet",
+    "passenger train": "train",
+    "bow tie": "tie",
+    "toilet seat": "toilet",
+    "wine glas": "wine glass",
+}
 # First letters of the tagger's tags -> WordNet's parts of speech; any other tag is taken for a noun.
 _PARTS_OF_SPEECH = {"J": "a", "V": "v", "R": "r"}
 
@@ -37,12 +56,19 @@ class Variant:
     singular: of one item, or of two words with a blank between them, as it is looked up.
     categories: from an item that was looked up to its COCO category.
     records_nodes: whether the words of its result files are categories; else they are as the caption has them.
+    double_words: from two words in the singular to the one item that they become.
     """
 
     normalise: Callable[[Sequence[Token]], list[Token]]
     singular: Callable[[str], str]
     categories: Mapping[str, str]
     records_nodes: bool
+    double_words: Mapping[str, str] = field(default_factory=lambda: DOUBLE_WORDS)
+
+    @cached_property
+    def first_words(self) -> frozenset[str]:
+        """First words of double words; the singular of two words keeps the first, so no other pair need be tried."""
+        return frozenset(pair.split(" ")[0] for pair in self.double_words)
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +96,7 @@ def load_variant(name: str) -> Variant:
         stripped = {word.strip(): category for word, category in category_of.items()}
         return Variant(list, _singular_without_accidents, stripped, records_nodes=False)
     if name == "original":
-        return Variant(_all_singular, str, category_of, records_nodes=True)
+        return Variant(all_singular, str, category_of, records_nodes=True)
     _require_lemma_data()
     return Variant(_all_lemmas, str, category_of, records_nodes=True)
 
@@ -80,7 +106,8 @@ def _singular_without_accidents(words: str) -> str:
     return " ".join([*before, _SINGULAR[last]]) if last in _SINGULAR else singularize(words)
 
 
-def _all_singular(tokens: Sequence[Token]) -> list[Token]:
+def all_singular(tokens: Sequence[Token]) -> list[Token]:
+    """The tokens with each word in the singular, in the same places."""
     return [token._replace(word=singularize(token.word)) for token in tokens]
 
 

@@ -1,4 +1,6 @@
-"""Score captions by CHAIR: which COCO objects each names, and which of them are not in the image (paper, CHAIR tables).
+"""Score captions by CHAIR: which objects each names, and which of them are not in the image (paper, CHAIR tables).
+
+The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
 
 Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
 objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions; BLEU and CIDEr
@@ -15,25 +17,28 @@ from typing import Any
 from tqdm import tqdm
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.data.coco import annotation_files, load_annotations, load_objects
+from llava_hh.data.coco import load_objects
+from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.metrics.caption_scores import score_against_references
-from llava_hh.metrics.chair import corpus_metrics, objects_of, score_caption
+from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
-from llava_hh.metrics.variants import VARIANTS, load_variant
+from llava_hh.metrics.variants import VARIANTS
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.runs import make_folder, processes, provenance, sha256, share_out, write_text
 
 Bad = list[str]  # one line for each row that was skipped
 
 
-def read_captions(path: Path, id_key: str, text_key: str, bad: Bad | None = None) -> list[tuple[int, dict[str, Any]]]:
-    """Return the rows of a JSONL file as (row number from 1, row), with `image_id` an int and the text in `caption`.
+def read_captions(
+    path: Path, id_key: str, text_key: str, dataset: Dataset, bad: Bad | None = None
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of a JSONL file as (row number from 1, row), with the id in `image_id` and the text in `caption`.
 
     Args:
         bad: a list takes one line for each bad row, which is left out; with None the first bad row is an error.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row without a whole number under `id_key` or a string under `text_key`; or no row at all.
+        ValueError: a row without an id of `dataset` under `id_key` or a string under `text_key`; or no row at all.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--captions {path}: no such file; expected JSON lines, one caption a row")
@@ -42,7 +47,7 @@ def read_captions(path: Path, id_key: str, text_key: str, bad: Bad | None = None
         if not line.strip():
             continue
         try:
-            rows.append((number, _caption_row(line, id_key, text_key)))
+            rows.append((number, _caption_row(line, id_key, text_key, dataset)))
         except ValueError as error:
             _refuse(f"{path}, row {number}: {error}", bad)
     if not rows:
@@ -50,7 +55,7 @@ def read_captions(path: Path, id_key: str, text_key: str, bad: Bad | None = None
     return rows
 
 
-def _caption_row(line: bytes, id_key: str, text_key: str) -> dict[str, Any]:
+def _caption_row(line: bytes, id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -60,11 +65,9 @@ def _caption_row(line: bytes, id_key: str, text_key: str) -> dict[str, Any]:
     for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
         if key not in row:
             raise ValueError(f"no key {key!r} ({flag}); its keys are {', '.join(sorted(row)) or 'none'}")
-    image_id, text = row[id_key], row[text_key]
-    if isinstance(image_id, str) and image_id.isdecimal():
-        image_id = int(image_id)
-    if not isinstance(image_id, int) or isinstance(image_id, bool):
-        raise ValueError(f"{id_key!r} (--id-key) is {image_id!r}; expected the whole number of an image")
+    image_id, text = dataset.image_id(row[id_key]), row[text_key]
+    if image_id is None:
+        raise ValueError(f"{id_key!r} (--id-key) is {row[id_key]!r}; expected {dataset.id_expected}")
     if not isinstance(text, str):
         raise ValueError(f"{text_key!r} (--text-key) is {text!r}; expected a string")
     return {**row, "image_id": image_id, "caption": text}
@@ -127,17 +130,19 @@ def table(metrics: Mapping[str, Any]) -> str:
 
 def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[str, Any]:
     """Score the captions that `args` names and return the content of the result file `out`."""
-    load_variant(args.variant)
+    dataset = load_dataset(args.dataset, args.variant)
+    if args.objects and args.dataset != "coco":
+        raise ValueError(f"--objects {args.objects}: holds COCO categories; expected --annotations for {args.dataset}")
     bad: Bad | None = [] if args.skip_bad else None
-    rows = read_captions(args.captions, args.id_key, args.text_key, bad)
-    references: dict[int, list[str]] = {}
+    rows = read_captions(args.captions, args.id_key, args.text_key, dataset, bad)
+    references: dict[ImageId, list[str]] = {}
     if args.objects:
         truth, objects = [args.objects], load_objects(args.objects)
     else:
-        truth, image_ids = annotation_files(args.annotations), [row["image_id"] for _, row in rows]
+        truth, image_ids = dataset.files(args.annotations), [row["image_id"] for _, row in rows]
         cache = out.with_name("ground_truth.json")
-        annotations = load_annotations(args.annotations, image_ids, allow_missing=True, cache=cache)
-        objects = objects_of(annotations, args.variant)
+        annotations = dataset.annotations(args.annotations, image_ids, cache, allow_missing=True)
+        objects = dataset.objects(annotations)
         references = {image_id: found.captions for image_id, found in annotations.items()}
     kept = keep_rows_with_truth(rows, objects, (args.captions, args.objects or args.annotations), bad)
     if not kept:
@@ -146,12 +151,12 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
     def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         cut = drop_incomplete_sentence if args.drop_incomplete else str
         return [
-            {**row, **score_caption(cut(row["caption"]), objects[row["image_id"]], args.variant)}
+            {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
             for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
         ]
 
     sentences = share_out(kept, score, out.parent)
-    overall = {**corpus_metrics(sentences, args.variant), "drop_incomplete": args.drop_incomplete}
+    overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": args.drop_incomplete}
     overall["interval"] = summarise(sentences)["interval"]
     if all(references.get(entry["image_id"]) for entry in sentences):
         captions = [entry["caption"] for entry in sentences]
@@ -162,7 +167,7 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
         "run": {
             **provenance(),
             "argv": list(argv),
-            "variant": args.variant,
+            "variant": dataset.variant,
             "drop_incomplete": args.drop_incomplete,
             "id_key": args.id_key,
             "text_key": args.text_key,
@@ -178,13 +183,16 @@ def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--captions", type=Path, required=True, help="JSON lines, one caption a row; any further fields are kept")
-    add("--id-key", default="image_id", help="key of the COCO image id in a row")
+    add("--dataset", choices=DATASETS, default="coco", help="what the captions are of")
+    add("--id-key", default="image_id", help="key of the image's id in a row (nocaps: or of its file's name)")
     add("--text-key", default="text", help="key of the caption in a row")
     truth = parser.add_mutually_exclusive_group(required=True)
-    truth.add_argument("--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json")
+    truth.add_argument(
+        "--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json, or nocaps'"
+    )
     truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (COCO categories)")
     add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
-    add("--variant", default="hh", help=f"variant of CHAIR, one of: {', '.join(VARIANTS)}; hh is the paper's")
+    add("--variant", default="hh", help=f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's")
     add("--drop-incomplete", action="store_true", help="score captions without an unfinished last sentence")
     add("--skip-bad", action="store_true", help="report, count and skip a bad row, where it would stop the run")
     return parser

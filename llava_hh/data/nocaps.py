@@ -1,0 +1,224 @@
+"""nocaps' files as the same records as COCO's: image lists by domain, labels and reference captions of each image.
+
+An image goes by its Open Images id, 16 hexadecimal digits, which is its file's name too. Two layouts are read:
+
+- official: nocaps' captions file, and of Open Images the human-verified image-level labels of the validation set, its
+  boxes if they are there, and the names of the classes;
+- collected: `nocaps_<domain>_collected_gt.json`, in which the paper's authors put the same together. Where there is
+  one, ground truth comes from it, so that numbers can be compared with theirs.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llava_hh.data.coco import ImageAnnotations, existing_file, refuse_repeats
+
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+CAPTIONS = "nocaps_val_4500_captions.json"
+COLLECTED = "nocaps_{domain}_collected_gt.json"
+CLASS_NAMES = "*class-descriptions*.csv"
+IMAGE_LABELS = "*human-imagelabels*.csv"
+BOXES = "*annotations-bbox.csv"
+_ID = re.compile(r"[0-9a-f]{16}")
+_COLUMNS = ("ImageID", "LabelName", "Confidence")
+Row = TypeVar("Row")
+
+
+def image_id_of(name: object) -> str:
+    """Return the Open Images id that is, or that a file's name is made of: "val/0013ea2087020901.jpg" too.
+
+    Raises:
+        ValueError: there is none.
+    """
+    stem = Path(name).stem if isinstance(name, str) else ""
+    if not _ID.fullmatch(stem):
+        raise ValueError(f"{name!r} is no Open Images id (16 hexadecimal digits) and no file named by one")
+    return stem
+
+
+def load_image_list(annotation_dir: str | Path, domain: str = "out-domain") -> list[dict[str, Any]]:
+    """Return the images of a domain as {"image_id", "file_name", "question_id"}, in the order of the captions file.
+
+    `question_id` is nocaps' own number of the image. Without the captions file the list is that of the collected ground
+    truth, which has the same order, and no such numbers.
+
+    Raises:
+        FileNotFoundError: neither file is there.
+        ValueError: an unknown domain, a file of another form, an image listed twice, or no image of the domain.
+    """
+    if domain not in DOMAINS:
+        raise ValueError(f"{domain!r} is no domain of nocaps; expected one of: {', '.join(DOMAINS)}")
+    folder = Path(annotation_dir)
+    path = folder / CAPTIONS
+    if path.is_file():
+        images = [record for record, own in _read_images(path, _read_json(path)) if own == domain]
+    else:
+        path = existing_file(folder / COLLECTED.format(domain=domain), f"it, or {CAPTIONS}, in this folder")
+        images = [{"image_id": image_id, "file_name": f"{image_id}.jpg"} for image_id, _ in _read_collected(path)]
+    if not images:
+        raise ValueError(f"{path}: no image of the domain {domain}")
+    refuse_repeats(path, (image["image_id"] for image in images))
+    return images
+
+
+def load_annotations(
+    annotation_dir: str | Path, image_ids: Iterable[str], allow_missing: bool = False
+) -> dict[str, ImageAnnotations]:
+    """Return labels (`categories`, such as "Tin can") and reference captions of these images.
+
+    Args:
+        allow_missing: leave out an image that the files don't have, where it would be an error.
+    Raises:
+        FileNotFoundError: no folder, or files of neither layout in it.
+        ValueError: a file of another form (named with the row, from 1), labels of none of the images, or an image that
+            the files don't have.
+    """
+    files = annotation_files(annotation_dir)
+    wanted = list(dict.fromkeys(image_ids))
+    if files[0].name == CAPTIONS:
+        found = _read_official(files, wanted)
+    else:
+        found = {}
+        for path in files:
+            rows = _read_collected(path)
+            refuse_repeats(path, (image_id for image_id, _ in rows))
+            found |= dict(rows)
+    missing = [image_id for image_id in wanted if image_id not in found]
+    if missing and not allow_missing:
+        names = ", ".join(path.name for path in files)
+        raise ValueError(f"{annotation_dir}: image {missing[0]} has no ground truth; looked in {names}")
+    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+
+
+def annotation_files(annotation_dir: str | Path) -> list[Path]:
+    """Return the files that ground truth is read from: the collected ones, or else the official ones, captions first.
+
+    Raises:
+        FileNotFoundError: no folder, or files of neither layout in it.
+    """
+    folder = Path(annotation_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected nocaps' annotations in it")
+    collected = [folder / COLLECTED.format(domain=domain) for domain in DOMAINS]
+    if files := [path for path in collected if path.is_file()]:
+        return files
+    official = [sorted(folder.glob(pattern)) for pattern in (CAPTIONS, CLASS_NAMES, IMAGE_LABELS, BOXES)]
+    for pattern, paths in zip((CAPTIONS, CLASS_NAMES, IMAGE_LABELS), official, strict=False):
+        if not paths:
+            raise FileNotFoundError(
+                f"{folder}: no {pattern} there; expected {CAPTIONS}, {CLASS_NAMES} and {IMAGE_LABELS}, "
+                f"or {COLLECTED.format(domain='<domain>')}"
+            )
+    return [path for paths in official for path in paths]
+
+
+def _read_official(files: Sequence[Path], image_ids: Sequence[str]) -> dict[str, ImageAnnotations]:
+    path, *others = files
+    content = _read_json(path)
+    id_of = {record["question_id"]: record["image_id"] for record, _ in _read_images(path, content)}
+    present = set(id_of.values())
+    found = {image_id: ImageAnnotations() for image_id in image_ids if image_id in present}
+
+    def add_caption(row: dict) -> None:
+        image_id, caption = id_of[row["image_id"]], _text(row["caption"])
+        if image_id in found:
+            found[image_id].captions.append(caption)
+
+    _read_rows(path, content, "annotations", add_caption, "`image_id`, of an image in `images`, and `caption`")
+    names: dict[str, str] = {}
+    for table in others:
+        if table.match(CLASS_NAMES):
+            names |= _read_class_names(table)
+        else:
+            _add_labels(table, names, found)
+    if found and not any(entry.categories for entry in found.values()):
+        labels = ", ".join(table.name for table in others if not table.match(CLASS_NAMES))
+        raise ValueError(f"{path.parent}: no label of any of {len(found)} images in {labels}; expected validation's")
+    return found
+
+
+def _read_class_names(path: Path) -> dict[str, str]:
+    """From Open Images' codes ("/m/02jnhm") to names ("Tin can"); some versions of the file have a header."""
+    names = {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.reader(file)
+        for row in reader:
+            if len(row) == 1:
+                raise ValueError(f"{path}, row {reader.line_num}: expected a class's code and its name")
+            if row and row[0].startswith("/"):
+                names[row[0]] = row[1]
+    return names
+
+
+def _add_labels(path: Path, names: dict[str, str], found: dict[str, ImageAnnotations]) -> None:
+    """Add the labels of a table of image-level labels or boxes: those that are there, of confidence 1."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
+        for row in reader:
+            if row["ImageID"] not in found:
+                continue
+            where, label, confidence = f"{path}, row {reader.line_num}", row["LabelName"], row["Confidence"]
+            if confidence not in ("0", "1", "0.0", "1.0"):
+                raise ValueError(f"{where}: Confidence is {confidence!r}; expected 0 or 1, as humans verified it")
+            if label not in names:
+                raise ValueError(f"{where}: label {label!r} has no name in any {CLASS_NAMES} beside it")
+            if float(confidence) == 1:
+                found[row["ImageID"]].categories.add(names[label])
+
+
+def _read_images(path: Path, content: Any) -> list[tuple[dict[str, Any], str]]:
+    """The images of a captions file, each with its domain."""
+
+    def read(row: dict) -> tuple[dict[str, Any], str]:
+        record = {"image_id": image_id_of(row["open_images_id"]), "file_name": _text(row["file_name"])}
+        return {**record, "question_id": int(row["id"])}, _text(row["domain"])
+
+    return _read_rows(path, content, "images", read, "`id`, `open_images_id`, `file_name` and `domain`")
+
+
+def _read_collected(path: Path) -> list[tuple[str, ImageAnnotations]]:
+    def read(row: dict) -> tuple[str, ImageAnnotations]:
+        labels, captions = _texts(row["labels"]), _texts(row["human_captions"])
+        return image_id_of(row["image_id"]), ImageAnnotations(set(labels), captions)
+
+    return _read_rows(path, _read_json(path), None, read, "`image_id`, `labels` and `human_captions`")
+
+
+def _read_rows(path: Path, content: Any, key: str | None, read: Callable[[dict], Row], expected: str) -> list[Row]:
+    """What `read` makes of each row of `content`, a list, or of the list under its `key`."""
+    place = f" of `{key}`" if key else ""
+    rows = content.get(key) if key and isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: expected JSON with a list{place} of objects with {expected}")
+    found = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            found.append(read(row))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, row {number}{place}: expected {expected}; {error!r}") from error
+    return found
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _texts(values: object) -> list[str]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r} is no list")
+    return [_text(value) for value in values]

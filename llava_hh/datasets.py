@@ -1,0 +1,129 @@
+"""The data sets that captions are scored on, by name: their images, their ground truth and their CHAIR."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llava_hh.data import coco, nocaps
+from llava_hh.data.coco import ImageAnnotations
+from llava_hh.metrics import chair, nocaps_chair
+from llava_hh.metrics.variants import load_variant
+
+ImageId = int | str
+DATASETS = ("coco", "nocaps")
+
+
+class Dataset(Protocol):
+    """What differs between data sets.
+
+    variant: the rules of CHAIR, as result files name them; id_expected: what `image_id` takes, for messages.
+    """
+
+    variant: str
+    id_expected: str
+
+    def image_id(self, value: object) -> ImageId | None:
+        """The id of an image as a file of captions has it; None for what cannot be one."""
+
+    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
+        """`image_id` and `file_name` of the images of a split (nocaps: a domain), in file order."""
+
+    def files(self, folder: Path) -> list[Path]:
+        """The files that `annotations` reads."""
+
+    def annotations(
+        self, folder: Path, image_ids: Iterable[ImageId], cache: Path, allow_missing: bool = False
+    ) -> Mapping[ImageId, ImageAnnotations]:
+        """Labels and reference captions of these images; `cache` is a file for what is slow to read."""
+
+    def objects(self, annotations: Mapping[ImageId, ImageAnnotations]) -> dict[ImageId, set[str]]:
+        """Ground truth: what is in each image."""
+
+    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
+        """CHAIR of one caption, in the keys of the result files."""
+
+
+@dataclass(frozen=True)
+class Coco:
+    """COCO 2014 and whatever has its layout, by a variant of CHAIR.
+
+    Raises:
+        ValueError: an unknown variant, or one whose data is not installed.
+    """
+
+    variant: str = "hh"
+    id_expected = "the whole number of an image"
+
+    def __post_init__(self) -> None:
+        load_variant(self.variant)
+
+    def image_id(self, value: object) -> int | None:
+        if isinstance(value, str) and value.isdecimal():
+            return int(value)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
+        return coco.load_image_list(folder / f"captions_{split}.json")
+
+    def files(self, folder: Path) -> list[Path]:
+        return coco.annotation_files(folder)
+
+    def annotations(
+        self, folder: Path, image_ids: Iterable[int], cache: Path, allow_missing: bool = False
+    ) -> dict[int, ImageAnnotations]:
+        return coco.load_annotations(folder, image_ids, allow_missing=allow_missing, cache=cache)
+
+    def objects(self, annotations: Mapping[int, ImageAnnotations]) -> dict[int, set[str]]:
+        return chair.objects_of(annotations, self.variant)
+
+    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
+        return chair.score_caption(caption, objects, self.variant)
+
+
+@dataclass(frozen=True)
+class Nocaps:
+    """nocaps' validation images by domain, and nocaps-CHAIR."""
+
+    variant = nocaps_chair.VARIANT
+    id_expected = "the Open Images id of an image, or its file's name"
+
+    def image_id(self, value: object) -> str | None:
+        try:
+            return nocaps.image_id_of(value)
+        except ValueError:
+            return None
+
+    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
+        return nocaps.load_image_list(folder, split)
+
+    def files(self, folder: Path) -> list[Path]:
+        return nocaps.annotation_files(folder)
+
+    def annotations(
+        self, folder: Path, image_ids: Iterable[str], cache: Path, allow_missing: bool = False
+    ) -> dict[str, ImageAnnotations]:
+        return nocaps.load_annotations(folder, image_ids, allow_missing)  # seconds to read, so nothing is kept
+
+    def objects(self, annotations: Mapping[str, ImageAnnotations]) -> dict[str, set[str]]:
+        return nocaps_chair.objects_of(annotations)
+
+    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
+        return nocaps_chair.score_caption(caption, objects)
+
+
+def load_dataset(name: str, variant: str = "hh") -> Dataset:
+    """Return a data set by its name.
+
+    Args:
+        variant: of CHAIR, for COCO; nocaps has one set of rules, the paper's, and "hh" stands for it.
+    Raises:
+        ValueError: no such data set or variant.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data set {name!r} is not known; expected one of: {', '.join(DATASETS)}")
+    if name == "coco":
+        return Coco(variant)
+    if variant != "hh":
+        raise ValueError(f"--variant {variant}: nocaps-CHAIR has only the paper's rules; leave the flag out")
+    return Nocaps()
