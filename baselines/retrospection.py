@@ -90,14 +90,15 @@ class Search:
             named = sum(then[slot] == summary for then in self.summaries if slot < len(then))
             if named <= self.settings.threshold:
                 return None
-        wanted = max(summary + 1, min(self.states))
-        for position in (wanted, wanted - 1):
-            # what was chosen there must be known, to choose otherwise
-            known = position in self.states and position + 1 in self.states
-            if known and self.returns[position] < self.settings.num_candidates:
-                self.returns[position] += 1
-                return position
-        return None
+        position = max(summary + 1, min(self.states))
+        if self.returns[position] >= self.settings.num_candidates:
+            position -= 1
+        # what was chosen there must be known, to choose otherwise
+        known = position in self.states and position + 1 in self.states
+        if not known or self.returns[position] >= self.settings.num_candidates:
+            return None
+        self.returns[position] += 1
+        return position
 
     def go_back(self, position: int) -> tuple[State, Tensor, Tensor]:
         """Drop what came after `position`; its state, and scores and ids of the options there, (slot, option).
