@@ -170,6 +170,12 @@ def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: 
         yield
 
 
+def is_edited(model: PreTrainedModel) -> bool:
+    """Whether a block of `intervene` with something to edit is open on the model."""
+    blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(_BLOCKS, ()))
+    return any(block.edits for block in blocks)
+
+
 @contextmanager
 def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
     modules = attention_modules(model)

@@ -97,7 +97,7 @@ def last_logits(model: PreTrainedModel, alone: TinyBatch, answer: list[int], **c
 
 
 def forward(model: PreTrainedModel, alone: TinyBatch, answer: list[int], **changed: Any) -> ModelOutput:
-    """One uncached forward over a prompt without padding and the answer so far."""
-    inputs = {**alone.inputs, **changed, "use_cache": False}
+    """One forward, uncached unless told otherwise, over a prompt without padding and the answer so far."""
+    inputs = {**alone.inputs, "use_cache": False, **changed}
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.long)], 1)
     return model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
