@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import fields, replace
 
-from baselines import dola, pai, vcd
+from baselines import dola, opera, pai, vcd
 from llava_hh.generation import Decoding
 
-MODULES = (vcd, dola, pai)
+MODULES = (vcd, dola, opera, pai)
 PRESETS = {
     name: Decoding(name, module.decode, settings) for module in MODULES for name, settings in module.PRESETS.items()
 }

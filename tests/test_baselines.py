@@ -9,13 +9,14 @@ from PIL import Image
 from tiny_llava15 import OBJECTS, save_tiny_llava15
 
 from baselines.dola import DolaSettings
+from baselines.opera import OperaSettings
 from baselines.pai import PaiSettings
 from baselines.vcd import VcdSettings
 from llava_hh.generation import decode_answers, generate_greedily
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 N_TOKENS = 6
-NAMES = ["greedy", "vcd", "dola", "pai"]
+NAMES = ["greedy", "vcd", "dola", "opera", "pai"]
 PROMPTS = [DESCRIBE, "describe the dog and the cat", "a car", "a cup"]
 DECODERS = {name: importlib.import_module(f"baselines.{name}").decode for name in NAMES}
 PRESETS = [
@@ -75,6 +76,8 @@ def test_presets_answer_in_the_vocabulary(lvlm, photos, name, preset, settings):
         ("vcd", VcdSettings(alpha=0, beta=1e-6, do_sample=False)),
         ("vcd", replace(VcdSettings(), beta=1.0)),
         ("dola", DolaSettings(relative_top=1.0)),
+        ("opera", OperaSettings(num_candidates=1, threshold=10_000)),
+        ("opera", OperaSettings(num_beams=1, penalty_weight=0, threshold=10_000)),
         ("pai", PaiSettings(alpha=0, gamma=1)),
     ],
 )
