@@ -24,10 +24,11 @@ METHODS = ("greedy", "adhh", "tfhh", *PRESETS)
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the comparison: how to decode, and on which checkpoint, None being that of --model."""
+    """One row: how to decode, on which checkpoint (None: that of --model), on how many images (None: all)."""
 
     method: Method
     checkpoint: Path | None = None
+    limit: int | None = None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +45,14 @@ def parser() -> argparse.ArgumentParser:
         help="change a setting of a preset, such as vcd_paper.alpha=0.5; the value is JSON",
     )
     add_adhh_flags(parser, required=False)
+    add(
+        "--limit-of",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="METHOD=N",
+        help="let a slow method have the first N of the images only, such as opera=30",
+    )
     add("--tfhh-model", type=Path, nargs="+", default=[], help="fine-tuned checkpoint folders, one per seed, for tfhh")
     add("--summary", type=Path, help="the summary (default: summary.json in --out); table and figure go beside it")
     return parser
@@ -60,6 +69,7 @@ def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
         raise ValueError(f"--methods {unknown[0]}: no such method; choose some of: {', '.join(METHODS)}")
     if repeated := [name for name in args.methods if args.methods.count(name) > 1]:
         raise ValueError(f"--methods {repeated[0]}: named more than once")
+    limits_from_flags(args)
     decoders = changed_presets([name for name in args.methods if name in PRESETS], args.set)
     if "adhh" in args.methods:
         if args.heads is None:
@@ -73,6 +83,23 @@ def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
     return decoders
 
 
+def limits_from_flags(args: argparse.Namespace) -> dict[str, int]:
+    """How many images the methods of --limit-of have, whether they are among --methods or not.
+
+    Raises:
+        ValueError: another form than METHOD=N, an unknown method, or greedy decoding, which all are compared with.
+    """
+    limits = {}
+    for given in args.limit_of:
+        name, _, number = given.partition("=")
+        if not (number.isdecimal() and int(number)):
+            raise ValueError(f"--limit-of {given}: expected METHOD=N, such as opera=30")
+        if name not in METHODS[1:]:
+            raise ValueError(f"--limit-of {given}: expected one of {', '.join(METHODS[1:])}")
+        limits[name] = int(number)
+    return limits
+
+
 def entries_from_flags(
     args: argparse.Namespace, evaluation: Evaluation, decoders: dict[str, Decoding]
 ) -> dict[str, Entry]:
@@ -81,17 +108,18 @@ def entries_from_flags(
     Raises:
         ValueError, IndexError: a head list or threshold that does not fit.
     """
-    entries = {"greedy": Entry([])}
+    entries, limits = {"greedy": Entry([])}, limits_from_flags(args)
     for name in args.methods:
+        limit = limits.get(name)
         if name == "adhh":
             heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
-            entries[name] = Entry([DeactivateText(tuple(heads), args.threshold)])
+            entries[name] = Entry([DeactivateText(tuple(heads), args.threshold)], limit=limit)
         elif name == "tfhh" and len(args.tfhh_model) > 1:
-            entries |= {f"tfhh_{seed}": Entry([], path) for seed, path in enumerate(args.tfhh_model, 1)}
+            entries |= {f"tfhh_{seed}": Entry([], path, limit) for seed, path in enumerate(args.tfhh_model, 1)}
         elif name == "tfhh":
-            entries[name] = Entry([], args.tfhh_model[0])
+            entries[name] = Entry([], args.tfhh_model[0], limit)
         elif name in decoders:
-            entries[name] = Entry(decoders[name])
+            entries[name] = Entry(decoders[name], limit=limit)
     return entries
 
 
@@ -106,7 +134,7 @@ def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
     for name in names:
         overall = read_json(out / name / RESULT_FILE)["overall_metrics"]
         own = {"bleu_4": round(overall["Bleu"][3], 5)} if "Bleu" in overall else {}
-        pairs = [(time, base) for time, base in zip(times[name], times["greedy"], strict=True) if time and base]
+        pairs = [(time, base) for time, base in zip(times[name], times["greedy"], strict=False) if time and base]
         if pairs:
             own["seconds_per_token"] = round(statistics.median(time for time, _ in pairs), 6)
             own["relative_time"] = round(statistics.median(time / base for time, base in pairs), 4)
@@ -142,20 +170,22 @@ def main(argv: list[str] | None = None) -> None:
         evaluation = Evaluation.from_flags(args)
         entries = entries_from_flags(args, evaluation, decoders)
 
-        def on_its_model(entry: Entry) -> Evaluation:
+        def its_own(entry: Entry) -> Evaluation:
+            own = evaluation
+            if entry.limit:
+                own = replace(own, samples=own.samples[: entry.limit], extra={**own.extra, "limit": entry.limit})
             if entry.checkpoint is None:
-                return evaluation
+                return own
             # by config and sizes of files, the seeds of a fine-tuning look the same
-            told_apart = {**evaluation.extra, "checkpoint": str(entry.checkpoint)}
-            return replace(evaluation.with_model(entry.checkpoint), extra=told_apart)
+            return replace(own.with_model(entry.checkpoint), extra={**own.extra, "checkpoint": str(entry.checkpoint)})
 
         for name, entry in entries.items():
-            on_its_model(entry).try_out(entry.method, args.out / name)
+            its_own(entry).try_out(entry.method, args.out / name)
         sentences, methods = {}, {}
         for name, entry in entries.items():
-            its_model = on_its_model(entry)
-            sentences[name] = its_model.run(name, entry.method, args.out / name)
-            methods[name] = its_model.settings(entry.method)
+            own = its_own(entry)
+            sentences[name] = own.run(name, entry.method, args.out / name)
+            methods[name] = own.settings(entry.method)
         if processes().is_main:
             report(args, evaluation, sentences, methods)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, summarise, summarise_mean
+from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, on_same_images, summarise, summarise_mean
 from llava_hh.runs import provenance
 
 LABELS = {
@@ -25,11 +25,16 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
     What sets a method apart from greedy decoding stands under its `minus_greedy`.
 
     Args:
-        sentences: by method, `greedy` among them, all over the same images.
+        sentences: by method, `greedy` among them, over the same images. A method may lack some; greedy decoding then
+            has another entry over the method's images.
         repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
     """
     summary: dict = {"settings": settings, "run": provenance()}
-    summary |= {name: summarise(own) for name, own in sentences.items()}
+    for name, own in sentences.items():
+        base = on_same_images(sentences["greedy"], own)
+        if len(base) < len(sentences["greedy"]):
+            summary.setdefault(f"greedy, first {len(base)}", summarise(base))
+        summary[name] = summarise(own)
     for name, difference in compare_with_reference(sentences, "greedy").items():
         summary[name]["minus_greedy"] = difference
     for name, runs in repeated.items():
@@ -64,7 +69,7 @@ def summary_table(summary: dict) -> str:
     note = ""
     if summary["settings"].get("dataset") == "nocaps":
         note += f"nocaps, {summary['settings']['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
-    note += f"In brackets: 95% bootstrap intervals over the {summary['greedy']['n']} images."
+    note += "In brackets: 95% bootstrap intervals over the n images."
     if n_comparisons:
         note += " p: CHAIR_i against greedy, two-sided paired permutation test "
         note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."

@@ -14,6 +14,7 @@ from baselines import dola, evaluate, pai, vcd
 from llava_hh.data.coco import load_image_list, sample_images
 from llava_hh.generation import Decoding, answer_samples, load_image, seconds_per_token
 from llava_hh.interventions import DeactivateText
+from llava_hh.metrics.compare import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs import Run
 
@@ -244,3 +245,29 @@ def test_wrappers_name_known_methods_and_share_a_folder(name, tmp_path):
     assert set(args.methods) <= set(evaluate.METHODS)
     assert ("tfhh" in args.methods) == bool(args.tfhh_model)
     assert args.out == Path("results/mini/full/baselines/val2014") and args.limit == 60
+
+
+def test_a_method_may_have_fewer_images(flags, tmp_path):
+    few = [*flags, "--methods", "pai", "adhh", "--out", str(tmp_path), "--limit-of", "pai=3"]
+    evaluate.main(few)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    methods = {name: entry["n"] for name, entry in summary.items() if name not in ("settings", "run")}
+    assert methods == {"greedy": 6, "greedy, first 3": 3, "pai": 3, "adhh": 6}
+    sentences = {
+        name: json.loads((tmp_path / name / "captions_eval_results.json").read_text())["sentences"]
+        for name in ("greedy", "pai")
+    }
+    assert summary["greedy, first 3"] | {"n": 3} == summarise(sentences["greedy"][:3])
+    expected = summary["pai"]["chair_i"] - summary["greedy, first 3"]["chair_i"]
+    assert summary["pai"]["minus_greedy"]["chair_i"]["difference"] == pytest.approx(expected, abs=2e-5)
+    evaluate.main([*few, "--limit-of", "pai=5", "opera=3"])
+    assert len((tmp_path / "pai" / "captions.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("given", ["pai", "pai=0", "pai=-1", "operas=3", "greedy=3"])
+def test_a_wrong_limit_is_one_line(flags, tmp_path, capsys, given):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([*flags, "--methods", "pai", "greedy", "--out", str(tmp_path / "new"), "--limit-of", given])
+    assert stopped.value.code == 2
+    assert f"--limit-of {given}: expected" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -208,6 +208,23 @@ def test_correction_is_over_the_chosen_metrics_of_all_methods():
     assert compare_with_reference({"greedy": methods["greedy"]}, "greedy") == {}
 
 
+def test_a_method_with_fewer_images_is_compared_over_them():
+    greedy, whole, part = (random_entries(40, seed) for seed in range(3))
+    part = [entry for place, entry in enumerate(part) if place % 4 == 1]
+    found = compare_with_reference({"greedy": greedy, "part": part, "whole": whole}, "greedy")
+    assert list(found) == ["part", "whole"]
+    alone = {
+        "part": compare_with_reference({"greedy": greedy[1::4], "part": part}, "greedy")["part"],
+        "whole": compare_with_reference({"greedy": greedy, "whole": whole}, "greedy")["whole"],
+    }
+    corrected = holm([entry["p"] for own in alone.values() for entry in own.values()])
+    together = [entry for own in found.values() for entry in own.values()]
+    assert [entry["p_holm"] for entry in together] == pytest.approx(corrected, abs=1e-4)
+    for own, other in zip(found.values(), alone.values(), strict=True):
+        for metric in METRICS:
+            assert {**own[metric], "p_holm": None} == {**other[metric], "p_holm": None}
+
+
 @pytest.mark.parametrize(
     ("p", "adjusted"),
     [
@@ -236,6 +253,8 @@ def test_wrong_input_is_named():
         compare_with_reference({"greedy": first, "other": second}, "greedy", ["chair_i", "chair_x"])
     with pytest.raises(ValueError, match="same images"):
         compare_with_reference({"greedy": first[1:], "other": second[:-1]}, "greedy")
+    with pytest.raises(ValueError, match="same images"):
+        compare_with_reference({"greedy": first, "other": second[::-1]}, "greedy")
     with pytest.raises(ValueError, match="same images"):
         summarise_mean([first[1:], second[:-1]])
     with pytest.raises(ValueError, match="no captions"):

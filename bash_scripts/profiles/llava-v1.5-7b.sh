@@ -40,4 +40,5 @@ finetune_seeds=1234
 finetune_report_images=500
 # the comparison of decoding methods
 baseline_images=500
+slow_baseline_images=500  # of OPERA and HALC
 baseline_batch_size=8

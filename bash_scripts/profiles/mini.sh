@@ -40,4 +40,5 @@ finetune_seeds="1234 1235"
 finetune_report_images=100
 # the comparison of decoding methods
 baseline_images=60
+slow_baseline_images=30  # of OPERA and HALC
 baseline_batch_size=10

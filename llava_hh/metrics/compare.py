@@ -88,10 +88,11 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
 def compare_with_reference(
     sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] = METRICS, seed: int = 0
 ) -> dict[str, dict[str, dict]]:
-    """Each method's metrics minus those of the reference, over the same images.
+    """Each method's metrics minus those of the reference, over the method's images.
 
     Args:
-        sentences: scored captions by method, the reference among them, in the same order of images.
+        sentences: scored captions by method, the reference among them, in the same order of images. A method may lack
+            images that the reference has.
         metrics: which of METRICS. Holm's correction is over all methods and metrics of the call, so name all that are
             reported and no more.
     Returns:
@@ -104,29 +105,54 @@ def compare_with_reference(
         raise ValueError(f"no method {reference!r} to compare with; expected one of: {', '.join(sentences)}")
     if unknown := set(metrics) - set(METRICS):
         raise ValueError(f"metric {min(unknown)!r} is not known; expected some of: {', '.join(METRICS)}")
-    _check_same_images(list(sentences.values()))
-    methods = [name for name in sentences if name != reference]
-    if not methods:
-        return {}
-    chosen = [METRICS.index(name) for name in metrics]
-    counts = {name: sentence_counts(entries) for name, entries in sentences.items()}
-    n = len(counts[reference])
-    values = {name: metrics_of(own.sum(0), n) for name, own in counts.items()}
-    p = permutation_p_values(np.stack([counts[name] for name in methods]), counts[reference], seed)[:, chosen]
-    corrected = holm(p.ravel()).reshape(p.shape)
-    resampled_reference = resampled_metrics(sentences[reference], seed)
-    result: dict[str, dict[str, dict]] = {}
-    for row, name in enumerate(methods):
-        spread = resampled_metrics(sentences[name], seed) - resampled_reference
+    same_images: dict[tuple, list[str]] = {}
+    for name, entries in sentences.items():
+        if name != reference:
+            same_images.setdefault(tuple(entry["image_id"] for entry in entries), []).append(name)
+    found = {}
+    for names in same_images.values():
+        base = on_same_images(sentences[reference], sentences[names[0]])
+        found |= _differences({name: sentences[name] for name in names}, base, metrics, seed)
+    result = {name: found[name] for name in sentences if name != reference}
+    tests = [entry for own in result.values() for entry in own.values()]
+    for entry, corrected in zip(tests, holm([entry["p"] for entry in tests]), strict=True):
+        entry["p_holm"] = round(float(corrected), 6)
+        entry["p"] = round(entry["p"], 6)
+    return result
+
+
+def on_same_images(sentences: Sequence[Mapping], others: Sequence[Mapping]) -> list[Mapping]:
+    """Those of `sentences` whose images `others` are about.
+
+    Raises:
+        ValueError: no images, one that is missing, or another order.
+    """
+    images = {entry["image_id"] for entry in others}
+    found = [entry for entry in sentences if entry["image_id"] in images]
+    _check_same_images([found, others])
+    return found
+
+
+def _differences(
+    methods: Mapping[str, Sequence[Mapping]], reference: Sequence[Mapping], metrics: Sequence[str], seed: int
+) -> dict[str, dict[str, dict]]:
+    """`compare_with_reference` for methods over the reference's images, before correction."""
+    base, n = sentence_counts(reference), len(reference)
+    counts = np.stack([sentence_counts(entries) for entries in methods.values()])
+    values = metrics_of(counts.sum(1), n) - metrics_of(base.sum(0), n)
+    p_values = permutation_p_values(counts, base, seed)
+    resampled_reference = resampled_metrics(reference, seed)
+    result = {}
+    for name, value, p in zip(methods, values, p_values, strict=True):
+        spread = resampled_metrics(methods[name], seed) - resampled_reference
         intervals = np.percentile(spread, (2.5, 97.5), axis=0).T
         result[name] = {
-            METRICS[place]: {
-                "difference": round(float(values[name][place] - values[reference][place]), 5),
+            metric: {
+                "difference": round(float(value[place]), 5),
                 "interval": _rounded(intervals[place]),
-                "p": round(float(p[row, column]), 6),
-                "p_holm": round(float(corrected[row, column]), 6),
+                "p": float(p[place]),
             }
-            for column, place in enumerate(chosen)
+            for metric, place in ((metric, METRICS.index(metric)) for metric in metrics)
         }
     return result
 
