@@ -21,6 +21,7 @@ setup(
         "nltk>=3.9",  # the tokeniser that CHAIR is defined by
         "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
+        "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
         "tqdm>=4.66",  # progress bars
     ],
     extras_require={

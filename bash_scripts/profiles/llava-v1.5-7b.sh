@@ -42,3 +42,5 @@ finetune_report_images=500
 baseline_images=500
 slow_baseline_images=500  # of OPERA and HALC
 baseline_batch_size=8
+halc_detector=checkpoints/grounding-dino-tiny
+halc_scorer=checkpoints/blip-itm-base-coco

@@ -42,3 +42,5 @@ finetune_report_images=100
 baseline_images=60
 slow_baseline_images=30  # of OPERA and HALC
 baseline_batch_size=10
+halc_detector=mini  # its own vision tower
+halc_scorer=mini
