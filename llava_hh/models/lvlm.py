@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.llava import Llava
+from llava_hh.models.minigpt4 import MiniGpt4
 
 DESCRIBE = "Please describe this image in detail."
-FAMILIES = {"llava": Llava}  # by config.model_type
+FAMILIES = {"llava": Llava, "minigpt4": MiniGpt4}  # by config.model_type
 
 
 class Family(Protocol):
@@ -132,6 +133,12 @@ class Lvlm:
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """What generated tokens say, without outer blanks, nor what the family's `read_answer` leaves out."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        read = getattr(self.family, "read_answer", None)  # of those alone that say more than the answer
+        return (read(text) if read else text).strip()
 
     def _pad(
         self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
