@@ -25,10 +25,11 @@ from llava_hh.generation import caption_images, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.models.minigpt4_model import MiniGpt4Config
+from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
 from llava_hh.runs import Run, describe_model
 from llava_hh.scripts import targeted_finetune
 
+ROOT = Path(__file__).parents[1]
 PROMPTS = ["harness", "official"]
 
 
@@ -82,12 +83,18 @@ def test_token_layout(prompt, request):
 
 
 def test_sizes_of_the_published_model():
-    config = MiniGpt4Config()
+    config = MiniGpt4Config.from_pretrained(ROOT / "checkpoints/minigpt4")
+    assert set(config.parts) == {"language_model", "vision_tower", "projector"}
     assert config.image_length == 64
     vision = config.vision_config
     assert (vision.num_hidden_layers, vision.hidden_size, vision.num_attention_heads) == (39, 1408, 16)
     assert vision.intermediate_size == int(1408 * 4.3637) and vision.layer_norm_eps == 1e-6
     assert config.prompt == "harness"
+    with torch.device("meta"):
+        shapes = {name: tuple(own.shape) for name, own in MiniGpt4ForConditionalGeneration(config).state_dict().items()}
+    assert shapes["model.llama_proj.weight"] == (4096, 5632)
+    assert shapes["model.vision_tower.embeddings.position_embedding"] == (1, 257, 1408)
+    assert shapes["lm_head.weight"] == (32000, 4096)
 
 
 @pytest.mark.parametrize("image", PHOTOS, ids=["wide", "tall", "square"])
@@ -265,6 +272,7 @@ def test_targeted_finetuning_leaves_an_ordinary_folder(files, tmp_path):
     (tmp_path / "heads.json").write_text(json.dumps({"hal_heads": [[3, 1], [0, 2]]}))
     flags = ["--model", files / "official", "--heads", tmp_path / "heads.json", "--top-k", 2]
     flags += ["--data", tmp_path / "data.json", "--image-folder", tmp_path, "--steps", 2, "--batch-size", 2]
+    flags += ["--gradient-checkpointing"]
     targeted_finetune.main([str(flag) for flag in [*flags, "--learning-rate", 0.01, "--out", tmp_path / "out"]])
     tuned, start = load_lvlm(tmp_path / "out/model"), load_lvlm(files / "official")
     before, after = start.model.state_dict(), tuned.model.state_dict()
