@@ -89,10 +89,10 @@ def eva_tensors(generator: torch.Generator) -> dict[str, Tensor]:
     return tensors
 
 
-def save_tiny_parts(folder: Path) -> Path:
-    """The published files under `folder`, and a folder of ours that names them, which is returned.
+def save_tiny_parts(folder: Path) -> None:
+    """The published files under `folder`, and two folders of ours: minigpt4, and official, which is fine-tuned.
 
-    Greedy captions are strings of objects. The fine-tuned file is there, but not named.
+    Greedy captions are strings of objects.
     """
     pieces = [piece for prompt in BEFORE for piece in [*BEFORE[prompt], *AFTER[prompt]]]
     tokenizer = llama_tokenizer(pieces)
@@ -125,7 +125,8 @@ def save_tiny_parts(folder: Path) -> Path:
     }
     tuned["llama_model.lm_head.weight"] = language.lm_head.weight.detach().roll(1, 1)
     torch.save({"model": tuned}, folder / "tuned.pth")
-    return name_parts(folder)
+    name_parts(folder)
+    name_parts(folder, "official", "official", fine_tuned="../tuned.pth")
 
 
 def name_parts(folder: Path, name: str = "minigpt4", prompt: str | None = None, **parts: str) -> Path:

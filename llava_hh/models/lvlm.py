@@ -19,7 +19,10 @@ FAMILIES = {"llava": Llava, "minigpt4": MiniGpt4}  # by config.model_type
 
 
 class Family(Protocol):
-    """What a family of models must say; nothing else in the package knows one."""
+    """What a family of models must say; nothing else in the package knows one.
+
+    A family whose answers have to be cut may have `read_answer(text) -> str` as well.
+    """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
     def encode(
@@ -135,9 +138,9 @@ class Lvlm:
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
-        """What generated tokens say, without outer blanks, nor what the family's `read_answer` leaves out."""
+        """What generated tokens say, as far as the family's `read_answer` keeps it, without outer blanks."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
-        read = getattr(self.family, "read_answer", None)  # of those alone that say more than the answer
+        read = getattr(self.family, "read_answer", None)
         return (read(text) if read else text).strip()
 
     def _pad(

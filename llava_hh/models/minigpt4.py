@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava_hh.models.minigpt4_checkpoint import assemble
+from llava_hh.models.minigpt4_checkpoint import assemble, listed
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
@@ -35,7 +35,7 @@ class MiniGpt4:
         if config.parts is None:
             model, report = MiniGpt4ForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
             if report["missing_keys"]:
-                raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
+                raise ValueError(f"{path}: weights missing: {listed(report['missing_keys'])}")
             processor = MiniGpt4Processor.from_pretrained(path)
         else:
             model, processor = assemble(path, config, **options)

@@ -36,6 +36,7 @@ from llava_hh.models.minigpt4_model import (
 )
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)  # how a damaged file shows itself
 VISION, PROJECTOR, LANGUAGE = "model.vision_tower.", "model.llama_proj.", "model.language_model."
 LN_VISION = f"{VISION}post_layernorm."
 # the encoder's parts in LAVIS and in transformers, replaced one after the other
@@ -119,18 +120,17 @@ def find_parts(folder: Path, parts: Any) -> dict[str, Path]:
         ValueError: `parts` are not such a table, or name other things.
         FileNotFoundError: a part that is not there.
     """
-    place = f"{folder / 'config.json'}: parts"
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise ValueError(f"{place} {parts!r}; expected a path for each of: {', '.join(sorted(REQUIRED))}")
-    if wrong := (REQUIRED - set(parts)) | (set(parts) - REQUIRED - OPTIONAL):
+    where = f"{folder / 'config.json'}: parts"
+    names = set(parts) if isinstance(parts, dict) else set()
+    if not REQUIRED <= names <= REQUIRED | OPTIONAL or not all(isinstance(part, str) for part in parts.values()):
         raise ValueError(
-            f"{place} lack or wrongly have: {', '.join(sorted(wrong))}; "
-            f"expected {', '.join(sorted(REQUIRED))} and, where there is one, {', '.join(OPTIONAL)}"
+            f"{where} {parts!r}; expected a path for each of {', '.join(sorted(REQUIRED))}, "
+            f"and for {', '.join(OPTIONAL)} where there is one"
         )
     found = {name: (folder / part).resolve() for name, part in parts.items()}
     for name, path in found.items():
         if not path.exists():
-            raise FileNotFoundError(f"{place}: {name}: nothing at {path}")
+            raise FileNotFoundError(f"{where}: {name}: nothing at {path}")
     return found
 
 
@@ -138,10 +138,11 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     """The language model, on the CPU.
 
     Raises:
-        ValueError: another kind of model, weights that are missing or damaged.
+        ValueError: no such folder, another kind of model, weights that are missing or damaged.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: no config.json there; expected Llama-2 in the transformers layout")
+    for name in ("config.json", "tokenizer.json"):  # without the latter transformers makes an empty tokenizer
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
     kind = AutoConfig.from_pretrained(folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
@@ -149,7 +150,7 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
         model, report = LlamaForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map="cpu", output_loading_info=True
         )
-    except (SafetensorError, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
     if report["missing_keys"]:
         raise ValueError(f"{folder}: weights missing: {listed(report['missing_keys'])}")
@@ -172,7 +173,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: truncated, or no file of tensors ({first_line(error)})") from None
     if isinstance(content, dict):
         content = content.get("model", content)
