@@ -178,7 +178,7 @@ def caption_images(
         method: interventions, or a function that makes them for the samples of a batch, under greedy decoding; or a
             decoder.
         skip_bad: leave out an image that cannot be read, instead of stopping there.
-    Returns: the rows. Their text is the decoded token_ids without outer blanks.
+    Returns: the rows. Their text is what `Lvlm.answer_text` makes of token_ids.
     """
     for number, block in run.blocks(samples, batch_size, label):
         images, readable = [], []
@@ -199,7 +199,7 @@ def caption_images(
                 "image_id": sample["image_id"],
                 "image": sample["file_name"],
                 "prompt": prompt,
-                "text": lvlm.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip(),
+                "text": lvlm.answer_text(answer.token_ids),
                 "token_ids": answer.token_ids,
                 "finish_reason": answer.finish_reason,
                 "model_id": model_id,

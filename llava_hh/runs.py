@@ -21,6 +21,7 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
@@ -116,11 +117,17 @@ def sha256(path: Path) -> str:
 
 
 def describe_model(path: Path) -> dict:
-    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes."""
+    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes.
+
+    Where a config.json names `parts` (files and folders elsewhere, see `llava_hh.models.minigpt4_checkpoint`), weight
+    files are those.
+    """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
-    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    parts = read_json(path / "config.json").get("parts")
+    places = [path, *(path / str(part) for part in (parts if isinstance(parts, dict) else {}).values())]
+    weights = sorted(file for place in places for file in [place, *place.glob("*")] if file.suffix in WEIGHT_SUFFIXES)
     return {
         "config_sha256": sha256(path / "config.json"),
         "weights": {file.name: file.stat().st_size for file in weights},

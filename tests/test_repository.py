@@ -89,11 +89,13 @@ def calls_of(wrapper: Path, profile: str, folder: Path) -> list[list[str]]:
     return [call.strip().splitlines()[1:] for call in log.read_text().split("call\n") if call]
 
 
-@pytest.mark.parametrize("profile", ["mini", "mini_quick", "llava-v1.5-7b"])
+@pytest.mark.parametrize("profile", ["mini", "mini_quick", "llava-v1.5-7b", "minigpt4"])
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_wrapper_calls_scripts_with_flags_they_know(wrapper, profile, tmp_path):
     if "mini" in wrapper.parts and profile != "mini":
         pytest.skip("this wrapper is for mini alone")
+    if wrapper.name == "js_div_in_training.sh" and profile == "minigpt4":
+        pytest.skip("its language model was frozen")
     calls = calls_of(wrapper, profile, tmp_path)
     n_calls = sum(line.startswith(('"$PYTHON" -m', "launch ")) for line in wrapper.read_text().splitlines())
     assert len(calls) == n_calls or wrapper.name in ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh")

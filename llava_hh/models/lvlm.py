@@ -12,13 +12,17 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.llava import Llava
+from llava_hh.models.minigpt4 import MiniGpt4
 
 DESCRIBE = "Please describe this image in detail."
-FAMILIES = {"llava": Llava}  # by config.model_type
+FAMILIES = {"llava": Llava, "minigpt4": MiniGpt4}  # by config.model_type
 
 
 class Family(Protocol):
-    """What a family of models must say; nothing else in the package knows one."""
+    """What a family of models must say; nothing else in the package knows one.
+
+    A family whose answers have to be cut may have `read_answer(text) -> str` as well.
+    """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
     def encode(
@@ -132,6 +136,12 @@ class Lvlm:
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """What generated tokens say, as far as the family's `read_answer` keeps it, without outer blanks."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        read = getattr(self.family, "read_answer", None)
+        return (read(text) if read else text).strip()
 
     def _pad(
         self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
