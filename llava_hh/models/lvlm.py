@@ -24,6 +24,7 @@ class Family(Protocol):
     def encode(
         self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
     ) -> tuple[list[list[int]], dict[str, Tensor]]: ...
+    def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]: ...
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]: ...
@@ -87,7 +88,7 @@ class Lvlm:
         starts = [len(ids) for ids in rows]
         if responses is not None:
             rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
-        inputs = self._pad(rows, tensors, "left")
+        inputs = self.family.complete(self.model, self._pad(rows, tensors, "left"))
         width = inputs["input_ids"].shape[1]
         return Batch(
             inputs=inputs,
@@ -128,7 +129,8 @@ class Lvlm:
         image_mask = self._image_mask(whole["input_ids"])
         if image_mask[:, width:].any():
             raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
-        inputs = whole | {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
+        cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
+        inputs = self.family.complete(self.model, whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
