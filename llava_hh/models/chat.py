@@ -21,6 +21,7 @@ class ChatFamily:
     model_class: ClassVar[type[PreTrainedModel]]
     processor_class: ClassVar[type[ProcessorMixin]]
     image_tensors: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    lists_images: ClassVar[bool] = False  # whether the processor wants a list of images for each row
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
         """The model and its processor.
@@ -46,7 +47,7 @@ class ChatFamily:
         texts = [
             render(processor, question, image is not None) for image, question in zip(images, questions, strict=True)
         ]
-        return encode_texts(processor, images, texts, self.image_tensors)
+        return encode_texts(processor, images, texts, self.image_tensors, self.lists_images)
 
     def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Padded inputs with what else the model's forward needs, such as what each position is; here nothing more.
@@ -107,21 +108,31 @@ def encode_texts(
     images: Sequence[Image.Image | None],
     texts: Sequence[str],
     image_tensors: Sequence[str],
+    lists_images: bool = False,
 ) -> tuple[list[list[int]], dict[str, Tensor]]:
-    """Rows of token ids and the images' tensors of that name, by the checkpoint's processor.
+    """Rows of token ids and the images' tensors of these names, by the checkpoint's processor.
 
-    A text that begins with the beginning-of-sequence token does not get another.
+    Args:
+        lists_images: as `ChatFamily.lists_images`.
     """
-    shown = [image for image in images if image is not None]
-    begun = processor.tokenizer.bos_token is not None and texts[0].startswith(processor.tokenizer.bos_token)
+    shown = any(image is not None for image in images)
+    given = [image for image in images if image is not None]
+    if lists_images:
+        given = [[image] if image is not None else [] for image in images]
     encoded = processor(
-        images=shown or None,
+        images=given if shown else None,
         text=list(texts),
-        text_kwargs={"return_tensors": None, "add_special_tokens": not begun},
+        text_kwargs={"return_tensors": None, "add_special_tokens": not begins_sequence(processor, texts)},
         images_kwargs={"return_tensors": "pt"},
     )
     rows = [list(ids) for ids in encoded["input_ids"]]
     return rows, {name: encoded[name] for name in image_tensors} if shown else {}
+
+
+def begins_sequence(processor: ProcessorMixin, texts: Sequence[str]) -> bool:
+    """Whether texts of one format begin with the beginning-of-sequence token, so that they need no other."""
+    begin = processor.tokenizer.bos_token
+    return begin is not None and all(text.startswith(begin) for text in texts)
 
 
 def refuse_image_token(processor: ProcessorMixin, questions: Sequence[str]) -> None:
@@ -151,9 +162,7 @@ def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
     return text
 
 
-def text_after_answer(
-    processor: ProcessorMixin, turns: Sequence[tuple[str, str]], place: int, with_image: bool
-) -> str:
+def text_after_answer(processor: ProcessorMixin, turns: Sequence[tuple[str, str]], place: int, with_image: bool) -> str:
     """What the checkpoint's chat template writes between answer `place` and the next one, or behind the last.
 
     Raises:

@@ -11,10 +11,25 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
+from llava_hh.models.chameleon import Chameleon
+from llava_hh.models.gemma3 import Gemma3
+from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
+from llava_hh.models.llava_onevision import LlavaOnevision
+from llava_hh.models.mllama import Mllama
+from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
 
 DESCRIBE = "Please describe this image in detail."
-FAMILIES = {"llava": Llava}  # by config.model_type
+FAMILIES = {  # by config.model_type
+    "llava": Llava,
+    "mllama": Mllama,
+    "chameleon": Chameleon,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
+    "gemma3": Gemma3,
+    "internvl": InternVL,
+    "llava_onevision": LlavaOnevision,
+}
 
 
 class Family(Protocol):
