@@ -13,11 +13,14 @@ from test_ablation import assert_same, hook_output
 from tiny_newer import FAMILIES, save_tiny_family
 from torch.testing import assert_close
 
+from baselines import greedy
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
+from llava_hh.finetuning.head_rows import tune_head_rows
+from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.generation import generate_greedily
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
+from llava_hh.hooks import intervene, observe, record
 from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 
@@ -199,3 +202,75 @@ def test_recording_equals_eager(lvlm):
             assert_close(trace.maps[layer][0][row][:, real], attentions[layer][row][:, real], **close)
         mass = trace.mass[layer][0]
         assert_close(mass, torch.tensor([1.0, 0.0]).expand_as(mass), **close)
+
+
+def test_targeted_losses_equal_eager(lvlm):
+    images = images_of(lvlm)
+    turns = [[("describe", "a dog and"), ("the cat", "the bench")], [("describe the", "a")], [("a", "the dog")]]
+    batch, labels = lvlm.encode_conversations(images[:3], turns, max_length=60)
+    answers = ["a dog and </s> the bench </s>", "a </s>", "the dog </s>"]
+    assert [
+        lvlm.tokenizer.decode(ids[own != -100]) for ids, own in zip(batch.inputs["input_ids"], labels, strict=True)
+    ] == answers
+    model, layers = deepcopy(lvlm.model), self_attending(lvlm)
+    heads = [Head(layer, head) for layer in layers[1:] for head in (0, 3)]
+    rows = (labels != -100) & batch.image_mask.any(1, keepdim=True)
+    tuned = tune_head_rows(model, heads, vocabulary=False)
+    attention = AttentionLoss()
+    with observe(model, heads, attention):
+        losses = TargetedModel(model, attention, 1.0, 1.0)(
+            batch.inputs, batch.image_mask, labels, torch.stack([(labels != -100).sum(), rows.sum()])
+        )
+        losses["loss"].backward()
+    with torch.no_grad(), switch_attention(lvlm.model, "eager"):
+        outputs = lvlm.model(**batch.inputs, labels=labels, output_attentions=True)
+        terms = []
+        for layer, head in heads:
+            text = outputs.attentions[layer][:, head].masked_fill(batch.image_mask[:, None], 0).sum(-1)
+            terms.append((text[rows] + 1e-8).log().mean())
+    assert_close(losses["ce"], outputs.loss, **close)
+    assert_close(losses["attention_loss"], torch.stack(terms).mean(), **close)
+    assert all(part.rows.grad.abs().sum() > 0 for part in tuned.values())
+
+
+@torch.no_grad()
+def test_decoders_step_as_generate_does(lvlm):
+    batch = lvlm.encode(images_of(lvlm), QUESTIONS)
+    generated = [answer.token_ids for answer in generate_greedily(lvlm, batch, 6)]
+    assert greedy.decode(lvlm.model, batch.inputs, batch.image_mask, greedy.GreedySettings(), 6) == generated
+
+
+@torch.no_grad()
+def test_edits_act_in_generation_as_row_by_row(lvlm):
+    heads = [Head(layer, head) for layer in self_attending(lvlm) for head in range(lvlm.n_heads)]
+    edits = [DeactivateText(heads, 0.3)]
+    images = images_of(lvlm)
+    plain = generate_greedily(lvlm, lvlm.encode(images, QUESTIONS), 6)
+    together = generate_greedily(lvlm, lvlm.encode(images, QUESTIONS), 6, edits)
+    alone = [
+        generate_greedily(lvlm, lvlm.encode([image], [question]), 6, edits)[0]
+        for image, question in zip(images, QUESTIONS, strict=True)
+    ]
+    assert together == alone and together != plain
+
+
+def test_chameleon_takes_the_image_where_the_question_puts_it(lvlm_of):
+    lvlm = lvlm_of("chameleon")
+    first, last = (lvlm.encode(IMAGES[:1], [question]) for question in ("describe a", "describe a<image>"))
+    words = lvlm.tokenizer.convert_tokens_to_ids(["describe", "a", "<reserved08706>"])
+    image = first.inputs["input_ids"][0, 1:12].tolist()
+    assert first.inputs["input_ids"][0].tolist() == [1, *image, *words]
+    assert last.inputs["input_ids"][0].tolist() == [1, *words[:2], *image, words[2]]
+    for images, question in (([None], "a<image>"), (IMAGES[:1], "<image>a<image>")):
+        with pytest.raises(ValueError, match="holds <image> . times; this row has"):
+            lvlm.encode(images, [question])
+
+
+def test_what_a_family_cannot_do_is_said(lvlm_of):
+    mllama = lvlm_of("mllama")
+    with pytest.raises(ValueError, match="rows with and without an image in one batch"):
+        mllama.encode(IMAGES, QUESTIONS)
+    with pytest.raises(ValueError, match="L1H2 attends to the image alone"):
+        tune_head_rows(deepcopy(mllama.model), [(0, 1), (1, 2)], vocabulary=False)
+    with pytest.raises(ValueError, match="holds <.image_pad.>; the image is put there"):
+        lvlm_of("qwen3_vl").encode(IMAGES[:1], ["describe <|image_pad|>"])
