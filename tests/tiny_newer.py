@@ -209,6 +209,7 @@ def save_tiny_family(name: str, folder: Path) -> None:
                 weight.normal_(std=0.4)
     objects = range(len(WORDS), N_WORDS)
     model.generation_config.suppress_tokens = [i for i in range(VOCABULARY) if i not in objects and i != 2]
+    model.generation_config.repetition_penalty = 3.0  # as Qwen2.5-VL's has one; decoding is to ignore it
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -80,14 +80,17 @@ class ChatFamily:
 
 
 def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -> PreTrainedModel:
-    """The model with all of its weights.
+    """The model with all of its weights, which decodes without a repetition penalty.
 
     Raises:
         ValueError: weights that are missing, of which transformers only warns.
+    Differs: Qwen2.5-VL's generation settings ask for a penalty of 1.05, under which a caption is no longer the most
+        likely words, and attribution would measure others than those that decided.
     """
     model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
     if report["missing_keys"]:
         raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
+    model.generation_config.repetition_penalty = None
     return model
 
 
