@@ -13,9 +13,12 @@ from tiny import tiny_mllama
 from tiny_newer import save_tiny_family
 from torch.testing import assert_close
 
+from llava_hh.generation import generate_greedily, load_image
 from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
-from llava_hh.scripts import attribute, caption, evaluate_chair
+from llava_hh.mini.dataset import write_instructions
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import attribute, caption, evaluate_chair, targeted_finetune
 from newer_models import evaluate
 from newer_models.released import remove_as_released
 
@@ -120,3 +123,26 @@ def test_profiles_of_newer_models(profile, wrapper, tmp_path):
             assert (args.heads.parts[:2] == ("checkpoints", "heads")) == published
     order = "<image>" if profile.startswith("chameleon") else ""
     assert f"Please describe this image in detail.{order}" in asked
+
+
+@pytest.mark.parametrize("name", ["mllama", "chameleon", "qwen2_5_vl", "gemma3"])
+def test_finetuning_leaves_a_checkpoint_of_the_family(name, tiny_coco, tmp_path):
+    """Rows of two heads move, of the layers that attend to text; the folder is loaded and answers."""
+    save_tiny_family(name, tmp_path / "model")
+    write_instructions(tiny_coco, "train2014")
+    (tmp_path / "heads.json").write_text(json.dumps({"hal_heads": [[0, 1], [2, 3]]}))
+    flags = ["--model", tmp_path / "model", "--heads", tmp_path / "heads.json", "--top-k", 2, "--no-lm-head"]
+    flags += ["--data", tiny_coco / "instruct_train2014.json", "--image-folder", tiny_coco, "--max-length", 60]
+    flags += ["--steps", 2, "--batch-size", 3, "--learning-rate", 1e-2, "--out", tmp_path / "out"]
+    targeted_finetune.main([str(flag) for flag in flags])
+    before, after = load_lvlm(tmp_path / "model"), load_lvlm(tmp_path / "out/model")
+    image = load_image(next((tiny_coco / "train2014").iterdir()))
+    moved = [
+        own
+        for own, other in zip(before.model.named_parameters(), after.model.parameters(), strict=True)
+        if (own[1] != other).any()
+    ]
+    assert sorted(name.rsplit("layers.")[1] for name, _ in moved) == [
+        f"{layer}.self_attn.{part}.weight" for layer in (0, 2) for part in ("k_proj", "q_proj")
+    ]
+    assert generate_greedily(after, after.encode([image], ["describe"]), 4)[0].token_ids
