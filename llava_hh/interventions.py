@@ -112,7 +112,7 @@ class ZeroHeads:
 
     heads: tuple[Head, ...]
     order: ClassVar[int] = 3  # among interventions of one layer, lowest first
-    acts_after_image: ClassVar[bool] = False  # what does has nothing to act on in cross-attention to the image
+    acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
 
     def __post_init__(self) -> None:
         _keep_heads(self)

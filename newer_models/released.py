@@ -11,8 +11,10 @@ from llava_hh.heads import by_layer
 
 
 def check_released(model: PreTrainedModel) -> None:
-    """Raises:
-    ValueError: a model on which the released indexing is not known to differ.
+    """See that the released indexing goes wrong on this model.
+
+    Raises:
+        ValueError: it is not Llama-3.2-Vision.
     """
     found = model.config.model_type
     if found != "mllama":

@@ -139,8 +139,10 @@ def begins_sequence(processor: ProcessorMixin, texts: Sequence[str]) -> bool:
 
 
 def refuse_image_token(processor: ProcessorMixin, questions: Sequence[str]) -> None:
-    """Raises:
-    ValueError: a question that holds the image token itself.
+    """See that the image token is left to the format.
+
+    Raises:
+        ValueError: a question that holds it.
     """
     for question in questions:
         if processor.image_token in question:
