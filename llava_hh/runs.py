@@ -78,6 +78,11 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write a JSON-lines file atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; its folder is made if it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,8 +216,7 @@ class Run:
     def write_rows(self, name: str) -> None:
         """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
         if processes().is_main:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.finished_rows())
-            write_text(self.folder / name, text)
+            write_rows(self.folder / name, self.finished_rows())
 
     def _drop_blocks_after(self, count: int) -> None:
         """Delete blocks from number `count` on, and what a killed process was writing."""
