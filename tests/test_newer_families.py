@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from baselines import greedy
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
+from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.finetuning.head_rows import tune_head_rows
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.generation import generate_greedily
@@ -145,6 +146,19 @@ def test_attribution_equals_one_pass_per_head_and_module(lvlm):
     mha, mlp = expected[:, n_heads + 1 :].unflatten(1, (2, -1)).unbind(1)
     assert_same(ours, Ablated(expected[:, 0], heads, mha, mlp))
     assert ((heads - expected[:, 0, None, None]).abs() > 1e-4).float().mean() > 0.9
+
+
+def test_estimate_is_the_slope_in_a_head(lvlm):
+    batch = lvlm.encode(IMAGES[:1], QUESTIONS[:1], [[30, 41, 52]])
+    _, drops = estimate_every_head(lvlm.model, batch.inputs, [batch.response_start[0] + 2], [9])
+    for layer in range(lvlm.n_layers):
+        log_probs = []
+        for factor in (1.02, 0.98):
+            handle = hook_output(lvlm.model, "heads", layer, 2, lambda output, factor=factor: output * factor)
+            with torch.no_grad():
+                log_probs.append(lvlm.model(**batch.inputs).logits[0, -1].log_softmax(-1)[9])
+            handle.remove()
+        assert_close(drops[0, layer, 2], (log_probs[0] - log_probs[1]) / 0.04, atol=2e-3, rtol=1e-2)
 
 
 @torch.no_grad()

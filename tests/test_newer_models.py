@@ -14,6 +14,7 @@ from tiny_newer import save_tiny_family
 from torch.testing import assert_close
 
 from llava_hh.generation import generate_greedily, load_image
+from llava_hh.heads import check_heads, load_heads
 from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
 from llava_hh.mini.dataset import write_instructions
@@ -121,6 +122,9 @@ def test_profiles_of_newer_models(profile, wrapper, tmp_path):
             assert (args.threshold is None) == profile.startswith("llama")
             published = profile.startswith(("llama", "chameleon"))
             assert (args.heads.parts[:2] == ("checkpoints", "heads")) == published
+            if published:
+                size = json.loads((ROOT / args.heads).read_text())
+                check_heads(load_heads(ROOT / args.heads, top_k=10), size["n_layers"], size["n_heads"])
     order = "<image>" if profile.startswith("chameleon") else ""
     assert f"Please describe this image in detail.{order}" in asked
 

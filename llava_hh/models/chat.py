@@ -49,14 +49,6 @@ class ChatFamily:
         ]
         return encode_texts(processor, images, texts, self.image_tensors, self.lists_images)
 
-    def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Padded inputs with what else the model's forward needs, such as what each position is; here nothing more.
-
-        Args:
-            inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
-        """
-        return inputs
-
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]:

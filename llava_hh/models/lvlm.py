@@ -33,13 +33,16 @@ FAMILIES = {  # by config.model_type
 
 
 class Family(Protocol):
-    """What a family of models must say; nothing else in the package knows one."""
+    """What a family of models must say; nothing else in the package knows one.
+
+    One whose forward needs something of every position has `complete(model, inputs) -> inputs` as well, which adds it
+    to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
+    """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
     def encode(
         self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
     ) -> tuple[list[list[int]], dict[str, Tensor]]: ...
-    def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]: ...
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]: ...
@@ -103,7 +106,7 @@ class Lvlm:
         starts = [len(ids) for ids in rows]
         if responses is not None:
             rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
-        inputs = self.family.complete(self.model, self._pad(rows, tensors, "left"))
+        inputs = self._complete(self._pad(rows, tensors, "left"))
         width = inputs["input_ids"].shape[1]
         return Batch(
             inputs=inputs,
@@ -145,7 +148,7 @@ class Lvlm:
         if image_mask[:, width:].any():
             raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
         cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
-        inputs = self.family.complete(self.model, whole | cut)
+        inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
@@ -159,6 +162,10 @@ class Lvlm:
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs
+
+    def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        complete = getattr(self.family, "complete", None)
+        return complete(self.model, inputs) if complete else inputs
 
     def _image_mask(self, input_ids: Tensor) -> Tensor:
         return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))
