@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Attribution and intervention on hallucination heads of large vision-language models",
     python_requires=">=3.11",
-    packages=find_packages(include=["llava_hh*", "baselines*"]),
+    packages=find_packages(include=["llava_hh*", "baselines*", "newer_models*"]),
     package_data={"llava_hh.metrics": ["*.json"]},
     install_requires=[
         "torch>=2.9",  # tensors, fused attention

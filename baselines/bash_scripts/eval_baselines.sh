@@ -14,7 +14,8 @@ launch baselines.evaluate \
     --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
     --top-k "$top_k" --threshold "$threshold" \
-    --limit "$baseline_images" --limit-of opera="$slow_baseline_images" halc_clean="$slow_baseline_images" \
+    ${question:+--prompt "$question"} --limit "$baseline_images" --limit-of opera="$slow_baseline_images" \
+        halc_clean="$slow_baseline_images" \
     --set halc_clean.detector="$halc_detector" halc_clean.scorer="$halc_scorer" \
     --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$baseline_batch_size" \
     --out "$out" "$@"

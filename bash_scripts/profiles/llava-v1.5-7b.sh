@@ -26,6 +26,10 @@ reweight_images=500
 reweight_top_k=20
 reweight_draws=5
 paper_values=yes
+# newer_models
+removal_top_k=10
+removal_adhh=yes
+removal_images=500
 # TF-HH
 instruct_path=dataset/llava_v1_5_mix665k.json
 instruct_images=dataset
