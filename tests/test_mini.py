@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from baselines import pai, vcd
+from baselines import dola, halc, pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.generation import decode_answers, generate_greedily
 from llava_hh.hooks import intervene
@@ -198,3 +198,18 @@ def test_without_their_contrast_decoders_are_greedy_on_mini(mini, picture, decod
     answers = decode_answers(mini, batch, prompts, decoder.decode, settings, 24)
     assert answers == generate_greedily(mini, batch, 24)
     assert any(len(answer.token_ids) == 24 for answer in answers)
+
+
+def test_halc_with_nothing_checked_is_dola_on_mini(mini, picture):
+    """Every word is left to chance; with none, mini's own eye checks its nouns, and the caption is another."""
+    mine = {"detector": "mini", "scorer": "mini"}
+    batch = mini.encode([picture[1]], [DESCRIBE])
+    unchecked, checked, base = (
+        decode_answers(mini, batch, [DESCRIBE], decoder.decode, settings, 24)
+        for decoder, settings in (
+            (halc, halc.HalcSettings(**mine, skip_rate=1)),
+            (halc, halc.HalcSettings(**mine)),
+            (dola, dola.DolaSettings()),
+        )
+    )
+    assert unchecked == base != checked
