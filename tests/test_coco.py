@@ -132,11 +132,11 @@ def test_annotations_are_parsed_once_per_cache(coco_folder, tmp_path, monkeypatc
     assert load_annotations(coco_folder, [2, 1, 7], allow_missing=True, cache=cache) == plain
     parsed = []
 
-    def count(path, read=coco._read_coco):
+    def count(found, path, wanted, read=coco._add_annotations):
         parsed.append(path)
-        return read(path)
+        return read(found, path, wanted)
 
-    monkeypatch.setattr(coco, "_read_coco", count)
+    monkeypatch.setattr(coco, "_add_annotations", count)
     assert load_annotations(coco_folder, [1, 7], allow_missing=True, cache=cache) == {1: plain[1]}
     assert list(load_annotations(coco_folder, [2, 1], cache=cache)) == [2, 1]
     with pytest.raises(ValueError, match="image 7 has no annotation"):
@@ -172,11 +172,11 @@ def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_fold
     calls = []
     monkeypatch.setattr("llava_hh.runs.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
 
-    def parse(path, read=coco._read_coco):
+    def parse(found, path, wanted, read=coco._add_annotations):
         calls.append("parse")
-        return read(path)
+        return read(found, path, wanted)
 
-    monkeypatch.setattr(coco, "_read_coco", parse)
+    monkeypatch.setattr(coco, "_add_annotations", parse)
     found = []
     for rank in ("0", "1", "0", "1"):  # the second time from the cache
         monkeypatch.setenv("RANK", rank)

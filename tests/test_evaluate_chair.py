@@ -141,7 +141,7 @@ def test_references_give_bleu_and_cider_and_the_truth_is_read_once(tmp_path, cap
     def refuse(*_):
         raise AssertionError("COCO's files were parsed again")
 
-    monkeypatch.setattr("llava_hh.data.coco._read_coco", refuse)
+    monkeypatch.setattr("llava_hh.data.coco._add_annotations", refuse)
     main(argv)
 
 

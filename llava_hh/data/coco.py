@@ -1,7 +1,5 @@
 """COCO's files as plain records: image lists, the seeded sample, instance and caption annotations."""
 
-import contextlib
-import io
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
-
+from llava_hh.data.json_lists import read_lists
 from llava_hh.runs import processes, read_json, sha256, write_text
 
 
@@ -31,8 +28,11 @@ def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
     """
     path = existing_file(captions_json, "a COCO captions file")
     try:
-        images = json.loads(path.read_bytes())["images"]
+        lists = [(key, item) for key, item in read_lists(path) if key == "images"]
+        images = [item for _, item in lists if item is not None]
         records = [{"image_id": int(image["id"]), "file_name": str(image["file_name"])} for image in images]
+        if not lists:
+            raise KeyError("images")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: expected JSON with a list `images` of objects with `id` and `file_name`") from error
     refuse_repeats(path, [record["image_id"] for record in records])
@@ -68,8 +68,8 @@ def load_annotations(
     Args:
         splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
         allow_missing: leave out an image without any annotation, where it would be an error.
-        cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute and
-            gigabytes to parse. It is used as long as COCO's files are the same and hold the images; of several
+        cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute to
+            parse. It is used as long as COCO's files are the same and hold the images; of several
             processes only the first parses.
     Raises:
         FileNotFoundError: the folder, or one of a split's two files, is missing.
@@ -87,22 +87,38 @@ def load_annotations(
 
 
 def _read_files(files: Sequence[Path], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
-    found: dict[int, ImageAnnotations] = {}
+    wanted, found = set(image_ids), {}
     for path in files:
-        coco = _read_coco(path)
         try:
-            for image_id in image_ids:
-                for annotation in coco.imgToAnns.get(image_id, ()):
-                    entry = found.setdefault(image_id, ImageAnnotations())
-                    if path.name.startswith("captions_"):
-                        entry.captions.append(annotation["caption"])
-                    else:
-                        entry.categories.add(coco.cats[annotation["category_id"]]["name"])
-        except KeyError as error:
-            raise ValueError(
-                f"{path}: image {image_id} has an annotation with a missing key or category: {error}"
-            ) from error
+            _add_annotations(found, path, wanted)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: expected COCO's format, but reading it failed with {error!r}") from error
     return found
+
+
+def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set[int]) -> None:
+    """Add what one file says of the wanted images, a row in memory at a time."""
+    with_captions = path.name.startswith("captions_")
+    names: dict[int, str] = {}
+    category_ids: dict[int, set[int]] = {}
+    has_list = False
+    for key, item in read_lists(path):
+        has_list |= key == "annotations"
+        if item is None:
+            continue
+        if key == "categories":
+            names[item["id"]] = item["name"]
+        elif key == "annotations":
+            image_id = item["image_id"]
+            if image_id in wanted:
+                if with_captions:
+                    found.setdefault(image_id, ImageAnnotations()).captions.append(item["caption"])
+                else:
+                    category_ids.setdefault(image_id, set()).add(item["category_id"])
+    if not has_list:
+        raise ValueError("no list `annotations`")
+    for image_id, own in category_ids.items():
+        found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
 
 
 def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:
@@ -182,21 +198,6 @@ def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
             raise ValueError(f"{path}, row {number}: image {image_id} has a row already; expected one row an image")
         objects[image_id] = set(names)
     return objects
-
-
-def _read_coco(path: Path) -> COCO:
-    coco = COCO()
-    try:
-        coco.dataset = json.loads(path.read_bytes())
-        if path.name.startswith("captions_"):
-            coco.dataset.pop("categories", None)  # there in some subsets, and pycocotools then wants them in each row
-        if not isinstance(coco.dataset["annotations"], list):
-            raise TypeError("annotations")
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected COCO's format, but reading it failed with {error!r}") from error
-    return coco
 
 
 def refuse_repeats(path: Path, image_ids: Iterable[int | str]) -> None:

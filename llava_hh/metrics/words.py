@@ -28,6 +28,10 @@ _LAST_WORD = re.compile(r"(?:(?!--)[^\s)\";}\]*:@'({\[!?`&#,])*\Z")
 _NUMBER_OR_INITIAL = re.compile(r"-?[.,]?\d[\d,.-]*|[^\W\d]")
 _LONGEST = 40  # characters looked at before a "."; the longest abbreviation has seven
 _TOKENIZER = NLTKWordTokenizer()
+# Sentences that the tokenizer does nothing with but cut off commas and the mark at the end, at a tenth of its time
+_PLAIN = re.compile(r"(?!.*--)[a-z-]+(?:,? [a-z-]+)*[.?!]?")
+_PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.?!]")
+_CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
 
 
 class Token(NamedTuple):
@@ -95,6 +99,15 @@ def drop_incomplete_sentence(caption: str) -> str:
     return whole[: end if places is None else places[end - 1] + 1]
 
 
+def _split_sentence(sentence: str) -> list[str]:
+    """What nltk's tokenizer makes of a lower-case sentence."""
+    if _PLAIN.fullmatch(sentence):
+        words = _PLAIN_TOKEN.findall(sentence)
+        if _CONTRACTIONS.isdisjoint(words):
+            return words
+    return _TOKENIZER.tokenize(sentence)
+
+
 def tokenize(caption: str) -> list[Token]:
     """Return the words and punctuation marks of `caption` in order, lower case, each with its place in `caption`.
 
@@ -105,7 +118,7 @@ def tokenize(caption: str) -> list[Token]:
     tokens = []
     for start, end in split_sentences(text):
         position = start
-        for word in _TOKENIZER.tokenize(text[start:end]):
+        for word in _split_sentence(text[start:end]):
             while text[position].isspace():
                 position += 1
             if text.startswith(word, position):
