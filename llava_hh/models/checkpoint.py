@@ -1,0 +1,67 @@
+"""A checkpoint folder of either layout, transformers' or LLaVA's own: of what type it is, and loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from llava_hh.models.original import load_original, open_original
+from llava_hh.models.original_config import check_supported, is_original, uses_tiles
+from llava_hh.models.weight_files import refuse_wrong_weights
+from llava_hh.runs import read_json
+
+
+def model_type_of(path: Path) -> str | None:
+    """transformers' name for the kind of model in a folder.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: an original LLaVA that has no counterpart in transformers.
+    """
+    fields = read_fields(path)
+    if not is_original(fields):
+        return fields.get("model_type")
+    check_supported(path, fields)
+    return "llava_next" if uses_tiles(fields) else "llava"
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The configuration in transformers' terms, without reading weights.
+
+    Raises:
+        OSError, ValueError: as `model_type_of` and `open_original`.
+    """
+    return open_original(path).config if is_original(read_fields(path)) else AutoConfig.from_pretrained(path)
+
+
+def load_checkpoint(
+    model_class: type[PreTrainedModel], path: Path, **options: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and its processor; `options` are those of from_pretrained (dtype, device_map).
+
+    Raises:
+        OSError: files that are not there.
+        ValueError: weights that are missing, left over or of another shape, or a damaged file; one line.
+    """
+    if is_original(read_fields(path)):
+        return load_original(path, **options)
+    try:
+        model, report = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{path}: a weight file is damaged or cut off ({error})") from None
+    shapes = [
+        f"{name} ({tuple(found)}, the model needs {tuple(needed)})"
+        for name, found, needed in sorted(report["mismatched_keys"])
+    ]
+    missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    refuse_wrong_weights(path, {"missing": missing, "left over": left_over, "of another shape": shapes})
+    return model, AutoProcessor.from_pretrained(path)
+
+
+def read_fields(path: Path) -> dict:
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a checkpoint")
+    return read_json(path / "config.json")
