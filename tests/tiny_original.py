@@ -6,18 +6,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
-from tiny_llava15 import AFTER, BEFORE, OBJECTS, PATCH
+from tiny_llava15 import AFTER, BEFORE, OBJECTS, PATCH, llama_tokenizer
 from torch import Tensor
 from transformers import (
     CLIPConfig,
     CLIPVisionConfig,
     LlamaConfig,
+    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
 )
 
 CLIP = "clip-vit-tiny-patch14-28"
+N_WORDS = len(llama_tokenizer()) - 2  # without <image> and <pad>
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # kinds of pieces
 CHATML = ["<|im_start|>", "<|im_end|>"]
 
@@ -58,8 +60,8 @@ YI_TOKENIZER |= {"tokenizer_class": "LlamaTokenizer", "chat_template": "{{ messa
 
 def yi_tokens() -> list[str]:
     """Pieces as Yi's, with tokens of chatml among them; words stand with and without a blank."""
-    words = [piece for piece in dict.fromkeys([*BEFORE, *AFTER, "Answer", *(f"▁{name}" for name in OBJECTS)])]
-    words = [word for word in words if not word.startswith("<")] + ["ystem", "ser", "ssistant"]
+    words = [*BEFORE, *AFTER, "Answer", "ystem", "ser", "ssistant", *(f"▁{name}" for name in OBJECTS)]
+    words = [word for word in words if not word.startswith("<")]
     chains = dict.fromkeys(word[:end] for word in words for end in range(2, len(word) + 1))
     characters = sorted({character for word in words for character in word})
     special = ["<unk>", "<|startoftext|>", "<|endoftext|>", *CHATML]
@@ -124,11 +126,11 @@ def save_clip(folder: Path, weights: dict[str, Tensor], vision: CLIPVisionConfig
     CLIPConfig(vision_config=vision.to_dict()).save_pretrained(folder)
 
 
-def original_fields(config, n_words: int, **changes) -> dict:
+def original_fields(config: LlavaConfig | LlavaNextConfig, n_words: int, **changes) -> dict:
     """config.json as LLaVA writes it."""
     text = config.text_config
-    copied = """hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act
-        max_position_embeddings rms_norm_eps initializer_range tie_word_embeddings""".split()
+    copied = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    copied += ["hidden_act", "max_position_embeddings", "rms_norm_eps", "initializer_range", "tie_word_embeddings"]
     fields = {name: getattr(text, name) for name in copied}
     fields |= {"_name_or_path": "./checkpoints/vicuna-tiny", "architectures": ["LlavaLlamaForCausalLM"]}
     fields |= {"model_type": "llava", "torch_dtype": "float32", "vocab_size": n_words, "bos_token_id": 1}
@@ -138,6 +140,54 @@ def original_fields(config, n_words: int, **changes) -> dict:
     fields |= {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_projector_type": "mlp2x_gelu"}
     fields |= {"mm_use_im_start_end": False, "mm_use_im_patch_token": False, "image_aspect_ratio": "pad"}
     return fields | {"tune_mm_mlp_adapter": False, "unfreeze_mm_vision_tower": False} | changes
+
+
+def write_llava15(
+    folder: Path,
+    model: LlavaForConditionalGeneration,
+    weights: dict[str, Tensor],
+    stem: str = "pytorch_model.bin",
+    n_shards: int = 1,
+    tower_inside: bool = False,
+    **fields,
+) -> Path:
+    """A LLaVA-1.5 of `weights`, its tower inside or in a folder beside it."""
+    kept = {name: tensor for name, tensor in weights.items() if tower_inside or not is_towers(name)}
+    save_weights(folder, kept, stem, n_shards)
+    save_clip(folder.parent / CLIP, weights, model.config.vision_config)
+    (folder / "config.json").write_text(json.dumps(original_fields(model.config, N_WORDS, **fields)))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(VICUNA_TOKENIZER))
+    save_tokenizer_model(folder, llama_tokenizer().convert_ids_to_tokens(list(range(N_WORDS))))
+    return folder
+
+
+def write_projector(folder: Path, model: LlavaForConditionalGeneration, weights: dict[str, Tensor], **fields) -> Path:
+    """LLaVA's first stage: a projector and config.json; the base language model and the tower lie beside it."""
+    base = folder.parent / "vicuna-tiny"
+    write_llava15(base, model, {name: weight for name, weight in weights.items() if "mm_projector" not in name})
+    plain = original_fields(model.config, N_WORDS)
+    plain = {name: value for name, value in plain.items() if not name.startswith("mm_")} | {"model_type": "llama"}
+    (base / "config.json").write_text(json.dumps(plain))
+    folder.mkdir()
+    torch.save(
+        {name: weight for name, weight in weights.items() if "mm_projector" in name}, folder / "mm_projector.bin"
+    )
+    told = original_fields(model.config, N_WORDS, image_aspect_ratio="square", **fields)
+    (folder / "config.json").write_text(json.dumps(told))
+    return folder
+
+
+def write_llava16(folder: Path, model: LlavaNextForConditionalGeneration, tokens: list[str], **fields) -> Path:
+    """A LLaVA-1.6 on Yi, its tower inside."""
+    save_weights(folder, original_weights(model, len(tokens)), "model.safetensors", n_shards=2)
+    save_clip(folder.parent / CLIP, {}, model.config.vision_config)
+    told = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad", "eos_token_id": 2}
+    told |= {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]], **fields}
+    (folder / "config.json").write_text(json.dumps(original_fields(model.config, len(tokens), **told)))
+    (folder / "tokenizer_config.json").write_text(json.dumps(YI_TOKENIZER))
+    save_tokenizer_model(folder, tokens, dummy_prefix=False)
+    return folder
 
 
 def tiny_llava16(n_words: int) -> LlavaNextForConditionalGeneration:

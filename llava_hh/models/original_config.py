@@ -3,6 +3,7 @@
 Original: liuhaotian/llava-v1.5-7b and -13b, llava-v1.6-34b, and what LLaVA's trainer writes.
 """
 
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -19,6 +20,7 @@ from transformers import (
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     LlavaProcessor,
+    PreTrainedConfig,
 )
 
 from llava_hh.runs import read_json
@@ -32,9 +34,9 @@ SUPPORTED = {
     "mm_use_im_start_end": (False,),
     "mm_use_im_patch_token": (False,),
 }
-LLAMA_FIELDS = """attention_bias bos_token_id eos_token_id head_dim hidden_act hidden_size initializer_range
-    intermediate_size max_position_embeddings mlp_bias num_attention_heads num_hidden_layers num_key_value_heads
-    pad_token_id rms_norm_eps rope_scaling rope_theta tie_word_embeddings vocab_size""".split()
+# of the language model; what every configuration has (architectures, dtype) is not its
+LLAMA_FIELDS = {field.name for field in fields_of(LlamaConfig)} - {field.name for field in fields_of(PreTrainedConfig)}
+LLAMA_FIELDS |= {"rope_theta", "rope_scaling"}  # transformers 5 has rope_parameters, and understands these
 # openai's; a checkpoint that holds its vision tower is complete without the folder that describes it
 KNOWN_TOWERS = {
     "clip-vit-large-patch14-336": {
