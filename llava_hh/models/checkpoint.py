@@ -7,9 +7,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.original import load_original, open_original
-from llava_hh.models.original_config import check_supported, is_original, uses_tiles
+from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
 from llava_hh.models.weight_files import refuse_wrong_weights
-from llava_hh.runs import read_json
 
 
 def model_type_of(path: Path) -> str | None:
@@ -59,9 +58,3 @@ def load_checkpoint(
     missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     refuse_wrong_weights(path, {"missing": missing, "left over": left_over, "of another shape": shapes})
     return model, AutoProcessor.from_pretrained(path)
-
-
-def read_fields(path: Path) -> dict:
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a checkpoint")
-    return read_json(path / "config.json")

@@ -29,6 +29,7 @@ from llava_hh.models.original_config import (
     is_original,
     load_tokenizer,
     model_config,
+    read_fields,
     vision_config,
 )
 from llava_hh.models.weight_files import (
@@ -39,7 +40,6 @@ from llava_hh.models.weight_files import (
     refuse_wrong_weights,
     weight_files,
 )
-from llava_hh.runs import read_json
 
 # beginnings of names, the first that fits counts; source: LLaVA's modules and transformers'
 TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -85,7 +85,7 @@ def open_original(folder: Path) -> Original:
         ValueError: not one of LLaVA-1.5's or 1.6's, a damaged file, or weights that are missing, left over or of
             another shape; one line that names them.
     """
-    fields = read_json(folder / "config.json")
+    fields = read_fields(folder)
     if not is_original(fields):
         raise ValueError(f"{folder}: not an original LLaVA checkpoint; its config.json has no mm_vision_tower")
     check_supported(folder, fields)
@@ -98,7 +98,8 @@ def open_original(folder: Path) -> Original:
         expected = model_class_of(config)(config).state_dict()
     tensors = place(folder, expected, stored, weight_files(tower) if tower else [])
     tensors = {name: fit(tensors[name], tensor, name, fields["vocab_size"]) for name, tensor in expected.items()}
-    config.dtype = fields.get("torch_dtype") or fields.get("dtype") or tensors["lm_head.weight"][:0].dtype
+    named = getattr(torch, str(fields.get("torch_dtype") or fields.get("dtype")), None)
+    config.dtype = named if isinstance(named, torch.dtype) else tensors["lm_head.weight"][:0].dtype
     return Original(config, generation_config(base, tokenizer), build_processor(config, tokenizer), tensors)
 
 

@@ -51,6 +51,17 @@ KNOWN_TOWERS = {
 }
 
 
+def read_fields(folder: Path) -> dict:
+    """A checkpoint's config.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
+    return read_json(folder / "config.json")
+
+
 def is_original(fields: dict) -> bool:
     """Whether a config.json is LLaVA's own; llava-hf's has the same model_type, but describes the tower itself."""
     return "mm_vision_tower" in fields and "vision_config" not in fields
@@ -71,9 +82,12 @@ def check_supported(folder: Path, fields: dict) -> None:
     for name, values in SUPPORTED.items():
         if (value := fields.get(name, values[0])) not in values:
             raise ValueError(f"{folder}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
-    if uses_tiles(fields) and fields.get("mm_patch_merge_type") != "spatial_unpad":
-        found = fields.get("mm_patch_merge_type")
-        raise ValueError(f"{folder}: mm_patch_merge_type {found!r} is not supported; expected 'spatial_unpad'")
+    if uses_tiles(fields):
+        pinpoints, merge = fields["image_grid_pinpoints"], fields.get("mm_patch_merge_type")
+        if merge != "spatial_unpad":
+            raise ValueError(f"{folder}: mm_patch_merge_type {merge!r} is not supported; expected 'spatial_unpad'")
+        if not isinstance(pinpoints, list):
+            raise ValueError(f"{folder}: image_grid_pinpoints {pinpoints!r} is not supported; expected a list of pairs")
 
 
 def uses_tiles(fields: dict) -> bool:

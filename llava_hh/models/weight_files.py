@@ -43,7 +43,7 @@ class WeightFile:
             if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
                 raise UnpicklingError("expected tensors by name")
             return loaded
-        except (SafetensorError, RuntimeError, UnpicklingError, EOFError) as error:
+        except (SafetensorError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{self.path}: damaged, cut off, or not a file of tensors alone ({what})") from None
 
