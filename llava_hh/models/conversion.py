@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from llava_hh.models.original import Original, open_original
+from llava_hh.models.weight_files import StoredTensor, WithRows
 from llava_hh.runs import write_json
 
 SHARD_BYTES = 2 * 2**30
@@ -48,13 +49,18 @@ def write_shards(original: Original, folder: Path, dtype: torch.dtype) -> None:
     with tqdm(total=total, desc="weights", unit="B", unit_scale=True) as bar:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            tensors = {name: original.tensors[name][...].to(dtype).contiguous() for name in names}
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-            for name in names:
-                original.tensors[name].file.close()
+            write_shard({name: original.tensors[name] for name in names}, folder / file, dtype)
             places |= dict.fromkeys(names, file)
             bar.update(sum(n_bytes(original, name, dtype) for name in names))
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def write_shard(stored: dict[str, StoredTensor | WithRows], path: Path, dtype: torch.dtype) -> None:
+    save_file(
+        {name: tensor[...].to(dtype).contiguous() for name, tensor in stored.items()}, path, metadata={"format": "pt"}
+    )
+    for tensor in stored.values():
+        tensor.file.close()
 
 
 def plan_shards(original: Original, dtype: torch.dtype) -> list[list[str]]:
