@@ -9,6 +9,7 @@ from eager_edits import eager_edits
 from sentencepiece import SentencePieceProcessor
 from test_ablation import ablate_one_by_one, assert_same
 from test_llava15 import PHOTOS
+from test_llava15 import assert_same_model as assert_same_files
 from tiny_llava15 import save_tiny_llava15
 from tiny_original import (
     CLIP,
@@ -32,6 +33,8 @@ from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_of
 from llava_hh.models.llava import vicuna_prompt
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.models.original import place
+from llava_hh.models.weight_files import StoredTensor, WeightFile
 
 close = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -107,6 +110,13 @@ def test_weights_are_cast_to_the_dtype(published, weights, tmp_path):
     assert torch.equal(own, published.model.model.language_model.norm.weight.double())
 
 
+def test_a_saved_model_is_whole(original, tmp_path):
+    """As fine-tuning saves it."""
+    original.model.save_pretrained(tmp_path)
+    original.processor.save_pretrained(tmp_path)
+    assert_same_files(load_lvlm(tmp_path), original)
+
+
 def test_the_image_has_the_first_id_behind_the_vocabulary(original):
     assert original.model.config.image_token_id == N_WORDS
     assert original.model.generation_config.suppress_tokens == [N_WORDS]
@@ -149,6 +159,21 @@ def test_deactivation_and_recording_equal_eager_loops(original):
         assert_close(recorded.maps[layer][0].transpose(1, 2)[real], own.transpose(1, 2)[real], **close)
         image = (own * batch.image_mask[:, None, None]).sum(-1)
         assert_close(recorded.mass[layer][0][..., 0].transpose(1, 2)[real], image.transpose(1, 2)[real], **close)
+
+
+def test_an_answer_ends_with_any_of_its_end_tokens(published, weights, tmp_path):
+    folder = write_llava15(tmp_path / "llava", published.model, weights)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 5]}))
+    assert load_lvlm(folder).end_token_ids == [2, 5, 7]
+    (folder / "generation_config.json").unlink()
+    assert load_lvlm(folder).end_token_ids == [2]
+
+
+def test_towers_of_earlier_transformers_have_an_inner_model():
+    """transformers 5 has no `vision_model` inside the tower; where a model has it, its names do."""
+    stored = [StoredTensor(WeightFile(Path("file")), "model.vision_tower.vision_tower.vision_model.weight")]
+    for name in ("model.vision_tower.vision_model.weight", "model.vision_tower.weight"):
+        assert place(Path("folder"), {name: torch.ones(1)}, stored, []) == {name: stored[0]}
 
 
 # --- LLaVA-1.6
