@@ -34,6 +34,7 @@ from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_
 from llava_hh.models.llava import vicuna_prompt
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.original import place
+from llava_hh.models.original_config import load_tokenizer
 from llava_hh.models.weight_files import StoredTensor, WeightFile
 
 close = {"atol": 1e-5, "rtol": 1e-5}
@@ -84,12 +85,15 @@ def assert_same_model(lvlm: Lvlm, published: Lvlm) -> None:
 def test_every_layout_is_the_same_model(stem, n_shards, tower_inside, published, weights, tmp_path):
     model_type = "llava_llama" if tower_inside else "llava"
     folder = tmp_path / "instruction-tuning" / "checkpoint-500"
-    write_llava15(folder, published.model, weights, stem, n_shards, tower_inside, model_type=model_type)
+    told = {"model_type": model_type, "use_cache": False}  # off while it was trained
+    write_llava15(folder, published.model, weights, stem, n_shards, tower_inside, **told)
     (folder / "training_args.bin").write_bytes(b"no tensors")  # trainers leave these there
     torch.save({"model.mm_projector.0.weight": torch.ones(1)}, folder / "mm_projector.bin")
     if not tower_inside:  # a tower two folders up, beside the folder of all steps
         (folder.parent / CLIP).rename(tmp_path / CLIP)
-    assert_same_model(load_lvlm(folder), published)
+    lvlm = load_lvlm(folder)
+    assert lvlm.model.config.text_config.use_cache
+    assert_same_model(lvlm, published)
 
 
 def test_a_projector_on_its_base(published, weights, tmp_path):
@@ -129,6 +133,14 @@ def test_tokens_are_sentencepieces(text, original):
     """What LLaVA's tokenizer is: sentencepiece itself, a BOS before."""
     reference = SentencePieceProcessor(model_file=str(Path(original.tokenizer.name_or_path) / "tokenizer.model"))
     assert original.tokenizer(text).input_ids == [1, *reference.encode(text)]
+
+
+def test_a_bos_unless_the_tokenizer_says_otherwise(published, weights, tmp_path):
+    folder = write_llava15(tmp_path / "llava", published.model, weights)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
+    without = load_tokenizer(folder)("a dog").input_ids
+    (folder / "tokenizer_config.json").unlink()
+    assert load_tokenizer(folder)("a dog").input_ids == [1, *without]
 
 
 def test_attribution_equals_the_loop(original):

@@ -145,6 +145,8 @@ def test_a_projector_without_its_base(lvlm, weights, tmp_path, refused):
     refused(folder, "no weights there; it is the base language model", error=FileNotFoundError)
     shutil.rmtree(tmp_path / "vicuna-tiny")
     refused(folder, "base language model", "vicuna-tiny", error=FileNotFoundError)
+    change_fields(folder, _name_or_path=...)
+    refused(folder, "config.json: no _name_or_path there; expected the base language model's folder")
     (folder / "mm_projector.bin").unlink()
     refused(folder, "no weights there; expected model.safetensors", error=FileNotFoundError)
 

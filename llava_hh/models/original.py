@@ -62,19 +62,11 @@ class Original:
         tensors: by the name in transformers' model, to be read when they are indexed.
     """
 
+    model_class: type[LlavaForConditionalGeneration] | type[LlavaNextForConditionalGeneration]
     config: LlavaConfig | LlavaNextConfig
     generation_config: GenerationConfig
     processor: LlavaProcessor | LlavaNextProcessor
     tensors: dict[str, StoredTensor | WithRows]
-
-    @property
-    def model_class(self) -> type[LlavaForConditionalGeneration] | type[LlavaNextForConditionalGeneration]:
-        return model_class_of(self.config)
-
-
-def model_class_of(config: LlavaConfig | LlavaNextConfig) -> type:
-    is_next = isinstance(config, LlavaNextConfig)
-    return LlavaNextForConditionalGeneration if is_next else LlavaForConditionalGeneration
 
 
 def open_original(folder: Path) -> Original:
@@ -93,14 +85,18 @@ def open_original(folder: Path) -> Original:
     stored = [tensor for file in files for tensor in file.tensors()]
     vision, tower = vision_config(folder, fields, any(tensor.name.startswith(TOWER) for tensor in stored))
     tokenizer = load_tokenizer(base)
-    config = model_config(folder, fields, vision, tokenizer)
+    config = model_config(fields, vision, tokenizer)
+    is_next = isinstance(config, LlavaNextConfig)
+    model_class = LlavaNextForConditionalGeneration if is_next else LlavaForConditionalGeneration
     with torch.device("meta"):
-        expected = model_class_of(config)(config).state_dict()
+        expected = model_class(config).state_dict()
     tensors = place(folder, expected, stored, weight_files(tower) if tower else [])
     tensors = {name: fit(tensors[name], tensor, name, fields["vocab_size"]) for name, tensor in expected.items()}
     named = getattr(torch, str(fields.get("torch_dtype") or fields.get("dtype")), None)
     config.dtype = named if isinstance(named, torch.dtype) else tensors["lm_head.weight"][:0].dtype
-    return Original(config, generation_config(base, tokenizer), build_processor(config, tokenizer), tensors)
+    return Original(
+        model_class, config, generation_config(base, tokenizer), build_processor(config, tokenizer), tensors
+    )
 
 
 def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
@@ -108,13 +104,16 @@ def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
 
     Raises:
         FileNotFoundError: no weights, or a projector without its base.
+        ValueError: a projector whose base has no name.
     """
     files = weight_files(folder)
     if files:
         return folder, files
     if not (folder / PROJECTOR).is_file():
         raise FileNotFoundError(f"{folder}: no weights there; expected model.safetensors, pytorch_model.bin or shards")
-    base = find_folder(str(fields.get("_name_or_path")), folder, "base language model (_name_or_path)")
+    if not (name := fields.get("_name_or_path")):
+        raise ValueError(f"{folder / 'config.json'}: no _name_or_path there; expected the base language model's folder")
+    base = find_folder(name, folder, "base language model (_name_or_path)")
     if not (files := weight_files(base)):
         raise FileNotFoundError(f"{base}: no weights there; it is the base language model of {folder}")
     return base, [*files, WeightFile(folder / PROJECTOR)]
@@ -163,7 +162,7 @@ def fit(tensor: StoredTensor, expected: Tensor, name: str, n_words: int) -> Stor
         ValueError: another shape.
     """
     shape = tuple(expected.shape)
-    if name in VOCABULARY and tensor.shape == (n_words, shape[1]) and n_words < shape[0]:
+    if name in VOCABULARY and tensor.shape == (n_words, shape[1]):
         return WithRows(tensor, shape[0])
     if tensor.shape != shape:
         raise ValueError(f"{tensor.file.path}: {tensor.name} has shape {tensor.shape}; the model needs {shape}")

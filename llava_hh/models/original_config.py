@@ -34,9 +34,9 @@ SUPPORTED = {
     "mm_use_im_start_end": (False,),
     "mm_use_im_patch_token": (False,),
 }
-# of the language model; what every configuration has (architectures, dtype) is not its
+# of the language model: not what every configuration has (architectures, dtype), nor use_cache, off in training
 LLAMA_FIELDS = {field.name for field in fields_of(LlamaConfig)} - {field.name for field in fields_of(PreTrainedConfig)}
-LLAMA_FIELDS |= {"rope_theta", "rope_scaling"}  # transformers 5 has rope_parameters, and understands these
+LLAMA_FIELDS = (LLAMA_FIELDS - {"use_cache"}) | {"rope_theta", "rope_scaling"}  # rope_parameters in transformers 5
 # openai's; a checkpoint that holds its vision tower is complete without the folder that describes it
 KNOWN_TOWERS = {
     "clip-vit-large-patch14-336": {
@@ -91,7 +91,10 @@ def check_supported(folder: Path, fields: dict) -> None:
 
 
 def uses_tiles(fields: dict) -> bool:
-    """Whether it is a LLaVA-1.6, which sees an image whole and in tiles."""
+    """Whether it is a LLaVA-1.6, which sees an image whole and in tiles.
+
+    All others see a square, whatever they say: "square" stands in the config of a projector's training.
+    """
     return str(fields.get("image_aspect_ratio")).startswith("anyres")
 
 
@@ -157,18 +160,11 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
     return tokenizer
 
 
-def model_config(
-    folder: Path, fields: dict, vision: CLIPVisionConfig, tokenizer: LlamaTokenizer
-) -> LlavaConfig | LlavaNextConfig:
-    """The configuration of the same model in transformers; its vocabulary has a row for the image token.
-
-    Raises:
-        ValueError: a field that the language model needs is missing or wrong.
-    """
+def model_config(fields: dict, vision: CLIPVisionConfig, tokenizer: LlamaTokenizer) -> LlavaConfig | LlavaNextConfig:
+    """The configuration of the same model in transformers; its vocabulary has a row for the image token."""
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     text = {name: fields[name] for name in LLAMA_FIELDS if name in fields}
     text["vocab_size"] = max(fields["vocab_size"], image_token_id + 1)
-    text["pad_token_id"] = tokenizer.pad_token_id
     keeps_class_token = fields.get("mm_vision_select_feature") == "cls_patch"
     settings = {
         "vision_config": vision,
