@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Attribution and intervention on hallucination heads of large vision-language models",
     python_requires=">=3.11",
-    packages=find_packages(include=["llava_hh*", "baselines*"]),
+    packages=find_packages(include=["llava_hh*", "baselines*", "newer_models*"]),
     package_data={"llava_hh.metrics": ["*.json"]},
     install_requires=[
         "torch>=2.9",  # tensors, fused attention
@@ -23,6 +23,7 @@ setup(
         "nltk>=3.9",  # the tokeniser that CHAIR is defined by
         "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
+        "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
         "tqdm>=4.66",  # progress bars
     ],
     extras_require={

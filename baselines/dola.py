@@ -1,6 +1,7 @@
 """DoLa, decoding by contrasting layers: what the last layer says, less what an earlier one would have said."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,16 +72,25 @@ def decode(
         ours is per row. Suppressed ids are left out of both distributions, as if the vocabulary lacked them.
     """
     layers = candidate_layers(model, settings)
-    head = model.get_output_embeddings()
     stepper = Stepper(model, inputs)
     with stepper.watch(layers) as hidden:
+        return decode_rows(
+            stepper, lambda logits: layer_scores(stepper, hidden, layers, logits, settings).argmax(-1), max_new_tokens
+        )
 
-        def choose(logits: Tensor) -> Tensor:
-            states = torch.stack([hidden[layer].to(head.weight.device) for layer in layers])
-            early = stepper.suppress(head(states)).to(logits.device)  # not normed, as in the paper
-            return contrast_layers(logits, early, settings)[0].argmax(-1)
 
-        return decode_rows(stepper, choose, max_new_tokens)
+def layer_scores(
+    stepper: Stepper, hidden: dict[int, Tensor], layers: Sequence[int], logits: Tensor, settings: DolaSettings
+) -> Tensor:
+    """Scores of the next token, (row, vocabulary), of a step that `hidden` was watched in.
+
+    Args:
+        logits: (row, vocabulary), what the step gave.
+    """
+    head = stepper.model.get_output_embeddings()
+    states = torch.stack([hidden[layer].to(head.weight.device) for layer in layers])
+    early = stepper.suppress(head(states)).to(logits.device)  # not normed, as in the paper
+    return contrast_layers(logits, early, settings)[0]
 
 
 def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int]:

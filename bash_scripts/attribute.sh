@@ -11,7 +11,8 @@ out="$result_path/$split"
 
 launch llava_hh.scripts.caption \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-    --limit "$attribution_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out"
+    ${question:+--prompt "$question"} --limit "$attribution_images" --seed "$seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out"
 
 launch llava_hh.scripts.evaluate_chair \
     --captions "$out/captions.jsonl" --annotations "$coco_path/annotations"

@@ -12,5 +12,6 @@ launch llava_hh.scripts.compare_decoding \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
     --top-k "$top_k" --threshold "$threshold" --random-draws "$random_draws" \
-    --limit "$report_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+    ${question:+--prompt "$question"} --limit "$report_images" --seed "$seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
     --out "$result_path/$split" "$@"

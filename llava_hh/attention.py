@@ -34,6 +34,11 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     return dict(sorted(modules.items()))
 
 
+def attends_to_image_alone(module: nn.Module) -> bool:
+    """Whether an attention module is one of Mllama's cross-attention layers, whose keys are the image's."""
+    return module.layer_idx in (getattr(module.config, "cross_attention_layers", None) or ())
+
+
 @contextmanager
 def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run the language model's attention through the implementation `name`; leaving restores the one before.

@@ -8,6 +8,8 @@ from llava_hh.runs import provenance
 LABELS = {
     "greedy": "greedy",
     "adhh": "AD-HH",
+    "removal": "heads removed",
+    "removal_released": "heads removed, released indexing",
     "random_heads": "random heads",
     "tfhh": "TF-HH",
     "random_heads_tuned": "as many random heads fine-tuned",

@@ -35,12 +35,14 @@ class DecodeContext:
     """What some decoders need beyond the model's inputs; one entry per row.
 
     sample_ids: what random draws are seeded by, next to a setting, so that batching doesn't change them.
+    encode: from images, prompts and responses to a batch, as `Lvlm.encode`.
     """
 
     processor: ProcessorMixin
     images: Sequence[Image.Image | None]
     prompts: Sequence[str]
     sample_ids: Sequence
+    encode: Callable[..., Batch] | None = None
 
 
 class Decoder(Protocol):
@@ -119,7 +121,7 @@ def decode_answers(
     lvlm: Lvlm, batch: Batch, prompts: Sequence[str], decode: Decoder, settings: Any, max_new_tokens: int
 ) -> list[Answer]:
     """Decode a batch by a decoder; `prompts` are the questions that the batch was encoded from."""
-    context = DecodeContext(lvlm.processor, batch.images, prompts, batch.sample_ids)
+    context = DecodeContext(lvlm.processor, batch.images, prompts, batch.sample_ids, lvlm.encode)
     rows = decode(lvlm.model, batch.inputs, batch.image_mask, settings, max_new_tokens, context)
     return [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
 
@@ -176,7 +178,7 @@ def caption_images(
         method: interventions, or a function that makes them for the samples of a batch, under greedy decoding; or a
             decoder.
         skip_bad: leave out an image that cannot be read, instead of stopping there.
-    Returns: the rows. Their text is the decoded token_ids without outer blanks.
+    Returns: the rows. Their text is what `Lvlm.answer_text` makes of token_ids.
     """
     for number, block in run.blocks(samples, batch_size, label):
         images, readable = [], []
@@ -197,7 +199,7 @@ def caption_images(
                 "image_id": sample["image_id"],
                 "image": sample["file_name"],
                 "prompt": prompt,
-                "text": lvlm.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip(),
+                "text": lvlm.answer_text(answer.token_ids),
                 "token_ids": answer.token_ids,
                 "finish_reason": answer.finish_reason,
                 "model_id": model_id,

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from llava_hh.attention import attention_modules, switch_attention
+from llava_hh.attention import attends_to_image_alone, attention_modules, switch_attention
 from llava_hh.heads import Head, by_layer, check_heads
 from llava_hh.interventions import AttentionCall, Decisions, Intervention, ZeroHeads
 from llava_hh.spans import SpanFinder, Spans, image_only_spans
@@ -104,7 +104,8 @@ def intervene(
 
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: a bad image_mask or response_start, or a model whose attention cannot be replaced.
+        ValueError: a bad image_mask or response_start, a model whose attention cannot be replaced, or an edit of what
+            comes after the image in a layer that attends to the image alone (Mllama's cross-attention).
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
@@ -186,6 +187,13 @@ def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]
             raise ValueError(
                 f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
             )
+    for layer, edits in block.edits.items():
+        for edit, chosen in edits:
+            if edit.acts_after_image and attends_to_image_alone(modules[layer]):
+                raise ValueError(
+                    f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}: layer {layer} attends to the image "
+                    "alone, nothing comes after it there; ZeroHeads can"
+                )
     opened = [modules[layer] for layer in sorted(block.layers)]
     with switch_attention(model, ATTENTION):
         for module in opened:
@@ -258,8 +266,7 @@ def _attention(
 def _find_spans(module: nn.Module, block: _Block, call: AttentionCall, window: int | None) -> Spans:
     batch, _, n_queries, _ = call.query.shape
     n_keys = call.key.shape[2]
-    # Mllama names the layers whose keys are the image's, not the sequence's
-    if module.layer_idx in (getattr(module.config, "cross_attention_layers", None) or ()):
+    if attends_to_image_alone(module):
         return image_only_spans(batch, n_keys, call.key.device)
     if window is not None and n_queries < n_keys and n_keys >= window:
         raise NotImplementedError(

@@ -112,6 +112,7 @@ class ZeroHeads:
 
     heads: tuple[Head, ...]
     order: ClassVar[int] = 3  # among interventions of one layer, lowest first
+    acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
 
     def __post_init__(self) -> None:
         _keep_heads(self)
@@ -158,6 +159,7 @@ class DeactivateText:
     threshold: float = 0.4
     rows: Literal["last", "response"] = "last"
     order: ClassVar[int] = 2
+    acts_after_image: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _keep_heads(self)
@@ -221,6 +223,10 @@ class ScaleAttention:
         if self.span not in ("after_image", "image"):
             raise ValueError(f"span must be 'after_image' or 'image', not {self.span!r}")
 
+    @property
+    def acts_after_image(self) -> bool:
+        return self.span == "after_image"
+
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
         if self.alpha == 1:
             return
@@ -257,6 +263,7 @@ class BoostImageScores:
 
     heads: tuple[Head, ...]
     alpha: float
+    acts_after_image: ClassVar[bool] = False
     order: ClassVar[int] = 1  # `ScaleAttention` recomputes all rows without a boost, so it comes before
 
     def __post_init__(self) -> None:

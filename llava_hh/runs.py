@@ -21,6 +21,7 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
@@ -78,6 +79,11 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write a JSON-lines file atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; its folder is made if it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,11 +117,17 @@ def sha256(path: Path) -> str:
 
 
 def describe_model(path: Path) -> dict:
-    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes."""
+    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes.
+
+    Where a config.json names `parts` (files and folders elsewhere, see `llava_hh.models.minigpt4_checkpoint`), weight
+    files are those.
+    """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
-    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    parts = read_json(path / "config.json").get("parts")
+    places = [path, *(path / str(part) for part in (parts if isinstance(parts, dict) else {}).values())]
+    weights = sorted(file for place in places for file in [place, *place.glob("*")] if file.suffix in WEIGHT_SUFFIXES)
     return {
         "config_sha256": sha256(path / "config.json"),
         "weights": {file.name: file.stat().st_size for file in weights},
@@ -211,8 +223,7 @@ class Run:
     def write_rows(self, name: str) -> None:
         """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
         if processes().is_main:
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.finished_rows())
-            write_text(self.folder / name, text)
+            write_rows(self.folder / name, self.finished_rows())
 
     def _drop_blocks_after(self, count: int) -> None:
         """Delete blocks from number `count` on, and what a killed process was writing."""

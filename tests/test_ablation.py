@@ -12,6 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from llava_hh.attention import attention_modules
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
+from llava_hh.heads import Head
 
 TOKENS = torch.arange(5, 29)[None] * 7 % 110 + 5  # one row of 24 plain tokens
 PER_POSITION = ("input_ids", "inputs_embeds", "attention_mask", "cross_attention_mask")
@@ -181,6 +182,23 @@ def test_max_rows_does_not_change_the_answer(max_rows, modules):
     assert_same(
         ablate_every_head(model, inputs, positions, [9, 8, 7], max_rows=max_rows, modules=modules), whole, atol=1e-7
     )
+
+
+@pytest.mark.parametrize(("max_rows", "modules"), [(4, False), (4096, False), (6, True), (4096, True)])
+def test_some_heads_alone(max_rows, modules):
+    model, inputs, positions = llava_case()
+    whole = ablate_every_head(model, inputs, positions, [9, 8, 7], modules=modules)
+    heads = [Head(3, 1), Head(0, 2), Head(3, 3), Head(3, 1), Head(2, 0)]  # none in layer 1, one twice
+    some = ablate_every_head(model, inputs, positions, [9, 8, 7], max_rows=max_rows, heads=heads, modules=modules)
+    expected = torch.full_like(whole.heads, torch.nan)
+    for layer, head in heads:
+        expected[:, layer, head] = whole.heads[:, layer, head]
+    assert_close(some.heads, expected, atol=1e-5, rtol=0, equal_nan=True)
+    for name in ("clean", "mha", "mlp"):
+        if getattr(whole, name) is not None:
+            assert_close(getattr(some, name), getattr(whole, name), atol=1e-5, rtol=0)
+    with pytest.raises(IndexError, match="L4H0"):
+        ablate_every_head(model, inputs, positions, [9, 8, 7], heads=[Head(4, 0)])
 
 
 @pytest.mark.parametrize(

@@ -229,5 +229,6 @@ def test_unknown_profile(wrapper):
     assert done.returncode == 2
     assert done.stdout == ""
     line = done.stderr.strip()
-    assert line.startswith("error: PROFILE=llava: no such profile; choose one of: llava-v1.5-7b mini")
+    assert line.startswith("error: PROFILE=llava: no such profile; choose one of: chameleon-30b ")
+    assert " llava-v1.5-7b mini " in line
     assert "\n" not in line

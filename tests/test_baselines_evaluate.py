@@ -174,7 +174,7 @@ NOWHERE = [
     (["--methods", "vcd_paper", "--set", "vcd_paper.gamma=1"], "vcd_paper has no 'gamma'; it has alpha, beta"),
     (["--methods", "vcd_paper", "--set", "vcd_paper.beta=2"], "beta must be above 0 and at most 1, not 2"),
     (["--methods", "vcd_paper", "--set", "vcd_paper.alpha=much"], "alpha must be a number of at least 0, not 'much'"),
-    (["--methods", "greedy", "--set", "vcd_paper.alpha=1"], "not among the presets of --methods: none"),
+    (["--methods", "greedy", "--set", "vcd.alpha=1"], "no preset 'vcd'; there are vcd_paper, "),
     (["--methods", "vcd_paper", "--set", "alpha"], "expected preset.field=value"),
     (["--methods", "adhh", "--heads", "nowhere.json"], "nowhere.json"),
     (["--methods", "tfhh"], "--methods tfhh and --tfhh-model need each other"),

@@ -62,10 +62,11 @@ def test_mllama_cross_layers_see_nothing_but_the_image():
         model(**inputs)
     assert_close(trace.mass[1][0][..., -1, :], torch.tensor([1.0, 0.0]).expand(2, 1, 2), **close)
     assert ((trace.mass[2][0] > 0) & (trace.mass[2][0] < 1))[..., -1, :].all()
-    edits = [DeactivateText([(1, 0)], 0.0), ScaleAttention([(1, 1)], 0.5)]
-    with intervene(model, image_mask, edits) as trace:
-        assert torch.equal(model(**inputs).logits, plain)
-    assert trace.fired == {Head(1, 0): (0, 0)}
+    for edit in (DeactivateText([(0, 1), (1, 0)], 0.0), ScaleAttention([(1, 0)], 0.5)):
+        message = f"{type(edit).__name__} cannot act on L1H0: layer 1 attends to the image alone"
+        with pytest.raises(ValueError, match=message), intervene(model, image_mask, [edit]):
+            pass
+    assert torch.equal(model(**inputs).logits, plain)
     halved = [ScaleAttention([(1, 1)], 0.5, "image"), ZeroHeads([(2, 3)])]
     with intervene(model, image_mask, halved):
         edited = model(**inputs).logits

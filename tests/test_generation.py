@@ -9,7 +9,7 @@ from llava_hh.data.coco import load_image_list
 from llava_hh.generation import generate_greedily, load_image
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.models.llava import render
+from llava_hh.models.chat import render
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 

@@ -20,6 +20,7 @@ from llava_hh.attention import attention_modules
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import Mean, Noise, OutputStatistics
+from llava_hh.heads import Head
 
 D_MODEL = N_HEADS * D_HEAD
 CASES = [llava_case, padded_llava_case, mllama_case, chameleon_case]
@@ -92,6 +93,17 @@ def test_max_rows_does_not_change_the_answer(kind, max_rows):
     settings = {"modules": True, "replacement": kind(statistics), "sample_id": 5}
     whole = ablate_every_head(*sample, **settings)
     assert_same(ablate_every_head(*sample, **settings, max_rows=max_rows), whole, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [Mean, Noise])
+def test_some_heads_alone(kind):
+    model, inputs, positions = llava_case()
+    replacement = kind(random_statistics(4))
+    how = {"replacement": replacement, "sample_id": 3}
+    whole = ablate_every_head(model, inputs, positions, [9, 8, 7], **how).heads
+    some = ablate_every_head(model, inputs, positions, [9, 8, 7], heads=[Head(2, 3), Head(2, 1)], **how).heads
+    assert torch.allclose(some[:, 2, [1, 3]], whole[:, 2, [1, 3]], atol=1e-5)
+    assert (~some.isnan()).sum() == 3 * 2
 
 
 def test_noise_is_the_same_whatever_else_is_ablated_and_changes_with_seed_and_sample():

@@ -43,7 +43,7 @@ class TinyBatch:
         return self.inputs["attention_mask"].bool()
 
 
-def _text_settings(n_kv: int) -> dict:
+def text_settings(n_kv: int) -> dict:
     return {
         "vocab_size": VOCABULARY,
         "hidden_size": N_HEADS * D_HEAD,
@@ -73,7 +73,7 @@ def tiny_llava(n_kv: int = N_HEADS, seed: int = 0) -> LlavaForConditionalGenerat
     )
     config = LlavaConfig(
         vision_config=vision,
-        text_config=LlamaConfig(**_text_settings(n_kv)),
+        text_config=LlamaConfig(**text_settings(n_kv)),
         image_token_id=IMAGE_TOKEN,
         image_seq_length=IMAGE_LENGTH,
         vision_feature_layer=-1,
@@ -84,19 +84,19 @@ def tiny_llava(n_kv: int = N_HEADS, seed: int = 0) -> LlavaForConditionalGenerat
 def tiny_llama(n_kv: int = N_HEADS, seed: int = 0) -> LlamaForCausalLM:
     """The same language model without an image part."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**_text_settings(n_kv))).eval()
+    return LlamaForCausalLM(LlamaConfig(**text_settings(n_kv))).eval()
 
 
 def tiny_mistral_gqa(sliding_window: int | None = None, seed: int = 0) -> MistralForCausalLM:
     """A grouped-query Mistral, 2 key heads for 4 query heads."""
     torch.manual_seed(seed)
-    return MistralForCausalLM(MistralConfig(**_text_settings(2), head_dim=D_HEAD, sliding_window=sliding_window)).eval()
+    return MistralForCausalLM(MistralConfig(**text_settings(2), head_dim=D_HEAD, sliding_window=sliding_window)).eval()
 
 
-def tiny_chameleon(seed: int = 0) -> ChameleonForConditionalGeneration:
+def tiny_chameleon(swin_norm: bool = False, seed: int = 0) -> ChameleonForConditionalGeneration:
     """Early fusion: one configuration for all but the image tokenizer, whose codes are tokens 121-126."""
     torch.manual_seed(seed)
-    settings = _text_settings(2) | {"vocabulary_map": {"<image>": IMAGE_TOKEN}}
+    settings = text_settings(2) | {"vocabulary_map": {"<image>": IMAGE_TOKEN}, "swin_norm": swin_norm}
     settings["vocabulary_map"] |= {f"IMGIMG{letter}Z": 121 + i for i, letter in enumerate("ABCDEF")}
     tokenizer = {"embed_dim": 8, "num_embeddings": 6, "latent_channels": 8, "resolution": SIDE, "base_channels": 32}
     tokenizer |= {"channel_multiplier": [1], "num_res_blocks": 1, "attn_resolutions": []}
@@ -119,7 +119,7 @@ def tiny_mllama(seed: int = 0) -> tuple[MllamaForConditionalGeneration, dict[str
         "max_num_tiles": 2,
         "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
     }
-    text = _text_settings(2) | {"num_hidden_layers": 3, "cross_attention_layers": [1], "eos_token_id": 2}
+    text = text_settings(2) | {"num_hidden_layers": 3, "cross_attention_layers": [1], "eos_token_id": 2}
     text["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
     config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN)
     model = MllamaForConditionalGeneration(config).eval()

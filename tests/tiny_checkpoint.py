@@ -24,8 +24,8 @@ SINGLE_WORDS = [category for category in CATEGORIES if " " not in category]
 N_WORDS = len(WORDS) + 2 * len(SINGLE_WORDS)
 
 
-def word_tokenizer(special: list[str], end: str) -> PreTrainedTokenizerFast:
-    """A token per word, 128 in all; `special` ones stand at 120 and before."""
+def word_tokenizer(special: list[str], end: str, named: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """A token per word, 128 in all; `special` ones stand at 120 and before, some under a name of their own."""
     vocabulary = WORDS + SINGLE_WORDS + [f"{word}s" for word in SINGLE_WORDS]
     vocabulary += [f"<extra{place}>" for place in range(N_WORDS, 128)]
     for place, token in enumerate(reversed(special)):
@@ -39,6 +39,7 @@ def word_tokenizer(special: list[str], end: str) -> PreTrainedTokenizerFast:
         eos_token=end,
         unk_token="<unk>",
         additional_special_tokens=special,
+        model_specific_special_tokens=named,
         padding_side="left",
     )
 

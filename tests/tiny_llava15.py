@@ -31,9 +31,9 @@ TEMPLATE = (
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
-def llama_tokenizer() -> LlamaTokenizer:
+def llama_tokenizer(prompt_pieces: list[str]) -> LlamaTokenizer:
     """BPE over bytes and a few characters; every piece is spelled by merges from its left end."""
-    pieces = [piece for piece in dict.fromkeys(BEFORE + AFTER) if not piece.startswith("<")]
+    pieces = [piece for piece in dict.fromkeys(prompt_pieces) if not piece.startswith("<")]
     pieces += [f"▁{word}" for word in OBJECTS]
     pieces.sort(key=lambda piece: not piece.startswith("▁"))  # inside a word, the word's own merges come first
     chains = dict.fromkeys((piece[:end], piece[end]) for piece in pieces for end in range(1, len(piece)))
@@ -41,7 +41,12 @@ def llama_tokenizer() -> LlamaTokenizer:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *characters]
     tokens += [first + second for first, second in chains]
     vocabulary = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
-    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=list(chains), add_bos_token=True)
+    return LlamaTokenizer(vocab=vocabulary, merges=list(chains), add_bos_token=True)
+
+
+def llava_tokenizer() -> LlamaTokenizer:
+    """The tokenizer of the vicuna_v1 prompt with llava-hf's tokens."""
+    tokenizer = llama_tokenizer(BEFORE + AFTER)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tokenizer.add_special_tokens({"pad_token": "<pad>"})  # after <image>, as in llava-hf's
     return tokenizer
@@ -49,7 +54,7 @@ def llama_tokenizer() -> LlamaTokenizer:
 
 def save_tiny_llava15(folder: Path, side: int = 28) -> None:
     """About 100k parameters; greedy captions are strings of objects. An image is (side / 14)^2 tokens."""
-    tokenizer = llama_tokenizer()
+    tokenizer = llava_tokenizer()
     processor = LlavaProcessor(
         CLIPImageProcessorPil(
             size={"shortest_edge": side},

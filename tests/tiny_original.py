@@ -19,7 +19,9 @@ from transformers import (
 )
 
 CLIP = "clip-vit-tiny-patch14-28"
-N_WORDS = len(llama_tokenizer()) - 2  # without <image> and <pad>
+LLAMA = llama_tokenizer(BEFORE + AFTER)
+TOKENS = LLAMA.convert_ids_to_tokens(range(len(LLAMA)))
+N_WORDS = len(TOKENS)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # kinds of pieces
 CHATML = ["<|im_start|>", "<|im_end|>"]
 
@@ -158,7 +160,7 @@ def write_llava15(
     (folder / "config.json").write_text(json.dumps(original_fields(model.config, N_WORDS, **fields)))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}))
     (folder / "tokenizer_config.json").write_text(json.dumps(VICUNA_TOKENIZER))
-    save_tokenizer_model(folder, llama_tokenizer().convert_ids_to_tokens(list(range(N_WORDS))))
+    save_tokenizer_model(folder, TOKENS)
     return folder
 
 

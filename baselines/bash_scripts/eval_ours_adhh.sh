@@ -13,5 +13,6 @@ launch baselines.evaluate \
     --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
     --top-k "$top_k" --threshold "$threshold" \
-    --limit "$baseline_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$baseline_batch_size" \
+    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$baseline_batch_size" \
     --out "$out" --summary "$out/summary_adhh.json" "$@"

@@ -17,5 +17,5 @@ done
 launch baselines.evaluate \
     --methods greedy tfhh --tfhh-model $tuned \
     --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
-    --limit "$baseline_images" --seed "$sample_seed" --max-new-tokens "$max_new_tokens" \
+    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$sample_seed" --max-new-tokens "$max_new_tokens" \
     --batch-size "$baseline_batch_size" --out "$out" --summary "$out/summary_tfhh.json" "$@"

@@ -6,6 +6,10 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
+if [ -z "$training_checkpoints" ]; then
+    echo "error: PROFILE=$PROFILE has no checkpoints of a tuning (its training_checkpoints is empty)" >&2
+    exit 2
+fi
 split=train2014
 num_captions=100
 top_k=3

@@ -27,6 +27,10 @@ reweight_images=500
 reweight_top_k=20
 reweight_draws=5
 paper_values=yes
+# newer_models
+removal_top_k=10
+removal_adhh=yes
+removal_images=500
 # TF-HH
 instruct_path=dataset/llava_v1_5_mix665k.json
 instruct_images=dataset
@@ -43,3 +47,5 @@ finetune_report_images=500
 baseline_images=500
 slow_baseline_images=500  # of OPERA and HALC
 baseline_batch_size=8
+halc_detector=checkpoints/grounding-dino-tiny
+halc_scorer=checkpoints/blip-itm-base-coco

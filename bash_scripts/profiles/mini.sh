@@ -26,6 +26,10 @@ reweight_images=40
 reweight_top_k=5
 reweight_draws=2
 paper_values=
+# newer_models
+removal_top_k=10
+removal_adhh=yes
+removal_images=60
 # TF-HH; coefficient, rate and steps: tried on train2014
 instruct_path=$coco_path/instruct_tune.json
 instruct_images=$coco_path
@@ -42,3 +46,5 @@ finetune_report_images=100
 baseline_images=60
 slow_baseline_images=30  # of OPERA and HALC
 baseline_batch_size=10
+halc_detector=mini  # its own vision tower
+halc_scorer=mini

@@ -3,19 +3,23 @@
 import argparse
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
+from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.generation import load_image
+from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.runs import Run, read_json
 
@@ -57,6 +61,12 @@ def digest(entries: list[dict]) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
+def join_arrays(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Named arrays of several parts, all with the same names, joined along dimension 0."""
+    parts = list(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 @dataclass(frozen=True)
 class CaptionAttribution:
     """How captions are attributed: by which model, with which target rule, in how much memory."""
@@ -80,8 +90,14 @@ class CaptionAttribution:
         batch = self.lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
         return targets, [batch.response_start[0] + target.index - 1 for target in targets], batch
 
-    def measure(self, entry: dict, replacement: Replacement) -> tuple[list[Target], Ablated]:
-        """Targets of one caption and their log-probabilities, clean and with each head and module replaced."""
+    def measure(
+        self, entry: dict, replacement: Replacement, heads: list[Head] | None = None
+    ) -> tuple[list[Target], Ablated]:
+        """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
+
+        Args:
+            heads: these alone, and no modules.
+        """
         targets, positions, batch = self.prepare(entry)
         return targets, ablate_every_head(
             self.lvlm.model,
@@ -89,7 +105,8 @@ class CaptionAttribution:
             positions,
             [target.token_id for target in targets],
             max_rows=self.max_rows,
-            modules=True,
+            heads=heads,
+            modules=heads is None,
             replacement=replacement,
             sample_id=entry["image_id"],
         )
@@ -104,18 +121,54 @@ class CaptionAttribution:
             run.finish_block(number, block, [], add_sums(recorded))
         return statistics_of(run.finished_arrays())
 
-    def run_blocks(self, entries: list[dict], replacement: Replacement, run: Run, batch_size: int) -> None:
-        """Measure all captions; rows and arrays of every target stay in the run's blocks."""
-        for number, block in run.blocks(entries, batch_size, "attribution"):
+    def run_blocks(
+        self,
+        entries: list[dict],
+        replacement: Replacement,
+        run: Run,
+        batch_size: int,
+        heads: list[Head] | None = None,
+    ) -> None:
+        """Measure all captions; rows and arrays of every target stay in the run's blocks.
+
+        Args:
+            heads: as for `measure`.
+        """
+
+        def log_probs_of(entry: dict) -> tuple[list[Target], dict[str, Tensor]]:
+            targets, ablated = self.measure(entry, replacement, heads)
+            names = ("clean", "heads", *(("mha", "mlp") if heads is None else ()))
+            return targets, {name: getattr(ablated, name) for name in names}
+
+        self._keep_blocks(entries, run, batch_size, "attribution", log_probs_of)
+
+    def estimate_blocks(self, entries: list[dict], run: Run, batch_size: int) -> None:
+        """Estimate the effect of every head on all captions, as `run_blocks`: arrays `clean` and `drops`."""
+
+        def estimates_of(entry: dict) -> tuple[list[Target], dict[str, Tensor]]:
+            targets, positions, batch = self.prepare(entry)
+            token_ids = [target.token_id for target in targets]
+            clean, drops = estimate_every_head(self.lvlm.model, batch.inputs, positions, token_ids)
+            return targets, {"clean": clean, "drops": drops}
+
+        self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
+
+    def _keep_blocks(
+        self,
+        entries: list[dict],
+        run: Run,
+        batch_size: int,
+        label: str,
+        tensors_of: Callable[[dict], tuple[list[Target], dict[str, Tensor]]],
+    ) -> None:
+        """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
+        for number, block in run.blocks(entries, batch_size, label):
             rows, found = [], []
             for entry in block:
-                targets, ablated = self.measure(entry, replacement)
+                targets, tensors = tensors_of(entry)
                 rows += [{"image_id": entry["image_id"], **target.row()} for target in targets]
-                found.append(ablated)
-            arrays = {
-                name: np.concatenate([getattr(each, name).numpy() for each in found])
-                for name in ("clean", "heads", "mha", "mlp")
-            }
+                found.append(tensors)
+            arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
             for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
                 row["clean_log_prob"] = log_prob
             run.finish_block(number, block, rows, arrays)
@@ -124,39 +177,55 @@ class CaptionAttribution:
 def summarise(rows: list[dict], log_probs: dict[str, np.ndarray], read_out: str, list_length: int) -> dict:
     """Head lists, scores with intervals and stability of measured targets, JSON-ready.
 
+    Where some heads were not measured at all targets, their scores are None, and what is said of all heads is left out:
+    the list of weakest heads and the stability of the list.
+
     Args:
         rows: of each target, its `image_id` and whether it is `hallucinated`.
-        log_probs: `clean` (target,), `heads` (target, layer, head), `mha` and `mlp` (target, layer).
+        log_probs: `clean` (target,), `heads` (target, layer, head), NaN where it was not measured, and maybe `mha` and
+            `mlp` (target, layer).
     Raises:
         ValueError: no hallucinated or no true word.
     """
     hallucinated = np.array([row["hallucinated"] for row in rows], dtype=bool)
     image_ids = np.array([row["image_id"] for row in rows])
 
-    def scores(kind: str) -> tuple[np.ndarray, np.ndarray, dict]:
-        influences = influence(log_probs["clean"], log_probs[kind], read_out)
+    def scores(kind: str, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
+        influences = influence(log_probs["clean"], log_probs[kind][:, measured], read_out)  # target measured
         contrast = contrastive_influence(influences, hallucinated)
         low, high = bootstrap_interval(influences, hallucinated, image_ids)
+
+        def placed(values: np.ndarray) -> list:
+            whole = np.full(measured.shape, None, dtype=object)
+            whole[measured] = values.tolist()
+            return whole.tolist()
+
         return (
             influences,
             contrast,
             {
-                "contrastive_influence": contrast.tolist(),
-                "interval": {"low": low.tolist(), "high": high.tolist()},
-                "influence_hallucinated": influences[hallucinated].mean(0, dtype=np.float64).tolist(),
-                "influence_non_hallucinated": influences[~hallucinated].mean(0, dtype=np.float64).tolist(),
+                "contrastive_influence": placed(contrast),
+                "interval": {"low": placed(low), "high": placed(high)},
+                "influence_hallucinated": placed(influences[hallucinated].mean(0, dtype=np.float64)),
+                "influence_non_hallucinated": placed(influences[~hallucinated].mean(0, dtype=np.float64)),
             },
         )
 
-    influences, contrast, of_heads = scores("heads")
-    best, worst = rank_heads(contrast, list_length)
-    ks = [k for k in OVERLAP_AT if k < contrast.size]
+    measured = ~np.isnan(log_probs["heads"]).any(0)  # layer head
+    names = np.argwhere(measured).tolist()
+    influences, contrast, of_heads = scores("heads", measured)
+    best, worst = ([names[place.head] for place in own] for own in rank_heads(contrast[None], list_length))
+    result = {"hal_heads": best, **of_heads}
+    if measured.all():
+        ks = [k for k in OVERLAP_AT if k < contrast.size]
+        overlap = half_overlap(influences[:, None], hallucinated, image_ids, ks)
+        result |= {"non_hal_heads": worst, "stability": {"half_overlap": overlap}}
+    kinds = [kind for kind in ("mha", "mlp") if kind in log_probs]
+    if kinds:
+        everywhere = np.ones(len(measured), dtype=bool)
+        result["modules"] = {kind: scores(kind, everywhere)[2] for kind in kinds}
     return {
-        "hal_heads": [list(head) for head in best],
-        "non_hal_heads": [list(head) for head in worst],
-        **of_heads,
-        "stability": {"half_overlap": half_overlap(influences, hallucinated, image_ids, ks)},
-        "modules": {kind: scores(kind)[2] for kind in ("mha", "mlp")},
+        **result,
         "read_out": read_out,
         "n_hallucinated_tokens": int(hallucinated.sum()),
         "n_non_hallucinated_tokens": int((~hallucinated).sum()),

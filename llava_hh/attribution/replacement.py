@@ -1,6 +1,6 @@
 """What stands in for the output of a head or a module when it is ablated: nothing, its mean, or itself with noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,15 +103,17 @@ class Copies:
     """The rows that join a sweep in every layer of `layers`: per target one for each head, and for MHA and MLP each."""
 
     layers: range
+    heads: Mapping[int, Sequence[int]]  # which heads are replaced, by layer
     positions: tuple[int, ...]  # of the targets
-    n_heads: int
     modules: bool
     replacement: Replacement
     sample_id: int | None
 
-    @property
-    def per_target(self) -> int:
-        return self.n_heads + 2 * self.modules
+    def per_target(self, layer: int) -> int:
+        """How many rows of one target join in this layer."""
+        if layer not in self.layers:
+            return 0
+        return len(self.heads.get(layer, ())) + 2 * self.modules
 
     def write(self, kind: str, layer: int, output: Tensor) -> None:
         """Replace what each copy is to lose, in place.
@@ -119,13 +121,15 @@ class Copies:
         Args:
             output: of all rows, the layer's copies last: (row, head, d_head) for heads, (row, d_model) for a module.
         """
-        n_rows = len(self.positions) * self.per_target
-        copies = output[-n_rows:].unflatten(0, (-1, self.per_target))  # target copy ...
-        if kind == "heads":  # copy h loses head h
-            chosen = copies[:, : self.n_heads].diagonal(dim1=1, dim2=2).transpose(1, 2)  # target head d_head
+        per_target, place = self.per_target(layer), Place(kind, layer, self.positions, self.sample_id)
+        copies = output[-len(self.positions) * per_target :].unflatten(0, (-1, per_target))  # target copy ...
+        if kind == "heads":  # copy i loses the i-th of the heads; so far all copies of a target are alike
+            heads = list(self.heads.get(layer, ()))
+            replaced = copies[:, 0].clone()  # target head d_head
+            self.replacement.write(replaced, place)
+            copies[:, range(len(heads)), heads] = replaced[:, heads]
         else:
-            chosen = copies[:, self.n_heads - 1 + KINDS.index(kind)]  # target d_model
-        self.replacement.write(chosen, Place(kind, layer, self.positions, self.sample_id))
+            self.replacement.write(copies[:, KINDS.index(kind) - len(KINDS)], place)  # target d_model
 
 
 def check_replacement(

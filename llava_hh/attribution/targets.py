@@ -30,7 +30,7 @@ def find_targets(
     lengths of decoded prefixes.
 
     Args:
-        caption: the text that was scored: what `token_ids` decode to, without outer blanks, or the beginning of it.
+        caption: the text that was scored: what `token_ids` decode to, or a part of it.
         mentions: the scored mentions, as in a result file: `word`, `node`, `start` (character of `caption`),
             `hallucinated`.
     Raises:
@@ -39,13 +39,13 @@ def find_targets(
     Differs: see `find_released_targets`.
     """
     text = tokenizer.decode(token_ids, skip_special_tokens=True)
-    blanks = len(text) - len(text.lstrip())
-    if not text[blanks:].startswith(caption):
+    start = text.find(caption)
+    if start < 0:
         raise ValueError(f"token_ids spell {text.strip()[:60]!r}, not the caption {caption[:60]!r}: of another model?")
     ends = [len(tokenizer.decode(token_ids[: n + 1], skip_special_tokens=True)) for n in range(len(token_ids))]
     targets = []
     for mention in mentions:
-        index = next(place for place, end in enumerate(ends) if end > blanks + mention["start"])
+        index = next(place for place, end in enumerate(ends) if end > start + mention["start"])
         targets.append(_target(index, token_ids, mention))
     return targets
 

@@ -11,7 +11,6 @@ MAX_LOGITS = 3 * 2**22  # logits that exist at the same time: 50 MB in float32
 CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole vocabulary is slower by a third
 
 
-@torch.no_grad()
 def target_log_probs(
     model: PreTrainedModel, layers: Sequence[nn.Module], return_tuples: bool, hidden: Tensor, target_ids: Tensor
 ) -> Tensor:
@@ -57,8 +56,9 @@ def _standing_in(modules: Iterable[nn.Module], forward: Callable) -> Iterator[No
 
 @contextmanager
 def _head_in_blocks(head: nn.Module | None) -> Iterator[None]:
-    """Let a plain linear vocabulary head on a CPU multiply CPU_BLOCK words at a time; the same sums."""
-    if type(head) is not nn.Linear or head.bias is not None or head.weight.device.type != "cpu":
+    """Let a plain linear vocabulary head on a CPU multiply CPU_BLOCK words at a time; the same sums, no gradients."""
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.device.type == "cpu"
+    if not plain or torch.is_grad_enabled():
         yield
         return
 

@@ -10,6 +10,7 @@ from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure
 from llava_hh.runs import read_json
 
 N_STRONGEST = 10
+NOT_MEASURED = "0.85"  # grey
 READ_OUT_LABELS = {
     "probability": "drop of p(word)",
     "absolute": "absolute change of p(word)",
@@ -24,7 +25,7 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     intervals are not corrected for that.
     """
     result = read_json(attribution)
-    contrast = np.array(result["contrastive_influence"])  # layer head
+    contrast = np.array(result["contrastive_influence"], dtype=float)  # layer head, NaN where it was not measured
     strongest = [tuple(head) for head in result["hal_heads"][:N_STRONGEST]]
     label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
 
@@ -42,7 +43,7 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     bar = figure.colorbar(image, ax=left, aspect=30)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    intervals = np.array([result["interval"]["low"], result["interval"]["high"]])  # end layer head
+    intervals = np.array([result["interval"]["low"], result["interval"]["high"]], dtype=float)  # end layer head
     _draw_strongest(right, contrast, intervals, strongest)
     right.set_xlabel(label, fontsize=8)
 
@@ -55,7 +56,7 @@ def draw_head_map(attribution: Path, out: Path) -> None:
 
 
 def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], font: float) -> AxesImage:
-    limit = np.abs(contrast).max() or 1.0
+    limit = np.nanmax(np.abs(contrast)) or 1.0
     image = axis.imshow(contrast, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     for rank, (layer, head) in enumerate(strongest, start=1):
         # black is not readable on the dark end of the colours
@@ -66,7 +67,9 @@ def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]]
     axis.tick_params(labelsize=8)
     axis.set_xlabel("head")
     axis.set_ylabel("layer")
-    axis.set_title("all heads; numbers are ranks", fontsize=8)
+    axis.set_facecolor(NOT_MEASURED)
+    scope = "grey: not measured" if np.isnan(contrast).any() else "all heads"
+    axis.set_title(f"{scope}; numbers are ranks", fontsize=8)
     return image
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention import attends_to_image_alone, attention_modules
 from llava_hh.heads import Head, by_layer, check_heads
 
 
@@ -67,8 +67,8 @@ def tune_head_rows(model: PreTrainedModel, heads: Iterable[tuple[int, int]], voc
     Returns: the trained parts by the name of the layer that they stand for.
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: no heads; an attention without q_proj and k_proj; `vocabulary` on a model that ties it to the
-            embeddings, which would move as well.
+        ValueError: no heads; a head that attends to the image alone (Mllama's cross-attention); an attention without
+            q_proj and k_proj; `vocabulary` on a model that ties it to the embeddings, which would move as well.
     Source: the paper's targeted fine-tuning (TF-HH).
     """
     heads = list(heads)
@@ -91,6 +91,8 @@ def tune_head_rows(model: PreTrainedModel, heads: Iterable[tuple[int, int]], voc
 
     for layer, chosen in by_layer(heads).items():
         module = modules[layer]
+        if attends_to_image_alone(module):
+            raise ValueError(f"{Head(layer, chosen[0])} attends to the image alone: it has no text to be weaned from")
         if not all(isinstance(getattr(module, child, None), nn.Linear) for child in ("q_proj", "k_proj")):
             raise ValueError(f"{type(module).__name__} has no linear q_proj and k_proj to take rows of")
         d_head = module.head_dim

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from llava_hh.models.chat import load_whole
 from llava_hh.models.original import load_original, open_original
 from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
-from llava_hh.models.weight_files import refuse_wrong_weights
 
 
 def model_type_of(path: Path) -> str | None:
@@ -40,21 +39,8 @@ def load_checkpoint(
     """The model and its processor; `options` are those of from_pretrained (dtype, device_map).
 
     Raises:
-        OSError: files that are not there.
-        ValueError: weights that are missing, left over or of another shape, or a damaged file; one line.
+        OSError, ValueError: as `open_original` and `load_whole`.
     """
     if is_original(read_fields(path)):
         return load_original(path, **options)
-    try:
-        model, report = model_class.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{path}: a weight file is damaged or cut off ({error})") from None
-    shapes = [
-        f"{name} ({tuple(found)}, the model needs {tuple(needed)})"
-        for name, found, needed in sorted(report["mismatched_keys"])
-    ]
-    missing, left_over = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    refuse_wrong_weights(path, {"missing": missing, "left over": left_over, "of another shape": shapes})
-    return model, AutoProcessor.from_pretrained(path)
+    return load_whole(model_class, path, **options), AutoProcessor.from_pretrained(path)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
 from llava_hh.models.checkpoint import load_checkpoint
 
 VICUNA_SYSTEM = (
@@ -22,8 +22,8 @@ VICUNA_SYSTEM = (
 )
 
 
-class Llava:
-    """One class for both kinds; `load` decides once which it is. Image positions by the image token id."""
+class Llava(ChatFamily):
+    """One class for both kinds; `load` decides once which it is."""
 
     speaks_vicuna: bool
 
@@ -45,107 +45,27 @@ class Llava:
     def encode(
         self, processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
     ) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """Token ids of each row, with the image's expanded, and the other inputs of the model.
-
-        Raises:
-            ValueError: a question that holds the image token itself.
-        """
-        for question in questions:
-            if processor.image_token in question:
-                raise ValueError(
-                    f"the prompt {question!r} holds {processor.image_token}; the image is put there for you"
-                )
-        if self.speaks_vicuna:
-            rows, encoded = _encode_llava15(processor, images, questions)
-        else:
-            texts = [
-                render(processor, question, image is not None)
-                for image, question in zip(images, questions, strict=True)
-            ]
-            encoded = processor(images=[image for image in images if image is not None] or None, text=texts)
-            rows = [list(ids) for ids in encoded["input_ids"]]
-        if "pixel_values" not in encoded:
-            return rows, {}
-        return rows, {"pixel_values": torch.stack([torch.as_tensor(image) for image in encoded["pixel_values"]])}
+        """As `ChatFamily.encode`; LLaVA-1.5's text is tokenised in two parts."""
+        if not self.speaks_vicuna:
+            return super().encode(processor, images, questions)
+        refuse_image_token(processor, questions)
+        return _encode_llava15(processor, images, questions)
 
     def answer_parts(
         self, processor: LlavaProcessor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]:
-        """What follows the first question in a conversation: token ids, and whether they belong to an answer.
-
-        An answer ends with the first of `ends` (its end token) that the format puts after it.
-
-        Raises:
-            ValueError: a chat template that does not repeat what was said, or ends no answer.
-        """
+        """As `ChatFamily.answer_parts`; LLaVA-1.5 ends an answer with the end-of-sequence token, without a blank."""
+        if not self.speaks_vicuna:
+            return super().answer_parts(processor, turns, with_image, ends)
         tokenizer = processor.tokenizer
 
-        def ids_of(text: str) -> list[int]:
-            return list(tokenizer(text, add_special_tokens=False).input_ids)
+        def closing(place: int) -> list[int]:
+            if place == len(turns) - 1:
+                return [tokenizer.eos_token_id]
+            asked = f"USER: {turns[place + 1][0]} ASSISTANT:"
+            return [tokenizer.eos_token_id, *tokenizer(asked, add_special_tokens=False).input_ids]
 
-        parts: list[tuple[list[int], bool]] = []
-        for place, (_, answer) in enumerate(turns):
-            is_last = place == len(turns) - 1
-            if self.speaks_vicuna:
-                closing = [tokenizer.eos_token_id]
-                if not is_last:
-                    closing += ids_of(f"USER: {turns[place + 1][0]} ASSISTANT:")
-            else:
-                closing = ids_of(text_after_answer(processor, turns, place, with_image))
-            end = next((i for i, token in enumerate(closing) if token in ends), None)
-            if end is None:
-                raise ValueError(f"the chat template of {tokenizer.name_or_path} puts no end token after an answer")
-            parts.append((ids_of(answer) + closing[: end + 1], True))
-            if not is_last:
-                parts.append((closing[end + 1 :], False))
-        return parts
-
-    def decoder_layers(self, model: LlavaForConditionalGeneration) -> torch.nn.ModuleList:
-        return model.model.language_model.layers
-
-    def image_token_ids(self, model: LlavaForConditionalGeneration) -> list[int]:
-        return [model.config.image_token_id]
-
-
-def render(processor: LlavaProcessor, question: str, with_image: bool) -> str:
-    """The text of a one-turn conversation by the checkpoint's own chat template.
-
-    Raises:
-        ValueError: a template that fails, or that does not show the image once.
-    """
-    content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
-    template = f"the chat template of {processor.tokenizer.name_or_path}"
-    try:
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    except (TemplateError, TypeError) as error:  # written for text alone, it adds a string to the list of parts
-        raise ValueError(f"{template} fails on a question{' with an image' * with_image}: {error}") from None
-    shown = text.count(processor.image_token)
-    if shown != with_image:
-        raise ValueError(f"{template} writes {processor.image_token} {shown} times; expected {int(with_image)}")
-    return text
-
-
-def text_after_answer(processor: LlavaProcessor, turns: Sequence[tuple[str, str]], place: int, with_image: bool) -> str:
-    """What the checkpoint's chat template writes between answer `place` and the next one, or behind the last.
-
-    Raises:
-        ValueError: the template does not repeat the conversation word for word.
-    """
-    messages = []
-    for number, (question, answer) in enumerate(turns[: place + 2]):
-        content = [{"type": "image"}] * (with_image and number == 0) + [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": content})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    answered = 2 * place + 2
-    before = processor.apply_chat_template(messages[: answered - 1], add_generation_prompt=True)
-    is_last = place == len(turns) - 1
-    whole = processor.apply_chat_template(
-        messages[:answered] if is_last else messages[: answered + 1], add_generation_prompt=not is_last
-    )
-    said = before + turns[place][1]
-    if not whole.startswith(said):
-        raise ValueError(f"the chat template of {processor.tokenizer.name_or_path} changes what was answered")
-    return whole[len(said) :]
+        return split_answers(tokenizer, turns, closing, ends)
 
 
 def complete_image_length(processor: LlavaProcessor, config: LlavaConfig) -> None:
@@ -203,13 +123,15 @@ def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
 
 def _encode_llava15(
     processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-) -> tuple[list[list[int]], dict]:
+) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
     """Rows of ids, text before and after the image tokenised on their own as LLaVA does; and the images' pixels."""
     colour = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
     squares = [pad_to_square(image, colour) for image in images if image is not None]
-    encoded = processor(images=squares, text=[processor.image_token] * len(squares)) if squares else {}
+    shown, tensors = [], {}
+    if squares:
+        shown, tensors = encode_texts(processor, squares, [processor.image_token] * len(squares), ["pixel_values"])
     # how many tokens an image takes is the processor's to say
-    lengths = iter([list(ids).count(processor.image_token_id) for ids in encoded.get("input_ids", ())])
+    lengths = iter([ids.count(processor.image_token_id) for ids in shown])
     rows = []
     for image, question in zip(images, questions, strict=True):
         if image is None:
@@ -223,4 +145,4 @@ def _encode_llava15(
                 *processor.tokenizer(after, add_special_tokens=False).input_ids,
             ]
         )
-    return rows, encoded
+    return rows, tensors

@@ -11,15 +11,37 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
+from llava_hh.models.gemma3 import Gemma3
+from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
+from llava_hh.models.llava_onevision import LlavaOnevision
+from llava_hh.models.minigpt4 import MiniGpt4
+from llava_hh.models.mllama import Mllama
+from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
 
 DESCRIBE = "Please describe this image in detail."
-FAMILIES = {"llava": Llava}  # by config.model_type
+FAMILIES = {  # by config.model_type
+    "llava": Llava,
+    "mllama": Mllama,
+    "chameleon": Chameleon,
+    "qwen2_5_vl": Qwen25VL,
+    "qwen3_vl": Qwen3VL,
+    "gemma3": Gemma3,
+    "internvl": InternVL,
+    "llava_onevision": LlavaOnevision,
+    "minigpt4": MiniGpt4,
+}
 
 
 class Family(Protocol):
-    """What a family of models must say; nothing else in the package knows one."""
+    """What a family of models must say; nothing else in the package knows one.
+
+    A family whose answers have to be cut may have `read_answer(text) -> str` as well.
+    One whose forward needs something of every position has `complete(model, inputs) -> inputs` as well, which adds it
+    to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
+    """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
     def encode(
@@ -88,7 +110,7 @@ class Lvlm:
         starts = [len(ids) for ids in rows]
         if responses is not None:
             rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
-        inputs = self._pad(rows, tensors, "left")
+        inputs = self._complete(self._pad(rows, tensors, "left"))
         width = inputs["input_ids"].shape[1]
         return Batch(
             inputs=inputs,
@@ -129,10 +151,17 @@ class Lvlm:
         image_mask = self._image_mask(whole["input_ids"])
         if image_mask[:, width:].any():
             raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
-        inputs = whole | {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
+        cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
+        inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """What generated tokens say, as far as the family's `read_answer` keeps it, without outer blanks."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        read = getattr(self.family, "read_answer", None)
+        return (read(text) if read else text).strip()
 
     def _pad(
         self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
@@ -143,6 +172,10 @@ class Lvlm:
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs
+
+    def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        complete = getattr(self.family, "complete", None)
+        return complete(self.model, inputs) if complete else inputs
 
     def _image_mask(self, input_ids: Tensor) -> Tensor:
         return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))

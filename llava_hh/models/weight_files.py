@@ -1,6 +1,6 @@
 """Weight files of a checkpoint folder, safetensors or torch's .bin: what they hold, read tensor by tensor."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from llava_hh.runs import read_json
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
 PROJECTOR = "mm_projector.bin"
-NAMED_IN_ERRORS = 5
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)  # how a damaged file shows itself
 
 
 class WeightFile:
@@ -43,9 +43,9 @@ class WeightFile:
             if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
                 raise UnpicklingError("expected tensors by name")
             return loaded
-        except (SafetensorError, RuntimeError, UnpicklingError, EOFError, OSError) as error:
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{self.path}: damaged, cut off, or not a file of tensors alone ({what})") from None
+        except UNREADABLE as error:
+            what = f"damaged, cut off, or not a file of tensors alone ({first_line(error)})"
+            raise ValueError(f"{self.path}: {what}") from None
 
     def close(self) -> None:
         """Let go of the mapped pages; the next use opens the file again."""
@@ -111,7 +111,7 @@ def weight_files(folder: Path) -> list[WeightFile]:
     return []
 
 
-def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Sequence[str]]) -> None:
+def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
     """Say in one line which weights do not fit.
 
     Args:
@@ -119,10 +119,16 @@ def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Sequence[str]]) -> No
     Raises:
         ValueError: there are such names.
     """
-    parts = []
-    for what, names in wrong.items():
-        more = len(names) - NAMED_IN_ERRORS
-        shown = ", ".join(names[:NAMED_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
-        parts += [f"{what}: {shown}"] if names else []
+    parts = [f"{what}: {listed(names)}" for what, names in wrong.items() if names]
     if parts:
         raise ValueError(f"{folder}: weights {'; '.join(parts)}")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in order, the first five of them."""
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

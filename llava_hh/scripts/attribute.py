@@ -11,20 +11,20 @@ picture.
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     add_caption_flags,
     digest,
     hallucinating_captions,
+    join_arrays,
     summarise,
 )
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
+from llava_hh.attribution.shortlist import Shortlist, race, screen
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
-from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_tensors
+from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_rows, write_tensors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +53,19 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="targets as in the paper's code: any token whose text equals the first sub-token of a named object",
     )
+    shortlist = parser.add_mutually_exclusive_group()
+    shortlist.add_argument(
+        "--screen",
+        type=int,
+        metavar="N",
+        help="measure only the N heads that a first-order estimate puts first; a heuristic, several times faster",
+    )
+    shortlist.add_argument(
+        "--race",
+        type=int,
+        metavar="K",
+        help="look for the top K only; stop measuring a head once K others are ahead of it, each at 97.5%% confidence",
+    )
     add("--list-length", type=int, default=30, help="heads in each of the two lists")
     add("--max-rows", type=int, default=4096, help="most ablated rows at once; bounds the memory")
     add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
@@ -75,11 +88,14 @@ def chosen_replacement(
 def report(result: dict, out: Path) -> None:
     words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):")
-    low, high = (np.array(result["interval"][end]) for end in ("low", "high"))
     for layer, head in result["hal_heads"][:5]:
         score = result["contrastive_influence"][layer][head]
-        print(f"  L{layer}H{head}  {score:+.4f} ({low[layer, head]:+.4f} to {high[layer, head]:+.4f})")
-    for k, overlap in result["stability"]["half_overlap"].items():
+        low, high = (result["interval"][end][layer][head] for end in ("low", "high"))
+        print(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
+    if "shortlist" in result:
+        kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))
+        print(f"  {kind}: {done:,} exact evaluations instead of {whole:,}, {whole / done:.1f}x fewer")
+    for k, overlap in result.get("stability", {"half_overlap": {}})["half_overlap"].items():
         chance = f"{overlap['chance']:.1%} by chance"
         print(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
     print(f"{out / 'attribution_result.json'}\n{out / 'head_map.png'}")
@@ -99,19 +115,30 @@ def main(argv: list[str] | None = None) -> None:
             "released": args.released,
             "ablation": args.ablation,
         }
+        if chosen := {name: getattr(args, name) for name in ("screen", "race") if getattr(args, name) is not None}:
+            if min(chosen.values()) < 1:
+                raise ValueError(f"--{min(chosen)} {min(chosen.values())}: expected a number of heads, at least 1")
+            settings |= {**chosen, "read_out": args.read_out}
         if args.ablation == "noise":
             settings |= {"noise_scale": args.noise_scale, "noise_seed": args.noise_seed}
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
             replacement = chosen_replacement(args, attribution, entries, settings)
-            attribution.run_blocks(entries, replacement, run, args.batch_size)
-            run.write_rows("targets.jsonl")
+            how = (attribution, entries, replacement, run, settings, args.batch_size, args.read_out)
+            if args.screen:
+                found = screen(*how, args.screen)
+            elif args.race:
+                found = race(*how, args.race)
+            else:
+                attribution.run_blocks(entries, replacement, run, args.batch_size)
+                found = Shortlist(run.finished_rows(), join_arrays(run.finished_arrays()), {})
             if not processes().is_main:
                 return
-            blocks = list(run.finished_arrays())
-            log_probs = {name: np.concatenate([arrays[name] for arrays in blocks]) for name in blocks[0]}
-            write_tensors(args.out / "ablations.safetensors", log_probs)
-            result = summarise(run.finished_rows(), log_probs, args.read_out, args.list_length)
+            write_rows(args.out / "targets.jsonl", found.rows)
+            write_tensors(args.out / "ablations.safetensors", found.log_probs)
+            length = min(args.list_length, args.race or args.screen or args.list_length)
+            result = summarise(found.rows, found.log_probs, args.read_out, length)
+            result |= {"shortlist": found.about} if found.about else {}
             about = {"ablation": args.ablation, "settings": settings, "run": provenance()}
             write_json(args.out / "attribution_result.json", {**result, **about})
             draw_head_map(args.out / "attribution_result.json", args.out / "head_map")

@@ -50,14 +50,21 @@ def main(argv: list[str] | None = None) -> None:
         def switched_off(chosen: list[Head]) -> list[DeactivateText]:
             return [DeactivateText(tuple(chosen), args.threshold)]
 
+        controls = {
+            seed: random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            for seed in range(args.seed, args.seed + args.random_draws)
+        }
+        evaluation.try_out(switched_off(heads), args.out / "adhh")
+        for seed, control in controls.items():
+            evaluation.try_out(switched_off(control), args.out / f"random_{seed}")
         sentences = {
             "greedy": evaluation.run("greedy", [], args.out / "greedy"),
             "adhh": evaluation.run("AD-HH", switched_off(heads), args.out / "adhh"),
         }
-        draws = []
-        for seed in range(args.seed, args.seed + args.random_draws):
-            control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
-            draws.append(evaluation.run(f"random {seed}", switched_off(control), args.out / f"random_{seed}"))
+        draws = [
+            evaluation.run(f"random {seed}", switched_off(control), args.out / f"random_{seed}")
+            for seed, control in controls.items()
+        ]
 
         if processes().is_main:
             report(args, evaluation.settings(switched_off(heads)), sentences, draws)

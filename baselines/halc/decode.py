@@ -1,0 +1,172 @@
+"""HALC's loop: DoLa, and a check of every noun when it is complete."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from baselines.dola import candidate_layers, layer_scores
+from baselines.halc.detector import Detector, load_detector
+from baselines.halc.scorer import Scorer, load_scorer
+from baselines.halc.settings import HalcSettings
+from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
+from baselines.halc.words import added_text, begins_word, checked_word
+from baselines.stepping import Stepper, end_ids
+from llava_hh.generation import DecodeContext
+
+LEAST_TOKENS = 8  # of a caption, before a word may be left out
+MOST_REPETITIONS = 8  # released: how often a token may follow itself
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    image_mask: Tensor,
+    settings: HalcSettings,
+    max_new_tokens: int,
+    context: DecodeContext | None = None,
+) -> list[list[int]]:
+    """Decode by HALC, one row after the other; rows without an image by its base alone.
+
+    A check takes one forward of four rows over prompt and caption, and one over them in a new cache where the word
+    changes.
+
+    Args and Returns: as `llava_hh.generation.Decoder`. Words that were left out count as tokens, so an answer that
+        lacks some is taken for one that ended by itself even where it was cut off.
+    Raises:
+        ValueError: no context, `max_new_tokens` below 1, a candidate layer that the model does not have; as
+            `load_detector` and `load_scorer`.
+        FileNotFoundError: no detector or scorer there.
+    Source: Chen et al., "HALC: Object Hallucination Reduction via Adaptive Focal-Contrast Decoding" (ICML 2024), its
+        code, and the paper's harness: one beam.
+    Differs: parts of speech by TextBlob's tagger, for spaCy's model is not on PyPI; in the clean variant of the word in
+        its caption. Chance is seeded by the sample, and no check reseeds it. A word that was put in place of another is
+        not checked again. Suppressed logits are left as they are; the code writes the mask of one window into others.
+        The code's several beams are not offered.
+    """
+    if context is None or context.encode is None:
+        raise ValueError("HALC needs the images and the way to encode them: pass a context")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    tools = load_detector(settings), load_scorer(settings)
+    return [
+        Caption(model, context, row, settings, *tools).decode(max_new_tokens) for row in range(len(context.prompts))
+    ]
+
+
+@dataclass
+class Caption:
+    """One caption while it is being decoded.
+
+    ids: tokens that the model has before it; `left_out` are the positions of those that the answer lacks.
+    """
+
+    model: PreTrainedModel
+    context: DecodeContext
+    row: int
+    settings: HalcSettings
+    detector: Detector
+    scorer: Scorer
+    ids: list[int] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)
+    word_start: int = 0
+    settled: bool = False  # the word at word_start is not checked
+    repetitions: int = 0
+
+    def __post_init__(self) -> None:
+        self.ends = end_ids(self.model)
+        self.layers = candidate_layers(self.model, self.settings.base)
+        self.image = self.context.images[self.row]
+        self.rng = Random(f"{self.settings.seed} {self.context.sample_ids[self.row]}")
+
+    @property
+    def tokenizer(self):
+        return self.context.processor.tokenizer
+
+    @property
+    def answer(self) -> list[int]:
+        return [token for place, token in enumerate(self.ids) if place not in self.left_out]
+
+    def decode(self, max_new_tokens: int) -> list[int]:
+        """The whole answer; every replaced word starts a new cache."""
+        while not self._extend(max_new_tokens):
+            pass
+        return self.answer
+
+    def _extend(self, max_new_tokens: int) -> bool:
+        """Add tokens until the answer is done (True) or a word was replaced (False)."""
+        stepper = self._stepper([self.image])
+        with stepper.watch(self.layers) as hidden:
+            logits = stepper.step()
+            while len(self.ids) < max_new_tokens:
+                token = int(layer_scores(stepper, hidden, self.layers, logits, self.settings.base).argmax(-1))
+                begins = token in self.ends or begins_word(self._added(token), self.settings.variant)
+                if begins and not self.settled:
+                    replacement = self._check()
+                    if replacement is not None:
+                        del self.ids[self.word_start :]
+                        self.settled = True
+                        return not self._append(replacement)
+                if begins:
+                    self.word_start, self.settled = len(self.ids), False
+                if not self._append(token):
+                    return True
+                logits = stepper.step(torch.tensor([token]))
+        return True
+
+    def _append(self, token: int) -> bool:
+        """Add a token; False if the caption ends with it."""
+        if token in self.ends:
+            return False
+        self.repetitions += bool(self.ids) and token == self.ids[-1]
+        self.ids.append(token)
+        return self.settings.variant == "clean" or self.repetitions <= MOST_REPETITIONS
+
+    def _check(self) -> int | None:
+        """Check the word that ends here: a token to put in its place, or None; it may be left out.
+
+        Where the windows choose the word's own first token, or one that reads as its beginning, the word stays, unless
+        the detector saw nothing.
+        """
+        own = self.ids[self.word_start :]
+        if self.image is None or not own:
+            return None
+        word = self.tokenizer.decode(own, skip_special_tokens=True)
+        caption = self.tokenizer.decode(self.answer, skip_special_tokens=True)
+        name = checked_word(caption, word, self.settings, self.rng)
+        boxes = None if name is None else self.detector.detect(self.image, name)
+        if boxes is None or len(boxes) > self.settings.max_boxes:
+            return None
+        chosen = self._choose(smallest(boxes) if boxes else NOT_DETECTED)
+        if chosen != own[0] and not self._reads_alike(chosen, word):
+            return chosen
+        if not boxes and len(self.ids) >= LEAST_TOKENS:
+            self.left_out |= set(range(self.word_start, len(self.ids)))
+        return None
+
+    def _choose(self, box: tuple[float, float, float, float]) -> int:
+        """The token that the windows propose at the word's place, and that fits the image best."""
+        windows = [crop(self.image, window) for window in windows_around(box, self.settings.expand_ratio)]
+        logits = self._stepper(windows, self.ids[: self.word_start]).step()
+        settings = self.settings
+        proposed = list(dict.fromkeys(contrast_windows(logits, settings.candidates, settings.contrast_weight)))
+        before = [token for place, token in enumerate(self.ids[: self.word_start]) if place not in self.left_out]
+        texts = [self.tokenizer.decode([*before, token], skip_special_tokens=True).strip() for token in proposed]
+        scores = self.scorer.score(self.image, texts)
+        return proposed[max(range(len(proposed)), key=scores.__getitem__)]
+
+    def _reads_alike(self, token: int, word: str) -> bool:
+        piece, word = self.tokenizer.decode([token], skip_special_tokens=True).strip(), word.strip()
+        return bool(piece) and (word.startswith(piece) or piece.startswith(word))
+
+    def _added(self, token: int) -> str:
+        return added_text(self.tokenizer, self.ids, token)
+
+    def _stepper(self, images: list, ids: list[int] | None = None) -> Stepper:
+        """The prompt with each of the images, and the caption so far (or `ids`) behind it, in a cache of its own."""
+        prompts = [self.context.prompts[self.row]] * len(images)
+        answers = [self.ids if ids is None else ids] * len(images)
+        return Stepper(self.model, self.context.encode(images, prompts, answers).inputs)

@@ -1,0 +1,152 @@
+"""newer_models and its profiles end to end on random models; attribution of a model that reads images in layers."""
+
+import importlib
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from test_repository import ROOT, calls_of
+from test_scripts import attribute_flags, caption_flags
+from tiny import tiny_mllama
+from tiny_newer import save_tiny_family
+from torch.testing import assert_close
+
+from llava_hh.generation import generate_greedily, load_image
+from llava_hh.heads import check_heads, load_heads
+from llava_hh.hooks import intervene
+from llava_hh.interventions import ZeroHeads
+from llava_hh.mini.dataset import write_instructions
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import attribute, caption, evaluate_chair, targeted_finetune
+from newer_models import evaluate
+from newer_models.released import remove_as_released
+
+PROFILES = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
+
+
+@pytest.fixture(scope="module")
+def mllama_path(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("newer") / "mllama"
+    save_tiny_family("mllama", folder)
+    return folder
+
+
+@pytest.fixture
+def flags(mllama_path, tiny_coco, tmp_path) -> list[str]:
+    heads = tmp_path / "heads.json"
+    heads.write_text(json.dumps({"hal_heads": [[1, 0], [2, 3], [0, 1]]}))
+    flags = ["--model", mllama_path, "--image-folder", tiny_coco / "val2014", "--heads", heads, "--top-k", 2]
+    flags += ["--annotations", tiny_coco / "annotations", "--limit", 5, "--max-new-tokens", 6, "--batch-size", 3]
+    return [str(flag) for flag in [*flags, "--out", tmp_path / "out", "--random-draws", 1]]
+
+
+@torch.no_grad()
+def test_released_removal_is_in_the_vision_tower():
+    """Two layers of the tiny tower come first, of 16 dimensions; the text decoder's heads are 8 wide."""
+    model, inputs = tiny_mllama()
+    plain = model(**inputs).logits
+    pruned = deepcopy(model)
+    tower = pruned.model.vision_model
+    tower.transformer.layers[0].self_attn.o_proj.weight[:, 8:16] = 0
+    tower.global_transformer.layers[0].self_attn.o_proj.weight[:, :8] = 0
+    with remove_as_released(model, [(0, 1), (1, 0), (1, 3)]):  # the last one is beyond the tower's width
+        released = model(**inputs).logits
+    assert_close(released, pruned(**inputs).logits)
+    assert not torch.equal(released, plain)
+    assert torch.equal(model(**inputs).logits, plain)
+    image_mask = inputs["input_ids"] == model.config.image_token_id
+    with intervene(model, image_mask, [ZeroHeads([(0, 1), (1, 0), (1, 3)])]):
+        assert not torch.allclose(model(**inputs).logits, released)
+
+
+def test_removal_on_mllama_and_what_its_code_removed(flags, tmp_path, capsys):
+    evaluate.main([*flags, "--released"])
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary.keys() == {"greedy", "removal", "removal_released", "random_heads", "settings", "run"}
+    assert "| heads removed, released indexing |" in capsys.readouterr().out
+    texts = {}
+    for name in ("greedy", "removal", "removal_released", "random_42"):
+        rows = (tmp_path / "out" / name / "captions.jsonl").read_text().splitlines()
+        texts[name] = tuple(json.loads(row)["text"] for row in rows)
+    assert len(set(texts.values())) == 4
+    settings = json.loads((tmp_path / "out/removal_released/run.json").read_text())["settings"]
+    assert settings["removed_as_released"] == [[1, 0], [2, 3]]
+
+
+def test_adhh_of_a_cross_attention_layer_stops_before_captioning(flags, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([*flags, "--threshold", "0.5"])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: DeactivateText cannot act on L1H0: layer 1 attends to the image alone")
+    assert not list((tmp_path / "out").rglob("captions.jsonl"))
+
+
+def test_released_indexing_is_of_mllama_alone(flags, tiny_checkpoint, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([*flags, "--model", str(tiny_checkpoint), "--released"])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: --released is about the indexing of mllama's heads; this model is llava")
+
+
+def test_adhh_beside_removal_on_another_family(flags, tiny_checkpoint, tmp_path):
+    evaluate.main([*flags, "--model", str(tiny_checkpoint), "--threshold", "0.2"])
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert {"removal", "adhh"} < summary.keys() and summary["settings"]["threshold"] == 0.2
+    interventions = json.loads((tmp_path / "out/adhh/run.json").read_text())["settings"]["interventions"]
+    assert [each["kind"] for each in interventions] == ["DeactivateText"]
+
+
+def test_attribution_of_mllama_from_captions_on(mllama_path, tiny_coco, tmp_path):
+    """Cross-attention layers are ranked with the others."""
+    caption.main(caption_flags(mllama_path, tiny_coco, tmp_path))
+    annotations = str(tiny_coco / "annotations")
+    evaluate_chair.main(["--captions", str(tmp_path / "captions.jsonl"), "--annotations", annotations])
+    result = tmp_path / "captions_eval_results.json"
+    attribute.main(attribute_flags(mllama_path, tiny_coco, result, tmp_path / "heads"))
+    found = json.loads((tmp_path / "heads/attribution_result.json").read_text())
+    scores = torch.tensor(found["contrastive_influence"])
+    assert scores.shape == (3, 4) and (scores != 0).all()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("wrapper", ["newer_models/decoding.sh", "bash_scripts/attribute.sh"])
+def test_profiles_of_newer_models(profile, wrapper, tmp_path):
+    asked = set()
+    for module, *given in calls_of(ROOT / wrapper, profile, tmp_path):
+        args = importlib.import_module(module).parser().parse_args(given)
+        asked.add(getattr(args, "prompt", None))
+        if module == "newer_models.evaluate":
+            assert (args.top_k, args.limit) == (10, 500)
+            assert (args.threshold is None) == profile.startswith("llama")
+            published = profile.startswith(("llama", "chameleon"))
+            assert (args.heads.parts[:2] == ("checkpoints", "heads")) == published
+            if published:
+                size = json.loads((ROOT / args.heads).read_text())
+                check_heads(load_heads(ROOT / args.heads, top_k=10), size["n_layers"], size["n_heads"])
+    order = "<image>" if profile.startswith("chameleon") else ""
+    assert f"Please describe this image in detail.{order}" in asked
+
+
+@pytest.mark.parametrize("name", ["mllama", "chameleon", "qwen2_5_vl", "gemma3"])
+def test_finetuning_leaves_a_checkpoint_of_the_family(name, tiny_coco, tmp_path):
+    """Rows of two heads move, of the layers that attend to text; the folder is loaded and answers."""
+    save_tiny_family(name, tmp_path / "model")
+    write_instructions(tiny_coco, "train2014")
+    (tmp_path / "heads.json").write_text(json.dumps({"hal_heads": [[0, 1], [2, 3]]}))
+    flags = ["--model", tmp_path / "model", "--heads", tmp_path / "heads.json", "--top-k", 2, "--no-lm-head"]
+    flags += ["--data", tiny_coco / "instruct_train2014.json", "--image-folder", tiny_coco, "--max-length", 60]
+    flags += ["--steps", 2, "--batch-size", 3, "--learning-rate", 1e-2, "--out", tmp_path / "out"]
+    targeted_finetune.main([str(flag) for flag in flags])
+    before, after = load_lvlm(tmp_path / "model"), load_lvlm(tmp_path / "out/model")
+    image = load_image(next((tiny_coco / "train2014").iterdir()))
+    moved = [
+        own
+        for own, other in zip(before.model.named_parameters(), after.model.parameters(), strict=True)
+        if (own[1] != other).any()
+    ]
+    assert sorted(name.rsplit("layers.")[1] for name, _ in moved) == [
+        f"{layer}.self_attn.{part}.weight" for layer in (0, 2) for part in ("k_proj", "q_proj")
+    ]
+    assert generate_greedily(after, after.encode([image], ["describe"]), 4)[0].token_ids
