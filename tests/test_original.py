@@ -139,6 +139,8 @@ def test_a_bos_unless_the_tokenizer_says_otherwise(published, weights, tmp_path)
     folder = write_llava15(tmp_path / "llava", published.model, weights)
     (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
     without = load_tokenizer(folder)("a dog").input_ids
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert load_tokenizer(folder)("a dog").input_ids == [1, *without]
     (folder / "tokenizer_config.json").unlink()
     assert load_tokenizer(folder)("a dog").input_ids == [1, *without]
 
