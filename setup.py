@@ -14,6 +14,8 @@ setup(
         "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with
         "accelerate>=1.10",  # its launcher for several processes and machines; device_map
         "safetensors>=0.6",  # tensors on disk, without pickle
+        "sentencepiece>=0.2",  # tokenizer.model of original LLaVA checkpoints
+        "protobuf>=5",  # its file format
         "numpy>=2",  # influence tables, bootstrap
         "pillow>=11",  # images
         "pycocoevalcap>=1.2",  # BLEU and CIDEr

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 from PIL import Image
-from tiny_llava15 import llama_tokenizer
+from tiny_llava15 import llava_tokenizer
 from tiny_matchers import save_tiny_blip, save_tiny_clip, save_tiny_dino
 
 from baselines.halc import PRESETS, HalcSettings
@@ -87,7 +87,7 @@ def test_where_words_begin(text, clean, released):
 
 
 def test_added_text_of_llama_pieces():
-    tokenizer = llama_tokenizer()
+    tokenizer = llava_tokenizer()
     ids = tokenizer("a polite user", add_special_tokens=False).input_ids
     added = [added_text(tokenizer, ids[:place], token) for place, token in enumerate(ids)]
     assert "".join(added) == "a polite user"

@@ -1,8 +1,9 @@
 # shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
-# Sourced by the wrappers: LLaVA-1.5-7B in the transformers layout (llava-hf/llava-1.5-7b-hf), COCO 2014 under dataset/coco,
-# nocaps under dataset/nocaps.
+# Sourced by the wrappers: LLaVA-1.5-7B as published (liuhaotian/llava-v1.5-7b), or else in the transformers layout
+# (llava-hf/llava-1.5-7b-hf), COCO 2014 under dataset/coco, nocaps under dataset/nocaps.
 . bash_scripts/python.sh
-model_path=checkpoints/llava-1.5-7b-hf
+model_path=checkpoints/llava-v1.5-7b
+if [ ! -d "$model_path" ] && [ -d checkpoints/llava-1.5-7b-hf ]; then model_path=checkpoints/llava-1.5-7b-hf; fi
 coco_path=dataset/coco
 nocaps_path=dataset/nocaps
 result_path=results/coco/llava-v1.5-7b
@@ -16,7 +17,7 @@ max_new_tokens=128
 batch_size=8
 # the figures of the paper
 base_model=checkpoints/vicuna-7b-v1.5
-reference_model=checkpoints/llava-v1.5-7b-pretrain-hf
+reference_model=checkpoints/llava-v1.5-7b-pretrain
 training_checkpoints=$(for step in 500 1000 1500 2000 2500 3000 3500 4000 4500 5000; do
     echo "checkpoints/llava-v1.5-7b-instruction-tuning/checkpoint-$step"
 done)

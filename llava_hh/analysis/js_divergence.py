@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig
 
 from llava_hh.attribution.captions import CaptionAttribution
 from llava_hh.heads import Head
 from llava_hh.hooks import record
 from llava_hh.metrics.compare import image_weights
+from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.runs import Run, describe_model
+from llava_hh.runs import Run
 
 BLOCK = 4  # captions that a rerun skips together, and that a process takes at once
 RESAMPLES = 2000
@@ -40,13 +40,12 @@ def order_by_step(folders: Sequence[Path]) -> dict[int, Path]:
 
 
 def attention_shape(folder: Path) -> dict:
-    """What two checkpoints must share for their attention to be compared, by config.json alone.
+    """What two checkpoints must share for their attention to be compared, without reading weights.
 
     Raises:
         OSError: no checkpoint there.
     """
-    describe_model(folder)  # its message names the folder
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     text = config.get_text_config()
     vision = getattr(config, "vision_config", None)
     return {

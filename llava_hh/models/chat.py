@@ -11,8 +11,11 @@ from typing import Any, ClassVar
 import torch
 from jinja2 import TemplateError
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from llava_hh.models.weight_files import first_line, refuse_wrong_weights
 
 
 class ChatFamily:
@@ -75,13 +78,23 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
     """The model with all of its weights, which decodes without a repetition penalty.
 
     Raises:
-        ValueError: weights that are missing, of which transformers only warns.
+        ValueError: weights that are missing or of another shape, of which transformers only warns, or a damaged file.
     Differs: Qwen2.5-VL's generation settings ask for a penalty of 1.05, under which a caption is no longer the most
         likely words, and attribution would measure others than those that decided.
     """
-    model, report = model_class.from_pretrained(path, output_loading_info=True, **options)
-    if report["missing_keys"]:
-        raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
+    try:
+        model, report = model_class.from_pretrained(
+            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{path}: a weight file is damaged or cut off ({first_line(error)})") from None
+    shapes = [
+        f"{name} ({tuple(found)}, the model needs {tuple(needed)})" for name, found, needed in report["mismatched_keys"]
+    ]
+    if report["missing_keys"] or shapes:
+        left_over = report["unexpected_keys"]  # harmless alone: parts that transformers' model does without
+        wrong = {"missing": report["missing_keys"], "left over": left_over, "of another shape": shapes}
+        refuse_wrong_weights(path, wrong)
     model.generation_config.repetition_penalty = None
     return model
 

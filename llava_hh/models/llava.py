@@ -1,4 +1,4 @@
-"""LLaVA in the transformers layout: llava-hf/llava-1.5 checkpoints, asked as the paper asks them, and mini.
+"""LLaVA-1.5, original or in the transformers layout (llava-hf/llava-1.5), asked as the paper asks it, and mini.
 
 A checkpoint without a chat template, or with that of llava-hf's LLaVA-1.5, is LLaVA-1.5: it gets its training's prompt
 (vicuna_v1) and square padding. Any other (mini) has its own chat template and image processor, which are used as they
@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_hh.models.chat import ChatFamily, encode_texts, load_whole, refuse_image_token, render, split_answers
+from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
+from llava_hh.models.checkpoint import load_checkpoint
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -30,10 +31,9 @@ class Llava(ChatFamily):
         """The model and its processor, completed where the checkpoint's files are of llava-hf's early ones.
 
         Raises:
-            ValueError: weights that are missing, or a chat template that cannot ask about an image.
+            OSError, ValueError: as `load_checkpoint`; or a chat template that cannot ask about an image.
         """
-        model = load_whole(LlavaForConditionalGeneration, path, **options)
-        processor = AutoProcessor.from_pretrained(path)
+        model, processor = load_checkpoint(LlavaForConditionalGeneration, path, **options)
         if processor.chat_template is None:
             processor.chat_template = processor.tokenizer.chat_template
         complete_image_length(processor, model.config)

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.chameleon import Chameleon
+from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
 from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
@@ -181,19 +182,17 @@ class Lvlm:
 
 
 def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: str | None = None) -> Lvlm:
-    """Load a checkpoint folder in the transformers layout.
+    """Load a checkpoint folder, in the transformers layout or LLaVA's own.
 
     Args:
         dtype: as in transformers; "auto" is the checkpoint's own.
         device_map: as in transformers; None is this process's GPU (the first one without a launcher), else the CPU.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a family that we don't know, or weights that are missing.
+        ValueError: a family that we don't know, or weights that are missing, left over or damaged.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
-    model_type = AutoConfig.from_pretrained(path).model_type
+    model_type = model_type_of(path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]()

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava_hh.models.minigpt4_checkpoint import assemble, listed
+from llava_hh.models.minigpt4_checkpoint import assemble
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
+from llava_hh.models.weight_files import listed
 
 # What stands before and after a question, by the field `prompt` of a checkpoint's config.json. "harness", the default,
 # is what the paper's comparison used: the words of MiniGPT-4 on Vicuna. "official" is MiniGPT-4's own for Llama-2.

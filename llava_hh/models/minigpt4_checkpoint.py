@@ -13,11 +13,9 @@ llama_model.
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -34,9 +32,9 @@ from llava_hh.models.minigpt4_model import (
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
+from llava_hh.models.weight_files import UNREADABLE, first_line, listed
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
-UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)  # how a damaged file shows itself
 VISION, PROJECTOR, LANGUAGE = "model.vision_tower.", "model.llama_proj.", "model.language_model."
 LN_VISION = f"{VISION}post_layernorm."
 # the encoder's parts in LAVIS and in transformers, replaced one after the other
@@ -238,13 +236,3 @@ def our_name(name: str) -> str:
         return name.replace("llama_proj.", PROJECTOR, 1)
     name = name.removeprefix("llama_model.").removeprefix("base_model.model.")  # the latter under PEFT
     return name.replace("model.", LANGUAGE, 1) if name.startswith("model.") else name
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in order, the first five of them."""
-    names = sorted(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,46 @@
+"""A checkpoint folder of either layout, transformers' or LLaVA's own: of what type it is, and loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from llava_hh.models.chat import load_whole
+from llava_hh.models.original import load_original, open_original
+from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
+
+
+def model_type_of(path: Path) -> str | None:
+    """transformers' name for the kind of model in a folder.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: an original LLaVA that has no counterpart in transformers.
+    """
+    fields = read_fields(path)
+    if not is_original(fields):
+        return fields.get("model_type")
+    check_supported(path, fields)
+    return "llava_next" if uses_tiles(fields) else "llava"
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """The configuration in transformers' terms, without reading weights.
+
+    Raises:
+        OSError, ValueError: as `model_type_of` and `open_original`.
+    """
+    return open_original(path).config if is_original(read_fields(path)) else AutoConfig.from_pretrained(path)
+
+
+def load_checkpoint(
+    model_class: type[PreTrainedModel], path: Path, **options: Any
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and its processor; `options` are those of from_pretrained (dtype, device_map).
+
+    Raises:
+        OSError, ValueError: as `open_original` and `load_whole`.
+    """
+    if is_original(read_fields(path)):
+        return load_original(path, **options)
+    return load_whole(model_class, path, **options), AutoProcessor.from_pretrained(path)
