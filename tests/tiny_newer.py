@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     ChameleonImageProcessorPil,
     ChameleonProcessor,
+    CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
@@ -18,6 +19,11 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLProcessor,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionImageProcessorPil,
@@ -142,6 +148,28 @@ def llava_onevision() -> Built:
     return LlavaOnevisionForConditionalGeneration(config), processor
 
 
+def llava_next() -> Built:
+    tokenizer = word_tokenizer(["<image>"], "</s>")
+    pinpoints = [[8, 16], [16, 8], [16, 16]]
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}, image_grid_pinpoints=pinpoints, **NORM
+    )
+    settings = {"patch_size": PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = LlavaNextProcessor(images, tokenizer, chat_template=CHAT, **settings)
+    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 8, "patch_size": PATCH, "projection_dim": 32}
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**vision),
+        text_config=LlamaConfig(**text_config()),
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=4,
+    )
+    model = LlavaNextForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.image_newline)
+    return model, processor
+
+
 def gemma3() -> Built:
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = begun_by_itself(word_tokenizer([*named.values()], "</s>", named))
@@ -193,7 +221,17 @@ def internvl() -> Built:
 
 FAMILIES: dict[str, Callable[[], Built]] = {
     build.__name__: build
-    for build in (qwen2_5_vl, mllama, chameleon, chameleon_swin, llava_onevision, gemma3, internvl, qwen3_vl)
+    for build in (
+        qwen2_5_vl,
+        mllama,
+        chameleon,
+        chameleon_swin,
+        llava_onevision,
+        llava_next,
+        gemma3,
+        internvl,
+        qwen3_vl,
+    )
 }
 
 

@@ -16,6 +16,7 @@ from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
 from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
+from llava_hh.models.llava_next import LlavaNext
 from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
@@ -24,6 +25,7 @@ from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
 DESCRIBE = "Please describe this image in detail."
 FAMILIES = {  # by config.model_type
     "llava": Llava,
+    "llava_next": LlavaNext,
     "mllama": Mllama,
     "chameleon": Chameleon,
     "qwen2_5_vl": Qwen25VL,
