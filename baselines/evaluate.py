@@ -74,7 +74,8 @@ def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
     if "adhh" in args.methods:
         if args.heads is None:
             raise ValueError("--methods adhh needs --heads")
-        read_json(args.heads)
+        if args.heads != Path("published"):
+            read_json(args.heads)
     if ("tfhh" in args.methods) != bool(args.tfhh_model):
         raise ValueError("--methods tfhh and --tfhh-model need each other")
     for path in [args.model, *args.tfhh_model]:

@@ -31,7 +31,7 @@ from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.targets import find_targets
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
-from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.models.lvlm import DESCRIBE, Loading, load_lvlm
 
 REPO = Path(__file__).resolve().parents[1]
 MINI = REPO / "checkpoints" / "mini" / "model"
@@ -71,7 +71,7 @@ def llama_case() -> Case:
 
 def checkpoint_case(path: Path) -> Case:
     """A drawn scene and its caption on a real model; the first object words are the targets."""
-    lvlm, rng = load_lvlm(path, dtype=torch.float32), random.Random(0)
+    lvlm, rng = load_lvlm(path, Loading("float32")), random.Random(0)
     scene = sample_scene(rng, together=1.0)
     while len(scene.shown) < TARGETS:
         scene = sample_scene(rng, together=1.0)

@@ -8,10 +8,10 @@ from pathlib import Path
 from llava_hh.data.coco import sample_images
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images, load_image
-from llava_hh.heads import Head, check_heads, load_heads
+from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
 from llava_hh.runs import begun_run, describe_model, make_folder, processes, read_json, start_run, write_json
 
 RESULT_FILE = "captions_eval_results.json"
@@ -51,7 +51,7 @@ def describe_method(method: Method) -> dict:
 def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The flags that name a head list."""
     add = parser.add_argument
-    add("--heads", type=Path, required=required, help="head list (attribution_result.json)")
+    add("--heads", type=Path, required=required, help="head list (attribution_result.json), or: published")
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
 
 
@@ -66,12 +66,16 @@ def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
 def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
     """The first `top_k` heads of the list that the flags of `add_head_flags` name, for the model of `--model`.
 
+    Where `--heads` says "published", it becomes the file of that list.
+
     Args:
         key: "hal_heads" or "non_hal_heads".
     Raises:
-        ValueError: the list was found on another model, or is no head list.
+        ValueError: the list was found on another model, or is no head list, or none was published for this model.
         IndexError: a head that the model does not have.
     """
+    if args.heads == Path("published"):
+        args.heads = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
     heads = load_heads(args.heads, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
     origin = read_json(args.heads).get("settings", {}).get("model")
@@ -143,6 +147,7 @@ class Evaluation:
             "dtype": str(self.lvlm.model.dtype),
             "device": self.lvlm.model.device.type,
             **describe_method(method),
+            **Loading.from_environment().settings(),
             **self.extra,
             **({} if skip_bad is None else {"skip_bad": skip_bad}),
         }

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+PUBLISHED = Path(__file__).resolve().parents[1] / "checkpoints" / "heads"
+
 
 class Head(NamedTuple):
     """One query head of the language model, zero-based; prints as `L16H29`, and is `[16, 29]` in JSON."""
@@ -58,6 +60,22 @@ def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = Non
     if top_k > len(heads):
         raise ValueError(f"{path}: {key!r} has {len(heads)} heads, {top_k} were asked for")
     return heads[:top_k]
+
+
+def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
+    """The file of the head list that the paper's authors published for a model of this kind and size.
+
+    Raises:
+        ValueError: there is none; names what there is.
+    """
+    lists = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(PUBLISHED.glob("*.json"))}
+    for path, content in lists.items():
+        if [content[name] for name in ("model_type", "n_layers", "n_heads")] == [model_type, n_layers, n_heads]:
+            return path
+    known = ", ".join(path.stem for path in lists)
+    raise ValueError(
+        f"--heads published: none for a {model_type} of {n_layers} layers of {n_heads} heads; there are {known}"
+    )
 
 
 def _parse_head(pair: Any, where: str) -> Head:

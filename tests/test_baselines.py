@@ -13,7 +13,7 @@ from baselines.opera import OperaSettings
 from baselines.pai import PaiSettings
 from baselines.vcd import VcdSettings
 from llava_hh.generation import decode_answers, generate_greedily
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
 
 N_TOKENS = 6
 NAMES = ["greedy", "vcd", "dola", "opera", "pai"]
@@ -33,15 +33,15 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def lvlm(request, checkpoint) -> Lvlm:
-    return load_lvlm(checkpoint, dtype=request.param)
+    return load_lvlm(checkpoint, Loading(request.param))
 
 
 @pytest.fixture(scope="module")
 def exact(checkpoint) -> Lvlm:
     """In fp32, where no two tokens are equally likely."""
-    return load_lvlm(checkpoint, dtype=torch.float32)
+    return load_lvlm(checkpoint, Loading("float32"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_minigpt4 import WIDTH, name_parts, save_tiny_parts
 from transformers import LlamaForCausalLM
 
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
 from llava_hh.runs import describe_model
 
 
@@ -48,7 +48,7 @@ def test_absolute_paths_and_another_type(files, tmp_path):
         vision_tower=str(files / "eva_vit_g.pth"),
         projector=str(files / "projector.pth"),
     )
-    lvlm = load_lvlm(folder, dtype=torch.bfloat16)
+    lvlm = load_lvlm(folder, Loading("bfloat16"))
     assert {weight.dtype for weight in lvlm.model.parameters()} == {torch.bfloat16}
     batch = lvlm.encode([Image.new("RGB", (30, 20))], [DESCRIBE])
     assert lvlm.model(**batch.inputs).logits.isfinite().all()

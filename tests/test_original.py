@@ -32,7 +32,7 @@ from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_of
 from llava_hh.models.llava import vicuna_prompt
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
 from llava_hh.models.original import place
 from llava_hh.models.original_config import load_tokenizer
 from llava_hh.models.weight_files import StoredTensor, WeightFile
@@ -108,7 +108,7 @@ def test_a_projector_on_its_base(published, weights, tmp_path):
 def test_weights_are_cast_to_the_dtype(published, weights, tmp_path):
     folder = write_llava15(tmp_path / "llava", published.model, weights, torch_dtype="bfloat16")
     assert {weight.dtype for weight in load_lvlm(folder).model.parameters()} == {torch.bfloat16}
-    lvlm = load_lvlm(folder, dtype=torch.float64, device_map="auto")
+    lvlm = load_lvlm(folder, Loading("float64", "auto"))
     assert {weight.dtype for weight in lvlm.model.parameters()} == {torch.float64}
     own = lvlm.model.model.language_model.norm.weight
     assert torch.equal(own, published.model.model.language_model.norm.weight.double())

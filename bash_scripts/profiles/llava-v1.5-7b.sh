@@ -1,6 +1,7 @@
 # shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
 # Sourced by the wrappers: LLaVA-1.5-7B as published (liuhaotian/llava-v1.5-7b), or else in the transformers layout
 # (llava-hf/llava-1.5-7b-hf), COCO 2014 under dataset/coco, nocaps under dataset/nocaps.
+# Needs, by estimate (weights in half precision, and a quarter of that to work in): 14 GB of files, 18 GB of GPU memory.
 . bash_scripts/python.sh
 model_path=checkpoints/llava-v1.5-7b
 if [ ! -d "$model_path" ] && [ -d checkpoints/llava-1.5-7b-hf ]; then model_path=checkpoints/llava-1.5-7b-hf; fi

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
@@ -183,22 +183,66 @@ class Lvlm:
         return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))
 
 
-def load_lvlm(path: str | Path, dtype: torch.dtype | str = "auto", device_map: str | None = None) -> Lvlm:
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded; what is None is transformers' default.
+
+    dtype: such as "bfloat16"; None is the checkpoint's own.
+    device_map: "auto" spreads layers over GPUs, memory and disk; None is this process's GPU (the first one without a
+        launcher), else the CPU.
+    bits: 4 or 8, by bitsandbytes; None does not quantize.
+    """
+
+    dtype: str | None = None
+    device_map: str | dict | None = None
+    bits: int | None = None
+
+    @classmethod
+    def from_environment(cls) -> "Loading":
+        """By the environment variables DTYPE, DEVICE_MAP and BITS, which the wrappers' users set.
+
+        Raises:
+            ValueError: a dtype or a number of bits that there is not.
+        """
+        dtype, device_map, bits = (os.environ.get(name) or None for name in ("DTYPE", "DEVICE_MAP", "BITS"))
+        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"DTYPE {dtype!r}: expected a dtype of torch, such as bfloat16")
+        if bits not in (None, "4", "8"):
+            raise ValueError(f"BITS {bits!r}: expected 4 or 8")
+        return cls(dtype, device_map, bits and int(bits))
+
+    def settings(self) -> dict:
+        """What was set, for run.json."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def options(self) -> dict[str, Any]:
+        """As from_pretrained takes them."""
+        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device_map = self.device_map or (own_gpu if torch.cuda.is_available() else "cpu")
+        options: dict[str, Any] = {"dtype": self.dtype or "auto", "device_map": device_map}
+        if self.bits:
+            options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.bits}bit": True})
+        return options
+
+
+def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     """Load a checkpoint folder, in the transformers layout or LLaVA's own.
 
     Args:
-        dtype: as in transformers; "auto" is the checkpoint's own.
-        device_map: as in transformers; None is this process's GPU (the first one without a launcher), else the CPU.
+        loading: None goes by the environment.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a family that we don't know, or weights that are missing, left over or damaged.
+        ValueError: a family that we don't know, weights that are missing, left over or damaged, or a package that
+            quantization needs.
     """
     path = Path(path)
     model_type = model_type_of(path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]()
-    own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device_map = device_map or (own_gpu if torch.cuda.is_available() else "cpu")
-    model, processor = family.load(path, dtype=dtype, device_map=device_map)
+    loading = Loading.from_environment() if loading is None else loading
+    try:
+        model, processor = family.load(path, **loading.options())
+    except ImportError as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     return Lvlm(model.eval(), processor, family)

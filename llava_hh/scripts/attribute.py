@@ -24,6 +24,7 @@ from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.shortlist import Shortlist, race, screen
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
+from llava_hh.models.lvlm import Loading
 from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_rows, write_tensors
 
 
@@ -114,6 +115,7 @@ def main(argv: list[str] | None = None) -> None:
             "batch_size": args.batch_size,
             "released": args.released,
             "ablation": args.ablation,
+            **Loading.from_environment().settings(),
         }
         if chosen := {name: getattr(args, name) for name in ("screen", "race") if getattr(args, name) is not None}:
             if min(chosen.values()) < 1:

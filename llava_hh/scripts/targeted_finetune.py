@@ -30,7 +30,7 @@ from llava_hh.finetuning.trainer import (
 )
 from llava_hh.heads import Head, random_heads
 from llava_hh.hooks import observe
-from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
 from llava_hh.runs import describe_model, make_folder, processes, sha256, start_run
 
 
@@ -141,7 +141,7 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
 
 def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
     """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
-    lvlm = load_lvlm(args.model, device_map="cpu")
+    lvlm = load_lvlm(args.model, Loading(device_map="cpu"))
     tuned = prepare(args, lvlm, heads)
     load_trained_rows(tuned, args.out / "trained")
     merge_tuned_rows(lvlm.model, tuned)

@@ -1,0 +1,103 @@
+"""Weights in another dtype, quantized, or with layers elsewhere: what the environment says, and the same results."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from PIL import Image
+from test_newer_families import draw_image
+from tiny_newer import save_tiny_family
+from torch.testing import assert_close
+
+from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.generation import generate_greedily
+from llava_hh.heads import Head
+from llava_hh.hooks import intervene, record
+from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.models.lvlm import Loading, load_lvlm
+
+pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")
+HEADS = [Head(0, 1), Head(1, 3), Head(3, 0)]
+QUESTIONS = ["describe the dog", "a cat"]
+
+
+@pytest.fixture(scope="module", params=["llava_next", "qwen2_5_vl", "chameleon"])
+def both(request, tmp_path_factory):
+    """A model on the CPU, and the same with two of its layers on the disk, read for every pass."""
+    folder = tmp_path_factory.mktemp("devices") / request.param
+    save_tiny_family(request.param, folder)
+    plain = load_lvlm(folder)
+    layers = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers)
+    names = [name for name, _ in (*plain.model.named_parameters(), *plain.model.named_buffers())]
+    places = dict.fromkeys((name for name in names if not name.startswith(f"{layers}.")), "cpu")
+    places |= {f"{layers}.{n}": "disk" if n in (1, 2) else "cpu" for n in range(plain.n_layers)}
+    return plain, load_lvlm(folder, Loading(device_map=places))
+
+
+@torch.no_grad()
+def test_layers_on_the_disk_change_nothing(both):
+    plain, spread = both
+    assert spread.decoder_layers[1].mlp.up_proj.weight.device.type == "meta"
+    images: list[Image.Image | None] = [draw_image(0, 20, 12), draw_image(1, 8, 24)]
+    batch = plain.encode(images, QUESTIONS)
+    other = spread.encode(images, QUESTIONS)
+    assert generate_greedily(spread, other, 5) == generate_greedily(plain, batch, 5)
+    removed = [ZeroHeads(HEADS[:2])]
+    assert generate_greedily(spread, other, 5, removed) == generate_greedily(plain, batch, 5, removed)
+    switched = [DeactivateText([HEADS[0], HEADS[2]], 0.0)]
+    results = []
+    for lvlm, inputs in ((plain, batch), (spread, other)):
+        with intervene(lvlm.model, inputs.image_mask, switched) as trace:
+            results.append(lvlm.model(**inputs.inputs).logits)
+        assert all(count.fired == 2 for count in trace.fired.values())
+    assert_close(*results)
+    traces = []
+    for lvlm, inputs in ((plain, batch), (spread, other)):
+        with record(lvlm.model, inputs.image_mask, mass=HEADS, maps=HEADS) as trace:
+            lvlm.model(**inputs.inputs)
+        traces.append(trace)
+    for layer in (0, 1, 3):
+        assert_close(traces[0].maps[layer][0], traces[1].maps[layer][0])
+        assert_close(traces[0].mass[layer][0], traces[1].mass[layer][0])
+
+
+def test_attribution_with_layers_on_the_disk(both):
+    found = []
+    for lvlm in both:
+        batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[:1], [[30, 41, 52]])
+        sample = (lvlm.model, batch.inputs, [batch.response_start[0] - 1, batch.response_start[0] + 1], [30, 52])
+        found.append((ablate_every_head(*sample, modules=True), estimate_every_head(*sample)))
+    for name in ("clean", "heads", "mha", "mlp"):
+        assert_close(*(getattr(ablated, name) for ablated, _ in found))
+    assert_close(*(drops for _, (_, drops) in found))
+
+
+def test_the_environment_says_how(tmp_path, monkeypatch):
+    for name in ("DTYPE", "DEVICE_MAP", "BITS"):
+        monkeypatch.delenv(name, raising=False)
+    assert Loading.from_environment() == Loading() and Loading().settings() == {}
+    for name, value in (("DTYPE", "bfloat16"), ("DEVICE_MAP", "cpu"), ("BITS", "8")):
+        monkeypatch.setenv(name, value)
+    loading = Loading.from_environment()
+    assert loading.settings() == {"dtype": "bfloat16", "device_map": "cpu", "bits": 8}
+    options = loading.options()
+    assert options["quantization_config"].load_in_8bit and not options["quantization_config"].load_in_4bit
+    monkeypatch.setenv("BITS", "")
+    save_tiny_family("llava_next", tmp_path)
+    assert load_lvlm(tmp_path).model.dtype == torch.bfloat16
+    monkeypatch.setenv("DTYPE", "half-ish")
+    with pytest.raises(ValueError, match="DTYPE 'half-ish': expected a dtype of torch"):
+        load_lvlm(tmp_path)
+    monkeypatch.setenv("DTYPE", "")
+    monkeypatch.setenv("BITS", "3")
+    with pytest.raises(ValueError, match="BITS '3': expected 4 or 8"):
+        load_lvlm(tmp_path)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantization_without_its_package_is_one_line(tmp_path):
+    save_tiny_family("llava_next", tmp_path)
+    with pytest.raises(ValueError, match="bitsandbytes") as error:
+        load_lvlm(tmp_path, Loading(bits=4))
+    assert "\n" not in str(error.value)
