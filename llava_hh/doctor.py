@@ -1,0 +1,276 @@
+"""Is everything there and right that a profile's scripts need? One line per check, none of which stops the others."""
+
+import importlib.metadata
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from packaging.requirements import Requirement
+
+from llava_hh.data.coco import annotation_files, load_image_list, sample_images
+from llava_hh.data.json_lists import read_lists
+from llava_hh.generation import load_image
+from llava_hh.heads import Head, check_heads, load_heads, published_list
+from llava_hh.hooks import intervene
+from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.models.checkpoint import model_type_of
+from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
+from llava_hh.models.weight_files import weight_files
+from llava_hh.runs import describe_model, read_json
+
+REPO = Path(__file__).resolve().parents[1]
+READ = ("model_path", "coco_path", "result_path", "top_k", "question", "attribution_images", "report_images")
+SPLITS = ("train2014", "val2014")
+N_IMAGES = 3
+CHECKS = (
+    *("packages", "device", "checkpoint", "memory", "weights", "annotations", "images"),
+    *("token layout", "heads", "disk", "intervention"),
+)
+WORKING_SHARE = 0.25  # of the weights, for activations and caches; an estimate
+RESULTS_NEED = 2**30  # bytes; an estimate
+
+
+class Line(NamedTuple):
+    """What a check found; status is "ok", "FAIL" or "skipped"."""
+
+    name: str
+    status: str
+    text: str
+
+
+class Unready(Exception):
+    """A check that cannot be made since an earlier one failed; names that one."""
+
+
+def read_profile(profile: str) -> dict[str, str]:
+    """The settings of a profile, a name or the path of a file, as the wrappers read them.
+
+    Raises:
+        ValueError: no such profile, or one that sh cannot read.
+    """
+    script = ". bash_scripts/profile.sh && for name in " + " ".join(READ)
+    script += '; do eval "printf \'%s\\\\0\' \\"\\${$name:-}\\""; done'
+    environment = {**os.environ, "PROFILE": str(Path(profile).resolve()) if "/" in profile else profile}
+    done = subprocess.run(["sh", "-c", script], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().removeprefix("error: ") or f"{profile}: sh cannot read it")
+    return dict(zip(READ, done.stdout.split("\0"), strict=False))
+
+
+@dataclass
+class Examination:
+    """The checks of one profile in order; `run` makes them."""
+
+    profile: dict[str, str]
+    failed: set[str] = field(default_factory=set)
+
+    def run(self, report: Callable[[Line], None]) -> bool:
+        """Make all checks and report each as it is done; whether all are well."""
+        for name in CHECKS:
+            try:
+                line = Line(name, "ok", getattr(self, f"check_{name.replace(' ', '_')}")())
+            except Unready as error:
+                line = Line(name, "skipped", f"for {error} failed")
+            except Exception as error:  # whatever it is, the other checks go on
+                self.failed.add(name)
+                line = Line(name, "FAIL", " ".join(str(error).split()) or type(error).__name__)
+            report(line)
+        return not self.failed
+
+    def path(self, name: str) -> Path:
+        """A path of the profile; they count from the repository's root."""
+        if not self.profile[name]:
+            raise ValueError(f"the profile has no {name}")
+        return REPO / self.profile[name]
+
+    def need(self, *names: str) -> None:
+        """Leave a check if an earlier one failed."""
+        if missing := [name for name in names if name in self.failed]:
+            raise Unready(missing[0])
+
+    @cached_property
+    def lvlm(self) -> Lvlm:
+        return load_lvlm(self.path("model_path"))
+
+    @cached_property
+    def samples(self) -> dict[str, list[Path]]:
+        """A few images of each split, the first of the seeded sample."""
+        found = {}
+        for split in SPLITS:
+            images = load_image_list(self.path("coco_path") / "annotations" / f"captions_{split}.json")
+            size = min(len(images), int(self.profile["report_images"] or 500))
+            drawn = sample_images(images, size)[:N_IMAGES]
+            found[split] = [self.path("coco_path") / split / sample["file_name"] for sample in drawn]
+        return found
+
+    def ask(self) -> Batch:
+        """The profile's question about a real image."""
+        image = load_image(self.samples[SPLITS[1]][0])
+        return self.lvlm.encode([image], [self.profile["question"] or DESCRIBE])
+
+    def check_packages(self) -> str:
+        wrong = []
+        for text in importlib.metadata.requires("llava_hh") or []:
+            need = Requirement(text)
+            if need.marker and not need.marker.evaluate({"extra": ""}):
+                continue
+            try:
+                version = importlib.metadata.version(need.name)
+            except importlib.metadata.PackageNotFoundError:
+                version = "missing"
+            if version == "missing" or not need.specifier.contains(version, prereleases=True):
+                wrong.append(f"{need} is {version}")
+        if wrong:
+            raise ValueError(f"{'; '.join(wrong)}: pip install -r requirements.txt")
+        named = ("torch", "transformers")
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
+
+    def check_device(self) -> str:
+        if torch.cuda.is_available():
+            return ", ".join(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count()))
+        if shutil.which("nvidia-smi"):
+            raise ValueError("there is a GPU, but this torch is without CUDA: install a CUDA build of torch")
+        return f"CPU, {os.cpu_count()} cores; no GPU"
+
+    def check_checkpoint(self) -> str:
+        path = self.path("model_path")
+        kind = model_type_of(path)
+        if kind not in FAMILIES:
+            raise ValueError(f"{path}: model type {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
+        described = describe_model(path)["weights"]
+        if not described:
+            raise FileNotFoundError(f"{path}: no weight files there")
+        n_tensors = sum(len(file.tensors()) for file in weight_files(path))
+        counted = f", {n_tensors} tensors" if n_tensors else ""
+        return f"{kind}, {len(described)} weight files of {_gigabytes(sum(described.values()))}{counted}"
+
+    def check_memory(self) -> str:
+        self.need("checkpoint")
+        stored = sum(describe_model(self.path("model_path"))["weights"].values())
+        loading = Loading.from_environment()
+        if loading.bits:
+            stored *= loading.bits / 16
+        need = stored * (1 + WORKING_SHARE)
+        free, where = _free_memory()
+        text = f"about {_gigabytes(need)} are needed (an estimate), {_gigabytes(free)} are free on the {where}"
+        if need > free:
+            raise ValueError(f"{text}: set DEVICE_MAP=auto or BITS=4, or take a smaller model")
+        return text
+
+    def check_weights(self) -> str:
+        self.need("checkpoint", "memory")
+        model = self.lvlm.model
+        n_bad = sum(not bool(weight.isfinite().all()) for weight in model.parameters() if weight.device.type != "meta")
+        if n_bad:
+            raise ValueError(f"{n_bad} weights hold NaN or infinite numbers: get the checkpoint again")
+        size = f"{self.lvlm.n_layers} layers of {self.lvlm.n_heads} heads"
+        return f"all keys mapped, {size}, {model.dtype}, on {model.device}"
+
+    def check_token_layout(self) -> str:
+        self.need("checkpoint", "memory", "weights", "annotations", "images")
+        batch = self.ask()
+        ids = batch.inputs["input_ids"][0].tolist()
+        places = batch.image_mask[0].nonzero().flatten().tolist()
+        if not places:
+            raise ValueError("no image tokens in the prompt")
+        first, last = places[0], places[-1]
+        if batch.response_start != [len(ids)]:
+            raise ValueError(f"the answer starts at {batch.response_start[0]} of {len(ids)} tokens")
+        before, after = (self.lvlm.tokenizer.decode(part) for part in (ids[:first], ids[last + 1 :]))
+        return (
+            f"{first} tokens {before!r}, image at {first} to {last} ({len(places)} of its tokens), then "
+            f"{len(ids) - last - 1} tokens {after!r}; the answer starts at {len(ids)}"
+        )
+
+    def check_annotations(self) -> str:
+        folder = self.path("coco_path") / "annotations"
+        for path in annotation_files(folder, SPLITS):
+            with open(path, "rb") as file:
+                file.seek(max(0, path.stat().st_size - 64))
+                if not file.read().rstrip().endswith(b"}"):
+                    raise ValueError(f"{path}: cut off; expected a JSON object")
+            row = next((row for key, row in read_lists(path) if key == "annotations"), None)
+            wanted = "caption" if path.name.startswith("captions_") else "category_id"
+            if not isinstance(row, dict) or not {"image_id", wanted} <= row.keys():
+                raise ValueError(f"{path}: expected rows with image_id and {wanted} in its list annotations")
+        return f"COCO's, of {' and '.join(SPLITS)} in {folder}"
+
+    def check_images(self) -> str:
+        self.need("annotations")
+        for paths in self.samples.values():
+            for path in paths:
+                load_image(path)
+        return f"{sum(map(len, self.samples.values()))} read"
+
+    def check_heads(self) -> str:
+        self.need("checkpoint", "memory", "weights")
+        own = self.path("result_path") / "train2014" / "identify_attention_head" / "attribution_result.json"
+        kind, size = self.lvlm.model.config.model_type, (self.lvlm.n_layers, self.lvlm.n_heads)
+        try:
+            path = own if own.is_file() else published_list(kind, *size)
+        except ValueError:
+            return "none yet; bash_scripts/attribute.sh finds them"
+        heads = load_heads(path)
+        check_heads(heads, *size)
+        origin = read_json(path).get("settings", {}).get("model")
+        if origin not in (None, describe_model(self.path("model_path"))):
+            raise ValueError(f"{path}: found on another model than {self.profile['model_path']}; attribute this one")
+        if len(heads) < (top_k := int(self.profile["top_k"] or 0)):
+            raise ValueError(f"{path}: {len(heads)} heads, the profile's top_k is {top_k}")
+        return f"{len(heads)} in {path}, the first {', '.join(map(str, heads[:3]))}"
+
+    def check_disk(self) -> str:
+        folder = self.path("result_path")
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+        text = f"{_gigabytes(free)} free for results in {self.profile['result_path']}"
+        if free < RESULTS_NEED:
+            raise ValueError(f"{text}; about {_gigabytes(RESULTS_NEED)} are needed (an estimate)")
+        return text
+
+    @torch.no_grad()
+    def check_intervention(self) -> str:
+        self.need("checkpoint", "memory", "weights", "annotations", "images", "token layout")
+        batch, model = self.ask(), self.lvlm.model
+        plain = model(**batch.inputs).logits[:, -1]
+        heads = [Head(layer, 0) for layer in range(self.lvlm.n_layers)]
+        try:
+            edit = DeactivateText(heads, 0.0)
+            with intervene(model, batch.image_mask, [edit]):
+                edited = model(**batch.inputs).logits[:, -1]
+        except ValueError:  # layers that attend to the image alone have no text to switch off
+            edit = ZeroHeads(heads)
+            with intervene(model, batch.image_mask, [edit]):
+                edited = model(**batch.inputs).logits[:, -1]
+        seen = plain.isfinite()
+        change = float((edited - plain)[seen].abs().max())
+        if not seen.any() or not math.isfinite(change) or plain.isnan().any():
+            raise ValueError("the logits are not finite: try DTYPE=bfloat16 or float32")
+        if not change:
+            raise ValueError("the logits did not change: the model does not attend through AttentionInterface")
+        return f"{type(edit).__name__} on a head of every layer changes the logits by up to {change:.2f}"
+
+
+def _free_memory() -> tuple[float, str]:
+    """Bytes, and where."""
+    if torch.cuda.is_available():
+        free = [torch.cuda.mem_get_info(place)[0] for place in range(torch.cuda.device_count())]
+        return (sum(free) if Loading.from_environment().device_map == "auto" else free[0]), "GPU"
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024, "CPU"
+    raise ValueError("/proc/meminfo does not tell how much memory is free")
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,35 @@
+"""Check in under a minute that all a profile's scripts need is there: packages, weights, prompt, data, heads, disk.
+
+Prints a line per check; exits with status 1 if one of them failed.
+"""
+
+import sys
+
+from tqdm import tqdm
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.doctor import CHECKS, Examination, Line, read_profile
+
+COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("--profile", default="mini", help="a name in bash_scripts/profiles, or the path of such a file")
+    args = parser.parse_args(argv)
+    with errors_in_one_line(args.debug):
+        profile = read_profile(args.profile)
+    with tqdm(total=len(CHECKS), desc="doctor", unit="check", leave=False) as bar:
+
+        def report(line: Line) -> None:
+            text = f"{line.name:<13} {line.status:<8} {line.text}"
+            tqdm.write(f"\033[{COLOURS[line.status]}m{text}\033[0m" if sys.stdout.isatty() else text)
+            bar.update()
+
+        well = Examination(profile).run(report)
+    if not well:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
