@@ -230,5 +230,5 @@ def test_unknown_profile(wrapper):
     assert done.stdout == ""
     line = done.stderr.strip()
     assert line.startswith("error: PROFILE=llava: no such profile; choose one of: chameleon-30b ")
-    assert " llava-v1.5-7b mini " in line
+    assert " llava-v1.6-34b mini " in line
     assert "\n" not in line
