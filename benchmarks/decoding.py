@@ -13,7 +13,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,10 +33,10 @@ DECODERS = ("vcd_paper", "dola_repo", "pai")
 DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"
 
 
-def methods_to_time(lvlm: Lvlm, top_k: int) -> dict[str, Method]:
+def methods_to_time(lvlm: Lvlm, top_k: int, decoders: Sequence[str]) -> dict[str, Method]:
     """Greedy decoding first; AD-HH on random heads, whose cost is that of any others."""
     heads = tuple(random_heads(lvlm.n_layers, lvlm.n_heads, top_k, seed=0))
-    return {"greedy": [], f"AD-HH, {top_k} heads": [DeactivateText(heads, 0.4)], **{k: PRESETS[k] for k in DECODERS}}
+    return {"greedy": [], f"AD-HH, {top_k} heads": [DeactivateText(heads, 0.4)], **{k: PRESETS[k] for k in decoders}}
 
 
 def vocabulary_products(lvlm: Lvlm, decoder: Decoding, n_rows: int, n_steps: int) -> Callable[[], None]:
@@ -66,21 +66,26 @@ def seconds_of(work: Callable[[], None]) -> float:
     return time.perf_counter() - begun
 
 
-def measure(lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int) -> dict[str, list[float]]:
+def measure(
+    lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int, decoders: Sequence[str] = DECODERS
+) -> dict[str, list[float]]:
     """Seconds per generated token of every method in every turn, prefill included; one turn more warms up."""
     rng = random.Random(0)
     samples = [{"image_id": number} for number in range(n_rows)]
     images = [render(sample_scene(rng, together=1.0), rng)[0] for _ in samples]
     config = lvlm.model.generation_config
-    config.suppress_tokens = [*(config.suppress_tokens or []), *lvlm.end_token_ids]
+    config.suppress_tokens = sorted({*(config.suppress_tokens or []), *lvlm.end_token_ids})
 
     def decoded(method: Method) -> None:
         answers, _ = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens)
         if any(len(answer.token_ids) != n_tokens for answer in answers):
             raise ValueError(f"an answer of other than {n_tokens} tokens")
 
-    timed = {name: lambda method=method: decoded(method) for name, method in methods_to_time(lvlm, top_k).items()}
-    timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
+    timed = {
+        name: lambda method=method: decoded(method) for name, method in methods_to_time(lvlm, top_k, decoders).items()
+    }
+    if DOLA in decoders:
+        timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
     turns = [{name: seconds_of(work) for name, work in timed.items()} for _ in range(repeats + 1)][1:]
     return {name: [turn[name] / (n_rows * n_tokens) for turn in turns] for name in timed}
 

@@ -20,9 +20,10 @@ from llava_hh.data.json_lists import read_lists
 from llava_hh.generation import load_image
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
+from llava_hh.models.original_config import read_fields
 from llava_hh.models.weight_files import weight_files
 from llava_hh.runs import describe_model, read_json
 
@@ -30,10 +31,19 @@ REPO = Path(__file__).resolve().parents[1]
 READ = ("model_path", "coco_path", "result_path", "top_k", "question", "attribution_images", "report_images")
 SPLITS = ("train2014", "val2014")
 N_IMAGES = 3
-CHECKS = (
-    *("packages", "device", "checkpoint", "memory", "weights", "annotations", "images"),
-    *("token layout", "heads", "disk", "intervention"),
-)
+REMEDIES = {  # by check, in the order in which they are made
+    "packages": "Run pip install -r requirements.txt.",
+    "device": "Install a CUDA build of torch.",
+    "checkpoint": "checkpoints/README.md says what goes there.",
+    "memory": "Set DEVICE_MAP=auto, DTYPE=bfloat16 or BITS=4, or take a smaller model.",
+    "weights": "Get the checkpoint's files again.",
+    "annotations": "dataset/README.md says which files go there.",
+    "images": "Get these images again; dataset/README.md says where they go.",
+    "token layout": "See the checkpoint's chat template and the processor's files.",
+    "heads": "Run bash_scripts/attribute.sh, or pass --heads published.",
+    "disk": "Let result_path of the profile be a folder that can be written and has room.",
+    "intervention": "Try DTYPE=float32; if that is no help, the model's attention is of a kind that we don't know.",
+}
 WORKING_SHARE = 0.25  # of the weights, for activations and caches; an estimate
 RESULTS_NEED = 2**30  # bytes; an estimate
 
@@ -59,7 +69,9 @@ def read_profile(profile: str) -> dict[str, str]:
     script = ". bash_scripts/profile.sh && for name in " + " ".join(READ)
     script += '; do eval "printf \'%s\\\\0\' \\"\\${$name:-}\\""; done'
     environment = {**os.environ, "PROFILE": str(Path(profile).resolve()) if "/" in profile else profile}
-    done = subprocess.run(["sh", "-c", script], cwd=REPO, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-euc", script], cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise ValueError(done.stderr.strip().removeprefix("error: ") or f"{profile}: sh cannot read it")
     return dict(zip(READ, done.stdout.split("\0"), strict=False))
@@ -74,14 +86,15 @@ class Examination:
 
     def run(self, report: Callable[[Line], None]) -> bool:
         """Make all checks and report each as it is done; whether all are well."""
-        for name in CHECKS:
+        for name in REMEDIES:
             try:
                 line = Line(name, "ok", getattr(self, f"check_{name.replace(' ', '_')}")())
             except Unready as error:
                 line = Line(name, "skipped", f"for {error} failed")
             except Exception as error:  # whatever it is, the other checks go on
                 self.failed.add(name)
-                line = Line(name, "FAIL", " ".join(str(error).split()) or type(error).__name__)
+                text = " ".join(str(error).split()) or type(error).__name__
+                line = Line(name, "FAIL", f"{text}. {REMEDIES[name]}")
             report(line)
         return not self.failed
 
@@ -129,7 +142,7 @@ class Examination:
             if version == "missing" or not need.specifier.contains(version, prereleases=True):
                 wrong.append(f"{need} is {version}")
         if wrong:
-            raise ValueError(f"{'; '.join(wrong)}: pip install -r requirements.txt")
+            raise ValueError("; ".join(wrong))
         named = ("torch", "transformers")
         return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
 
@@ -137,7 +150,7 @@ class Examination:
         if torch.cuda.is_available():
             return ", ".join(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count()))
         if shutil.which("nvidia-smi"):
-            raise ValueError("there is a GPU, but this torch is without CUDA: install a CUDA build of torch")
+            raise ValueError("there is a GPU, but this torch is without CUDA")
         return f"CPU, {os.cpu_count()} cores; no GPU"
 
     def check_checkpoint(self) -> str:
@@ -155,14 +168,15 @@ class Examination:
     def check_memory(self) -> str:
         self.need("checkpoint")
         stored = sum(describe_model(self.path("model_path"))["weights"].values())
-        loading = Loading.from_environment()
-        if loading.bits:
-            stored *= loading.bits / 16
+        loading, fields = Loading.from_environment(), read_fields(self.path("model_path"))
+        kept = getattr(torch, str(fields.get("dtype") or fields.get("torch_dtype")), torch.float32).itemsize
+        if loading.dtype or loading.bits:
+            stored *= (loading.bits / 8 if loading.bits else getattr(torch, loading.dtype).itemsize) / kept
         need = stored * (1 + WORKING_SHARE)
         free, where = _free_memory()
         text = f"about {_gigabytes(need)} are needed (an estimate), {_gigabytes(free)} are free on the {where}"
         if need > free:
-            raise ValueError(f"{text}: set DEVICE_MAP=auto or BITS=4, or take a smaller model")
+            raise ValueError(text)
         return text
 
     def check_weights(self) -> str:
@@ -170,7 +184,7 @@ class Examination:
         model = self.lvlm.model
         n_bad = sum(not bool(weight.isfinite().all()) for weight in model.parameters() if weight.device.type != "meta")
         if n_bad:
-            raise ValueError(f"{n_bad} weights hold NaN or infinite numbers: get the checkpoint again")
+            raise ValueError(f"{n_bad} tensors hold NaN or infinite numbers")
         size = f"{self.lvlm.n_layers} layers of {self.lvlm.n_heads} heads"
         return f"all keys mapped, {size}, {model.dtype}, on {model.device}"
 
@@ -243,32 +257,34 @@ class Examination:
         self.need("checkpoint", "memory", "weights", "annotations", "images", "token layout")
         batch, model = self.ask(), self.lvlm.model
         plain = model(**batch.inputs).logits[:, -1]
-        heads = [Head(layer, 0) for layer in range(self.lvlm.n_layers)]
-        try:
-            edit = DeactivateText(heads, 0.0)
-            with intervene(model, batch.image_mask, [edit]):
-                edited = model(**batch.inputs).logits[:, -1]
-        except ValueError:  # layers that attend to the image alone have no text to switch off
-            edit = ZeroHeads(heads)
-            with intervene(model, batch.image_mask, [edit]):
-                edited = model(**batch.inputs).logits[:, -1]
+        # a layer that attends to the image alone has no text to switch off
+        layers = [n for n, layer in enumerate(self.lvlm.decoder_layers) if hasattr(layer, "self_attn")]
+        with intervene(model, batch.image_mask, [DeactivateText([Head(n, 0) for n in layers], 0.0)]) as trace:
+            edited = model(**batch.inputs).logits[:, -1]
+        fired = sum(count.fired for count in trace.fired.values())
         seen = plain.isfinite()
         change = float((edited - plain)[seen].abs().max())
         if not seen.any() or not math.isfinite(change) or plain.isnan().any():
-            raise ValueError("the logits are not finite: try DTYPE=bfloat16 or float32")
-        if not change:
-            raise ValueError("the logits did not change: the model does not attend through AttentionInterface")
-        return f"{type(edit).__name__} on a head of every layer changes the logits by up to {change:.2f}"
+            raise ValueError("the logits are not finite")
+        if fired != len(layers) or not change:
+            raise ValueError(f"AD-HH at threshold 0 fired {fired} times in {len(layers)} layers, logits moved {change}")
+        return f"AD-HH on a head of {fired} layers changes the logits by up to {change:.2f}"
 
 
 def _free_memory() -> tuple[float, str]:
     """Bytes, and where."""
     if torch.cuda.is_available():
         free = [torch.cuda.mem_get_info(place)[0] for place in range(torch.cuda.device_count())]
-        return (sum(free) if Loading.from_environment().device_map == "auto" else free[0]), "GPU"
+        if Loading.from_environment().device_map != "auto":
+            return free[0], "GPU"
+        return sum(free) + _free_ram(), "GPUs and the CPU"
+    return _free_ram(), "CPU"
+
+
+def _free_ram() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024, "CPU"
+            return int(line.split()[1]) * 1024
     raise ValueError("/proc/meminfo does not tell how much memory is free")
 
 

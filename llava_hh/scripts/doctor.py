@@ -8,7 +8,7 @@ import sys
 from tqdm import tqdm
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.doctor import CHECKS, Examination, Line, read_profile
+from llava_hh.doctor import REMEDIES, Examination, Line, read_profile
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
@@ -17,9 +17,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--profile", default="mini", help="a name in bash_scripts/profiles, or the path of such a file")
     args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold any character, terminals may not
     with errors_in_one_line(args.debug):
         profile = read_profile(args.profile)
-    with tqdm(total=len(CHECKS), desc="doctor", unit="check", leave=False) as bar:
+    with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False) as bar:
 
         def report(line: Line) -> None:
             text = f"{line.name:<13} {line.status:<8} {line.text}"
