@@ -3,6 +3,7 @@
 Prints a line per check; exits with status 1 if one of them failed.
 """
 
+import argparse
 import sys
 
 from tqdm import tqdm
@@ -13,10 +14,14 @@ from llava_hh.doctor import REMEDIES, Examination, Line, read_profile
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
 
-def main(argv: list[str] | None = None) -> None:
+def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     parser.add_argument("--profile", default="mini", help="a name in bash_scripts/profiles, or the path of such a file")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold any character, terminals may not
     with errors_in_one_line(args.debug):
         profile = read_profile(args.profile)
