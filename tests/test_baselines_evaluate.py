@@ -271,3 +271,19 @@ def test_a_wrong_limit_is_one_line(flags, tmp_path, capsys, given):
     assert stopped.value.code == 2
     assert f"--limit-of {given}: expected" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_the_published_list_is_the_models_own(flags, done, tmp_path, monkeypatch, capsys):
+    lists = tmp_path / "heads"
+    lists.mkdir()
+    for name, n_heads, heads in (("other", 8, [[0, 0]]), ("ours", 4, HEADS)):
+        about = {"model_type": "llava", "n_layers": 4, "n_heads": n_heads}
+        (lists / f"{name}.json").write_text(json.dumps({"hal_heads": heads, **about}))
+    monkeypatch.setattr("llava_hh.heads.PUBLISHED", lists)
+    given = [*flags, "--methods", "adhh", "--out", str(tmp_path / "out"), "--heads", "published"]
+    evaluate.main(given)
+    assert token_ids(tmp_path / "out" / "adhh") == token_ids(done[1] / "adhh")
+    (lists / "ours.json").unlink()
+    with pytest.raises(SystemExit):
+        evaluate.main(given)
+    assert "none for a llava of 4 layers of 4 heads; there are other" in capsys.readouterr().err

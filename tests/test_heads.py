@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from llava_hh.heads import Head, by_layer, check_heads, load_heads, random_heads
+from llava_hh.heads import PUBLISHED, Head, by_layer, check_heads, load_heads, published_list, random_heads
 
 
 @pytest.fixture
@@ -83,3 +83,27 @@ def test_check_heads_names_the_head_and_the_size(head):
     check_heads([(0, 0), (1, 2)], n_layers=2, n_heads=3)
     with pytest.raises(IndexError, match=rf"L{head[0]}H{head[1]}.*2 layers of 3 heads"):
         check_heads([(0, 0), head], n_layers=2, n_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_layers", "n_heads", "first", "count"),
+    [
+        ("llava", 32, 32, Head(16, 29), 30),
+        ("llava", 40, 40, None, 35),
+        ("llava_next", 60, 56, None, 10),
+        ("minigpt4", 32, 32, None, 20),
+        ("mllama", 40, 32, None, 10),
+        ("chameleon", 32, 32, Head(25, 2), 10),
+        ("chameleon", 48, 64, None, 10),
+    ],
+)
+def test_published_lists_fit_their_models(kind, n_layers, n_heads, first, count):
+    heads = load_heads(published_list(kind, n_layers, n_heads))
+    check_heads(heads, n_layers, n_heads)
+    assert len(heads) == count and first in (None, heads[0])
+
+
+def test_there_is_a_model_for_every_published_list_and_no_other():
+    assert len(list(PUBLISHED.glob("*.json"))) == 7
+    with pytest.raises(ValueError, match="none for a llava of 30 layers of 9 heads; there are chameleon-30b, "):
+        published_list("llava", 30, 9)

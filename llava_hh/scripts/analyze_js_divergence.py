@@ -16,7 +16,8 @@ from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinat
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
-from llava_hh.heads import check_heads, load_heads
+from llava_hh.heads import check_heads, load_heads, published_list
+from llava_hh.models.checkpoint import model_type_of
 from llava_hh.runs import describe_model, make_folder, processes, provenance, start_run, write_json
 
 
@@ -31,7 +32,12 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="checkpoint folders; each name ends in its step of tuning",
     )
-    add("--heads", type=Path, required=True, help="head list (attribution_result.json) of the tuned model")
+    add(
+        "--heads",
+        type=Path,
+        required=True,
+        help="head list of the tuned model (attribution_result.json), or: published",
+    )
     add("--top-k", type=int, default=3, help="heads of each of the two lists")
     add("--captions", type=Path, required=True, help="captions_eval_results.json of the tuned model's greedy captions")
     add("--image-folder", type=Path, required=True, help="folder of the images")
@@ -59,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--limit must be at least 1, not {args.limit}")
         checkpoints = order_by_step(args.checkpoints)
         shape = check_same_shape(args.reference, list(checkpoints.values()))
+        if args.heads == Path("published"):
+            args.heads = published_list(model_type_of(args.reference), shape["layers"], shape["heads"])
         heads = {key: load_heads(args.heads, key, args.top_k) for key in ("hal_heads", "non_hal_heads")}
         for own in heads.values():
             check_heads(own, shape["layers"], shape["heads"])
