@@ -72,7 +72,8 @@ class Page:
     def show_as(self, width: int, height: int, scheme: str = "light", phone: bool = False) -> None:
         """The window's size, and whether the person prefers light or dark."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}  # nothing glides away from the mouse
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}, still])
 
     def _note(self, message: dict) -> None:
         self._events.append(message)

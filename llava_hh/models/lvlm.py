@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.gemma3 import Gemma3
-from llava_hh.models.internvl import InternVL
 from llava_hh.models.grid import ImageGrid
+from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
 from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.minigpt4 import MiniGpt4

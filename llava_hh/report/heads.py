@@ -12,23 +12,21 @@ DIGITS = 6  # significant, of scores in the page
 def find_heads(results: ResultFolder) -> dict | None:
     """The first attribution of the folder; None where there is none.
 
-    Returns: `source`, `scores`, `low`, `high` (layer, head), `hal` and `non_hal` (head lists, best first), `n` (counts),
-        `unit`, `stability`, and `more`: further numbers of heads, each with `label`, `source` and `values` (layer, head).
+    Returns: `source`; `scores`, `low`, `high` (layer, head); the head lists `hal` and `non_hal`, best first; `words`
+        (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers, each with
+        `label`, `source` and `values` (layer, head).
     """
     for path in results.named(ATTRIBUTION):
         heads = read_form(path, _scores) | {"source": results.link(path)}
-        more = read_form(path, _of_words)
-        for own in more:
-            own["source"] = heads["source"]
+        more = [own | {"source": heads["source"]} for own in read_form(path, _of_words)]
         for name, label, read in (
             ("attention_inheritance.json", "similarity to the base model (cosine)", _similarity),
             ("js_divergence.json", "change in tuning, last step (JS divergence, nats)", _divergence),
-            ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass")),
-            ("attention_bias.json", "attention on the image (mass)", _mass("image_mass")),
+            ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
+            ("attention_bias.json", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
         ):
             for source in results.named(name)[:1]:
-                values = read_form(source, lambda content, read=read: read(content, heads["scores"]))
-                more.append({"label": label, "source": results.link(source), "values": values})
+                more.append({"label": label, "source": results.link(source), "values": read_form(source, read)})
         return heads | {"more": more}
     return None
 
@@ -50,7 +48,7 @@ def _scores(content: dict) -> dict:
         "high": rounded(content["interval"]["high"]),
         "hal": content["hal_heads"],
         "non_hal": content.get("non_hal_heads", []),
-        "n": f"{words} of {content['n_captions']} captions",
+        "words": f"{words} of {content['n_captions']} captions",
         "unit": READ_OUT_LABELS[content["read_out"]],
         "ablation": content.get("ablation", "zero"),
         "stability": [
@@ -67,18 +65,18 @@ def _of_words(content: dict) -> list[dict]:
     ]
 
 
-def _similarity(content: dict, like: list) -> list:
+def _similarity(content: dict) -> list:
     return rounded(content["similarity"])
 
 
-def _divergence(content: dict, like: list) -> list:
+def _divergence(content: dict) -> list:
     return rounded(content["steps"][-1]["all_heads"])
 
 
-def _mass(part: str) -> Callable[[dict, list], list]:
-    """Reads the mean over words of the heads that were looked at; None for the others."""
+def _mass(part: str, like: list) -> Callable[[dict], list]:
+    """Reads the mean over words of the heads that were looked at; None for the others of a map of that shape."""
 
-    def read(content: dict, like: list) -> list:
+    def read(content: dict) -> list:
         values = [[None] * len(layer) for layer in like]
         for group in content["groups"].values():
             for own in group["heads"]:

@@ -13,8 +13,8 @@ from llava_hh.report.captions import find_sets
 from llava_hh.report.figures import find_figures
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.heads import find_heads
-from llava_hh.report.index import collect_index
 from llava_hh.report.images import shrink_images
+from llava_hh.report.index import collect_index
 from llava_hh.report.tables import find_chair, find_comparisons, find_runs, headline
 
 LARGEST_PAGE = 15_000_000  # bytes

@@ -72,7 +72,8 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
 def find_runs(results: ResultFolder) -> list[dict]:
     """What made each part of the folder: script, date, commit, versions, and the settings in lines."""
     return [
-        read_form(path, lambda content, path=path: _run(results, path, content)) for path in results.named("run.json")
+        read_form(path, lambda content, path=path: _run(results, path, content))
+        for path in sorted(results.named("run.json"))
     ]
 
 

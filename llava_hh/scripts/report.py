@@ -1,8 +1,8 @@
-"""A results folder as one self-contained HTML page in it: tables, figures, every head, and captions word by word.
+"""A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
 
-The page, report.html, shows what the folder has, names the file of every number, and loads nothing from elsewhere. Where heads look
-at words is shown for captions that record_words went through. Below a folder named results, its index.html is renewed:
-all runs and reports.
+The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing from
+elsewhere. Where heads look at words is shown for captions that record_words went through. If the folder lies below one
+named results, the index.html there is renewed: all runs and reports.
 """
 
 import argparse
