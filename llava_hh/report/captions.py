@@ -28,7 +28,10 @@ def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, 
     sets, files = [], {}
     for (above, _), methods in sorted(groups.items(), key=_least_shown):
         methods.sort(key=lambda own: (FIRST.index(own.name) if own.name in FIRST else len(FIRST), own.name))
-        folder = above if len(methods) > 1 else methods[0].path.parent
+        folder = above
+        if len(methods) == 1:
+            folder = methods[0].path.parent
+            methods[0].about["label"] = LABELS.get(methods[0].name, "captions")
         images = _images(methods, max(1, limit // len(groups)), files)
         name = results.link(folder) if folder != results.folder else folder.resolve().name
         sets.append({"name": name, "methods": [own.about for own in methods], "images": images})

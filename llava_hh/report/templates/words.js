@@ -43,7 +43,8 @@ function lookOf(maps, word, place, picture) {
   maps.tokens.forEach((token, number) => {
     if (number === maps.n_prompt) text.append(make("br"));
     const kind = number < maps.n_prompt ? "prompt" : number < nText ? "said" : number === nText ? "target" : "unsaid";
-    const span = make("span", { class: kind }, token.replaceAll("\n", "↵"));
+    if (token.startsWith(" ")) text.append(" "); // a blank is not shaded
+    const span = make("span", { class: kind }, token.replace(/^ /, "").replaceAll("\n", "↵"));
     if (number < nText) {
       const share = shares[maps.n_image + number];
       span.style.setProperty("--share", `${75 * share}%`);
