@@ -8,7 +8,7 @@ setup(
     description="Attribution and intervention on hallucination heads of large vision-language models",
     python_requires=">=3.11",
     packages=find_packages(include=["llava_hh*", "baselines*", "newer_models*"]),
-    package_data={"llava_hh.metrics": ["*.json"]},
+    package_data={"llava_hh.metrics": ["*.json"], "llava_hh.report": ["templates/*"]},
     install_requires=[
         "torch>=2.9",  # tensors, fused attention
         "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with
@@ -22,6 +22,8 @@ setup(
         "nltk>=3.9",  # the tokeniser that CHAIR is defined by
         "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
+        "jinja2>=3.1",  # the report page, with everything in it escaped
+        "markupsafe>=3",  # marks the page's own style, scripts and data as what they are
         "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
         "tqdm>=4.66",  # progress bars
     ],

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, on_same_images, summarise, summarise_mean
 from llava_hh.runs import provenance
 
+RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
 LABELS = {
     "greedy": "greedy",
     "adhh": "AD-HH",
@@ -53,11 +54,18 @@ def methods_of(summary: dict) -> dict[str, dict]:
 
 def summary_table(summary: dict) -> str:
     """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
+    heads, rows, note = table_of(summary)
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
+    return "\n".join([*lines, "", note])
+
+
+def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
+    """Column heads, a row of cells per method, and a line that says what intervals and p-values are."""
     methods = methods_of(summary)
     optional = {key: shown for key, shown in OPTIONAL.items() if any(key in entry for entry in methods.values())}
     heads = ["method", "CHAIR_s %", "CHAIR_i %", "recall %", "F1 %", "mentions", "length"]
     heads += [head for head, _, _ in optional.values()] + ["p (CHAIR_i)", "n"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     n_comparisons = 0
     for label, entry in methods.items():
         cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
@@ -67,7 +75,7 @@ def summary_table(summary: dict) -> str:
         tested = entry.get("minus_greedy", {})
         n_comparisons += len(tested)
         p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
-        lines.append(f"| {label} | {' | '.join(cells)} | {p} | {entry['n']} |")
+        rows.append([label, *cells, p, str(entry["n"])])
     note = ""
     if summary["settings"].get("dataset") == "nocaps":
         note += f"nocaps, {summary['settings']['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
@@ -77,7 +85,7 @@ def summary_table(summary: dict) -> str:
         note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
     if "relative_time" in optional:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
-    return "\n".join([*lines, "", note])
+    return heads, rows, note
 
 
 def _label(name: str, entry: dict) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TinyBatch, llava_batch, tiny_llava
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
+from tiny_results import make_results
 from transformers import LlavaForConditionalGeneration
 
 torch.set_num_threads(1)
@@ -44,6 +45,14 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in COCO 2014 layout, train2014 and val2014 of 14 drawn images each."""
     folder = tmp_path_factory.mktemp("coco")
     write_tiny_coco(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tiny_checkpoint: Path, tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results of the tiny checkpoint; tests that change it copy it."""
+    folder = tmp_path_factory.mktemp("all") / "results" / "tiny"
+    make_results(tiny_checkpoint, tiny_coco, folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
 LAYERS += ["datasets", "comparison", "generation", "evaluation", "attribution", "analysis", "finetuning", "figures"]
-LAYERS += ["mini", "doctor", "scripts"]
+LAYERS += ["mini", "doctor", "report", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
@@ -60,6 +61,11 @@ def test_the_package_does_without_what_stands_on_it():
 def test_figures_do_without_torch():
     for path in (PACKAGE / "figures").glob("*.py"):
         assert not {name for name in imported(path) if name.split(".")[0] in ("torch", "transformers")}, path
+
+
+def test_the_report_does_without_torch():
+    look = "import sys, llava_hh.scripts.report; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True)
 
 
 def test_no_function_body_stands_twice():
@@ -143,7 +149,8 @@ def test_measure_makes_every_call(tmp_path):
     expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
     expected += "build_mini build_mini draw_module_influence analyze_attention_bias analyze_attention_inheritance "
     expected += "analyze_js_divergence analyze_attention_reweight analyze_attention_reweight write_figures_page"
-    assert modules == [*expected.split(), *["targeted_finetune"] * 4, "compare_finetuning", "evaluate"]
+    last = ["compare_finetuning", "evaluate", "record_words", "record_words", "report"]
+    assert modules == [*expected.split(), *["targeted_finetune"] * 4, *last]
 
 
 def test_no_literal_sizes_of_one_model():

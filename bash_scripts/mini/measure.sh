@@ -22,6 +22,7 @@ sh bash_scripts/mini/steps.sh
 sh bash_scripts/analysis/all.sh
 sh bash_scripts/targeted_finetune.sh
 sh baselines/bash_scripts/eval_baselines.sh
+sh bash_scripts/report.sh --summary results/mini/measured.json
 for figure in train2014/attention_bias/attention_bias train2014/attention_inheritance/attention_inheritance \
     train2014/js_divergence/js_divergence train2014/module_influence/module_influence \
     val2014/attention_reweight/attention_reweight_after_image val2014/attention_reweight/attention_reweight_image; do

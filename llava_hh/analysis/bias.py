@@ -36,18 +36,27 @@ def attention_parts(
     with record(lvlm.model, batch.image_mask, maps=heads) as trace:
         lvlm.model.base_model(**batch.inputs, use_cache=False)
     layers = by_layer(heads)
-    keys = torch.arange(batch.image_mask.shape[1])
     parts = []
     for row, (image, start, own) in enumerate(
         zip(batch.image_mask.cpu(), batch.response_start, positions, strict=True)
     ):
-        last_image = int(keys[image].max()) if image.any() else len(keys)
-        generated = keys >= start
-        question = (keys > last_image) & ~generated
-        masks = torch.stack([image, question, generated, ~(image | question | generated)]).float()  # part key
+        masks = part_masks(image, start).T
         maps = [trace.maps[layer][0][row, layers[layer].index(head), list(own)] for layer, head in heads]
-        parts.append(torch.stack([rows.cpu() @ masks.T for rows in maps], dim=1))
+        parts.append(torch.stack([rows.cpu() @ masks for rows in maps], dim=1))
     return parts
+
+
+def part_masks(image: Tensor, start: int) -> Tensor:
+    """Which keys of a row each of PARTS has, (part, key) fp32 of 0 and 1.
+
+    Args:
+        image: (key,) bool; start: the first key of the answer.
+    """
+    keys = torch.arange(len(image))
+    last_image = int(keys[image].max()) if image.any() else len(keys)
+    generated = keys >= start
+    question = (keys > last_image) & ~generated
+    return torch.stack([image, question, generated, ~(image | question | generated)]).float()
 
 
 def summarise_group(

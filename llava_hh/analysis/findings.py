@@ -1,6 +1,7 @@
 """One sentence of what each figure shows, composed from its JSON file alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -80,3 +81,47 @@ def module_influence(result: Mapping[str, Any]) -> str:
 
     n = result["n_captions"]
     return f"Contrastive influence summed over layers ({n} captions): attention {of(mha)}, MLP {of(mlp)}."
+
+
+# title, JSON file under the result folder, sentence, the wrapper that makes it
+FIGURES: list[tuple[str, str, Callable[[dict], str], str]] = [
+    ("Module level", "train2014/module_influence/module_influence", module_influence, "module_influence"),
+    ("Figure 3: attention bias", "train2014/attention_bias/attention_bias", attention_bias, "attention_bias"),
+    (
+        "Figure 4: attention inheritance",
+        "train2014/attention_inheritance/attention_inheritance",
+        attention_inheritance,
+        "attention_inheritance",
+    ),
+    (
+        "Figure 5: change in instruction tuning",
+        "train2014/js_divergence/js_divergence",
+        js_divergence,
+        "js_div_in_training",
+    ),
+    (
+        "Figure 6a: less attention after the image",
+        "val2014/attention_reweight/attention_reweight_after_image",
+        attention_reweight,
+        "attention_reweight_txt",
+    ),
+    (
+        "Figure 6b: more attention on the image",
+        "val2014/attention_reweight/attention_reweight_image",
+        attention_reweight,
+        "attention_reweight_img",
+    ),
+]
+
+
+def seen_in(source: Path, result: Mapping[str, Any], sentence: Callable[[dict], str], wrapper: str) -> str:
+    """The sentence of a figure's JSON file.
+
+    Raises:
+        ValueError: the file has another form; one line that names it and the wrapper that makes it.
+    """
+    try:
+        return sentence(result)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        made = f"make it again: sh bash_scripts/analysis/{wrapper}.sh"
+        raise ValueError(f"{source}: not the form of this figure ({error!r}); {made}") from None

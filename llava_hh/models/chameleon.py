@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import ChameleonForConditionalGeneration, ChameleonProcessor
 
 from llava_hh.models.chat import ChatFamily, encode_texts, load_image_processor, load_whole, split_answers
+from llava_hh.models.grid import ImageGrid, central_square, square_grid
 
 
 class Chameleon(ChatFamily):
@@ -65,3 +66,9 @@ class Chameleon(ChatFamily):
             return [tokenizer.eos_token_id, *tokenizer(asked, add_special_tokens=False).input_ids]
 
         return split_answers(tokenizer, turns, closing, ends)
+
+    def image_grid(
+        self, processor: ChameleonProcessor, image: Image.Image, inputs: dict[str, Tensor], n_tokens: int
+    ) -> ImageGrid:
+        """A token per cell of the central square."""
+        return square_grid(n_tokens, central_square(image.size))

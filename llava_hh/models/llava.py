@@ -15,6 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
 from llava_hh.models.checkpoint import load_checkpoint
+from llava_hh.models.grid import ImageGrid, central_square, padded_square, square_grid, whole
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -66,6 +67,15 @@ class Llava(ChatFamily):
             return [tokenizer.eos_token_id, *tokenizer(asked, add_special_tokens=False).input_ids]
 
         return split_answers(tokenizer, turns, closing, ends)
+
+    def image_grid(
+        self, processor: LlavaProcessor, image: Image.Image, inputs: dict[str, torch.Tensor], n_tokens: int
+    ) -> ImageGrid:
+        """Rows of patches over the padded square (LLaVA-1.5), the central square, or the squashed picture (mini)."""
+        if self.speaks_vicuna:
+            return square_grid(n_tokens, padded_square(image.size))
+        crops = processor.image_processor.do_center_crop
+        return square_grid(n_tokens, central_square(image.size) if crops else whole())
 
 
 def complete_image_length(processor: LlavaProcessor, config: LlavaConfig) -> None:

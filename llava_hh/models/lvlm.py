@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
+from llava_hh.models.grid import ImageGrid
 from llava_hh.models.internvl import InternVL
 from llava_hh.models.llava import Llava
 from llava_hh.models.llava_next import LlavaNext
@@ -43,6 +44,8 @@ class Family(Protocol):
     A family whose answers have to be cut may have `read_answer(text) -> str` as well.
     One whose forward needs something of every position has `complete(model, inputs) -> inputs` as well, which adds it
     to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
+    One that knows where in the picture an image's tokens look has
+    `image_grid(processor, image, inputs, n_tokens) -> ImageGrid` as well.
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
@@ -158,6 +161,13 @@ class Lvlm:
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         ids = list(sample_ids if sample_ids is not None else range(len(rows)))
         return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+
+    def image_grid(self, batch: Batch) -> ImageGrid | None:
+        """How the image tokens of a batch of one row lie over its picture; None where the family can't say."""
+        find = getattr(self.family, "image_grid", None)
+        if find is None or batch.images[0] is None:
+            return None
+        return find(self.processor, batch.images[0], batch.inputs, int(batch.image_mask.sum()))
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
         """What generated tokens say, as far as the family's `read_answer` keeps it, without outer blanks."""

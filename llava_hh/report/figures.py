@@ -1,0 +1,46 @@
+"""The figures of a results folder, each with the sentence that its JSON file bears out."""
+
+from pathlib import Path
+
+from llava_hh.analysis.findings import FIGURES, seen_in
+from llava_hh.report.folder import ResultFolder, read_form
+from llava_hh.report.images import data_uri
+from llava_hh.runs import read_json
+
+
+def find_figures(results: ResultFolder) -> list[dict]:
+    """Every figure there is: `title`, `seen` (a sentence or nothing), `source` and `picture`, a data URI."""
+    figures = []
+    for title, stem, sentence, wrapper in FIGURES:
+        for source in results.named(f"{Path(stem).name}.json"):
+            result = read_json(source)
+            marks = " Hollow marks: the paper." if "paper" in result else ""
+            figures.append(
+                (title, seen_in(source, result, sentence, wrapper) + marks, source, source.with_suffix(".png"))
+            )
+    for source in results.named("choice.json"):
+        figures.append(
+            ("Choice of heads and threshold", read_form(source, _choice), source, source.with_suffix(".png"))
+        )
+    for source in results.named("summary*.json"):
+        figures.append(("Decoding methods", "", source, source.with_suffix(".png")))
+    for source in results.named("log.jsonl"):
+        title = f"Fine-tuning, {source.parent.name}"
+        figures.append((title, "", source, source.with_name("curves.png")))
+    return [
+        {"title": title, "seen": seen, "source": results.link(source), "picture": data_uri(picture)}
+        for title, seen, source, picture in figures
+        if picture.is_file()
+    ]
+
+
+def _choice(content: dict) -> str:
+    chosen, greedy = content["chosen"], content["greedy"]
+    tried = f"{len(content['points'])} settings were tried on {greedy['n']} images. Rule: {content['rule']}."
+    if chosen is None:
+        return f"{tried} None did better than greedy decoding."
+    what = f"top {chosen['top_k']} heads at threshold {chosen['threshold']:g}"
+    return (
+        f"{tried} Chosen: {what}, CHAIR_i {chosen['chair_i']:.1%} and recall {chosen['recall']:.1%} "
+        f"(greedy {greedy['chair_i']:.1%} and {greedy['recall']:.1%})."
+    )

@@ -1,0 +1,87 @@
+"""The head map's data: every head's score with its interval, and what else is known of it."""
+
+from collections.abc import Callable
+
+from llava_hh.figures.head_map import READ_OUT_LABELS
+from llava_hh.report.folder import ResultFolder, read_form
+
+ATTRIBUTION = "attribution_result.json"
+DIGITS = 6  # significant, of scores in the page
+
+
+def find_heads(results: ResultFolder) -> dict | None:
+    """The first attribution of the folder; None where there is none.
+
+    Returns: `source`; `scores`, `low`, `high` (layer, head); the head lists `hal` and `non_hal`, best first; `words`
+        (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers, each with
+        `label`, `source` and `values` (layer, head).
+    """
+    for path in results.named(ATTRIBUTION):
+        heads = read_form(path, _scores) | {"source": results.link(path)}
+        more = [own | {"source": heads["source"]} for own in read_form(path, _of_words)]
+        for name, label, read in (
+            ("attention_inheritance.json", "similarity to the base model (cosine)", _similarity),
+            ("js_divergence.json", "change in tuning, last step (JS divergence, nats)", _divergence),
+            ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
+            ("attention_bias.json", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
+        ):
+            for source in results.named(name)[:1]:
+                more.append({"label": label, "source": results.link(source), "values": read_form(source, read)})
+        return heads | {"more": more}
+    return None
+
+
+def rounded(value: object) -> object:
+    """Numbers in nested lists, rounded to DIGITS; None stays."""
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return None if value is None else float(f"{value:.{DIGITS}g}")
+
+
+def _scores(content: dict) -> dict:
+    words = (
+        f"{content['n_hallucinated_tokens']} hallucinated and {content['n_non_hallucinated_tokens']} true object words"
+    )
+    return {
+        "scores": rounded(content["contrastive_influence"]),
+        "low": rounded(content["interval"]["low"]),
+        "high": rounded(content["interval"]["high"]),
+        "hal": content["hal_heads"],
+        "non_hal": content.get("non_hal_heads", []),
+        "words": f"{words} of {content['n_captions']} captions",
+        "unit": READ_OUT_LABELS[content["read_out"]],
+        "ablation": content.get("ablation", "zero"),
+        "stability": [
+            f"top {k}: {own['mean']:.0%} in common between halves of the images ({own['chance']:.1%} by chance)"
+            for k, own in content.get("stability", {"half_overlap": {}})["half_overlap"].items()
+        ],
+    }
+
+
+def _of_words(content: dict) -> list[dict]:
+    return [
+        {"label": f"influence on {words} words", "values": rounded(content[name])}
+        for name, words in (("influence_hallucinated", "hallucinated"), ("influence_non_hallucinated", "true"))
+    ]
+
+
+def _similarity(content: dict) -> list:
+    return rounded(content["similarity"])
+
+
+def _divergence(content: dict) -> list:
+    return rounded(content["steps"][-1]["all_heads"])
+
+
+def _mass(part: str, like: list) -> Callable[[dict], list]:
+    """Reads the mean over words of the heads that were looked at; None for the others of a map of that shape."""
+
+    def read(content: dict) -> list:
+        values = [[None] * len(layer) for layer in like]
+        for group in content["groups"].values():
+            for own in group["heads"]:
+                layer, head = own["head"]
+                values[layer][head] = rounded(own[part])
+        return values
+
+    return read

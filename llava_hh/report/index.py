@@ -1,0 +1,29 @@
+"""What lies below a folder of results: every run, and the reports about them."""
+
+from pathlib import Path
+
+from llava_hh.report.folder import ResultFolder
+from llava_hh.report.tables import find_comparisons, find_runs, headline
+
+REPORT = "report.html"
+ROOT = "results"  # the name of the folder whose index lists all runs
+
+
+def index_folder(folder: Path) -> Path | None:
+    """The nearest folder named ROOT around a folder of results, or itself."""
+    whole = folder.resolve()
+    return next((place for place in (whole, *whole.parents) if place.name == ROOT), None)
+
+
+def collect_index(root: Path) -> dict:
+    """`reports`, each with its `link` and what stands on its top, and `runs` as in a report.
+
+    Raises:
+        ValueError: a run.json or a comparison of another form.
+    """
+    results = ResultFolder(root)
+    reports = []
+    for path in results.named(REPORT):
+        numbers = headline(find_comparisons(ResultFolder(path.parent)))
+        reports.append({"link": results.link(path), "name": results.link(path.parent), "headline": numbers})
+    return {"reports": reports, "runs": find_runs(results)}

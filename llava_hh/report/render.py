@@ -1,0 +1,88 @@
+"""A results folder as one HTML file: its numbers, figures, heads and captions, with nothing to load from elsewhere."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llava_hh.report.captions import find_sets
+from llava_hh.report.figures import find_figures
+from llava_hh.report.folder import ResultFolder
+from llava_hh.report.heads import find_heads
+from llava_hh.report.images import shrink_images
+from llava_hh.report.index import collect_index
+from llava_hh.report.tables import find_chair, find_comparisons, find_runs, headline
+
+LARGEST_PAGE = 15_000_000  # bytes
+SCRIPTS = ("grid.js", "heads.js", "words.js", "browser.js")
+
+
+def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200) -> str:
+    """The page of a results folder; what the folder doesn't have is left out.
+
+    Args:
+        summaries: comparisons of methods that lie elsewhere.
+        limit: images in the caption browser.
+    Raises:
+        FileNotFoundError: no such folder, or nothing in it that could be shown.
+        ValueError: a result file of another form, or more than LARGEST_PAGE holds.
+    """
+    results = ResultFolder(folder)
+    comparisons = find_comparisons(results, summaries)
+    sets, files = find_sets(results, limit)
+    heads = find_heads(results)
+    if not (comparisons or sets or heads):
+        raise FileNotFoundError(
+            f"{folder}: no captions, comparisons or attribution there; expected a folder of results"
+        )
+    page = {
+        "title": "/".join(folder.resolve().parts[-2:]),
+        "headline": headline(comparisons),
+        "comparisons": comparisons,
+        "chair": find_chair(results),
+        "figures": find_figures(results),
+        "runs": find_runs(results),
+        "heads": heads,
+        "sets": sets,
+    }
+    without = _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": {}})})
+    pictures = shrink_images(files, LARGEST_PAGE - len(without.encode()) - 8 * sum(map(len, files)))
+    return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
+
+
+def render_index(root: Path) -> str:
+    """The page that lists all runs and reports below a folder.
+
+    Raises:
+        ValueError: as `collect_index`.
+    """
+    return _fill("index.html.j2", collect_index(root))
+
+
+def _fill(template: str, values: dict) -> str:
+    """A template with values, all of them escaped; only the package's own style and scripts run in the page."""
+    environment = Environment(
+        loader=PackageLoader("llava_hh.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    folder = Path(__file__).parent / "templates"
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    own = {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}
+    return environment.get_template(template).render(**values, **own)
+
+
+def _data(content: dict) -> Markup:
+    """JSON that stands in a script element: no `<` can end it or begin a comment."""
+    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,100 @@
+"""The report's numbers in rows of cells: comparisons of methods, CHAIR of captions, runs with their settings."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_hh.comparison import RESULT_FILE, table_of
+from llava_hh.report.folder import ResultFolder, read_form
+
+CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
+    ("CHAIRs", "chair_s", "CHAIR_s %", 100),
+    ("CHAIRi", "chair_i", "CHAIR_i %", 100),
+    ("recall", "recall", "recall %", 100),
+    ("f1", "f1", "F1 %", 100),
+    ("mentions", "mentions", "mentions", 1),
+    ("length", "length", "length", 1),
+]
+NO_SETTINGS = ("settings", "image_ids", "seconds")  # of run.json, shown elsewhere or too long
+
+
+def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> list[dict]:
+    """A table of every comparison of methods.
+
+    Args:
+        further: comparisons that lie elsewhere; they come first.
+    Returns: `source`, `heads`, `rows` of cells, `note`, and the `summary` itself.
+    """
+    tables = []
+    for path in [*further, *results.named("summary*.json")]:
+        summary, (heads, rows, note) = read_form(path, lambda content: (content, table_of(content)))
+        tables.append({"source": results.link(path), "heads": heads, "rows": rows, "note": note, "summary": summary})
+    return tables
+
+
+def find_chair(results: ResultFolder) -> dict | None:
+    """CHAIR of every file of captions, one row each; None where there is none."""
+    rows = []
+    for path in results.named(RESULT_FILE):
+        overall = read_form(path, lambda content: content["overall_metrics"] | {})
+        intervals = overall.get("interval", {})
+        cells = [results.link(path)]
+        for key, name, _, factor in CHAIR_COLUMNS:
+            low, high = (f"{factor * end:.1f}" for end in intervals[name]) if name in intervals else ("", "")
+            cells.append(f"{factor * overall[key]:.1f}" + (f" ({low} to {high})" if low else ""))
+        rows.append([*cells, str(overall["n"])])
+    heads = ["captions", *(head for _, _, head, _ in CHAIR_COLUMNS), "n"]
+    return {"heads": heads, "rows": rows} if rows else None
+
+
+def headline(comparisons: Sequence[dict]) -> list[dict]:
+    """What stands in large figures on top: CHAIR_i and recall of greedy decoding and of AD-HH, in percent.
+
+    From the first comparison that has both; nothing where none has.
+    """
+    for table in comparisons:
+        summary = table["summary"]
+        if "adhh" in summary:
+            return [
+                {
+                    "label": f"{name} with heads switched off (AD-HH)",
+                    "before": f"{100 * summary['greedy'][metric]:.1f}%",
+                    "after": f"{100 * summary['adhh'][metric]:.1f}%",
+                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in summary["adhh"]["interval"][metric])),
+                    "n": summary["adhh"]["n"],
+                    "source": table["source"],
+                }
+                for metric, name in (("chair_i", "CHAIR_i"), ("chair_s", "CHAIR_s"), ("recall", "recall"))
+            ]
+    return []
+
+
+def find_runs(results: ResultFolder) -> list[dict]:
+    """What made each part of the folder: script, date, commit, versions, and the settings in lines."""
+    return [
+        read_form(path, lambda content, path=path: _run(results, path, content))
+        for path in sorted(results.named("run.json"))
+    ]
+
+
+def _run(results: ResultFolder, path: Path, content: dict) -> dict:
+    about = {name: value for name, value in content.items() if name not in NO_SETTINGS}
+    return {
+        "source": results.link(path),
+        "script": content["argv"][0].removesuffix(".py"),
+        "date": content["date"],
+        "n": len(content["image_ids"]),
+        "seconds": None if content["seconds"] is None else f"{content['seconds']:,.0f}",
+        "lines": _lines({**content["settings"], **about}),
+    }
+
+
+def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, JSON value)."""
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            lines += _lines(value, f"{above}{name}.")
+        else:
+            lines.append((above + name, json.dumps(value, ensure_ascii=False)))
+    return lines

@@ -1,0 +1,71 @@
+"""Record where heads look at each object word of captions, for the report page.
+
+The first captions with a hallucination are run once more, teacher-forced, and the attention of the top heads at the
+positions that predict object words is kept: one byte for each image token and each token after the image. Writes
+word_maps.json and word_maps.safetensors. The report finds them in a folder word_maps beside the captions.
+"""
+
+import argparse
+
+from llava_hh.analysis.bias import PARTS
+from llava_hh.analysis.word_maps import heads_with_text, measure_caption
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    add_caption_flags,
+    digest,
+    hallucinating_captions,
+    join_arrays,
+)
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_tensors
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_caption_flags(parser)
+    add = parser.add_argument
+    add_head_flags(parser)
+    add("--top-k", type=int, default=5, help="how many heads of the list")
+    add("--limit", type=int, default=24, help="use the first so many captions with a hallucination")
+    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        found = hallucinating_captions(args.captions)
+        entries = found[: args.limit]
+        attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
+        heads = heads_with_text(attribution.lvlm, heads_from_flags(args, attribution.lvlm, args.top_k))
+        if not heads:
+            raise ValueError(f"--heads {args.heads}: its first {args.top_k} heads attend to the image alone")
+        settings = {
+            "model": describe_model(args.model),
+            "captions_sha256": digest(found),
+            "image_folder": str(args.image_folder),
+            "heads": [list(head) for head in heads],
+            "limit": args.limit,
+            "batch_size": args.batch_size,
+        }
+        with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
+            for number, block in run.blocks(entries, args.batch_size, "word maps"):
+                measured = [
+                    measure_caption(attribution.lvlm, entry, *attribution.prepare(entry), heads) for entry in block
+                ]
+                rows = [row for row, _ in measured]
+                run.finish_block(number, block, rows, join_arrays(arrays for _, arrays in measured))
+            if not processes().is_main:
+                return
+            rows = run.finished_rows()
+            write_tensors(args.out / "word_maps.safetensors", join_arrays(run.finished_arrays()))
+            result = {"heads": settings["heads"], "parts": PARTS, "captions": rows}
+            write_json(args.out / "word_maps.json", {**result, "settings": settings, "run": provenance()})
+        words = sum(len(row["words"]) for row in rows)
+        print(f"{', '.join(map(str, heads))} at {words} object words of {len(rows)} captions")
+        print(args.out / "word_maps.json")
+
+
+if __name__ == "__main__":
+    main()

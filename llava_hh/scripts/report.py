@@ -1,0 +1,42 @@
+"""A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
+
+The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing from
+elsewhere. Where heads look at words is shown for captions that record_words went through. If the folder lies below one
+named results, the index.html there is renewed: all runs and reports.
+"""
+
+import argparse
+from pathlib import Path
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.report.index import REPORT, index_folder
+from llava_hh.report.render import render_index, render_report
+from llava_hh.runs import processes, write_text
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("results", type=Path, help="a folder of results, such as results/mini/full, or a part of one")
+    add("--summary", type=Path, action="append", default=[], help="a comparison that lies elsewhere; may be repeated")
+    add("--limit", type=int, default=200, help="images in the caption browser")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        if args.limit < 1:
+            raise ValueError(f"--limit {args.limit}: expected at least one image")
+        if not processes().is_main:
+            return
+        page = args.results / REPORT
+        write_text(page, render_report(args.results, args.summary, args.limit))
+        print(page)
+        if root := index_folder(args.results):
+            write_text(root / "index.html", render_index(root))
+            print(root / "index.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""A folder of results, made by the scripts themselves on the tiny checkpoint."""
+
+import json
+from pathlib import Path
+
+from llava_hh.runs import write_json
+from llava_hh.scripts import (
+    attribute,
+    caption,
+    compare_decoding,
+    draw_module_influence,
+    evaluate_chair,
+    record_words,
+)
+
+TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
+
+
+def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
+    """train2014 with attribution, influences and maps of words; val2014 with three methods; a figure."""
+    model = ["--model", str(checkpoint)]
+    train = [*model, "--image-folder", str(coco / "train2014")]
+    truth = ["--annotations", str(coco / "annotations")]
+    out = folder / "train2014"
+    caption.main([*train, *truth, "--split", "train2014", "--max-new-tokens", "8", "--out", str(out)])
+    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), *truth])
+    captions = ["--captions", str(out / "captions_eval_results.json")]
+    attribute.main([*train, *captions, "--limit", "6", "--out", str(out / "identify_attention_head")])
+    result = out / "identify_attention_head" / "attribution_result.json"
+    draw_module_influence.main(["--attribution", str(result), "--out", str(out / "module_influence")])
+    heads = ["--heads", str(result), "--top-k", "2"]
+    compare_decoding.main(
+        [*model, "--image-folder", str(coco / "val2014"), *truth, *heads, "--limit", "6", "--max-new-tokens", "8"]
+        + ["--random-draws", "1", "--threshold", "0.2", "--out", str(folder / "val2014")]
+    )
+    few = [*heads, "--limit", "3", "--batch-size", "2"]
+    record_words.main([*train, *captions, *few, "--out", str(out / "word_maps")])
+
+
+def add_hostile_method(folder: Path) -> None:
+    """A method whose name and captions are markup, in val2014 of such a folder."""
+    content = json.loads((folder / "val2014" / "greedy" / "captions_eval_results.json").read_text())
+    start = TEXT.index("dog")
+    mention = {"word": "dog", "node": "dog", "start": start, "end": start + 3, "hallucinated": True}
+    for entry in content["sentences"]:
+        entry |= {"caption": TEXT, "mentions": [mention]}
+    write_json(folder / "val2014" / "<img src=x onerror=alert(1)>" / "captions_eval_results.json", content)
