@@ -128,10 +128,8 @@ def describe_model(path: Path) -> dict:
     parts = read_json(path / "config.json").get("parts")
     places = [path, *(path / str(part) for part in (parts if isinstance(parts, dict) else {}).values())]
     weights = sorted(file for place in places for file in [place, *place.glob("*")] if file.suffix in WEIGHT_SUFFIXES)
-    return {
-        "config_sha256": sha256(path / "config.json"),
-        "weights": {file.name: file.stat().st_size for file in weights},
-    }
+    sizes = {file.name: file.stat().st_size for file in weights}
+    return {"config_sha256": sha256(path / "config.json"), "weights": sizes}
 
 
 def provenance() -> dict:
