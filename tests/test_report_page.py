@@ -95,6 +95,9 @@ def test_a_head_tells_its_numbers(page, results):
 
 def test_a_head_map_by_keyboard(page):
     page.point('#head-map [data-layer="1"][data-head="1"]', click=True)
+    page.press("ArrowUp")
+    assert page.run("document.activeElement.ariaLabel").startswith("L2H1 ")
+    page.press("ArrowDown")
     for key in ("ArrowUp", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft"):
         page.press(key)  # one step down too many: it stays at the edge
     assert page.run("document.activeElement.ariaLabel").startswith("L0H2 ")
@@ -212,6 +215,17 @@ def test_a_word_shows_influence_and_where_heads_look(page, results):
     page.run("document.querySelectorAll('#strip button')[10].click()")
     page.point("#caption .word", click=True)
     assert "No influences or maps were recorded for this caption." in text(page, "#word")
+
+
+def test_a_page_of_heads_alone(browser, tiny_results, tmp_path):
+    browser.complaints = []
+    (tmp_path / "report.html").write_text(render_report(tiny_results / "train2014" / "identify_attention_head"))
+    browser.open(tmp_path / "report.html")
+    assert (count(browser, "#head-map [role=gridcell]"), count(browser, "#captions")) == (16, 0)
+    for key in ("ArrowRight", "/", "?"):
+        browser.press(key)
+    assert browser.run("keys.open") is True
+    assert browser.complaints == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -50,7 +50,9 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
         "sets": sets,
     }
     without = _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": {}})})
-    pictures = shrink_images(files, LARGEST_PAGE - len(without.encode()) - 8 * sum(map(len, files)))
+    pictures = shrink_images(
+        files, LARGEST_PAGE - len(without.encode()) - sum(len(json.dumps(key)) + 4 for key in files)
+    )
     return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
 
 

@@ -34,17 +34,21 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
 
 def find_chair(results: ResultFolder) -> dict | None:
     """CHAIR of every file of captions, one row each; None where there is none."""
-    rows = []
-    for path in results.named(RESULT_FILE):
-        overall = read_form(path, lambda content: content["overall_metrics"] | {})
-        intervals = overall.get("interval", {})
-        cells = [results.link(path)]
-        for key, name, _, factor in CHAIR_COLUMNS:
-            low, high = (f"{factor * end:.1f}" for end in intervals[name]) if name in intervals else ("", "")
-            cells.append(f"{factor * overall[key]:.1f}" + (f" ({low} to {high})" if low else ""))
-        rows.append([*cells, str(overall["n"])])
+    paths = results.named(RESULT_FILE)
+    rows = [read_form(path, lambda content, path=path: _chair_cells(results.link(path), content)) for path in paths]
     heads = ["captions", *(head for _, _, head, _ in CHAIR_COLUMNS), "n"]
     return {"heads": heads, "rows": rows} if rows else None
+
+
+def _chair_cells(source: str, content: dict) -> list[str]:
+    overall, cells = content["overall_metrics"], [source]
+    intervals = overall.get("interval", {})
+    for key, name, _, factor in CHAIR_COLUMNS:
+        cell = f"{factor * overall[key]:.1f}"
+        if name in intervals:
+            cell += " ({:.1f} to {:.1f})".format(*(factor * end for end in intervals[name]))
+        cells.append(cell)
+    return [*cells, str(overall["n"])]
 
 
 def headline(comparisons: Sequence[dict]) -> list[dict]:
@@ -54,7 +58,7 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     """
     for table in comparisons:
         summary = table["summary"]
-        if "adhh" in summary:
+        if {"greedy", "adhh"} <= summary.keys():
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",

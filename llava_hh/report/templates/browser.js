@@ -5,6 +5,7 @@ const onlyWrong = document.getElementById("only-wrong");
 let set = page.sets[0];
 let shown = [];
 let place = 0;
+let objects = new Set();
 
 /** Whether a mention is what the filter asks for; a whole object's name asks for that object alone. */
 function isFound([word, node, , , wrong]) {
@@ -13,7 +14,6 @@ function isFound([word, node, , , wrong]) {
   const fits = objects.has(asked) ? names[1] === asked : names.some((name) => name.includes(asked));
   return fits && (wrong || !onlyWrong.checked);
 }
-let objects = new Set();
 
 function captionCard(method, caption, image) {
   const text = make("p", { class: "text" });
