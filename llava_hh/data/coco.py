@@ -117,25 +117,32 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
                     category_ids.setdefault(image_id, set()).add(item["category_id"])
     if not has_list:
         raise ValueError("no list `annotations`")
-    for image_id, own in category_ids.items():
+    while category_ids:  # sets of names take the place of sets of ids, so that there is one of them at a time
+        image_id, own = category_ids.popitem()
         found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
 
 
 def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:
-    team = processes()
+    team, found = processes(), None
     if team.is_main:
         key = {path.name: sha256(path) for path in files}
         if not _holds(cache, key, image_ids):
             found = _read_files(files, image_ids)
-            images = {
-                str(image_id): {"categories": sorted(found[image_id].categories), "captions": found[image_id].captions}
-                if image_id in found
-                else None  # no annotation: known to be missing
-                for image_id in image_ids
-            }
-            write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+            _write_cache(cache, key, image_ids, found)
     team.wait()
-    return _kept_in(read_json(cache), image_ids)
+    return _kept_in(read_json(cache), image_ids) if found is None else found
+
+
+def _write_cache(
+    cache: Path, key: dict[str, str], image_ids: Sequence[int], found: Mapping[int, ImageAnnotations]
+) -> None:
+    images = {
+        str(image_id): {"categories": sorted(found[image_id].categories), "captions": found[image_id].captions}
+        if image_id in found
+        else None  # no annotation: known to be missing
+        for image_id in image_ids
+    }
+    write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
 
 
 def _kept_in(content: Mapping[str, Any], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:

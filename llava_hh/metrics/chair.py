@@ -165,8 +165,8 @@ def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh")
             raise ValueError(
                 f"image {image_id} has an instance of {sorted(unknown)[0]!r}; expected one of the 80 COCO categories"
             )
-        named = (mention.node for caption in found.captions for mention in find_objects(caption, variant))
-        objects[image_id] = {*found.categories, *named}
+        named = {mention.node for caption in found.captions for mention in find_objects(caption, variant)}
+        objects[image_id] = found.categories | named if named else found.categories
     return objects
 
 

@@ -6,6 +6,7 @@ off its word). On lower-case text nearly all of the model is silent, and what is
 """
 
 import re
+import sys
 from typing import NamedTuple
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
@@ -127,7 +128,7 @@ def tokenize(caption: str) -> list[Token]:
                 length = 1 if text[position] == '"' else 2
             else:
                 raise ValueError(f"cannot place the token {word!r} in {text[start:end]!r}")
-            tokens.append(Token(word, position, position + length))
+            tokens.append(Token(sys.intern(word), position, position + length))  # one string for all captions
             position += length
     if places is None:
         return tokens
