@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop and scale; default: all")
     flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--out", type=Path, help="folder for attribution.json")
+    flags.add_argument("--json", type=Path, help="write the table as JSON too")
     return flags
 
 
@@ -231,10 +231,9 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(measure(builders[name](), args.repeats, args.loop_heads))
     run = describe_run()
     print(format_table(rows), "\n", *(f"{key}: {value}" for key, value in run.items()), sep="\n")
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        result = {"run": run, "settings": vars(args) | {"model": str(path), "out": str(args.out)}, "rows": rows}
-        (args.out / "attribution.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if args.json:
+        settings = {name: str(value) for name, value in vars(args).items()}
+        args.json.write_text(json.dumps({"run": run, "settings": settings, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

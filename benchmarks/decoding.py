@@ -3,7 +3,7 @@
 One batch of drawn scenes; end tokens are suppressed, so that every method takes the same number of steps. The methods
 take turns, and each is compared with the greedy run of the same turn. DoLa's vocabulary products, one per candidate
 layer, are timed apart: no implementation does without them. On a CPU the seconds are those that the process computed,
-so that other work on the machine counts less. Prints a Markdown table, and writes JSON with --out.
+so that other work on the machine counts less. Prints a Markdown table, and writes JSON with --json.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--repeats", type=int, default=5, help="turns of all methods; medians count")
     flags.add_argument("--top-k", type=int, default=20, help="heads that AD-HH looks at")
     flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    flags.add_argument("--out", type=Path, help="write the times as JSON too")
+    flags.add_argument("--json", type=Path, help="write the times as JSON too")
     return flags
 
 
@@ -131,8 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     times = measure(lvlm, args.batch_size, args.tokens, args.repeats, args.top_k)
     what = f"{args.batch_size} rows of {args.tokens} tokens, {args.repeats} turns"
     print(f"{format_table(times)}\n\n{describe_run(lvlm)}; {what}.")
-    if args.out:
-        args.out.write_text(json.dumps({"run": describe_run(lvlm), "seconds_per_token": times}, indent=1) + "\n")
+    if args.json:
+        args.json.write_text(json.dumps({"run": describe_run(lvlm), "seconds_per_token": times}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

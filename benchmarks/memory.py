@@ -1,7 +1,7 @@
 """Peak memory of captioning and attribution: does it grow with the number of samples?
 
 Each script runs in a process of its own on 100 and on 1,000 drawn images, with the random LLaVA of the tests, so small
-that anything kept per sample would show. Prints a Markdown table and writes it as JSON with --out.
+that anything kept per sample would show. Prints a Markdown table and writes it as JSON with --json.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000], help="numbers of images, smallest first")
     parser.add_argument("--seed", type=int, default=0, help="of the sample of images")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON too")
+    parser.add_argument("--json", type=Path, help="write the figures as JSON too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args.sizes, args.seed)
@@ -61,9 +61,9 @@ def main() -> None:
     print("|---|" + "---|" * (len(args.sizes) + 1))
     for row in rows:
         print(f"| {row['script']} | {' | '.join(f'{peak:.0f}' for peak in row['peaks_mib'])} | {row['ratio']:.3f} |")
-    if args.out:
+    if args.json:
         where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        args.out.write_text(json.dumps({**where, "sizes": args.sizes, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({**where, "sizes": args.sizes, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

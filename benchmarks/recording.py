@@ -2,7 +2,7 @@
 
 One random Llama and one prompt of 2,000 tokens (1,500 of them an image), each way in a process of its own. Ours
 records the attention mass of 20 heads on and after the image, and the maps of one head. Prints a Markdown table, and
-writes JSON with --out.
+writes JSON with --json.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2000, help="length of the prompt")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON too")
+    parser.add_argument("--json", type=Path, help="write the figures as JSON too")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
@@ -80,9 +80,9 @@ def main() -> None:
     for row in rows:
         ratio = row["peak_mib"] / rows[0]["peak_mib"]
         print(f"| {row['way']} | {row['peak_mib']:.0f} | {ratio:.2f} | {row['seconds']:.1f} |")
-    if args.out:
+    if args.json:
         where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        args.out.write_text(json.dumps({**where, "tokens": args.tokens, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({**where, "tokens": args.tokens, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
