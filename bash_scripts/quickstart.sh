@@ -1,7 +1,7 @@
 #!/bin/sh
 # From nothing to a result on a CPU: environment, mini, its hallucination heads, captions with those heads switched off, and a
 # page to look at all of it.
-# 8 minutes on 2 cores after the installation.
+# 13 minutes on one core, the installation included.
 # Usage: sh bash_scripts/quickstart.sh
 set -eu
 cd "$(dirname "$0")/.."
