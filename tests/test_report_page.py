@@ -66,8 +66,8 @@ def test_it_shows_every_part(page):
     for name in ("methods", "heads", "captions", "figures", "runs"):
         assert count(page, f"#{name}") == 1
     assert count(page, "#head-map [role=gridcell]") == 16
-    assert page.run("document.querySelector('#caption img').naturalWidth") > 0
-    assert page.run("document.querySelector('#figures img').naturalWidth") > 0
+    for shown in ("#caption img", "#figures img"):
+        assert page.run(f"((i) => i.decode().then(() => i.naturalWidth))(document.querySelector('{shown}'))") > 0
 
 
 def test_a_head_tells_its_numbers(page, results):
@@ -205,6 +205,11 @@ def test_a_word_shows_influence_and_where_heads_look(page, results):
         line.split()[-1] for line in page.run("[...document.querySelectorAll('.sums span')].map(s => s.innerText)")
     ] == parts
     side = row["grid"]["rows"]
+    page.run(  # it is painted when the picture has come
+        "new Promise(done => { const [i, c] = ['img', 'canvas'].map(name => document.querySelector(`.over ${name}`)); "
+        "const look = () => i.naturalWidth && c.width === 2 * i.naturalWidth ? done() : setTimeout(look, 10); "
+        "look(); })"
+    )
     dark = page.run(
         "(() => { const c = document.querySelector('.over canvas'), w = c.width, h = c.height, "
         f"n = {side}, all = c.getContext('2d').getImageData(0, 0, w, h).data; "
