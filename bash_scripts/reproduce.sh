@@ -1,0 +1,65 @@
+#!/bin/sh
+# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini: 2 hours on one core.
+# A killed run goes on where it stopped when the same command is given again. Before each step stands how long it and the
+# rest will take, by mini's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reproduce.sh
+set -eu
+cd "$(dirname "$0")/.."
+if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
+. bash_scripts/profile.sh
+export PROFILE PYTHON
+case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
+choice="$result_path/choose_adhh/choice.json"
+
+# step:minutes, as measured on mini, one core
+steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 ${mini:+checkpoints_of_tuning:4} analysis:20
+    targeted_finetune:15 baselines:21 baselines_tfhh:2 ${nocaps_path:+baselines_nocaps:21} newer_models:12 report:2"
+do_step() {
+    case $1 in
+        data) sh bash_scripts/mini/data.sh ;;
+        weights) sh bash_scripts/mini/checkpoint.sh ;;
+        attribute) sh bash_scripts/attribute.sh ;;
+        choose_adhh) sh bash_scripts/choose_adhh.sh ;;
+        decoding) sh bash_scripts/decoding.sh ${mini:+--choice "$choice"} ;;
+        checkpoints_of_tuning) sh bash_scripts/mini/steps.sh ;;
+        analysis) sh bash_scripts/analysis/all.sh ;;
+        targeted_finetune) sh bash_scripts/targeted_finetune.sh ;;
+        baselines) sh baselines/bash_scripts/eval_baselines.sh ;;
+        baselines_tfhh) sh baselines/bash_scripts/eval_ours_tfhh.sh ;;
+        baselines_nocaps) DATASET=nocaps sh baselines/bash_scripts/eval_baselines.sh ;;
+        newer_models) sh newer_models/decoding.sh ;;
+        report) sh bash_scripts/report.sh ;;
+    esac
+}
+
+record="$result_path/reproduce.txt"  # "<step> begun", then "<step> <seconds>", or "<step> finished" after a kill
+mkdir -p "$result_path"
+touch "$record"
+number=0
+for item in $steps; do
+    number=$((number + 1))
+    step=${item%:*}
+    # shellcheck disable=SC2086  # steps is a list
+    awk -v list="$(echo $steps)" -v number="$number" -v mini="$mini" '
+        $2 == "begun" { next }
+        { finished[$1] = 1; if ($2 != "finished") seconds[$1] = $2 }
+        END {
+            count = split(list, items, " ")
+            for (i = 1; i <= count; i++) {
+                split(items[i], part, ":")
+                if (part[1] in seconds) { took += seconds[part[1]]; expected += 60 * part[2] }
+                if (i == number) { name = part[1]; share = (name in finished) ? 0 : part[2] }
+                if (i >= number && !(part[1] in finished)) left += part[2]
+            }
+            rate = expected ? took / expected : 1
+            about = sprintf("about %.0f minutes; about %.0f until the end", share * rate, left * rate)
+            if (!expected && !mini) about = "no estimate before the first step is done"
+            if (name in finished) about = "finished before"
+            printf "== step %d of %d: %s (%s)\n", number, count, name, about
+        }' "$record"
+    outcome=$(if grep -q "^$step " "$record"; then echo finished; fi)
+    started=$(date +%s)
+    echo "$step begun" >> "$record"
+    do_step "$step"
+    echo "$step ${outcome:-$(($(date +%s) - started))}" >> "$record"
+done
