@@ -131,11 +131,15 @@ def answer_samples(
     samples: Sequence[dict],
     images: Sequence[Image.Image],
     method: Method,
-    prompt: str,
+    prompt: str | Sequence[str],
     max_new_tokens: int,
 ) -> tuple[list[Answer], float]:
-    """Ask the same question about every image, in one batch; also the seconds that decoding took, prefill included."""
-    prompts = [prompt] * len(images)
+    """Ask about every image, in one batch; also the seconds that decoding took, prefill included.
+
+    Args:
+        prompt: one question for all, or one for each.
+    """
+    prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
     batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
     begun = time.perf_counter()
     if isinstance(method, Decoding):

@@ -1,0 +1,117 @@
+"""POPE's questions: the official files, and question sets of our own from COCO-format annotations."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_hh.data.coco import existing_file
+
+KINDS = ("random", "popular", "adversarial")
+SUFFIXES = {  # what follows the question
+    "none": "",
+    "vcd": " Please answer this question with one word.",
+    "llava": "\nAnswer the question using a single word or phrase.",
+}
+PER_LABEL = 3  # questions about objects that are there, and about others, for each image
+
+
+def load_questions(path: Path) -> list[dict[str, Any]]:
+    """Read a file of questions: JSON lines with question_id, image (a file name), text and label (yes or no).
+
+    Returns: these, and `image_id`: the file's name without its ending, unless the row has one.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no question, or a row that is none; one line with the file and the row.
+    """
+    questions = []
+    lines = existing_file(path, "JSON lines of POPE's questions").read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: not JSON ({error}); expected one question a line") from error
+        if not isinstance(row, dict) or "question_id" not in row:
+            raise ValueError(f"{path}, row {number}: expected an object with a question_id")
+        for key in ("image", "text", "label"):
+            if not isinstance(row.get(key), str):
+                raise ValueError(f"{path}, row {number}: {key!r} is {row.get(key)!r}; expected a string")
+        if row["label"] not in ("yes", "no"):
+            raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected yes or no")
+        questions.append({"image_id": Path(row["image"]).stem, **row})
+    if not questions:
+        raise ValueError(f"{path}: no question; expected at least one row")
+    return questions
+
+
+def build_questions(
+    images: Sequence[Mapping[str, Any]], objects: Mapping[int, set[str]], kind: str, seed: int = 42
+) -> list[dict[str, Any]]:
+    """Six questions an image: three objects that are annotated and three that are not.
+
+    Which objects are not there: "random" ones; the most frequent ("popular": in the most of `images`); or those most
+    often beside the object of the question before ("adversarial"; random ones when there are none left). Ties go by
+    name, and no object is asked for twice about an image.
+
+    Args:
+        images: `image_id` and `file_name` each; those with fewer than three objects are left out.
+        objects: the annotated categories of each image.
+        kind: one of KINDS. All kinds ask for the same objects that are there.
+    Raises:
+        ValueError: an unknown kind, or too few categories to ask for.
+    Source: Li et al., POPE, 2023, and RUCAIBox/POPE's generator.
+    Differs: objects that are there are drawn by `seed`, where the released code takes the first three annotated ones.
+        Before a vowel only the article changes; the released code puts "an" for every letter a of its template.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} of POPE is not known; choose one of: {', '.join(KINDS)}")
+    asked = [image for image in images if len(objects[image["image_id"]]) >= PER_LABEL]
+    frequency = Counter(name for image in asked for name in sorted(objects[image["image_id"]]))
+    beside: dict[str, Counter] = {name: Counter() for name in frequency}
+    for image in asked:
+        own = objects[image["image_id"]]
+        for name in own:
+            beside[name].update(own - {name})
+    questions: list[dict[str, Any]] = []
+    for image in asked:
+        own = objects[image["image_id"]]
+        absent = sorted(set(frequency) - own)
+        if len(absent) < PER_LABEL:
+            raise ValueError(f"image {image['image_id']}: only {len(absent)} categories are not in it; POPE asks for 3")
+        rng = random.Random(f"{seed} {image['image_id']}")  # by image: one more image leaves the others as they are
+        for present in rng.sample(sorted(own), PER_LABEL):
+            missing = _choose_absent(kind, absent, frequency, beside[present], rng)
+            absent.remove(missing)
+            for name, label in ((present, "yes"), (missing, "no")):
+                questions.append(
+                    {
+                        "question_id": len(questions) + 1,
+                        "image_id": image["image_id"],
+                        "image": image["file_name"],
+                        "text": ask_for(name),
+                        "label": label,
+                        "object": name,
+                    }
+                )
+    return questions
+
+
+def ask_for(name: str) -> str:
+    """POPE's question about an object."""
+    return f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?"
+
+
+def _choose_absent(
+    kind: str, absent: Sequence[str], frequency: Counter, beside: Counter, rng: random.Random
+) -> str:
+    if kind == "popular":
+        return max(absent, key=lambda name: frequency[name])
+    if kind == "adversarial":
+        best = max(absent, key=lambda name: beside[name])
+        if beside[best]:
+            return best
+    return rng.choice(absent)
