@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ def _read_keys(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
         try:
             rows.append(json.loads(line))
             if not isinstance(rows[-1], dict):
@@ -150,53 +152,52 @@ def _is_reproduced(entry: Mapping[str, Any], rules: Dataset) -> bool:
 
 def mismatches(reference: Captions, other: Captions) -> Iterator[tuple[str, str]]:
     """In what two sets of captions differ that decides the result apart from the method: (kind, one line)."""
-    names = (reference.label, other.label)
-
-    def line(kind: str, *values: object) -> tuple[str, str]:
-        return kind, f"{kind}: " + ", ".join(f"{name} has {value}" for name, value in zip(names, values, strict=True))
-
-    ids = [set(each.image_ids) for each in (reference, other)]
+    runs = (reference, other)
+    ids = [set(run.image_ids) for run in runs]
     common = ids[0] & ids[1]
     if not common:
-        yield "no common image", f"images: {names[0]} and {names[1]} have none in common"
+        yield "no common image", f"images: {reference.label} and {other.label} have none in common"
         return
     if ids[0] != ids[1]:
-        kind, text = line("images", *(_images_of(each) for each in (reference, other)))
-        yield kind, f"{text}; they have {len(common)} in common"
-    yield from _other_contents(reference, other, common, line)
+        yield "images", f"{_line('images', runs, map(_images_of, runs))}; they have {len(common)} in common"
+    yield from _other_contents(runs, common)
     for name in ("variant", "drop_incomplete"):
-        values = [each.scoring.get(name, False) for each in (reference, other)]
+        values = [run.scoring.get(name, False) for run in runs]
         if values[0] != values[1]:
-            kind, text = line(name, *map(repr, values))
-            yield kind, f"{text}; {SCORED_ANEW}"
-    records = [each.record for each in (reference, other)]
-    if None in records:
-        has = ["no run.json" if record is None else "one" for record in records]
-        yield "record", line("record", *has)[1] + ", so what it was made with is not known"
+            yield name, f"{_line(name, runs, map(repr, values))}; {SCORED_ANEW}"
+    if None in (reference.record, other.record):
+        has = ["no run.json" if run.record is None else "one" for run in runs]
+        yield "record", f"{_line('record', runs, has)}, so what it was made with is not known"
         return
-    made = [_made_with(each) for each in (reference, other)]
-    for kind, value in made[0].items():
-        if value != made[1][kind]:
-            yield line(kind, value, made[1][kind])
+    made = [_made_with(run) for run in runs]
+    for kind in made[0]:
+        if made[0][kind] != made[1][kind]:
+            yield kind, _line(kind, runs, [each[kind] for each in made])
 
 
-def _other_contents(
-    reference: Captions, other: Captions, common: set[ImageId], line: Callable[..., tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
-    """Common images whose pixels or ground truth differ."""
-    hashed = [image_id for image_id in reference.image_sha256 if image_id in common & other.image_sha256.keys()]
-    changed = [image_id for image_id in hashed if reference.image_sha256[image_id] != other.image_sha256[image_id]]
+def _line(kind: str, runs: Sequence[Captions], values: Iterable[object]) -> str:
+    return f"{kind}: " + ", ".join(f"{run.label} has {value}" for run, value in zip(runs, values, strict=True))
+
+
+def _other_contents(runs: tuple[Captions, Captions], common: set[ImageId]) -> Iterator[tuple[str, str]]:
+    """Common images whose files or ground truth differ."""
+    changed = [i for i in hashed_images(*runs) if runs[0].image_sha256[i] != runs[1].image_sha256[i]]
     if changed:
-        first = changed[0]
-        digests = [f"{each.image_sha256[first][:12]} for image {first}" for each in (reference, other)]
-        kind, text = line("image contents", *digests)
-        yield kind, f"{text}; {len(changed)} files differ by sha256: caption the same files"
-    truths = [{entry["image_id"]: entry["mscoco_gt_words"] for entry in each.sentences} for each in (reference, other)]
+        digests = [f"{run.image_sha256[changed[0]][:12]} for image {changed[0]}" for run in runs]
+        text = _line("image contents", runs, digests)
+        yield "image contents", f"{text}; {len(changed)} files differ by sha256: caption the same files"
+    truths = [{entry["image_id"]: entry["mscoco_gt_words"] for entry in run.sentences} for run in runs]
     changed = [image_id for image_id in truths[0] if image_id in common and truths[0][image_id] != truths[1][image_id]]
     if changed:
         objects = [f"{', '.join(truth[changed[0]]) or 'nothing'} in image {changed[0]}" for truth in truths]
-        kind, text = line("ground truth", *objects)
-        yield kind, f"{text}; {len(changed)} images differ; {SCORED_ANEW}"
+        text = _line("ground truth", runs, objects)
+        yield "ground truth", f"{text}; {len(changed)} images differ; {SCORED_ANEW}"
+
+
+def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
+    """The common images whose files both runs kept a hash of; runs of older versions kept none."""
+    hashed = reference.image_sha256.keys() & other.image_sha256.keys() & set(other.image_ids)
+    return [image_id for image_id in reference.image_ids if image_id in hashed]
 
 
 def _images_of(captions: Captions) -> str:

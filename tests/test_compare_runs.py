@@ -137,6 +137,7 @@ def test_wins_and_losses_are_the_images_that_differ(session, tmp_path, capsys):
     assert f"  {zero} [{', '.join(example['other']['hallucinated'])}]: {captions[example['image_id']]}" in (
         capsys.readouterr().out.splitlines()
     )
+    assert result["n_same_files"] == LIMIT
     few = compared(tmp_path, greedy, zero, "--examples", 1)["runs"][str(zero)]
     assert (few["wins"], few["losses"]) == (result["wins"][:1], result["losses"][:1])
 
@@ -361,6 +362,17 @@ def test_an_unfinished_run_is_refused(made, monkeypatch, tmp_path, capsys):
     assert lines == [f"unfinished: {tmp_path / 'other'} has 4 of 8 images; give its command again to finish it"]
     other = maker.make("other", "--limit", LIMIT)
     assert compared(tmp_path, greedy, other)["runs"][str(other)]["n"] == LIMIT
+
+
+def test_it_is_said_where_files_were_not_hashed(made, tmp_path, capsys):
+    """Blocks as older versions left them."""
+    _, greedy, zero = made
+    path = zero / "blocks" / "00000.json"
+    content = json.loads(path.read_text())
+    del content["image_sha256"]
+    path.write_text(json.dumps(content))
+    compared(tmp_path, greedy, zero)
+    assert "known by sha256 to be the same files: 4 of 8 images" in capsys.readouterr().out
 
 
 def test_a_second_caption_of_an_image_is_refused(made, capsys):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.conditions import LIFTABLE, Captions, load_captions, refuse_mismatches
+from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
 from llava_hh.runs import make_folder, provenance, write_json
@@ -140,22 +140,23 @@ def main(argv: list[str] | None = None) -> None:
         reference = runs[0].label
         sentences = {run.label: run.sentences for run in runs}
         differences = compare_with_reference(sentences, reference, args.metrics, args.seed)
-        result, examples = {}, []
+        result, shown = {}, []
         for run in runs:
-            result[run.label] = {
-                **summarise(run.sentences, args.seed),
-                "made_with": run.record and run.record["settings"],
-            }
+            made_with = run.record and run.record["settings"]
+            result[run.label] = {**summarise(run.sentences, args.seed), "made_with": made_with}
             if run.label != reference:
                 found = wins_and_losses(runs[0], run, args.examples)
-                result[run.label] |= {"difference": differences[run.label], **found}
-                examples.append(describe_examples(reference, run.label, found))
+                n_hashed = len(hashed_images(runs[0], run))
+                result[run.label] |= {"difference": differences[run.label], **found, "n_same_files": n_hashed}
+                shown.append(describe_examples(reference, run.label, found))
+                if n_hashed < len(run.sentences):
+                    shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
         settings = {"reference": reference, "metrics": list(args.metrics), "across": args.across, "seed": args.seed}
         write_json(out, {"settings": settings, "runs": result, "run": provenance()})
         n = result[reference]["n"]
         print(table(result, reference, args.metrics))
         print(f"n = {n}; in brackets: paired 95% bootstrap intervals over images; p: two-sided paired permutation test")
-        print("\n".join([*examples, str(out)]))
+        print("\n".join([*shown, str(out)]))
 
 
 if __name__ == "__main__":

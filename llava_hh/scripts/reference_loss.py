@@ -6,6 +6,7 @@ reference_loss.json; with --captions, what each method's own captions name and f
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
@@ -54,11 +55,11 @@ def caption_losses(
     ]
 
 
-def measure(evaluation: Evaluation, interventions: list[Intervention], per_image: int, out: Path) -> list[dict]:
-    """The loss of the first `per_image` reference captions of every image into the folder `out`; a row per caption."""
+def measure(evaluation: Evaluation, interventions: list[Intervention], out: Path) -> list[dict]:
+    """The loss of the first reference captions of every image into the folder `out`; a row per caption."""
+    per_image = evaluation.extra["captions_per_image"]
     references = {sample["image_id"]: evaluation.references[sample["image_id"]] for sample in evaluation.samples}
-    settings = {**evaluation.settings(interventions), "captions_per_image": per_image}
-    with start_run(out, settings, list(references)) as run:
+    with start_run(out, evaluation.settings(interventions), list(references)) as run:
         for number, block in run.blocks(evaluation.samples, evaluation.batch_size, out.name):
             rows = []
             for place in range(per_image):
@@ -117,6 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         evaluation = Evaluation.from_flags(args)
+        truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
+        extra = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
+        evaluation = replace(evaluation, extra={**evaluation.extra, **extra})
         heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
 
         def edits(chosen: Sequence[Head]) -> dict[str, list[Intervention]]:
@@ -129,18 +133,16 @@ def main(argv: list[str] | None = None) -> None:
             methods |= {f"random_{name}_{seed}": edit for name, edit in edits(control).items()}
         tuned = {f"tfhh_{place}": path for place, path in enumerate(args.tfhh_model, 1)}
         captions = caption_metrics(args.captions, [*methods, *tuned])
-        rows = {
-            name: measure(evaluation, edit, args.captions_per_image, args.out / name) for name, edit in methods.items()
-        }
+        rows = {name: measure(evaluation, edit, args.out / name) for name, edit in methods.items()}
         for name, path in tuned.items():
-            rows[name] = measure(evaluation.with_model(path), [], args.captions_per_image, args.out / name)
+            rows[name] = measure(evaluation.with_model(path), [], args.out / name)
         if not processes().is_main:
             return
         result = summarise_losses(rows, REFERENCE)
         for name, own in captions.items():
             result[name]["captions"] = own
         settings = {"top_k": args.top_k, "threshold": args.threshold, "heads_sha256": sha256(args.heads)}
-        settings |= {**evaluation.settings([]), "captions_per_image": args.captions_per_image}
+        settings |= evaluation.settings([])
         path = args.out / "reference_loss.json"
         write_json(path, {"methods": result, "settings": settings, "run": provenance()})
         n_images = result[REFERENCE]["n_images"]
