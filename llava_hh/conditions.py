@@ -1,6 +1,5 @@
 """What captions were made from and scored by, and whether those of two runs can be compared image by image."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.comparison import RESULT_FILE
+from llava_hh.data.json_lines import read_json_lines
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.runs import Run, read_json
@@ -53,7 +53,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
     file = path / "captions.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected a result folder or a file of captions")
-    rows = _read_rows(file)
+    rows = [row for _, row in read_json_lines(file)]
     scored, record = file.with_name(RESULT_FILE), file.with_name("run.json")
     if score is not None:
         sentences, scoring = score(rows), {}
@@ -83,22 +83,6 @@ def _read_keys(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]
     if missing := [key for key in keys if key not in content]:
         raise ValueError(f"{path}: no {missing[0]!r} there; expected {expected}")
     return content
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-            if not isinstance(rows[-1], dict):
-                raise ValueError("no object")
-        except ValueError:
-            raise ValueError(f"{path}, row {number}: expected one JSON object a line") from None
-    if not rows:
-        raise ValueError(f"{path}: no captions there")
-    return rows
 
 
 def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()) -> None:
