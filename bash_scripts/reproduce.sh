@@ -13,7 +13,7 @@ choice="$result_path/choose_adhh/choice.json"
 
 # step:minutes, as measured on mini, one core
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 ${mini:+checkpoints_of_tuning:4} analysis:20
-    targeted_finetune:15 baselines:21 baselines_tfhh:2 ${nocaps_path:+baselines_nocaps:21} newer_models:12 report:2"
+    targeted_finetune:15 baselines:21 baselines_tfhh:2 ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {
     case $1 in
         data) sh bash_scripts/mini/data.sh ;;
@@ -28,6 +28,7 @@ do_step() {
         baselines_tfhh) sh baselines/bash_scripts/eval_ours_tfhh.sh ;;
         baselines_nocaps) DATASET=nocaps sh baselines/bash_scripts/eval_baselines.sh ;;
         newer_models) sh newer_models/decoding.sh ;;
+        reference_loss) sh bash_scripts/reference_loss.sh ;;
         report) sh bash_scripts/report.sh ;;
     esac
 }

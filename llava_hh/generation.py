@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import Run
+from llava_hh.runs import Run, sha256
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -211,6 +211,7 @@ def caption_images(
             }
             for sample, answer in zip(readable, answers, strict=True)
         ]
-        run.finish_block(number, block, rows, seconds=seconds)
+        digests = [sha256(image_folder / sample["file_name"]) for sample in readable]
+        run.finish_block(number, block, rows, seconds=seconds, image_sha256=digests)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

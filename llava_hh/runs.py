@@ -193,21 +193,25 @@ class Run:
         rows: list[dict],
         arrays: dict | None = None,
         seconds: float | None = None,
+        image_sha256: Sequence[str] | None = None,
     ) -> None:
         """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on.
 
         Args:
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
+            image_sha256: of each row's image file, for those who compare runs; kept beside the rows as well.
         """
         if arrays:
             write_tensors(self._block(number, "safetensors"), arrays)
         content = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
         if seconds is not None:
             content["seconds"] = round(seconds, 6)
+        if image_sha256 is not None:
+            content["image_sha256"] = list(image_sha256)
         write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
 
     def finished_blocks(self) -> Iterator[dict]:
-        """The finished blocks in order: image_ids, rows and, where they were given, seconds."""
+        """The finished blocks in order: image_ids, rows and, where they were given, seconds and image_sha256."""
         return map(read_json, sorted(self._blocks_folder.glob("*.json")))
 
     def finished_rows(self) -> list[dict]:

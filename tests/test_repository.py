@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
-LAYERS += ["datasets", "comparison", "generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures"]
-LAYERS += ["mini", "doctor", "report", "scripts"]
+LAYERS += ["datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis"]
+LAYERS += ["finetuning", "figures", "mini", "doctor", "report", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

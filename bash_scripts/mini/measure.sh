@@ -22,5 +22,6 @@ cp "$result_path/targeted_finetune/heads_1234/curves.png" results/mini/measured_
 for kind in json png; do
     cp "$result_path/baselines/val2014/summary.$kind" "results/mini/measured_baselines.$kind"
 done
+cp "$result_path/val2014/reference_loss/reference_loss.json" results/mini/measured_reference_loss.json
 cp "$choice/choice.png" results/mini/measured_trade_off.png
 cp "$heads/head_map.png" results/mini/measured_head_map.png

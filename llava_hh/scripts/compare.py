@@ -1,0 +1,163 @@
+"""Compare finished runs with the first of them: paired statistics, and the images where a run does better or worse.
+
+Runs are result folders or captions.jsonl files, of the same images. What was made or scored in other ways is refused.
+Writes comparison.json.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
+from llava_hh.datasets import DATASETS, load_dataset
+from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
+from llava_hh.runs import make_folder, provenance, write_json
+
+PERCENT = ("chair_s", "chair_i", "precision", "recall", "f1")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="result folder or captions.jsonl; the first is the reference")
+    add("--across", nargs="+", choices=LIFTABLE, default=[], help="what the runs may differ in")
+    add("--metrics", nargs="+", choices=METRICS, default=METRICS, help="those to test; Holm's correction is over them")
+    add("--annotations", type=Path, help="score all captions here by these annotations; default: take their scores")
+    add("--dataset", choices=DATASETS, default="coco", help="with --annotations: what the images are of")
+    add("--variant", default="hh", help="with --annotations: the variant of CHAIR")
+    add("--examples", type=int, default=3, help="images to show where a run names fewer objects wrongly, and more")
+    add("--seed", type=int, default=0, help="of resamples and permutations")
+    add("--out", type=Path, help="result file (default: comparison.json beside the folder of the reference)")
+    return parser
+
+
+def scorer(args: argparse.Namespace, cache: Path) -> Callable[[Sequence[dict]], list[dict]]:
+    """What scores rows of captions by --annotations, --dataset and --variant."""
+    dataset = load_dataset(args.dataset, args.variant)
+
+    def score(rows: Sequence[dict]) -> list[dict]:
+        ids = [dataset.image_id(row.get("image_id")) for row in rows]
+        if None in ids or not all(isinstance(row.get("text"), str) for row in rows):
+            raise ValueError(f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`")
+        objects = dataset.objects(dataset.annotations(args.annotations, ids, cache))
+        return [
+            {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
+            for row, image_id in zip(rows, ids, strict=True)
+        ]
+
+    return score
+
+
+def load_runs(args: argparse.Namespace, out: Path) -> list[Captions]:
+    """The runs of the command line, all in the order of the reference's images.
+
+    Raises:
+        ValueError, FileNotFoundError: a file that cannot be read, a run given twice, or runs that cannot be compared.
+    """
+    places = [path.resolve() for path in args.runs]
+    if len(places) < 2 or len(set(places)) < len(places):
+        raise ValueError(f"runs {', '.join(map(str, args.runs))}: expected two or more different ones")
+    score = scorer(args, out.with_name("ground_truth.json")) if args.annotations else None
+    runs = [load_captions(path, score) for path in args.runs]
+    refuse_mismatches(runs, args.across)
+    common = set.intersection(*(set(run.image_ids) for run in runs))
+    if not common:
+        raise ValueError("images: there is none that all runs have")
+    order = [image_id for image_id in runs[0].image_ids if image_id in common]
+    entries = [{entry["image_id"]: entry for entry in run.sentences} for run in runs]
+    return [replace(run, sentences=[own[i] for i in order]) for run, own in zip(runs, entries, strict=True)]
+
+
+def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
+    """Images where `other` names fewer (wins) or more (losses) different hallucinated objects than the reference.
+
+    Returns: how many images of each kind, and the `n` of wins and losses with the largest differences, both captions
+        and their hallucinated objects.
+    """
+    found: dict[str, list[dict]] = {"wins": [], "losses": []}
+    for base, own in zip(reference.sentences, other.sentences, strict=True):
+        wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in (base, own)]
+        gained = len(wrong[0]) - len(wrong[1])
+        if gained:
+            example = {"image_id": base["image_id"], "image": base.get("image"), "fewer": gained}
+            for label, entry, objects in zip(("reference", "other"), (base, own), wrong, strict=True):
+                example[label] = {"caption": entry["caption"], "hallucinated": objects}
+            found["wins" if gained > 0 else "losses"].append(example)
+    counts = {f"n_{kind}": len(examples) for kind, examples in found.items()}
+    counts["n_ties"] = len(reference.sentences) - sum(counts.values())
+    for examples in found.values():
+        examples.sort(key=lambda example: -abs(example["fewer"]))
+    return {**counts, **{kind: examples[:n] for kind, examples in found.items()}}
+
+
+def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> str:
+    """The reference's metrics, and each run's with their differences, as a Markdown table."""
+    rows = [["run", "metric", "value", "minus the reference", "p", "p (Holm)"]]
+    for label, entry in result.items():
+        for metric in metrics:
+            factor, unit = (100, " %") if metric in PERCENT else (1, "")
+            cells = [label, metric + unit, f"{factor * entry[metric]:.1f}", "", "", ""]
+            if label != reference:
+                test = entry["difference"][metric]
+                ends = [test["difference"], *test["interval"]]
+                cells[3:] = ["{:+.2f} ({:+.2f} to {:+.2f})".format(*(factor * end for end in ends))]
+                cells += [f"{test['p']:.3g}", f"{test['p_holm']:.3g}"]
+            rows.append(cells)
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def describe_examples(reference: str, other: str, found: Mapping) -> str:
+    """Wins and losses as text for a terminal: what captions hold of control characters is spelled out."""
+    lines = [
+        f"{other} names fewer hallucinated objects than {reference} in {found['n_wins']} images, more in "
+        f"{found['n_losses']}, as many in {found['n_ties']}"
+    ]
+    for kind, name in (("wins", "fewer"), ("losses", "more")):
+        for example in found[kind]:
+            lines.append(f"{name}: image {example['image_id']} ({example['image']})")
+            for label, key in ((reference, "reference"), (other, "other")):
+                objects = ", ".join(example[key]["hallucinated"]) or "none"
+                lines.append(f"  {label} [{objects}]: {example[key]['caption']}")
+    return "\n".join(map(printable, lines))
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out, so that a caption cannot steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        first = args.runs[0]
+        folder = first if first.is_dir() else first.parent
+        out = args.out or folder.parent / "comparison.json"
+        make_folder(out.parent)
+        runs = load_runs(args, out)
+        reference = runs[0].label
+        sentences = {run.label: run.sentences for run in runs}
+        differences = compare_with_reference(sentences, reference, args.metrics, args.seed)
+        result, shown = {}, []
+        for run in runs:
+            made_with = run.record and run.record["settings"]
+            result[run.label] = {**summarise(run.sentences, args.seed), "made_with": made_with}
+            if run.label != reference:
+                found = wins_and_losses(runs[0], run, args.examples)
+                n_hashed = len(hashed_images(runs[0], run))
+                result[run.label] |= {"difference": differences[run.label], **found, "n_same_files": n_hashed}
+                shown.append(describe_examples(reference, run.label, found))
+                if n_hashed < len(run.sentences):
+                    shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
+        settings = {"reference": reference, "metrics": list(args.metrics), "across": args.across, "seed": args.seed}
+        write_json(out, {"settings": settings, "runs": result, "run": provenance()})
+        n = result[reference]["n"]
+        print(table(result, reference, args.metrics))
+        print(f"n = {n}; in brackets: paired 95% bootstrap intervals over images; p: two-sided paired permutation test")
+        print("\n".join([*shown, str(out)]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match against GQA's.
+
+Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth has
+types) and `questions`, a row each.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.data.json_lines import read_json_lines
+from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.vqa import exact_match, vqa_accuracy
+from llava_hh.runs import provenance, read_json, sha256, write_json
+
+
+def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:
+    """The answer to each question, by the question's id as text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row without an id or a text, or a second answer to a question.
+    """
+    answers: dict[str, str] = {}
+    for number, row in read_json_lines(path):
+        for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
+            if key not in row:
+                raise ValueError(f"{path}, row {number}: no key {key!r} ({flag})")
+        if not isinstance(row[text_key], str):
+            raise ValueError(f"{path}, row {number}: {text_key!r} is {row[text_key]!r}; expected a string")
+        if str(row[id_key]) in answers:
+            raise ValueError(f"{path}, row {number}: question {row[id_key]} has an answer already")
+        answers[str(row[id_key])] = row[text_key]
+    return answers
+
+
+def read_truth(path: Path) -> dict[str, dict]:
+    """Each question's `image_id`, true `answers` (each annotator's; in GQA one text) and `type`, by its id as text.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a file of neither layout.
+    """
+    content = read_json(path)
+    try:
+        if isinstance(content.get("annotations"), list):
+            return {
+                str(entry["question_id"]): {
+                    "image_id": str(entry["image_id"]),
+                    "answers": [str(each["answer"]) for each in entry["answers"]],
+                    "type": entry.get("answer_type"),
+                }
+                for entry in content["annotations"]
+            }
+        return {
+            str(name): {"image_id": str(entry["imageId"]), "answers": str(entry["answer"]), "type": None}
+            for name, entry in content.items()
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected VQAv2's annotations or GQA's questions, but found {error!r}") from None
+
+
+def score(answers: Mapping[str, str], truth: Mapping[str, dict]) -> list[dict]:
+    """A row for each question: its ids, the answer, what was expected, and its accuracy (a fraction)."""
+    rows = []
+    for question_id, known in truth.items():
+        own, expected = answers[question_id], known["answers"]
+        accuracy = float(exact_match(own, expected)) if isinstance(expected, str) else vqa_accuracy(own, expected)
+        rows.append({"question_id": question_id, **known, "answer": own, "accuracy": accuracy})
+    return rows
+
+
+def summarise_accuracy(rows: Sequence[Mapping]) -> dict:
+    """Mean accuracy over questions, its 95% bootstrap interval over images, and the number of questions."""
+    images, place = np.unique([row["image_id"] for row in rows], return_inverse=True)
+    sums, counts = np.bincount(place, weights=[row["accuracy"] for row in rows]), np.bincount(place)
+    drawn = [weights @ sums / (weights @ counts) for weights in image_weights(len(images), RESAMPLES, seed=0)]
+    interval = np.percentile(np.concatenate(drawn), (2.5, 97.5))
+    return {"accuracy": float(sums.sum() / counts.sum()), "interval": interval.tolist(), "n": len(rows)}
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--answers", type=Path, required=True, help="JSON lines, one answer a row")
+    add("--truth", type=Path, required=True, help="VQAv2's v2_mscoco_*_annotations.json, or GQA's *_questions.json")
+    add("--id-key", default="question_id", help="key of the question's id in a row")
+    add("--text-key", default="text", help="key of the answer in a row")
+    add("--subset", action="store_true", help="score the answered questions alone, where others stop the run")
+    add("--out", type=Path, help="result file; vqa_results.json beside the answers by default")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        answers, truth = read_answers(args.answers, args.id_key, args.text_key), read_truth(args.truth)
+        if unknown := [name for name in answers if name not in truth]:
+            raise ValueError(f"{args.answers}: question {unknown[0]} is not in {args.truth}")
+        if (missing := [name for name in truth if name not in answers]) and not args.subset:
+            raise ValueError(
+                f"{args.answers}: {len(missing)} of {len(truth)} questions have no answer, such as {missing[0]}; "
+                "--subset scores the others"
+            )
+        rows = score(answers, {name: known for name, known in truth.items() if name in answers})
+        by_type = defaultdict(list)
+        for row in rows:
+            if row["type"] is not None:
+                by_type[row["type"]].append(row)
+        overall = summarise_accuracy(rows)
+        overall["by_type"] = {name: summarise_accuracy(own) for name, own in sorted(by_type.items())}
+        run = {**provenance(), "sha256": {str(path): sha256(path) for path in (args.answers, args.truth)}}
+        out = args.out or args.answers.with_name("vqa_results.json")
+        write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
+        for name, own in {"all": overall, **overall["by_type"]}.items():
+            low, high = own["interval"]
+            print(f"{name}: {100 * own['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f}), n = {own['n']}")
+        print(out)
+
+
+if __name__ == "__main__":
+    main()

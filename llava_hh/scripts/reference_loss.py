@@ -1,0 +1,153 @@
+"""Language-model loss of reference captions under no intervention, AD-HH, zeroed heads and random ones.
+
+The captions are teacher-forced as answers to the prompt. Writes a folder per method (losses.jsonl, run.json) and
+reference_loss.json; with --captions, what each method's own captions name and find stands beside its loss.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.generation import load_image
+from llava_hh.heads import Head, random_heads
+from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
+from llava_hh.metrics.compare import summarise
+from llava_hh.runs import processes, provenance, read_json, sha256, start_run, write_json
+
+REFERENCE = "none"
+CAPTION_METRICS = ("chair_i", "recall", "mentions", "length")  # of a method's own captions
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014", limit=100)
+    add_adhh_flags(parser)
+    add = parser.add_argument
+    add("--captions-per-image", type=int, default=5, help="the first so many reference captions of each image")
+    add("--random-draws", type=int, default=1, help="draws of as many random heads, none of them of the top k")
+    add("--tfhh-model", type=Path, nargs="*", default=[], help="fine-tuned checkpoint folders, one per seed")
+    add(
+        "--captions",
+        nargs="*",
+        default=[],
+        metavar="METHOD=FILE",
+        help="captions_eval_results.json of a method, such as adhh=results/.../captions_eval_results.json",
+    )
+    return parser
+
+
+def caption_losses(
+    evaluation: Evaluation, samples: Sequence[dict], captions: Sequence[str], interventions: Sequence[Intervention]
+) -> list[dict]:
+    """The loss of one reference caption per image, in one batch: rows of `image_id`, `nats` and `n_tokens`."""
+    lvlm = evaluation.lvlm
+    images = [load_image(evaluation.image_folder / sample["file_name"]) for sample in samples]
+    responses = reference_tokens(lvlm, captions, evaluation.max_new_tokens)
+    batch = lvlm.encode(images, [evaluation.prompt] * len(images), responses)
+    losses = answer_losses(lvlm, batch, responses, interventions)
+    return [
+        {"image_id": sample["image_id"], "nats": nats, "n_tokens": len(ids)}
+        for sample, nats, ids in zip(samples, losses, responses, strict=True)
+    ]
+
+
+def measure(evaluation: Evaluation, interventions: list[Intervention], out: Path) -> list[dict]:
+    """The loss of the first reference captions of every image into the folder `out`; a row per caption."""
+    per_image = evaluation.extra["captions_per_image"]
+    references = {sample["image_id"]: evaluation.references[sample["image_id"]] for sample in evaluation.samples}
+    with start_run(out, evaluation.settings(interventions), list(references)) as run:
+        for number, block in run.blocks(evaluation.samples, evaluation.batch_size, out.name):
+            rows = []
+            for place in range(per_image):
+                shown = [sample for sample in block if place < len(references[sample["image_id"]])]
+                if shown:
+                    captions = [references[sample["image_id"]][place] for sample in shown]
+                    own = caption_losses(evaluation, shown, captions, interventions)
+                    rows += [{**row, "caption": place} for row in own]
+            run.finish_block(number, block, rows)
+        run.write_rows("losses.jsonl")
+        return run.finished_rows()
+
+
+def caption_metrics(given: Sequence[str], methods: Sequence[str]) -> dict[str, dict]:
+    """Of the files that --captions names, by method: CAPTION_METRICS with their intervals.
+
+    Raises:
+        ValueError: another form than METHOD=FILE, a method that was not measured, or no file of scored captions.
+    """
+    found = {}
+    for each in given:
+        name, _, path = each.partition("=")
+        if not path or name not in methods:
+            raise ValueError(f"--captions {each}: expected METHOD=FILE, METHOD being one of: {', '.join(methods)}")
+        content = read_json(Path(path))
+        if "sentences" not in content:
+            raise ValueError(f"--captions {path}: no `sentences` there; expected a file of evaluate_chair")
+        summary = summarise(content["sentences"])
+        found[name] = {metric: summary[metric] for metric in CAPTION_METRICS} | {"n": summary["n"]}
+        found[name]["interval"] = {metric: summary["interval"][metric] for metric in CAPTION_METRICS}
+    return found
+
+
+def table(methods: dict[str, dict]) -> str:
+    """The methods' losses, and what their own captions are like, as a Markdown table."""
+    captioned = any("captions" in entry for entry in methods.values())
+    heads = ["method", "loss, nats per token", "perplexity", f"loss minus {REFERENCE}"]
+    heads += ["words", "objects", "recall %", "CHAIR_i %"] * captioned
+    rows = []
+    for name, entry in methods.items():
+        low, high = entry["interval"]
+        cells = [name, f"{entry['loss']:.3f} ({low:.3f} to {high:.3f})", f"{entry['perplexity']:.2f}", ""]
+        if "difference" in entry:
+            low, high = entry["difference_interval"]
+            cells[-1] = f"{entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        own = entry.get("captions")
+        if own:
+            cells += [f"{own['length']:.1f}", f"{own['mentions']:.1f}"]
+            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['chair_i']:.1f}"]
+        rows.append(cells + [""] * (len(heads) - len(cells)))
+    lines = [f"| {' | '.join(cells)} |" for cells in [heads, *rows]]
+    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        evaluation = Evaluation.from_flags(args)
+        truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
+        extra = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
+        evaluation = replace(evaluation, extra={**evaluation.extra, **extra})
+        heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+
+        def edits(chosen: Sequence[Head]) -> dict[str, list[Intervention]]:
+            chosen = tuple(chosen)
+            return {"adhh": [DeactivateText(chosen, args.threshold, "response")], "zero": [ZeroHeads(chosen)]}
+
+        methods: dict[str, list[Intervention]] = {REFERENCE: [], **edits(heads)}
+        for seed in range(args.seed, args.seed + args.random_draws):
+            control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            methods |= {f"random_{name}_{seed}": edit for name, edit in edits(control).items()}
+        tuned = {f"tfhh_{place}": path for place, path in enumerate(args.tfhh_model, 1)}
+        captions = caption_metrics(args.captions, [*methods, *tuned])
+        rows = {name: measure(evaluation, edit, args.out / name) for name, edit in methods.items()}
+        for name, path in tuned.items():
+            rows[name] = measure(evaluation.with_model(path), [], args.out / name)
+        if not processes().is_main:
+            return
+        result = summarise_losses(rows, REFERENCE)
+        for name, own in captions.items():
+            result[name]["captions"] = own
+        settings = {"top_k": args.top_k, "threshold": args.threshold, "heads_sha256": sha256(args.heads)}
+        settings |= evaluation.settings([])
+        path = args.out / "reference_loss.json"
+        write_json(path, {"methods": result, "settings": settings, "run": provenance()})
+        n_images = result[REFERENCE]["n_images"]
+        print(f"{table(result)}\nIn brackets: 95% bootstrap intervals over {n_images} images.\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The loss of reference captions: against slow eager decoding step by step, a loop over resamples, and the script."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from eager_edits import eager_edits
+from tiny import TinyBatch, decode_steps
+
+from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
+from llava_hh.data.coco import load_annotations, load_image_list
+from llava_hh.generation import load_image
+from llava_hh.heads import Head
+from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import caption, evaluate_chair, reference_loss
+
+HEADS = (Head(0, 1), Head(1, 2), Head(2, 0), Head(3, 3))
+PROMPT = "describe the dog"
+
+
+@pytest.fixture(scope="module")
+def lvlm(tiny_checkpoint):
+    return load_lvlm(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_coco):
+    return [load_image(path) for path in sorted((tiny_coco / "val2014").glob("*.jpg"))[:3]]
+
+
+def slow_losses(lvlm, images, responses, edits):
+    """Each row on its own, eager maps, a prefill and one cached step a token; minus log p of token after token."""
+    losses, decisions = [], []
+    for image, answer in zip(images, responses, strict=True):
+        batch = lvlm.encode([image], [PROMPT])
+        with eager_edits(lvlm.model, batch.image_mask, edits) as editor:
+            tokens = torch.tensor([answer])
+            logits = decode_steps(lvlm.model, TinyBatch(batch.inputs, batch.image_mask), len(answer), tokens)[0]
+        total = 0.0
+        for row, token in zip(logits.double(), answer, strict=True):
+            total -= (row[token] - row.exp().sum().log()).item()
+        losses.append(total)
+        decisions.append((sum(editor.fired.values()), sum(editor.decided.values())))
+    return losses, decisions
+
+
+@pytest.mark.parametrize("kind", ["none", "adhh", "zero"])
+def test_losses_of_a_padded_batch_equal_slow_decoding(kind, lvlm, images):
+    responses = [[12, 30, 41, 17], [55], [23, 23, 80, 61, 34, 90, 19]]
+    fast, slow = {
+        "none": ([], []),
+        "adhh": ([DeactivateText(HEADS, 0.3, "response")], [DeactivateText(HEADS, 0.3)]),
+        "zero": ([ZeroHeads(HEADS)], [ZeroHeads(HEADS)]),
+    }[kind]
+    batch = lvlm.encode(images, [PROMPT] * 3, responses)
+    assert len(set(batch.response_start)) == 3  # padded on the left
+    found = answer_losses(lvlm, batch, responses, fast)
+    expected, decisions = slow_losses(lvlm, images, responses, slow)
+    assert found == pytest.approx(expected, rel=1e-5)
+    if kind == "adhh":
+        fired, decided = (sum(numbers) for numbers in zip(*decisions, strict=True))
+        assert 0 < fired < decided
+    if kind != "none":
+        assert found != pytest.approx(answer_losses(lvlm, batch, responses), rel=1e-3)
+
+
+def test_references_are_answers_without_an_end(lvlm):
+    dog, cat = lvlm.tokenizer.convert_tokens_to_ids(["dog", "cat"])
+    assert reference_tokens(lvlm, [" dog cat dog\n", "cat"], 2) == [[dog, cat], [cat]]
+    with pytest.raises(ValueError, match="reference caption '  ' has no tokens"):
+        reference_tokens(lvlm, ["dog", "  "], 5)
+
+
+def test_a_summary_equals_a_loop_over_resamples():
+    rng = np.random.default_rng(3)
+    places = [(image_id, place) for image_id in (7, 3, 9, 4, 8) for place in range(1 + image_id % 3)]
+    n_tokens = rng.integers(1, 9, len(places))
+    rows = {
+        name: [
+            {"image_id": image_id, "caption": place, "nats": float(nats), "n_tokens": int(n)}
+            for (image_id, place), nats, n in zip(places, rng.uniform(0, 20, len(places)), n_tokens, strict=True)
+        ]
+        for name in ("none", "zero")
+    }
+    found = summarise_losses(rows, "none", seed=5)
+    weights = np.concatenate(list(image_weights(5, RESAMPLES, 5)))
+
+    def loss(name, drawn):
+        own = [(row, drawn[sorted((3, 4, 7, 8, 9)).index(row["image_id"])]) for row in rows[name]]
+        return sum(row["nats"] * n for row, n in own) / sum(row["n_tokens"] * n for row, n in own)
+
+    once = np.ones(5)
+    spread = {name: np.array([loss(name, drawn) for drawn in weights]) for name in rows}
+    for name in rows:
+        assert found[name]["loss"] == pytest.approx(loss(name, once))
+        assert found[name]["perplexity"] == pytest.approx(np.exp(loss(name, once)))
+        assert found[name]["interval"] == pytest.approx(np.percentile(spread[name], (2.5, 97.5)))
+    assert found["zero"]["difference"] == pytest.approx(loss("zero", once) - loss("none", once))
+    ends = np.percentile(spread["zero"] - spread["none"], (2.5, 97.5))
+    assert found["zero"]["difference_interval"] == pytest.approx(ends)
+    assert "difference" not in found["none"]
+    assert (found["zero"]["n_images"], found["zero"]["n_captions"]) == (5, len(places))
+
+
+def test_methods_on_other_captions_are_refused():
+    row = {"image_id": 1, "caption": 0, "nats": 1.0, "n_tokens": 2}
+    with pytest.raises(ValueError, match="zero was measured on other captions or tokens than none"):
+        summarise_losses({"none": [row], "zero": [row | {"n_tokens": 3}]}, "none")
+    with pytest.raises(ValueError, match="no reference captions"):
+        summarise_losses({"none": []}, "none")
+
+
+@pytest.fixture(scope="module")
+def flags(tiny_checkpoint, tiny_coco, tmp_path_factory):
+    heads = tmp_path_factory.mktemp("heads") / "heads.json"
+    heads.write_text(json.dumps({"hal_heads": HEADS}))
+    shared = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014"]
+    shared += ["--annotations", tiny_coco / "annotations", "--limit", "5", "--batch-size", "2", "--prompt", PROMPT]
+    own = ["--heads", heads, "--top-k", "2", "--threshold", "0.3", "--captions-per-image", "2", "--max-new-tokens", "9"]
+    return [str(flag) for flag in [*shared, *own]]
+
+
+def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco, tmp_path, capsys):
+    out, tuned = tmp_path / "out", tmp_path / "tuned"
+    shutil.copytree(tiny_checkpoint, tuned)
+    greedy = tmp_path / "greedy"
+    caption.main([*flags[:14], "--max-new-tokens", "6", "--out", str(greedy)])
+    truth = str(tiny_coco / "annotations")
+    evaluate_chair.main(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
+    more = ["--tfhh-model", str(tuned), "--captions", f"none={greedy / 'captions_eval_results.json'}"]
+    reference_loss.main([*flags, *more, "--out", str(out)])
+    result = json.loads((out / "reference_loss.json").read_text())["methods"]
+    assert [*result] == ["none", "adhh", "zero", "random_adhh_42", "random_zero_42", "tfhh_1"]
+    rows = {
+        name: [json.loads(line) for line in (out / name / "losses.jsonl").read_text().splitlines()] for name in result
+    }
+    assert rows["tfhh_1"] == rows["none"]  # the same weights
+    assert len({json.dumps(own) for name, own in rows.items() if name != "tfhh_1"}) == 5
+    annotations = load_annotations(tiny_coco / "annotations", [row["image_id"] for row in rows["none"]])
+    files = {row["image_id"]: row["file_name"] for row in load_image_list(f"{truth}/captions_val2014.json")}
+    for name, edits in (("none", []), ("adhh", [DeactivateText(HEADS[:2], 0.3)])):
+        row = rows[name][3]
+        response = reference_tokens(lvlm, [annotations[row["image_id"]].captions[row["caption"]]], 9)
+        image = load_image(tiny_coco / "val2014" / files[row["image_id"]])
+        (expected,), _ = slow_losses(lvlm, [image], response, edits)
+        assert row["nats"] == pytest.approx(expected, rel=1e-5)
+        assert row["n_tokens"] == len(response[0])
+        assert result[name]["loss"] == pytest.approx(
+            sum(own["nats"] for own in rows[name]) / sum(own["n_tokens"] for own in rows[name])
+        )
+    own = json.loads((greedy / "captions_eval_results.json").read_text())["overall_metrics"]
+    assert result["none"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
+    assert f"| {own['length']:.1f} | {own['mentions']:.1f} | {100 * own['recall']:.1f} |" in capsys.readouterr().out
+
+    before = {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
+    (out / "adhh" / "blocks" / "00001.json").unlink()
+    reference_loss.main([*flags, *more, "--out", str(out)])
+    assert before == {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--captions", "greedy=x.json"], "--captions greedy=x.json: expected METHOD=FILE, METHOD being one of: none"),
+        (["--captions", "none=/nowhere/x.json"], "/nowhere/x.json"),
+        (["--top-k", "9"], "'hal_heads' has 4 heads, 9 were asked for"),
+    ],
+)
+def test_wrong_flags_are_one_line(extra, message, flags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        reference_loss.main([*flags, "--out", str(tmp_path), *extra])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
