@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from baselines import pai
 from baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
+from baselines.registry import PRESETS
 from llava_hh.generation import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
+from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import load_lvlm
 
 ROOT = Path(__file__).parents[1]
@@ -132,15 +134,19 @@ def test_answers_keep_their_order_and_their_settings(tiny_checkpoint):
     assert cut == [expected[1].split(word)[0]]
 
 
-def test_a_decoder_answers(tiny_checkpoint):
-    """PAI with alpha and gamma of its preset differs from greedy; a cut is a cut whatever the method."""
-    pictures = [[Image.new("RGB", (9, 9), "red")]]
-    requests = [request("describe", None, 0, max_new_tokens=12)]
-    greedy, pai = (
-        answer(HallucinationHeadsModel(str(tiny_checkpoint), method=method), pictures, requests)
-        for method in ("greedy", "pai")
-    )
-    assert greedy != pai and pai[0]
+def test_each_method_answers_as_it_does_elsewhere(tiny_checkpoint, heads_file):
+    lvlm, picture = load_lvlm(tiny_checkpoint), Image.new("RGB", (9, 9), "red")
+    batch = lvlm.encode([picture], ["describe"])
+    tokens = {
+        "greedy": generate_greedily(lvlm, batch, 12)[0].token_ids,
+        "adhh": generate_greedily(lvlm, batch, 12, [DeactivateText(tuple(HEADS), 0.3)])[0].token_ids,
+        "removal": generate_greedily(lvlm, batch, 12, [ZeroHeads(tuple(HEADS))])[0].token_ids,
+        "pai": pai.decode(lvlm.model, batch.inputs, batch.image_mask, PRESETS["pai"].settings, 12)[0],
+    }
+    assert len({tuple(ids) for ids in tokens.values()}) == 4, "each method says something of its own"
+    for method, ids in tokens.items():
+        model = HallucinationHeadsModel(str(tiny_checkpoint), method, str(heads_file), top_k=3, threshold=0.3)
+        assert answer(model, [[picture]], [request("describe", None, max_new_tokens=12)]) == [lvlm.answer_text(ids)]
 
 
 def test_what_cannot_be_is_one_line(tiny_checkpoint, heads_file):
