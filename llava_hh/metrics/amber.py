@@ -107,7 +107,7 @@ def generative_metrics(descriptions: Sequence[tuple[Description, Annotation]]) -
 
 
 def parse_answer(text: str) -> str:
-    """ "yes", "no", or "other": by the first word, in either case, without marks around it.
+    """The first word, in either case and without marks around it, if it is "yes" or "no"; else "other".
 
     Differs: AMBER's code takes "Yes" and "No" alone; for these the result is the same.
     """

@@ -8,7 +8,7 @@ LEVELS = {"object_level": ("existence", "count"), "attribute_level": ("position"
 
 
 def parse_answer(text: str) -> str:
-    """ "yes", "no" or "other": which of the two the first four characters hold, "yes" before "no".
+    """Which of "yes" and "no" the first four characters hold, "yes" before "no"; else "other".
 
     So "Not" is a no, and so is "know". Source: MME's evaluation tool (calculation.py).
     """
