@@ -16,7 +16,7 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
 LAYERS += ["datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis"]
-LAYERS += ["finetuning", "figures", "mini", "doctor", "report", "scripts"]
+LAYERS += ["finetuning", "figures", "mini", "doctor", "report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

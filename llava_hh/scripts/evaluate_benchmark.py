@@ -1,0 +1,112 @@
+"""Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.data.amber import load_amber
+from llava_hh.data.mme import load_mme, plain_question
+from llava_hh.metrics.amber import score_amber
+from llava_hh.metrics.mme import CATEGORIES, score_mme
+from llava_hh.runs import provenance, sha256, write_json
+
+FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
+
+
+def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
+    """The text of each answer, by AMBER's query id or by (category, image, question) of MME.
+
+    Rows are those of captions.jsonl, or of LLaVA's answer files: `question_id` is AMBER's id, or such as
+    `existence/000000006040.jpg`, with the question in `prompt`. Rows of MME's other categories are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no row, or a row of another form or a repeated one; one line that names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--answers {path}: no such file; expected JSON lines, one answer a row")
+    answers: dict[Any, str] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            key, text = _answer(json.loads(line), benchmark)
+            if key in answers:
+                raise ValueError("answers a question for the second time")
+        except ValueError as error:  # not JSON, not UTF-8, or not what is expected
+            raise ValueError(f"{path}, row {number}: {error}") from None
+        if benchmark == "amber" or key[0] in CATEGORIES:
+            answers[key] = text
+    if not answers:
+        raise ValueError(f"--answers {path}: no answer to score; expected at least one row")
+    return answers
+
+
+def _answer(row: Any, benchmark: str) -> tuple[Any, str]:
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found a {type(row).__name__}")
+    for field in FIELDS[benchmark]:
+        kind = int if (benchmark, field) == ("amber", "question_id") else str
+        if type(row.get(field)) is not kind:
+            raise ValueError(f"{field!r} is {row.get(field)!r}; expected a {'number' if kind is int else 'string'}")
+    if benchmark == "amber":
+        return row["question_id"], row["text"]
+    image = Path(row["question_id"])
+    return (image.parts[0] if image.parts else "", image.stem, plain_question(row["prompt"])), row["text"]
+
+
+def table(benchmark: str, result: dict) -> str:
+    """The numbers as lines of text: shares in percent, MME's scores in points."""
+    if benchmark == "mme":
+        lines = [
+            f"{name}: score {own['score']:.1f}, acc {100 * own['acc']:.1f}%, acc+ {100 * own['acc_plus']:.1f}% "
+            f"({own['images']} images, {own['other']} answers neither yes nor no)"
+            for name, own in ((category, result[category]) for category in CATEGORIES)
+        ]
+        levels = ("object_level", "attribute_level", "total")
+        return "\n".join([*lines, ", ".join(f"{name.replace('_', ' ')} {result[name]:.1f}" for name in levels)])
+    parts = {"descriptions": result["generative"]}
+    parts |= {f"questions, {name}": own for name, own in result["discriminative"].items()}
+    lines = []
+    for name, own in parts.items():
+        if own["n"]:
+            shares = [(key, value) for key, value in own.items() if value is None or isinstance(value, float)]
+            listed = ", ".join(f"{key} {'-' if value is None else f'{100 * value:.1f}%'}" for key, value in shares)
+            lines.append(f"{name} (n = {own['n']}): {listed}")
+    if result["amber_score"] is not None:
+        lines.append(f"AMBER score {100 * result['amber_score']:.1f}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--benchmark", choices=tuple(FIELDS), required=True, help="whose files and metrics")
+    add("--answers", type=Path, required=True, help="JSON lines: question_id and text, for MME prompt as well")
+    add("--annotations", type=Path, required=True, help="AMBER's data folder, or MME's release folder")
+    add("--out", type=Path, help="result file; <benchmark>_results.json beside the answers by default")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(argv)
+    out = args.out or args.answers.with_name(f"{args.benchmark}_results.json")
+    with errors_in_one_line(args.debug):
+        answers = read_answers(args.answers, args.benchmark)
+        if args.benchmark == "amber":
+            result = score_amber(answers, load_amber(args.annotations))
+        else:
+            result = score_mme(load_mme(args.annotations), answers)
+        run = {**provenance(), "argv": argv, "sha256": {str(args.answers): sha256(args.answers)}}
+        write_json(out, {**result, "run": run})
+        print(table(args.benchmark, result))
+        print(out)
+
+
+if __name__ == "__main__":
+    main()

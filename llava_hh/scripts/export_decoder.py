@@ -1,0 +1,77 @@
+"""Write AD-HH as a folder that plain transformers loads by `custom_generate=`, without this package."""
+
+import argparse
+import json
+from pathlib import Path
+
+from llava_hh import portable
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.heads import Head, load_heads
+from llava_hh.interventions import DeactivateText
+from llava_hh.runs import make_folder, write_json, write_text
+
+TEMPLATE = Path(portable.__file__).with_name("generate.py")
+EMPTY_LIST, DEFAULT_THRESHOLD = "HEADS: list[list[int]] = []\n", "THRESHOLD = 0.4\n"  # lines of the template
+REQUIREMENTS = "torch>=2.9\ntransformers>=5.23\n"
+README = """---
+library_name: transformers
+tags: [custom_generate]
+---
+
+# AD-HH: adaptive deactivation of hallucination heads
+
+```python
+ids = model.generate(**inputs, custom_generate="{folder}", trust_remote_code=True, max_new_tokens=128)
+```
+
+runs `custom_generate/generate.py` of this folder; read it first, for that is what `trust_remote_code` asks of you. It
+needs torch and transformers alone. {n_heads} heads, threshold {threshold}; `heads=[[layer, head], ...]` and
+`threshold=` change them for one call. The list stands in `heads.json` too. Pad batches on the left. The heads belong to
+the model that they were found on; on another one they are arbitrary.
+"""
+
+
+def fill_template(heads: list[Head], threshold: float) -> str:
+    """The text of generate.py with this list and threshold in it."""
+    listed = ",\n".join(f"    {json.dumps(head)}" for head in heads)
+    text = TEMPLATE.read_text(encoding="utf-8").replace(EMPTY_LIST, f"HEADS: list[list[int]] = [\n{listed},\n]\n")
+    return text.replace(DEFAULT_THRESHOLD, f"THRESHOLD = {threshold!r}\n")
+
+
+def export_decoder(heads: list[Head], threshold: float, out: Path, source: str) -> None:
+    """Write `out`/custom_generate/{generate.py, requirements.txt}, `out`/heads.json and `out`/README.md.
+
+    Args:
+        source: where the list is from, for heads.json.
+
+    Raises:
+        ValueError: no heads, or a threshold outside [0, 1].
+    """
+    DeactivateText(tuple(heads), threshold)  # refuses what cannot be
+    make_folder(out)
+    write_text(out / "custom_generate" / "generate.py", fill_template(heads, threshold))
+    write_text(out / "custom_generate" / "requirements.txt", REQUIREMENTS)
+    write_json(out / "heads.json", {"hal_heads": heads, "threshold": threshold, "source": source})
+    write_text(out / "README.md", README.format(folder=out.name, n_heads=len(heads), threshold=threshold))
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("--heads", type=Path, required=True, help="head list (attribution_result.json, checkpoints/heads/*.json)")
+    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
+    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
+    add("--out", type=Path, required=True, help="the new folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        heads = load_heads(args.heads, top_k=args.top_k)
+        export_decoder(heads, args.threshold, args.out, args.heads.name)
+        print(args.out)
+
+
+if __name__ == "__main__":
+    main()
