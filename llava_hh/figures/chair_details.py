@@ -132,7 +132,7 @@ def _legend(axis: Any, runs: list[dict]) -> None:
 def _chosen_pairs(runs: list[dict]) -> tuple[list[str], list[str]]:
     """What is hallucinated in most images of all runs together, and the objects most often beside it."""
     pairs = [pair for run in runs for pair in run["co_occurrence"]]
-    sizes = Counter({h: 0 for h in sorted({pair["hallucinated"] for pair in pairs})})
+    sizes = Counter(dict.fromkeys(sorted({pair["hallucinated"] for pair in pairs}), 0))
     for run in runs:
         sizes.update({pair["hallucinated"]: pair["n_hallucinated"] for pair in run["co_occurrence"]})
     rows = [name for name, _ in sizes.most_common(N_ROWS)]

@@ -28,9 +28,9 @@ def by_category(sentences: Sequence[Mapping[str, Any]], categories: Iterable[str
     """Counts of every category, also of those that never occur.
 
     Returns: of each, `mentions` and `hallucinated_mentions` as CHAIR_i counts them; then in captions: `named`,
-        `hallucinated` (of the named), `rate` (their ratio) and its 95% Wilson `interval`; `there` (images that have it),
-        `missed` (of these, captions that don't name it), `missed_rate` and `missed_interval`. Fractions; None where
-        there is nothing to divide by.
+        `hallucinated` (of the named), `rate` (their ratio) and its 95% Wilson `interval`; `there` (images that have
+        it), `missed` (of these, captions that don't name it), `missed_rate` and `missed_interval`. Fractions; None
+        where there is nothing to divide by.
     """
     table = {}
     for category in categories:
@@ -59,9 +59,9 @@ def co_occurrence(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
     With N images without the object h, of which h is hallucinated in `n_hallucinated`, and an object o that is in B of
     the N and in `n` of those with the hallucination:
-    `share` = n / n_hallucinated, `base` = B / N, `lift` = share / base. A lift of 2: o is there twice as often as where h
-    could as well have been hallucinated. `p`: one-sided Fisher test, the chance of at least n; `p_holm` is corrected
-    over all pairs (h, o) with n_hallucinated and B above 0, those with n = 0 among them.
+    `share` = n / n_hallucinated, `base` = B / N, `lift` = share / base. A lift of 2: o is there twice as often as in
+    all images where h could be hallucinated. `p`: one-sided Fisher test, the chance of at least n; `p_holm` is
+    corrected over all pairs (h, o) with n_hallucinated and B above 0, those with n = 0 among them.
 
     Returns: pairs with n above 0, by n, then by lift, from above; `hallucinated` is h and `there` is o.
     """
@@ -91,11 +91,11 @@ def co_occurrence(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def mention_places(entry: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Where each mention of a caption stands, from 0, in the order of the text, and whether it is `hallucinated` (0, 1).
+    """Where each mention of a caption stands, in the order of the text, and whether it is `hallucinated` (0 or 1).
 
-    Returns: `part`: in which of N_PARTS equal parts of the caption's items (words and punctuation marks); `mention`:
-        how many objects were mentioned before; `sentence`: how many sentences were finished before. The last two are at
-        most N_PLACES - 1.
+    Returns: places from 0. `part`: in which of N_PARTS equal parts of the caption's items (words and punctuation
+        marks); `mention`: how many objects were mentioned before; `sentence`: how many sentences were finished before.
+        The last two are at most N_PLACES - 1.
     """
     caption = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in entry["caption"])
     ends = [end for _, end in split_sentences(caption)]
