@@ -1,8 +1,8 @@
 """Compare head lists: heads in common, rank correlation of scores, and which heads they share.
 
 Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside what two lists have in common
-stands what two halves of each list's own images have in common: lists from two data sets that share as much don't differ
-more than lists from other images of one data set do.
+stands what the lists of two halves of their own images have in common: where that is as little, the data sets need not
+differ, their captions are few.
 """
 
 import argparse
@@ -63,9 +63,9 @@ def main(argv: list[str] | None = None) -> None:
             hashes = {name: sha256(Path(name)) for name in rankings}
             content = {"pairs": pairs, "within": within, "top_k": args.top_k, "heads": named}
             write_json(args.out, {**content, "run": {**provenance(), "sha256": hashes}})
-    print(
-        "\n".join([*printed, *shared_lines(shared, list(rankings), args.top_k), *map(str, [args.out] * bool(args.out))])
-    )
+    print("\n".join([*printed, *shared_lines(shared, list(rankings), args.top_k)]))
+    if args.out:
+        print(args.out)
 
 
 def shared_lines(shared: dict[Head, list[int]], names: list[str], top_k: int) -> list[str]:
