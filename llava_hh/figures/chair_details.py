@@ -10,7 +10,7 @@ from llava_hh.figures.style import DIVERGING, GREEDY, RUN_COLOURS, plt, save_fig
 from llava_hh.runs import read_json
 
 N_CATEGORIES = 20
-N_ROWS = 12  # hallucinated objects, and objects beside them
+N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them
 LEAST_MENTIONS = 10  # of a place in the caption that is drawn
 RATES = {
     ("rate", "interval", "named"): "hallucinated, % of captions that name it",
@@ -53,7 +53,7 @@ def draw_co_occurrence(source: Path, out: Path) -> None:
     """Rows: hallucinated objects; columns: objects really there; colour: log2 of the lift; number: images."""
     details = read_json(source)
     runs = list(details["runs"].values())
-    figure, axes = plt.subplots(1, len(runs), figsize=(1.2 + 4.4 * len(runs), 4.6), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(runs), figsize=(1.2 + 5.2 * len(runs), 4.6), squeeze=False, layout="constrained")
     rows, columns = _chosen_pairs(runs)
     for axis, run in zip(axes[0], runs, strict=True):
         pairs = {(pair["hallucinated"], pair["there"]): pair for pair in run["co_occurrence"]}
@@ -130,14 +130,11 @@ def _legend(axis: Any, runs: list[dict]) -> None:
 
 
 def _chosen_pairs(runs: list[dict]) -> tuple[list[str], list[str]]:
-    """What is hallucinated in most images of all runs together, and the objects most often beside it."""
-    pairs = [pair for run in runs for pair in run["co_occurrence"]]
-    sizes = Counter(dict.fromkeys(sorted({pair["hallucinated"] for pair in pairs}), 0))
+    """What is hallucinated in most images of all runs together, and the objects least likely beside it by chance."""
+    sizes: Counter[str] = Counter()
     for run in runs:
         sizes.update({pair["hallucinated"]: pair["n_hallucinated"] for pair in run["co_occurrence"]})
-    rows = [name for name, _ in sizes.most_common(N_ROWS)]
-    beside: Counter[str] = Counter()
-    for pair in pairs:
-        if pair["hallucinated"] in rows:
-            beside[pair["there"]] += pair["n"]
-    return rows or ["nothing"], [name for name, _ in beside.most_common(N_ROWS)] or ["nothing"]
+    rows = sorted(sizes, key=lambda name: (-sizes[name], name))[:N_ROWS]
+    pairs = [pair for run in runs for pair in run["co_occurrence"] if pair["hallucinated"] in rows]
+    columns = [pair["there"] for pair in sorted(pairs, key=lambda pair: pair["p"])]
+    return rows or ["nothing"], list(dict.fromkeys(columns))[:N_COLUMNS] or ["nothing"]
