@@ -1,42 +1,38 @@
 """Time of zeroing every head for every target: our batched sweep against a loop of cached forward passes.
 
-Both are measured in the same run, on the same sample. The loop is what one would write without the sweep: per target a
-prefill into a KV cache, then one single-token pass per head under a hook, dropping the added token after each.
+The two take turns on the same sample. The loop is what one would write without the sweep: per target a prefill into a
+KV cache, then one single-token pass per head under a hook, dropping the added token after each; every turn times
+another part of the heads and scales, all turns together have all heads, whose probabilities must be ours. Seconds are
+for the whole, the sample's forward pass included; peak memory is that of a process of its own for each way. Matrix
+share: the part of the sweep's time in matrix products; of plain rate: what products of the same shapes take alone,
+over the time of the sweep. In bfloat16 both ways are, and the difference is the sweep's to the float32 sweep.
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import transformers
+from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
 from torch import Tensor, nn
-from transformers import (
-    DynamicCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from torch.profiler import profile
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llava_hh.attention import attention_modules
-from llava_hh.attribution.ablation import Ablated, ablate_every_head
+from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, Loading, load_lvlm
 
-REPO = Path(__file__).resolve().parents[1]
 MINI = REPO / "checkpoints" / "mini" / "model"
 TARGETS = 6  # words to explain in one caption
 SPREAD = 0.05  # of random weights: wide enough for heads to matter
+PRODUCTS = {"aten::mm": torch.mm, "aten::bmm": torch.bmm}
 
 
 @dataclass
@@ -45,14 +41,17 @@ class Case:
     model: PreTrainedModel
     inputs: dict[str, Tensor]
     positions: list[int]
+    target_ids: list[int]
 
-    @torch.no_grad()
-    def __post_init__(self) -> None:
-        # the likeliest tokens: a random token's probability is too small to tell two methods apart
-        self.target_ids = self.model(**self.inputs).logits[0, self.positions].argmax(-1).tolist()
+    @property
+    def n_heads(self) -> int:
+        return self.model.config.get_text_config().num_attention_heads
+
+    def heads(self) -> list[tuple[int, int]]:
+        return [(layer, head) for layer in attention_modules(self.model) for head in range(self.n_heads)]
 
 
-def llama_case() -> Case:
+def llama_case(dtype: str) -> Case:
     """A random Llama: 16 layers of 16 heads, d_model 1024, 600 tokens before the first of 4 targets."""
     config = LlamaConfig(
         vocab_size=32000,
@@ -63,15 +62,18 @@ def llama_case() -> Case:
         max_position_embeddings=1024,
         initializer_range=SPREAD,
     )
-    ids = torch.randint(3, 32000, (1, 640))
-    return Case(
-        "random Llama, 16 x 16 heads", LlamaForCausalLM(config).eval(), {"input_ids": ids}, [600, 612, 625, 638]
-    )
+    torch.manual_seed(0)
+    model, ids = LlamaForCausalLM(config).eval(), torch.randint(3, 32000, (1, 640))
+    positions = [600, 612, 625, 638]
+    with torch.no_grad():  # the likeliest tokens: a random token's probability is too small to tell two methods apart
+        target_ids = model(ids).logits[0, positions].argmax(-1).tolist()
+    name = "random Llama, 16 layers x 16 heads, d = 1024, 600-token prefix"
+    return Case(name, model.to(getattr(torch, dtype)), {"input_ids": ids}, positions, target_ids)
 
 
-def checkpoint_case(path: Path) -> Case:
+def checkpoint_case(path: Path, dtype: str) -> Case:
     """A drawn scene and its caption on a real model; the first object words are the targets."""
-    lvlm, rng = load_lvlm(path, Loading("float32")), random.Random(0)
+    lvlm, rng = load_lvlm(path, Loading(dtype)), random.Random(0)
     scene = sample_scene(rng, together=1.0)
     while len(scene.shown) < TARGETS:
         scene = sample_scene(rng, together=1.0)
@@ -80,8 +82,18 @@ def checkpoint_case(path: Path) -> Case:
     batch = lvlm.encode([render(scene, rng)[0]], [DESCRIBE], [answer])
     mentions = [asdict(mention) | {"hallucinated": mention.node not in scene.shown} for mention in find_objects(text)]
     targets = find_targets(lvlm.tokenizer, answer, text, mentions)[:TARGETS]
-    name = str(path.relative_to(REPO) if path.is_relative_to(REPO) else path)
-    return Case(name, lvlm.model, batch.inputs, [batch.response_start[0] + target.index - 1 for target in targets])
+    positions = [batch.response_start[0] + target.index - 1 for target in targets]
+    name = f"{path.parent.name if path == MINI else path}, all {lvlm.n_layers * lvlm.n_heads} heads"
+    return Case(name, lvlm.model, dict(batch.inputs), positions, [answer[target.index] for target in targets])
+
+
+def build(name: str, model: Path, dtype: str) -> Case:
+    return llama_case(dtype) if name == "llama" else checkpoint_case(model, dtype)
+
+
+def sweep(case: Case) -> Tensor:
+    """Probabilities (target, layer, head), ours."""
+    return ablate_every_head(case.model, case.inputs, case.positions, case.target_ids).heads.exp()
 
 
 @torch.no_grad()
@@ -97,7 +109,7 @@ def prefill(case: Case, position: int) -> DynamicCache:
 @torch.no_grad()
 def ablate_step(case: Case, cache: DynamicCache, position: int, target: int, attention: nn.Module, head: int) -> float:
     """One cached forward pass of the token at `position` without one head: the probability of `target`."""
-    width = attention.o_proj.in_features // n_heads(case)
+    width = attention.o_proj.in_features // case.n_heads
 
     def zero(_, args):
         z = args[0].clone()
@@ -114,51 +126,17 @@ def ablate_step(case: Case, cache: DynamicCache, position: int, target: int, att
     return float(logits[0, -1].float().softmax(-1)[target])
 
 
-def time_loop(case: Case, sampled: set[tuple[int, int]]) -> tuple[float, float, Tensor]:
-    """Seconds of the prefills, seconds of the steps, and probabilities (target, layer, head), NaN where not sampled."""
+def loop(case: Case, heads: list[tuple[int, int]], probs: Tensor) -> float:
+    """Seconds of the loop over all heads, scaled from `heads`; `probs` (target, layer, head) gets theirs."""
     attentions = attention_modules(case.model)
-    probs = torch.full((len(case.positions), len(attentions), n_heads(case)), float("nan"))
-    prefilling = stepping = 0.0
+    seconds = 0.0
     for row, (position, target) in enumerate(zip(case.positions, case.target_ids, strict=True)):
-        seconds, cache = timed(lambda position=position: prefill(case, position))
-        prefilling += seconds
-        began = clock()
-        for layer, head in sorted(sampled):
+        prefilling, cache = timed(lambda position=position: prefill(case, position))
+        begun = clock()
+        for layer, head in heads:
             probs[row, layer, head] = ablate_step(case, cache, position, target, attentions[layer], head)
-        stepping += clock() - began
-    return prefilling, stepping, probs
-
-
-def measure(case: Case, repeats: int, loop_heads: int | None) -> dict:
-    """One row of the table; our time is the median of `repeats` runs after one that warms up."""
-    everything = [(layer, head) for layer in attention_modules(case.model) for head in range(n_heads(case))]
-    sampled = everything if loop_heads is None else random.sample(everything, min(loop_heads, len(everything)))
-
-    def ours() -> Ablated:
-        return ablate_every_head(case.model, case.inputs, case.positions, case.target_ids)
-
-    found = ours()
-    clean, ablated = found.clean.exp(), found.heads.exp()
-    seconds = [timed(ours)[0] for _ in range(repeats)]
-    ablate_step(case, prefill(case, case.positions[0]), case.positions[0], 0, attention_modules(case.model)[0], 0)
-    prefilling, stepping, looped = time_loop(case, set(sampled))
-    loop_seconds = prefilling + stepping * len(everything) / len(sampled)
-    return {
-        "case": case.name,
-        "targets": len(case.positions),
-        "heads": len(everything),
-        "loop_heads_timed": len(sampled),
-        "ours_seconds": statistics.median(seconds),
-        "ours_all_seconds": seconds,
-        "loop_seconds": loop_seconds,
-        "ratio": loop_seconds / statistics.median(seconds),
-        "max_difference": float((looped - ablated)[~looped.isnan()].abs().max()),
-        "max_influence": float((clean[:, None, None] - ablated).abs().max()),
-    }
-
-
-def n_heads(case: Case) -> int:
-    return case.model.config.get_text_config().num_attention_heads
+        seconds += prefilling + (clock() - begun) * len(case.heads()) / len(heads)
+    return seconds
 
 
 def clock() -> float:
@@ -168,72 +146,106 @@ def clock() -> float:
 
 
 def timed(function: Callable) -> tuple[float, object]:
-    began = clock()
+    begun = clock()
     result = function()
-    return clock() - began, result
+    return clock() - begun, result
 
 
-def describe_run() -> dict:
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"CPU {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "load_average": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+def product_share(case: Case) -> dict:
+    """Part of the sweep's time that is matrix products, and the time of the same products alone over the sweep's."""
+    seconds = statistics.median(timed(lambda: sweep(case))[0] for _ in range(3))
+    with profile(record_shapes=True) as recorded:
+        sweep(case)
+    events = recorded.key_averages(group_by_input_shape=True)
+    total = sum(event.self_cpu_time_total for event in events)
+    products = [event for event in events if event.key in PRODUCTS]
+    alone = 0.0
+    for event in products:
+        left, right = (torch.randn(shape).to(case.model.dtype) for shape in event.input_shapes[:2])
+        multiply = PRODUCTS[event.key]
+        alone += event.count * min(timed(lambda a=left, b=right, by=multiply: by(a, b))[0] for _ in range(3))
+    share = sum(event.self_cpu_time_total for event in products) / total
+    return {"product_share": share, "of_plain_rate": alone / seconds}
+
+
+def measure(name: str, model: Path, dtype: str, repeats: int, loop_heads: int | None) -> dict:
+    """One row of the table; a run of each way more warms up."""
+    case = build(name, model, dtype)
+    heads = random.Random(0).sample(case.heads(), min(loop_heads or len(case.heads()), len(case.heads())))
+    found = sweep(case)
+    looped = torch.full_like(found, torch.nan)
+    ablate_step(case, prefill(case, case.positions[0]), case.positions[0], 0, attention_modules(case.model)[0], 0)
+    ours, theirs = [], []
+    for turn in range(repeats):
+        ours.append(timed(lambda: sweep(case))[0])
+        theirs.append(loop(case, heads[turn::repeats], looped))
+    if dtype == "float32":
+        reference, compared = looped, "the loop"
+    else:
+        reference, compared = sweep(build(name, model, "float32")), "float32"
+    same = ~reference.isnan()
+    row = {"case": f"{case.name}, {len(case.positions)} targets", "dtype": dtype, "heads": len(case.heads())}
+    row |= {"loop_heads_timed": len(heads), "ours_seconds": ours, "loop_seconds": theirs, "ratio": ratio(theirs, ours)}
+    row |= {"max_difference": float((reference - found)[same].abs().max()), "difference_to": compared}
+    if not torch.cuda.is_available():
+        row |= product_share(case)
+    for way in ("ours", "loop"):
+        command = [__file__, "--cases", name, "--model", model, "--dtypes", dtype, "--peak", way]
+        row[f"{way}_peak_mib"] = measure_process(command, torch.get_num_threads())["peak_mib"]
+    return row
 
 
 def format_table(rows: list[dict]) -> str:
+    header = ("case", "type", "ours, s", "loop, s", "ratio (lowest to highest)", "largest difference")
     lines = [
-        "| case | ours, s | loop, s | ratio | max abs difference | largest influence |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        timed_heads, heads = row["loop_heads_timed"], row["heads"]
-        scaled = "" if timed_heads == heads else f" (scaled from {timed_heads} of {heads} heads)"
-        lines.append(
-            f"| {row['case']}, {row['targets']} targets | {row['ours_seconds']:.2f} "
-            f"| {row['loop_seconds']:.1f}{scaled} | {row['ratio']:.1f} "
-            f"| {row['max_difference']:.1e} | {row['max_influence']:.1e} |"
+        (
+            row["case"],
+            row["dtype"],
+            f"{statistics.median(row['ours_seconds']):.2f}",
+            f"{statistics.median(row['loop_seconds']):.1f}",
+            show_ratio(row["ratio"]),
+            f"{row['max_difference']:.1e} to {row['difference_to']}",
+            f"{row['product_share']:.0%}, {row['of_plain_rate']:.2f}" if "product_share" in row else "",
+            f"{row['ours_peak_mib']:,.0f}, {row['loop_peak_mib']:,.0f}",
         )
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return table((*header, "matrix share, of plain rate", "peak MiB, ours and loop"), lines)
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument("--model", type=Path, help="a LLaVA checkpoint folder; default: mini, where it is there")
+    flags = benchmark_parser(__doc__)
+    flags.add_argument("--model", type=Path, default=MINI, help="a LLaVA checkpoint folder")
     flags.add_argument("--cases", nargs="+", choices=["llama", "model"], default=["llama", "model"])
-    flags.add_argument("--repeats", type=int, default=3, help="runs of the sweep; the median counts")
-    flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop and scale; default: all")
+    flags.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    flags.add_argument("--repeats", type=int, default=5, help="turns of both ways")
+    flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop; default: all")
     flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--json", type=Path, help="write the table as JSON too")
+    flags.add_argument("--peak", choices=["ours", "loop"], help=argparse.SUPPRESS)  # run one way and end
     return flags
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    path = args.model or MINI
-    if args.model and not (path / "config.json").is_file():
-        raise ValueError(f"--model {path}: no config.json there; a LLaVA checkpoint folder is needed")
-    if args.repeats < 1 or (args.loop_heads is not None and args.loop_heads < 1):
-        raise ValueError(f"--repeats {args.repeats}, --loop-heads {args.loop_heads}: both must be at least 1")
+    flags = parser()
+    args = flags.parse_args(argv)
+    if "model" in args.cases and not (args.model / "config.json").is_file():
+        flags.error(f"--model {args.model}: no config.json there; a LLaVA checkpoint folder is needed")
+    if args.repeats < 1 or (args.loop_heads is not None and args.loop_heads < args.repeats):
+        flags.error(f"--repeats {args.repeats}, --loop-heads {args.loop_heads}: at least 1, and a head for every turn")
     if args.threads:
         torch.set_num_threads(args.threads)
-    random.seed(args.seed)
-    builders = {"llama": llama_case, "model": lambda: checkpoint_case(path)}
-    rows = []
-    for name in args.cases:
-        if name == "model" and not (path / "config.json").is_file():
-            print(f"(no model in {path}: that case is left out)\n")
-            continue
-        torch.manual_seed(args.seed)
-        rows.append(measure(builders[name](), args.repeats, args.loop_heads))
-    run = describe_run()
-    print(format_table(rows), "\n", *(f"{key}: {value}" for key, value in run.items()), sep="\n")
-    if args.json:
-        settings = {name: str(value) for name, value in vars(args).items()}
-        args.json.write_text(json.dumps({"run": run, "settings": settings, "rows": rows}, indent=1) + "\n")
+    if args.peak:
+        case = build(args.cases[0], args.model, args.dtypes[0])
+        if args.peak == "ours":
+            sweep(case)
+        else:
+            loop(case, case.heads()[:3], torch.empty(len(case.positions), len(case.heads()), case.n_heads))
+        return
+    rows = [
+        measure(name, args.model, dtype, args.repeats, args.loop_heads) for name in args.cases for dtype in args.dtypes
+    ]
+    settings = {name: str(value) for name, value in vars(args).items()}
+    finish(format_table(rows), {"settings": settings, "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

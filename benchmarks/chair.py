@@ -1,25 +1,19 @@
 """CHAIR at scale: 100,000 captions against 8 million annotation rows, and what the plain way takes for a tenth of it.
 
 Ours is the script evaluate_chair, in a process of its own. Plain: json.load of the annotations, pycocotools' index, and
-nltk's tokenizer on every caption, in another process. Prints a Markdown table, and writes it as JSON with --json.
+nltk's tokenizer on every caption, in another process; the two take turns on the tenth.
 """
 
-import argparse
 import json
-import os
-import platform
 import random
-import subprocess
-import sys
 import tempfile
-import time
-from datetime import UTC, datetime
 from pathlib import Path
+
+from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene
 
-REPO = Path(__file__).resolve().parents[1]
 PLAIN = """
 import json, sys
 from pycocotools.coco import COCO
@@ -58,42 +52,48 @@ def write_data(folder: Path, n_captions: int, n_rows: int, seed: int) -> tuple[P
     return captions, annotations
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Seconds and largest resident memory, MiB, of one process."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], cwd=REPO, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command[:3])} failed")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1024
+def measure(way: str, n_captions: int, n_rows: int, seed: int) -> dict:
+    """One run of one way on data made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        captions, annotations = write_data(Path(folder), n_captions, n_rows, seed)
+        command = ["-m", "llava_hh.scripts.evaluate_chair", "--captions", captions, "--annotations", annotations]
+        if way == "plain":
+            command = ["-c", PLAIN, captions, annotations / "instances_val2014.json"]
+        done = measure_process(command)
+    return {
+        "way": way,
+        "captions": n_captions,
+        "rows": n_rows,
+        "seconds": done["seconds"],
+        "peak_mib": done["peak_mib"],
+    }
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--captions", type=int, default=100_000)
     flags.add_argument("--rows", type=int, default=8_000_000)
+    flags.add_argument("--repeats", type=int, default=3, help="turns of both ways on a tenth")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--json", type=Path, help="write the table as JSON too")
     args = flags.parse_args()
-    rows = []
-    for name, share in (("ours", 1), ("ours", 10), ("plain", 10)):
-        with tempfile.TemporaryDirectory() as folder:
-            sizes = (args.captions // share, args.rows // share)
-            captions, annotations = write_data(Path(folder), *sizes, args.seed)
-            command = ["-m", "llava_hh.scripts.evaluate_chair", "--captions", captions, "--annotations", annotations]
-            if name == "plain":
-                command = ["-c", PLAIN, captions, annotations / "instances_val2014.json"]
-            seconds, peak = measure([str(word) for word in command])
-        rows.append({"way": name, "captions": sizes[0], "rows": sizes[1], "seconds": seconds, "peak_mib": peak})
-    print("| CHAIR | captions | annotation rows | seconds | peak memory, MiB |\n|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['way']} | {row['captions']:,} | {row['rows']:,} | {row['seconds']:.1f} | {row['peak_mib']:,.0f} |"
+    whole = measure("ours", args.captions, args.rows, args.seed)
+    tenth = args.captions // 10, args.rows // 10, args.seed
+    turns = [(measure("ours", *tenth), measure("plain", *tenth)) for _ in range(args.repeats)]
+    faster = ratio(*([turn[way]["seconds"] for turn in turns] for way in (1, 0)))
+    rows = [whole, *(min((turn[way] for turn in turns), key=lambda row: row["seconds"]) for way in (0, 1))]
+    lines = [
+        (
+            row["way"],
+            f"{row['captions']:,}",
+            f"{row['rows']:,}",
+            f"{row['seconds']:.1f}",
+            f"{row['peak_mib']:,.0f}",
+            more,
         )
-    if args.json:
-        where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        args.json.write_text(json.dumps({**where, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        for row, more in zip(rows, ("", show_ratio(faster), ""), strict=True)
+    ]
+    header = ("CHAIR", "captions", "annotation rows", "seconds", "peak memory, MiB", "times as fast as plain")
+    finish(table(header, lines), {"rows": rows, "turns": turns, "times_as_fast": faster}, args.json)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,18 @@
 One batch of drawn scenes; end tokens are suppressed, so that every method takes the same number of steps. The methods
 take turns, and each is compared with the greedy run of the same turn. DoLa's vocabulary products, one per candidate
 layer, are timed apart: no implementation does without them. On a CPU the seconds are those that the process computed,
-so that other work on the machine counts less. Prints a Markdown table, and writes JSON with --json.
+so that other work on the machine counts less. Peak memory is that of a process of its own for each method.
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import transformers
+from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
 from baselines.dola import candidate_layers
 from baselines.registry import PRESETS
@@ -28,7 +24,6 @@ from llava_hh.interventions import DeactivateText
 from llava_hh.mini.world import render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
-REPO = Path(__file__).resolve().parents[1]
 DECODERS = ("vcd_paper", "dola_repo", "pai")
 DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"
 
@@ -67,9 +62,19 @@ def seconds_of(work: Callable[[], None]) -> float:
 
 
 def measure(
-    lvlm: Lvlm, n_rows: int, n_tokens: int, repeats: int, top_k: int, decoders: Sequence[str] = DECODERS
+    lvlm: Lvlm,
+    n_rows: int,
+    n_tokens: int,
+    repeats: int,
+    top_k: int,
+    decoders: Sequence[str] = DECODERS,
+    only: str | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds per generated token of every method in every turn, prefill included; one turn more warms up."""
+    """Seconds per generated token of every method in every turn, prefill included; one turn more warms up.
+
+    Args:
+        only: leave out all other methods.
+    """
     rng = random.Random(0)
     samples = [{"image_id": number} for number in range(n_rows)]
     images = [render(sample_scene(rng, together=1.0), rng)[0] for _ in samples]
@@ -84,42 +89,34 @@ def measure(
     timed = {
         name: lambda method=method: decoded(method) for name, method in methods_to_time(lvlm, top_k, decoders).items()
     }
-    if DOLA in decoders:
+    if only:
+        timed = {only: timed[only]}
+    elif DOLA in decoders:
         timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
     turns = [{name: seconds_of(work) for name, work in timed.items()} for _ in range(repeats + 1)][1:]
     return {name: [turn[name] / (n_rows * n_tokens) for turn in turns] for name in timed}
 
 
-def format_table(times: dict[str, list[float]]) -> str:
+def summarise(times: dict[str, list[float]]) -> list[dict]:
+    """Rows of the table: every method against greedy decoding in the same turn, DoLa beside what it cannot save."""
     greedy = times["greedy"]
-    with_products = [one + other for one, other in zip(greedy, times[PRODUCTS], strict=True)]
-    rows = [(name, own, greedy) for name, own in times.items()]
-    rows.append((f"{DOLA} against greedy and these products", times[DOLA], with_products))
-    lines = ["| method | ms per token | against greedy | range over turns |", "|---|---|---|---|"]
-    for name, own, base in rows:
-        ratios = [one / other for one, other in zip(own, base, strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        lines.append(f"| {name} | {1000 * statistics.median(own):.2f} | {statistics.median(ratios):.2f} | {spread} |")
-    return "\n".join(lines)
-
-
-def describe_run(lvlm: Lvlm) -> str:
-    device = lvlm.model.device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU {platform.machine()}"
-    threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
-    return f"{datetime.now(UTC):%Y-%m-%d}, {where}, {threads}, {lvlm.model.dtype}, {versions}"
+    rows = [{"method": name, "seconds_per_token": own, "ratio": ratio(own, greedy)} for name, own in times.items()]
+    if PRODUCTS in times:
+        base = [one + other for one, other in zip(greedy, times[PRODUCTS], strict=True)]
+        row = {"method": f"{DOLA} against greedy and these products", "seconds_per_token": times[DOLA]}
+        rows.append(row | {"ratio": ratio(times[DOLA], base)})
+    return rows
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags = benchmark_parser(__doc__)
     flags.add_argument("--model", type=Path, default=REPO / "checkpoints/mini/model", help="checkpoint folder")
-    flags.add_argument("--batch-size", type=int, default=8, help="images per batch")
+    flags.add_argument("--batch-size", type=int, default=16, help="images per batch")
     flags.add_argument("--tokens", type=int, default=48, help="generated tokens per image")
-    flags.add_argument("--repeats", type=int, default=5, help="turns of all methods; medians count")
+    flags.add_argument("--repeats", type=int, default=5, help="turns of all methods")
     flags.add_argument("--top-k", type=int, default=20, help="heads that AD-HH looks at")
     flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
-    flags.add_argument("--json", type=Path, help="write the times as JSON too")
+    flags.add_argument("--peak", help=argparse.SUPPRESS)  # decode once by one method and end
     return flags
 
 
@@ -128,11 +125,27 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     lvlm = load_lvlm(args.model)
-    times = measure(lvlm, args.batch_size, args.tokens, args.repeats, args.top_k)
-    what = f"{args.batch_size} rows of {args.tokens} tokens, {args.repeats} turns"
-    print(f"{format_table(times)}\n\n{describe_run(lvlm)}; {what}.")
-    if args.json:
-        args.json.write_text(json.dumps({"run": describe_run(lvlm), "seconds_per_token": times}, indent=1) + "\n")
+    if args.peak:
+        measure(lvlm, args.batch_size, args.tokens, 0, args.top_k, only=args.peak)
+        return
+    rows = summarise(measure(lvlm, args.batch_size, args.tokens, args.repeats, args.top_k))
+    sizes = ["--model", args.model, "--batch-size", args.batch_size, "--tokens", args.tokens, "--top-k", args.top_k]
+    for row in rows:
+        if row["method"] in methods_to_time(lvlm, args.top_k, DECODERS):
+            command = [__file__, *sizes, "--peak", row["method"]]
+            row["peak_mib"] = measure_process(command, torch.get_num_threads())["peak_mib"]
+    lines = [
+        (
+            row["method"],
+            f"{1000 * statistics.median(row['seconds_per_token']):.2f}",
+            show_ratio(row["ratio"]),
+            f"{row['peak_mib']:,.0f}" if "peak_mib" in row else "",
+        )
+        for row in rows
+    ]
+    header = ("method", "ms per token", "against greedy (lowest to highest)", "peak MiB")
+    what = f"{lvlm.model.dtype}, {args.batch_size} rows of {args.tokens} tokens, {args.repeats} turns"
+    finish(table(header, lines), {"rows": rows}, args.json, what)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,23 @@
 """Peak memory of captioning and attribution: does it grow with the number of samples?
 
 Each script runs in a process of its own on 100 and on 1,000 drawn images, with the random LLaVA of the tests, so small
-that anything kept per sample would show. Prints a Markdown table and writes it as JSON with --json.
+that anything kept per sample would show.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
+from measuring import REPO, benchmark_parser, finish, measure_process, table
+
 sys.path.insert(0, str(REPO / "tests"))
 
-from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco  # noqa: E402
+from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 
 
 def peak_of(module: str, flags: list[object]) -> float:
     """Largest resident memory of one run of a script, MiB."""
-    command = [sys.executable, "-m", f"llava_hh.scripts.{module}", *map(str, flags)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{module} failed")
-    return usage.ru_maxrss / 1024
+    return measure_process(["-m", f"llava_hh.scripts.{module}", *flags])["peak_mib"]
 
 
 def measure(folder: Path, sizes: list[int], seed: int) -> list[dict]:
@@ -50,20 +39,15 @@ def measure(folder: Path, sizes: list[int], seed: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000], help="numbers of images, smallest first")
     parser.add_argument("--seed", type=int, default=0, help="of the sample of images")
-    parser.add_argument("--json", type=Path, help="write the figures as JSON too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args.sizes, args.seed)
-    print(f"| peak memory, MiB | {' | '.join(f'{size} images' for size in args.sizes)} | ratio |")
-    print("|---|" + "---|" * (len(args.sizes) + 1))
-    for row in rows:
-        print(f"| {row['script']} | {' | '.join(f'{peak:.0f}' for peak in row['peaks_mib'])} | {row['ratio']:.3f} |")
-    if args.json:
-        where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        args.json.write_text(json.dumps({**where, "sizes": args.sizes, "rows": rows}, indent=1) + "\n")
+    lines = [(row["script"], *(f"{peak:.0f}" for peak in row["peaks_mib"]), f"{row['ratio']:.3f}") for row in rows]
+    header = ("peak memory, MiB", *(f"{size} images" for size in args.sizes), "ratio")
+    finish(table(header, lines), {"sizes": args.sizes, "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

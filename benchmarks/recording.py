@@ -1,21 +1,14 @@
 """Peak memory and time of recording attention: a plain forward, ours, and eager attention with output_attentions.
 
 One random Llama and one prompt of 2,000 tokens (1,500 of them an image), each way in a process of its own. Ours
-records the attention mass of 20 heads on and after the image, and the maps of one head. Prints a Markdown table, and
-writes JSON with --json.
+records the attention mass of 20 heads on and after the image, and the maps of one head. The ways take turns.
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
+from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
+
 WAYS = ("plain", "record", "eager")
 N_LAYERS, N_HEADS, D_MODEL = 12, 16, 1024
 
@@ -53,36 +46,32 @@ def forward(way: str, n_tokens: int) -> float:
     return time.monotonic() - begun
 
 
-def measure(way: str, n_tokens: int, threads: int) -> dict:
-    """Peak resident memory (MiB) and seconds of one way, in a process of its own."""
-    command = [sys.executable, __file__, "--run", way, "--tokens", str(n_tokens)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-    seconds = float(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{way} failed")
-    return {"way": way, "peak_mib": usage.ru_maxrss / 1024, "seconds": seconds}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=2000, help="length of the prompt")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of all ways")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--json", type=Path, help="write the figures as JSON too")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         print(forward(args.run, args.tokens))
         return
-    rows = [measure(way, args.tokens, args.threads) for way in WAYS]
-    print("| one forward pass | peak memory, MiB | against plain | seconds |\n|---|---|---|---|")
-    for row in rows:
-        ratio = row["peak_mib"] / rows[0]["peak_mib"]
-        print(f"| {row['way']} | {row['peak_mib']:.0f} | {ratio:.2f} | {row['seconds']:.1f} |")
-    if args.json:
-        where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        args.json.write_text(json.dumps({**where, "tokens": args.tokens, "rows": rows}, indent=1) + "\n")
+    turns = [
+        {way: measure_process([__file__, "--run", way, "--tokens", args.tokens], args.threads) for way in WAYS}
+        for _ in range(args.repeats)
+    ]
+    rows = []
+    for way in WAYS:
+        seconds, plain = ([float(turn[name]["output"]) for turn in turns] for name in (way, "plain"))
+        peaks, plain_peaks = ([turn[name]["peak_mib"] for turn in turns] for name in (way, "plain"))
+        row = {"way": way, "peak_mib": max(peaks), "peak_ratio": ratio(peaks, plain_peaks)}
+        rows.append(row | {"seconds": seconds, "time_ratio": ratio(seconds, plain)})
+    lines = [
+        (row["way"], f"{row['peak_mib']:,.0f}", show_ratio(row["peak_ratio"]), show_ratio(row["time_ratio"]))
+        for row in rows
+    ]
+    header = ("one forward pass", "peak memory, MiB", "against plain (lowest to highest)", "time against plain")
+    finish(table(header, lines), {"tokens": args.tokens, "rows": rows}, args.json, f"{args.tokens} tokens")
 
 
 if __name__ == "__main__":

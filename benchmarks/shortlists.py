@@ -1,23 +1,19 @@
 """What --screen and --race save, and what they miss, against a finished exact attribution of the same captions.
 
-Runs both (a killed run goes on), prints a Markdown table, and writes it as JSON with --json. An exact evaluation is one
-head at one word. Score lost: how far the mean contrastive influence of the k heads found is below that of the exact top
-k, as a share of the latter; both by the exact attribution.
+Runs both (a killed run goes on). An exact evaluation is one head at one word. Score lost: how far the mean contrastive
+influence of the k heads found is below that of the exact top k, as a share of the latter; both by the exact
+attribution.
 """
 
 import argparse
-import json
-import os
-import platform
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from measuring import REPO, benchmark_parser, finish, table
 
 from llava_hh.runs import read_json
 from llava_hh.scripts import attribute
 
-REPO = Path(__file__).resolve().parents[1]
 CAPTIONS = REPO / "results" / "mini" / "full" / "train2014"
 
 
@@ -41,7 +37,7 @@ def measure(kind: str, number: int, exact: dict, out: Path, flags: list[str], k:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags = benchmark_parser(__doc__)
     add = flags.add_argument
     add("--exact", type=Path, default=CAPTIONS / "identify_attention_head", help="folder of the exact attribution")
     add("--captions", type=Path, default=CAPTIONS / "captions_eval_results.json", help="its captions")
@@ -50,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
     add("--k", type=int, default=10, help="length of the list that is compared, and that --race looks for")
     add("--screen", type=int, default=30, help="how many heads the screen measures")
     add("--out", type=Path, default=REPO / "results" / "mini" / "shortlists", help="folder of the two runs")
-    add("--json", type=Path, help="write the table as JSON too")
     return flags
 
 
@@ -63,18 +58,14 @@ def main(argv: list[str] | None = None) -> None:
         measure(kind, number, exact, args.out / kind, flags, args.k)
         for kind, number in (("screen", args.screen), ("race", args.k))
     ]
-    print(f"\n| attribution | exact evaluations | fewer | of the exact top {args.k} | score lost | seconds |")
-    print("|---|---|---|---|---|---|")
-    print(
-        f"| exact | {rows[0]['of']:,} | 1.0x | {args.k} | 0.0% | {read_json(args.exact / 'run.json')['seconds']:.0f} |"
-    )
+    exact_seconds = read_json(args.exact / "run.json")["seconds"]
+    lines = [("exact", f"{rows[0]['of']:,}", "1.0x", args.k, "0.0%", f"{exact_seconds:.0f}")]
     for row in rows:
         cells = (row["kind"], f"{row['exact_evaluations']:,}", f"{row['ratio']:.1f}x", row["in_exact_top_k"])
-        print(f"| {' | '.join(map(str, cells))} | {row['score_lost']:.1%} | {row['seconds']:.0f} |")
-    if args.json:
-        where = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
-        where |= {"cores": os.cpu_count(), "k": args.k, "n_captions": exact["n_captions"]}
-        args.json.write_text(json.dumps({**where, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        lines.append((*cells, f"{row['score_lost']:.1%}", f"{row['seconds']:.0f}"))
+    header = ("attribution", "exact evaluations", "fewer", f"of the exact top {args.k}", "score lost", "seconds")
+    content = {"k": args.k, "n_captions": exact["n_captions"], "rows": rows}
+    finish(table(header, lines), content, args.json, f"{exact['n_captions']} captions")
 
 
 if __name__ == "__main__":

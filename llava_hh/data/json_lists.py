@@ -1,11 +1,13 @@
 """Files that are one JSON object of long lists, such as COCO's, read an element at a time."""
 
+import re
 from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, TextIO
 
 PIECE = 1 << 20  # characters read at once
+COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
@@ -28,7 +30,8 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
                 text.expect("]")
                 yield key, None
             else:
-                yield from ((key, text.value()) for _ in text.elements("]"))
+                for _ in text.elements("]"):
+                    yield key, text.value()
         if text.peek():
             raise ValueError(f"more text behind the object: {text.peek()!r}")
 
@@ -39,6 +42,7 @@ class _Text:
     def __init__(self, file: TextIO):
         self.file, self.text, self.place, self.is_whole = file, "", 0, False
         self.decode = JSONDecoder().raw_decode
+        self.scan = JSONDecoder().scan_once  # the same without its checks; from a place that is not blank
 
     def peek(self) -> str:
         """The next character that is not blank; empty at the end."""
@@ -68,12 +72,26 @@ class _Text:
         if self.take(closing):
             return
         yield
-        while not self.take(closing):
-            self.expect(",")
+        while True:
+            comma = COMMA.match(self.text, self.place)
+            if comma and comma.end() < len(self.text):  # nearly always
+                self.place = comma.end()
+            elif self.take(closing):
+                return
+            else:
+                self.expect(",")
             yield
 
     def value(self) -> Any:
         """The value that comes next, whole."""
+        try:
+            found, end = self.scan(self.text, self.place)
+        except (StopIteration, ValueError):
+            pass  # blank, cut off or wrong: what follows tells which
+        else:
+            if end < len(self.text):
+                self.place = end
+                return found
         self.peek()
         while True:
             try:

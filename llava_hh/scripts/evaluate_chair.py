@@ -9,6 +9,7 @@ too where there are reference captions) and `run`.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.variants import VARIANTS
 from llava_hh.metrics.words import drop_incomplete_sentence
-from llava_hh.runs import make_folder, processes, provenance, sha256, share_out, write_text
+from llava_hh.runs import make_folder, processes, provenance, sha256, share_out
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -178,6 +179,18 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
     }
 
 
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result file atomically, a sentence at a time: of many captions the whole text is large."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write('{"sentences": [')
+        for number, entry in enumerate(result["sentences"]):
+            file.write((", " if number else "") + json.dumps(entry))
+        rest = {key: value for key, value in result.items() if key != "sentences"}
+        file.write("], " + json.dumps(rest)[1:] + "\n")
+    os.replace(part, path)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line of this script."""
     parser = script_parser(__doc__)
@@ -209,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = evaluate(args, argv, out)
         if not processes().is_main:
             return
-        write_text(out, json.dumps(result) + "\n")
+        write_result(out, result)
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped")
     print(table(result["overall_metrics"]))
