@@ -12,8 +12,9 @@ case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 choice="$result_path/choose_adhh/choice.json"
 
 # step:minutes, as measured on mini, one core
-steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 ${mini:+checkpoints_of_tuning:4} analysis:20
-    targeted_finetune:15 baselines:21 baselines_tfhh:2 ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
+steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 chair_details:1 pope:3
+    ${mini:+checkpoints_of_tuning:4} analysis:20 heads_of_parts:10 targeted_finetune:15 baselines:21 baselines_tfhh:2
+    ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {
     case $1 in
         data) sh bash_scripts/mini/data.sh ;;
@@ -21,8 +22,11 @@ do_step() {
         attribute) sh bash_scripts/attribute.sh ;;
         choose_adhh) sh bash_scripts/choose_adhh.sh ;;
         decoding) sh bash_scripts/decoding.sh ${mini:+--choice "$choice"} ;;
+        chair_details) sh bash_scripts/analysis/chair_details.sh ;;
+        pope) sh bash_scripts/pope.sh ;;
         checkpoints_of_tuning) sh bash_scripts/mini/steps.sh ;;
         analysis) sh bash_scripts/analysis/all.sh ;;
+        heads_of_parts) sh bash_scripts/analysis/heads_of_parts.sh ;;
         targeted_finetune) sh bash_scripts/targeted_finetune.sh ;;
         baselines) sh baselines/bash_scripts/eval_baselines.sh ;;
         baselines_tfhh) sh baselines/bash_scripts/eval_ours_tfhh.sh ;;
@@ -48,6 +52,7 @@ for item in $steps; do
             count = split(list, items, " ")
             for (i = 1; i <= count; i++) {
                 split(items[i], part, ":")
+                if (mini && i == 1) { took = 600; expected = 600 }  # the first minutes alone say little
                 if (part[1] in seconds) { took += seconds[part[1]]; expected += 60 * part[2] }
                 if (i == number) { name = part[1]; share = (name in finished) ? 0 : part[2] }
                 if (i >= number && !(part[1] in finished)) left += part[2]

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from llava_hh.metrics.compare import PERMUTATIONS, compare_with_reference, on_same_images, summarise, summarise_mean
+from llava_hh.metrics.compare import (
+    PERMUTATIONS,
+    compare_with_reference,
+    on_same_images,
+    spread_over_runs,
+    summarise,
+    summarise_mean,
+)
 from llava_hh.runs import provenance
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
@@ -43,6 +50,9 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
     for name, runs in repeated.items():
         if runs:
             summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
+            if len(runs) > 1:
+                base = on_same_images(sentences["greedy"], runs[0])
+                summary[name]["over_runs"] = spread_over_runs(runs, [base])
     return summary
 
 
@@ -86,6 +96,22 @@ def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
     if "relative_time" in optional:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
     return heads, rows, note
+
+
+def spread_table(spreads: dict[str, dict]) -> str:
+    """A Markdown table of what `spread_over_runs` made of each, by label: shares in percent, differences in points."""
+    lines = ["| over runs | metric | mean | SD | range | minus reference (95% over runs) | SD of one over images |"]
+    lines.append("|---" * 7 + "|")
+    for label, spread in spreads.items():
+        for metric, name in {"chair_s": "CHAIR_s %", "chair_i": "CHAIR_i %", "recall": "recall %"}.items():
+            own, difference = spread[metric], spread[metric]["minus_reference"]
+            low, high = (100 * end for end in own["range"])
+            ends = " to ".join(f"{100 * end:+.1f}" for end in difference["t_interval"])
+            cells = [f"{label}, {spread['n_runs']} runs", name, f"{100 * own['mean']:.1f}", f"{100 * own['sd']:.1f}"]
+            cells += [f"{low:.1f} to {high:.1f}", f"{100 * difference['mean']:+.1f} ({ends})"]
+            cells.append(f"{100 * difference['sd_images']:.1f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _label(name: str, entry: dict) -> str:

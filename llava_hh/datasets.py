@@ -1,5 +1,6 @@
 """The data sets that captions are scored on, by name: their images, their ground truth and their CHAIR."""
 
+import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,3 +128,27 @@ def load_dataset(name: str, variant: str = "hh") -> Dataset:
     if variant != "hh":
         raise ValueError(f"--variant {variant}: nocaps-CHAIR has only the paper's rules; leave the flag out")
     return Nocaps()
+
+
+def add_object_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that keep only the images with, or without, some objects: two parts of a data set."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--with-object", nargs="+", metavar="NAME", help="only images that have one of these objects")
+    group.add_argument("--without-object", nargs="+", metavar="NAME", help="only images that have none of these")
+
+
+def images_with_objects(objects: Mapping[ImageId, Iterable[str]], args: argparse.Namespace) -> set[ImageId]:
+    """The images that the flags of `add_object_flags` keep, by their ground truth; all without a flag.
+
+    Raises:
+        ValueError: an object that is in none of the images, or no image is left.
+    """
+    flag = "with_object" if args.with_object else "without_object"
+    names = set(getattr(args, flag) or ())
+    spelled = f"--{flag.replace('_', '-')}"
+    if unknown := names.difference(*objects.values()):
+        raise ValueError(f"{spelled} {min(unknown)!r}: in none of the {len(objects)} images")
+    kept = {image for image, own in objects.items() if not names or names.isdisjoint(own) == (flag != "with_object")}
+    if not kept:
+        raise ValueError(f"{spelled} {' '.join(sorted(names))}: leaves none of the {len(objects)} images")
+    return kept

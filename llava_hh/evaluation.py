@@ -75,12 +75,17 @@ def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str 
     """
     if args.heads == Path("published"):
         args.heads = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
-    heads = load_heads(args.heads, key, top_k)
+    return heads_of_list(args.heads, args, lvlm, top_k, key)
+
+
+def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
+    """The same for the list in a file."""
+    heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    origin = read_json(args.heads).get("settings", {}).get("model")
+    origin = read_json(path).get("settings", {}).get("model")
     if origin not in (None, describe_model(args.model)) and not args.foreign_heads:
         raise ValueError(
-            f"--heads {args.heads}: found on another model than {args.model}, by its config.json and weight files; "
+            f"--heads {path}: found on another model than {args.model}, by its config.json and weight files; "
             "attribute this model, or pass --foreign-heads"
         )
     return heads
@@ -130,6 +135,12 @@ class Evaluation:
             batch_size=args.batch_size,
             extra={"seed": args.seed, "limit": args.limit, **named},
         )
+
+    def of_images(self, image_ids: set[ImageId], args: argparse.Namespace) -> "Evaluation":
+        """The same for those images alone, which the flags of `add_object_flags` keep."""
+        chosen = {name: getattr(args, name) for name in ("with_object", "without_object") if getattr(args, name)}
+        samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
+        return replace(self, samples=samples, extra={**self.extra, **chosen})
 
     def with_model(self, path: Path) -> "Evaluation":
         """The same for another checkpoint."""

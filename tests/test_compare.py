@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import product
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from llava_hh.metrics.compare import (
     image_weights,
     permutation_p_values,
     sentence_counts,
+    spread_over_runs,
     summarise,
     summarise_mean,
 )
@@ -125,6 +127,42 @@ def test_mean_of_draws():
     mean = summarise_mean([first, second])
     assert mean["chair_i"] == pytest.approx((4 / 12 + 0) / 2, abs=1e-5)
     assert mean["recall"] == pytest.approx((0.5 + 1) / 2)
+
+
+@pytest.mark.parametrize("own_reference", [False, True])
+def test_spread_over_runs_by_its_definitions(own_reference):
+    runs = [random_entries(9, seed) for seed in range(3)]
+    references = [random_entries(9, seed) for seed in range(7, 10 if own_reference else 8)]
+    spread = spread_over_runs(runs, references)
+    assert (spread["n_runs"], spread["n"]) == (3, 9)
+    paired = references if own_reference else references * 3
+    for place, metric in enumerate(METRICS):
+        values = [float(fractions_of(run)[place]) for run in runs]
+        differences = [v - float(fractions_of(other)[place]) for v, other in zip(values, paired, strict=True)]
+        for found, own in ((spread[metric], values), (spread[metric]["minus_reference"], differences)):
+            assert found["values"] == pytest.approx(own, abs=1e-5)
+            assert (found["mean"], found["sd"]) == pytest.approx((mean(own), stdev(own)), abs=2e-5)
+            assert found["range"] == pytest.approx([min(own), max(own)], abs=1e-5)
+        half = 4.302652729911275 * stdev(differences) / 3**0.5  # Student's t, two degrees of freedom
+        expected = [mean(differences) - half, mean(differences) + half]
+        assert spread[metric]["minus_reference"]["t_interval"] == pytest.approx(expected, abs=2e-5)
+    chosen = [np.repeat(range(9), times) for times in np.concatenate([*image_weights(9, RESAMPLES, 0)]).astype(int)]
+    variances = []
+    for run, other in zip(runs, paired, strict=True):
+        wrong = np.array(
+            [[bool(e["mscoco_hallucinated_words"]) for e in entries] for entries in (run, other)], dtype=float
+        )
+        variances.append(np.var([wrong[0, own].mean() - wrong[1, own].mean() for own in chosen], ddof=1))
+    assert spread["chair_s"]["minus_reference"]["sd_images"] == pytest.approx(np.mean(variances) ** 0.5, abs=1e-5)
+
+
+def test_spread_needs_runs_and_the_same_images():
+    runs = [random_entries(4, seed) for seed in range(3)]
+    for wrong in ((runs[:1], runs[:1]), (runs, runs[:2])):
+        with pytest.raises(ValueError, match="expected two or more, and one or as many"):
+            spread_over_runs(*wrong)
+    with pytest.raises(ValueError, match="same images"):
+        spread_over_runs(runs, [random_entries(4, 5)[::-1]])
 
 
 def test_difference_and_interval_are_paired():

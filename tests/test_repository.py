@@ -105,7 +105,8 @@ def test_wrapper_calls_scripts_with_flags_they_know(wrapper, profile, tmp_path):
         pytest.skip("its language model was frozen")
     calls = calls_of(wrapper, profile, tmp_path)
     n_calls = sum(line.startswith(('"$PYTHON" -m', "launch ")) for line in wrapper.read_text().splitlines())
-    assert len(calls) == n_calls or wrapper.name in ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh")
+    loops = ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh", "heads_of_parts.sh", "reproduce.sh")
+    assert len(calls) == n_calls or wrapper.name in loops
     for module, *flags in calls:
         importlib.import_module(module).parser().parse_args(flags)
 
@@ -147,10 +148,11 @@ def test_accelerate_reads_the_configurations():
 def test_measure_makes_every_call(tmp_path):
     modules = [call[0].rsplit(".")[-1] for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
     expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
-    expected += "build_mini build_mini draw_module_influence analyze_attention_bias analyze_attention_inheritance "
-    expected += "analyze_js_divergence analyze_attention_reweight analyze_attention_reweight write_figures_page"
-    last = ["compare_finetuning", "evaluate", "record_words", "record_words", "report"]
-    assert modules == [*expected.split(), *["targeted_finetune"] * 4, *last]
+    expected += "explain_chair build_mini build_mini draw_module_influence analyze_attention_bias "
+    expected += "analyze_attention_inheritance analyze_js_divergence analyze_attention_reweight analyze_attention_reweight write_figures_page"
+    parts = ["attribute_subset"] * 2 + ["compare_heads"] + ["compare_decoding"] * 2
+    last = ["compare_finetuning", *["evaluate"] * 3, "record_words", "record_words", "report"]
+    assert modules == [*expected.split(), *parts, *["targeted_finetune"] * 4, *last]
 
 
 def test_no_literal_sizes_of_one_model():

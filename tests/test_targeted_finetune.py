@@ -22,7 +22,7 @@ from llava_hh.finetuning.trainer import last_complete_checkpoint
 from llava_hh.generation import generate_greedily, load_image
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from llava_hh.scripts import compare_finetuning, targeted_finetune
+from llava_hh.scripts import compare_finetuning, summarise_seeds, targeted_finetune
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
 N_STEPS = 6
@@ -281,7 +281,16 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
         (summary["heads_1"]["mentions"] + summary["heads_2"]["mentions"]) / 2
     )
     assert summary["heads_1"]["minus_greedy"].keys() == summary["adhh"]["minus_greedy"].keys()
+    over = summary["tfhh"]["over_runs"]["mentions"]
+    assert over["values"] == [summary[name]["mentions"] for name in ("heads_1", "heads_2")]
+    assert over["minus_reference"]["mean"] == pytest.approx(over["mean"] - summary["greedy"]["mentions"], abs=2e-5)
+    assert "over_runs" not in summary["random_heads_tuned"]
+    out = tmp_path / "seeds.json"
+    runs, greedy = [str(tmp_path / "val" / f"heads_{seed}") for seed in (1, 2)], str(tmp_path / "val" / "greedy")
+    summarise_seeds.main(["--runs", *runs, "--reference", greedy, "--out", str(out)])
+    assert json.loads(out.read_text())["mentions"] == over
     text = capsys.readouterr().out
+    assert "| TF-HH, 2 runs | CHAIR_i % |" in text and "| val, 2 runs | recall % |" in text
     assert "TF-HH, mean of 2 seeds" in text and "as many random heads fine-tuned, mean of 1 seeds" in text
     tuning = summary["settings"]["fine_tuning"]["heads_1"]
     assert tuning["end"]["after_image_mass"] < tuning["start"]["after_image_mass"]

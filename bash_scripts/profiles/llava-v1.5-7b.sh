@@ -44,6 +44,11 @@ finetune_learning_rate=2e-5
 finetune_checkpointing=yes
 finetune_seeds=1234
 finetune_report_images=500
+# head lists of two parts of the data: images that have one of these objects, and images that have none
+part_objects=person
+part_images=500
+part_top_k=20
+part_threshold=0.4
 # the comparison of decoding methods
 baseline_images=500
 slow_baseline_images=500  # of OPERA and HALC

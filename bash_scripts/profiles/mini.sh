@@ -42,6 +42,11 @@ finetune_learning_rate=4e-4
 finetune_checkpointing=
 finetune_seeds="1234 1235"
 finetune_report_images=100
+# head lists of two parts of the data: street and park against kitchen, office and living room
+part_objects="car bench"
+part_images=100
+part_top_k=5
+part_threshold=0.8
 # the comparison of decoding methods
 baseline_images=60
 slow_baseline_images=30  # of OPERA and HALC

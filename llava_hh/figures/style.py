@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
+RUN_COLOURS = (GREEDY, WRONG, "#30638e", "#edae49", "#00798c", "#8d6a9f", "#6a994e", "#8c564b")
 GROUP_COLOURS = {"hal_heads": "#d1495b", "non_hal_heads": "#30638e"}
 GROUP_LABELS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-hallucination heads"}
 plt.rcParams.update(

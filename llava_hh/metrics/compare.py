@@ -8,7 +8,7 @@ and recall count each COCO category once a caption: right categories over named 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, t
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
@@ -121,6 +121,52 @@ def compare_with_reference(
     return result
 
 
+def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
+    """How far METRICS vary from run to run, such as seeds of one training, each against a reference on the same images.
+
+    Args:
+        runs: scored captions of each run, all on the same images in the same order.
+        references: one for all runs, or one for each.
+    Returns: {"n_runs", "n" (images), metric: {"values", "mean", "sd", "range", "minus_reference": {"values", "mean",
+        "sd", "range", "t_interval", "sd_images"}}}. `sd` is over runs (n - 1 in the denominator). `t_interval`: 95%
+        interval of the mean difference over runs, as if they were drawn from a normal distribution; the images stay the
+        same. `sd_images`: root mean square over runs of the bootstrap standard deviation over images of one run's
+        difference; where it is above `sd`, other images would change one run's result more than another seed.
+    Raises:
+        ValueError: fewer than two runs, another number of references, or other images.
+    """
+    if len(runs) < 2 or len(references) not in (1, len(runs)):
+        raise ValueError(f"{len(runs)} runs and {len(references)} references; expected two or more, and one or as many")
+    references = list(references) * (len(runs) // len(references))
+    _check_same_images([*runs, *references])
+    n = len(runs[0])
+    values, base = (
+        np.array([metrics_of(sentence_counts(own).sum(0), n) for own in part]) for part in (runs, references)
+    )
+    pairs = zip(runs, references, strict=True)
+    resampled = [resampled_metrics(own, seed) - resampled_metrics(other, seed) for own, other in pairs]
+    sd_images = np.sqrt(np.mean([own.var(0, ddof=1) for own in resampled], axis=0))
+    result: dict = {"n_runs": len(runs), "n": n}
+    for place, metric in enumerate(METRICS):
+        own, difference = values[:, place], values[:, place] - base[:, place]
+        half = t.ppf(0.975, len(runs) - 1) * difference.std(ddof=1) / np.sqrt(len(runs))
+        result[metric] = _spread(own) | {
+            "minus_reference": _spread(difference)
+            | {"t_interval": _rounded(difference.mean() + np.array([-half, half]))}
+            | {"sd_images": round(float(sd_images[place]), 5)}
+        }
+    return result
+
+
+def _spread(values: np.ndarray) -> dict:
+    return {
+        "values": _rounded(values),
+        "mean": round(float(values.mean()), 5),
+        "sd": round(float(values.std(ddof=1)), 5),
+        "range": _rounded(np.array([values.min(), values.max()])),
+    }
+
+
 def on_same_images(sentences: Sequence[Mapping], others: Sequence[Mapping]) -> list[Mapping]:
     """Those of `sentences` whose images `others` are about.
 
@@ -208,8 +254,8 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _rounded(interval: np.ndarray) -> list[float]:
-    return [round(float(end), 5) for end in interval]
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 5) for value in values]
 
 
 def _check_same_images(methods: Sequence[Sequence[Mapping]]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.mini.dataset import write_missing_splits
 from llava_hh.mini.model import PROJECTOR_FILE, VISION_FILE, assemble, export_base_language_model
-from llava_hh.mini.tuning import SAVED_STEPS, save_start, step_folder, tune
+from llava_hh.mini.tuning import SAVED_STEPS, SEED, save_start, step_folder, tune
 from llava_hh.mini.vision import train_vision_tower
 
 
@@ -23,13 +23,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--step", type=int, choices=SAVED_STEPS, default=SAVED_STEPS[-1], help="tuning step to assemble"
     )
+    parser.add_argument("--seed", type=int, default=SEED, help="of projector and tuning; for another, name new folders")
     return parser
 
 
-def assemble_steps(base: Path, weights: Path, out: Path) -> None:
+def assemble_steps(base: Path, weights: Path, out: Path, seed: int) -> None:
     """A checkpoint folder for the start of tuning and for every saved step."""
     if not step_folder(out, 0).exists():
-        save_start(base, weights / VISION_FILE, step_folder(out, 0))
+        save_start(base, weights / VISION_FILE, step_folder(out, 0), seed)
     for step in SAVED_STEPS:
         if not step_folder(out, step).exists():
             assemble(base, weights / VISION_FILE, step_folder(weights, step), step_folder(out, step))
@@ -46,11 +47,11 @@ def main(argv: list[str] | None = None) -> None:
         elif args.stage == "vision" and not vision.exists():
             train_vision_tower(vision)
         elif args.stage == "tune" and not (step_folder(args.weights, SAVED_STEPS[-1]) / PROJECTOR_FILE).exists():
-            tune(args.base, vision, args.data, args.weights)
+            tune(args.base, vision, args.data, args.weights, args.seed)
         elif args.stage == "assemble" and not args.model.exists():
             assemble(args.base, vision, step, args.model)
         elif args.stage == "steps":
-            assemble_steps(args.base, args.weights, args.steps)
+            assemble_steps(args.base, args.weights, args.steps, args.seed)
 
 
 if __name__ == "__main__":

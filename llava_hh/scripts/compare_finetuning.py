@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import compare, summary_table
+from llava_hh.comparison import LABELS, compare, spread_table, summary_table
 from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText
 from llava_hh.runs import processes, read_json, sha256, write_json
@@ -69,7 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         }
         path = args.summary or args.out / "summary.json"
         write_json(path, summary)
-        print(f"{summary_table(summary)}\n{path}")
+        print(summary_table(summary))
+        spreads = {LABELS[name]: entry["over_runs"] for name, entry in summary.items() if "over_runs" in entry}
+        if spreads:
+            print(f"\n{spread_table(spreads)}\n")
+        print(path)
 
 
 if __name__ == "__main__":

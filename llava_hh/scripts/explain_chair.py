@@ -1,0 +1,129 @@
+"""CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
+
+Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say), and
+writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.comparison import LABELS, RESULT_FILE
+from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
+from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
+from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
+from llava_hh.metrics.nocaps_chair import load_classes
+from llava_hh.metrics.variants import load_synonyms
+from llava_hh.runs import make_folder, processes, provenance, read_json, sha256, write_json
+
+READ = ("image_id", "caption", "words", "mentions", "mscoco_gt_words", "mscoco_hallucinated_words")
+
+
+def result_files(paths: list[Path]) -> dict[str, Path]:
+    """The result file of each run, by the name of its folder; a folder of runs stands for all of them, greedy first.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: two runs of one name.
+    """
+    files: list[Path] = []
+    for path in paths:
+        own = path if path.is_file() else path / RESULT_FILE
+        below = sorted(path.glob(f"*/{RESULT_FILE}"), key=lambda file: (file.parent.name != "greedy", file.parent.name))
+        found = [own] if own.is_file() else below
+        if not found:
+            raise FileNotFoundError(f"{path}: expected a {RESULT_FILE}, or a folder of runs that have one")
+        files += found
+    names = [file.resolve().parent.name for file in files]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two runs are called {twice!r}, by their folders; expected different names")
+    return dict(zip(names, files, strict=True))
+
+
+def read_sentences(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The scored captions of a result file, and the rules of CHAIR that they were scored by.
+
+    Raises:
+        ValueError: no captions, or none that `evaluate_chair` of this package wrote.
+    """
+    content = read_json(path)
+    sentences = content.get("sentences")
+    if not sentences or any(name not in sentences[0] for name in READ):
+        raise ValueError(f"{path}: expected captions with {', '.join(READ)}; score them by evaluate_chair")
+    return sentences, content["overall_metrics"]["variant"]
+
+
+def explain(files: dict[str, Path]) -> dict[str, Any]:
+    """The content of chair_details.json.
+
+    Raises:
+        ValueError: runs on other images or by other rules of CHAIR than the first.
+    """
+    runs, first = {}, None
+    for name, path in files.items():
+        sentences, variant = read_sentences(path)
+        about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))
+        first = first or about
+        if about != first:
+            raise ValueError(f"{path}: other images, ground truth or rules of CHAIR than the first run has")
+        names = [label.lower() for label in load_classes()] if variant == NOCAPS else sorted(load_synonyms())
+        runs[name] = {
+            "label": LABELS.get(name, name),
+            "categories": by_category(sentences, names),
+            "co_occurrence": co_occurrence(sentences),
+            "positions": by_position(sentences),
+        }
+    return {"runs": runs, "n": len(first[1]), "variant": first[0]}
+
+
+def lines(details: dict[str, Any]) -> list[str]:
+    """What each run hallucinates most, its strongest pair, and whether hallucination grows along its captions."""
+    said = []
+    for run in details["runs"].values():
+        worst = sorted(run["categories"].items(), key=lambda item: -item[1]["hallucinated"])[:3]
+        parts = [f"{name} {own['hallucinated']} of {own['named']}" for name, own in worst if own["hallucinated"]]
+        said.append(f"{run['label']}: hallucinated most, in captions that name it: {', '.join(parts) or 'nothing'}")
+        if pairs := [pair for pair in run["co_occurrence"] if pair["p_holm"] < 0.05]:
+            top = max(pairs, key=lambda pair: pair["n"])
+            what = f"{top['hallucinated']} where there is {top['there']}: {top['n']} of {top['n_hallucinated']}"
+            said.append(f"  {len(pairs)} pairs beyond chance (Holm), most often {what}, lift {top['lift']:.1f}")
+        if gap := run["positions"]["mention"]["later_minus_earlier"]:
+            low, high = gap["interval"]
+            said.append(
+                f"  hallucinated objects are mentioned {gap['mean']:+.2f} places later ({low:+.2f} to {high:+.2f})"
+            )
+    return said
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("captions", type=Path, nargs="+", help=f"{RESULT_FILE} of a run, its folder, or a folder of runs")
+    add("--out", type=Path, required=True, help="result folder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        if not processes().is_main:
+            return
+        files = result_files(args.captions)
+        details = explain(files)
+        make_folder(args.out)
+        hashes = {str(path): sha256(path) for path in files.values()}
+        source = args.out / "chair_details.json"
+        write_json(source, {**details, "run": {**provenance(), "sha256": hashes}})
+        for stem, draw in (
+            ("chair_categories", draw_categories),
+            ("chair_cooccurrence", draw_co_occurrence),
+            ("chair_positions", draw_positions),
+        ):
+            draw(source, args.out / stem)
+    print("\n".join([*lines(details), str(source)]))
+
+
+if __name__ == "__main__":
+    main()
