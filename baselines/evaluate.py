@@ -16,10 +16,10 @@ from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.methods import draw_methods
 from llava_hh.generation import Decoding, Method, seconds_per_token
-from llava_hh.interventions import DeactivateText
+from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.runs import Run, describe_model, processes, read_json, sha256, write_json, write_text
 
-METHODS = ("greedy", "adhh", "tfhh", *PRESETS)
+METHODS = ("greedy", "adhh", "removal", "tfhh", *PRESETS)
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Entry:
     limit: int | None = None
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add_sample_flags(parser, "val2014")
+def add_method_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name the methods of a comparison, and what they need."""
     add = parser.add_argument
     add("--methods", nargs="+", required=True, metavar="METHOD", help=f"some of: {', '.join(METHODS)}")
     add(
@@ -45,6 +44,14 @@ def parser() -> argparse.ArgumentParser:
         help="change a setting of a preset, such as vcd_paper.alpha=0.5; the value is JSON",
     )
     add_adhh_flags(parser, required=False)
+    add("--tfhh-model", type=Path, nargs="+", default=[], help="fine-tuned checkpoint folders, one per seed, for tfhh")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014")
+    add_method_flags(parser)
+    add = parser.add_argument
     add(
         "--limit-of",
         nargs="+",
@@ -53,7 +60,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="METHOD=N",
         help="let a slow method have the first N of the images only, such as opera=30",
     )
-    add("--tfhh-model", type=Path, nargs="+", default=[], help="fine-tuned checkpoint folders, one per seed, for tfhh")
     add("--summary", type=Path, help="the summary (default: summary.json in --out); table and figure go beside it")
     return parser
 
@@ -71,9 +77,9 @@ def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
         raise ValueError(f"--methods {repeated[0]}: named more than once")
     limits_from_flags(args)
     decoders = changed_presets([name for name in args.methods if name in PRESETS], args.set)
-    if "adhh" in args.methods:
+    if of_heads := [name for name in ("adhh", "removal") if name in args.methods]:
         if args.heads is None:
-            raise ValueError("--methods adhh needs --heads")
+            raise ValueError(f"--methods {of_heads[0]} needs --heads")
         if args.heads != Path("published"):
             read_json(args.heads)
     if ("tfhh" in args.methods) != bool(args.tfhh_model):
@@ -112,9 +118,10 @@ def entries_from_flags(
     entries, limits = {"greedy": Entry([])}, limits_from_flags(args)
     for name in args.methods:
         limit = limits.get(name)
-        if name == "adhh":
-            heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
-            entries[name] = Entry([DeactivateText(tuple(heads), args.threshold)], limit=limit)
+        if name in ("adhh", "removal"):
+            heads = tuple(heads_from_flags(args, evaluation.lvlm, args.top_k))
+            off = DeactivateText(heads, args.threshold) if name == "adhh" else ZeroHeads(heads)
+            entries[name] = Entry([off], limit=limit)
         elif name == "tfhh" and len(args.tfhh_model) > 1:
             entries |= {f"tfhh_{seed}": Entry([], path, limit) for seed, path in enumerate(args.tfhh_model, 1)}
         elif name == "tfhh":
@@ -147,7 +154,7 @@ def report(args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str
     """Write the summary, its table and its figure, and print the table."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
     settings = {**evaluation.settings([]), "split": args.split, "methods": methods}
-    if "adhh" in sentences:
+    if {"adhh", "removal"} & sentences.keys():
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
     summary = compare(sentences, {"tfhh": [sentences[name] for name in seeds]} if seeds else {}, settings)
     costs = costs_of(args.out, list(sentences))

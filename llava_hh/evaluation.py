@@ -17,9 +17,19 @@ from llava_hh.runs import begun_run, describe_model, make_folder, processes, rea
 
 
 def add_sample_flags(
-    parser: argparse.ArgumentParser, split: str, limit: int | None = None, seed: int = 42, batch_size: int = 20
+    parser: argparse.ArgumentParser,
+    split: str,
+    limit: int | None = None,
+    seed: int = 42,
+    batch_size: int = 20,
+    max_new_tokens: int = 128,
+    with_prompt: bool = True,
 ) -> None:
-    """The flags that say which model captions which images, with these defaults."""
+    """The flags that say which model captions which images, with these defaults.
+
+    Args:
+        with_prompt: one question is asked about all images, and --prompt may change it.
+    """
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder")
     add("--image-folder", type=Path, required=True, help="folder of the images")
@@ -33,8 +43,9 @@ def add_sample_flags(
     add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
     add("--limit", type=int, default=limit, help="how many images; None is all")
     add("--seed", type=int, default=seed, help="of the sample of images")
-    add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=int, default=128, help="longest caption")
+    if with_prompt:
+        add("--prompt", default=DESCRIBE, help="the question")
+    add("--max-new-tokens", type=int, default=max_new_tokens, help="longest answer")
     add("--batch-size", type=int, default=batch_size, help="images per batch, and per block that a rerun skips")
     add("--out", type=Path, required=True, help="result folder")
 

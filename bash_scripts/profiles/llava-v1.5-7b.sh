@@ -49,6 +49,9 @@ part_objects=person
 part_images=500
 part_top_k=20
 part_threshold=0.4
+# POPE
+pope_images=500
+pope_questions=  # folder of the official files; empty: made from the annotations
 # the comparison of decoding methods
 baseline_images=500
 slow_baseline_images=500  # of OPERA and HALC

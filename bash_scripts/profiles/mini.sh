@@ -47,6 +47,9 @@ part_objects="car bench"
 part_images=100
 part_top_k=5
 part_threshold=0.8
+# POPE
+pope_images=60
+pope_questions=  # folder of the official files; empty: made from the annotations
 # the comparison of decoding methods
 baseline_images=60
 slow_baseline_images=30  # of OPERA and HALC

@@ -105,9 +105,7 @@ def ask_for(name: str) -> str:
     return f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?"
 
 
-def _choose_absent(
-    kind: str, absent: Sequence[str], frequency: Counter, beside: Counter, rng: random.Random
-) -> str:
+def _choose_absent(kind: str, absent: Sequence[str], frequency: Counter, beside: Counter, rng: random.Random) -> str:
     if kind == "popular":
         return max(absent, key=lambda name: frequency[name])
     if kind == "adversarial":

@@ -1,0 +1,140 @@
+"""POPE: yes-or-no questions about objects, answered by every decoding method, on the same images.
+
+The questions are random, popular and adversarial ones; of the official files (--questions), or made from the
+annotations. Answers are judged by their text, under three parsers, and by which of yes and no is likelier (not for
+decoders of baselines/). Greedy decoding is always among the methods, as the reference. Writes a folder per method and
+kind, and summary.json and .md; run it again to go on after a kill.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from baselines.evaluate import add_method_flags, check_flags, entries_from_flags
+from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.comparison import LABELS
+from llava_hh.data.coco import load_annotations, sample_images
+from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
+from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
+from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
+from llava_hh.polling import ask
+from llava_hh.runs import processes, provenance, start_run, write_json, write_rows, write_text
+
+BY_LOGITS = "logits"  # the likelier of yes and no, beside the parsers of text
+AVERAGE = "average"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add_sample_flags(parser, "val2014", limit=500, max_new_tokens=8, with_prompt=False)
+    add_method_flags(parser)
+    parser.set_defaults(prompt=None, limit_of=[])
+    add = parser.add_argument
+    add("--questions", type=Path, help="folder of the official coco_pope_*.json; default: questions are built")
+    add("--suffix", choices=SUFFIXES, default="llava", help="what follows the question: VCD's, LLaVA-1.5's, or nothing")
+    return parser
+
+
+def questions_of(args: argparse.Namespace, evaluation: Evaluation) -> dict[str, list[dict]]:
+    """The questions by kind: of the official files, or built, and then kept in the folder of results."""
+    if args.questions:
+        return {kind: load_questions(args.questions / f"coco_pope_{kind}.json") for kind in KINDS}
+    ids = [sample["image_id"] for sample in evaluation.samples]
+    found = load_annotations(args.annotations, ids, allow_missing=True, cache=args.out / "ground_truth.json")
+    objects = {image_id: found[image_id].categories if image_id in found else set() for image_id in ids}
+    enough = [sample for sample in evaluation.samples if len(objects[sample["image_id"]]) >= 3]
+    chosen = sample_images(enough, min(args.limit or len(enough), len(enough)), args.seed)
+    built = {kind: build_questions(chosen, objects, kind, args.seed) for kind in KINDS}
+    if processes().is_main:
+        for kind, questions in built.items():
+            write_rows(args.out / f"questions_{kind}.jsonl", questions)
+    return built
+
+
+def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
+    """METRICS by method, judge (a parser, or logits) and kind, with differences to greedy decoding; and their average.
+
+    Args:
+        answers: by method and kind.
+    """
+    found: dict[str, dict] = {}
+    for name, by_kind in answers.items():
+        judges = {parser: (parser, "answer") for parser in PARSERS}
+        if all("p_yes" in row for rows in by_kind.values() for row in rows):
+            judges[BY_LOGITS] = ("strict", "answer_by_logits")
+        found[name] = {}
+        for judge_name, (parser, key) in judges.items():
+            own = {kind: summarise(rows, parser, key) for kind, rows in by_kind.items()}
+            for kind, rows in by_kind.items():
+                if name != "greedy":
+                    own[kind]["minus_greedy"] = compare(rows, answers["greedy"][kind], parser, key)
+            own[AVERAGE] = {metric: sum(each[metric] for each in own.values()) / len(own) for metric in METRICS}
+            found[name][judge_name] = own
+    return found
+
+
+def table(found: Mapping[str, Mapping]) -> str:
+    """Accuracy, F1 and the share of yes in percent, with intervals, by text (LLaVA's parser) and by logits."""
+    head = ("method", "questions", "judged by", "accuracy %", "F1 %", "yes %", "unknown % (strict)", "n")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, judges in found.items():
+        for judge_name in ("llava", BY_LOGITS):
+            for kind, own in judges.get(judge_name, {}).items():
+                cells = [LABELS.get(name, name), kind, "text" if judge_name == "llava" else judge_name]
+                for metric in ("accuracy", "f1", "yes_ratio"):
+                    ends = own.get("interval", {}).get(metric)
+                    between = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+                    cells.append(f"{100 * own[metric]:.1f}{between}")
+                unknown = judges["strict"][kind]["unknown"] if judge_name == "llava" else 0
+                lines.append(f"| {' | '.join(cells)} | {100 * unknown:.1f} | {own.get('n', '')} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        decoders = check_flags(args)
+        limit, args.limit = args.limit, None  # the images are chosen among those with three objects
+        evaluation = Evaluation.from_flags(args, with_truth=False)
+        args.limit = limit
+        questions = questions_of(args, evaluation)
+        digest = {kind: hashlib.sha256(json.dumps(asked).encode()).hexdigest() for kind, asked in questions.items()}
+        entries = entries_from_flags(args, evaluation, decoders)
+        answers: dict[str, dict[str, list]] = {}
+        for name, entry in entries.items():
+            own = evaluation if entry.checkpoint is None else evaluation.with_model(entry.checkpoint)
+            answers[name] = {}
+            for kind, asked in questions.items():
+                settings = own.settings(entry.method) | {
+                    "suffix": args.suffix,
+                    "questions": digest[kind],
+                    "limit": limit,
+                }
+                settings |= {"checkpoint": str(entry.checkpoint)} if entry.checkpoint else {}
+                manifest = [question["question_id"] for question in asked]
+                with start_run(args.out / name / kind, settings, manifest) as run:
+                    answers[name][kind] = ask(
+                        own.lvlm,
+                        asked,
+                        args.image_folder,
+                        run,
+                        suffix=SUFFIXES[args.suffix],
+                        max_new_tokens=args.max_new_tokens,
+                        batch_size=args.batch_size,
+                        method=entry.method,
+                        label=f"{name}, {kind}",
+                    )
+        if processes().is_main:
+            found = judge(answers)
+            settings = {**evaluation.settings([]), "suffix": args.suffix, "questions": digest, "limit": limit}
+            settings["methods"] = {name: describe_method(entry.method) for name, entry in entries.items()}
+            path = args.out / "summary.json"
+            write_json(path, {"methods": found, "settings": settings, "run": provenance()})
+            write_text(path.with_suffix(".md"), table(found) + "\n")
+            print(f"{table(found)}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
