@@ -63,7 +63,7 @@ def check_settings(settings: dict) -> None:
     """
     for name, allowed in GREEDY.items():
         if settings.get(name) not in allowed:
-            raise ValueError(f"{name}={settings[name]}: the method says how to decode; pass --gen_kwargs {name}=0")
+            raise ValueError(f"{name}={settings[name]}: the method says how to decode; expected {allowed[-1]} or none")
 
 
 def cut_at(text: str, ends: str | list[str] | None) -> str:

@@ -137,6 +137,12 @@ def test_all_numbers_by_hand(folder):
         score_amber({9: "Yes"}, load_amber(folder))
 
 
+def test_no_is_the_positive_class():
+    pairs = [("no", "no"), ("no", "yes"), ("no", "other"), ("yes", "no"), ("yes", "yes")]
+    expected = {"n": 5, "accuracy": 2 / 5, "precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "other": 1}
+    assert answer_metrics(pairs) == pytest.approx(expected)
+
+
 def test_nothing_to_divide_by(folder):
     none = {"n": 0, "accuracy": None, "precision": None, "recall": None, "f1": None, "other": 0}
     assert answer_metrics([]) == none
@@ -170,6 +176,9 @@ def test_the_script(folder, capsys):
     result = json.loads((folder / "amber_results.json").read_text())
     assert result["sentences"][0]["hallucinated"] == ["cat", "bus"]
     assert result["generative"]["chair"] == 2 / 7
+    with pytest.raises(SystemExit):
+        evaluate_benchmark.main([*flags, "--out", str(answers)])
+    assert "is an input of this run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_newer_families import IMAGES, QUESTIONS
-from tiny_newer import save_tiny_family
+from test_newer_families import IMAGES, QUESTIONS, SHOWN
+from tiny_newer import FAMILIES, save_tiny_family
 
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
+from llava_hh.portable import generate
 from llava_hh.scripts import export_decoder
 
 HEADS = [Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 1)]
@@ -99,6 +100,36 @@ def test_plain_transformers_decodes_as_we_do(checkpoints, tmp_path):
         expected = {"greedy": plain, "after": plain, "adhh": adhh, "in_checkpoint": adhh, "static": adhh}
         for kind, ids in (expected | {"beams": beams, "one_head": one_head}).items():
             assert torch.equal(found[kind], ids), (name, kind)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_decodes_as_under_intervene(name, tmp_path):
+    save_tiny_family(name, tmp_path)
+    lvlm = load_lvlm(tmp_path)
+    batch = lvlm.encode(SHOWN if name == "mllama" else IMAGES, QUESTIONS)
+    heads = [Head(0, 1), Head(0, 2), Head(2, 0)]  # mllama's layer 1 attends to the image alone
+    plain = lvlm.model.generate(**batch.inputs, max_new_tokens=N_TOKENS, do_sample=False)
+    expected, fired = ours(lvlm, batch, heads, 0.3)
+    settings = {"heads": heads, "threshold": 0.3, "max_new_tokens": N_TOKENS, "do_sample": False}
+    assert torch.equal(generate.generate(model=lvlm.model, **batch.inputs, **settings), expected)
+    assert sum(each.fired for each in fired.values()) > 0
+    assert expected.shape != plain.shape or (expected != plain).any()
+    assert torch.equal(lvlm.model.generate(**batch.inputs, max_new_tokens=N_TOKENS, do_sample=False), plain)
+
+
+def test_what_cannot_be_is_refused_and_leaves_the_model_alone(mha_llava, batch):
+    before = mha_llava(**batch.inputs).logits
+    for settings, message in (
+        ({"heads": [[4, 0]]}, "no head \\[4, 0\\]"),
+        ({"heads": [[0, 4]]}, "no head \\[0, 4\\]"),
+        ({"heads": []}, "at least one head"),
+        ({"heads": [[0, 0]], "threshold": -0.1}, "must lie in"),
+        ({"heads": [[0, 0]], "input_ids": None}, "needs input_ids"),
+        ({"heads": [[0, 0]], "max_new_tokens": -1}, "max_new_tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate.generate(model=mha_llava, **{**batch.inputs, **settings})
+    assert torch.equal(mha_llava(**batch.inputs).logits, before)
 
 
 def test_the_folder_says_what_is_in_it(tmp_path, capsys):

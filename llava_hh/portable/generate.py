@@ -20,7 +20,9 @@ HEADS: list[list[int]] = []
 THRESHOLD = 0.4
 
 ATTENTION = "adhh"
-STATE = "adhh_state"  # on an attention module while its heads may be switched off: heads, threshold, after_image
+STATE = (
+    "adhh_state"  # on an attention module while its heads may be switched off: heads, threshold, last image position
+)
 
 
 def generate(
@@ -62,10 +64,15 @@ def generate(
 def switched_off(
     model: PreTrainedModel, heads: Sequence[Sequence[int]], threshold: float, image_mask: Tensor
 ) -> Iterator[None]:
-    """Let `heads` be switched off in every forward of `model`; leaving restores the model, also by an exception."""
+    """Let `heads` be switched off in every forward of `model`; leaving restores the model, also by an exception.
+
+    Args:
+        image_mask: (row, prompt position) bool; a forward may have each row several times in a row (beams).
+    """
     text_type = type(model.config.get_text_config(decoder=True))
     text_modules = [module for module in model.modules() if type(getattr(module, "config", None)) is text_type]
-    layers = {m.layer_idx: m for m in text_modules if hasattr(m, "layer_idx") and isinstance(m.o_proj, nn.Module)}
+    attending = [module for module in text_modules if isinstance(getattr(module, "o_proj", None), nn.Module)]
+    layers = {module.layer_idx: module for module in attending if isinstance(getattr(module, "layer_idx", None), int)}
     chosen: dict[int, list[int]] = {}
     for layer, head in heads:
         if layer not in layers or not 0 <= head < layers[layer].config.num_attention_heads:

@@ -12,7 +12,7 @@ from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
-from llava_hh.runs import provenance, sha256, write_json
+from llava_hh.runs import make_folder, provenance, sha256, write_json
 
 FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
 
@@ -97,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     out = args.out or args.answers.with_name(f"{args.benchmark}_results.json")
     with errors_in_one_line(args.debug):
+        if out.resolve() == args.answers.resolve():
+            raise ValueError(f"--out {out}: is an input of this run; expected another file")
+        make_folder(out.parent)
         answers = read_answers(args.answers, args.benchmark)
         if args.benchmark == "amber":
             result = score_amber(answers, load_amber(args.annotations))
