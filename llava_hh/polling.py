@@ -24,7 +24,7 @@ def word_token_ids(lvlm: Lvlm) -> dict[str, list[int]]:
     found = {}
     for word, spellings in WORDS.items():
         ids = {tuple(lvlm.tokenizer(spelling, add_special_tokens=False).input_ids) for spelling in spellings}
-        found[word] = sorted({own[0] for own in ids if len(own) == 1})
+        found[word] = sorted({own[0] for own in ids if len(own) == 1} - {lvlm.tokenizer.unk_token_id})
         if not found[word]:
             raise ValueError(f"the tokenizer has no token for the word {word}; its probability is not defined")
     return found
@@ -66,6 +66,7 @@ def ask(
     Raises:
         ValueError: an image that can't be read; or a vocabulary without yes and no.
     """
+    word_token_ids(lvlm)  # stops here, before any work, where there are none
     for number, block in run.blocks(questions, batch_size, label):
         files = {question["image"]: load_image(image_folder / question["image"]) for question in block}
         images = [files[question["image"]] for question in block]

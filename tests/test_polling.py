@@ -1,0 +1,199 @@
+"""Yes-or-no questions on a random model: text and probabilities against plain generate and forward, every method."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from launching import finish, launch
+from safetensors.torch import load_file, save_file
+from test_repository import ROOT, calls_of
+from tiny_checkpoint import N_WORDS
+
+from baselines import evaluate_pope
+from llava_hh.generation import load_image
+from llava_hh.hooks import intervene
+from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.metrics.pope import score
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.polling import word_token_ids, yes_share
+from llava_hh.runs import read_json
+
+WORDS = ("Yes", "yes", "No", "no")
+HEADS = [(3, 1), (0, 2)]
+METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
+
+
+@pytest.fixture(scope="module")
+def polled(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The tiny checkpoint with words for yes and no, which it likes best."""
+    folder = tmp_path_factory.mktemp("polled") / "model"
+    shutil.copytree(tiny_checkpoint, folder)
+    text = (folder / "tokenizer.json").read_text()
+    for place, word in enumerate(WORDS):
+        text = text.replace(f'"<extra{N_WORDS + place}>"', f'"{word}"')
+    (folder / "tokenizer.json").write_text(text)
+    tensors = load_file(folder / "model.safetensors")
+    [head] = [name for name in tensors if "lm_head" in name]
+    noise = torch.randn(4, tensors[head].shape[1], generator=torch.Generator().manual_seed(0))
+    tensors[head][N_WORDS : N_WORDS + 4] = 6 * tensors[head].std() * noise
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(polled, tiny_coco, tmp_path_factory) -> list[str]:
+    heads = tmp_path_factory.mktemp("heads") / "heads.json"
+    heads.write_text(json.dumps({"hal_heads": HEADS}))
+    flags = ["--model", polled, "--image-folder", tiny_coco / "val2014", "--annotations", tiny_coco / "annotations"]
+    flags += ["--limit", 4, "--max-new-tokens", 3, "--batch-size", 5, "--heads", heads, "--top-k", 2]
+    return [str(flag) for flag in [*flags, "--threshold", 0.05, "--methods", *METHODS]]
+
+
+@pytest.fixture(scope="module")
+def done(flags, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("pope")
+    evaluate_pope.main([*flags, "--out", str(out)])
+    return out
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def test_words_are_whole_tokens(polled, tiny_checkpoint):
+    found = word_token_ids(load_lvlm(polled))
+    assert found == {"yes": [N_WORDS, N_WORDS + 1], "no": [N_WORDS + 2, N_WORDS + 3]}
+    lvlm = load_lvlm(tiny_checkpoint)  # all of these words are <unk> there
+    with pytest.raises(ValueError, match="the tokenizer has no token for the word yes"):
+        word_token_ids(lvlm)
+
+
+@pytest.mark.parametrize("kind", ["random", "popular", "adversarial"])
+@pytest.mark.parametrize("name", ["greedy", "adhh", "removal"])
+def test_answers_and_probabilities_are_those_of_a_plain_model(done, polled, tiny_coco, name, kind):
+    """One question at a time: generate, and softmax over the whole vocabulary of one forward pass."""
+    lvlm = load_lvlm(polled)
+    method = {"greedy": [], "adhh": [DeactivateText(HEADS, 0.05)], "removal": [ZeroHeads(HEADS)]}[name]
+    asked = [json.loads(line) for line in (done / f"questions_{kind}.jsonl").read_text().splitlines()]
+    rows = rows_of(done / name / kind)
+    assert len(rows) == len(asked) == 24
+    shares = []
+    for question, row in zip(asked, rows, strict=True):
+        assert {key: row[key] for key in question} == question
+        assert row["prompt"] == question["text"] + "\nAnswer the question using a single word or phrase."
+        batch = lvlm.encode([load_image(tiny_coco / "val2014" / question["image"])], [row["prompt"]])
+        with torch.no_grad(), intervene(lvlm.model, batch.image_mask, method):
+            p = lvlm.model(**batch.inputs).logits[0, -1].softmax(-1)
+            ids = lvlm.model.generate(**batch.inputs, max_new_tokens=3, do_sample=False)[0]
+        yes, no = p[N_WORDS] + p[N_WORDS + 1], p[N_WORDS + 2] + p[N_WORDS + 3]
+        shares.append(float(yes / (yes + no)))
+        assert row["p_yes"] == pytest.approx(shares[-1], abs=1e-4)
+        assert row["answer_by_logits"] == ("yes" if yes > no else "no")
+        assert [*row["token_ids"], 2][:3] == ids[-3:].tolist()[: len(row["token_ids"]) + 1]
+        assert row["answer"] == lvlm.tokenizer.decode(row["token_ids"])
+    assert max(shares) - min(shares) > 0.1
+
+
+def test_a_decoder_has_no_probability(done, polled, tiny_coco):
+    rows = rows_of(done / "vcd_paper" / "random")
+    assert len(rows) == 24 and not any("p_yes" in row for row in rows)
+    summary = read_json(done / "summary.json")["methods"]
+    assert "logits" in summary["greedy"] and "logits" not in summary["vcd_paper"]
+    texts = {name: [row["answer"] for row in rows_of(done / name / "random")] for name in METHODS}
+    assert len({json.dumps(text) for text in texts.values()}) == len(METHODS)
+
+
+def test_an_empty_method_shares_the_plain_pass(polled, tiny_coco):
+    lvlm = load_lvlm(polled)
+    image = load_image(next((tiny_coco / "val2014").glob("*")))
+    batch = lvlm.encode([image], ["the"])
+    assert yes_share(lvlm, batch, []) == yes_share(lvlm, batch, [DeactivateText(HEADS, 1.1)])
+
+
+def test_the_summary_is_the_scores_of_the_rows(done):
+    result = read_json(done / "summary.json")
+    for name in METHODS:
+        for kind in ("random", "popular", "adversarial"):
+            rows = rows_of(done / name / kind)
+            judges = result["methods"][name]
+            for judge, key, parser in (
+                ("llava", "answer", "llava"),
+                ("vcd", "answer", "vcd"),
+                ("logits", "answer_by_logits", "strict"),
+            ):
+                if judge in judges:
+                    expected = score([row[key] for row in rows], [row["label"] for row in rows], parser)
+                    assert {own: judges[judge][kind][own] for own in expected} == pytest.approx(expected, abs=1e-5)
+            assert ("minus_greedy" in judges["llava"][kind]) == (name != "greedy")
+        three = [judges["llava"][kind]["accuracy"] for kind in ("random", "popular", "adversarial")]
+        assert judges["llava"]["average"]["accuracy"] == pytest.approx(sum(three) / 3, abs=1e-5)
+    table = (done / "summary.md").read_text().splitlines()
+    assert len(table) == 2 + 4 * (3 * 2 + 2) - 4
+    assert result["settings"]["suffix"] == "llava"
+
+
+def test_a_killed_run_goes_on_and_leaves_the_same(flags, done, tmp_path):
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "removal" / "popular")
+    for name in ("adhh/random/blocks/00001.json", "adhh/random/answers.jsonl", "summary.json"):
+        (tmp_path / name).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/blocks/*.json")}
+    evaluate_pope.main([*flags, "--out", str(tmp_path)])
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    for path in done.rglob("answers.jsonl"):
+        assert (tmp_path / path.relative_to(done)).read_bytes() == path.read_bytes()
+    assert read_json(tmp_path / "summary.json")["methods"] == read_json(done / "summary.json")["methods"]
+
+
+def test_two_processes_leave_the_same_answers(flags, done, tmp_path):
+    finish(launch(2, "baselines.evaluate_pope", [*flags, "--out", str(tmp_path)]))
+    for path in done.rglob("answers.jsonl"):
+        assert (tmp_path / path.relative_to(done)).read_bytes() == path.read_bytes()
+
+
+def test_official_questions_instead(flags, done, tmp_path):
+    given = tmp_path / "output"
+    given.mkdir()
+    for kind in ("random", "popular", "adversarial"):
+        rows = [json.loads(line) for line in (done / f"questions_{kind}.jsonl").read_text().splitlines()]
+        rows = [{key: row[key] for key in ("question_id", "image", "text", "label")} for row in rows]
+        (given / f"coco_pope_{kind}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [*flags[: flags.index("--methods")], "--methods", "adhh", "--questions", str(given)]
+    evaluate_pope.main([*own, "--out", str(tmp_path / "out")])
+    for name in ("greedy/random", "adhh/popular"):
+        ours, theirs = rows_of(done / name), rows_of(tmp_path / "out" / name)
+        assert [row["token_ids"] for row in ours] == [row["token_ids"] for row in theirs]
+    with pytest.raises(SystemExit) as stopped:
+        evaluate_pope.main([*own, "--out", str(tmp_path / "out"), "--suffix", "vcd"])
+    assert stopped.value.code == 2
+
+
+def one_line_error(flags: list, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate_pope.main([str(flag) for flag in flags])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+def test_wrong_flags_are_one_line(flags, done, tiny_checkpoint, tmp_path, capsys):
+    out = ["--out", tmp_path / "out"]
+    assert "nowhere" in one_line_error([*flags, "--questions", "nowhere", *out], capsys)
+    assert "no such method" in one_line_error([*flags, "--methods", "pope", *out], capsys)
+    shutil.copytree(done / "greedy", tmp_path / "out" / "greedy")
+    assert "suffix was 'llava', is 'none'" in one_line_error([*flags, *out, "--suffix", "none"], capsys)
+    assert "max_new_tokens was 3, is 4" in one_line_error([*flags, *out, "--max-new-tokens", 4], capsys)
+    wordless = [*flags, "--model", tiny_checkpoint, "--out", tmp_path / "wordless"]
+    assert "no token for the word yes" in one_line_error(wordless, capsys)
+
+
+def test_wrapper(tmp_path):
+    [(module, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "mini", tmp_path)
+    args = evaluate_pope.parser().parse_args(given)
+    assert module == "baselines.evaluate_pope"
+    assert (args.limit, args.questions, args.top_k, args.threshold) == (60, None, 2, 0.965)
+    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path)
+    assert evaluate_pope.parser().parse_args(given).limit == 500
