@@ -41,7 +41,7 @@ class Decoder:
         return own + 2 * self.width * self.vocabulary * with_vocabulary
 
     def sweep_flop(self, n_keys: int) -> float:
-        """Every head of every layer zeroed for one target: a head of layer l needs what comes after l's attention."""
+        """Every head of every layer zeroed for one target: one token through its layer and those after it."""
         after = sum(self.layers - layer for layer in range(self.layers)) / self.layers
         rows = self.layers * self.heads
         return rows * self.token_flop(after, n_keys, with_vocabulary=True)
