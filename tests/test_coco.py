@@ -170,7 +170,7 @@ def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, damage):
 def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = []
-    monkeypatch.setattr("llava_hh.runs.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
+    monkeypatch.setattr("llava_hh.processes.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
 
     def parse(found, path, wanted, read=coco._add_annotations):
         calls.append("parse")
