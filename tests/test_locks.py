@@ -8,10 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
-from launching import launch
 
 from llava_hh import locks
 from llava_hh.runs import start_run
@@ -28,13 +28,18 @@ with errors_in_one_line(False), start_run(Path(sys.argv[1]), {"seed": 1}):
 """
 
 
-def holder(folder: Path, *flags: str) -> subprocess.Popen:
-    """Another process with a run in the folder, until its stdin is closed; its first line has been read."""
+def start(folder: Path, *flags: str, **variables: str) -> subprocess.Popen:
+    """Another process with a run in the folder, until its stdin is closed."""
     command = [sys.executable, "-c", HOLDER, str(folder), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    process = subprocess.Popen(command, env=environment, text=True, **pipes)
-    process.said = process.stdout.readline()
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+def holder(folder: Path, *flags: str) -> subprocess.Popen:
+    """One that is in the folder by now, or has been refused."""
+    process = start(folder, *flags)
+    process.stdout.readline()
     return process
 
 
@@ -106,18 +111,26 @@ def test_without_locks_a_run_goes_on_and_warns_once(number, tmp_path, monkeypatc
     assert capsys.readouterr().err.count("warning: result folders cannot be locked") == 1
 
 
-def test_processes_of_one_run_share_the_folder_and_leave_together(tmp_path, tiny_checkpoint, tiny_coco):
-    """Two ranks beside a holder stop with one line between them, before they write anything."""
-    out = tmp_path / "out"
-    first = holder(out)
-    before = {path: path.read_bytes() for path in out.rglob("*")}
-    flags = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014", "--out", out, "--limit", 2]
-    flags += ["--annotations", tiny_coco / "annotations", "--split", "val2014", "--max-new-tokens", 2]
-    process = launch(2, "llava_hh.scripts.caption", [str(flag) for flag in flags])
-    output = process.communicate(timeout=300)[0].decode()
-    assert process.returncode
-    lines = [line for line in output.splitlines() if line.startswith("error")]
-    assert len(lines) == 1, output
-    assert lines[0].startswith(f"error in process 0 of 2: {out}: in use by process {first.pid} on ")
-    assert {path: path.read_bytes() for path in out.rglob("*")} == before
-    first.communicate(timeout=60)
+def test_processes_of_one_run_share_the_folder_and_leave_together(tmp_path):
+    """Beside a holder two ranks stop, with one line between them and before they write; later both are let in."""
+    first = holder(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
+    for held in (True, False):
+        ranks = [start(tmp_path, RANK=str(rank), WORLD_SIZE="2", **rendezvous()) for rank in (1, 0)]
+        said, errors = zip(*(rank.communicate(timeout=120) for rank in ranks), strict=True)
+        assert [rank.returncode for rank in ranks] == [2 * held] * 2, errors
+        assert said == (("", "") if held else ("held\n", "held\n"))
+        lines = [line for error in errors for line in error.splitlines() if line.startswith("error")]
+        if held:
+            assert len(lines) == 1
+            assert lines[0].startswith(f"error in process 0 of 2: {tmp_path}: in use by process {first.pid} on ")
+            assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
+            first.communicate(timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@cache
+def rendezvous() -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}

@@ -18,7 +18,7 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
-from llava_hh.generation import load_image
+from llava_hh.data.images import image_path, load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.runs import Run, read_json
@@ -86,7 +86,7 @@ class CaptionAttribution:
             targets = find_released_targets(self.lvlm.tokenizer, entry["token_ids"], entry["mentions"])
         else:
             targets = find_targets(self.lvlm.tokenizer, entry["token_ids"], entry["caption"], entry["mentions"])
-        image = load_image(self.image_folder / entry["image"])
+        image = load_image(image_path(self.image_folder, entry["image"]))
         batch = self.lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
         return targets, [batch.response_start[0] + target.index - 1 for target in targets], batch
 
