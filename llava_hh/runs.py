@@ -20,6 +20,7 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
+from llava_hh.files import replacing
 from llava_hh.processes import processes
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -60,18 +61,14 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; its folder is made if it isn't there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, arrays: dict) -> None:
     """Write named numpy arrays as safetensors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file(arrays, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(arrays, part)
 
 
 def read_json(path: Path) -> dict:
@@ -168,12 +165,14 @@ class Run:
         arrays: dict | None = None,
         seconds: float | None = None,
         image_sha256: Sequence[str] | None = None,
+        sub_batch: int | None = None,
     ) -> None:
         """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on.
 
         Args:
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
             image_sha256: of each row's image file, for those who compare runs; kept beside the rows as well.
+            sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
         if arrays:
             write_tensors(self._block(number, "safetensors"), arrays)
@@ -182,6 +181,8 @@ class Run:
             content["seconds"] = round(seconds, 6)
         if image_sha256 is not None:
             content["image_sha256"] = list(image_sha256)
+        if sub_batch is not None:
+            content["sub_batch"] = sub_batch
         write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
 
     def finished_blocks(self) -> Iterator[dict]:

@@ -9,7 +9,6 @@ too where there are reference captions) and `run`.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
+from llava_hh.files import replacing
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
@@ -181,14 +181,12 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Write the result file atomically, a sentence at a time: of many captions the whole text is large."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "w", encoding="utf-8") as file:
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
         file.write('{"sentences": [')
         for number, entry in enumerate(result["sentences"]):
             file.write((", " if number else "") + json.dumps(entry))
         rest = {key: value for key, value in result.items() if key != "sentences"}
         file.write("], " + json.dumps(rest)[1:] + "\n")
-    os.replace(part, path)
 
 
 def parser() -> argparse.ArgumentParser:
