@@ -47,7 +47,7 @@ for item in $steps; do
     # shellcheck disable=SC2086  # steps is a list
     awk -v list="$(echo $steps)" -v number="$number" -v mini="$mini" '
         $2 == "begun" { next }
-        { finished[$1] = 1; if ($2 != "finished") seconds[$1] = $2 }
+        { finished[$1] = 1; if ($2 ~ /^[0-9]+$/) seconds[$1] = $2 }
         END {
             count = split(list, items, " ")
             for (i = 1; i <= count; i++) {
@@ -67,5 +67,7 @@ for item in $steps; do
     started=$(date +%s)
     echo "$step begun" >> "$record"
     do_step "$step"
-    echo "$step ${outcome:-$(($(date +%s) - started))}" >> "$record"
+    took=$(($(date +%s) - started))
+    if [ "$took" -lt 0 ]; then took=finished; fi  # the clock was set back
+    echo "$step ${outcome:-$took}" >> "$record"
 done
