@@ -56,6 +56,7 @@ def test_tests_and_benchmarks_are_safe_too():
     """They may look for a free port, and run the decoder that export_decoder writes."""
     allowed = {
         "trust_remote_code": {"test_export_decoder.py"},
+        "calls exec": {"test_export_decoder.py"},
         "network: imports socket": {"launching.py", "test_locks.py", "scale.py"},
     }
     for path in sorted(set(FILES) - set(PROGRAM)):
@@ -65,7 +66,6 @@ def test_tests_and_benchmarks_are_safe_too():
 
 
 UNSAFE = [
-    "from pickle import UnpicklingError",
     "import pickle",
     "from joblib import load",
     "from pickle import UnpicklingError, load",
@@ -83,6 +83,7 @@ UNSAFE = [
     "AutoModel.from_pretrained(path, trust_remote_code=trust)",
 ]
 SAFE = [
+    "from pickle import UnpicklingError",
     "from pickle import UnpicklingError",
     "model.eval()",
     "import torch\ntorch.load(path, weights_only=True)",
