@@ -29,8 +29,9 @@ def hold(folder: Path) -> Iterator[None]:
     try:
         date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         command = " ".join(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]).split())
-        os.ftruncate(file, 0)
-        os.write(file, os.fsencode(f"process {os.getpid()} on {platform.node()} since {date} ({command})"))
+        with suppress(OSError):  # on a full disk the lock is without a name
+            os.ftruncate(file, 0)
+            os.write(file, os.fsencode(f"process {os.getpid()} on {platform.node()} since {date} ({command})"))
         yield
     finally:
         with suppress(OSError):
@@ -45,7 +46,7 @@ def _locked(path: Path) -> int:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.fsdecode(os.read(file, 4096)) or "a process that has just begun"
+            holder = os.fsdecode(os.read(file, 4096)) or "another process"
             os.close(file)
             raise OSError(f"{path.parent}: in use by {holder}; wait for it or choose another --out") from None
         except OSError as error:
