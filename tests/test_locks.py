@@ -3,15 +3,15 @@
 import errno
 import fcntl
 import os
+import platform
 import re
 import signal
-import socket
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from llava_hh import locks
 from llava_hh.runs import start_run
@@ -49,7 +49,7 @@ def test_a_second_run_is_told_who_holds_the_folder(tmp_path):
     error = second.communicate(timeout=60)[1]
     assert second.returncode == 2
     date = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-    who = rf"process {first.pid} on {re.escape(socket.gethostname())} since {date} \(-c \S+ --prompt 'two lines'\)"
+    who = rf"process {first.pid} on {re.escape(platform.node())} since {date} \(-c \S+ --prompt 'two lines'\)"
     expected = rf"error: {re.escape(str(tmp_path))}: in use by {who}; wait for it or choose another --out\n"
     assert re.fullmatch(expected, error)
     first.communicate(timeout=60)
@@ -116,7 +116,10 @@ def test_processes_of_one_run_share_the_folder_and_leave_together(tmp_path):
     first = holder(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*")}
     for held in (True, False):
-        ranks = [start(tmp_path, RANK=str(rank), WORLD_SIZE="2", **rendezvous()) for rank in (1, 0)]
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # the launcher's
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+        environment["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+        ranks = [start(tmp_path, RANK=str(rank), **environment) for rank in (1, 0)]
         said, errors = zip(*(rank.communicate(timeout=120) for rank in ranks), strict=True)
         assert [rank.returncode for rank in ranks] == [2 * held] * 2, errors
         assert said == (("", "") if held else ("held\n", "held\n"))
@@ -127,10 +130,3 @@ def test_processes_of_one_run_share_the_folder_and_leave_together(tmp_path):
             assert {path: path.read_bytes() for path in tmp_path.rglob("*")} == before
             first.communicate(timeout=60)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
-
-
-@cache
-def rendezvous() -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
