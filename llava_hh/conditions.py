@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.comparison import RESULT_FILE
-from llava_hh.data.json_lines import read_json_lines
 from llava_hh.datasets import Dataset, ImageId, load_dataset
+from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
-from llava_hh.runs import Run, read_json
+from llava_hh.runs import Run
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")

@@ -13,10 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.files import sha256
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import Run, sha256
+from llava_hh.runs import Run
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")

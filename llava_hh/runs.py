@@ -4,7 +4,6 @@ Under `accelerate launch` every process runs the whole script. Blocks are dealt 
 the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -18,8 +17,10 @@ from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm import tqdm
+
+from llava_hh.files import drop_parts, read_json, sha256, write_json, write_rows, write_tensors, write_text
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
@@ -72,48 +73,6 @@ def share_out(items: Sequence, work: Callable[[Sequence], list], folder: Path) -
     team.wait()
     part(team.rank).unlink()
     return results
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Write a JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; its folder is made if it isn't there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def write_tensors(path: Path, arrays: dict) -> None:
-    """Write named numpy arrays as safetensors, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file(arrays, part)
-    os.replace(part, path)
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object; ValueError names the file when it is not one."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_model(path: Path) -> dict:
@@ -229,8 +188,9 @@ class Run:
 
     def _drop_blocks_after(self, count: int) -> None:
         """Delete blocks from number `count` on, and what a killed process was writing."""
-        for path in self._blocks_folder.glob("*"):
-            if path.name.startswith(".") or int(path.stem) >= count:
+        drop_parts(self._blocks_folder)
+        for path in self._blocks_folder.glob("[0-9]*"):
+            if int(path.stem) >= count:
                 path.unlink()
 
     @property
@@ -246,7 +206,7 @@ class Run:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a result folder and see that it can be written, before hours of work go into it.
+    """Make a result folder and see that it can be written, before hours of work go into it; clear up after kills.
 
     Raises:
         OSError: it cannot; one line that names the folder.
@@ -258,6 +218,7 @@ def make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    drop_parts(folder)
 
 
 def begun_run(folder: Path, settings: dict) -> dict | None:

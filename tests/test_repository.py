@@ -14,9 +14,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models", "data", "metrics"]
-LAYERS += ["datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis"]
-LAYERS += ["finetuning", "figures", "mini", "doctor", "report", "portable", "scripts"]
+LAYERS = ["files", "locks", "runs", "command_line", "heads", "attention", "spans", "interventions", "hooks", "models"]
+LAYERS += ["data", "metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling"]
+LAYERS += ["attribution", "analysis", "finetuning", "figures", "mini", "doctor", "report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

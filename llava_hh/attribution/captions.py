@@ -18,10 +18,11 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
+from llava_hh.files import read_json
 from llava_hh.generation import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.runs import Run, read_json
+from llava_hh.runs import Run
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)

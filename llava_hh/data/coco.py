@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.data.json_lists import read_lists
-from llava_hh.runs import processes, read_json, sha256, write_text
+from llava_hh.files import read_json, read_json_lines, sha256, write_text
+from llava_hh.runs import processes
 
 
 @dataclass(slots=True)
@@ -189,13 +190,10 @@ def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
         FileNotFoundError: there is no such file.
         ValueError: a row of another form, or a second row for an image; file and row (from 1) are named.
     """
-    path = existing_file(jsonl, "JSON lines with `image_id` and `objects`")
+    path = Path(jsonl)
     objects: dict[int, set[str]] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(path, "JSON lines with `image_id` and `objects`"):
         try:
-            row = json.loads(line)
             image_id, names = int(row["image_id"]), row["objects"]
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("objects")

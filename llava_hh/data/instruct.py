@@ -1,6 +1,5 @@
 """Instruction data in the layout of llava_v1_5_mix665k.json, read row by row: conversations, most with an image."""
 
-import json
 import re
 from array import array
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from llava_hh.files import parse_json
 
 IMAGE_MARK = "<image>"
 NOT_A_ROW = re.compile(r"[ \t\r\n,]*")
@@ -75,7 +76,7 @@ class InstructionData:
         with open(self.path, "rb") as file:
             file.seek(self._starts[place])
             text = file.read(self._ends[place] - self._starts[place])
-        return parse_conversation(json.loads(text), default_id=str(self._rows[place]))
+        return parse_conversation(parse_json(text), default_id=str(self._rows[place]))
 
     @property
     def lengths(self) -> list[int]:

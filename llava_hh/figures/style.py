@@ -1,6 +1,5 @@
 """Colours, sizes and saving, the same for every figure."""
 
-import os
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +8,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+
+from llava_hh.files import replacing
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
@@ -22,9 +23,7 @@ plt.rcParams.update(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        part = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
-        figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
-        os.replace(part, path.with_name(f"{path.name}.{ending}"))
+        with replacing(path.with_name(f"{path.name}.{ending}")) as part:
+            figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
     plt.close(figure)

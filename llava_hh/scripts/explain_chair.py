@@ -11,11 +11,12 @@ from typing import Any
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import LABELS, RESULT_FILE
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
+from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.metrics.nocaps_chair import load_classes
 from llava_hh.metrics.variants import load_synonyms
-from llava_hh.runs import make_folder, processes, provenance, read_json, sha256, write_json
+from llava_hh.runs import make_folder, processes, provenance
 
 READ = ("image_id", "caption", "words", "mentions", "mscoco_gt_words", "mscoco_hallucinated_words")
 
