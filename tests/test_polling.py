@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from launching import finish, launch
-from safetensors.torch import load_file, save_file
 from test_repository import ROOT, calls_of
-from tiny_checkpoint import N_WORDS
+from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 
 from baselines import evaluate_pope
 from llava_hh.files import read_json
@@ -20,7 +19,6 @@ from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids, yes_share
 
-WORDS = ("Yes", "yes", "No", "no")
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
 
@@ -29,16 +27,7 @@ METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
 def polled(tiny_checkpoint, tmp_path_factory) -> Path:
     """The tiny checkpoint with words for yes and no, which it likes best."""
     folder = tmp_path_factory.mktemp("polled") / "model"
-    shutil.copytree(tiny_checkpoint, folder)
-    text = (folder / "tokenizer.json").read_text()
-    for place, word in enumerate(WORDS):
-        text = text.replace(f'"<extra{N_WORDS + place}>"', f'"{word}"')
-    (folder / "tokenizer.json").write_text(text)
-    tensors = load_file(folder / "model.safetensors")
-    [head] = [name for name in tensors if "lm_head" in name]
-    noise = torch.randn(4, tensors[head].shape[1], generator=torch.Generator().manual_seed(0))
-    tensors[head][N_WORDS : N_WORDS + 4] = 6 * tensors[head].std() * noise
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_polled_checkpoint(tiny_checkpoint, folder)
     return folder
 
 
