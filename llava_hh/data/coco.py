@@ -108,12 +108,12 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
         if item is None:
             continue
         if key == "categories":
-            names[item["id"]] = item["name"]
+            names[item["id"]] = _string(item, "name")
         elif key == "annotations":
             image_id = item["image_id"]
             if image_id in wanted:
                 if with_captions:
-                    found.setdefault(image_id, ImageAnnotations()).captions.append(item["caption"])
+                    found.setdefault(image_id, ImageAnnotations()).captions.append(_string(item, "caption"))
                 else:
                     category_ids.setdefault(image_id, set()).add(item["category_id"])
     if not has_list:
@@ -121,6 +121,12 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
     while category_ids:  # sets of names take the place of sets of ids, so that there is one of them at a time
         image_id, own = category_ids.popitem()
         found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
+
+
+def _string(item: dict, key: str) -> str:
+    if not isinstance(item[key], str):
+        raise TypeError(f"{key} is {item[key]!r}, not a string")
+    return item[key]
 
 
 def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:

@@ -52,8 +52,9 @@ class InstructionData:
             raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
         self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
         self._rows, self.has_image, self.bad = array("q"), bytearray(), []
-        for index, (row, start, end) in enumerate(self._scan()):
+        for index, (row, raw, start, end) in enumerate(self._scan()):
             try:
+                raw.decode("utf-8")
                 conversation = parse_conversation(row)
             except ValueError as error:
                 message = f"{path}: row {index}: {error}"
@@ -82,8 +83,8 @@ class InstructionData:
     def lengths(self) -> list[int]:
         return list(self._lengths)
 
-    def _scan(self) -> Iterator[tuple[Any, int, int]]:
-        """Every row of the list with the bytes where it starts and ends; how commas stand is not checked."""
+    def _scan(self) -> Iterator[tuple[Any, bytes, int, int]]:
+        """Every row of the list, its bytes, and where it starts and ends; how commas stand is not checked."""
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
@@ -109,7 +110,7 @@ class InstructionData:
                     bar.update(len(more))
                     text, before, place = text[place:] + more, before + place, 0
                     continue
-                yield row, before + place, before + end
+                yield row, text[place:end].encode("latin-1"), before + place, before + end
                 place = end
 
 

@@ -50,10 +50,14 @@ def read_sentences(path: Path) -> tuple[list[dict[str, Any]], str]:
         ValueError: no captions, or none that `evaluate_chair` of this package wrote.
     """
     content = read_json(path)
-    sentences = content.get("sentences")
-    if not sentences or any(name not in sentences[0] for name in READ):
+    try:
+        sentences, variant = content["sentences"], content["overall_metrics"]["variant"]
+        known = bool(sentences) and all(name in entry for entry in sentences for name in READ)
+    except (KeyError, TypeError):
+        known = False
+    if not known:
         raise ValueError(f"{path}: expected captions with {', '.join(READ)}; score them by evaluate_chair")
-    return sentences, content["overall_metrics"]["variant"]
+    return sentences, variant
 
 
 def explain(files: dict[str, Path]) -> dict[str, Any]:

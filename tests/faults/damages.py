@@ -179,7 +179,7 @@ def targets(folder: Path) -> list[Target]:
         of("head list", folder / "heads.json", "attention_bias"),
         of("instruction data", folder / "coco" / "instruct_train2014.json", "targeted_finetune"),
         of("config.json", model / "config.json", "caption"),
-        of("processor", model / "preprocessor_config.json", "caption"),
+        of("processor", model / "processor_config.json", "caption"),
         of("tokenizer", model / "tokenizer.json", "caption"),
         of("tokenizer_config", model / "tokenizer_config.json", "caption"),
         of("generation_config", model / "generation_config.json", "caption"),
