@@ -16,9 +16,9 @@ import torch
 from packaging.requirements import Requirement
 
 from llava_hh.data.coco import annotation_files, load_image_list, sample_images
+from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
 from llava_hh.files import read_json
-from llava_hh.generation import load_image
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
@@ -122,7 +122,7 @@ class Examination:
             images = load_image_list(self.path("coco_path") / "annotations" / f"captions_{split}.json")
             size = min(len(images), int(self.profile["report_images"] or 500))
             drawn = sample_images(images, size)[:N_IMAGES]
-            found[split] = [self.path("coco_path") / split / sample["file_name"] for sample in drawn]
+            found[split] = [image_path(self.path("coco_path") / split, sample["file_name"]) for sample in drawn]
         return found
 
     def ask(self) -> Batch:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
+from llava_hh.data.images import image_path, load_image
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, write_json
-from llava_hh.generation import Decoding, Method, answer_samples, caption_images, load_image
+from llava_hh.generation import Decoding, Method, answer_samples, caption_images
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
@@ -184,7 +185,7 @@ class Evaluation:
         """
         begun_run(out, self.settings(method, skip_bad=False))
         first = self.samples[:1]
-        images = [load_image(self.image_folder / sample["file_name"]) for sample in first]
+        images = [load_image(image_path(self.image_folder, sample["file_name"])) for sample in first]
         answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
 
     def caption(self, label: str, method: Method, out: Path, skip_bad: bool = False) -> list[dict]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.data.images import image_path, load_image
 from llava_hh.files import sha256
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
@@ -20,7 +21,6 @@ from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
-EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -81,27 +81,6 @@ class Decoding:
 
 
 Method = Interventions | Decoding  # greedily under interventions, or by a decoder
-
-
-def load_image(path: Path) -> Image.Image:
-    """Read an image as RGB.
-
-    Raises:
-        ValueError: it is missing, damaged, or of a kind that has no certain RGB; one line that names the file.
-    Differs: the released code converts CMYK without its colour profile, and cuts 16 bits off at 255.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in EIGHT_BIT_MODES:
-                raise ValueError(f"{path}: an image of mode {image.mode}; expected 8-bit RGB or grey, convert it first")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such image; is --image-folder the right one?") from None
-    except UnidentifiedImageError:
-        what = "an empty file" if path.stat().st_size == 0 else "not an image"
-        raise ValueError(f"{path}: {what}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's ways to say damaged
-        raise ValueError(f"{path}: a damaged image ({error})") from None
 
 
 @torch.no_grad()
@@ -189,7 +168,7 @@ def caption_images(
         images, readable = [], []
         for sample in block:
             try:
-                images.append(load_image(image_folder / sample["file_name"]))
+                images.append(load_image(image_path(image_folder, sample["file_name"])))
                 readable.append(sample)
             except ValueError as error:
                 if not skip_bad:
@@ -212,7 +191,7 @@ def caption_images(
             }
             for sample, answer in zip(readable, answers, strict=True)
         ]
-        digests = [sha256(image_folder / sample["file_name"]) for sample in readable]
+        digests = [sha256(image_path(image_folder, sample["file_name"])) for sample in readable]
         run.finish_block(number, block, rows, seconds=seconds, image_sha256=digests)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

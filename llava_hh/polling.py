@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llava_hh.generation import Decoding, Method, answer_samples, load_image
+from llava_hh.data.images import image_path, load_image
+from llava_hh.generation import Decoding, Method, answer_samples
 from llava_hh.hooks import intervene
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
@@ -68,7 +69,7 @@ def ask(
     """
     word_token_ids(lvlm)  # stops here, before any work, where there are none
     for number, block in run.blocks(questions, batch_size, label):
-        files = {question["image"]: load_image(image_folder / question["image"]) for question in block}
+        files = {question["image"]: load_image(image_path(image_folder, question["image"])) for question in block}
         images = [files[question["image"]] for question in block]
         prompts = [question["text"] + suffix for question in block]
         answers, seconds = answer_samples(lvlm, block, images, method, prompts, max_new_tokens)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,36 +20,10 @@ from safetensors.numpy import load_file
 from tqdm import tqdm
 
 from llava_hh.files import drop_parts, read_json, sha256, write_json, write_rows, write_tensors, write_text
+from llava_hh.processes import processes
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes that share the work, and which of them this one is; ranks count from 0."""
-
-    rank: int
-    count: int
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes what all of them made together."""
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Go on when all processes are here. Over gloo: the work may take days, and needs no GPU to wait."""
-        if self.count > 1:
-            from torch import distributed  # scripts that never wait do without torch
-
-            if not distributed.is_initialized():
-                distributed.init_process_group("gloo", timeout=timedelta(days=30))
-            distributed.barrier()
-
-
-def processes() -> Processes:
-    """What the launcher (accelerate launch, torchrun) says of this process; alone without one."""
-    return Processes(rank=int(os.environ.get("RANK", 0)), count=int(os.environ.get("WORLD_SIZE", 1)))
 
 
 def share_out(items: Sequence, work: Callable[[Sequence], list], folder: Path) -> list:
@@ -241,24 +214,27 @@ def begun_run(folder: Path, settings: dict) -> dict | None:
 
 @contextmanager
 def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Iterator[Run]:
-    """Open the folder of a run; its run.json holds settings, provenance, the image ids and, at the end, the seconds.
+    """Open the folder of a run, held against other runs until the block is left.
+
+    Its run.json holds settings, provenance, the image ids and, at the end, the seconds.
 
     Args:
         settings: whatever decides the result, JSON-ready. A folder begun with others is refused; `limit` may change,
             and so may the number of processes.
     Raises:
         ValueError: naming the settings that differ.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another run is in it.
     """
     make_folder(folder)
     record = folder / "run.json"
-    before = begun_run(folder, settings)
-    spent = (before and before["seconds"]) or 0.0
-    content = {"settings": settings, **provenance(), "image_ids": list(manifest), "seconds": spent or None}
     main = processes().is_main
-    if main:
-        write_json(record, content)
-    begun = time.monotonic()
-    yield Run(folder)
-    if main:
-        write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})
+    with processes().hold(folder):
+        before = begun_run(folder, settings)
+        spent = (before and before["seconds"]) or 0.0
+        content = {"settings": settings, **provenance(), "image_ids": list(manifest), "seconds": spent or None}
+        if main:
+            write_json(record, content)
+        begun = time.monotonic()
+        yield Run(folder)
+        if main:
+            write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})

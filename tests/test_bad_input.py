@@ -72,7 +72,7 @@ def damage_zero_bytes(path: Path) -> str:
 
 def damage_text(path: Path) -> str:
     path.write_text("no image")
-    return "not an image"
+    return "not an image (JPEG, PNG"
 
 
 def damage_cmyk(path: Path) -> str:

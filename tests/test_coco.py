@@ -116,7 +116,9 @@ def test_objects_file(tmp_path):
 def test_objects_row_of_another_form(tmp_path, row):
     path = tmp_path / "objects.jsonl"
     path.write_text('{"image_id": 1, "objects": []}\n' + row + "\n")
-    with pytest.raises(ValueError, match=r"objects\.jsonl, row 2: expected `image_id` and `objects`"):
+    with pytest.raises(
+        ValueError, match=r"objects\.jsonl, row 2: (expected `image_id` and `objects`|not JSON|expected an object)"
+    ):
         load_objects(path)
 
 
@@ -170,7 +172,7 @@ def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, damage):
 def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = []
-    monkeypatch.setattr("llava_hh.runs.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
+    monkeypatch.setattr("llava_hh.processes.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
 
     def parse(found, path, wanted, read=coco._add_annotations):
         calls.append("parse")

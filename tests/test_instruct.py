@@ -7,8 +7,8 @@ import torch
 from tiny_llava15 import save_tiny_llava15
 
 from llava_hh.data import instruct
+from llava_hh.data.images import load_image
 from llava_hh.data.instruct import Conversation, InstructionData, parse_conversation
-from llava_hh.generation import load_image
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 
@@ -47,7 +47,7 @@ def test_rows_are_read_where_they_stand(tmp_path, monkeypatch, chunk, options):
         ({"id": 1}, "expected an object with a list `conversations`"),
         (row("a"), "has 1 parts"),
         (row(), "has 0 parts"),
-        (row("a", "b", image=["x"]), "`image` must be a path"),
+        (row("a", "b", image=["x"]), "expected the name of a file"),
         (row("<image>a", "b", image="../../etc/x.png"), "leaves the image folder"),
         (row("<image>a", "b", image="/etc/x.png"), "leaves the image folder"),
         (row("a", "b", image="x.jpg"), "must stand once, in the first question; it stands in parts \\[\\]"),

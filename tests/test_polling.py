@@ -11,8 +11,8 @@ from test_repository import ROOT, calls_of
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 
 from baselines import evaluate_pope
+from llava_hh.data.images import load_image
 from llava_hh.files import read_json
-from llava_hh.generation import load_image
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
@@ -184,5 +184,6 @@ def test_wrapper(tmp_path):
     args = evaluate_pope.parser().parse_args(given)
     assert module == "baselines.evaluate_pope"
     assert (args.limit, args.questions, args.top_k, args.threshold) == (60, None, 2, 0.965)
-    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path)
+    (tmp_path / "llava").mkdir()
+    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
     assert evaluate_pope.parser().parse_args(given).limit == 500

@@ -79,7 +79,7 @@ def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tm
 def test_shares_are_put_together_in_order(tmp_path, monkeypatch):
     """Ranks one after another, without waiting: each computes its slice, the last one finds all of them."""
     monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr("llava_hh.runs.Processes.wait", lambda self: None)
+    monkeypatch.setattr("llava_hh.processes.Processes.wait", lambda self: None)
     seen = []
 
     def work(items):

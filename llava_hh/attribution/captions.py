@@ -18,8 +18,8 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
+from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
-from llava_hh.generation import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.runs import Run
@@ -52,9 +52,31 @@ def hallucinating_captions(path: Path) -> list[dict]:
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     if not chosen:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
-    if missing := [name for name in READ if name not in chosen[0]]:
-        raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
+    for entry in chosen:
+        if missing := [name for name in READ if name not in entry]:
+            raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
+        if problem := _why_unlike_ours(entry):
+            raise ValueError(
+                f"--captions {path}: image {entry['image_id']}: {problem}; evaluate what caption.py writes"
+            )
     return [{name: entry[name] for name in READ} for entry in chosen]
+
+
+def _why_unlike_ours(entry: dict) -> str | None:
+    ids, mentions = entry["token_ids"], entry["mentions"]
+    if not isinstance(ids, list) or any(type(number) is not int or not 0 <= number < 2**31 for number in ids):
+        return "token_ids are not a list of token ids"
+    if not isinstance(entry["prompt"], str) or not isinstance(entry["caption"], str):
+        return "prompt and caption are not both text"
+    fields = {"word": str, "node": str, "start": int, "hallucinated": bool}
+    if not isinstance(mentions, list) or not all(
+        isinstance(mention, dict)
+        and all(type(mention.get(name)) is kind for name, kind in fields.items())
+        and 0 <= mention["start"] < len(entry["caption"])
+        for mention in mentions
+    ):
+        return f"mentions do not all have {', '.join(fields)} of its caption"
+    return None
 
 
 def digest(entries: list[dict]) -> str:
@@ -87,7 +109,7 @@ class CaptionAttribution:
             targets = find_released_targets(self.lvlm.tokenizer, entry["token_ids"], entry["mentions"])
         else:
             targets = find_targets(self.lvlm.tokenizer, entry["token_ids"], entry["caption"], entry["mentions"])
-        image = load_image(self.image_folder / entry["image"])
+        image = load_image(image_path(self.image_folder, entry["image"]))
         batch = self.lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
         return targets, [batch.response_start[0] + target.index - 1 for target in targets], batch
 

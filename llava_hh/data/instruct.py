@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llava_hh.data.images import check_image_name
 from llava_hh.files import parse_json
 
 IMAGE_MARK = "<image>"
@@ -123,10 +124,8 @@ def parse_conversation(row: Any, default_id: str = "") -> Conversation:
     if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
         raise ValueError("expected an object with a list `conversations`")
     image = row.get("image")
-    if image is not None and not (isinstance(image, str) and image):
-        raise ValueError(f"`image` must be a path, not {image!r}")
-    if image is not None and (Path(image).is_absolute() or ".." in Path(image).parts):
-        raise ValueError(f"`image` {image!r} leaves the image folder")
+    if image is not None:
+        check_image_name(image)
     said = row["conversations"]
     if not said or len(said) % 2:
         raise ValueError(f"`conversations` has {len(said)} parts; expected questions and answers in turns")

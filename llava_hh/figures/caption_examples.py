@@ -3,8 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from PIL import Image
-
+from llava_hh.data.images import image_path, load_image
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
 from llava_hh.files import read_json
 
@@ -26,8 +25,7 @@ def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Pa
     size = (8.2, 2.1 * len(wrong) + 0.4)
     figure, axes = plt.subplots(len(wrong), 2, figsize=size, width_ratios=(1, 3), squeeze=False, layout="constrained")
     for (left, right), entry in zip(axes, wrong, strict=True):
-        with Image.open(image_folder / entry["image"]) as image:
-            left.imshow(image.convert("RGB"))
+        left.imshow(load_image(image_path(image_folder, entry["image"])))
         for axis in (left, right):
             axis.axis("off")
         right.set(xlim=(0, LINE_CHARACTERS), ylim=(0, 11))

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from llava_hh.data.images import image_path, load_image
 from llava_hh.data.instruct import InstructionData
-from llava_hh.generation import load_image
 from llava_hh.models.lvlm import Lvlm
 
 
@@ -45,7 +45,7 @@ class Collator:
         images = []
         for sample in samples:
             try:
-                images.append(load_image(self.image_folder / sample.image) if sample.image else None)
+                images.append(load_image(image_path(self.image_folder, sample.image)) if sample.image else None)
             except ValueError as error:
                 raise ValueError(f"{self.data.path}: sample {sample.sample_id}: {error}") from None
         batch, labels = self.lvlm.encode_conversations(

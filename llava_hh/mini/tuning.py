@@ -12,6 +12,7 @@ from torch.nn import functional
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from llava_hh.data.images import image_path, load_image
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
@@ -53,7 +54,7 @@ def read_captions(folder: Path) -> list[tuple[Path, list[str]]]:
     captions: dict[int, list[str]] = {}
     for row in written["annotations"]:
         captions.setdefault(row["image_id"], []).append(row["caption"])
-    return [(folder / "tune" / row["file_name"], captions[row["id"]]) for row in written["images"]]
+    return [(image_path(folder / "tune", row["file_name"]), captions[row["id"]]) for row in written["images"]]
 
 
 def step_folder(out: Path, step: int) -> Path:
@@ -120,7 +121,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     for step in (bar := trange(done + 1, STEPS + 1, desc="instruction tuning", initial=done, total=STEPS)):
         rng = random.Random(f"{seed}, step {step}")
         chosen = rng.sample(captioned, BATCH)
-        images = [Image.open(path).convert("RGB") for path, _ in chosen]
+        images = [load_image(path) for path, _ in chosen]
         loss = answer_loss(model, processor, images, [rng.choice(captions) for _, captions in chosen])
         optimizer.zero_grad()
         loss.backward()

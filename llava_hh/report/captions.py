@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_hh.comparison import LABELS, RESULT_FILE
+from llava_hh.data.images import image_path
 from llava_hh.files import read_json
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
@@ -76,7 +77,7 @@ class _Captions:
 
     def image_key(self, image_id: object) -> str | None:
         name = self.entries[image_id]["image"]
-        return f"{self.image_folder}/{name}" if self.image_folder and name else None
+        return str(image_path(self.image_folder, name)) if self.image_folder and name else None
 
     def caption(self, image_id: object) -> dict | None:
         """The text, its mentions and what was measured at them; None where the method has no such image."""

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from llava_hh.data.images import load_image
 
 EDGES = (384, 288, 224, 176, 128)  # longest side in pixels; tried in turn
 QUALITY = 80
@@ -36,9 +36,8 @@ def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
 
 def _shrink(path: Path, edge: int) -> str | None:
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError):
+        small = load_image(path)
+    except ValueError:
         return None
     small.thumbnail((edge, edge))
     file = io.BytesIO()

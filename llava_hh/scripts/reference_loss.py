@@ -11,9 +11,9 @@ from pathlib import Path
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.data.images import image_path, load_image
 from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.files import read_json, sha256, write_json
-from llava_hh.generation import load_image
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
 from llava_hh.metrics.compare import summarise
@@ -46,7 +46,7 @@ def caption_losses(
 ) -> list[dict]:
     """The loss of one reference caption per image, in one batch: rows of `image_id`, `nats` and `n_tokens`."""
     lvlm = evaluation.lvlm
-    images = [load_image(evaluation.image_folder / sample["file_name"]) for sample in samples]
+    images = [load_image(image_path(evaluation.image_folder, sample["file_name"])) for sample in samples]
     responses = reference_tokens(lvlm, captions, evaluation.max_new_tokens)
     batch = lvlm.encode(images, [evaluation.prompt] * len(images), responses)
     losses = answer_losses(lvlm, batch, responses, interventions)
