@@ -9,10 +9,9 @@ from pathlib import Path
 import hypothesis
 from hypothesis import strategies as st
 
-from llava_hh.scripts import (
-    evaluate_chair,
-    explain_chair,
-)
+from llava_hh.data.pope import KINDS
+from llava_hh.files import write_json, write_rows
+from llava_hh.scripts import compare, evaluate_chair, evaluate_vqa, explain_chair
 
 from .children import Ending, run_to_the_end
 from .kills import prepare
@@ -34,13 +33,17 @@ WHOLE = [b"", b"\n", b"null", b"[]", b"{}", b"0", b"[" * 100_000, b"\x00" * 50, 
 
 @dataclass(frozen=True)
 class Target:
-    """A file, and a script that reads it; `out` says that the script has an --out."""
+    """A file, and a script that reads it.
+
+    out: whether the script has an --out; results: what lies there before, and then the file is one of these.
+    """
 
     name: str
     path: Path
     main: Callable[[Sequence[str]], None]
     flags: tuple[object, ...]
     out: bool = True
+    results: Path | None = None
 
 
 def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
@@ -60,10 +63,18 @@ def judge(target: Target, folder: Path) -> str | None:
     """Run the script on its damaged file in a folder that has results; None, or what is wrong with how it ended."""
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    (out / "finished.json").write_text("{}")
+    if target.results:
+        shutil.copytree(target.results, out)
+    else:
+        out.mkdir()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "run.json"}
     flags = (*target.flags, *(("--out", out) if target.out else ()))
-    trouble = complain(run_to_the_end(target.main, flags, folder / "log", within=60), target.path)
+    ending = run_to_the_end(target.main, flags, folder / "log", within=60)
+    trouble = complain(ending, target.path)
+    if ending.code and (
+        lost := [path for path, old in before.items() if not path.exists() or path.read_bytes() != old]
+    ):
+        trouble = f"{lost[0].name} was there before and is lost"
     return trouble and f"{trouble}; the file began {target.path.read_bytes()[:120]!r}"
 
 
@@ -73,7 +84,7 @@ def complain(ending: Ending, path: Path) -> str | None:
         return None
     if ending.code != 2 or "Traceback" in ending.output or not ending.error:
         return f"exit {ending.code}: {' / '.join(ending.output.strip().splitlines()[-3:])[-400:]}"
-    if path.name not in ending.error and path.parent.name not in ending.error:
+    if path.name not in ending.error and f"/{path.parent.name}" not in ending.error:
         return f"the error does not name the file: {ending.error[:300]}"
     return None
 
@@ -89,7 +100,7 @@ def draw_damages(original: bytes, suffix: str, n: int, seed: int) -> list[bytes]
     @hypothesis.given(st.data())
     def draw(data: st.DataObject) -> None:
         if suffix in (".json", ".jsonl") and data.draw(st.integers(0, 2)):
-            damaged = damage_value(original, suffix, data)
+            damaged = damage_value(original, data)
         else:
             damaged = damage_bytes(original, data)
         if len(found) < n and damaged != original:
@@ -118,9 +129,12 @@ def damage_bytes(original: bytes, data: st.DataObject) -> bytes:
     }[kind]
 
 
-def damage_value(original: bytes, suffix: str, data: st.DataObject) -> bytes:
+def damage_value(original: bytes, data: st.DataObject) -> bytes:
     """One value somewhere in the JSON replaced by another, or left out, or a key renamed."""
-    rows = [json.loads(line) for line in original.splitlines()] if suffix == ".jsonl" else json.loads(original)
+    try:
+        rows, is_one = json.loads(original), True
+    except ValueError:
+        rows, is_one = [json.loads(line) for line in original.splitlines()], False
     place, steps = rows, data.draw(st.integers(1, 6))
     for step in range(steps):
         keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
@@ -141,9 +155,27 @@ def damage_value(original: bytes, suffix: str, data: st.DataObject) -> bytes:
         else:
             place[key] = data.draw(VALUES)
         break
-    if suffix == ".jsonl":
-        return "".join(json.dumps(row) + "\n" for row in rows).encode()
-    return json.dumps(rows).encode()
+    if is_one:
+        return json.dumps(rows).encode()
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def write_questions(folder: Path) -> Path:
+    """POPE's three files, of one image; the first of them."""
+    image = min(path.name for path in (folder / "coco" / "val2014").iterdir())
+    asked = [{"question_id": n, "image": image, "text": f"the {n}", "label": ("yes", "no")[n % 2]} for n in range(4)]
+    for kind in KINDS:
+        write_rows(folder / "questions" / f"coco_pope_{kind}.json", asked)
+    return folder / "questions" / f"coco_pope_{KINDS[0]}.json"
+
+
+def write_vqa(folder: Path) -> tuple[Path, Path]:
+    """Answers, and VQAv2's file about them."""
+    told = [{"answer": word} for word in ("yes", "yes", "2", "a dog")]
+    entry = {"image_id": 1, "answer_type": "other", "answers": told}
+    write_json(folder / "vqa.json", {"annotations": [{"question_id": n, **entry} for n in range(3)]})
+    write_rows(folder / "answers.jsonl", [{"question_id": n, "text": "yes"} for n in range(3)])
+    return folder / "answers.jsonl", folder / "vqa.json"
 
 
 def targets(folder: Path) -> list[Target]:
@@ -156,8 +188,23 @@ def targets(folder: Path) -> list[Target]:
 
     truth = ("--annotations", annotations)
     scored = captions / "captions_eval_results.json"
+    shutil.copytree(captions, folder / "second", dirs_exist_ok=True)
+    questions, pope, (answers, told) = write_questions(folder), by_name["evaluate_pope"], write_vqa(folder)
+    vqa = ("--answers", answers, "--truth", told, "--out", folder / "out" / "vqa.json")
     model = folder / "model"
     return [
+        Target("run.json", captions / "run.json", by_name["caption"].main, by_name["caption"].flags, results=captions),
+        Target(
+            "a finished block",
+            captions / "blocks" / "00001.json",
+            by_name["caption"].main,
+            by_name["caption"].flags,
+            results=captions,
+        ),
+        Target("runs that are compared", scored, compare.main, (captions, folder / "second")),
+        Target("POPE's questions", questions, pope.main, (*pope.flags, "--questions", questions.parent)),
+        Target("VQA's answers", answers, evaluate_vqa.main, vqa, out=False),
+        Target("VQA's truth", told, evaluate_vqa.main, vqa, out=False),
         of("COCO captions", annotations / "captions_train2014.json", "caption"),
         of("COCO instances", annotations / "instances_val2014.json", "compare_decoding"),
         Target(
