@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llava_hh.runs import processes
+from safetensors import SafetensorError
+
+from llava_hh.files import describe_failure
+from llava_hh.processes import processes
 
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
@@ -23,12 +26,12 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, IndexError, NotImplementedError) as error:
+    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError) as error:
         if debug:
             raise
         team = processes()
         where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
-        print(f"error{where}: {error}", file=sys.stderr)
+        print(f"error{where}: {describe_failure(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if debug:

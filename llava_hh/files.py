@@ -1,5 +1,6 @@
 """Files that are whole or not there, written atomically; JSON read with errors in one line."""
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 HOST = platform.node().replace(".", "-")
+ROOM = "make room and give the same command again: finished work is kept"
+ADVICE = {  # for errors that only writing has
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EROFS: "choose another folder, or have this one mounted for writing",
+}
+OTHER = "choose another folder, or have its permissions changed"
 
 
 def write_json(path: Path, content: object) -> None:
@@ -42,19 +51,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """A place to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
 
     Raises:
-        OSError: it could not be written, in one line; nothing of it stays.
+        OSError: it could not be written; one line with the file and what to do. What was there before still is, and
+            of the new content nothing.
     """
     part = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OSError(
-            f"{path}: cannot be written ({why}); what was finished before is kept: make room or choose another --out, "
-            "then give the same command again"
-        ) from error
+    except SafetensorError as error:  # of a disk's refusal it keeps the words only
+        raise OSError(f"{path}: could not be written ({error}); {ROOM}") from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(_in_words(path, error)) from None
     finally:
         with suppress(OSError):
             part.unlink()
@@ -126,3 +136,15 @@ def read_json(path: Path) -> dict:
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_failure(error: Exception) -> str:
+    """An error in words for the user; of a disk's refusal also what to do about it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    file = error.filename or "a file"
+    return _in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}"
+
+
+def _in_words(path: Path | str, error: OSError) -> str:
+    return f"{path}: could not be written ({error.strerror}); {ADVICE.get(error.errno, OTHER)}"

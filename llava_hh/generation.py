@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +16,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_hh.data.images import image_path, load_image
 from llava_hh.files import sha256
+from llava_hh.finite import NotFinite, refuse_infinite, refusing_infinite
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
+from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
 
@@ -118,8 +121,56 @@ def answer_samples(
 
     Args:
         prompt: one question for all, or one for each.
+    Raises:
+        ValueError: NaN or infinite logits; names the sample and the first layer that has such an output.
     """
     prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+    try:
+        with refusing_infinite(lvlm.model):
+            return _answer(lvlm, samples, images, method, prompts, max_new_tokens)
+    except NotFinite:
+        pass
+    alone = [
+        (sample["image_id"], partial(_answer, lvlm, [sample], [image], method, [question], max_new_tokens))
+        for sample, image, question in zip(samples, images, prompts, strict=True)
+    ]
+    refuse_infinite(lvlm.model, lvlm.decoder_layers, alone)
+
+
+def answer_within_memory(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    images: Sequence[Image.Image],
+    method: Method,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+) -> tuple[list[Answer], float, int | None]:
+    """`answer_samples`, in batches of half, a quarter, ... of the samples where memory has no room for all at once.
+
+    Each block begins with all of its samples, so that its answers don't depend on the blocks before it.
+
+    Returns: the answers, the seconds, and the size of the batches; None if it is that of all.
+    """
+
+    def answer(size: int) -> tuple[list[Answer], float]:
+        parts = [slice(first, first + size) for first in range(0, len(samples), size)]
+        found = [
+            answer_samples(lvlm, samples[part], images[part], method, prompts[part], max_new_tokens) for part in parts
+        ]
+        return [answer for answers, _ in found for answer in answers], sum(seconds for _, seconds in found)
+
+    (answers, seconds), size = fit_in_memory(answer, len(samples))
+    return answers, seconds, size if size < len(samples) else None
+
+
+def _answer(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    images: Sequence[Image.Image],
+    method: Method,
+    prompts: list[str],
+    max_new_tokens: int,
+) -> tuple[list[Answer], float]:
     batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
     begun = time.perf_counter()
     if isinstance(method, Decoding):
@@ -174,9 +225,10 @@ def caption_images(
                 if not skip_bad:
                     raise
                 tqdm.write(f"skipped: {error}")
-        answers, seconds = [], 0.0
+        answers, seconds, sub_batch = [], 0.0, None
         if readable:
-            answers, seconds = answer_samples(lvlm, readable, images, method, prompt, max_new_tokens)
+            prompts = [prompt] * len(readable)
+            answers, seconds, sub_batch = answer_within_memory(lvlm, readable, images, method, prompts, max_new_tokens)
         rows = [
             {
                 "question_id": sample["image_id"],
@@ -192,6 +244,6 @@ def caption_images(
             for sample, answer in zip(readable, answers, strict=True)
         ]
         digests = [sha256(image_path(image_folder, sample["file_name"])) for sample in readable]
-        run.finish_block(number, block, rows, seconds=seconds, image_sha256=digests)
+        run.finish_block(number, block, rows, seconds=seconds, image_sha256=digests, sub_batch=sub_batch)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from llava_hh.data.images import image_path, load_image
-from llava_hh.generation import Decoding, Method, answer_samples
+from llava_hh.generation import Decoding, Method, answer_within_memory
 from llava_hh.hooks import intervene
+from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.runs import Run
 
@@ -45,6 +48,15 @@ def yes_share(lvlm: Lvlm, batch: Batch, method: Method) -> list[float] | None:
     return (yes - no).sigmoid().tolist()
 
 
+def _shares(
+    lvlm: Lvlm, images: Sequence[Image], prompts: Sequence[str], method: Method, size: int
+) -> list[float] | None:
+    """`yes_share` in batches of `size`."""
+    parts = [slice(first, first + size) for first in range(0, len(images), size)]
+    found = [yes_share(lvlm, lvlm.encode(images[part], prompts[part]), method) for part in parts]
+    return None if None in found else [share for shares in found for share in shares]
+
+
 def ask(
     lvlm: Lvlm,
     questions: Sequence[dict],
@@ -72,8 +84,8 @@ def ask(
         files = {question["image"]: load_image(image_path(image_folder, question["image"])) for question in block}
         images = [files[question["image"]] for question in block]
         prompts = [question["text"] + suffix for question in block]
-        answers, seconds = answer_samples(lvlm, block, images, method, prompts, max_new_tokens)
-        shares = yes_share(lvlm, lvlm.encode(images, prompts), method)
+        answers, seconds, sub_batch = answer_within_memory(lvlm, block, images, method, prompts, max_new_tokens)
+        shares, _ = fit_in_memory(partial(_shares, lvlm, images, prompts, method), sub_batch or len(block))
         rows = []
         for place, (question, answer) in enumerate(zip(block, answers, strict=True)):
             row = {**question, "prompt": prompts[place], "answer": lvlm.answer_text(answer.token_ids)}
@@ -82,6 +94,6 @@ def ask(
                 row["p_yes"] = round(shares[place], 6)
                 row["answer_by_logits"] = "yes" if shares[place] > 0.5 else "no"
             rows.append(row)
-        run.finish_block(number, block, rows, seconds=seconds)
+        run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch)
     run.write_rows("answers.jsonl")
     return run.finished_rows()

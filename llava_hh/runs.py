@@ -126,12 +126,14 @@ class Run:
         arrays: dict | None = None,
         seconds: float | None = None,
         image_sha256: Sequence[str] | None = None,
+        sub_batch: int | None = None,
     ) -> None:
         """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on.
 
         Args:
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
             image_sha256: of each row's image file, for those who compare runs; kept beside the rows as well.
+            sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
         if arrays:
             write_tensors(self._block(number, "safetensors"), arrays)
@@ -140,6 +142,8 @@ class Run:
             content["seconds"] = round(seconds, 6)
         if image_sha256 is not None:
             content["image_sha256"] = list(image_sha256)
+        if sub_batch is not None:
+            content["sub_batch"] = sub_batch
         write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
 
     def finished_blocks(self) -> Iterator[dict]:

@@ -26,7 +26,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         part.write_text("half")
         _ = 1 / 0
     with (
-        pytest.raises(OSError, match=r"result\.json: cannot be written \(No space left on device\); what was finished"),
+        pytest.raises(OSError, match=r"result\.json: could not be written \(No space left on device\); make room"),
         replacing(path) as part,
     ):
         part.write_text("half")
@@ -44,7 +44,7 @@ def test_a_full_device_is_one_line_for_text_and_arrays(tmp_path):
         try:
             write(path, content)
         except OSError as error:
-            assert "cannot be written" in str(error) and "\n" not in str(error)
+            assert "could not be written" in str(error) and "\n" not in str(error)
         else:
             assert path.stat().st_size > 100_000  # the writer replaced the link by a file of its own
             continue

@@ -20,11 +20,14 @@ from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
+from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
+from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.runs import Run
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
+Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 
@@ -115,24 +118,31 @@ class CaptionAttribution:
 
     def measure(
         self, entry: dict, replacement: Replacement, heads: list[Head] | None = None
-    ) -> tuple[list[Target], Ablated]:
+    ) -> tuple[list[Target], Ablated, int | None]:
         """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
 
         Args:
             heads: these alone, and no modules.
+        Returns: these, and how many rows at once memory had room for; None if max_rows.
         """
         targets, positions, batch = self.prepare(entry)
-        return targets, ablate_every_head(
-            self.lvlm.model,
-            batch.inputs,
-            positions,
-            [target.token_id for target in targets],
-            max_rows=self.max_rows,
-            heads=heads,
-            modules=heads is None,
-            replacement=replacement,
-            sample_id=entry["image_id"],
-        )
+
+        def ablate(max_rows: int) -> Ablated:
+            return ablate_every_head(
+                self.lvlm.model,
+                batch.inputs,
+                positions,
+                [target.token_id for target in targets],
+                max_rows=max_rows,
+                heads=heads,
+                modules=heads is None,
+                replacement=replacement,
+                sample_id=entry["image_id"],
+            )
+
+        copies_of_a_layer = self.lvlm.n_heads + 2  # with its attention and its MLP
+        ablated, rows = fit_in_memory(ablate, self.max_rows, min(self.max_rows, 1 + copies_of_a_layer))
+        return targets, ablated, rows if rows < self.max_rows else None
 
     def gather_outputs(self, entries: list[dict], run: Run) -> OutputStatistics:
         """Mean and standard deviation of every head's and module's output at the positions that predict targets."""
@@ -158,21 +168,21 @@ class CaptionAttribution:
             heads: as for `measure`.
         """
 
-        def log_probs_of(entry: dict) -> tuple[list[Target], dict[str, Tensor]]:
-            targets, ablated = self.measure(entry, replacement, heads)
+        def log_probs_of(entry: dict) -> Found:
+            targets, ablated, rows = self.measure(entry, replacement, heads)
             names = ("clean", "heads", *(("mha", "mlp") if heads is None else ()))
-            return targets, {name: getattr(ablated, name) for name in names}
+            return targets, {name: getattr(ablated, name) for name in names}, rows
 
         self._keep_blocks(entries, run, batch_size, "attribution", log_probs_of)
 
     def estimate_blocks(self, entries: list[dict], run: Run, batch_size: int) -> None:
         """Estimate the effect of every head on all captions, as `run_blocks`: arrays `clean` and `drops`."""
 
-        def estimates_of(entry: dict) -> tuple[list[Target], dict[str, Tensor]]:
+        def estimates_of(entry: dict) -> Found:
             targets, positions, batch = self.prepare(entry)
             token_ids = [target.token_id for target in targets]
             clean, drops = estimate_every_head(self.lvlm.model, batch.inputs, positions, token_ids)
-            return targets, {"clean": clean, "drops": drops}
+            return targets, {"clean": clean, "drops": drops}, None
 
         self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
 
@@ -182,19 +192,30 @@ class CaptionAttribution:
         run: Run,
         batch_size: int,
         label: str,
-        tensors_of: Callable[[dict], tuple[list[Target], dict[str, Tensor]]],
+        tensors_of: Callable[[dict], Found],
     ) -> None:
         """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
         for number, block in run.blocks(entries, batch_size, label):
-            rows, found = [], []
+            rows, found, sizes = [], [], []
             for entry in block:
-                targets, tensors = tensors_of(entry)
+                targets, tensors, size = tensors_of(entry)
+                self._refuse_infinite(entry, tensors)
+                sizes.append(size)
                 rows += [{"image_id": entry["image_id"], **target.row()} for target in targets]
                 found.append(tensors)
             arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
             for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
                 row["clean_log_prob"] = log_prob
-            run.finish_block(number, block, rows, arrays)
+            sub_batch = min((size for size in sizes if size is not None), default=None)
+            run.finish_block(number, block, rows, arrays, sub_batch=sub_batch)
+
+    def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
+        """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""
+        if all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "heads" or "mha" in tensors):
+            return
+        batch = self.prepare(entry)[2]
+        run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
+        refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])
 
 
 def summarise(rows: list[dict], log_probs: dict[str, np.ndarray], read_out: str, list_length: int) -> dict:
