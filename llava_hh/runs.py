@@ -148,7 +148,7 @@ class Run:
 
     def finished_blocks(self) -> Iterator[dict]:
         """The finished blocks in order: image_ids, rows and, where they were given, seconds and image_sha256."""
-        return map(read_json, sorted(self._blocks_folder.glob("*.json")))
+        return map(_read_block, sorted(self._blocks_folder.glob("[0-9]*.json")))
 
     def finished_rows(self) -> list[dict]:
         """The rows of all finished blocks, in order."""
@@ -179,7 +179,15 @@ class Run:
 
     def _is_finished(self, number: int, samples: Sequence[dict]) -> bool:
         path = self._block(number, "json")
-        return path.is_file() and read_json(path)["image_ids"] == [sample["image_id"] for sample in samples]
+        return path.is_file() and _read_block(path)["image_ids"] == [sample["image_id"] for sample in samples]
+
+
+def _read_block(path: Path) -> dict:
+    block = read_json(path)
+    ids, rows = block.get("image_ids"), block.get("rows")
+    if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
+    return block
 
 
 def make_folder(folder: Path) -> None:

@@ -190,6 +190,7 @@ def targets(folder: Path) -> list[Target]:
     scored = captions / "captions_eval_results.json"
     shutil.copytree(captions, folder / "second", dirs_exist_ok=True)
     questions, pope, (answers, told) = write_questions(folder), by_name["evaluate_pope"], write_vqa(folder)
+    compared = (captions, folder / "second", "--out", folder / "out" / "comparison.json")
     vqa = ("--answers", answers, "--truth", told, "--out", folder / "out" / "vqa.json")
     model = folder / "model"
     return [
@@ -201,7 +202,7 @@ def targets(folder: Path) -> list[Target]:
             by_name["caption"].flags,
             results=captions,
         ),
-        Target("runs that are compared", scored, compare.main, (captions, folder / "second")),
+        Target("runs that are compared", scored, compare.main, compared, out=False),
         Target("POPE's questions", questions, pope.main, (*pope.flags, "--questions", questions.parent)),
         Target("VQA's answers", answers, evaluate_vqa.main, vqa, out=False),
         Target("VQA's truth", told, evaluate_vqa.main, vqa, out=False),
