@@ -15,9 +15,10 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.methods import draw_methods
+from llava_hh.files import read_json, sha256, write_json, write_text
 from llava_hh.generation import Decoding, Method, seconds_per_token
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.runs import Run, describe_model, processes, read_json, sha256, write_json, write_text
+from llava_hh.runs import Run, describe_model, processes
 
 METHODS = ("greedy", "adhh", "removal", "tfhh", *PRESETS)
 

@@ -18,9 +18,10 @@ from llava_hh.comparison import LABELS
 from llava_hh.data.coco import load_annotations, sample_images
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
 from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
+from llava_hh.files import write_json, write_rows, write_text
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
-from llava_hh.runs import processes, provenance, start_run, write_json, write_rows, write_text
+from llava_hh.runs import processes, provenance, start_run
 
 BY_LOGITS = "logits"  # the likelier of yes and no, beside the parsers of text
 AVERAGE = "average"

@@ -14,9 +14,9 @@ import torch
 from decoding import measure
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
+from llava_hh.files import read_json
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.runs import read_json
 
 
 def time_batches(lvlm, sizes: list[int], n_tokens: int, repeats: int) -> list[dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from measuring import REPO, benchmark_parser, finish, table
 
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 from llava_hh.scripts import attribute
 
 CAPTIONS = REPO / "results" / "mini" / "full" / "train2014"

@@ -20,7 +20,10 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def errors_in_one_line(debug: bool) -> Iterator[None]:
-    """Print a wrong input as one line and exit with status 2; with `debug`, let the traceback through."""
+    """Print a wrong input as one line and exit with status 2; with `debug`, let the traceback through.
+
+    What is no wrong input but a fault of ours is one line too, with status 1.
+    """
     try:
         yield
     except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError) as error:
@@ -30,3 +33,9 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
         where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
         print(f"error{where}: {describe_failure(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Exception as error:
+        if debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
+        raise SystemExit(1) from None

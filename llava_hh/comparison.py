@@ -1,7 +1,10 @@
 """The summary of a comparison of methods on the same images, and its table."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from llava_hh.files import read_json
 from llava_hh.metrics.compare import (
     PERMUTATIONS,
     compare_with_reference,
@@ -22,11 +25,47 @@ LABELS = {
     "tfhh": "TF-HH",
     "random_heads_tuned": "as many random heads fine-tuned",
 }
+# what is read of scored captions: the type of each value, and of what is in its list
+SCORED_FORM = {
+    "image_id": (int | str, object),
+    "caption": (str, object),
+    "words": (list, str),
+    "mentions": (list, dict),
+    "mscoco_gt_words": (list, str),
+    "mscoco_hallucinated_words": (list, list),
+    "mscoco_non_hallucinated_words": (list, list),
+}
 # head of the column, factor and format; a column that no method has is left out
 OPTIONAL = {
     "bleu_4": ("BLEU-4 %", 100, "{:.1f}"),
     "relative_time": ("time per token", 1, "{:.2f}x"),
 }
+
+
+def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The scored captions of a result file, and its overall metrics.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
+    """
+    content = read_json(path)
+    sentences, metrics = content.get("sentences"), content.get("overall_metrics")
+    if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
+        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")
+    if not sentences:
+        raise ValueError(f"{path}: no captions there; expected what evaluate_chair writes")
+    for number, entry in enumerate(sentences):
+        form = SCORED_FORM if isinstance(entry, dict) else {}
+        wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
+        if wrong or not form:
+            what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
+            raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
+    return sentences, metrics
+
+
+def _has_form(value: object, kind: type, inner: type) -> bool:
+    return isinstance(value, kind) and (kind is not list or all(isinstance(each, inner) for each in value))
 
 
 def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:

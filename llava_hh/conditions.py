@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_hh.comparison import RESULT_FILE
-from llava_hh.data.json_lines import read_json_lines
+from llava_hh.comparison import RESULT_FILE, read_scored
 from llava_hh.datasets import Dataset, ImageId, load_dataset
+from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
-from llava_hh.runs import Run, read_json
+from llava_hh.runs import Run
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")
@@ -60,8 +60,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
     elif not scored.is_file():
         raise FileNotFoundError(f"{scored}: not there; run llava_hh.scripts.evaluate_chair, or {SCORED_ANEW}")
     else:
-        content = _read_keys(scored, ("sentences", "overall_metrics"), "what evaluate_chair writes")
-        sentences, scoring = content["sentences"], content["overall_metrics"]
+        sentences, scoring = read_scored(scored)
     blocks = list(Run(file.parent).finished_blocks())
     return Captions(
         label=str(path),

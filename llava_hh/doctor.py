@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from llava_hh.data.coco import annotation_files, load_image_list, sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
+from llava_hh.files import read_json
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
@@ -25,7 +26,7 @@ from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
 from llava_hh.models.original_config import read_fields
 from llava_hh.models.weight_files import weight_files
-from llava_hh.runs import describe_model, read_json
+from llava_hh.runs import describe_model
 
 REPO = Path(__file__).resolve().parents[1]
 READ = ("model_path", "coco_path", "result_path", "top_k", "question", "attribution_images", "report_images")

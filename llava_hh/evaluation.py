@@ -9,12 +9,13 @@ from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
+from llava_hh.files import read_json, write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
-from llava_hh.runs import begun_run, describe_model, make_folder, processes, read_json, start_run, write_json
+from llava_hh.runs import begun_run, describe_model, make_folder, processes, start_run
 
 
 def add_sample_flags(

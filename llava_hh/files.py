@@ -1,13 +1,19 @@
-"""Files that are whole or not there, and what a disk's refusal means to the user."""
+"""Files that are whole or not there, written atomically; JSON read with errors in one line."""
 
 import errno
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
+HOST = platform.node().replace(".", "-")
 ROOM = "make room and give the same command again: finished work is kept"
 ADVICE = {  # for errors that only writing has
     errno.ENOSPC: ROOM,
@@ -18,15 +24,37 @@ ADVICE = {  # for errors that only writing has
 OTHER = "choose another folder, or have its permissions changed"
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write a JSON-lines file atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically; its folder is made if it isn't there."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, arrays: dict) -> None:
+    """Write named numpy arrays as safetensors, atomically."""
+    with replacing(path) as part:
+        save_file(arrays, part)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place to write a file's content to; on leaving it becomes the file, whose folder is made if it isn't there.
+    """A place to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
 
     Raises:
         OSError: it could not be written; one line with the file and what to do. What was there before still is, and
             of the new content nothing.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -40,6 +68,74 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def drop_parts(folder: Path) -> None:
+    """Delete what killed processes of this machine were writing in a folder."""
+    for part in folder.glob(f".*.{HOST}.*.part"):
+        with suppress(OSError):
+            try:
+                os.kill(int(part.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                part.unlink()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that users bring.
+
+    Raises:
+        ValueError: it is not JSON, or not in UTF-8, or nested too deeply; one line.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+
+
+def read_any_json(path: Path) -> Any:
+    """Read a JSON file, whatever it holds; ValueError names it when it is damaged."""
+    try:
+        return parse_json(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_json_lines(path: Path, expected: str = "JSON lines") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each JSON object of a file with one a line, with its row, from 1; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file; says what was `expected`.
+        ValueError: a line that is no JSON object, or no row at all.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    is_empty = True
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}; expected one object a line") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: expected an object, found a {type(row).__name__}")
+        is_empty = False
+        yield number, row
+    if is_empty:
+        raise ValueError(f"{path}: no row there; expected at least one")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; ValueError names the file when it is not one."""
+    content = read_any_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_failure(error: Exception) -> str:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_hh.data.images import image_path, load_image
+from llava_hh.files import sha256
 from llava_hh.finite import NotFinite, refuse_infinite, refusing_infinite
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
 from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import Run, sha256
+from llava_hh.runs import Run
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
 

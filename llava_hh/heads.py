@@ -1,10 +1,11 @@
 """Attention heads by name: `Head`, head-list files, and seeded control heads."""
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from llava_hh.files import read_any_json, read_json
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "checkpoints" / "heads"
 
@@ -40,10 +41,7 @@ def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = Non
             the file and the key.
         OSError: the file cannot be read.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    content = read_any_json(Path(path))
     if not isinstance(content, dict) or key not in content:
         known = ", ".join(map(repr, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(f"{path}: no head list {key!r}; the file holds {known or 'nothing'}")
@@ -68,7 +66,7 @@ def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
     Raises:
         ValueError: there is none; names what there is.
     """
-    lists = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(PUBLISHED.glob("*.json"))}
+    lists = {path: read_json(path) for path in sorted(PUBLISHED.glob("*.json"))}
     for path, content in lists.items():
         if [content[name] for name in ("model_type", "n_layers", "n_heads")] == [model_type, n_layers, n_heads]:
             return path

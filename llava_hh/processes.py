@@ -54,7 +54,11 @@ class Processes:
         store, _, _ = next(distributed.rendezvous("env://", self.rank, self.count, timeout=LONGEST))
         key = f"llava_hh: folder {next(_numbers)}"
         if not self.is_main:
-            if store.get(key) != b"held":
+            try:
+                is_held = store.get(key) == b"held"
+            except RuntimeError:  # the first process, which keeps the store, has ended already
+                is_held = False
+            if not is_held:
                 raise SystemExit(2)
             yield
             return

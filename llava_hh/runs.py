@@ -4,7 +4,6 @@ Under `accelerate launch` every process runs the whole script. Blocks are dealt 
 the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from llava_hh.files import replacing
+from llava_hh.files import drop_parts, read_json, sha256, write_json, write_rows, write_tensors, write_text
 from llava_hh.processes import processes
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
@@ -47,44 +46,6 @@ def share_out(items: Sequence, work: Callable[[Sequence], list], folder: Path) -
     team.wait()
     part(team.rank).unlink()
     return results
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Write a JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; its folder is made if it isn't there."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-def write_tensors(path: Path, arrays: dict) -> None:
-    """Write named numpy arrays as safetensors, atomically."""
-    with replacing(path) as part:
-        save_file(arrays, part)
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object; ValueError names the file when it is not one."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
-    return content
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_model(path: Path) -> dict:
@@ -187,7 +148,7 @@ class Run:
 
     def finished_blocks(self) -> Iterator[dict]:
         """The finished blocks in order: image_ids, rows and, where they were given, seconds and image_sha256."""
-        return map(read_json, sorted(self._blocks_folder.glob("*.json")))
+        return map(_read_block, sorted(self._blocks_folder.glob("[0-9]*.json")))
 
     def finished_rows(self) -> list[dict]:
         """The rows of all finished blocks, in order."""
@@ -204,8 +165,9 @@ class Run:
 
     def _drop_blocks_after(self, count: int) -> None:
         """Delete blocks from number `count` on, and what a killed process was writing."""
-        for path in self._blocks_folder.glob("*"):
-            if path.name.startswith(".") or int(path.stem) >= count:
+        drop_parts(self._blocks_folder)
+        for path in self._blocks_folder.glob("[0-9]*"):
+            if int(path.stem) >= count:
                 path.unlink()
 
     @property
@@ -217,11 +179,19 @@ class Run:
 
     def _is_finished(self, number: int, samples: Sequence[dict]) -> bool:
         path = self._block(number, "json")
-        return path.is_file() and read_json(path)["image_ids"] == [sample["image_id"] for sample in samples]
+        return path.is_file() and _read_block(path)["image_ids"] == [sample["image_id"] for sample in samples]
+
+
+def _read_block(path: Path) -> dict:
+    block = read_json(path)
+    ids, rows = block.get("image_ids"), block.get("rows")
+    if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
+    return block
 
 
 def make_folder(folder: Path) -> None:
-    """Make a result folder and see that it can be written, before hours of work go into it.
+    """Make a result folder and see that it can be written, before hours of work go into it; clear up after kills.
 
     Raises:
         OSError: it cannot; one line that names the folder.
@@ -233,6 +203,7 @@ def make_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    drop_parts(folder)
 
 
 def begun_run(folder: Path, settings: dict) -> dict | None:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.files import sha256, write_json, write_text
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.runs import processes, sha256, write_json, write_text
+from llava_hh.runs import processes
 from newer_models.released import check_released, remove_as_released
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from llava_hh.analysis.bias import attention_parts, summarise_group
-from llava_hh.generation import load_image
+from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import analyze_attention_bias, attribute, caption, evaluate_chair

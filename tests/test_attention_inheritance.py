@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_hh.analysis.inheritance import TextBlocks, split_heads, summarise, text_blocks, tokens_per_cell
 from llava_hh.attention import attention_modules
-from llava_hh.generation import load_image
+from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import analyze_attention_inheritance, caption, evaluate_chair

@@ -12,7 +12,8 @@ from test_repository import ROOT, calls_of
 
 from baselines import dola, evaluate, pai, vcd
 from llava_hh.data.coco import load_image_list, sample_images
-from llava_hh.generation import Decoding, answer_samples, load_image, seconds_per_token
+from llava_hh.data.images import load_image
+from llava_hh.generation import Decoding, answer_samples, seconds_per_token
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm

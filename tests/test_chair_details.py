@@ -197,7 +197,7 @@ def test_script_on_a_folder_of_runs(tmp_path, capsys):
         ("other", "other images, ground truth or rules of CHAIR than the first run has"),
         ("twice", "two runs are called 'greedy'"),
         ("missing", "expected a captions_eval_results.json, or a folder of runs that have one"),
-        ("bare", "expected captions with image_id, caption, words, mentions"),
+        ("bare", "entry 0 of `sentences`: its caption is not as evaluate_chair writes it"),
     ],
 )
 def test_script_refuses(problem, line, tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_script_refuses(problem, line, tmp_path, capsys):
         "bare": lambda: tmp_path / "bare.json",
     }[problem]()
     if problem == "bare":
-        second.write_text('{"sentences": [{"image_id": 1}], "overall_metrics": {}}')
+        second.write_text('{"sentences": [{"image_id": 1}], "overall_metrics": {"variant": "hh"}}')
     with pytest.raises(SystemExit):
         explain_chair.main([str(greedy), str(second), "--out", str(tmp_path / "out")])
     assert line in capsys.readouterr().err

@@ -116,7 +116,9 @@ def test_objects_file(tmp_path):
 def test_objects_row_of_another_form(tmp_path, row):
     path = tmp_path / "objects.jsonl"
     path.write_text('{"image_id": 1, "objects": []}\n' + row + "\n")
-    with pytest.raises(ValueError, match=r"objects\.jsonl, row 2: expected `image_id` and `objects`"):
+    with pytest.raises(
+        ValueError, match=r"objects\.jsonl, row 2: (expected `image_id` and `objects`|not JSON|expected an object)"
+    ):
         load_objects(path)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llava_hh.command_line import errors_in_one_line
-from llava_hh.files import replacing
-from llava_hh.runs import start_run, write_json, write_tensors, write_text
+from llava_hh.files import replacing, write_json, write_tensors, write_text
+from llava_hh.runs import start_run
 
 ROOT = Path(__file__).parents[1]
 SMALL_DISK = """

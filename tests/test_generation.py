@@ -6,7 +6,8 @@ from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
 from llava_hh.data.coco import load_image_list
-from llava_hh.generation import generate_greedily, load_image
+from llava_hh.data.images import load_image
+from llava_hh.generation import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.chat import render

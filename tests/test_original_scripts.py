@@ -9,8 +9,8 @@ import torch
 from tiny_llava15 import OBJECTS, save_tiny_llava15
 from tiny_original import N_WORDS, original_weights, write_llava15, write_projector
 
+from llava_hh.files import read_json
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.runs import read_json
 from llava_hh.scripts import analyze_js_divergence, attribute, caption, convert, evaluate_chair
 
 

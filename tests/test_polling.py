@@ -7,20 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from launching import finish, launch
-from safetensors.torch import load_file, save_file
 from test_repository import ROOT, calls_of
-from tiny_checkpoint import N_WORDS
+from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 
 from baselines import evaluate_pope
-from llava_hh.generation import load_image
+from llava_hh.data.images import load_image
+from llava_hh.files import read_json
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids, yes_share
-from llava_hh.runs import read_json
 
-WORDS = ("Yes", "yes", "No", "no")
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
 
@@ -29,16 +27,7 @@ METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
 def polled(tiny_checkpoint, tmp_path_factory) -> Path:
     """The tiny checkpoint with words for yes and no, which it likes best."""
     folder = tmp_path_factory.mktemp("polled") / "model"
-    shutil.copytree(tiny_checkpoint, folder)
-    text = (folder / "tokenizer.json").read_text()
-    for place, word in enumerate(WORDS):
-        text = text.replace(f'"<extra{N_WORDS + place}>"', f'"{word}"')
-    (folder / "tokenizer.json").write_text(text)
-    tensors = load_file(folder / "model.safetensors")
-    [head] = [name for name in tensors if "lm_head" in name]
-    noise = torch.randn(4, tensors[head].shape[1], generator=torch.Generator().manual_seed(0))
-    tensors[head][N_WORDS : N_WORDS + 4] = 6 * tensors[head].std() * noise
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_polled_checkpoint(tiny_checkpoint, folder)
     return folder
 
 
@@ -105,11 +94,11 @@ def test_a_decoder_has_no_probability(done, polled, tiny_coco):
     assert len({json.dumps(text) for text in texts.values()}) == len(METHODS)
 
 
-def test_an_empty_method_shares_the_plain_pass(polled, tiny_coco):
+def test_heads_that_never_fire_leave_the_probability(polled, tiny_coco):
     lvlm = load_lvlm(polled)
     image = load_image(next((tiny_coco / "val2014").glob("*")))
     batch = lvlm.encode([image], ["the"])
-    assert yes_share(lvlm, batch, []) == yes_share(lvlm, batch, [DeactivateText(HEADS, 1.1)])
+    assert yes_share(lvlm, batch, []) == yes_share(lvlm, batch, [DeactivateText(HEADS, 1)])
 
 
 def test_the_summary_is_the_scores_of_the_rows(done):
@@ -195,5 +184,6 @@ def test_wrapper(tmp_path):
     args = evaluate_pope.parser().parse_args(given)
     assert module == "baselines.evaluate_pope"
     assert (args.limit, args.questions, args.top_k, args.threshold) == (60, None, 2, 0.965)
-    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path)
+    (tmp_path / "llava").mkdir()
+    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
     assert evaluate_pope.parser().parse_args(given).limit == 500

@@ -199,10 +199,11 @@ def test_articles_and_what_cannot_be_asked():
 
 GOOD = {"question_id": 1, "image": "COCO_val2014_000000016631.jpg", "text": "Is there a dog?", "label": "yes"}
 BAD = [
-    (b"", "no question; expected at least one row"),
+    (b"", "no row there; expected at least one"),
     (b"{", "row 1: not JSON"),
     (b"\xff\xfe", "row 1: not JSON"),
-    (b"[]", "row 1: expected an object with a question_id"),
+    (b"[]", "row 1: expected an object, found a list"),
+    (b"{}", "row 1: expected an object with a question_id"),
     (json.dumps(GOOD | {"image": 3}).encode(), "row 1: 'image' is 3; expected a string"),
     (json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD | {"label": "maybe"}).encode(), "row 2: label 'maybe'"),
 ]

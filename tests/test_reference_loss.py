@@ -11,7 +11,7 @@ from tiny import TinyBatch, decode_steps
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
-from llava_hh.generation import load_image
+from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.compare import RESAMPLES, image_weights

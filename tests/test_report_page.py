@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny_results import TEXT, add_hostile_method
 
+from llava_hh.files import write_json
 from llava_hh.report.render import LARGEST_PAGE, render_report
-from llava_hh.runs import write_json
 
 PROGRAM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed: apt-get install chromium")

@@ -149,11 +149,11 @@ def test_accelerate_reads_the_configurations():
 def test_measure_makes_every_call(tmp_path):
     modules = [call[0].rsplit(".")[-1] for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
     expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
-    expected += "explain_chair build_mini build_mini draw_module_influence analyze_attention_bias "
+    expected += "explain_chair evaluate_pope build_mini build_mini draw_module_influence analyze_attention_bias "
     expected += "analyze_attention_inheritance analyze_js_divergence analyze_attention_reweight "
     expected += "analyze_attention_reweight write_figures_page"
     parts = ["attribute_subset"] * 2 + ["compare_heads"] + ["compare_decoding"] * 2
-    last = ["compare_finetuning", *["evaluate"] * 3, "record_words", "record_words", "report"]
+    last = ["compare_finetuning", *["evaluate"] * 3, "reference_loss", "record_words", "record_words", "report"]
     assert modules == [*expected.split(), *parts, *["targeted_finetune"] * 4, *last]
 
 

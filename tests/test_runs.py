@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from llava_hh.runs import describe_model, read_json, start_run
+from llava_hh.files import read_json
+from llava_hh.runs import describe_model, start_run
 
 SAMPLES = [{"image_id": number} for number in range(7)]
 

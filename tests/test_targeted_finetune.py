@@ -16,10 +16,11 @@ import torch
 from launching import ROOT, finish, launch
 from safetensors.torch import load_file
 
+from llava_hh.data.images import load_image
 from llava_hh.finetuning.batches import sample_order
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.finetuning.trainer import last_complete_checkpoint
-from llava_hh.generation import generate_greedily, load_image
+from llava_hh.generation import generate_greedily
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.scripts import compare_finetuning, summarise_seeds, targeted_finetune

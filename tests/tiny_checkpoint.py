@@ -1,8 +1,10 @@
 """A random LLaVA as an ordinary checkpoint folder, with a tokenizer of mostly objects, and drawn images."""
 
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import SIDE, tiny_llava
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
@@ -68,6 +70,20 @@ def save_tiny_checkpoint(folder: Path) -> None:
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def save_polled_checkpoint(source: Path, folder: Path) -> None:
+    """A copy of the tiny checkpoint with words for yes and no, which it likes best; they begin at token N_WORDS."""
+    shutil.copytree(source, folder)
+    text = (folder / "tokenizer.json").read_text()
+    for place, word in enumerate(("Yes", "yes", "No", "no")):
+        text = text.replace(f'"<extra{N_WORDS + place}>"', f'"{word}"')
+    (folder / "tokenizer.json").write_text(text)
+    tensors = load_file(folder / "model.safetensors")
+    [head] = [name for name in tensors if "lm_head" in name]
+    noise = torch.randn(4, tensors[head].shape[1], generator=torch.Generator().manual_seed(0))
+    tensors[head][N_WORDS : N_WORDS + 4] = 6 * tensors[head].std() * noise
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_tiny_coco(folder: Path, n_images: int = 14) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from llava_hh.runs import write_json
+from llava_hh.files import write_json
 from llava_hh.scripts import (
     attribute,
     caption,

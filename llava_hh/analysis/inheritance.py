@@ -13,11 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llava_hh.attention import attention_modules
+from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.hooks import record
 from llava_hh.metrics.compare import image_weights
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import read_json
 
 RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map

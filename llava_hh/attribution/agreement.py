@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, rankdata
 
+from llava_hh.files import read_json
 from llava_hh.heads import Head, load_heads
-from llava_hh.runs import read_json
 
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 RESAMPLES = 2000

@@ -19,11 +19,12 @@ from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.data.images import image_path, load_image
+from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
 from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.runs import Run, read_json
+from llava_hh.runs import Run
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
@@ -54,9 +55,31 @@ def hallucinating_captions(path: Path) -> list[dict]:
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     if not chosen:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
-    if missing := [name for name in READ if name not in chosen[0]]:
-        raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
+    for entry in chosen:
+        if missing := [name for name in READ if name not in entry]:
+            raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
+        if problem := _why_unlike_ours(entry):
+            raise ValueError(
+                f"--captions {path}: image {entry['image_id']}: {problem}; evaluate what caption.py writes"
+            )
     return [{name: entry[name] for name in READ} for entry in chosen]
+
+
+def _why_unlike_ours(entry: dict) -> str | None:
+    ids, mentions = entry["token_ids"], entry["mentions"]
+    if not isinstance(ids, list) or any(type(number) is not int or not 0 <= number < 2**31 for number in ids):
+        return "token_ids are not a list of token ids"
+    if not isinstance(entry["prompt"], str) or not isinstance(entry["caption"], str):
+        return "prompt and caption are not both text"
+    fields = {"word": str, "node": str, "start": int, "hallucinated": bool}
+    if not isinstance(mentions, list) or not all(
+        isinstance(mention, dict)
+        and all(type(mention.get(name)) is kind for name, kind in fields.items())
+        and 0 <= mention["start"] < len(entry["caption"])
+        for mention in mentions
+    ):
+        return f"mentions do not all have {', '.join(fields)} of its caption"
+    return None
 
 
 def digest(entries: list[dict]) -> str:

@@ -1,9 +1,10 @@
 """AMBER's published files: annotations.json, relation.json and safe_words.txt of its `data` folder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from llava_hh.files import parse_json
 
 TYPES = {  # of the questions, as the files name them
     "discriminative-hallucination": "existence",
@@ -73,9 +74,9 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+        return parse_json(_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _words(value: Any, name: str) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.data.json_lists import read_lists
-from llava_hh.runs import processes, read_json, sha256, write_text
+from llava_hh.files import read_json, read_json_lines, sha256, write_text
+from llava_hh.runs import processes
 
 
 @dataclass(slots=True)
@@ -107,12 +108,12 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
         if item is None:
             continue
         if key == "categories":
-            names[item["id"]] = item["name"]
+            names[item["id"]] = _string(item, "name")
         elif key == "annotations":
             image_id = item["image_id"]
             if image_id in wanted:
                 if with_captions:
-                    found.setdefault(image_id, ImageAnnotations()).captions.append(item["caption"])
+                    found.setdefault(image_id, ImageAnnotations()).captions.append(_string(item, "caption"))
                 else:
                     category_ids.setdefault(image_id, set()).add(item["category_id"])
     if not has_list:
@@ -120,6 +121,12 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
     while category_ids:  # sets of names take the place of sets of ids, so that there is one of them at a time
         image_id, own = category_ids.popitem()
         found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
+
+
+def _string(item: dict, key: str) -> str:
+    if not isinstance(item[key], str):
+        raise TypeError(f"{key} is {item[key]!r}, not a string")
+    return item[key]
 
 
 def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:
@@ -189,13 +196,10 @@ def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
         FileNotFoundError: there is no such file.
         ValueError: a row of another form, or a second row for an image; file and row (from 1) are named.
     """
-    path = existing_file(jsonl, "JSON lines with `image_id` and `objects`")
+    path = Path(jsonl)
     objects: dict[int, set[str]] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(path, "JSON lines with `image_id` and `objects`"):
         try:
-            row = json.loads(line)
             image_id, names = int(row["image_id"]), row["objects"]
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise TypeError("objects")

@@ -1,6 +1,5 @@
 """Instruction data in the layout of llava_v1_5_mix665k.json, read row by row: conversations, most with an image."""
 
-import json
 import re
 from array import array
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from llava_hh.data.images import check_image_name
+from llava_hh.files import parse_json
 
 IMAGE_MARK = "<image>"
 NOT_A_ROW = re.compile(r"[ \t\r\n,]*")
@@ -53,8 +53,9 @@ class InstructionData:
             raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
         self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
         self._rows, self.has_image, self.bad = array("q"), bytearray(), []
-        for index, (row, start, end) in enumerate(self._scan()):
+        for index, (row, raw, start, end) in enumerate(self._scan()):
             try:
+                raw.decode("utf-8")
                 conversation = parse_conversation(row)
             except ValueError as error:
                 message = f"{path}: row {index}: {error}"
@@ -77,14 +78,14 @@ class InstructionData:
         with open(self.path, "rb") as file:
             file.seek(self._starts[place])
             text = file.read(self._ends[place] - self._starts[place])
-        return parse_conversation(json.loads(text), default_id=str(self._rows[place]))
+        return parse_conversation(parse_json(text), default_id=str(self._rows[place]))
 
     @property
     def lengths(self) -> list[int]:
         return list(self._lengths)
 
-    def _scan(self) -> Iterator[tuple[Any, int, int]]:
-        """Every row of the list with the bytes where it starts and ends; how commas stand is not checked."""
+    def _scan(self) -> Iterator[tuple[Any, bytes, int, int]]:
+        """Every row of the list, its bytes, and where it starts and ends; how commas stand is not checked."""
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
@@ -110,7 +111,7 @@ class InstructionData:
                     bar.update(len(more))
                     text, before, place = text[place:] + more, before + place, 0
                     continue
-                yield row, before + place, before + end
+                yield row, text[place:end].encode("latin-1"), before + place, before + end
                 place = end
 
 

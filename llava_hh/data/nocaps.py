@@ -9,13 +9,13 @@ An image goes by its Open Images id, 16 hexadecimal digits, which is its file's 
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_hh.data.coco import ImageAnnotations, existing_file, refuse_repeats
+from llava_hh.files import read_any_json
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 CAPTIONS = "nocaps_val_4500_captions.json"
@@ -55,7 +55,7 @@ def load_image_list(annotation_dir: str | Path, domain: str = "out-domain") -> l
     folder = Path(annotation_dir)
     path = folder / CAPTIONS
     if path.is_file():
-        images = [record for record, own in _read_images(path, _read_json(path)) if own == domain]
+        images = [record for record, own in _read_images(path, read_any_json(path)) if own == domain]
     else:
         path = existing_file(folder / COLLECTED.format(domain=domain), f"it, or {CAPTIONS}, in this folder")
         images = [{"image_id": image_id, "file_name": f"{image_id}.jpg"} for image_id, _ in _read_collected(path)]
@@ -118,7 +118,7 @@ def annotation_files(annotation_dir: str | Path) -> list[Path]:
 
 def _read_official(files: Sequence[Path], image_ids: Sequence[str]) -> dict[str, ImageAnnotations]:
     path, *others = files
-    content = _read_json(path)
+    content = read_any_json(path)
     id_of = {record["question_id"]: record["image_id"] for record, _ in _read_images(path, content)}
     present = set(id_of.values())
     found = {image_id: ImageAnnotations() for image_id in image_ids if image_id in present}
@@ -187,7 +187,7 @@ def _read_collected(path: Path) -> list[tuple[str, ImageAnnotations]]:
         labels, captions = _texts(row["labels"]), _texts(row["human_captions"])
         return image_id_of(row["image_id"]), ImageAnnotations(set(labels), captions)
 
-    return _read_rows(path, _read_json(path), None, read, "`image_id`, `labels` and `human_captions`")
+    return _read_rows(path, read_any_json(path), None, read, "`image_id`, `labels` and `human_captions`")
 
 
 def _read_rows(path: Path, content: Any, key: str | None, read: Callable[[dict], Row], expected: str) -> list[Row]:
@@ -203,13 +203,6 @@ def _read_rows(path: Path, content: Any, key: str | None, read: Callable[[dict],
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, row {number}{place}: expected {expected}; {error!r}") from error
     return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
 
 
 def _text(value: object) -> str:

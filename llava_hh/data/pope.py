@@ -1,13 +1,12 @@
 """POPE's questions: the official files, and question sets of our own from COCO-format annotations."""
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.data.coco import existing_file
+from llava_hh.files import read_json_lines
 
 KINDS = ("random", "popular", "adversarial")
 SUFFIXES = {  # what follows the question
@@ -27,15 +26,8 @@ def load_questions(path: Path) -> list[dict[str, Any]]:
         ValueError: no question, or a row that is none; one line with the file and the row.
     """
     questions = []
-    lines = existing_file(path, "JSON lines of POPE's questions").read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: not JSON ({error}); expected one question a line") from error
-        if not isinstance(row, dict) or "question_id" not in row:
+    for number, row in read_json_lines(path, "POPE's questions, one a line"):
+        if "question_id" not in row:
             raise ValueError(f"{path}, row {number}: expected an object with a question_id")
         for key in ("image", "text", "label"):
             if not isinstance(row.get(key), str):
@@ -43,8 +35,6 @@ def load_questions(path: Path) -> list[dict[str, Any]]:
         if row["label"] not in ("yes", "no"):
             raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected yes or no")
         questions.append({"image_id": Path(row["image"]).stem, **row})
-    if not questions:
-        raise ValueError(f"{path}: no question; expected at least one row")
     return questions
 
 

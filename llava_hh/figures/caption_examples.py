@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_hh.data.images import image_path, load_image
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 LINE_CHARACTERS = 58
 

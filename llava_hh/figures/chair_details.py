@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llava_hh.figures.style import DIVERGING, GREEDY, RUN_COLOURS, plt, save_figure
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 N_CATEGORIES = 20
 N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them

@@ -1,14 +1,14 @@
 """A targeted fine-tuning as it went: its losses, and where the trained heads look, by step."""
 
-import json
 from pathlib import Path
 
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
+from llava_hh.files import read_json_lines
 
 
 def draw_finetuning(log: Path, out: Path) -> None:
     """Draw a log.jsonl of targeted_finetune as `out`.png and `out`.pdf."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_json_lines(log)]
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
     curves = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from llava_hh.comparison import methods_of
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 PANELS = {"chair_i": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 
+from llava_hh.files import write_text
 from llava_hh.finetuning.batches import FixedOrder
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
-from llava_hh.runs import processes, write_text
+from llava_hh.runs import processes
 
 TRAINED_FILE = "trained_rows.safetensors"
 COMPLETE = "complete"  # a file that a checkpoint folder gets last

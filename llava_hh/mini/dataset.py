@@ -8,9 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llava_hh.data.instruct import IMAGE_MARK
+from llava_hh.files import write_json, write_text
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE
-from llava_hh.runs import write_json, write_text
 
 CAPTIONS_PER_IMAGE = 5
 

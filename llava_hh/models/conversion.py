@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from llava_hh.files import write_json
 from llava_hh.models.original import Original, open_original
 from llava_hh.models.weight_files import StoredTensor, WithRows
-from llava_hh.runs import write_json
 
 SHARD_BYTES = 2 * 2**30
 

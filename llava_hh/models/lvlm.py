@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 
+from llava_hh.files import read_any_json
 from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
@@ -251,8 +253,26 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]()
     loading = Loading.from_environment() if loading is None else loading
+    for file in sorted(path.glob("*.json")):
+        read_any_json(file)
     try:
         model, processor = family.load(path, **loading.options())
-    except ImportError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    return Lvlm(model.eval(), processor, family)
+        lvlm = Lvlm(model.eval(), processor, family)
+        _try_out(lvlm)
+    except Exception as error:  # whatever transformers says of a file that is not as it expects
+        if isinstance(error, OSError | ValueError) and path.name in str(error):
+            raise
+        what = "" if isinstance(error, ImportError) else f"this checkpoint cannot be used; {type(error).__name__}: "
+        raise ValueError(f"{path}: {what}{' '.join(str(error).split())}") from error
+    return lvlm
+
+
+def _try_out(lvlm: Lvlm) -> None:
+    """Prepare two images and questions, so that a damaged processor or generation_config shows before the work."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(lvlm.model.generation_config, name)
+        ids = value if isinstance(value, list) else [value]
+        if any(number is not None and (type(number) is not int or not 0 <= number < 2**31) for number in ids):
+            raise ValueError(f"generation_config.json: {name} is {value!r}; expected token ids")
+    grey = new_image("RGB", (64, 64), "grey")
+    lvlm.encode([grey, grey], ["What is this?", "Is it grey?"])

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 IMAGE_TOKEN = "<image>"
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
 PROJECTOR = "mm_projector.bin"

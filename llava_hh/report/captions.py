@@ -5,9 +5,9 @@ from pathlib import Path
 
 from llava_hh.comparison import LABELS, RESULT_FILE
 from llava_hh.data.images import image_path
+from llava_hh.files import read_json
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
-from llava_hh.runs import read_json
 
 FIRST = ("greedy", "adhh")  # methods, from the left
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from llava_hh.analysis.findings import FIGURES, seen_in
+from llava_hh.files import read_json
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.images import data_uri
-from llava_hh.runs import read_json
 
 
 def find_figures(results: ResultFolder) -> list[dict]:

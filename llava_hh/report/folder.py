@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llava_hh.runs import read_json
+from llava_hh.files import read_json
 
 
 class ResultFolder:

@@ -1,7 +1,6 @@
 """What was measured at the words of captions, packed for the page: influence of every head, and where heads look."""
 
 import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.numpy import load_file
 
 from llava_hh.attribution.contrast import influence
 from llava_hh.figures.head_map import READ_OUT_LABELS
+from llava_hh.files import read_json_lines
 from llava_hh.report.folder import ResultFolder, read_form
 
 LARGEST = 2**15 - 1
@@ -32,9 +32,8 @@ class WordInfluences:
         self.read_out, self.settings = content["read_out"], content["settings"]
         log_probs = load_file(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
-        lines = path.with_name("targets.jsonl").read_text(encoding="utf-8").splitlines()
         self.rows: dict[object, list[tuple[int, str]]] = {}
-        for place, row in enumerate(map(json.loads, lines)):
+        for place, row in enumerate(row for _, row in read_json_lines(path.with_name("targets.jsonl"))):
             self.rows.setdefault(row["image_id"], []).append((place, row["word"]))
 
     def about(self, results: ResultFolder) -> dict:

@@ -25,8 +25,9 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_inheritance import draw_attention_inheritance
+from llava_hh.files import write_json
 from llava_hh.heads import Head
-from llava_hh.runs import Run, describe_model, processes, provenance, start_run, write_json
+from llava_hh.runs import Run, describe_model, processes, provenance, start_run
 
 RANKED = ("hal_heads", "non_hal_heads")
 

@@ -14,10 +14,11 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_reweight import draw_attention_reweight
+from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import ScaleAttention
 from llava_hh.metrics.compare import compare_with_reference, summarise, summarise_mean
-from llava_hh.runs import processes, provenance, sha256, write_json
+from llava_hh.runs import processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,9 +16,10 @@ from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinat
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
+from llava_hh.files import write_json
 from llava_hh.heads import check_heads, load_heads, published_list
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.runs import describe_model, make_folder, processes, provenance, start_run, write_json
+from llava_hh.runs import describe_model, make_folder, processes, provenance, start_run
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,8 +24,9 @@ from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.shortlist import Shortlist, race, screen
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
+from llava_hh.files import write_json, write_rows, write_tensors
 from llava_hh.models.lvlm import Loading
-from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_rows, write_tensors
+from llava_hh.runs import describe_model, processes, provenance, start_run
 
 
 def parser() -> argparse.ArgumentParser:

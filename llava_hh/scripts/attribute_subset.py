@@ -5,7 +5,6 @@ and head_map as attribute does; compare_heads compares the lists of two parts.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import existing_file
 from llava_hh.datasets import add_object_flags, images_with_objects
 from llava_hh.figures.head_map import draw_head_map
-from llava_hh.runs import make_folder, processes, provenance, read_json, sha256, write_json
+from llava_hh.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.runs import make_folder, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,10 +38,9 @@ def subset(args: argparse.Namespace) -> dict:
         ValueError: captions of other images, or no hallucinated or true word in the images that are kept.
     """
     expected = "the folder of a finished attribution"
-    targets = existing_file(args.attribution / "targets.jsonl", expected)
     log_probs = load_file(existing_file(args.attribution / "ablations.safetensors", expected))
     whole = read_json(existing_file(args.attribution / "attribution_result.json", expected))
-    rows = [json.loads(line) for line in targets.read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_json_lines(args.attribution / "targets.jsonl", expected)]
     objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_json(args.captions)["sentences"]}
     if missing := {row["image_id"] for row in rows} - objects.keys():
         raise ValueError(f"--captions {args.captions}: lacks image {min(missing)} of {args.attribution}")
@@ -50,7 +49,8 @@ def subset(args: argparse.Namespace) -> dict:
     chosen = np.array([row["image_id"] in kept for row in rows])
     own_rows = [row for row, own in zip(rows, chosen, strict=True) if own]
     own_log_probs = {name: array[chosen] for name, array in log_probs.items()}
-    part = {"with_object": args.with_object, "without_object": args.without_object, "whole": sha256(targets)}
+    part = {"with_object": args.with_object, "without_object": args.without_object}
+    part["whole"] = sha256(args.attribution / "targets.jsonl")
     return {
         **summarise(own_rows, own_log_probs, whole["read_out"], args.list_length),
         "ablation": whole["ablation"],

@@ -5,9 +5,10 @@ import argparse
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.trade_off import draw_trade_off
+from llava_hh.files import write_json
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
-from llava_hh.runs import processes, provenance, write_json
+from llava_hh.runs import processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,8 +12,9 @@ from pathlib import Path
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import DATASETS, load_dataset
+from llava_hh.files import write_json
 from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
-from llava_hh.runs import make_folder, provenance, write_json
+from llava_hh.runs import make_folder, provenance
 
 PERCENT = ("chair_s", "chair_i", "precision", "recall", "f1")
 

@@ -19,10 +19,11 @@ from llava_hh.evaluation import (
     heads_of_list,
 )
 from llava_hh.figures.caption_examples import draw_caption_examples
+from llava_hh.files import read_json, sha256, write_json
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import compare_with_reference
-from llava_hh.runs import processes, read_json, sha256, write_json
+from llava_hh.runs import processes
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,14 +1,14 @@
 """Greedy decoding before and after TF-HH, after fine-tuning random heads, and AD-HH, on the same images: one table."""
 
 import argparse
-import json
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import LABELS, compare, spread_table, summary_table
 from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.interventions import DeactivateText
-from llava_hh.runs import processes, read_json, sha256, write_json
+from llava_hh.runs import processes
 
 KEPT_LOG = ("loss", "ce", "attention_loss", "image_mass", "after_image_mass")
 
@@ -34,7 +34,7 @@ def captions_of_tuned(evaluation: Evaluation, folder: Path, out: Path) -> list[d
 
 def describe_tuning(folder: Path) -> dict:
     """Settings of a fine-tuning, and where its log begins and ends (means over a tenth of its rows)."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [row for _, row in read_json_lines(folder / "log.jsonl")]
     tenth = max(1, len(rows) // 10)
 
     def mean(part: list[dict]) -> dict:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from llava_hh.attribution.agreement import Ranking, compare_rankings, in_how_many, load_ranking
 from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head
-from llava_hh.runs import make_folder, processes, provenance, sha256, write_json
+from llava_hh.runs import make_folder, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,7 +7,8 @@ import numpy as np
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.module_influence import draw_module_influence
-from llava_hh.runs import make_folder, processes, provenance, read_json, write_json
+from llava_hh.files import read_json, write_json
+from llava_hh.runs import make_folder, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:

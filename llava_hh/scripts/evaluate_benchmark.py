@@ -1,7 +1,6 @@
 """Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
+from llava_hh.files import read_json_lines, sha256, write_json
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
-from llava_hh.runs import make_folder, provenance, sha256, write_json
+from llava_hh.runs import make_folder, provenance
 
 FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
 
@@ -27,17 +27,13 @@ def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
         FileNotFoundError: there is no such file.
         ValueError: no row, or a row of another form or a repeated one; one line that names it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--answers {path}: no such file; expected JSON lines, one answer a row")
     answers: dict[Any, str] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(path, "JSON lines, one answer a row (--answers)"):
         try:
-            key, text = _answer(json.loads(line), benchmark)
+            key, text = _answer(row, benchmark)
             if key in answers:
                 raise ValueError("answers a question for the second time")
-        except ValueError as error:  # not JSON, not UTF-8, or not what is expected
+        except ValueError as error:
             raise ValueError(f"{path}, row {number}: {error}") from None
         if benchmark == "amber" or key[0] in CATEGORIES:
             answers[key] = text

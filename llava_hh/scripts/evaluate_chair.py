@@ -19,13 +19,13 @@ from tqdm import tqdm
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
-from llava_hh.files import replacing
+from llava_hh.files import parse_json, replacing, sha256
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.variants import VARIANTS
 from llava_hh.metrics.words import drop_incomplete_sentence
-from llava_hh.runs import make_folder, processes, provenance, sha256, share_out
+from llava_hh.runs import make_folder, processes, provenance, share_out
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -57,10 +57,7 @@ def read_captions(
 
 
 def _caption_row(line: bytes, id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error}); expected one object a line") from error
+    row = parse_json(line)
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found a {type(row).__name__}")
     for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):

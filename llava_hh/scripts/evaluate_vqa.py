@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.data.json_lines import read_json_lines
+from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
-from llava_hh.runs import provenance, read_json, sha256, write_json
+from llava_hh.runs import provenance
 
 
 def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS, RESULT_FILE
+from llava_hh.comparison import LABELS, RESULT_FILE, read_scored
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
+from llava_hh.files import sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.metrics.nocaps_chair import load_classes
 from llava_hh.metrics.variants import load_synonyms
-from llava_hh.runs import make_folder, processes, provenance, read_json, sha256, write_json
-
-READ = ("image_id", "caption", "words", "mentions", "mscoco_gt_words", "mscoco_hallucinated_words")
+from llava_hh.runs import make_folder, processes, provenance
 
 
 def result_files(paths: list[Path]) -> dict[str, Path]:
@@ -42,19 +41,6 @@ def result_files(paths: list[Path]) -> dict[str, Path]:
     return dict(zip(names, files, strict=True))
 
 
-def read_sentences(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The scored captions of a result file, and the rules of CHAIR that they were scored by.
-
-    Raises:
-        ValueError: no captions, or none that `evaluate_chair` of this package wrote.
-    """
-    content = read_json(path)
-    sentences = content.get("sentences")
-    if not sentences or any(name not in sentences[0] for name in READ):
-        raise ValueError(f"{path}: expected captions with {', '.join(READ)}; score them by evaluate_chair")
-    return sentences, content["overall_metrics"]["variant"]
-
-
 def explain(files: dict[str, Path]) -> dict[str, Any]:
     """The content of chair_details.json.
 
@@ -63,7 +49,8 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
     """
     runs, first = {}, None
     for name, path in files.items():
-        sentences, variant = read_sentences(path)
+        sentences, metrics = read_scored(path)
+        variant = metrics["variant"]
         about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))
         first = first or about
         if about != first:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from llava_hh import portable
 from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.files import write_json, write_text
 from llava_hh.heads import Head, load_heads
 from llava_hh.interventions import DeactivateText
-from llava_hh.runs import make_folder, write_json, write_text
+from llava_hh.runs import make_folder
 
 TEMPLATE = Path(portable.__file__).with_name("generate.py")
 EMPTY_LIST, DEFAULT_THRESHOLD = "HEADS: list[list[int]] = []\n", "THRESHOLD = 0.4\n"  # lines of the template

@@ -18,7 +18,8 @@ from llava_hh.attribution.captions import (
 )
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
-from llava_hh.runs import describe_model, processes, provenance, start_run, write_json, write_tensors
+from llava_hh.files import write_json, write_tensors
+from llava_hh.runs import describe_model, processes, provenance, start_run
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,10 +13,11 @@ from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, su
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.images import image_path, load_image
 from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.files import read_json, sha256, write_json
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
 from llava_hh.metrics.compare import summarise
-from llava_hh.runs import processes, provenance, read_json, sha256, start_run, write_json
+from llava_hh.runs import processes, provenance, start_run
 
 REFERENCE = "none"
 CAPTION_METRICS = ("chair_i", "recall", "mentions", "length")  # of a method's own captions

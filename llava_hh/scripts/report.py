@@ -9,9 +9,10 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.files import write_text
 from llava_hh.report.index import REPORT, index_folder
 from llava_hh.report.render import render_index, render_report
-from llava_hh.runs import processes, write_text
+from llava_hh.runs import processes
 
 
 def parser() -> argparse.ArgumentParser:

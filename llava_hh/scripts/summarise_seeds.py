@@ -10,8 +10,9 @@ from pathlib import Path
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import RESULT_FILE, spread_table
 from llava_hh.data.coco import existing_file
+from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.compare import spread_over_runs
-from llava_hh.runs import make_folder, processes, provenance, read_json, sha256, write_json
+from llava_hh.runs import make_folder, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures.finetuning import draw_finetuning
+from llava_hh.files import sha256
 from llava_hh.finetuning.batches import Collator, Places, sample_order
 from llava_hh.finetuning.head_rows import (
     TunedRows,
@@ -31,7 +32,7 @@ from llava_hh.finetuning.trainer import (
 from llava_hh.heads import Head, random_heads
 from llava_hh.hooks import observe
 from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
-from llava_hh.runs import describe_model, make_folder, processes, sha256, start_run
+from llava_hh.runs import describe_model, make_folder, processes, start_run
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from llava_hh.analysis.findings import FIGURES, seen_in
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.runs import processes, read_json, write_text
+from llava_hh.files import read_json, write_text
+from llava_hh.runs import processes
 
 
 def parser() -> argparse.ArgumentParser:

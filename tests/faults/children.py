@@ -1,0 +1,87 @@
+"""A script in a forked child: it can be killed, and is judged by how it ends; torch is imported once for all."""
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended, and what it printed."""
+
+    code: int  # -9 after a kill
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The line that begins with error, if there is exactly one."""
+        found = [line for line in self.output.splitlines() if line.startswith("error")]
+        return found[0] if len(found) == 1 else ""
+
+
+class Child:
+    """A script's main in a process group of its own; what it prints goes to a file."""
+
+    def __init__(self, main: Callable[[Sequence[str]], None], flags: Sequence[object], log: Path) -> None:
+        self.log = log
+        self.begun = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run(main, [str(flag) for flag in flags], log)
+        with suppress(OSError):  # it may have done so itself, and ended
+            os.setpgid(self.pid, self.pid)
+
+    def ended(self, within: float) -> Ending | None:
+        """How it ended; None if it is still alive after so many seconds."""
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return Ending(os.waitstatus_to_exitcode(status), self._output())
+            if time.monotonic() - self.begun > within:
+                return None
+            time.sleep(POLL_SECONDS)
+
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    def _output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+
+
+def _run(main: Callable[[Sequence[str]], None], flags: list[str], log: Path) -> None:
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.argv = ["script", *flags]
+        main(flags)
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_to_the_end(main: Callable, flags: Sequence[object], log: Path, within: float = 120) -> Ending:
+    """Run a script; one that is not done in time is killed, and its code is -9."""
+    child = Child(main, flags, log)
+    ending = child.ended(within)
+    if ending is None:
+        child.kill()
+        return Ending(-9, f"not done after {within:.0f} s")
+    return ending

@@ -1,0 +1,144 @@
+"""What the scripts work on: tiny checkpoints, drawn images, finished steps that later ones read; and their flags."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tiny import IMAGE_TOKEN, tiny_llama
+from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
+from transformers import LlavaForConditionalGeneration
+
+import baselines.evaluate
+import baselines.evaluate_pope
+import newer_models.evaluate
+from llava_hh.mini.dataset import write_instructions
+from llava_hh.scripts import (
+    analyze_attention_bias,
+    analyze_attention_inheritance,
+    analyze_attention_reweight,
+    analyze_js_divergence,
+    attribute,
+    caption,
+    choose_adhh,
+    compare_decoding,
+    evaluate_chair,
+    record_words,
+    reference_loss,
+    targeted_finetune,
+)
+
+HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script and its flags without --out; `unlike` are files whose bytes may differ between two runs."""
+
+    name: str
+    main: Callable[[Sequence[str]], None]
+    flags: tuple[object, ...]
+    unlike: tuple[str, ...] = ()
+
+
+def make_material(folder: Path) -> None:
+    """Everything that `scripts` names, but for what other scripts make."""
+    save_tiny_checkpoint(folder / "model")
+    save_polled_checkpoint(folder / "model", folder / "polled")
+    write_tiny_coco(folder / "coco")
+    write_instructions(folder / "coco", "train2014")
+    base = tiny_llama(n_kv=2, seed=7)
+    base.resize_token_embeddings(IMAGE_TOKEN)
+    base.save_pretrained(folder / "base")
+    model = LlavaForConditionalGeneration.from_pretrained(folder / "model")
+    with torch.no_grad():
+        for weight in model.model.language_model.layers.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    shutil.copytree(folder / "model", folder / "tuning" / "step-20")
+    model.save_pretrained(folder / "tuning" / "step-20")
+    (folder / "heads.json").write_text(json.dumps(HEADS))
+
+
+def steps_before(folder: Path) -> list[Script]:
+    """What has to be there for the others, in order; these have their --out."""
+    truth, out = ("--annotations", folder / "coco" / "annotations"), folder / "captions"
+    return [
+        Script("caption", caption.main, (*_images(folder, "train2014"), *truth, *_short("train2014"), "--out", out)),
+        Script("evaluate_chair", evaluate_chair.main, ("--captions", out / "captions.jsonl", *truth)),
+    ]
+
+
+def scripts(folder: Path) -> list[Script]:
+    """Every script that may run for hours, on small samples."""
+    train, val = _images(folder, "train2014"), _images(folder, "val2014")
+    truth = ("--annotations", folder / "coco" / "annotations")
+    captions = ("--captions", folder / "captions" / "captions_eval_results.json")
+    heads = ("--heads", folder / "heads.json", "--top-k", 2)
+    small = ("--limit", 6, "--max-new-tokens", 6, "--batch-size", 2)
+    few = (*val, *truth, *small)
+    words = (*train, *captions, "--batch-size", 2)
+    adhh = (*few, *heads, "--threshold", 0.05)
+    tuning = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco", "--steps", 6)
+    timed = ("summary.md", "summary.png", "summary.pdf")  # they say how long a token took
+    return [
+        Script("caption", caption.main, (*train, *truth, *_short("train2014"))),
+        Script("attribute", attribute.main, (*words, "--limit", 6, "--list-length", 5)),
+        Script("attribute --screen", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--screen", 6)),
+        Script("attribute --race", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--race", 3)),
+        Script("compare_decoding", compare_decoding.main, (*adhh, "--random-draws", 1)),
+        Script(
+            "choose_adhh",
+            choose_adhh.main,
+            (*train, *truth, *small, *heads[:2], "--top-k", 1, "--threshold", 0.1, 0.5),
+        ),
+        Script(
+            "evaluate", baselines.evaluate.main, (*adhh, "--methods", "adhh", "vcd_paper", "dola_repo", "pai"), timed
+        ),
+        Script(
+            "evaluate_pope",
+            baselines.evaluate_pope.main,
+            (*adhh, "--model", folder / "polled", "--methods", "adhh", "removal"),
+        ),
+        Script("newer_models", newer_models.evaluate.main, (*few, *heads, "--random-draws", 1, "--threshold", 0.2)),
+        Script(
+            "targeted_finetune",
+            targeted_finetune.main,
+            ("--model", folder / "model", *heads, *tuning, "--batch-size", 4, "--save-every", 2, "--max-length", 40),
+            ("checkpoints/",),  # torch's own files, with times in them
+        ),
+        Script("attention_bias", analyze_attention_bias.main, (*words, *heads, "--limit", 6)),
+        Script(
+            "attention_inheritance",
+            analyze_attention_inheritance.main,
+            (*words, *heads, "--limit", 6, "--base-model", folder / "base"),
+        ),
+        Script(
+            "js_divergence",
+            analyze_js_divergence.main,
+            (
+                *("--reference", folder / "model", "--checkpoints", folder / "tuning" / "step-20", *heads, *captions),
+                *("--image-folder", folder / "coco" / "train2014"),
+            ),
+        ),
+        Script(
+            "attention_reweight",
+            analyze_attention_reweight.main,
+            (*few, *heads, "--random-draws", 1, "--span", "after_image", "--alphas", 1, 0.5),
+        ),
+        Script(
+            "reference_loss",
+            reference_loss.main,
+            (*adhh, "--captions-per-image", 2, "--random-draws", 1),
+        ),
+        Script("record_words", record_words.main, (*words, *heads, "--limit", 4)),
+    ]
+
+
+def _images(folder: Path, split: str) -> tuple[object, ...]:
+    return ("--model", folder / "model", "--image-folder", folder / "coco" / split)
+
+
+def _short(split: str) -> tuple[object, ...]:
+    return ("--split", split, "--limit", 8, "--max-new-tokens", 6, "--batch-size", 2)
