@@ -12,7 +12,7 @@ case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 choice="$result_path/choose_adhh/choice.json"
 
 # step:minutes, as measured on mini, one core
-steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 chair_details:1 pope:3
+steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 chair_details:1 pope:9
     ${mini:+checkpoints_of_tuning:4} analysis:20 heads_of_parts:10 targeted_finetune:15 baselines:21 baselines_tfhh:2
     ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {

@@ -1,19 +1,15 @@
 """Yes-or-no questions about images, answered by generated text and by the probabilities of yes and no."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_hh.data.images import image_path, load_image
 from llava_hh.generation import Decoding, Method, answer_within_memory
-from llava_hh.hooks import intervene
-from llava_hh.memory import fit_in_memory
-from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs import Run
 
 WORDS = {"yes": ("Yes", "yes", "YES", " Yes", " yes"), "no": ("No", "no", "NO", " No", " no")}
@@ -34,27 +30,26 @@ def word_token_ids(lvlm: Lvlm) -> dict[str, list[int]]:
     return found
 
 
-@torch.no_grad()
-def yes_share(lvlm: Lvlm, batch: Batch, method: Method) -> list[float] | None:
-    """Probability of yes as the first answer token, over that of yes or no, per row; None under a decoder.
+@contextmanager
+def collecting_yes_shares(lvlm: Lvlm, shares: list[float]) -> Iterator[None]:
+    """Note p(yes) over p(yes or no) as the first answer token, for each row of each prompt that passes the model.
 
-    Both are sums over the tokens of `word_token_ids`, from one forward pass of the prompt under the interventions.
+    Both are sums over the tokens of `word_token_ids`; interventions that act on the pass act on them.
     """
-    if isinstance(method, Decoding):
-        return None
-    with intervene(lvlm.model, batch.image_mask, method) if method else nullcontext():
-        logits: Tensor = lvlm.model(**batch.inputs, logits_to_keep=1).logits[:, -1].float()
-    yes, no = (logits[:, ids].logsumexp(-1) for ids in word_token_ids(lvlm).values())
-    return (yes - no).sigmoid().tolist()
+    words = word_token_ids(lvlm)
 
+    def note(_: nn.Module, args: tuple, given: dict[str, Any], output: Any) -> None:
+        tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+        if tokens.shape[1] > 1:  # a step of an answer has one
+            logits: Tensor = output.logits[:, -1].float()
+            yes, no = (logits[:, words[word]].logsumexp(-1) for word in ("yes", "no"))
+            shares.extend((yes - no).sigmoid().tolist())
 
-def _shares(
-    lvlm: Lvlm, images: Sequence[Image], prompts: Sequence[str], method: Method, size: int
-) -> list[float] | None:
-    """`yes_share` in batches of `size`."""
-    parts = [slice(first, first + size) for first in range(0, len(images), size)]
-    found = [yes_share(lvlm, lvlm.encode(images[part], prompts[part]), method) for part in parts]
-    return None if None in found else [share for shares in found for share in shares]
+    handle = lvlm.model.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def ask(
@@ -75,22 +70,23 @@ def ask(
         questions: as `llava_hh.data.pope` makes them; suffix: what follows the text of each in the prompt.
         method: interventions under greedy decoding, or a decoder.
     Returns: the rows: the question with `prompt`, `answer` (the text), `token_ids`, and, unless by a decoder, `p_yes`
-        (`yes_share`) and `answer_by_logits`, yes where that is more than a half.
+        (`collecting_yes_shares`) and `answer_by_logits`, yes where that is more than a half.
     Raises:
         ValueError: an image that can't be read; or a vocabulary without yes and no.
     """
-    word_token_ids(lvlm)  # stops here, before any work, where there are none
     for number, block in run.blocks(questions, batch_size, label):
         files = {question["image"]: load_image(image_path(image_folder, question["image"])) for question in block}
         images = [files[question["image"]] for question in block]
         prompts = [question["text"] + suffix for question in block]
-        answers, seconds, sub_batch = answer_within_memory(lvlm, block, images, method, prompts, max_new_tokens)
-        shares, _ = fit_in_memory(partial(_shares, lvlm, images, prompts, method), sub_batch or len(block))
+        shares: list[float] = []
+        with nullcontext() if isinstance(method, Decoding) else collecting_yes_shares(lvlm, shares):
+            answers, seconds, sub_batch = answer_within_memory(lvlm, block, images, method, prompts, max_new_tokens)
+        shares = shares[-len(block) :]  # those before are of batches that memory had no room for
         rows = []
         for place, (question, answer) in enumerate(zip(block, answers, strict=True)):
             row = {**question, "prompt": prompts[place], "answer": lvlm.answer_text(answer.token_ids)}
             row["token_ids"] = answer.token_ids
-            if shares is not None:
+            if shares:
                 row["p_yes"] = round(shares[place], 6)
                 row["answer_by_logits"] = "yes" if shares[place] > 0.5 else "no"
             rows.append(row)

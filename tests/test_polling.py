@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from launching import finish, launch
 from test_repository import ROOT, calls_of
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
+from transformers import LlavaForConditionalGeneration
 
 from baselines import evaluate_pope
 from llava_hh.data.images import load_image
@@ -17,7 +19,7 @@ from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.polling import word_token_ids, yes_share
+from llava_hh.polling import word_token_ids
 
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
@@ -94,11 +96,21 @@ def test_a_decoder_has_no_probability(done, polled, tiny_coco):
     assert len({json.dumps(text) for text in texts.values()}) == len(METHODS)
 
 
-def test_heads_that_never_fire_leave_the_probability(polled, tiny_coco):
-    lvlm = load_lvlm(polled)
-    image = load_image(next((tiny_coco / "val2014").glob("*")))
-    batch = lvlm.encode([image], ["the"])
-    assert yes_share(lvlm, batch, []) == yes_share(lvlm, batch, [DeactivateText(HEADS, 1)])
+def test_batches_that_memory_had_no_room_for_leave_no_probability(flags, done, polled, tmp_path, monkeypatch):
+    """Memory runs out in the second step of more than two rows, when their prompt has passed already."""
+    plain = LlavaForConditionalGeneration.forward
+
+    @wraps(plain)
+    def forward(self, input_ids=None, **given):
+        if input_ids.shape[0] > 2 and input_ids.shape[1] == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, input_ids=input_ids, **given)
+
+    monkeypatch.setattr(LlavaForConditionalGeneration, "forward", forward)
+    evaluate_pope.main([*flags[: flags.index("--methods")], "--methods", "adhh", "--out", str(tmp_path)])
+    for name in ("greedy/random", "adhh/popular"):
+        ours, theirs = rows_of(tmp_path / name), rows_of(done / name)
+        assert [row["p_yes"] for row in ours] == pytest.approx([row["p_yes"] for row in theirs], abs=1e-5)
 
 
 def test_the_summary_is_the_scores_of_the_rows(done):
