@@ -14,6 +14,7 @@ cp "$result_path/val2014/summary.json" results/mini/measured.json
 cp "$result_path/val2014/summary_captions.png" results/mini/measured_captions.png
 for figure in train2014/attention_bias/attention_bias train2014/attention_inheritance/attention_inheritance \
     train2014/js_divergence/js_divergence train2014/module_influence/module_influence \
+    val2014/chair_details/chair_cooccurrence val2014/chair_details/chair_positions \
     val2014/attention_reweight/attention_reweight_after_image val2014/attention_reweight/attention_reweight_image; do
     cp "$result_path/$figure.png" "results/mini/measured_${figure##*/}.png"
 done
