@@ -84,12 +84,15 @@ def parse_json(text: str | bytes) -> Any:
     """Parse JSON that users bring.
 
     Raises:
-        ValueError: it is not JSON, or not in UTF-8, or nested too deeply; one line.
+        ValueError: it is not JSON, or not in UTF-8, or nested too deeply, or has half of a character; one line.
     """
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():  # one surrogate of a pair, alone
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
+    return content
 
 
 def read_any_json(path: Path) -> Any:

@@ -173,10 +173,16 @@ def _answer(
 ) -> tuple[list[Answer], float]:
     batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
     begun = time.perf_counter()
-    if isinstance(method, Decoding):
-        answers = decode_answers(lvlm, batch, prompts, method.decode, method.settings, max_new_tokens)
-    else:
-        answers = generate_greedily(lvlm, batch, max_new_tokens, method(samples) if callable(method) else method)
+    try:
+        if isinstance(method, Decoding):
+            answers = decode_answers(lvlm, batch, prompts, method.decode, method.settings, max_new_tokens)
+        else:
+            answers = generate_greedily(lvlm, batch, max_new_tokens, method(samples) if callable(method) else method)
+    except ValueError as error:
+        if "do not match" not in str(error):  # what transformers says of image tokens and features
+            raise
+        where = lvlm.model.config._name_or_path
+        raise ValueError(f"{where}: its processor's files do not fit its weights ({error})") from error
     return answers, time.perf_counter() - begun  # answers are lists of ints, so a GPU is done with them
 
 

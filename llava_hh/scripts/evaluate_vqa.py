@@ -52,7 +52,7 @@ def read_truth(path: Path) -> dict[str, dict]:
                 str(entry["question_id"]): {
                     "image_id": str(entry["image_id"]),
                     "answers": [str(each["answer"]) for each in entry["answers"]],
-                    "type": entry.get("answer_type"),
+                    "type": None if entry.get("answer_type") is None else str(entry["answer_type"]),
                 }
                 for entry in content["annotations"]
             }

@@ -18,10 +18,17 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from . import damages, kills
+from . import damages, files, folders, kills
 
-SECTIONS = {"kills": kills.run, "damages": damages.run}
-COUNTS = {"kills": 200, "damages": 500}
+SECTIONS = {
+    "kills": kills.run,
+    "damages": damages.run,
+    "images": files.run,
+    "disk": folders.disk,
+    "lock": folders.lock,
+    "clock": folders.clock,
+}
+COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,19 +51,20 @@ def main(argv: list[str] | None = None) -> None:
     counts: dict[str, Counter] = {name: Counter() for name in args.sections}
     failures = []
     begun = time.monotonic()
-    for section in args.sections:
-        n = getattr(args, section)
-        with tempfile.TemporaryDirectory() as folder, tqdm(total=n, desc=section, unit="case") as bar:
-            for name, trouble in SECTIONS[section](Path(folder), n, args.seed):
-                counts[section][name] += 1
-                bar.update()
-                if trouble:
-                    failures.append({"section": section, "case": name, "trouble": trouble})
-                    tqdm.write(f"{section}, {name}: {trouble}")
+    with tempfile.TemporaryDirectory() as folder:
+        for section in args.sections:
+            n = getattr(args, section)
+            with tqdm(total=n, desc=section, unit="case") as bar:
+                for name, trouble in SECTIONS[section](Path(folder), n, args.seed):
+                    counts[section][name.split(": ")[-1]] += 1
+                    bar.update()
+                    if trouble:
+                        failures.append({"section": section, "case": name, "trouble": trouble})
+                        tqdm.write(f"{section}, {name}: {trouble}")
     print("| section | case | tried | failed |\n|---|---|---|---|")
     for section, own in counts.items():
         for name, tried in own.items():
-            failed = sum(each["section"] == section and each["case"] == name for each in failures)
+            failed = sum(each["section"] == section and each["case"].endswith(name) for each in failures)
             print(f"| {section} | {name} | {tried} | {failed} |")
     total = sum(own.total() for own in counts.values())
     print(f"\n{total} cases, {len(failures)} failed, {time.monotonic() - begun:.0f} s")

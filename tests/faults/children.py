@@ -64,6 +64,7 @@ def _run(main: Callable[[Sequence[str]], None], flags: list[str], log: Path) -> 
         file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        sys.stdout = sys.stderr = os.fdopen(file, "w")
         sys.argv = ["script", *flags]
         main(flags)
         code = 0

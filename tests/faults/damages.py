@@ -84,7 +84,8 @@ def complain(ending: Ending, path: Path) -> str | None:
         return None
     if ending.code != 2 or "Traceback" in ending.output or not ending.error:
         return f"exit {ending.code}: {' / '.join(ending.output.strip().splitlines()[-3:])[-400:]}"
-    if path.name not in ending.error and f"/{path.parent.name}" not in ending.error:
+    # a head that the model lacks is named itself
+    if not any(name in ending.error for name in (path.name, f"/{path.parent.name}", "no head L")):
         return f"the error does not name the file: {ending.error[:300]}"
     return None
 
@@ -94,7 +95,7 @@ def draw_damages(original: bytes, suffix: str, n: int, seed: int) -> list[bytes]
     found: dict[bytes, None] = {}
 
     @hypothesis.settings(
-        max_examples=3 * n, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=3 * n + 1, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
     @hypothesis.seed(seed)
     @hypothesis.given(st.data())

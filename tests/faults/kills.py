@@ -42,12 +42,14 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
 
 
 def prepare(folder: Path) -> None:
-    """Material, and the steps that others read; each in a child, so that this process stays as it was.
+    """Material, and the steps that others read, once; each in a child, so that this process stays as it was.
 
     Raises:
         RuntimeError: a step failed; shows what it printed.
     """
     log = folder / "log"
+    if (folder / "captions").exists():
+        return
     made = run_to_the_end(lambda _: make_material(folder), (), log)
     if made.code:
         raise RuntimeError(made.output)
