@@ -133,6 +133,7 @@ def test_whole_files_take_the_place_of_old_ones(tmp_path):
     with pytest.raises(KeyboardInterrupt), replacing(path) as part:
         part.write_text("half")
         raise KeyboardInterrupt
+    assert [file.name for file in path.parent.iterdir()] == ["x.txt"]
     assert path.read_text() == "old"
     write_text(path, "new")
     write_tensors(path.with_suffix(".safetensors"), {"a": np.arange(3)})

@@ -29,13 +29,14 @@ OUTSIDE = ("../x.png", "/etc/passwd", "a/../../x.png", "", "a\0b.png", "\ud800.p
 
 
 def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
-    """`n` cases; yields the name of each, and what went wrong or None."""
+    """`n` cases; yields what each was, and what went wrong or None."""
     for number in range(n):
         rng = random.Random(f"{seed}, {number}")
         case = rng.choice(CASES)
         own = folder / f"{number:05d}"
         own.mkdir(parents=True)
-        yield f"image {number}: {case.__name__}", case(own, rng)
+        trouble = case(own, rng)
+        yield case.__name__.replace("_", " "), trouble and f"case {number}: {trouble}"
 
 
 def draw(rng: random.Random, mode: str = "RGB") -> Image.Image:

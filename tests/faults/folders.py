@@ -48,7 +48,8 @@ def _cases(folder: Path, n: int, seed: int, section: str, kinds: list[Case]) -> 
         rng = random.Random(f"{seed}, {section}, {number}")
         case, own = rng.choice(kinds), folder / f"{section}_{number:05d}"
         own.mkdir(parents=True)
-        yield f"{section} {number}: {case.__name__.strip('_')}", case(own, rng)
+        trouble = case(own, rng)
+        yield case.__name__.strip("_").replace("_", " "), trouble and f"case {number}: {trouble}"
 
 
 def _work(folder: Path, seed: int) -> str:
