@@ -13,6 +13,7 @@ CONTENT = {
     "images": [{"id": 12345, "file_name": 'caf\u00e9 "]}.jpg'}, {"id": -3.5e2}],
     "n": 123456789,
     "empty": [],
+    "nested": [{"a": {"b": 1}, "c": "},"}, {"d": [{"e": 1}, 2], "f": '{"}, '}, 5, {"g": {}}, [{}, {}]],
     "mixed": [12345678, "text", None, [1, [2]], True, {}],
 }
 
@@ -22,7 +23,7 @@ def expected(content: dict) -> list:
     return [(key, element) for key, value in lists for element in (value or [None])]
 
 
-@pytest.mark.parametrize("piece", [1, 2, 7, 50, 1 << 20])
+@pytest.mark.parametrize("piece", [1, 2, 7, 50, 130, 1 << 20])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_equals_json(tmp_path, monkeypatch, piece, indent):
     monkeypatch.setattr(json_lists, "PIECE", piece)
