@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from json import JSONDecodeError, JSONDecoder, loads
+from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,7 +13,7 @@ COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
     """The elements of an object's lists in file order, each with its list's key; None where a list is empty.
 
-    Values that are no lists are left out. Memory is that of a piece of the file, or of the largest element.
+    Values that are no lists are left out. Memory is that of the largest element, not of the file.
 
     Raises:
         ValueError: not JSON, not an object, or not UTF-8.
@@ -31,8 +31,7 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
                 yield key, None
             else:
                 for _ in text.elements("]"):
-                    for value in text.values():
-                        yield key, value
+                    yield key, text.value()
         if text.peek():
             raise ValueError(f"more text behind the object: {text.peek()!r}")
 
@@ -42,7 +41,6 @@ class _Text:
 
     def __init__(self, file: TextIO):
         self.file, self.text, self.place, self.is_whole = file, "", 0, False
-        self.alone_until = 0  # up to this place elements are read one by one
         self.decode = JSONDecoder().raw_decode
         self.scan = JSONDecoder().scan_once  # the same without its checks; from a place that is not blank
 
@@ -84,22 +82,6 @@ class _Text:
                 self.expect(",")
             yield
 
-    def values(self) -> list:
-        """The element that comes next and, if possible, more after it, parsed at once, which is several times faster.
-
-        Whatever stands before a comma and is a list's content by itself is whole elements: JSON leaves no choice.
-        """
-        end = self.text.rfind("},", self.place) + 1
-        if self.place >= self.alone_until and end > self.place:
-            try:
-                found = loads(f"[{self.text[self.place : end]}]")
-            except ValueError:  # this comma is inside an element, or something is wrong
-                self.alone_until = end
-            else:
-                self.place = end
-                return found
-        return [self.value()]
-
     def value(self) -> Any:
         """The value that comes next, whole."""
         try:
@@ -128,4 +110,3 @@ class _Text:
         held = self.text[self.place :]
         more = self.file.read(max(PIECE, len(held)))
         self.text, self.place, self.is_whole = held + more, 0, not more
-        self.alone_until = 0
