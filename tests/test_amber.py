@@ -195,7 +195,7 @@ def test_the_script(folder, capsys):
         ("annotations.json", '[{"id": 1, "type": "generative", "truth": ["sky"], "hallu": []}]', "'sky' is not in"),
         ("annotations.json", json.dumps(ANNOTATIONS[2:3] * 2), "annotation 2: repeats the id 3"),
         ("answers.jsonl", None, "no such file"),
-        ("answers.jsonl", "\n", "no answer to score"),
+        ("answers.jsonl", "\n", "no row there"),
         ("answers.jsonl", "{", "row 1: "),
         ("answers.jsonl", '{"question_id": "1", "text": ""}', "expected a number"),
         ("answers.jsonl", '{"question_id": 1}', "'text' is None"),

@@ -170,7 +170,7 @@ def test_two_processes_leave_the_same_captions(flags, done, tmp_path):
 
 
 NOWHERE = [
-    (["--methods", "vcd"], "--methods vcd: no such method; choose some of: greedy, adhh, tfhh, vcd_paper"),
+    (["--methods", "vcd"], "--methods vcd: no such method; choose some of: greedy, adhh, removal, tfhh, vcd_paper"),
     (["--methods", "greedy", "greedy"], "named more than once"),
     (["--methods", "vcd_paper", "--set", "vcd_paper.gamma=1"], "vcd_paper has no 'gamma'; it has alpha, beta"),
     (["--methods", "vcd_paper", "--set", "vcd_paper.beta=2"], "beta must be above 0 and at most 1, not 2"),

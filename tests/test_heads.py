@@ -33,7 +33,7 @@ def test_load_heads_keeps_the_order_of_the_file(head_file):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", ["not a JSON file"]),
+        ("{", ["not JSON"]),
         ("[[1, 2]]", ["no head list 'hal_heads'", "a list"]),
         ('{"heads": []}', ["no head list 'hal_heads'", "'heads'"]),
         ('{"hal_heads": 5}', ["'hal_heads'", "5"]),

@@ -132,16 +132,10 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-@pytest.mark.parametrize("name", ["caption", "attribute"])
-def test_kill_and_rerun_leave_the_same_bytes(name, tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
-    """kill -9 after the first finished block; the rerun completes the rest."""
-    evaluated = captions / "captions_eval_results.json"
-    if name == "caption":
-        flags, whole, files = caption_flags(tiny_checkpoint, tiny_coco, tmp_path), captions, ["captions.jsonl"]
-    else:
-        flags, whole = attribute_flags(tiny_checkpoint, tiny_coco, evaluated, tmp_path), attribution
-        files = ["targets.jsonl", "ablations.safetensors", "head_map.png"]
-    command = [sys.executable, "-m", f"llava_hh.scripts.{name}", *flags]
+def test_kill_and_rerun_leave_the_same_bytes(tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
+    """kill -9 after the first finished block; the rerun completes the rest. Other scripts: test_faults.py."""
+    flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
+    command = [sys.executable, "-m", "llava_hh.scripts.attribute", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     blocks = tmp_path / "blocks"
@@ -152,8 +146,8 @@ def test_kill_and_rerun_leave_the_same_bytes(name, tiny_checkpoint, tiny_coco, c
     n_done = len(list(blocks.glob("*.json")))
     assert n_done >= 1
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    for file in files:
-        assert (tmp_path / file).read_bytes() == (whole / file).read_bytes(), file
+    for file in ("targets.jsonl", "ablations.safetensors", "head_map.png"):
+        assert (tmp_path / file).read_bytes() == (attribution / file).read_bytes(), file
 
 
 def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path, capsys):
