@@ -216,6 +216,9 @@ def begun_run(folder: Path, settings: dict) -> dict | None:
     if not record.exists():
         return None
     before = read_json(record)
+    seconds = before.get("seconds", "")
+    if not isinstance(before.get("settings"), dict) or not isinstance(seconds, float | int | None):
+        raise ValueError(f"{record}: not that of a run, it is damaged; delete it to begin with the finished blocks")
     old, settings = before["settings"], json.loads(json.dumps(settings))
     changed = [name for name in sorted({*old, *settings} - {"limit"}) if old.get(name) != settings.get(name)]
     if changed:

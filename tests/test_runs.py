@@ -52,6 +52,23 @@ def test_other_settings_are_refused_by_name(tmp_path):
         work(tmp_path, {"seed": 1, "prompt": "Look."})
 
 
+@pytest.mark.parametrize(
+    "damage", ["{}", '{"settings": {}}', '{"settings": [], "seconds": 1}', '{"settings": {}, "seconds": "1"}']
+)
+def test_a_damaged_run_json_and_a_damaged_block_are_named(damage, tmp_path):
+    work(tmp_path, {})
+    whole = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"run\.json: not that of a run"):
+        work(tmp_path, {})
+    (tmp_path / "run.json").write_text(whole)
+    (tmp_path / "blocks" / "00001.json").write_text('{"image_ids": [3, 4, 5]}')
+    with pytest.raises(ValueError, match=r"00001\.json: not a finished block; delete it"):
+        work(tmp_path, {})
+    (tmp_path / "blocks" / "00001.json").unlink()
+    assert work(tmp_path, {})[0] == [1]
+
+
 def test_run_json_says_where_the_numbers_come_from(tmp_path):
     work(tmp_path, {"seed": 1})
     record = json.loads((tmp_path / "run.json").read_text())

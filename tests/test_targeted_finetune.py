@@ -152,6 +152,19 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(flags, done, tmp_path):
     assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
 
 
+def test_a_training_killed_after_its_last_step_only_writes_its_result(flags, done, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(targeted_finetune, "save_checkpoint", killed)
+        targeted_finetune.main([*flags, "--out", str(tmp_path)])
+    assert last_complete_checkpoint(tmp_path / "checkpoints").name == f"checkpoint-{N_STEPS}"
+    targeted_finetune.main([*flags, "--out", str(tmp_path)])
+    assert_same_weights(tmp_path / "model", done / "model", 1e-6)
+    assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(flags, done, tmp_path, capsys):
     """A limit on the size of files stops the second checkpoint; without it, the training goes on from the first."""
     whole = TargetedModel.forward

@@ -134,8 +134,12 @@ def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the most steps; None without one."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=steps_of, default=None)
+
+
+def steps_of(checkpoint: Path) -> int:
+    """How many steps were done, by the checkpoint's name."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def train(trainer: TargetedTrainer) -> None:
@@ -146,7 +150,7 @@ def train(trainer: TargetedTrainer) -> None:
         for path in folder.glob("checkpoint-*"):
             if not (path / COMPLETE).exists():
                 shutil.rmtree(path)
-        done = int(last.name.split("-")[1]) if last else 0
+        done = steps_of(last) if last else 0
         rows = trainer.log_file.read_text(encoding="utf-8").splitlines() if trainer.log_file.exists() else []
         kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= done]
         write_text(trainer.log_file, "".join(f"{row}\n" for row in kept))

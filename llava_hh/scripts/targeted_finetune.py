@@ -25,7 +25,9 @@ from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
 from llava_hh.finetuning.trainer import (
     TargetedTrainer,
     failing_disk_in_one_line,
+    last_complete_checkpoint,
     load_trained_rows,
+    steps_of,
     train,
     training_arguments,
 )
@@ -133,8 +135,12 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
         train_dataset=Places(len(data)),
         data_collator=Collator(lvlm, data, args.image_folder, args.max_length),
     )
-    with observe(lvlm.model, heads, attention):
-        train(trainer)
+    last = last_complete_checkpoint(args.out / "checkpoints")
+    if last and steps_of(last) == args.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
+        load_trained_rows(tuned, last)
+    else:
+        with observe(lvlm.model, heads, attention):
+            train(trainer)
     trained = args.out / "trained"
     with failing_disk_in_one_line(trained, args.out / "checkpoints"):
         trainer.save_model(str(trained))
