@@ -232,3 +232,22 @@ def test_unknown_profile(wrapper):
     assert line.startswith("error: PROFILE=llava: no such profile; choose one of: chameleon-30b ")
     assert " llava-v1.6-34b mini " in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("processor_config.json", {"num_additional_image_tokens": 10**8}, "num_additional_image_tokens is 100000000"),
+        ("processor_config.json", {"patch_size": "4"}, "patch_size is '4'"),
+        ("processor_config.json", {"patch_size": 2}, "its processor's files do not fit its weights"),
+        ("generation_config.json", {"eos_token_id": "</s>"}, "eos_token_id is '</s>'; expected token ids"),
+        ("config.json", {"image_token_index": 1.5}, "this checkpoint cannot be used; StrictDataclass"),
+        ("tokenizer_config.json", {"pad_token": None}, "this checkpoint cannot be used; ValueError: Asking to pad"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used(tiny_checkpoint, tiny_coco, tmp_path, refused, file, changes, message):
+    folder = tmp_path / "damaged"
+    shutil.copytree(tiny_checkpoint, folder)
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | changes))
+    refused(caption.main, caption_flags(folder, tiny_coco, tmp_path / "out"), str(folder), message)

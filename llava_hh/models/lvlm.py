@@ -274,5 +274,9 @@ def _try_out(lvlm: Lvlm) -> None:
         ids = value if isinstance(value, list) else [value]
         if any(number is not None and (type(number) is not int or not 0 <= number < 2**31) for number in ids):
             raise ValueError(f"generation_config.json: {name} is {value!r}; expected token ids")
+    for name in ("patch_size", "num_additional_image_tokens"):  # a huge one would write that many image tokens
+        value = getattr(lvlm.processor, name, None)
+        if value is not None and (type(value) is not int or not 0 <= value < 1000):
+            raise ValueError(f"the processor's {name} is {value!r}; expected a number below 1000")
     grey = new_image("RGB", (64, 64), "grey")
     lvlm.encode([grey, grey], ["What is this?", "Is it grey?"])
