@@ -1,9 +1,12 @@
 """Session-wide models and batches; tests never change a model, they open contexts on it."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from compared_runs import Runs
 from tiny import TinyBatch, llava_batch, tiny_llava
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_results import make_results
@@ -63,3 +66,21 @@ def mini_path() -> Path:
     if not path.exists():
         pytest.skip("mini is not assembled: sh bash_scripts/mini/checkpoint.sh")
     return path
+
+
+@pytest.fixture(scope="session")
+def compared_session(tiny_checkpoint, tiny_coco, tmp_path_factory) -> tuple[Runs, Path, Path]:
+    """A maker of runs, greedy decoding and decoding without two heads."""
+    root = tmp_path_factory.mktemp("runs")
+    heads = root / "heads.json"
+    heads.write_text(json.dumps({"hal_heads": [[1, 2], [2, 0], [3, 1]]}))
+    maker = Runs(tiny_checkpoint, tiny_coco, heads, root)
+    return maker, maker.make("greedy"), maker.edited("zero")
+
+
+@pytest.fixture
+def made(compared_session, tmp_path) -> tuple[Runs, Path, Path]:
+    """The same, what is made now in a folder of its own; the second run is a copy that may be changed."""
+    maker, greedy, zero = compared_session
+    own = Runs(maker.checkpoint, maker.coco, maker.heads, tmp_path)
+    return own, greedy, Path(shutil.copytree(zero, tmp_path / "zero"))
