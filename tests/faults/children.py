@@ -3,12 +3,15 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 POLL_SECONDS = 0.002
 
@@ -61,6 +64,7 @@ def _run(main: Callable[[Sequence[str]], None], flags: list[str], log: Path) -> 
     code = 1
     try:
         os.setpgid(0, 0)
+        tqdm.set_lock(threading.RLock())  # its own lock is shared by processes: one killed under it would stop them all
         file = os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(file, 1)
         os.dup2(file, 2)
