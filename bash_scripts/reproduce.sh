@@ -44,7 +44,7 @@ number=0
 for item in $steps; do
     number=$((number + 1))
     step=${item%:*}
-    # shellcheck disable=SC2086  # steps is a list
+    # shellcheck disable=SC2086,SC2116  # steps is a list, here in one line
     awk -v list="$(echo $steps)" -v number="$number" -v mini="$mini" '
         $2 == "begun" { next }
         { finished[$1] = 1; if ($2 ~ /^[0-9]+$/) seconds[$1] = $2 }
