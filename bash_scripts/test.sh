@@ -1,5 +1,6 @@
 #!/bin/sh
-# Every check: ruff, shell syntax, shellcheck where it is installed, pytest (mini's tests included). Under 10 minutes.
+# Every check: ruff, shell syntax, shellcheck where it is installed, pytest (mini's tests included) on up to 4 cores.
+# Under 10 minutes on 2.
 # Usage: sh bash_scripts/test.sh [any argument of pytest]
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,4 +13,4 @@ find bash_scripts baselines/bash_scripts newer_models/*.sh .ci -type f ! -name '
     if command -v shellcheck >/dev/null; then shellcheck -x "$script"; fi
 done
 sh bash_scripts/mini/checkpoint.sh
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
