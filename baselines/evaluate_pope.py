@@ -3,7 +3,7 @@
 The questions are random, popular and adversarial ones; of the official files (--questions), or made from the
 annotations. Answers are judged by their text, under three parsers, and by which of yes and no is likelier (not for
 decoders of baselines/). Greedy decoding is always among the methods, as the reference. Writes a folder per method and
-kind, and summary.json and .md; run it again to go on after a kill.
+kind, and pope.json and .md; run it again to go on after a kill.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from baselines.evaluate import add_method_flags, check_flags, entries_from_flags
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS
+from llava_hh.comparison import BY_LOGITS, POPE_FILE, table_of_pope
 from llava_hh.data.coco import load_annotations, sample_images
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
 from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
@@ -23,7 +23,6 @@ from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
 from llava_hh.runs import processes, provenance, start_run
 
-BY_LOGITS = "logits"  # the likelier of yes and no, beside the parsers of text
 AVERAGE = "average"
 
 
@@ -76,23 +75,6 @@ def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
     return found
 
 
-def table(found: Mapping[str, Mapping]) -> str:
-    """Accuracy, F1 and the share of yes in percent, with intervals, by text (LLaVA's parser) and by logits."""
-    head = ("method", "questions", "judged by", "accuracy %", "F1 %", "yes %", "unknown % (strict)", "n")
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for name, judges in found.items():
-        for judge_name in ("llava", BY_LOGITS):
-            for kind, own in judges.get(judge_name, {}).items():
-                cells = [LABELS.get(name, name), kind, "text" if judge_name == "llava" else judge_name]
-                for metric in ("accuracy", "f1", "yes_ratio"):
-                    ends = own.get("interval", {}).get(metric)
-                    between = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
-                    cells.append(f"{100 * own[metric]:.1f}{between}")
-                unknown = judges["strict"][kind]["unknown"] if judge_name == "llava" else 0
-                lines.append(f"| {' | '.join(cells)} | {100 * unknown:.1f} | {own.get('n', '')} |")
-    return "\n".join(lines)
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
@@ -131,10 +113,14 @@ def main(argv: list[str] | None = None) -> None:
             found = judge(answers)
             settings = {**evaluation.settings([]), "suffix": args.suffix, "questions": digest, "limit": limit}
             settings["methods"] = {name: describe_method(entry.method) for name, entry in entries.items()}
-            path = args.out / "summary.json"
-            write_json(path, {"methods": found, "settings": settings, "run": provenance()})
-            write_text(path.with_suffix(".md"), table(found) + "\n")
-            print(f"{table(found)}\n{path}")
+            path = args.out / POPE_FILE
+            content = {"methods": found, "settings": settings, "run": provenance()}
+            write_json(path, content)
+            heads, rows = table_of_pope(content)
+            lines = [heads, ["---"] * len(heads), *rows]
+            table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            write_text(path.with_suffix(".md"), table)
+            print(f"{table}{path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/bin/sh
 # POPE: yes-or-no questions about objects (random, popular, adversarial), by greedy decoding and AD-HH, on val2014 images.
-# Needs bash_scripts/attribute.sh. Writes a folder per method and summary.{json,md} under the profile's result_path/pope/val2014.
+# Needs bash_scripts/attribute.sh. Writes a folder per method and pope.{json,md} under the profile's result_path/pope/val2014.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/pope.sh [any flag of baselines.evaluate_pope, such as --methods greedy adhh vcd_paper]
 set -eu
 cd "$(dirname "$0")/.."

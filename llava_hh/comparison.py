@@ -1,6 +1,6 @@
 """The summary of a comparison of methods on the same images, and its table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ LABELS = {
     "tfhh": "TF-HH",
     "random_heads_tuned": "as many random heads fine-tuned",
 }
+POPE_FILE = "pope.json"
+BY_LOGITS = "logits"  # POPE judged by the likelier of yes and no, beside the parsers of text
 # what is read of scored captions: the type of each value, and of what is in its list
 SCORED_FORM = {
     "image_id": (int | str, object),
@@ -135,6 +137,23 @@ def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
     if "relative_time" in optional:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
     return heads, rows, note
+
+
+def table_of_pope(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of POPE's results: by text (LLaVA's parser) and by the likelier of yes and no, with intervals."""
+    heads = ["method", "questions", "judged by", "accuracy %", "F1 %", "yes %", "unknown % (strict)", "n"]
+    rows = []
+    for name, judges in content["methods"].items():
+        for judge in ("llava", BY_LOGITS):
+            for kind, own in judges.get(judge, {}).items():
+                cells = [LABELS.get(name, name), kind, judge if judge == BY_LOGITS else "text"]
+                for metric in ("accuracy", "f1", "yes_ratio"):
+                    ends = own.get("interval", {}).get(metric)
+                    between = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+                    cells.append(f"{100 * own[metric]:.1f}{between}")
+                unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
+                rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
+    return heads, rows
 
 
 def spread_table(spreads: dict[str, dict]) -> str:

@@ -20,6 +20,7 @@ from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids
+from llava_hh.scripts import report
 
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
@@ -90,7 +91,7 @@ def test_answers_and_probabilities_are_those_of_a_plain_model(done, polled, tiny
 def test_a_decoder_has_no_probability(done, polled, tiny_coco):
     rows = rows_of(done / "vcd_paper" / "random")
     assert len(rows) == 24 and not any("p_yes" in row for row in rows)
-    summary = read_json(done / "summary.json")["methods"]
+    summary = read_json(done / "pope.json")["methods"]
     assert "logits" in summary["greedy"] and "logits" not in summary["vcd_paper"]
     texts = {name: [row["answer"] for row in rows_of(done / name / "random")] for name in METHODS}
     assert len({json.dumps(text) for text in texts.values()}) == len(METHODS)
@@ -114,7 +115,7 @@ def test_batches_that_memory_had_no_room_for_leave_no_probability(flags, done, p
 
 
 def test_the_summary_is_the_scores_of_the_rows(done):
-    result = read_json(done / "summary.json")
+    result = read_json(done / "pope.json")
     for name in METHODS:
         for kind in ("random", "popular", "adversarial"):
             rows = rows_of(done / name / kind)
@@ -130,7 +131,7 @@ def test_the_summary_is_the_scores_of_the_rows(done):
             assert ("minus_greedy" in judges["llava"][kind]) == (name != "greedy")
         three = [judges["llava"][kind]["accuracy"] for kind in ("random", "popular", "adversarial")]
         assert judges["llava"]["average"]["accuracy"] == pytest.approx(sum(three) / 3, abs=1e-5)
-    table = (done / "summary.md").read_text().splitlines()
+    table = (done / "pope.md").read_text().splitlines()
     assert len(table) == 2 + 4 * (3 * 2 + 2) - 4
     assert result["settings"]["suffix"] == "llava"
 
@@ -138,14 +139,14 @@ def test_the_summary_is_the_scores_of_the_rows(done):
 def test_a_killed_run_goes_on_and_leaves_the_same(flags, done, tmp_path):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "removal" / "popular")
-    for name in ("adhh/random/blocks/00001.json", "adhh/random/answers.jsonl", "summary.json"):
+    for name in ("adhh/random/blocks/00001.json", "adhh/random/answers.jsonl", "pope.json"):
         (tmp_path / name).unlink()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/blocks/*.json")}
     evaluate_pope.main([*flags, "--out", str(tmp_path)])
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     for path in done.rglob("answers.jsonl"):
         assert (tmp_path / path.relative_to(done)).read_bytes() == path.read_bytes()
-    assert read_json(tmp_path / "summary.json")["methods"] == read_json(done / "summary.json")["methods"]
+    assert read_json(tmp_path / "pope.json")["methods"] == read_json(done / "pope.json")["methods"]
 
 
 def test_two_processes_leave_the_same_answers(flags, done, tmp_path):
@@ -199,3 +200,13 @@ def test_wrapper(tmp_path):
     (tmp_path / "llava").mkdir()
     [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
     assert evaluate_pope.parser().parse_args(given).limit == 500
+
+
+def test_the_report_has_its_table(done, tiny_results, tmp_path):
+    folder = Path(shutil.copytree(tiny_results, tmp_path / "results"))
+    shutil.copytree(done, folder / "pope" / "val2014")
+    report.main([str(folder)])
+    page = (folder / "report.html").read_text()
+    assert "pope/val2014/pope.json" in page and "unknown % (strict)" in page and "adversarial" in page
+    accuracy = read_json(done / "pope.json")["methods"]["greedy"]["logits"]["popular"]["accuracy"]
+    assert f"{100 * accuracy:.1f} (" in page
