@@ -12,6 +12,7 @@ from faults.material import Script
 from launching import ROOT
 
 from llava_hh.files import write_text
+from llava_hh.runs import make_folder
 
 
 def test_a_sample_of_every_section(tmp_path):
@@ -40,6 +41,7 @@ def slow_main(loses: bool):
         from pathlib import Path
 
         out = Path(flags[-1])
+        make_folder(out)  # clears up after kills
         done = len(list(out.glob("*.json")))
         for number in range(done, 10):
             time.sleep(0.01)
