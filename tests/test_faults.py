@@ -57,15 +57,14 @@ def test_a_script_that_goes_on_wrongly_is_seen(loses, tmp_path):
     expected, seconds = kills.undisturbed(script, out, log)
     assert len(expected) == 10
     rng, troubles, n_kills = random.Random(0), [], 0
-    for _ in range(3):
+    while n_kills < 6 or (loses and not any(troubles) and n_kills < 60):
         own, trouble = kills.kill_and_go_on(script, out, log, seconds, rng)
         n_kills += own
         troubles.append(trouble or kills.difference(expected, kills.contents(out, script)))
-    assert n_kills >= 2
-    if loses:
-        assert any("has other bytes" in str(trouble) for trouble in troubles)
-    else:
-        assert troubles == [None] * 3
+    assert {trouble and trouble.split(" ", 1)[1] for trouble in troubles} <= (
+        {None, "has other bytes"} if loses else {None}
+    )
+    assert any(troubles) == loses
 
 
 def test_files_that_differ_are_named(tmp_path):
