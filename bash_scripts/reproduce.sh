@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini: 2.5 hours on one core.
+# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini: 2.5 to 3 hours on one core.
 # A killed run goes on where it stopped when the same command is given again. Before each step stands how long it and the
 # rest will take, by mini's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reproduce.sh
