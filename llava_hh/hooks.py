@@ -6,7 +6,7 @@ copies of a config see the right state, and a module without an open block runs 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,47 +17,13 @@ from transformers.masking_utils import sdpa_mask
 
 from llava_hh.attention import attends_to_image_alone, attention_modules, switch_attention
 from llava_hh.heads import Head, by_layer, check_heads
-from llava_hh.interventions import AttentionCall, Decisions, Intervention, ZeroHeads
-from llava_hh.spans import SpanFinder, Spans, image_only_spans
+from llava_hh.interventions import AttentionCall, Intervention, ZeroHeads
+from llava_hh.spans import AnswerRows, SpanFinder, Spans, image_only_spans
+from llava_hh.trace import Trace, watch_generate
 
 ATTENTION = "llava_hh"
 Observer = Callable[[int, Tensor, AttentionCall], None]
 _BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
-
-
-class Trace:
-    """What an open block saw. Layers are keys; a list has one entry per forward, in order.
-
-    Attributes:
-        mass: (batch, head, query, 2) fp32, attention mass on the image and on the keys after it, fractions.
-        maps: (batch, head, query, key) fp32, attention after softmax.
-            Both hold the asked heads of the layer in ascending order, and stay on the layer's device.
-    """
-
-    def __init__(self) -> None:
-        self.mass: dict[int, list[Tensor]] = {}
-        self.maps: dict[int, list[Tensor]] = {}
-        self._totals: dict[tuple[int, tuple[int, ...]], Tensor] = {}  # fired and decided, (2, head)
-
-    def count(self, layer: int, heads: Sequence[int], decisions: Decisions) -> None:
-        """Add one forward's decisions, one number per head; stays on the device until `fired` is read."""
-        totals = torch.stack(tuple(decisions))
-        key = (layer, tuple(heads))
-        self._totals[key] = self._totals[key] + totals if key in self._totals else totals
-
-    @property
-    def fired(self) -> dict[Head, Decisions]:
-        """How often `DeactivateText` fired on each of its heads, and how many decisions it took there.
-
-        A decision is one query row of one batch row with a key after the image. Rows that generation only carries
-        along (finished, or padding) decide too. Where two `DeactivateText` name a head, their counts add up.
-        """
-        counts: dict[Head, Decisions] = {}
-        for (layer, heads), totals in self._totals.items():
-            for head, fired, decided in zip(heads, *totals.tolist(), strict=True):
-                before = counts.get(Head(layer, head), Decisions(0, 0))
-                counts[Head(layer, head)] = Decisions(before.fired + fired, before.decided + decided)
-        return dict(sorted(counts.items()))
 
 
 class _Block:
@@ -65,13 +31,14 @@ class _Block:
 
     def __init__(self, spans: SpanFinder | None) -> None:
         self.spans, self.trace = spans, Trace()
-        self.edits: dict[int, list[tuple[Intervention, list[int]]]] = {}
+        self.edits: dict[int, list[tuple[int, Intervention, list[int]]]] = {}  # by layer; edits are numbered
         self.mass: dict[int, list[int]] = {}
         self.maps: dict[int, list[int]] = {}
         self.observed: dict[int, list[int]] = {}
         self.observer: Observer | None = None
         self.called: set[int] = set()
         self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+        self._answers: tuple[Tensor | None, tuple, AnswerRows] | None = None
 
     @property
     def layers(self) -> set[int]:
@@ -83,6 +50,14 @@ class _Block:
         if key not in self._indices:
             self._indices[key] = torch.tensor(heads, device=device)
         return self._indices[key]
+
+    def answers(self, call: AttentionCall) -> AnswerRows:
+        """The answer rows of a forward; its layers share a mask, so they are found once."""
+        size = (call.query.device, len(call.query), call.query.shape[2], call.key.shape[2])
+        if self._answers is None or self._answers[0] is not call.mask or self._answers[1] != size:
+            rows = self.spans.find_answers(*size[1:], call.first_index, size[0])
+            self._answers = call.mask, size, rows
+        return self._answers[2]
 
 
 @contextmanager
@@ -99,27 +74,29 @@ def intervene(
     `output_attentions`; use `record`.
 
     Args:
-        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
-        response_start: the answer's first position in each row, needed by `DeactivateText(rows="response")` alone.
+        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams). What
+            lies behind it is the answer, so a second turn of a conversation needs a block of its own.
+        response_start: the answer's first position in each row, where image_mask covers some of the answer.
 
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: a bad image_mask or response_start, a model whose attention cannot be replaced, or an edit of what
-            comes after the image in a layer that attends to the image alone (Mllama's cross-attention).
+        ValueError: a bad image_mask or response_start; a model whose attention cannot be replaced; in a layer that
+            attends to the image alone (Mllama's cross-attention), an edit of what comes after the image or of answer
+            rows; in `generate`, a prompt of another length than image_mask.
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
     block = _Block(SpanFinder(image_mask, response_start))
-    for intervention in interventions:
-        if response_start is None and getattr(intervention, "rows", "last") == "response":
-            raise ValueError("DeactivateText(rows='response') needs response_start")
+    for number, intervention in enumerate(interventions):
         alpha = getattr(intervention, "alpha", None)
         if isinstance(alpha, tuple) and len(alpha) != len(image_mask):
             raise ValueError(f"ScaleAttention has {len(alpha)} alphas for the {len(image_mask)} rows of image_mask")
         for layer, heads in by_layer(intervention.heads).items():
-            block.edits.setdefault(layer, []).append((intervention, heads))
+            block.edits.setdefault(layer, []).append((number, intervention, heads))
     with _open(model, block, [head for each in interventions for head in each.heads]):
-        yield block.trace
+        on_answers = any(each.acts_on_answers for each in interventions)
+        with watch_generate(model, block.spans, block.trace) if on_answers else nullcontext():
+            yield block.trace
 
 
 @contextmanager
@@ -188,11 +165,14 @@ def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]
                 f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
             )
     for layer, edits in block.edits.items():
-        for edit, chosen in edits:
-            if edit.acts_after_image and attends_to_image_alone(modules[layer]):
+        for _, edit, chosen in edits:
+            if (edit.acts_after_image or edit.acts_on_answers) and attends_to_image_alone(modules[layer]):
+                why = (
+                    "nothing comes after it there" if edit.acts_after_image else "which rows answer is not known there"
+                )
                 raise ValueError(
                     f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}: layer {layer} attends to the image "
-                    "alone, nothing comes after it there; ZeroHeads can"
+                    f"alone, {why}; ZeroHeads can"
                 )
     opened = [modules[layer] for layer in sorted(block.layers)]
     with switch_attention(model, ATTENTION):
@@ -252,14 +232,21 @@ def _attention(
             block.trace.maps[layer].append(call.pattern(block.index(block.maps[layer], query.device)))
         if layer in block.observed:
             block.observer(layer, block.index(block.observed[layer], query.device), call)
-    edits = [(block, edit, heads) for block in blocks for edit, heads in block.edits.get(layer, [])]
+    edits = [(block, *each) for block in blocks for each in block.edits.get(layer, [])]
     if edits:
         call.output = output.clone()
-    for block, edit, heads in sorted(edits, key=lambda each: each[1].order):
+    for block, number, edit, heads in sorted(edits, key=lambda each: each[2].order):
         spans = None if isinstance(edit, ZeroHeads) else _find_spans(module, block, call, kwargs.get("sliding_window"))
+        if edit.acts_on_answers:
+            answers = block.answers(call)
+            if answers.first == query.shape[2]:
+                continue
+            spans = spans._replace(answers=answers)
         decisions = edit.edit(call, block.index(heads, query.device), spans)
         if decisions is not None:
-            block.trace.count(layer, heads, decisions)
+            first = block.spans.first_predicting
+            rows = answers.index[answers.first :] - first
+            block.trace.keep(number, layer, heads, decisions, rows, key.shape[2] - first)
     return call.output, None
 
 

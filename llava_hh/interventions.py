@@ -6,7 +6,7 @@ after it, `DeactivateText` then measures the pattern that results, and `ZeroHead
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from llava_hh.heads import Head
-from llava_hh.spans import Spans
+from llava_hh.spans import AnswerRows, Spans
 
 
 @dataclass
@@ -35,7 +35,20 @@ class AttentionCall:
     causal: bool
     output: Tensor  # batch query head d_head; a copy that edits may write to
     gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
-    boost: Tensor | None = None  # batch head key: alphas of `BoostImageScores`, for the last query row
+    boosts: list[tuple[Tensor, AnswerRows]] = field(
+        default_factory=list
+    )  # alphas of `BoostImageScores`: batch head key
+
+    @property
+    def first_index(self) -> int | Tensor:
+        """The key that belongs to the first query row; a tensor where only the mask tells, as under a static cache."""
+        n_queries, n_keys = self.query.shape[2], self.key.shape[2]
+        if self.mask is None:
+            return 0 if self.causal else n_keys - n_queries
+        last_row = self.mask[:, 0, -1, :n_keys]
+        seen = last_row if last_row.dtype == torch.bool else last_row > torch.finfo(last_row.dtype).min / 2
+        # rows of a batch share their columns
+        return torch.where(seen, torch.arange(n_keys, device=seen.device), -1).amax() - (n_queries - 1)
 
     def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
@@ -45,9 +58,9 @@ class AttentionCall:
         rows = self.query[:, heads, first_row:].float()
         keys = self.key[:, self._kv_heads(heads)].float()
         scores = rows @ keys.transpose(-1, -2) * self.scaling
-        if self.boost is not None:
-            last = scores[:, :, -1:]
-            scores = torch.cat((scores[:, :, :-1], last + self.boost[:, heads, None] * last.abs()), 2)
+        if self.boosts:
+            alphas = [alpha[:, heads, None] * rows.predict[:, None, first_row:, None] for alpha, rows in self.boosts]
+            scores = scores + sum(alphas) * scores.abs()
         seen = None
         mask = self._mask(heads, first_row)
         if self.causal:
@@ -91,7 +104,10 @@ class AttentionCall:
 
 
 class Decisions(NamedTuple):
-    """How often `DeactivateText` fired, out of how many decisions; as tensors, one number per head."""
+    """How often `DeactivateText` fired, out of how many decisions.
+
+    Of one forward, bool tensors: fired (batch, head, query) and decided (batch, query), of its answer rows.
+    """
 
     fired: int | Tensor
     decided: int | Tensor
@@ -113,6 +129,7 @@ class ZeroHeads:
     heads: tuple[Head, ...]
     order: ClassVar[int] = 3  # among interventions of one layer, lowest first
     acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
+    acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
 
     def __post_init__(self) -> None:
         _keep_heads(self)
@@ -130,66 +147,51 @@ class DeactivateText:
     weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit,
     and so do rows without an after-image key, for which there is nothing to decide.
 
-    `rows="last"`, the paper's: only the last query row of each forward decides, in prefill and in each cached step.
-    Batches must be padded on the left, else a short row's last query is padding.
-
-    `rows="response"` is for scoring a given text: in one uncached pass every query row from response_start - 1 on
-    decides (that row predicts the answer's first token). Exactly: row q sees the keys up to q, so given the same keys
-    and values, it equals the last row of the forward whose last query is q. The keys and values are the same as well,
-    for rows before response_start - 1 stay as prefill leaves them and later ones depend on rows up to their own
-    alone, layer by layer. So the pass equals a prefill of the first response_start positions followed by one cached
-    step per answer token, up to the rounding of fused kernels (a mass that close to `threshold` may fall to either
-    side). Rows of padding after a short answer decide too, and are counted. A cache that the forward is given must
-    grow by concatenation; a static cache hides which key a query is.
+    The query rows that predict an answer token decide: the last of the prompt, and each of the answer. Row q sees the
+    keys up to q, and keys and values depend on rows up to their own alone, layer by layer. So every way to run the
+    model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels (a mass that
+    close to `threshold` may fall to either side). Batches must be padded on the left, else a short row's first decision
+    is made at padding. Rows of padding after a short answer decide too, and are counted.
 
     Args:
         heads: at least one; kept as a tuple.
         threshold: a fraction in [0, 1]; 0 always fires.
-        rows: "last" or "response".
 
     Raises:
-        ValueError: no heads, or a threshold or rows that are not allowed.
+        ValueError: no heads, or a threshold that is not allowed.
 
     Source: the paper's adaptive deactivation at decoding.
     Differs: the released code sums m over the batch, so one decision falls on all its rows and beams; ours is per
-        row. It compares m in half precision; ours is fp32. It needs eager attention; ours stays fused.
+        row. It compares m in half precision; ours is fp32. It needs eager attention; ours stays fused. It edits the
+        last row of each forward, so its tokens change without a cache; ours follow the row's position.
     """
 
     heads: tuple[Head, ...]
     threshold: float = 0.4
-    rows: Literal["last", "response"] = "last"
     order: ClassVar[int] = 2
     acts_after_image: ClassVar[bool] = True
+    acts_on_answers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _keep_heads(self)
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], not {self.threshold}")
-        if self.rows not in ("last", "response"):
-            raise ValueError(f"rows must be 'last' or 'response', not {self.rows!r}")
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> Decisions:
-        n_queries, n_keys = call.query.shape[2], call.key.shape[2]
-        # without a mask, queries count from key 0 even where a static cache is longer than they are
-        offset = 0 if call.causal else n_keys - n_queries
-        first = n_queries - 1 if self.rows == "last" else min(max(0, spans.first_predicting - offset), n_queries)
-        # cross-attention can have more queries than keys; it has nothing after the image anyway
-        own_keys = torch.arange(offset + first, offset + n_queries, device=call.query.device).clamp(min=0)
-        decides = spans.after_image[:, own_keys]  # batch query; a row before the image's end has nothing to decide
-        if self.rows == "response":
-            decides = decides & spans.predicting[:, own_keys]
-        decides = decides[:, None, :, None]
+        first, index, predict = spans.answers
+        # a batch row without an image, or the last row of a prompt that ends with one, has nothing to decide
+        decides = predict[:, first:] & spans.after_image[:, index[first:].clamp(min=0)]  # batch query
         span = spans.after_image[:, None, None]  # batch 1 1 key
         pattern = call.pattern(heads, first)
         if call.gain is not None:
             pattern = pattern * call.gain[:, heads, None]
-        mass = pattern.masked_fill(~span, 0).sum(-1, keepdim=True)
-        fired = (mass >= self.threshold) & decides
+        mass = pattern.masked_fill(~span, 0).sum(-1)
+        fired = (mass >= self.threshold) & decides[:, None]
         deactivated = pattern.masked_fill(span, 0) @ call.values(heads).float()
         kept = call.output[:, first:, heads].transpose(1, 2)
-        edited = torch.where(fired, deactivated.to(kept.dtype), kept)
+        edited = torch.where(fired[..., None], deactivated.to(kept.dtype), kept)
         call.output[:, first:, heads] = edited.transpose(1, 2)
-        return Decisions(fired.sum((0, 2, 3)), decides.expand_as(fired).sum((0, 2, 3)))
+        return Decisions(fired, decides)
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ class ScaleAttention:
     heads: tuple[Head, ...]
     alpha: float | tuple[float, ...]
     span: Literal["after_image", "image"] = "after_image"
+    acts_on_answers: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -245,9 +248,9 @@ class ScaleAttention:
 
 @dataclass(frozen=True)
 class BoostImageScores:
-    """Raise the scores s (before softmax) of the last query row on image keys to s + alpha |s|, in `heads`.
+    """Raise the scores s (before softmax) of answer rows on image keys to s + alpha |s|, in `heads`.
 
-    Only the last query row of each forward is edited, in prefill and in each cached step; its softmax is fp32. So
+    Answer rows are the query rows that predict an answer token, as in `DeactivateText`; their softmax is fp32. So
     batches must be padded on the left. Where several name a head, their alphas add up. Batch rows without an image
     keep the fused output bit for bit, and so does everything with alpha 0.
 
@@ -264,6 +267,7 @@ class BoostImageScores:
     heads: tuple[Head, ...]
     alpha: float
     acts_after_image: ClassVar[bool] = False
+    acts_on_answers: ClassVar[bool] = True
     order: ClassVar[int] = 1  # `ScaleAttention` recomputes all rows without a boost, so it comes before
 
     def __post_init__(self) -> None:
@@ -274,17 +278,18 @@ class BoostImageScores:
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
         if self.alpha == 0:
             return
-        batch, n_heads, n_queries = call.query.shape[:3]
-        if call.boost is None:
-            call.boost = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
-        call.boost[:, heads] += self.alpha * spans.image[:, None]
-        pattern = call.pattern(heads, n_queries - 1)
+        batch, n_heads = call.query.shape[:2]
+        alpha = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
+        alpha[:, heads] = self.alpha * spans.image[:, None].to(alpha.dtype)
+        call.boosts.append((alpha, spans.answers))
+        first = spans.answers.first
+        pattern = call.pattern(heads, first)
         if call.gain is not None:
             pattern = pattern * call.gain[:, heads, None]
         boosted = (pattern @ call.values(heads).float()).transpose(1, 2)
-        kept = call.output[:, -1:, heads]
-        in_row = spans.image.any(-1)[:, None, None, None]
-        call.output[:, -1:, heads] = torch.where(in_row, boosted.to(kept.dtype), kept)
+        kept = call.output[:, first:, heads]
+        in_row = (spans.image.any(-1, keepdim=True) & spans.answers.predict[:, first:])[..., None, None]
+        call.output[:, first:, heads] = torch.where(in_row, boosted.to(kept.dtype), kept)
 
 
 Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores

@@ -1,4 +1,4 @@
-"""Where the image stands among a row's keys, and what comes after it: per row, padding and beams included."""
+"""Where the image stands among a row's keys, what comes after it, and which query rows predict the answer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +8,25 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
+class AnswerRows(NamedTuple):
+    """The query rows of one forward that predict answer tokens.
+
+    first: no query row before this one does; a plain number, so that nobody waits for the device.
+    index: (query,) the column of each query row in the padded sequence.
+    predict: (batch, query) bool.
+    """
+
+    first: int
+    index: Tensor
+    predict: Tensor
+
+
 class Spans(NamedTuple):
-    """Sets of positions for every row of a forward pass, each (batch, key) bool."""
+    """Sets of positions for every row of a forward pass, each (batch, key) bool; and its answer rows, where needed."""
 
     image: Tensor
     after_image: Tensor
-    predicting: Tensor | None = None  # positions whose logits predict an answer token: response_start - 1 and later
-    first_predicting: int = 0  # the first of them in any row
+    answers: AnswerRows | None = None
 
 
 class SpanFinder:
@@ -29,7 +41,8 @@ class SpanFinder:
 
     Args:
         image_mask: (batch, prompt position) bool, True where the position holds a feature of an image.
-        response_start: each row's first position of the answer; without it `Spans.predicting` is None.
+        response_start: each row's first position of the answer, where image_mask covers some of the answer; without it
+            the answer begins behind image_mask.
 
     Raises:
         ValueError: `image_mask` is not a two-dimensional bool tensor with at least one row, or `response_start` has
@@ -45,9 +58,10 @@ class SpanFinder:
             raise ValueError(f"image_mask must be (batch, position) bool, not {shape} {image_mask.dtype}")
         if response_start is not None and len(response_start) != len(image_mask):
             raise ValueError(f"response_start has {len(response_start)} rows, image_mask has {len(image_mask)}")
-        self._image = image_mask
-        # plain numbers: layers ask for the earliest without waiting for the device
-        self._starts = None if response_start is None else [int(start) for start in response_start]
+        self._image, self.width = image_mask, image_mask.shape[1]
+        starts = [self.width] * len(image_mask) if response_start is None else map(int, response_start)
+        self._predicting = torch.tensor([start - 1 for start in starts], device=image_mask.device)
+        self.first_predicting = max(0, int(self._predicting.min()))  # in any row
         positions = torch.arange(image_mask.shape[1], device=image_mask.device)
         # one column beyond the prompt, always -1, so that a prompt of length 0 has a maximum as well
         self._last_image = pad(torch.where(image_mask, positions, -1), (0, 1), value=-1).amax(1)
@@ -84,17 +98,35 @@ class SpanFinder:
             image = pad(self._image, (0, max(0, n_keys - self._image.shape[1])))[:, :n_keys]
             last = self._last_image[:, None]
             after_image = (torch.arange(n_keys, device=last.device) > last) & (last >= 0)
-            found = [image, after_image]
-            if self._starts is not None:
-                starts = torch.tensor(self._starts, device=last.device)[:, None]
-                found.append(torch.arange(n_keys, device=last.device) >= starts - 1)
-            first = 0 if self._starts is None else max(0, min(self._starts) - 1)
-            rows = [span.repeat_interleave(copies, 0).to(device) for span in found]
-            self._found[device] = Spans(rows[0], rows[1], rows[2] if len(rows) > 2 else None, first)
+            self._found[device] = Spans(
+                *(span.repeat_interleave(copies, 0).to(device) for span in (image, after_image))
+            )
         return self._found[device]
+
+    def find_answers(
+        self, batch: int, n_queries: int, n_keys: int, first_index: int | Tensor, device: torch.device
+    ) -> AnswerRows:
+        """Which query rows of a forward predict answer tokens: those from the last position of the prompt on.
+
+        That is a matter of their position alone, so every way to run a model (cached steps, whole passes without a
+        cache, chunks, several proposed tokens at once) edits the same rows.
+
+        Args:
+            first_index: the column of the first query row in the padded sequence.
+
+        Raises:
+            ValueError: `batch` is no multiple of the prompt's rows.
+        """
+        if n_queries == 1:  # most forwards: where a tensor tells the index, it is not waited for
+            first = int(n_keys <= self.first_predicting)
+        else:
+            first = min(max(0, self.first_predicting - int(first_index)), n_queries)
+        index = torch.arange(n_queries, device=device) + first_index
+        predicting = self._predicting.repeat_interleave(self.copies(batch)).to(device)
+        return AnswerRows(first, index, index >= predicting[:, None])
 
 
 def image_only_spans(batch: int, n_keys: int, device: torch.device | str) -> Spans:
     """The spans of a cross-attention layer, whose keys are the image: all of them image, none after it."""
     image = torch.ones(batch, n_keys, dtype=torch.bool, device=device)
-    return Spans(image, ~image, ~image)
+    return Spans(image, ~image)

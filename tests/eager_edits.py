@@ -22,8 +22,19 @@ class Editor:
 
     def __init__(self, image_mask: Tensor, interventions: list[Intervention], response_start: list[int] | None):
         self.image = [[k for k, is_image in enumerate(row) if is_image] for row in image_mask.tolist()]
-        self.interventions, self.response_start = interventions, response_start
-        self.fired, self.decided = Counter(), Counter()
+        self.interventions, self.response_start = (
+            interventions,
+            response_start or [image_mask.shape[1]] * len(image_mask),
+        )
+        self.decisions: dict[tuple[int, int, int, int, int], bool] = {}  # by intervention, layer, head, row, position
+
+    @property
+    def fired(self) -> Counter:
+        return Counter((layer, head) for (_, layer, head, *_), fired in self.decisions.items() if fired)
+
+    @property
+    def decided(self) -> Counter:
+        return Counter((layer, head) for _, layer, head, *_ in self.decisions)
 
     def edit(self, layer: int, weights: Tensor) -> None:
         batch, _, n_queries, n_keys = weights.shape
@@ -42,29 +53,31 @@ class Editor:
                         self.deactivate(each, layer, head, weights[row, head], after, row, n_keys - n_queries)
 
     def boost(self, layer: int, scores: Tensor) -> None:
-        """Before the softmax; the alphas of a head are summed first."""
+        """Before the softmax, where a row predicts the answer; the alphas of a head are summed first."""
+        n_queries, n_keys = scores.shape[2:]
         for head in range(scores.shape[1]):
             boosts = [each for each in self.interventions if isinstance(each, BoostImageScores)]
             alpha = sum(each.alpha for each in boosts if (layer, head) in each.heads)
             for row, keys in enumerate(self.image):
-                for key in keys:
-                    score = scores[row, head, -1, key].item()
-                    scores[row, head, -1, key] = score + alpha * abs(score)
+                for query in range(n_queries):
+                    if query + n_keys - n_queries < self.response_start[row] - 1:
+                        continue
+                    for key in keys:
+                        score = scores[row, head, query, key].item()
+                        scores[row, head, query, key] = score + alpha * abs(score)
 
     def deactivate(
         self, each: DeactivateText, layer: int, head: int, weights: Tensor, after: list[int], row: int, offset: int
     ) -> None:
         for query in range(len(weights)):
-            if each.rows == "last" and query != len(weights) - 1:
-                continue
-            if each.rows == "response" and query + offset < self.response_start[row] - 1:
+            if query + offset < self.response_start[row] - 1:
                 continue
             span = [key for key in after if key <= query + offset]
             if not span:
                 continue
-            self.decided[layer, head] += 1
-            if sum(weights[query, key].item() for key in span) >= each.threshold:
-                self.fired[layer, head] += 1
+            fires = sum(weights[query, key].item() for key in span) >= each.threshold
+            self.decisions[self.interventions.index(each), layer, head, row, query + offset] = fires
+            if fires:
                 for key in span:
                     weights[query, key] = 0
 

@@ -112,16 +112,15 @@ def test_heads_combine_the_same_in_any_order(gqa_llava, batch):
         [ScaleAttention(HEADS, (1.0,) * 4)],
         [BoostImageScores(HEADS, 0)],
         [DeactivateText(HEADS, threshold=1.0)],
-        [DeactivateText(HEADS, threshold=1.0, rows="response")],
     ],
 )
 def test_an_edit_that_changes_nothing_changes_no_bit(llava, batch, interventions):
     plain, steps = llava(**batch.inputs).logits, decode_steps(llava, batch, 3)
-    starts = [batch.image_mask.shape[1] - 2] * len(batch.image_mask)
-    with intervene(llava, batch.image_mask, interventions, starts) as trace:
-        assert torch.equal(llava(**batch.inputs).logits, plain)
-        assert torch.equal(decode_steps(llava, batch, 3), steps)
-    assert not any(counts.fired for counts in trace.fired.values())
+    for starts in (None, [batch.image_mask.shape[1] - 2] * len(batch.image_mask)):
+        with intervene(llava, batch.image_mask, interventions, starts) as trace:
+            assert torch.equal(llava(**batch.inputs).logits, plain)
+            assert torch.equal(decode_steps(llava, batch, 3), steps)
+        assert not any(counts.fired for counts in trace.fired.values())
 
 
 @torch.no_grad()
@@ -180,21 +179,23 @@ def test_response_rows_of_one_pass_equal_cached_steps(llava, batch, threshold):
     forced["input_ids"] = torch.cat([forced["input_ids"], answers[:, :-1]], 1)
     forced["attention_mask"] = torch.nn.functional.pad(forced["attention_mask"], (0, N_STEPS - 1), value=1)
     forced["position_ids"] = (forced["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    edits = [DeactivateText(HEADS, threshold, rows="response")]
-    with intervene(llava, batch.image_mask, edits, response_start=[start] * 4) as trace:
+    edits = [DeactivateText(HEADS, threshold)]
+    whole = torch.nn.functional.pad(batch.image_mask, (0, N_STEPS - 1))
+    with intervene(llava, whole, edits, response_start=[start] * 4) as trace:
         one_pass = llava(**forced).logits[:, start - 1 :]
     assert_close(one_pass, steps, **close)
     assert trace.fired == stepwise.fired
     assert some_fire(trace) or threshold == 0
     with eager_edits(llava, batch.image_mask, edits, [start] * 4):
         assert_close(llava(**forced).logits[:, start - 1 :], steps, **close)
-    with intervene(llava, batch.image_mask, [DeactivateText(HEADS, threshold)]):
-        assert (llava(**forced).logits[:, start - 1 :] - steps).abs().max() > 0.01  # "last" differs, by design
+    with intervene(llava, batch.image_mask, edits) as trace:  # what lies behind image_mask is the answer
+        assert torch.equal(llava(**forced).logits[:, start - 1 :], one_pass)
+    assert trace.fired == stepwise.fired
 
 
 @torch.no_grad()
 def test_each_row_has_its_own_response_start(gqa_llava, batch):
-    edits, starts = [DeactivateText(HEADS, 0.3, rows="response")], [14, 12, 3, 15]
+    edits, starts = [DeactivateText(HEADS, 0.3)], [14, 12, 3, 15]
     with intervene(gqa_llava, batch.image_mask, edits, torch.tensor(starts)) as trace:
         fused = gqa_llava(**batch.inputs).logits
     with eager_edits(gqa_llava, batch.image_mask, edits, starts) as editor:
@@ -211,7 +212,6 @@ def test_each_row_has_its_own_response_start(gqa_llava, batch):
         (lambda: DeactivateText([]), "DeactivateText needs at least one head"),
         (lambda: DeactivateText(HEADS, threshold=1.2), r"threshold must lie in \[0, 1\], not 1.2"),
         (lambda: DeactivateText(HEADS, threshold=float("nan")), r"threshold must lie in \[0, 1\], not nan"),
-        (lambda: DeactivateText(HEADS, rows="all"), "rows must be 'last' or 'response', not 'all'"),
         (lambda: ScaleAttention(HEADS, alpha=-0.1), "alpha must be .* at least 0, not -0.1"),
         (lambda: ScaleAttention(HEADS, alpha=(1.0, -0.1)), "alpha must be .* at least 0, not -0.1"),
         (lambda: BoostImageScores([], 0.5), "BoostImageScores needs at least one head"),

@@ -51,15 +51,11 @@ def slow_losses(lvlm, images, responses, edits):
 @pytest.mark.parametrize("kind", ["none", "adhh", "zero"])
 def test_losses_of_a_padded_batch_equal_slow_decoding(kind, lvlm, images):
     responses = [[12, 30, 41, 17], [55], [23, 23, 80, 61, 34, 90, 19]]
-    fast, slow = {
-        "none": ([], []),
-        "adhh": ([DeactivateText(HEADS, 0.3, "response")], [DeactivateText(HEADS, 0.3)]),
-        "zero": ([ZeroHeads(HEADS)], [ZeroHeads(HEADS)]),
-    }[kind]
+    edits = {"none": [], "adhh": [DeactivateText(HEADS, 0.3)], "zero": [ZeroHeads(HEADS)]}[kind]
     batch = lvlm.encode(images, [PROMPT] * 3, responses)
     assert len(set(batch.response_start)) == 3  # padded on the left
-    found = answer_losses(lvlm, batch, responses, fast)
-    expected, decisions = slow_losses(lvlm, images, responses, slow)
+    found = answer_losses(lvlm, batch, responses, edits)
+    expected, decisions = slow_losses(lvlm, images, responses, edits)
     assert found == pytest.approx(expected, rel=1e-5)
     if kind == "adhh":
         fired, decided = (sum(numbers) for numbers in zip(*decisions, strict=True))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "files", "runs", "command_line", "heads", "attention", "spans", "interventions"]
-LAYERS += ["hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
+LAYERS += ["trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
 LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini", "doctor"]
 LAYERS += ["report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

@@ -36,7 +36,6 @@ def test_spans_of_a_growing_sequence(n_keys, image, after_image):
     spans = SpanFinder(PROMPTS).find(4, n_keys, "cpu")
     assert torch.equal(spans.image, bits(*image))
     assert torch.equal(spans.after_image, bits(*after_image))
-    assert spans.predicting is None
 
 
 def test_beams_stand_next_to_each_other():
@@ -56,14 +55,38 @@ def test_the_layers_of_a_step_share_one_computation():
     assert finder.find(4, 10, "cpu").image.shape == (4, 10)
 
 
-def test_predicting_starts_one_before_the_answer():
-    spans = SpanFinder(PROMPTS, response_start=torch.tensor([6, 8, 7, 0])).find(8, 8, "cpu")
-    assert torch.equal(spans.predicting[::2], bits("00000111", "00000001", "00000011", "11111111"))
-    assert torch.equal(spans.predicting[::2], spans.predicting[1::2])
-    assert spans.first_predicting == 0
-    assert SpanFinder(PROMPTS, [6, 8, 7, 9]).find(4, 8, "cpu").first_predicting == 5
+def test_answer_rows_begin_with_the_prompts_last_position():
+    finder = SpanFinder(PROMPTS, response_start=torch.tensor([6, 8, 7, 0]))
+    rows = finder.find_answers(8, 8, 8, 0, "cpu")
+    assert torch.equal(rows.predict[::2], bits("00000111", "00000001", "00000011", "11111111"))
+    assert torch.equal(rows.predict[::2], rows.predict[1::2])
+    assert (rows.first, rows.index.tolist(), finder.first_predicting) == (0, list(range(8)), 0)
+    finder = SpanFinder(PROMPTS, [6, 8, 7, 9])
+    assert finder.find_answers(4, 8, 8, 0, "cpu").first == finder.first_predicting == 5
     with pytest.raises(ValueError, match="response_start has 2 rows, image_mask has 4"):
         SpanFinder(PROMPTS, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("n_queries", "n_keys", "first_index", "first", "predict"),
+    [
+        (8, 8, 0, 7, "00000001"),  # a prefill
+        (3, 6, 3, 3, "000"),  # a chunk of the prompt
+        (2, 8, 6, 1, "01"),  # its last chunk
+        (1, 7, 6, 1, "0"),  # a chunk of one position
+        (1, 8, 7, 0, "1"),
+        (1, 12, torch.tensor(6), 0, "0"),  # under a static cache only the mask tells
+        (1, 12, torch.tensor(9), 0, "1"),
+        (3, 12, torch.tensor(6), 1, "011"),
+        (11, 11, 0, 7, "00000001111"),  # a whole pass without a cache
+        (4, 13, 9, 0, "1111"),  # proposed tokens
+    ],
+)
+def test_answer_rows_are_a_matter_of_position(n_queries, n_keys, first_index, first, predict):
+    rows = SpanFinder(PROMPTS).find_answers(4, n_queries, n_keys, first_index, "cpu")
+    assert rows.first == first
+    assert torch.equal(rows.predict, bits(*[predict] * 4))
+    assert rows.index.tolist() == [int(first_index) + query for query in range(n_queries)]
 
 
 def test_cross_attention_keys_are_all_image():

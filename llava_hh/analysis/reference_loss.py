@@ -39,7 +39,7 @@ def answer_losses(
 
     Args:
         batch: encoded with `responses`, left-padded.
-        interventions: `DeactivateText` with rows="response", which decides as if decoded step by step.
+        interventions: what the answers are scored under, as if they were decoded step by step.
     """
     edits = intervene(lvlm.model, batch.image_mask, interventions, batch.response_start)
     with edits if interventions else nullcontext():

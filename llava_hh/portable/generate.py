@@ -2,7 +2,9 @@
 
 While it decodes, each listed head that puts a mass of at least the threshold on the tokens after the image has that
 attention set to zero, row by row. Needs torch and transformers alone; a model that attends through transformers'
-AttentionInterface; and batches padded on the left. Written by `python -m llava_hh.scripts.export_decoder`.
+AttentionInterface; and batches padded on the left. A row decides where it predicts a token of the answer, that is from
+the prompt's last position on, however `generate` runs: with a cache or without, in chunks, with an assistant. Written
+by `python -m llava_hh.scripts.export_decoder`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +22,7 @@ HEADS: list[list[int]] = []
 THRESHOLD = 0.4
 
 ATTENTION = "adhh"
-STATE = (
-    "adhh_state"  # on an attention module while its heads may be switched off: heads, threshold, last image position
-)
+STATE = "adhh_state"  # on an attention module while its heads may be switched off: heads, threshold, last image, prompt
 
 
 def generate(
@@ -36,13 +36,13 @@ def generate(
     """What `model.generate` returns for these arguments, under AD-HH.
 
     Args:
-        inputs: token ids (row, position), as `input_ids`.
+        inputs: token ids (row, position), as `input_ids`; of the whole prompt, also where a cache holds some of it.
         heads: [layer, head] pairs, zero-based query heads; None is the list in this file.
         threshold: a fraction in [0, 1]; None is the one in this file.
 
     Raises:
-        ValueError: a head that the model does not have, no heads, a threshold outside [0, 1], no token ids, or a model
-            whose image tokens or attention cannot be found.
+        ValueError: a head that the model does not have, no heads, a threshold outside [0, 1], no token ids or only some
+            of the prompt's, or a model whose image tokens or attention cannot be found.
         NotImplementedError: a sliding-window cache that may have dropped keys.
 
     Source: Understanding and Mitigating Hallucinations in LVLMs via Modular Attribution and Intervention (ICLR 2025).
@@ -55,9 +55,17 @@ def generate(
     image = getattr(model.config, "image_token_id", None)
     if ids is None or image is None:
         raise ValueError("AD-HH finds the image in the token ids: it needs input_ids, and config.image_token_id")
+    # not model.generate, which is this very function where a checkpoint's folder holds it
+    plain = type(model).generate
+    if any(
+        STATE in module.__dict__ for module in model.modules()
+    ):  # the model assists itself: it goes on from a prompt
+        return plain(model, inputs, **arguments)
+    mask = arguments.get("attention_mask")
+    if mask is not None and mask.shape[1] != ids.shape[1]:
+        raise ValueError(f"AD-HH needs the whole prompt's input_ids: {mask.shape[1]} positions, not {ids.shape[1]}")
     with switched_off(model, heads, threshold, ids == image):
-        # not model.generate, which is this very function where a checkpoint's folder holds it
-        return type(model).generate(model, inputs, **arguments)
+        return plain(model, inputs, **arguments)
 
 
 @contextmanager
@@ -88,12 +96,12 @@ def switched_off(
         ):
             raise ValueError(f"{type(module).__name__} does not attend through transformers' AttentionInterface")
     positions = torch.arange(image_mask.shape[1], device=image_mask.device)
-    last_image = torch.where(image_mask, positions, -1).amax(1)
+    last_image = torch.where(image_mask, positions, -1).amax(1, keepdim=True)
     configs = {id(module.config): module.config for module in text_modules}
     before = [(config, config._attn_implementation) for config in configs.values()]
     try:
         for layer, numbers in chosen.items():
-            setattr(layers[layer], STATE, (sorted(set(numbers)), threshold, last_image))
+            setattr(layers[layer], STATE, (sorted(set(numbers)), threshold, last_image, image_mask.shape[1]))
         for config in configs.values():
             config._attn_implementation = {"": ATTENTION}  # the key "" leaves a vision tower's configuration alone
         yield
@@ -107,40 +115,53 @@ def switched_off(
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Fused attention, with the heads that fire rewritten in the last query row, (batch, query, head, d_head).
+    """Fused attention, with the heads that fire rewritten in the rows that predict the answer.
 
-    Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head).
+    Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head); returns (batch, query,
+    head, d_head).
     """
     output, _ = sdpa_attention_forward(module, query, key, value, mask, **settings)
     if STATE not in module.__dict__:
         return output, None
-    numbers, threshold, last_image = module.__dict__[STATE]
+    numbers, threshold, last_image, prompt = module.__dict__[STATE]
     (batch, n_heads, n_queries, d_head), n_keys = query.shape, key.shape[2]
     window = settings.get("sliding_window")
     if window is not None and n_queries < n_keys and n_keys >= window:
         raise NotImplementedError(f"layer {module.layer_idx} slides over {window} keys: which are cached is unknown")
+    places = torch.arange(n_keys, device=query.device)
+    if mask is not None:  # the last key that the last query sees is its own, also where a static cache is longer
+        shown = mask[:, 0, -1, :n_keys]
+        shown = shown if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
+        last_own = torch.where(shown, places, -1).amax()
+    else:  # a prefill counts from key 0, even where a static cache is longer than it
+        last_own = n_queries - 1 if n_queries > 1 else n_keys - 1
+    own_keys = last_own - torch.arange(n_queries - 1, -1, -1, device=query.device)
+    # of one row nobody waits for the device to tell which it is
+    first = 0 if n_queries == 1 else min(max(0, prompt - 1 - int(own_keys[0])), n_queries)
+    if first == n_queries or n_keys < prompt:
+        return output, None
+    own_keys = own_keys[first:]
     heads = torch.tensor(numbers, device=query.device)
     kv_heads = heads // (n_heads // key.shape[1])
-    # without a mask a prefill counts from key 0, even where a static cache is longer than it
-    own_key = n_queries - 1 if mask is None and n_queries > 1 else n_keys - 1
-    places = torch.arange(n_keys, device=query.device)
-    seen = (places <= own_key).expand(batch, n_keys)[:, None, None]
+    seen = places <= own_keys[:, None]
     scaling = settings.get("scaling")
-    scores = query[:, heads, -1:].float() @ key[:, kv_heads].float().transpose(-1, -2)
+    scores = query[:, heads, first:].float() @ key[:, kv_heads].float().transpose(-1, -2)
     scores = scores * (d_head**-0.5 if scaling is None else scaling)
     if mask is not None:
-        row = mask[:, :, -1:, :n_keys] if mask.shape[1] == 1 else mask[:, heads, -1:, :n_keys]
-        seen = row if row.dtype == torch.bool else seen
-        scores = scores if row.dtype == torch.bool else scores + row.float()
-    pattern = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen  # batch head 1 key
-    last = last_image.to(query.device).repeat_interleave(batch // len(last_image))[:, None]  # a row's beams in turn
-    after_image = ((places > last) & (last >= 0))[:, None, None]
-    fires = (pattern.masked_fill(~after_image, 0).sum(-1, keepdim=True) >= threshold) & after_image[..., own_key, None]
+        rows = mask[:, :, first:, :n_keys] if mask.shape[1] == 1 else mask[:, heads, first:, :n_keys]
+        seen = rows if rows.dtype == torch.bool else seen
+        scores = scores if rows.dtype == torch.bool else scores + rows.float()
+    pattern = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen  # batch head row key
+    last_image = last_image.to(query.device).repeat_interleave(batch // len(last_image), 0)  # a row's beams in turn
+    after_image = (places > last_image) & (last_image >= 0)  # batch key
+    decides = after_image[:, own_keys.clamp(min=0)] & (own_keys >= prompt - 1)  # batch row
+    after_image = after_image[:, None, None]
+    fires = (pattern.masked_fill(~after_image, 0).sum(-1) >= threshold) & decides[:, None]
     deactivated = pattern.masked_fill(after_image, 0) @ value[:, kv_heads].float()
-    kept = output[:, -1:, heads]
-    edited = torch.where(fires.transpose(1, 2), deactivated.transpose(1, 2).to(kept.dtype), kept)
+    kept = output[:, first:, heads]
+    edited = torch.where(fires.transpose(1, 2)[..., None], deactivated.transpose(1, 2).to(kept.dtype), kept)
     output = output.clone()
-    output[:, -1:, heads] = edited
+    output[:, first:, heads] = edited
     return output, None
 
 

@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
 
         def edits(chosen: Sequence[Head]) -> dict[str, list[Intervention]]:
             chosen = tuple(chosen)
-            return {"adhh": [DeactivateText(chosen, args.threshold, "response")], "zero": [ZeroHeads(chosen)]}
+            return {"adhh": [DeactivateText(chosen, args.threshold)], "zero": [ZeroHeads(chosen)]}
 
         methods: dict[str, list[Intervention]] = {REFERENCE: [], **edits(heads)}
         for seed in range(args.seed, args.seed + args.random_draws):
