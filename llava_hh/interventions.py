@@ -5,7 +5,6 @@ several name the same head, the result doesn't depend on their order: boosts add
 after it, `DeactivateText` then measures the pattern that results, and `ZeroHeads` has the last word.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
@@ -114,7 +113,23 @@ class Decisions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ZeroHeads:
+class _OnHeads:
+    """What interventions share. Heads are kept as a tuple; `order` is that among the edits of a layer, lowest first."""
+
+    heads: tuple[Head, ...]
+    order: ClassVar[int]
+    acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
+    acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
+
+    def __post_init__(self) -> None:
+        heads = tuple(Head(int(layer), int(head)) for layer, head in self.heads)
+        if not heads:
+            raise ValueError(f"{type(self).__name__} needs at least one head")
+        object.__setattr__(self, "heads", heads)  # the dataclass is frozen
+
+
+@dataclass(frozen=True)
+class ZeroHeads(_OnHeads):
     """Zero the output of `heads` (their slice of the o_proj input) at every query position of every forward.
 
     Args:
@@ -126,20 +141,14 @@ class ZeroHeads:
     Source: the paper's knock-out of a head (attribution), and its pruning of newer models.
     """
 
-    heads: tuple[Head, ...]
-    order: ClassVar[int] = 3  # among interventions of one layer, lowest first
-    acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
-    acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
-
-    def __post_init__(self) -> None:
-        _keep_heads(self)
+    order: ClassVar[int] = 3
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans | None) -> None:
         call.output[:, :, heads] = 0
 
 
 @dataclass(frozen=True)
-class DeactivateText:
+class DeactivateText(_OnHeads):
     """AD-HH: where a head puts a mass of at least `threshold` on the keys after the image, zero that attention.
 
     The mass m is the sum of the head's attention after softmax over the after-image keys, the query's own key among
@@ -166,14 +175,13 @@ class DeactivateText:
         last row of each forward, so its tokens change without a cache; ours follow the row's position.
     """
 
-    heads: tuple[Head, ...]
     threshold: float = 0.4
     order: ClassVar[int] = 2
     acts_after_image: ClassVar[bool] = True
     acts_on_answers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _keep_heads(self)
+        super().__post_init__()
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], not {self.threshold}")
 
@@ -195,7 +203,7 @@ class DeactivateText:
 
 
 @dataclass(frozen=True)
-class ScaleAttention:
+class ScaleAttention(_OnHeads):
     """Multiply the attention of `heads` on a span by `alpha`, for every query row, without renormalisation.
 
     Scaling columns of the pattern is scaling rows of V, so this is one more fused call on the chosen heads. Batch
@@ -212,14 +220,12 @@ class ScaleAttention:
     Source: the paper's re-weighting of attention (figure 6).
     """
 
-    heads: tuple[Head, ...]
     alpha: float | tuple[float, ...]
     span: Literal["after_image", "image"] = "after_image"
-    acts_on_answers: ClassVar[bool] = False
     order: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        _keep_heads(self)
+        super().__post_init__()
         for alpha in self.alpha if isinstance(self.alpha, tuple) else (self.alpha,):
             if not 0 <= alpha < float("inf"):
                 raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
@@ -247,7 +253,7 @@ class ScaleAttention:
 
 
 @dataclass(frozen=True)
-class BoostImageScores:
+class BoostImageScores(_OnHeads):
     """Raise the scores s (before softmax) of answer rows on image keys to s + alpha |s|, in `heads`.
 
     Answer rows are the query rows that predict an answer token, as in `DeactivateText`; their softmax is fp32. So
@@ -264,14 +270,12 @@ class BoostImageScores:
     Source: PAI's amplification of attention to the image (`baselines.pai`).
     """
 
-    heads: tuple[Head, ...]
     alpha: float
-    acts_after_image: ClassVar[bool] = False
     acts_on_answers: ClassVar[bool] = True
     order: ClassVar[int] = 1  # `ScaleAttention` recomputes all rows without a boost, so it comes before
 
     def __post_init__(self) -> None:
-        _keep_heads(self)
+        super().__post_init__()
         if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
 
@@ -293,11 +297,3 @@ class BoostImageScores:
 
 
 Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores
-
-
-def _keep_heads(intervention: Intervention) -> None:
-    heads: Iterable[tuple[int, int]] = intervention.heads
-    heads = tuple(Head(int(layer), int(head)) for layer, head in heads)
-    if not heads:
-        raise ValueError(f"{type(intervention).__name__} needs at least one head")
-    object.__setattr__(intervention, "heads", heads)  # the dataclass is frozen
