@@ -14,6 +14,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
+from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.runs import describe_model, processes, provenance, start_run
 
@@ -70,11 +71,12 @@ def main(argv: list[str] | None = None) -> None:
             }
             path = args.out / "attention_bias.json"
             write_json(path, {**result, "settings": settings, "run": provenance()})
-            draw_attention_bias(path, args.out / "attention_bias")
         for group, summary in result["groups"].items():
             means = {part: summary["all"][part]["mean"] for part in ("after_image_mass", "image_mass")}
             print(f"{group}: after the image {means['after_image_mass']:.3f}, image {means['image_mass']:.3f}")
-        print(f"{path}\n{args.out / 'attention_bias.png'}")
+        print(path)
+        with picture(args.out / "attention_bias", args.debug) as out:
+            draw_attention_bias(path, out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_reweight import draw_attention_reweight
+from llava_hh.figures.style import picture
 from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import ScaleAttention
@@ -122,11 +123,12 @@ def main(argv: list[str] | None = None) -> None:
         }
         path = args.out / f"attention_reweight_{args.span}.json"
         write_json(path, {**result, "settings": settings, "run": provenance()})
-        draw_attention_reweight(path, path.with_suffix(""))
     for alpha, point in zip(args.alphas, result["hal_heads"], strict=True):
         values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
         print(f"weight {alpha:g}: {values}")
-    print(f"{path}\n{path.with_suffix('.png')}")
+    print(path)
+    with picture(path.with_suffix(""), args.debug) as out:
+        draw_attention_reweight(path, out)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures.finetuning import draw_finetuning
+from llava_hh.figures.style import picture
 from llava_hh.files import sha256
 from llava_hh.finetuning.batches import Collator, Places, sample_order
 from llava_hh.finetuning.head_rows import (
@@ -176,8 +177,9 @@ def main(argv: list[str] | None = None) -> None:
                     save_checkpoint(args, heads, result)
                     shutil.rmtree(args.out / "checkpoints")
         if processes().is_main:
-            draw_finetuning(args.out / "log.jsonl", args.out / "curves")
-            print(f"{result}\n{args.out / 'curves.png'}")
+            print(result)
+            with picture(args.out / "curves", args.debug) as out:
+                draw_finetuning(args.out / "log.jsonl", out)
 
 
 if __name__ == "__main__":
