@@ -12,6 +12,7 @@ from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_newer import FAMILIES, save_tiny_family
 
 from llava_hh import doctor
+from llava_hh.profiles import TOP_KS
 from llava_hh.runs import describe_model
 from llava_hh.scripts.doctor import main
 
@@ -35,7 +36,8 @@ def patient(sound, tmp_path) -> Path:
 
 def write_profile(folder: Path) -> None:
     lines = [f"model_path={folder}/model", f"coco_path={folder}/coco", f"result_path={folder}/results/tiny"]
-    (folder / "profile.sh").write_text("\n".join([". bash_scripts/python.sh", *lines, "top_k=2", ""]))
+    lines += ["base_model=", "reference_model=", "training_checkpoints=", *(f"{name}=2" for name in TOP_KS)]
+    (folder / "profile.sh").write_text("\n".join([". bash_scripts/profiles/mini.sh", *lines, ""]))
 
 
 def examine(folder: Path, capsys) -> dict[str, tuple[str, str]]:
@@ -99,7 +101,7 @@ def lose_shard(folder: Path) -> None:
 def write_heads(folder: Path, heads: list, **about: object) -> None:
     path = folder / "results" / "tiny" / "train2014" / "identify_attention_head" / "attribution_result.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"hal_heads": heads, **about}))
+    path.write_text(json.dumps({"hal_heads": heads, "non_hal_heads": [[3, 0], [3, 1]], **about}))
 
 
 FAULTS = {

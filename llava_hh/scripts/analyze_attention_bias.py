@@ -11,7 +11,7 @@ import numpy as np
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
 from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
 from llava_hh.figures.style import picture
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         lvlm = attribution.lvlm
-        groups = {group: heads_from_flags(args, lvlm, args.top_k, group) for group in GROUPS}
+        groups = {group: heads_with_text(lvlm, heads_from_flags(args, lvlm, args.top_k, group)) for group in GROUPS}
         settings = {
             "model": describe_model(args.model),
             "captions_sha256": digest(found),
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             rows = run.finished_rows()
             parts = np.concatenate([arrays["parts"] for arrays in run.finished_arrays()])
             image_ids = np.array([row["image_id"] for row in rows])
-            split = {"hal_heads": parts[:, : args.top_k], "non_hal_heads": parts[:, args.top_k :]}
+            split = dict(zip(GROUPS, np.split(parts, [len(groups["hal_heads"])], axis=1), strict=True))
             result = {
                 "groups": {group: summarise_group(split[group], rows, image_ids, groups[group]) for group in GROUPS},
                 "n_words": len(rows),

@@ -3,7 +3,7 @@
 import argparse
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags, heads_with_text
 from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         evaluation = Evaluation.from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, max(args.top_k))
+        heads_with_text(evaluation.lvlm, heads, refuse=True)
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))
         points = []
         for top_k in args.top_k:

@@ -15,13 +15,14 @@ from llava_hh.evaluation import (
     Evaluation,
     add_adhh_flags,
     add_sample_flags,
+    control_heads,
     heads_from_flags,
     heads_of_list,
 )
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import compare_with_reference
 from llava_hh.runs import processes
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
             return [DeactivateText(tuple(chosen), args.threshold)]
 
         controls = {
-            seed: random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            seed: control_heads(evaluation.lvlm, heads, seed)
             for seed in range(args.seed, args.seed + args.random_draws)
         }
         for name, chosen in {"adhh": heads, **others}.items():
