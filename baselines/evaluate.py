@@ -15,6 +15,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.methods import draw_methods
+from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json, write_text
 from llava_hh.generation import Decoding, Method, seconds_per_token
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -152,7 +153,7 @@ def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
 
 
 def report(args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str, list], methods: dict) -> None:
-    """Write the summary, its table and its figure, and print the table."""
+    """Write the summary and its table, print the table and draw the figure."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
     settings = {**evaluation.settings([]), "split": args.split, "methods": methods}
     if {"adhh", "removal"} & sentences.keys():
@@ -168,8 +169,9 @@ def report(args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str
     write_json(path, summary)
     table = summary_table(summary)
     write_text(path.with_suffix(".md"), table + "\n")
-    draw_methods(path, path.with_suffix(""))
-    print(f"{table}\n{path}\n{path.with_suffix('.png')}")
+    print(f"{table}\n{path}")
+    with picture(path.with_suffix(""), args.debug) as out:
+        draw_methods(path, out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,4 +19,5 @@ launch llava_hh.scripts.evaluate_chair \
 
 launch llava_hh.scripts.attribute \
     --model "$model_path" --captions "$out/captions_eval_results.json" --image-folder "$coco_path/$split" \
-    ${attribution_captions:+--limit "$attribution_captions"} --out "$out/identify_attention_head" "$@"
+    ${attribution_captions:+--limit "$attribution_captions"} --list-length "$list_length" \
+    --out "$out/identify_attention_head" "$@"

@@ -10,4 +10,5 @@ cd "$(dirname "$0")/.."
 launch llava_hh.scripts.choose_adhh \
     --model "$model_path" --image-folder "$coco_path/train2014" --annotations "$coco_path/annotations" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
-    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$result_path/choose_adhh" "$@"
+    ${question:+--prompt "$question"} --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+    --out "$result_path/choose_adhh" "$@"

@@ -11,5 +11,30 @@ if [ ! -f "$profile_file" ]; then
     echo "error: PROFILE=$PROFILE: no such profile; choose one of: $known, or name the path of a file like those" >&2
     exit 2
 fi
+# all that a profile may set; nothing of it is taken from the environment
+profile_settings="model_path coco_path nocaps_path result_path published_heads question
+    attribution_images attribution_captions report_images random_draws top_k threshold max_new_tokens batch_size
+    base_model reference_model training_steps training_checkpoints paper_values
+    bias_top_k inheritance_top_k reweight_images reweight_top_k reweight_draws
+    removal_top_k removal_adhh removal_images
+    instruct_path instruct_images finetune_top_k finetune_attention_coeff finetune_untie finetune_steps
+    finetune_batch_size finetune_learning_rate finetune_checkpointing finetune_seeds finetune_report_images
+    part_objects part_images part_top_k part_threshold pope_images pope_questions
+    baseline_images slow_baseline_images baseline_batch_size halc_detector halc_scorer"
+# shellcheck disable=SC2086  # profile_settings is a list
+unset $profile_settings
 # shellcheck source=bash_scripts/profiles/mini.sh
 . "$profile_file"
+
+list_length=30  # of head lists: at least as long as every number of heads that the profile takes of one
+for name in $profile_settings; do
+    number=
+    case $name in
+        *top_k) eval "number=\${$name:-}" ;;
+        *) continue ;;
+    esac
+    case $number in
+        '' | *[!0-9]*) ;;  # doctor.sh reports values that are not numbers
+        *) if [ "$number" -gt "$list_length" ]; then list_length=$number; fi ;;
+    esac
+done

@@ -9,7 +9,7 @@ split=val2014
 seed=42
 num_images=100
 captions_per_image=2
-random_draws=3
+num_draws=3
 
 captions=  # what the methods' own captions are like, where decoding.sh has made them
 for each in none=greedy adhh=adhh; do
@@ -21,7 +21,7 @@ done
 launch llava_hh.scripts.reference_loss \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
-    --top-k "$top_k" --threshold "$threshold" --random-draws "$random_draws" \
+    --top-k "$top_k" --threshold "$threshold" --random-draws "$num_draws" \
     ${question:+--prompt "$question"} --limit "$num_images" --seed "$seed" \
-    --captions-per-image "$captions_per_image" --batch-size 10 \
+    --captions-per-image "$captions_per_image" --batch-size "$baseline_batch_size" \
     ${captions:+--captions $captions} --out "$result_path/$split/reference_loss" "$@"

@@ -37,5 +37,5 @@ done
 launch llava_hh.scripts.compare_finetuning \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$heads" --top-k "$top_k" --threshold "$threshold" --tuned $tuned --random-tuned $random_tuned \
-    --limit "$finetune_report_images" --seed "$sample_seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
-    --out "$out/$split"
+    ${question:+--prompt "$question"} --limit "$finetune_report_images" --seed "$sample_seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out/$split"

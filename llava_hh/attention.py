@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from llava_hh.heads import Head
+
 
 def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     """The attention modules of the language model, by layer; those of a vision tower are left out.
@@ -37,6 +39,15 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
 def attends_to_image_alone(module: nn.Module) -> bool:
     """Whether an attention module is one of Mllama's cross-attention layers, whose keys are the image's."""
     return module.layer_idx in (getattr(module.config, "cross_attention_layers", None) or ())
+
+
+def heads_on_image_alone(model: PreTrainedModel) -> list[Head]:
+    """The heads of the layers that attend to the image alone, by layer.
+
+    Nothing comes after the image there, so no intervention on the text and no figure of it can take these heads.
+    """
+    modules = {layer: module for layer, module in attention_modules(model).items() if attends_to_image_alone(module)}
+    return [Head(layer, head) for layer, module in modules.items() for head in range(module.config.num_attention_heads)]
 
 
 @contextmanager

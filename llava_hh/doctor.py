@@ -4,9 +4,9 @@ import importlib.metadata
 import math
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import NamedTuple
 import torch
 from packaging.requirements import Requirement
 
+from llava_hh.attention import heads_on_image_alone
 from llava_hh.data.coco import annotation_files, load_image_list, sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
+from llava_hh.evaluation import heads_with_text
 from llava_hh.files import read_json
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.hooks import intervene
@@ -26,14 +28,14 @@ from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
 from llava_hh.models.original_config import read_fields
 from llava_hh.models.weight_files import weight_files
+from llava_hh.profiles import HEAD_LISTS, ON_TEXT, REPO, TOP_KS, short_of, wrong_numbers
 from llava_hh.runs import describe_model
 
-REPO = Path(__file__).resolve().parents[1]
-READ = ("model_path", "coco_path", "result_path", "top_k", "question", "attribution_images", "report_images")
 SPLITS = ("train2014", "val2014")
 N_IMAGES = 3
 REMEDIES = {  # by check, in the order in which they are made
     "packages": "Run pip install -r requirements.txt.",
+    "numbers": "Correct the profile's file.",
     "device": "Install a CUDA build of torch.",
     "checkpoint": "checkpoints/README.md says what goes there.",
     "memory": "Set DEVICE_MAP=auto, DTYPE=bfloat16 or BITS=4, or take a smaller model.",
@@ -59,23 +61,6 @@ class Line(NamedTuple):
 
 class Unready(Exception):
     """A check that cannot be made since an earlier one failed; names that one."""
-
-
-def read_profile(profile: str) -> dict[str, str]:
-    """The settings of a profile, a name or the path of a file, as the wrappers read them.
-
-    Raises:
-        ValueError: no such profile, or one that sh cannot read.
-    """
-    script = ". bash_scripts/profile.sh && for name in " + " ".join(READ)
-    script += '; do eval "printf \'%s\\\\0\' \\"\\${$name:-}\\""; done'
-    environment = {**os.environ, "PROFILE": str(Path(profile).resolve()) if "/" in profile else profile}
-    done = subprocess.run(
-        ["sh", "-euc", script], cwd=REPO, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ValueError(done.stderr.strip().removeprefix("error: ") or f"{profile}: sh cannot read it")
-    return dict(zip(READ, done.stdout.split("\0"), strict=False))
 
 
 @dataclass
@@ -120,7 +105,7 @@ class Examination:
         found = {}
         for split in SPLITS:
             images = load_image_list(self.path("coco_path") / "annotations" / f"captions_{split}.json")
-            size = min(len(images), int(self.profile["report_images"] or 500))
+            size = min(len(images), int(self.profile["report_images"]))
             drawn = sample_images(images, size)[:N_IMAGES]
             found[split] = [image_path(self.path("coco_path") / split, sample["file_name"]) for sample in drawn]
         return found
@@ -146,6 +131,11 @@ class Examination:
             raise ValueError("; ".join(wrong))
         named = ("torch", "transformers")
         return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
+
+    def check_numbers(self) -> str:
+        if wrong := wrong_numbers(self.profile):
+            raise ValueError("; ".join(wrong))
+        return f"top_k {self.profile['top_k']}, threshold {self.profile['threshold']}, and all others are in range"
 
     def check_device(self) -> str:
         if torch.cuda.is_available():
@@ -219,27 +209,39 @@ class Examination:
         return f"COCO's, of {' and '.join(SPLITS)} in {folder}"
 
     def check_images(self) -> str:
-        self.need("annotations")
+        self.need("numbers", "annotations")
         for paths in self.samples.values():
             for path in paths:
                 load_image(path)
         return f"{sum(map(len, self.samples.values()))} read"
 
     def check_heads(self) -> str:
-        self.need("checkpoint", "memory", "weights")
+        self.need("numbers", "checkpoint", "memory", "weights")
         own = self.path("result_path") / "train2014" / "identify_attention_head" / "attribution_result.json"
-        kind, size = self.lvlm.model.config.model_type, (self.lvlm.n_layers, self.lvlm.n_heads)
-        try:
-            path = own if own.is_file() else published_list(kind, *size)
-        except ValueError:
-            return "none yet; bash_scripts/attribute.sh finds them"
-        heads = load_heads(path)
-        check_heads(heads, *size)
-        origin = read_json(path).get("settings", {}).get("model")
+        named = self.profile["published_heads"]  # the list that newer_models/decoding.sh takes
+        size = (self.lvlm.n_layers, self.lvlm.n_heads)
+        lists: dict[Path, list[str]] = {}
+        if own.is_file():
+            lists[own] = [name for name in TOP_KS if not named or name != "removal_top_k"]
+        if named:
+            lists[REPO / named] = ["removal_top_k"]
+        if not lists:
+            with suppress(ValueError):  # none was published
+                lists[published_list(self.lvlm.model.config.model_type, *size)] = ["top_k"]
+        first = [] if own.is_file() else ["none yet; bash_scripts/attribute.sh finds them"]
+        return "; ".join(first + [self.examine_heads(path, names) for path, names in lists.items()])
+
+    def examine_heads(self, path: Path, names: list[str]) -> str:
+        """Check a head list, and that the profile's numbers of these names can be taken of it."""
+        heads, content = load_heads(path), read_json(path)
+        check_heads(heads, self.lvlm.n_layers, self.lvlm.n_heads)
+        origin = content.get("settings", {}).get("model")
         if origin not in (None, describe_model(self.path("model_path"))):
             raise ValueError(f"{path}: found on another model than {self.profile['model_path']}; attribute this one")
-        if len(heads) < (top_k := int(self.profile["top_k"] or 0)):
-            raise ValueError(f"{path}: {len(heads)} heads, the profile's top_k is {top_k}")
+        if short := short_of(self.profile, {key: len(content.get(key, ())) for key in HEAD_LISTS}, names):
+            raise ValueError(f"{path}: {'; '.join(short)}")
+        taken = max((int(self.profile[name]) for name in names if name in ON_TEXT), default=0)
+        heads_with_text(self.lvlm, heads[:taken], refuse=True)
         return f"{len(heads)} in {path}, the first {', '.join(map(str, heads[:3]))}"
 
     def check_disk(self) -> str:
@@ -258,8 +260,8 @@ class Examination:
         self.need("checkpoint", "memory", "weights", "annotations", "images", "token layout")
         batch, model = self.ask(), self.lvlm.model
         plain = model(**batch.inputs).logits[:, -1]
-        # a layer that attends to the image alone has no text to switch off
-        layers = [n for n, layer in enumerate(self.lvlm.decoder_layers) if hasattr(layer, "self_attn")]
+        without_text = {head.layer for head in heads_on_image_alone(model)}
+        layers = [layer for layer in range(self.lvlm.n_layers) if layer not in without_text]
         with intervene(model, batch.image_mask, [DeactivateText([Head(n, 0) for n in layers], 0.0)]) as trace:
             edited = model(**batch.inputs).logits[:, -1]
         fired = sum(count.fired for count in trace.fired.values())

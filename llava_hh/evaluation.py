@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from llava_hh.attention import heads_on_image_alone
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
-from llava_hh.heads import Head, check_heads, load_heads, published_list
+from llava_hh.heads import Head, check_heads, load_heads, published_list, random_heads
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
@@ -102,6 +103,38 @@ def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, 
             "attribute this model, or pass --foreign-heads"
         )
     return heads
+
+
+def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> list[Head]:
+    """Those of `heads` that attend to text; prints a line that names the others.
+
+    Args:
+        refuse: raise an error where there are others.
+    Raises:
+        ValueError: there are others and `refuse` is set, or all of `heads` attend to the image alone.
+    """
+    lacking = set(heads_on_image_alone(lvlm.model))
+    kept = [head for head in heads if head not in lacking]
+    if len(kept) < len(heads):
+        names = ", ".join(str(head) for head in heads if head in lacking)
+        text = f"these heads attend to the image alone, nothing comes after it there: {names}"
+        if refuse or not kept:
+            raise ValueError(text)
+        if processes().is_main:
+            print(f"left out: {text}")
+    return kept
+
+
+def control_heads(lvlm: Lvlm, heads: Sequence[Head], seed: int, with_text: bool = True) -> list[Head]:
+    """As many random heads as `heads`, none of them among these: the control of an intervention on `heads`.
+
+    Args:
+        with_text: draw only heads that attend to text, because the intervention acts on what comes after the image.
+    Raises:
+        ValueError: there are too few heads to draw from.
+    """
+    taken = [*heads, *heads_on_image_alone(lvlm.model)] if with_text else heads
+    return random_heads(lvlm.n_layers, lvlm.n_heads, len(heads), seed, exclude=taken)
 
 
 @dataclass(frozen=True)

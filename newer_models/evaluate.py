@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, control_heads, heads_from_flags
 from llava_hh.files import sha256, write_json, write_text
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.runs import processes
 from newer_models.released import check_released, remove_as_released
@@ -60,10 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.threshold is not None:
             methods["adhh"] = [DeactivateText(tuple(heads), args.threshold)]
         seeds = range(args.seed, args.seed + args.random_draws)
-        controls = {
-            f"random_{seed}": removed(random_heads(lvlm.n_layers, lvlm.n_heads, args.top_k, seed, exclude=heads))
-            for seed in seeds
-        }
+        controls = {f"random_{seed}": removed(control_heads(lvlm, heads, seed, with_text=False)) for seed in seeds}
         for name, method in {**methods, **controls}.items():
             evaluation.try_out(method, args.out / name)
         sentences = {name: evaluation.run(name, method, args.out / name) for name, method in methods.items()}

@@ -12,6 +12,7 @@ from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_newer import FAMILIES, save_tiny_family
 
 from llava_hh import doctor
+from llava_hh.profiles import TOP_KS
 from llava_hh.runs import describe_model
 from llava_hh.scripts.doctor import main
 
@@ -35,7 +36,8 @@ def patient(sound, tmp_path) -> Path:
 
 def write_profile(folder: Path) -> None:
     lines = [f"model_path={folder}/model", f"coco_path={folder}/coco", f"result_path={folder}/results/tiny"]
-    (folder / "profile.sh").write_text("\n".join([". bash_scripts/python.sh", *lines, "top_k=2", ""]))
+    lines += ["base_model=", "reference_model=", "training_checkpoints=", *(f"{name}=2" for name in TOP_KS)]
+    (folder / "profile.sh").write_text("\n".join([". bash_scripts/profiles/mini.sh", *lines, ""]))
 
 
 def examine(folder: Path, capsys) -> dict[str, tuple[str, str]]:
@@ -96,10 +98,16 @@ def lose_shard(folder: Path) -> None:
     whole.rename(folder / "model" / names[0])
 
 
-def write_heads(folder: Path, heads: list, **about: object) -> None:
+def set_number(folder: Path, name: str, value: object) -> None:
+    with open(folder / "profile.sh", "a") as file:
+        file.write(f"{name}={value}\n")
+
+
+def write_heads(folder: Path, heads: list, **about: object) -> Path:
     path = folder / "results" / "tiny" / "train2014" / "identify_attention_head" / "attribution_result.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"hal_heads": heads, **about}))
+    path.write_text(json.dumps({"hal_heads": heads, "non_hal_heads": [[3, 0], [3, 1]], **about}))
+    return path
 
 
 FAULTS = {
@@ -133,6 +141,23 @@ FAULTS = {
         "found on another model",
     ),
     "few heads": ("heads", lambda f: write_heads(f, [[1, 2]]), "1 heads, the profile's top_k is 2"),
+    "few heads for another number": (
+        "heads",
+        lambda f: (write_heads(f, [[1, 2], [0, 0]]), set_number(f, "part_top_k", 3)),
+        "hal_heads has 2 heads, the profile's part_top_k is 3",
+    ),
+    "few of the other heads": (
+        "heads",
+        lambda f: (write_heads(f, [[1, 2], [0, 0], [0, 1]]), set_number(f, "bias_top_k", 3)),
+        "non_hal_heads has 2 heads, the profile's bias_top_k is 3",
+    ),
+    "few published heads": (
+        "heads",
+        lambda f: (set_number(f, "published_heads", write_heads(f, [[1, 2]])), set_number(f, "removal_top_k", 2)),
+        "hal_heads has 1 heads, the profile's removal_top_k is 2",
+    ),
+    "no number of heads": ("numbers", lambda f: set_number(f, "top_k", 0), "top_k is '0', expected a whole number of"),
+    "a threshold above 1": ("numbers", lambda f: set_number(f, "threshold", 4), "threshold is '4', expected a number"),
     "results are a file": ("disk", lambda f: (f / "results").write_text(""), "results"),
 }
 
@@ -166,6 +191,25 @@ def test_memory_packages_and_disk(patient, capsys, monkeypatch):
 def test_own_heads_are_read(patient, capsys):
     write_heads(patient, [[1, 2], [0, 3], [2, 0]], settings={"model": describe_model(patient / "model")})
     assert "the first L1H2, L0H3, L2H0" in examine(patient, capsys)["heads"][1]
+
+
+def test_heads_that_attend_to_the_image_alone_are_named(sound, tmp_path, capsys):
+    """AD-HH refuses them; the list of newer_models/decoding.sh may hold them, for removal takes every head."""
+    save_tiny_family("mllama", tmp_path / "model")
+    shutil.copytree(sound / "coco", tmp_path / "coco")
+    write_profile(tmp_path)
+    own = write_heads(tmp_path, [[0, 1], [1, 3]])
+    content = json.loads(own.read_text())
+    own.write_text(json.dumps(content | {"non_hal_heads": [[2, 0], [1, 0]]}))
+    assert "attend to the image alone, nothing comes after it there: L1H3" in examine(tmp_path, capsys)["heads"][1]
+    published = tmp_path / "published.json"
+    own.rename(published)
+    set_number(tmp_path, "published_heads", published)
+    mark, text = examine(tmp_path, capsys)["heads"]
+    assert (
+        mark == "ok"
+        and text == f"none yet; bash_scripts/attribute.sh finds them; 2 in {published}, the first L0H1, L1H3"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

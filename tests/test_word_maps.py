@@ -14,8 +14,9 @@ from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from llava_hh.analysis.word_maps import encode_weights, heads_with_text, token_texts
+from llava_hh.analysis.word_maps import encode_weights, token_texts
 from llava_hh.data.images import load_image
+from llava_hh.evaluation import heads_with_text
 from llava_hh.heads import Head
 from llava_hh.models.grid import central_square, padded_square, square_grid
 from llava_hh.models.lvlm import load_lvlm

@@ -8,7 +8,6 @@ cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 split=train2014
 num_captions=100
-inheritance_top_k=${inheritance_top_k:-20}
 
 launch llava_hh.scripts.analyze_attention_inheritance \
     --model "$model_path" --base-model "$base_model" \

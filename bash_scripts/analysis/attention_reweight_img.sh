@@ -13,5 +13,6 @@ launch llava_hh.scripts.analyze_attention_reweight \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" --top-k "$reweight_top_k" \
     --span image --alphas 1.0 1.5 2.0 2.5 3.0 3.5 --random-draws "$reweight_draws" \
-    --limit "$reweight_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+    ${question:+--prompt "$question"} --limit "$reweight_images" --seed "$seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
     ${paper_values:+--paper-values} --out "$result_path/$split/attention_reweight" "$@"

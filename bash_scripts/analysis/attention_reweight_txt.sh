@@ -13,5 +13,6 @@ launch llava_hh.scripts.analyze_attention_reweight \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
     --heads "$result_path/train2014/identify_attention_head/attribution_result.json" --top-k "$reweight_top_k" \
     --span after_image --alphas 1.0 0.8 0.6 0.4 0.2 0.0 --random-draws "$reweight_draws" \
-    --limit "$reweight_images" --seed "$seed" --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+    ${question:+--prompt "$question"} --limit "$reweight_images" --seed "$seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
     ${paper_values:+--paper-values} --out "$result_path/$split/attention_reweight" "$@"

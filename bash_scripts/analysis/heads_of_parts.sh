@@ -16,7 +16,7 @@ out="$result_path/heads_of_parts"
 for part in with without; do
     launch llava_hh.scripts.attribute_subset \
         --attribution "$train/identify_attention_head" --captions "$train/captions_eval_results.json" \
-        "--$part-object" $part_objects --out "$out/$part"
+        "--$part-object" $part_objects --list-length "$list_length" --out "$out/$part"
 done
 
 launch llava_hh.scripts.compare_heads "$out/with/attribution_result.json" "$out/without/attribution_result.json" --out "$out/compare.json"

@@ -12,12 +12,12 @@ if [ -z "$training_checkpoints" ]; then
 fi
 split=train2014
 num_captions=100
-top_k=3
+num_heads=3
 out="$result_path/$split"
 
 # shellcheck disable=SC2086  # training_checkpoints is a list
 launch llava_hh.scripts.analyze_js_divergence \
     --reference "$reference_model" --checkpoints $training_checkpoints \
-    --heads "$out/identify_attention_head/attribution_result.json" --top-k "$top_k" \
+    --heads "$out/identify_attention_head/attribution_result.json" --top-k "$num_heads" \
     --captions "$out/captions_eval_results.json" --image-folder "$coco_path/$split" --limit "$num_captions" \
     ${paper_values:+--paper-values} --out "$out/js_divergence" "$@"

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention import attention_modules, heads_on_image_alone
 from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.hooks import record
@@ -59,9 +59,13 @@ def load_base(path: Path, lvlm: Lvlm) -> PreTrainedModel:
     """The language model that `lvlm` was tuned from, on its device and in its precision.
 
     Raises:
-        ValueError: not a causal language model, layers or heads or hidden size differ, or weights are missing.
+        ValueError: not a causal language model, layers or heads or hidden size differ, weights are missing, or the
+            model has layers that attend to the image alone.
         OSError: no checkpoint there.
     """
+    if lacking := heads_on_image_alone(lvlm.model):
+        layers = sorted({head.layer for head in lacking})
+        raise ValueError(f"layers {layers} attend to the image alone; a base language model has none to compare with")
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"--base-model {path}: no config.json there; expected a folder with a language model")
     model_type = read_json(path / "config.json").get("model_type")

@@ -13,19 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava_hh.analysis.bias import part_masks
-from llava_hh.attention import attends_to_image_alone, attention_modules
 from llava_hh.attribution.targets import Target
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.models.lvlm import Batch, Lvlm
 
 LARGEST_CODE = 255
-
-
-def heads_with_text(lvlm: Lvlm, heads: Sequence[Head]) -> list[Head]:
-    """Those of `heads` whose layer attends to text; a cross-attention layer of Llama-3.2-Vision doesn't."""
-    modules = attention_modules(lvlm.model)
-    return [head for head in heads if not attends_to_image_alone(modules[head.layer])]
 
 
 @torch.no_grad()

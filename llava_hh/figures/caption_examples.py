@@ -1,59 +1,94 @@
 """Pictures with their captions before and after an intervention, hallucinated words in red."""
 
-import textwrap
+import re
 from pathlib import Path
+
+from matplotlib.axes import Axes
 
 from llava_hh.data.images import image_path, load_image
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
 from llava_hh.files import read_json
 
 LINE_CHARACTERS = 58
+LINE_HEIGHT = 0.16  # inches
+LEAST_LINES = 12  # of a row, so that its image is not too small
 
 
 def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Path, n_images: int = 3) -> None:
     """Draw the first `n_images` whose caption in `before` hallucinates and is another one in `after`.
 
+    Where there are none, the first hallucinating captions are drawn, and where there are none of these, the first.
+
     Args:
         before, after: captions_eval_results.json of two methods over the same images.
     """
+    entries = read_json(before)["sentences"]
     others = {entry["image_id"]: entry for entry in read_json(after)["sentences"]}
-    wrong = [entry for entry in read_json(before)["sentences"] if entry["metrics"]["CHAIRs"]]
+    wrong = [entry for entry in entries if entry["metrics"]["CHAIRs"]]
     changed = [entry for entry in wrong if others[entry["image_id"]]["caption"] != entry["caption"]]
-    wrong = (changed or wrong)[:n_images]
-    if not wrong:
-        raise ValueError(f"{before}: no caption with a hallucinated object to draw")
-    size = (8.2, 2.1 * len(wrong) + 0.4)
-    figure, axes = plt.subplots(len(wrong), 2, figsize=size, width_ratios=(1, 3), squeeze=False, layout="constrained")
-    for (left, right), entry in zip(axes, wrong, strict=True):
+    which = "images whose greedy caption hallucinates nothing"
+    if wrong:
+        which = f"images whose hallucinating greedy caption is {'another one' if changed else 'the same'} under AD-HH"
+    shown = (changed or wrong or entries)[:n_images]
+    if not shown:
+        raise ValueError(f"{before}: no captions to draw")
+    texts = [
+        (
+            (f"greedy, image {entry['image_id']}", entry),
+            ("heads switched off (AD-HH)", others[entry["image_id"]]),
+        )
+        for entry in shown
+    ]
+    n_lines = [max(LEAST_LINES, sum(len(wrap(own["caption"])) + 2 for _, own in both)) for both in texts]
+    figure, axes = plt.subplots(
+        len(shown),
+        2,
+        figsize=(8.2, LINE_HEIGHT * sum(n_lines) + 0.4),
+        width_ratios=(1, 3),
+        height_ratios=n_lines,
+        squeeze=False,
+        layout="constrained",
+    )
+    for (left, right), entry, both, height in zip(axes, shown, texts, n_lines, strict=True):
         left.imshow(load_image(image_path(image_folder, entry["image"])))
         for axis in (left, right):
             axis.axis("off")
-        right.set(xlim=(0, LINE_CHARACTERS), ylim=(0, 11))
-        last = _write(right, 10.5, f"greedy, image {entry['image_id']}", entry)
-        _write(right, last - 0.8, "heads switched off (AD-HH)", others[entry["image_id"]])
-    which = f"The first {len(wrong)} images whose hallucinating greedy caption is another one under AD-HH"
-    figure.suptitle(f"{which}; hallucinated words in red", fontsize=9)
+        right.set(xlim=(0, LINE_CHARACTERS), ylim=(height, 0))
+        line = 0
+        for title, own in both:
+            right.text(0, line, title, va="top", fontsize=7.5, fontweight="bold", color=GREEDY)
+            line = _write(right, line + 1, own) + 1
+    figure.suptitle(f"The first {len(shown)} {which}; hallucinated words in red", fontsize=9)
     save_figure(figure, out)
 
 
-def _write(axis, top: float, title: str, entry: dict) -> float:
-    """Write a caption in a fixed-width font, line by line; returns the height below it."""
-    axis.text(0, top, title, fontsize=7.5, fontweight="bold", color=GREEDY)
-    text, position = entry["caption"], 0
+def wrap(caption: str) -> list[list[int]]:
+    """Lines of at most LINE_CHARACTERS characters: the index in the caption of each character of each line.
+
+    A line ends at a line break of the caption too. White space of any length between two words is one character.
+    """
+    lines: list[list[int]] = []
+    end = 0
+    for word in re.finditer(r"\S+", caption):
+        indices = list(range(*word.span()))
+        fits = bool(lines) and len(lines[-1]) + 1 + len(indices) <= LINE_CHARACTERS
+        if fits and "\n" not in caption[end : word.start()]:
+            lines[-1] += [word.start() - 1, *indices]
+        else:
+            lines += [indices[first : first + LINE_CHARACTERS] for first in range(0, len(indices), LINE_CHARACTERS)]
+        end = word.end()
+    return lines
+
+
+def _write(axis: Axes, top: int, entry: dict) -> int:
+    """Write a caption in a fixed-width font, hallucinated words in red; returns the line below it."""
     spans = [(mention["start"], mention["end"]) for mention in entry["mentions"] if mention["hallucinated"]]
-    for line in textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False):
-        top -= 1
-        position = text.index(line, position)
-        inside = [_is_inside(position + place, spans) for place in range(len(line))]
-        for colour, wanted in (("black", False), (WRONG, True)):
-            letters = "".join(letter if mark == wanted else " " for letter, mark in zip(line, inside, strict=True))
-            weight = "bold" if wanted else "normal"
-            axis.text(
-                0, top, letters, family="monospace", fontsize=7.5, color=colour, fontweight=weight, parse_math=False
-            )
-        position += len(line)
-    return top - 0.6
-
-
-def _is_inside(position: int, spans: list[tuple[int, int]]) -> bool:
-    return any(start <= position < end for start, end in spans)
+    # the PDF writer fails at U+FEFF, and control characters have no picture
+    letters = [letter if letter.isprintable() else "\ufffd" for letter in re.sub(r"\s", " ", entry["caption"])]
+    is_wrong = [any(start <= index < end for start, end in spans) for index in range(len(letters))]
+    lines = wrap(entry["caption"])
+    for number, line in enumerate(lines, start=top):
+        for colour, weight, wanted in (("black", "normal", False), (WRONG, "bold", True)):
+            text = "".join(letters[index] if is_wrong[index] == wanted else " " for index in line)
+            axis.text(0, number, text, va="top", family="monospace", fontsize=7.5, color=colour, fontweight=weight)
+    return top + len(lines)

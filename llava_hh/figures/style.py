@@ -1,5 +1,9 @@
-"""Colours, sizes and saving, the same for every figure."""
+"""Colours, sizes, drawing and saving, the same for every figure."""
 
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from llava_hh.files import replacing
+from llava_hh.files import describe_failure, replacing
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
@@ -19,11 +23,43 @@ GROUP_LABELS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-halluc
 plt.rcParams.update(
     {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
 )
+plt.rcParams["text.parse_math"] = False  # captions and names of runs may hold dollar signs
+ENDINGS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # and the metadata, which holds no time
+
+
+@contextmanager
+def picture(path: Path, debug: bool) -> Iterator[Path]:
+    """Draw `path`.png and `path`.pdf in the block, after the result was written and printed; then print the name.
+
+    A picture that cannot be drawn is one line on stderr and no error, because the result stands without it. The files
+    of an earlier picture are deleted then, because they show another result.
+
+    Args:
+        debug: let the error through.
+    """
+    try:
+        yield path
+    except Exception as error:
+        plt.close("all")
+        for ending in ENDINGS:
+            with suppress(OSError):
+                path.with_name(f"{path.name}.{ending}").unlink()
+        if debug:
+            raise
+        what = " ".join(f"{type(error).__name__}: {describe_failure(error)}".split())
+        print(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
+    else:
+        print(f"{path}.png")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure."""
-    for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        with replacing(path.with_name(f"{path.name}.{ending}")) as part:
-            figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
+    """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure.
+
+    A character that the font lacks is drawn as a box.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        for ending, metadata in ENDINGS.items():
+            with replacing(path.with_name(f"{path.name}.{ending}")) as part:
+                figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
     plt.close(figure)

@@ -11,9 +11,10 @@ import numpy as np
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
 from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
+from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.runs import describe_model, processes, provenance, start_run
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         lvlm = attribution.lvlm
-        groups = {group: heads_from_flags(args, lvlm, args.top_k, group) for group in GROUPS}
+        groups = {group: heads_with_text(lvlm, heads_from_flags(args, lvlm, args.top_k, group)) for group in GROUPS}
         settings = {
             "model": describe_model(args.model),
             "captions_sha256": digest(found),
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
             rows = run.finished_rows()
             parts = np.concatenate([arrays["parts"] for arrays in run.finished_arrays()])
             image_ids = np.array([row["image_id"] for row in rows])
-            split = {"hal_heads": parts[:, : args.top_k], "non_hal_heads": parts[:, args.top_k :]}
+            split = dict(zip(GROUPS, np.split(parts, [len(groups["hal_heads"])], axis=1), strict=True))
             result = {
                 "groups": {group: summarise_group(split[group], rows, image_ids, groups[group]) for group in GROUPS},
                 "n_words": len(rows),
@@ -70,11 +71,12 @@ def main(argv: list[str] | None = None) -> None:
             }
             path = args.out / "attention_bias.json"
             write_json(path, {**result, "settings": settings, "run": provenance()})
-            draw_attention_bias(path, args.out / "attention_bias")
         for group, summary in result["groups"].items():
             means = {part: summary["all"][part]["mean"] for part in ("after_image_mass", "image_mass")}
             print(f"{group}: after the image {means['after_image_mass']:.3f}, image {means['image_mass']:.3f}")
-        print(f"{path}\n{args.out / 'attention_bias.png'}")
+        print(path)
+        with picture(args.out / "attention_bias", args.debug) as out:
+            draw_attention_bias(path, out)
 
 
 if __name__ == "__main__":

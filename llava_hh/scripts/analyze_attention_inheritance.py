@@ -25,6 +25,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_inheritance import draw_attention_inheritance
+from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.heads import Head
 from llava_hh.runs import Run, describe_model, processes, provenance, start_run
@@ -108,12 +109,13 @@ def main(argv: list[str] | None = None) -> None:
             }
             path = args.out / "attention_inheritance.json"
             write_json(path, result)
-            draw_attention_inheritance(path, args.out / "attention_inheritance")
         for group, summary in result["groups"].items():
             low, high = summary["interval"]
             count = f"{len(summary['heads'])} {group}"
             print(f"{count}: similarity {summary['mean']:.3f} ({low:.3f} to {high:.3f}), {len(similarity)} captions")
-        print(f"{path}\n{args.out / 'attention_inheritance.png'}")
+        print(path)
+        with picture(args.out / "attention_inheritance", args.debug) as out:
+            draw_attention_inheritance(path, out)
 
 
 if __name__ == "__main__":

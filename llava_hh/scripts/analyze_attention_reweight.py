@@ -11,11 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import (
+    Evaluation,
+    add_head_flags,
+    add_sample_flags,
+    control_heads,
+    heads_from_flags,
+    heads_with_text,
+)
 from llava_hh.figures import paper
 from llava_hh.figures.attention_reweight import draw_attention_reweight
+from llava_hh.figures.style import picture
 from llava_hh.files import sha256, write_json
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import ScaleAttention
 from llava_hh.metrics.compare import compare_with_reference, summarise, summarise_mean
 from llava_hh.runs import processes, provenance
@@ -89,11 +97,13 @@ def main(argv: list[str] | None = None) -> None:
         check_weights(args.alphas)
         evaluation = Evaluation.from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+        if on_text := args.span == "after_image":
+            heads_with_text(evaluation.lvlm, heads, refuse=True)
         greedy = evaluation.run("greedy", [], args.out / "greedy")
         own = run_weights(evaluation, args, f"top_{args.top_k}", heads, greedy)
         draws, controls = [], {}
         for seed in range(args.seed, args.seed + args.random_draws):
-            control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            control = control_heads(evaluation.lvlm, heads, seed, on_text)
             controls[seed] = [list(head) for head in control]
             draws.append(run_weights(evaluation, args, f"random_{args.top_k}_of_{seed}", control, greedy))
         if not processes().is_main:
@@ -122,11 +132,12 @@ def main(argv: list[str] | None = None) -> None:
         }
         path = args.out / f"attention_reweight_{args.span}.json"
         write_json(path, {**result, "settings": settings, "run": provenance()})
-        draw_attention_reweight(path, path.with_suffix(""))
     for alpha, point in zip(args.alphas, result["hal_heads"], strict=True):
         values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
         print(f"weight {alpha:g}: {values}")
-    print(f"{path}\n{path.with_suffix('.png')}")
+    print(path)
+    with picture(path.with_suffix(""), args.debug) as out:
+        draw_attention_reweight(path, out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinat
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
+from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.heads import check_heads, load_heads, published_list
 from llava_hh.models.checkpoint import model_type_of
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(result: dict, out: Path) -> None:
+def report(result: dict, path: Path) -> None:
     print(f"Jensen-Shannon divergence, nats, {result['n']} captions (95% intervals):")
     for entry in result["steps"]:
         cells = []
@@ -56,7 +57,7 @@ def report(result: dict, out: Path) -> None:
             low, high = entry[name]["interval"]
             cells.append(f"{label} {entry[name]['mean']:.4f} ({low:.4f} to {high:.4f})")
         print(f"  step {entry['step']}: {'; '.join(cells)}; median head {entry['percentiles']['50']:.4f}")
-    print(f"{out / 'js_divergence.json'}\n{out / 'js_divergence.png'}")
+    print(path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,9 +101,11 @@ def main(argv: list[str] | None = None) -> None:
             "settings": {**settings, "checkpoints": described, "heads": str(args.heads), "top_k": args.top_k},
             "run": provenance(),
         }
-        write_json(args.out / "js_divergence.json", result)
-        draw_js_divergence(args.out / "js_divergence.json", args.out / "js_divergence")
-        report(result, args.out)
+        path = args.out / "js_divergence.json"
+        write_json(path, result)
+        report(result, path)
+        with picture(args.out / "js_divergence", args.debug) as out:
+            draw_js_divergence(path, out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.shortlist import Shortlist, race, screen
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
+from llava_hh.figures.style import picture
 from llava_hh.files import write_json, write_rows, write_tensors
 from llava_hh.models.lvlm import Loading
 from llava_hh.runs import describe_model, processes, provenance, start_run
@@ -87,7 +88,7 @@ def chosen_replacement(
     return Mean(outputs) if args.ablation == "mean" else Noise(outputs, args.noise_scale, args.noise_seed)
 
 
-def report(result: dict, out: Path) -> None:
+def report(result: dict, path: Path) -> None:
     words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):")
     for layer, head in result["hal_heads"][:5]:
@@ -100,7 +101,7 @@ def report(result: dict, out: Path) -> None:
     for k, overlap in result.get("stability", {"half_overlap": {}})["half_overlap"].items():
         chance = f"{overlap['chance']:.1%} by chance"
         print(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
-    print(f"{out / 'attribution_result.json'}\n{out / 'head_map.png'}")
+    print(path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,8 +145,10 @@ def main(argv: list[str] | None = None) -> None:
             result |= {"shortlist": found.about} if found.about else {}
             about = {"ablation": args.ablation, "settings": settings, "run": provenance()}
             write_json(args.out / "attribution_result.json", {**result, **about})
-            draw_head_map(args.out / "attribution_result.json", args.out / "head_map")
-        report(result, args.out)
+        path = args.out / "attribution_result.json"
+        report(result, path)
+        with picture(args.out / "head_map", args.debug) as out:
+            draw_head_map(path, out)
 
 
 if __name__ == "__main__":

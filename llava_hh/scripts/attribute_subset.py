@@ -15,6 +15,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import existing_file
 from llava_hh.datasets import add_object_flags, images_with_objects
 from llava_hh.figures.head_map import draw_head_map
+from llava_hh.figures.style import picture
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.runs import make_folder, processes, provenance
 
@@ -68,10 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(args.out)
         path = args.out / "attribution_result.json"
         write_json(path, result)
-        draw_head_map(path, args.out / "head_map")
     words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
     first = ", ".join(f"L{layer}H{head}" for layer, head in result["hal_heads"][:5])
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
+    with picture(args.out / "head_map", args.debug) as out:
+        draw_head_map(path, out)
 
 
 if __name__ == "__main__":

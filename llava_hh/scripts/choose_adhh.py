@@ -3,7 +3,8 @@
 import argparse
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags, heads_with_text
+from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json
 from llava_hh.interventions import DeactivateText
@@ -28,26 +29,27 @@ def choose(points: list[dict], greedy: dict, recall_loss: float, mentions_change
     kept = [
         point
         for point in points
-        if point["recall"] >= greedy["recall"] - recall_loss
+        if point["chair_i"] < greedy["chair_i"]  # never so where greedy decoding mentions nothing
+        and point["recall"] >= greedy["recall"] - recall_loss
         and abs(point["mentions"] / greedy["mentions"] - 1) <= mentions_change
-        and point["chair_i"] < greedy["chair_i"]
     ]
     return min(kept, key=lambda point: point["chair_i"], default=None)
 
 
 def report(args: argparse.Namespace, settings: dict, greedy: dict, points: list[dict]) -> None:
-    """Write the choice and the picture of the trade-off, and print all points."""
+    """Write the choice, print all points and draw the trade-off."""
     chosen = choose(points, greedy, args.recall_loss, args.mentions_change)
     rule = f"lowest CHAIR_i with recall down by at most {args.recall_loss:g}, mentions by {args.mentions_change:g}"
     content = {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points}
     write_json(args.out / "choice.json", {**content, "settings": settings, "run": provenance()})
-    draw_trade_off(args.out / "choice.json", args.out / "choice")
     for point in points:
         values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
         print(f"top {point['top_k']:3d}  threshold {point['threshold']:g}  {values}")
     print(f"greedy: CHAIR_i {greedy['chair_i']:.1%}  recall {greedy['recall']:.1%}  mentions {greedy['mentions']:.1f}")
     print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
     print(args.out / "choice.json")
+    with picture(args.out / "choice", args.debug) as out:
+        draw_trade_off(args.out / "choice.json", out)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         evaluation = Evaluation.from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, max(args.top_k))
+        heads_with_text(evaluation.lvlm, heads, refuse=True)
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))
         points = []
         for top_k in args.top_k:

@@ -15,12 +15,14 @@ from llava_hh.evaluation import (
     Evaluation,
     add_adhh_flags,
     add_sample_flags,
+    control_heads,
     heads_from_flags,
     heads_of_list,
 )
 from llava_hh.figures.caption_examples import draw_caption_examples
+from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import compare_with_reference
 from llava_hh.runs import processes
@@ -55,7 +57,7 @@ def named_files(pairs: list[str]) -> dict[str, Path]:
 
 
 def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list], draws: list[list]) -> None:
-    """Write the summary and its picture and print the table."""
+    """Write the summary, print the table and draw captions."""
     settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
     others = named_files(args.other_heads)
     if others:
@@ -66,11 +68,10 @@ def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list],
         summary[name]["minus_adhh"] = difference
     path = args.summary or args.out / "summary.json"
     write_json(path, summary)
-    picture = path.with_name(f"{path.stem}_captions")
-    draw_caption_examples(
-        args.out / "greedy" / RESULT_FILE, args.out / "adhh" / RESULT_FILE, args.image_folder, picture
-    )
-    print(f"{summary_table(summary)}\n{path}\n{picture}.png")
+    print(f"{summary_table(summary)}\n{path}")
+    with picture(path.with_name(f"{path.stem}_captions"), args.debug) as out:
+        greedy, adhh = (args.out / name / RESULT_FILE for name in ("greedy", "adhh"))
+        draw_caption_examples(greedy, adhh, args.image_folder, out)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
             return [DeactivateText(tuple(chosen), args.threshold)]
 
         controls = {
-            seed: random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            seed: control_heads(evaluation.lvlm, heads, seed)
             for seed in range(args.seed, args.seed + args.random_draws)
         }
         for name, chosen in {"adhh": heads, **others}.items():

@@ -9,7 +9,8 @@ import sys
 from tqdm import tqdm
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.doctor import REMEDIES, Examination, Line, read_profile
+from llava_hh.doctor import REMEDIES, Examination, Line
+from llava_hh.profiles import read_profile
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.module_influence import draw_module_influence
+from llava_hh.figures.style import picture
 from llava_hh.files import read_json, write_json
 from llava_hh.runs import make_folder, processes, provenance
 
@@ -49,11 +50,12 @@ def main(argv: list[str] | None = None) -> None:
         path = args.out / "module_influence.json"
         counts = {name: result[name] for name in ("n_hallucinated_tokens", "n_non_hallucinated_tokens", "n_captions")}
         write_json(path, {"modules": summary, **counts, "run": provenance()})
-        draw_module_influence(args.attribution, args.out / "module_influence")
     for kind, own in summary.items():
         above = f"{own['n_layers_above_0']} of {own['n_layers']} layers above 0"
         print(f"{kind}: sum {own['sum']:+.3f}, largest {own['largest']:+.3f} in layer {own['largest_layer']}, {above}")
-    print(f"{path}\n{args.out / 'module_influence.png'}")
+    print(path)
+    with picture(args.out / "module_influence", args.debug) as out:
+        draw_module_influence(args.attribution, out)
 
 
 if __name__ == "__main__":

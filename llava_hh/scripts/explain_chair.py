@@ -11,6 +11,7 @@ from typing import Any
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import LABELS, RESULT_FILE, read_scored
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
+from llava_hh.figures.style import picture
 from llava_hh.files import sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
@@ -103,13 +104,14 @@ def main(argv: list[str] | None = None) -> None:
         hashes = {str(path): sha256(path) for path in files.values()}
         source = args.out / "chair_details.json"
         write_json(source, {**details, "run": {**provenance(), "sha256": hashes}})
-        for stem, draw in (
-            ("chair_categories", draw_categories),
-            ("chair_cooccurrence", draw_co_occurrence),
-            ("chair_positions", draw_positions),
-        ):
-            draw(source, args.out / stem)
     print("\n".join([*lines(details), str(source)]))
+    for stem, draw in (
+        ("chair_categories", draw_categories),
+        ("chair_cooccurrence", draw_co_occurrence),
+        ("chair_positions", draw_positions),
+    ):
+        with picture(args.out / stem, args.debug) as out:
+            draw(source, out)
 
 
 if __name__ == "__main__":

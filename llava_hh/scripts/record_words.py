@@ -8,7 +8,7 @@ word_maps.json and word_maps.safetensors. The report finds them in a folder word
 import argparse
 
 from llava_hh.analysis.bias import PARTS
-from llava_hh.analysis.word_maps import heads_with_text, measure_caption
+from llava_hh.analysis.word_maps import measure_caption
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     add_caption_flags,
@@ -17,7 +17,7 @@ from llava_hh.attribution.captions import (
     join_arrays,
 )
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.files import write_json, write_tensors
 from llava_hh.runs import describe_model, processes, provenance, start_run
 
@@ -40,8 +40,6 @@ def main(argv: list[str] | None = None) -> None:
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         heads = heads_with_text(attribution.lvlm, heads_from_flags(args, attribution.lvlm, args.top_k))
-        if not heads:
-            raise ValueError(f"--heads {args.heads}: its first {args.top_k} heads attend to the image alone")
         settings = {
             "model": describe_model(args.model),
             "captions_sha256": digest(found),

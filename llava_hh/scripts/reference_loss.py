@@ -12,9 +12,16 @@ from pathlib import Path
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.images import image_path, load_image
-from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import (
+    Evaluation,
+    add_adhh_flags,
+    add_sample_flags,
+    control_heads,
+    heads_from_flags,
+    heads_with_text,
+)
 from llava_hh.files import read_json, sha256, write_json
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
 from llava_hh.metrics.compare import summarise
 from llava_hh.runs import processes, provenance, start_run
@@ -122,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
         extra = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
         evaluation = replace(evaluation, extra={**evaluation.extra, **extra})
-        heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
+        heads = heads_with_text(evaluation.lvlm, heads_from_flags(args, evaluation.lvlm, args.top_k), refuse=True)
 
         def edits(chosen: Sequence[Head]) -> dict[str, list[Intervention]]:
             chosen = tuple(chosen)
@@ -130,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
 
         methods: dict[str, list[Intervention]] = {REFERENCE: [], **edits(heads)}
         for seed in range(args.seed, args.seed + args.random_draws):
-            control = random_heads(evaluation.lvlm.n_layers, evaluation.lvlm.n_heads, args.top_k, seed, exclude=heads)
+            control = control_heads(evaluation.lvlm, heads, seed)
             methods |= {f"random_{name}_{seed}": edit for name, edit in edits(control).items()}
         tuned = {f"tfhh_{place}": path for place, path in enumerate(args.tfhh_model, 1)}
         captions = caption_metrics(args.captions, [*methods, *tuned])

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
-from llava_hh.evaluation import add_head_flags, heads_from_flags
+from llava_hh.evaluation import add_head_flags, control_heads, heads_from_flags, heads_with_text
 from llava_hh.figures.finetuning import draw_finetuning
+from llava_hh.figures.style import picture
 from llava_hh.files import sha256
 from llava_hh.finetuning.batches import Collator, Places, sample_order
 from llava_hh.finetuning.head_rows import (
@@ -31,7 +32,7 @@ from llava_hh.finetuning.trainer import (
     train,
     training_arguments,
 )
-from llava_hh.heads import Head, random_heads
+from llava_hh.heads import Head
 from llava_hh.hooks import observe
 from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
 from llava_hh.runs import describe_model, make_folder, processes, start_run
@@ -73,10 +74,8 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen_heads(args: argparse.Namespace, lvlm: Lvlm) -> list[Head]:
     """The heads whose attention the loss is about: the top k, or as many random ones."""
-    heads = heads_from_flags(args, lvlm, args.top_k)
-    if args.random_heads is None:
-        return heads
-    return random_heads(lvlm.n_layers, lvlm.n_heads, args.top_k, args.random_heads, exclude=heads)
+    heads = heads_with_text(lvlm, heads_from_flags(args, lvlm, args.top_k), refuse=True)
+    return heads if args.random_heads is None else control_heads(lvlm, heads, args.random_heads)
 
 
 def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRows]:
@@ -176,8 +175,9 @@ def main(argv: list[str] | None = None) -> None:
                     save_checkpoint(args, heads, result)
                     shutil.rmtree(args.out / "checkpoints")
         if processes().is_main:
-            draw_finetuning(args.out / "log.jsonl", args.out / "curves")
-            print(f"{result}\n{args.out / 'curves.png'}")
+            print(result)
+            with picture(args.out / "curves", args.debug) as out:
+                draw_finetuning(args.out / "log.jsonl", out)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def page(results: Path) -> str:
             result = read_json(source)
             seen = seen_in(source, result, sentence, wrapper)
             marks = " Hollow marks: the paper." if "paper" in result else ""
-            parts.append(f"![{title}]({stem}.png)\n\n{seen}{marks} Numbers: [{source.name}]({stem}.json)\n")
+            if source.with_suffix(".png").is_file():
+                parts.append(f"![{title}]({stem}.png)\n")
+            parts.append(f"{seen}{marks} Numbers: [{source.name}]({stem}.json)\n")
         else:
             parts.append(f"Not made yet: `sh bash_scripts/analysis/{wrapper}.sh`\n")
     return "\n".join(parts)
