@@ -1,10 +1,13 @@
 """What each token of a tokenizer spells in bytes, by its piece alone: the slow way to where words stand."""
 
-import json
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerFast
+
+from llava_hh.attribution.targets import find_targets
+from llava_hh.metrics.chair import score_caption
 
 PRINTABLE = [
     *range(33, 127),
@@ -18,12 +21,12 @@ NOTHING = b"\xff"
 
 def spelled(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) -> list[bytes]:
     """The bytes of each token; special tokens spell nothing. Blanks at the front and before stops may be too many."""
-    kind = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]["type"]
-    added = tokenizer.added_tokens_decoder
+    kind = type(tokenizer.backend_tokenizer.decoder).__name__
+    added = added_texts(tokenizer)
     texts = []
     for token, piece in zip(token_ids, tokenizer.convert_ids_to_tokens(token_ids), strict=True):
         if token in added:
-            texts.append(b"" if added[token].special else piece.encode())
+            texts.append(added[token])
         elif kind == "ByteLevel":
             texts.append(bytes(BYTES[character] for character in piece))
         elif kind == "WordPiece":
@@ -31,6 +34,11 @@ def spelled(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) -> lis
         else:
             texts.append(piece.replace("▁", " ").encode())
     return texts if kind in ("ByteLevel", "WordPiece") else with_bytes(texts)
+
+
+@lru_cache
+def added_texts(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
+    return {token: b"" if own.special else own.content.encode() for token, own in tokenizer.added_tokens_decoder.items()}
 
 
 def with_bytes(texts: list[bytes]) -> list[bytes]:
@@ -44,7 +52,7 @@ def with_bytes(texts: list[bytes]) -> list[bytes]:
 
 
 def token_of_letter(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int], number: int) -> int:
-    """The index of the token that spells the ASCII letter of this number, from 0; decoding leaves every letter as it is."""
+    """The index of the token that spells the ASCII letter of this number, from 0; decoding changes no letter."""
     letters = [sum(chr(byte).isalpha() and byte < 128 for byte in text) for text in spelled(tokenizer, token_ids)]
     index = 0
     while number >= letters[index]:
@@ -55,3 +63,17 @@ def token_of_letter(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]
 
 def letters_before(text: str, place: int) -> int:
     return sum(character.isalpha() and character.isascii() for character in text[:place])
+
+
+def check_targets(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> int:
+    """Compare every target with the token that spells the mention's first letter; how many there were."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    scored = score_caption(text.strip(), set())
+    targets = find_targets(tokenizer, ids, scored["caption"], scored["mentions"])
+    start = text.find(scored["caption"])
+    expected = [
+        token_of_letter(tokenizer, ids, letters_before(text, start + mention["start"]))
+        for mention in scored["mentions"]
+    ]
+    assert [target.index for target in targets] == expected, (text, tokenizer.convert_ids_to_tokens(ids))
+    return len(targets)

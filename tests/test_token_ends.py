@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from spelling import letters_before, token_of_letter
+from spelling import check_targets
 from tiny_llava15 import llama_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -77,20 +77,6 @@ def sentence_piece() -> PreTrainedTokenizerBase:
 KINDS = [byte_fallback, byte_level, word_piece, sentence_piece]
 
 
-def check(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> int:
-    """Compare every target with the token that spells the mention's first letter; how many there were."""
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    scored = score_caption(text.strip(), set())
-    targets = find_targets(tokenizer, ids, scored["caption"], scored["mentions"])
-    start = text.find(scored["caption"])
-    expected = [
-        token_of_letter(tokenizer, ids, letters_before(text, start + mention["start"]))
-        for mention in scored["mentions"]
-    ]
-    assert [target.index for target in targets] == expected, (text, tokenizer.convert_ids_to_tokens(ids))
-    return len(targets)
-
-
 def test_the_word_behind_an_emoji_by_hand():
     tokenizer = byte_fallback()
     pieces = ["▁", "<0xF0>", "<0x9F>", "<0x8D>", "<0x95>", "▁dog"]
@@ -112,12 +98,12 @@ def test_a_run_of_bytes_that_is_whole_and_then_not():
 def test_targets_are_the_tokens_that_spell_the_words(make):
     tokenizer, rng, n_targets = make(), Random(5), 0
     for between in BETWEEN:
-        n_targets += check(
+        n_targets += check_targets(
             tokenizer, tokenizer(f"{between} dog and {between}a pizza", add_special_tokens=False).input_ids
         )
     for _ in range(60):
         parts = [rng.choice(BETWEEN + [f" {word}" for word in WORDS]) for _ in range(rng.randint(1, 12))]
-        n_targets += check(tokenizer, tokenizer("".join(parts), add_special_tokens=False).input_ids)
+        n_targets += check_targets(tokenizer, tokenizer("".join(parts), add_special_tokens=False).input_ids)
     assert n_targets > 60
 
 
@@ -129,7 +115,7 @@ def test_targets_among_any_tokens(make):
     ids = [number for number in range(len(tokenizer)) if number not in tokenizer.all_special_ids]
     for _ in range(100):
         drawn = [token for _ in range(6) for token in [*rng.choices(ids, k=rng.randint(0, 5)), rng.choice(words)]]
-        n_targets += check(tokenizer, drawn)
+        n_targets += check_targets(tokenizer, drawn)
     assert n_targets > 60
 
 
