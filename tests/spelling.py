@@ -38,7 +38,9 @@ def spelled(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]) -> lis
 
 @lru_cache
 def added_texts(tokenizer: PreTrainedTokenizerFast) -> dict[int, bytes]:
-    return {token: b"" if own.special else own.content.encode() for token, own in tokenizer.added_tokens_decoder.items()}
+    return {
+        token: b"" if own.special else own.content.encode() for token, own in tokenizer.added_tokens_decoder.items()
+    }
 
 
 def with_bytes(texts: list[bytes]) -> list[bytes]:
