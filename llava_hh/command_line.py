@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from safetensors import SafetensorError
 
-from llava_hh.files import describe_failure
+from llava_hh.files import describe_failure, in_one_line
 from llava_hh.processes import processes
 
 
@@ -36,6 +36,6 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"{type(error).__name__}: {in_one_line(error)}"
         print(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
         raise SystemExit(1) from None

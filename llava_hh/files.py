@@ -22,6 +22,8 @@ ADVICE = {  # for errors that only writing has
     errno.EROFS: "choose another folder, or have this one mounted for writing",
 }
 OTHER = "choose another folder, or have its permissions changed"
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
+FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
 
 
 def write_json(path: Path, content: object) -> None:
@@ -80,12 +82,30 @@ def drop_parts(folder: Path) -> None:
                 part.unlink()
 
 
+def refuse_pointer(path: Path) -> None:
+    """See that a file is itself there; `git clone` without LFS leaves a pointer to it.
+
+    Raises:
+        ValueError: a Git LFS pointer; names the file.
+    """
+    if is_pointer(path):
+        raise ValueError(f"{path}: {FETCH}")
+
+
+def is_pointer(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON that users bring.
 
     Raises:
-        ValueError: it is not JSON, or not in UTF-8, or nested too deeply, or has half of a character; one line.
+        ValueError: it is not JSON (a Git LFS pointer, for example), or not in UTF-8, or nested too deeply, or has half
+            of a character; one line.
     """
+    if text.startswith(POINTER if isinstance(text, bytes) else POINTER.decode()):
+        raise ValueError(FETCH)
     try:
         content = json.loads(text)
         if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():  # one surrogate of a pair, alone
@@ -141,10 +161,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def in_one_line(error: Exception) -> str:
+    """An error's words in one line."""
+    return without_advice(" ".join(str(error).split()) or type(error).__name__)
+
+
+def without_advice(text: str) -> str:
+    """An error's words, but for torch's advice to load a file that it cannot read as a pickle."""
+    return "not a file of tensors alone, or damaged" if "weights_only" in text else text
+
+
 def describe_failure(error: Exception) -> str:
     """An error in words for the user; of a disk's refusal also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
+        return without_advice(str(error))
     file = error.filename or "a file"
     return _in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}"
 

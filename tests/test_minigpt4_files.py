@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_minigpt4 import WIDTH, name_parts, save_tiny_parts
 from transformers import LlamaForCausalLM
 
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
+from llava_hh.models.minigpt4_model import MiniGpt4ForConditionalGeneration
 from llava_hh.runs import describe_model
 
 
@@ -112,9 +114,9 @@ def test_a_bad_file_is_one_line(name, damage, line, copied):
 BAD_NAMES = [
     ("eva_vit_g.pth", lambda own: own.pop("blocks.1.attn.v_bias"), "no place in the model: visual_encoder.blocks.1.at"),
     ("eva_vit_g.pth", lambda own: own.pop("pos_embed"), r"missing: model\.vision_tower\.embeddings\.position_emb"),
-    ("eva_vit_g.pth", lambda own: own.update(gamma=torch.ones(1)), "no place in the model: visual_encoder.gamma"),
+    ("eva_vit_g.pth", lambda own: renamed(own, "pos_embed", "pos"), "missing: .*; names that have no place.*: .*pos$"),
+    ("projector.pth", lambda own: renamed(own, "llama_proj.b", "proj.b"), "missing: .*llama_proj.bias; .*: proj.bias"),
     ("eva_vit_g.pth", lambda own: renamed(own, "blocks.", "layers."), "layers.0.mlp.fc1.bias and 43 more"),
-    ("projector.pth", lambda own: own.update({"Qformer.x": torch.ones(1)}), "no place in the model: Qformer.x"),
     (
         "projector.pth",
         lambda own: own.update({"llama_proj.weight": torch.ones(32, 9)}),
@@ -135,6 +137,55 @@ def test_names_and_shapes_that_do_not_fit_are_listed(name, change, line, copied)
     with pytest.raises(ValueError, match=line) as caught:
         load_lvlm(copied / "official")
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "named"),
+    [
+        ("eva_vit_g.pth", "gamma", "visual_encoder.gamma"),
+        ("eva_vit_g.pth", "rope.freqs_cos", "visual_encoder.rope.freqs_cos"),
+        ("projector.pth", "Qformer.x", "Qformer.x"),
+    ],
+)
+def test_what_a_complete_file_has_beside_is_named_and_left_out(name, key, named, lvlm, copied, capsys):
+    change_file(copied / name, lambda own: own.update({key: torch.ones(1)}))
+    found = load_lvlm(copied / "minigpt4").model.state_dict()
+    assert f"{name}: left out, since the model has no such weights: {named}" in capsys.readouterr().err
+    assert found.keys() == lvlm.model.state_dict().keys()
+    assert all(torch.equal(found[own], tensor) for own, tensor in lvlm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.bin"])
+def test_an_adapter_beside_llama_is_refused(name, copied):
+    (copied / "llama" / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"llama/{name}: a LoRA adapter.*; merge it into its base"):
+        load_lvlm(copied / "minigpt4")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantization_reaches_the_whole(bits, files, monkeypatch):
+    """What from_pretrained gets; bitsandbytes itself need not be installed."""
+    given = {}
+
+    def remember(*_, **options):
+        given.update(options)
+        raise NotImplementedError("enough seen")
+
+    monkeypatch.setattr(MiniGpt4ForConditionalGeneration, "from_pretrained", remember)
+    with pytest.raises(ValueError, match="enough seen"):
+        load_lvlm(files / "minigpt4", Loading(bits=bits))
+    assert (given["quantization_config"].load_in_4bit, given["quantization_config"].load_in_8bit) == (
+        bits == 4,
+        bits == 8,
+    )
+    assert given["device_map"] == "cpu" and given["dtype"] == torch.float32
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantization_without_its_package_is_one_line(files):
+    with pytest.raises(ValueError, match="bitsandbytes") as error:
+        load_lvlm(files / "minigpt4", Loading(bits=4))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,42 @@ def test_a_projector_of_another_width(lvlm, weights, tmp_path, refused):
     refused(folder, "mm_projector.bin", "model.mm_projector.0.weight has shape (48, 32); the model needs (32, 32)")
 
 
+def test_what_a_projector_file_has_beside_is_named_and_left_out(lvlm, weights, tmp_path, refused, capsys):
+    folder = write_projector(tmp_path / "pretrain", lvlm.model, weights)
+    expected = {name: tensor.clone() for name, tensor in load_lvlm(folder).model.state_dict().items()}  # mapped files
+    own = torch.load(folder / "mm_projector.bin", weights_only=True)
+    torch.save(own | {"model.mm_projector.4.weight": torch.ones(2)}, folder / "mm_projector.bin")
+    found = load_lvlm(folder).model.state_dict()
+    line = "mm_projector.bin: left out, since the model has no such weights: model.mm_projector.4.weight"
+    assert line in capsys.readouterr().err
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    own["model.mm_projector.9.bias"] = own.pop("model.mm_projector.0.bias")
+    torch.save(own, folder / "mm_projector.bin")
+    refused(folder, "missing: model.multi_modal_projector.linear_1.bias; left over: model.mm_projector.9.bias")
+
+
+def test_what_whole_weights_have_beside_is_refused(lvlm, weights, tmp_path, refused):
+    """Of whole weights nobody knows which part of the model a name means."""
+    folder = write_llava15(tmp_path / "llava", lvlm.model, weights | {"model.extra": torch.ones(1)})
+    refused(folder, "left over: model.extra")
+
+
+ADAPTER = ["adapter_config.json", "adapter_model.bin", "adapter_model.safetensors", "non_lora_trainables.bin"]
+
+
+@pytest.mark.parametrize("name", ADAPTER)
+def test_an_adapter_that_would_not_be_applied(name, lvlm, weights, tmp_path, refused):
+    """Beside whole weights, beside a projector, beside a projector's base, and alone."""
+    whole = write_llava15(tmp_path / "llava", lvlm.model, weights)
+    projector = write_projector(tmp_path / "pretrain", lvlm.model, weights)
+    base, alone = tmp_path / "vicuna-tiny", tmp_path / "checkpoint-6000"
+    alone.mkdir()
+    for folder in (whole, projector, base, alone):
+        (folder / name).write_text("{}")
+        refused(projector if folder == base else folder, str(folder / name), "a LoRA adapter", "merge it into its base")
+        (folder / name).unlink()
+
+
 def test_a_vocabulary_of_another_size(lvlm, weights, tmp_path, refused):
     cut = weights | {"lm_head.weight": weights["lm_head.weight"][:-3].clone()}
     folder = write_llava15(tmp_path / "llava", lvlm.model, cut)

@@ -14,6 +14,7 @@ from baselines.halc.windows import Box, area
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.vision import PATCH, PIXEL_MEAN, PIXEL_STD, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS
+from llava_hh.models.weight_files import check_files
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 
@@ -45,12 +46,14 @@ def check_folder(path: Path, wanted: str) -> None:
     """Refuse what is not the folder of a checkpoint.
 
     Raises:
-        ValueError, FileNotFoundError: as said.
+        ValueError: GroundingDINO's original file, a Git LFS pointer, or damaged JSON.
+        FileNotFoundError: no config.json there.
     """
     if path.suffix == ".pth" or list(path.glob("*.pth")):
         raise ValueError(f"{path}: GroundingDINO's original file; get {wanted}")
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json there; get {wanted}")
+    check_files(path)
 
 
 class GroundingDino:

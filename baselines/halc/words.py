@@ -1,5 +1,6 @@
 """Which words of a caption HALC checks."""
 
+from os.path import commonprefix
 from random import Random
 
 from textblob.en import tag
@@ -15,7 +16,7 @@ def added_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], token: int) -
     """What `token` adds to the text of `ids`, its leading blank included."""
     before = tokenizer.decode(ids, skip_special_tokens=True)
     after = tokenizer.decode([*ids, token], skip_special_tokens=True)
-    return after[len(before) :] if after.startswith(before) else after
+    return after[len(commonprefix([before, after])) :]  # the last byte of an emoji changes what was written for others
 
 
 def begins_word(text: str, variant: str) -> bool:

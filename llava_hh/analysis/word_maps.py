@@ -6,6 +6,7 @@ on the image or on the text, which are kept apart.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava_hh.analysis.bias import part_masks
-from llava_hh.attribution.targets import Target
+from llava_hh.attribution.targets import Target, token_ends
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -62,13 +63,8 @@ def encode_weights(weights: np.ndarray, n_image: int) -> tuple[np.ndarray, np.nd
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a token that ends inside a character adds nothing, the one that ends it all."""
-    texts, said = [], ""
-    for n in range(1, len(token_ids) + 1):
-        text = tokenizer.decode(token_ids[:n])
-        whole = not text.endswith("\ufffd")
-        texts.append(text[len(said) :] if whole else "")
-        said = text if whole else said
-    return texts
+    text, ends = token_ends(tokenizer, token_ids, skip_special_tokens=False)
+    return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
 def measure_caption(

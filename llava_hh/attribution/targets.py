@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from os.path import commonprefix
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -26,8 +27,7 @@ def find_targets(
 ) -> list[Target]:
     """The first token of every mentioned object, in order.
 
-    A mention's token is the one that holds the mention's first character in the decoded `token_ids`; ends of tokens are
-    lengths of decoded prefixes.
+    A mention's token is the one that writes the mention's first character (`token_ends`).
 
     Args:
         caption: the text that was scored: what `token_ids` decode to, or a part of it.
@@ -38,16 +38,33 @@ def find_targets(
     Source: the paper's object tokens (first sub-token of a mentioned object).
     Differs: see `find_released_targets`.
     """
-    text = tokenizer.decode(token_ids, skip_special_tokens=True)
+    text, ends = token_ends(tokenizer, token_ids, skip_special_tokens=True)
     start = text.find(caption)
     if start < 0:
         raise ValueError(f"token_ids spell {text.strip()[:60]!r}, not the caption {caption[:60]!r}: of another model?")
-    ends = [len(tokenizer.decode(token_ids[: n + 1], skip_special_tokens=True)) for n in range(len(token_ids))]
     targets = []
     for mention in mentions:
-        index = next(place for place, end in enumerate(ends) if end > start + mention["start"])
+        index = next(index for index, end in enumerate(ends) if end > start + mention["start"])
         targets.append(_target(index, token_ids, mention))
     return targets
+
+
+def token_ends(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], skip_special_tokens: bool
+) -> tuple[str, list[int]]:
+    """The text of `token_ids`, and how many of its characters are written once each token is there.
+
+    Some tokens hold only a part of a character: one byte of an emoji, for example. Until the character is complete,
+    decoding writes other characters in its place, and more or fewer of them. So the ends are where the decoded prefixes
+    agree with the whole text, not how long they are. The last token of a character writes it.
+    """
+    text = tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+    ends, end = [], 0
+    for n in range(1, len(token_ids) + 1):
+        prefix = tokenizer.decode(token_ids[:n], skip_special_tokens=skip_special_tokens)
+        end = max(end, len(commonprefix([prefix, text])))
+        ends.append(end)
+    return text, ends
 
 
 def find_released_targets(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.data.json_lists import read_lists
-from llava_hh.files import read_json, read_json_lines, sha256, write_text
+from llava_hh.files import read_json, read_json_lines, refuse_pointer, sha256, write_text
 from llava_hh.runs import processes
 
 
@@ -221,8 +221,14 @@ def refuse_repeats(path: Path, image_ids: Iterable[int | str]) -> None:
 
 
 def existing_file(path: str | Path, expected: str) -> Path:
-    """The path, if there is a file; FileNotFoundError with what was expected there otherwise."""
+    """The path, if there is a file.
+
+    Raises:
+        FileNotFoundError: there is none; says what was expected.
+        ValueError: a Git LFS pointer.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    refuse_pointer(path)
     return path

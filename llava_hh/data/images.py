@@ -5,6 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
+from llava_hh.files import FETCH, is_pointer
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that starts another program, as EPS does
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 # In pixels. Of 1 or 3 rows some processors take the height for channels; LLaVA-1.5 pads to a square of the longer side,
@@ -61,6 +63,7 @@ def load_image(path: Path) -> Image.Image:
         problem = "no such image; is --image-folder the right one?"
     except UnidentifiedImageError:
         problem = "an empty file" if path.stat().st_size == 0 else f"not an image ({', '.join(FORMATS)})"
+        problem = FETCH if is_pointer(path) else problem
     except Image.DecompressionBombError:
         problem = f"an image of far too many pixels; {SIDES}"
     except Exception as error:  # decoders of damaged files raise more than OSError

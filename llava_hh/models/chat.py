@@ -57,9 +57,12 @@ class ChatFamily:
     ) -> list[tuple[list[int], bool]]:
         """What follows the first question in a conversation: token ids, and whether they belong to an answer.
 
+        Blanks around an answer go where the checkpoint's template trims answers, as Gemma's does.
+
         Raises:
             ValueError: a chat template that does not repeat what was said, or ends no answer.
         """
+        turns = [(question, said_answer(processor, answer)) for question, answer in turns]
 
         def closing(place: int) -> list[int]:
             text = text_after_answer(processor, turns, place, with_image)
@@ -170,6 +173,16 @@ def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
     if shown != with_image:
         raise ValueError(f"{template} writes {processor.image_token} {shown} times; expected {int(with_image)}")
     return text
+
+
+def said_answer(processor: ProcessorMixin, answer: str) -> str:
+    """An answer as the checkpoint's chat template repeats it: trimmed, if the template does so."""
+    if answer == answer.strip():
+        return answer
+    asked, answered = ([{"type": "text", "text": text}] for text in ("?", answer))
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    before = processor.apply_chat_template(messages[:1], add_generation_prompt=True)
+    return answer if processor.apply_chat_template(messages).startswith(before + answer) else answer.strip()
 
 
 def text_after_answer(processor: ProcessorMixin, turns: Sequence[tuple[str, str]], place: int, with_image: bool) -> str:

@@ -12,7 +12,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
 
-from llava_hh.files import read_any_json
+from llava_hh.files import in_one_line
 from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
@@ -24,6 +24,7 @@ from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
+from llava_hh.models.weight_files import check_files, weight_files
 
 DESCRIBE = "Please describe this image in detail."
 FAMILIES = {  # by config.model_type
@@ -142,15 +143,19 @@ class Lvlm:
         Returns: the batch, on the CPU, and labels (row, position): the token itself where it belongs to an answer, its
             end token included, and -100 elsewhere. `response_start` is that of the first answer.
         Raises:
-            ValueError: an image that max_length would cut.
+            ValueError: an image that max_length would cut, or a conversation that the family's format changes; names
+                the sample.
         """
         rows, tensors = self.family.encode(self.processor, images, [turns[0][0] for turns in conversations])
         starts = [len(ids) for ids in rows]
         labels = [[-100] * len(ids) for ids in rows]
-        for row, label, turns, image in zip(rows, labels, conversations, images, strict=True):
-            for ids, is_answer in self.family.answer_parts(
-                self.processor, turns, image is not None, self.end_token_ids
-            ):
+        names = list(sample_ids if sample_ids is not None else range(len(rows)))
+        for name, row, label, turns, image in zip(names, rows, labels, conversations, images, strict=True):
+            try:
+                parts = self.family.answer_parts(self.processor, turns, image is not None, self.end_token_ids)
+            except ValueError as error:
+                raise ValueError(f"sample {name}: {error}") from None
+            for ids, is_answer in parts:
                 row += ids
                 label += ids if is_answer else [-100] * len(ids)
         whole = self._pad(rows, tensors, "right", "cpu")
@@ -161,8 +166,7 @@ class Lvlm:
         cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
         inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
-        ids = list(sample_ids if sample_ids is not None else range(len(rows)))
-        return Batch(inputs, image_mask[:, :width], starts, ids, list(images)), labels[:, :width]
+        return Batch(inputs, image_mask[:, :width], starts, names, list(images)), labels[:, :width]
 
     def image_grid(self, batch: Batch) -> ImageGrid | None:
         """How the image tokens of a batch of one row lie over its picture; None where the family can't say."""
@@ -181,11 +185,24 @@ class Lvlm:
         self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
     ) -> dict[str, Tensor]:
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
+        self._refuse_unknown(padded["input_ids"])
         device = self.model.device if device is None else device
         inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs
+
+    def _refuse_unknown(self, input_ids: Tensor) -> None:
+        """Refuse ids beyond the embeddings, such as a [PAD] that was added without resizing them.
+
+        Raises:
+            ValueError: names the token.
+        """
+        n_rows = self.model.get_input_embeddings().num_embeddings
+        beyond = set(input_ids[input_ids >= n_rows].tolist()) - set(self.family.image_token_ids(self.model))
+        if beyond:
+            named = ", ".join(f"{self.tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in sorted(beyond))
+            raise ValueError(f"the tokenizer's {named} is beyond the model's {n_rows} embeddings; resize them for it")
 
     def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         complete = getattr(self.family, "complete", None)
@@ -231,7 +248,9 @@ class Loading:
         """As from_pretrained takes them."""
         own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         device_map = self.device_map or (own_gpu if torch.cuda.is_available() else "cpu")
+        # interventions are written for fused attention; a config may name a kernel that is not installed
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "device_map": device_map}
+        options["attn_implementation"] = "sdpa"
         if self.bits:
             options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.bits}bit": True})
         return options
@@ -253,8 +272,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     family = FAMILIES[model_type]()
     loading = Loading.from_environment() if loading is None else loading
-    for file in sorted(path.glob("*.json")):
-        read_any_json(file)
+    check_files(path)
     try:
         model, processor = family.load(path, **loading.options())
         lvlm = Lvlm(model.eval(), processor, family)
@@ -262,13 +280,18 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     except Exception as error:  # whatever transformers says of a file that is not as it expects
         if isinstance(error, OSError | ValueError) and path.name in str(error):
             raise
+        for file in weight_files(path):
+            file.tensors()  # a damaged one says its name
         what = "" if isinstance(error, ImportError) else f"this checkpoint cannot be used; {type(error).__name__}: "
-        raise ValueError(f"{path}: {what}{' '.join(str(error).split())}") from error
+        raise ValueError(f"{path}: {what}{in_one_line(error)}") from error
     return lvlm
 
 
 def _try_out(lvlm: Lvlm) -> None:
-    """Prepare two images and questions, so that a damaged processor or generation_config shows before the work."""
+    """Prepare two images and questions, so that a damaged processor or generation_config shows before the work.
+
+    The questions differ in length, so that the padding token is among their ids.
+    """
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(lvlm.model.generation_config, name)
         ids = value if isinstance(value, list) else [value]
@@ -279,4 +302,4 @@ def _try_out(lvlm: Lvlm) -> None:
         if value is not None and (type(value) is not int or not 0 <= value < 1000):
             raise ValueError(f"the processor's {name} is {value!r}; expected a number below 1000")
     grey = new_image("RGB", (64, 64), "grey")
-    lvlm.encode([grey, grey], ["What is this?", "Is it grey?"])
+    lvlm.encode([grey, grey], ["What is this?", "Is it grey, or is it of another colour?"])

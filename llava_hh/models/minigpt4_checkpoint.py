@@ -26,13 +26,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llava_hh.files import refuse_pointer
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
-from llava_hh.models.weight_files import UNREADABLE, first_line, listed
+from llava_hh.models.weight_files import (
+    UNREADABLE,
+    check_files,
+    first_line,
+    listed,
+    name_unused,
+    refuse_adapter,
+)
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
 VISION, PROJECTOR, LANGUAGE = "model.vision_tower.", "model.llama_proj.", "model.language_model."
@@ -52,12 +60,13 @@ EVA_UNUSED = ("norm.", "fc_norm.", "head.")  # what follows the last block of th
 
 
 def assemble(
-    folder: Path, config: MiniGpt4Config, dtype: torch.dtype | str, device_map: str
+    folder: Path, config: MiniGpt4Config, dtype: torch.dtype | str, **options: Any
 ) -> tuple[MiniGpt4ForConditionalGeneration, MiniGpt4Processor]:
     """The model and its processor from the parts that the config.json of `folder` names.
 
     Args:
-        dtype, device_map: as in transformers; "auto" is the type of Llama's weights, to which all others are cast.
+        dtype: as in transformers; "auto" is the type of Llama's weights, to which all others are cast.
+        options: what else from_pretrained takes, for the whole (device_map, quantization_config).
     Raises:
         FileNotFoundError: a part that is not there.
         ValueError: a part that is damaged, that lacks a weight or has one that has no place in the model; one line.
@@ -72,7 +81,7 @@ def assemble(
     weights = {name.replace("model.", LANGUAGE, 1): own for name, own in language.state_dict().items()}
     weights |= read_weights(parts, config)
     model = MiniGpt4ForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=language.dtype, device_map=device_map
+        None, config=config, state_dict=weights, dtype=language.dtype, **options
     )
     # greedy, while Llama-2-chat's own settings sample
     model.generation_config = GenerationConfig(
@@ -136,17 +145,19 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     """The language model, on the CPU.
 
     Raises:
-        ValueError: no such folder, another kind of model, weights that are missing or damaged.
+        ValueError: no such folder, another kind of model, weights that are missing or damaged, an adapter beside them.
     """
     for name in ("config.json", "tokenizer.json"):  # without the latter transformers makes an empty tokenizer
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
+    check_files(folder)
+    refuse_adapter(folder)
     kind = AutoConfig.from_pretrained(folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     try:
         model, report = LlamaForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map="cpu", output_loading_info=True
+            folder, dtype=dtype, device_map="cpu", attn_implementation="sdpa", output_loading_info=True
         )
     except UNREADABLE as error:
         raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
@@ -167,8 +178,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth file, those under "model" where it has that.
 
     Raises:
-        ValueError: a truncated file, or one of another kind.
+        ValueError: a truncated file, a Git LFS pointer, or a file of another kind.
     """
+    refuse_pointer(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -203,19 +215,25 @@ def place(
 ) -> dict[str, Tensor]:
     """The tensors of a file by their names in our model.
 
+    A file that has all that is needed may have more: it is named on standard error and left out.
+
     Args:
         tensors: by MiniGPT-4's names.
         shapes: of every weight of the model.
-        needed: our names that have to be among them.
+        needed: our names that have to be among them; none of a fine-tuned file, whose names must all fit then.
     Raises:
-        ValueError: names or shapes that the model does not have, or needed names that are not there.
+        ValueError: shapes that the model does not have, needed names that are not there, or fine-tuned ones that do not
+            fit.
     """
     # older versions of transformers saved the frequencies of the positions, which are computed
     names = {name: our_name(name) for name in tensors if not name.endswith("rotary_emb.inv_freq")}
-    if unknown := [name for name, own in names.items() if own not in shapes]:
-        raise ValueError(f"{path}: names that have no place in the model: {listed(unknown)}")
-    if missing := set(needed) - set(names.values()):
-        raise ValueError(f"{path}: weights missing: {listed(missing)}")
+    unknown = [name for name, own in names.items() if own not in shapes]
+    missing = set(needed) - set(names.values())
+    if missing or (unknown and not needed):
+        wrong = {"weights missing": missing, "names that have no place in the model": unknown}
+        raise ValueError(f"{path}: {'; '.join(f'{what}: {listed(own)}' for what, own in wrong.items() if own)}")
+    name_unused(path, unknown)
+    names = {name: own for name, own in names.items() if own in shapes}
     for name, own in names.items():
         if tensors[name].shape != shapes[own]:
             found, expected = tuple(tensors[name].shape), tuple(shapes[own])

@@ -37,6 +37,8 @@ from llava_hh.models.weight_files import (
     StoredTensor,
     WeightFile,
     WithRows,
+    name_unused,
+    refuse_adapter,
     refuse_wrong_weights,
     weight_files,
 )
@@ -104,8 +106,9 @@ def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
 
     Raises:
         FileNotFoundError: no weights, or a projector without its base.
-        ValueError: a projector whose base has no name.
+        ValueError: a projector whose base has no name, or a LoRA adapter beside the weights.
     """
+    refuse_adapter(folder)
     files = weight_files(folder)
     if files:
         return folder, files
@@ -114,6 +117,7 @@ def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
     if not (name := fields.get("_name_or_path")):
         raise ValueError(f"{folder / 'config.json'}: no _name_or_path there; expected the base language model's folder")
     base = find_folder(name, folder, "base language model (_name_or_path)")
+    refuse_adapter(base)
     if not (files := weight_files(base)):
         raise FileNotFoundError(f"{base}: no weights there; it is the base language model of {folder}")
     return base, [*files, WeightFile(folder / PROJECTOR)]
@@ -124,6 +128,8 @@ def place(
 ) -> dict[str, StoredTensor]:
     """Each stored tensor under the name of transformers' model.
 
+    What a projector's own file holds beside the projector is named on standard error and left out.
+
     Args:
         tower_files: of a CLIP model, of which the vision part is taken.
     Raises:
@@ -131,20 +137,22 @@ def place(
     """
     inner = "model.vision_tower.vision_model."  # transformers before 5
     tower = inner if any(name.startswith(inner) for name in expected) else "model.vision_tower."
-    placed, left_over = {}, []
+    placed, left_over, unused = {}, [], []
     for tensor in stored:
         name = target_name(tensor.name, tower)
         if name in expected:
             placed[name] = tensor
         elif not tensor.name.endswith(RECOMPUTED):
-            left_over.append(tensor.name)
+            (unused if tensor.file.path.name == PROJECTOR else left_over).append(tensor.name)
     for file in tower_files:
         for tensor in file.tensors():
             name = tower + tensor.name.removeprefix("vision_model.")
             if name in expected:
                 placed[name] = tensor
     missing = [name for name in expected if name not in placed]
-    refuse_wrong_weights(folder, {"missing": missing, "left over": left_over})
+    if missing or left_over:
+        refuse_wrong_weights(folder, {"missing": missing, "left over": left_over + unused})
+    name_unused(folder / PROJECTOR, unused)
     return placed
 
 

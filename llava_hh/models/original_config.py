@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from llava_hh.files import read_json
+from llava_hh.files import read_json, refuse_pointer
+from llava_hh.models.weight_files import refuse_adapter
 
 IMAGE_TOKEN = "<image>"
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
@@ -56,8 +57,10 @@ def read_fields(folder: Path) -> dict:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: there is an adapter alone.
     """
     if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
         raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
     return read_json(folder / "config.json")
 
@@ -138,11 +141,12 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
 
     Raises:
         FileNotFoundError: no tokenizer.model.
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or is a Git LFS pointer.
     """
     path = folder / "tokenizer.model"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; it comes with the checkpoint and with its base language model")
+    refuse_pointer(path)
     pieces = sentencepiece_model_pb2.ModelProto()
     try:
         pieces.ParseFromString(path.read_bytes())

@@ -1,5 +1,6 @@
 """Weight files of a checkpoint folder, safetensors or torch's .bin: what they hold, read tensor by tensor."""
 
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +10,17 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from tqdm import tqdm
 
-from llava_hh.files import read_json
+from llava_hh.files import read_any_json, read_json, refuse_pointer, without_advice
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
 PROJECTOR = "mm_projector.bin"
+# what transformers reads beside weights; a folder may hold other files, of any kind
+DESCRIBING = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
+DESCRIBING += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+DESCRIBING += ("merges.txt", "vocab.txt", "chat_template.json", "chat_template.jinja")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
 UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)  # how a damaged file shows itself
 
 
@@ -29,10 +36,11 @@ class WeightFile:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: it is damaged, cut off, or pickles more than tensors.
+            ValueError: it is damaged, cut off, a Git LFS pointer, or pickles more than tensors.
         """
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: not there, but the folder's index names it")
+        refuse_pointer(self.path)
         try:
             if self.path.suffix == ".safetensors":
                 handle = safe_open(self.path, framework="pt")
@@ -111,6 +119,37 @@ def weight_files(folder: Path) -> list[WeightFile]:
     return []
 
 
+def check_files(folder: Path) -> None:
+    """See that the files that are read of a folder in transformers' layout are themselves there, and its JSON is JSON.
+
+    Raises:
+        ValueError: a Git LFS pointer, or a damaged JSON file; names the file.
+    """
+    for path in (folder / name for name in DESCRIBING):
+        if path.is_file():
+            refuse_pointer(path)
+            if path.suffix == ".json":
+                read_any_json(path)
+    pieces = folder / "tokenizer.model"
+    if pieces.is_file() and not (folder / "tokenizer.json").is_file():
+        refuse_pointer(pieces)
+    for file in weight_files(folder):
+        if file.path.is_file():
+            refuse_pointer(file.path)
+
+
+def refuse_adapter(folder: Path) -> None:
+    """See that no LoRA adapter lies in a folder whose weights are read without one.
+
+    Raises:
+        ValueError: names the adapter's file.
+    """
+    for name in ADAPTER:
+        if (folder / name).is_file():
+            what = "a LoRA adapter, which would not be applied; merge it into its base model, and take that folder"
+            raise ValueError(f"{folder / name}: {what}")
+
+
 def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
     """Say in one line which weights do not fit.
 
@@ -124,6 +163,12 @@ def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Collection[str]]) -> 
         raise ValueError(f"{folder}: weights {'; '.join(parts)}")
 
 
+def name_unused(path: Path, names: Collection[str]) -> None:
+    """Say on standard error which tensors of a file the model has no use for."""
+    if names:
+        tqdm.write(f"{path}: left out, since the model has no such weights: {listed(names)}", file=sys.stderr)
+
+
 def listed(names: Iterable[str]) -> str:
     """Names in order, the first five of them."""
     names = sorted(names)
@@ -131,4 +176,5 @@ def listed(names: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """What a library says of a file; the rest of it is advice."""
+    return without_advice(str(error).strip().split("\n")[0] or type(error).__name__)
