@@ -14,8 +14,19 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "files", "runs", "command_line", "heads", "attention", "spans", "interventions"]
-LAYERS += ["hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
+LAYERS = ["locks", "processes", "parts", "files", "runs", "command_line", "heads", "attention", "spans"]
+LAYERS += [
+    "interventions",
+    "hooks",
+    "models",
+    "data",
+    "finite",
+    "memory",
+    "metrics",
+    "datasets",
+    "comparison",
+    "conditions",
+]
 LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini", "doctor"]
 LAYERS += ["report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

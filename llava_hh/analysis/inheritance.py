@@ -18,6 +18,7 @@ from llava_hh.heads import Head
 from llava_hh.hooks import record
 from llava_hh.metrics.compare import image_weights
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.models.without_code import from_folder
 
 RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map
@@ -67,12 +68,12 @@ def load_base(path: Path, lvlm: Lvlm) -> PreTrainedModel:
     model_type = read_json(path / "config.json").get("model_type")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"--base-model {path}: model type {model_type!r} is no causal language model")
-    config, expected = AutoConfig.from_pretrained(path), lvlm.model.config.get_text_config()
+    config, expected = from_folder(AutoConfig, path), lvlm.model.config.get_text_config()
     for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
         found, own = getattr(config, name, None), getattr(expected, name)
         if found != own:
             raise ValueError(f"--base-model {path}: {name} is {found}, that of the model is {own}; not its base")
-    base, report = AutoModelForCausalLM.from_pretrained(path, dtype=lvlm.model.dtype, output_loading_info=True)
+    base, report = from_folder(AutoModelForCausalLM, path, dtype=lvlm.model.dtype, output_loading_info=True)
     if report["missing_keys"]:
         raise ValueError(f"--base-model {path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
     return base.eval().to(lvlm.model.device)
