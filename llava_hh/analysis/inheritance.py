@@ -16,7 +16,7 @@ from llava_hh.attention import attention_modules
 from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.hooks import record
-from llava_hh.metrics.compare import image_weights
+from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.without_code import from_folder
 
@@ -183,10 +183,8 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
     """
     values = similarity.astype(np.float64)
     by_caption = np.stack([values[:, *np.array(heads).T].mean(1) for heads in groups.values()])  # group caption
-    n = len(values)
-    drawn = np.concatenate([weights @ by_caption.T / n for weights in image_weights(n, RESAMPLES, seed=0)])
-    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).T
-    found = zip(groups.items(), by_caption.mean(1), intervals, strict=True)
+    means, intervals = mean_with_interval(by_caption.T, RESAMPLES)
+    found = zip(groups.items(), means, intervals.T, strict=True)
     return {
         "groups": {
             name: {"mean": float(mean), "interval": interval.tolist(), "heads": [list(head) for head in heads]}
