@@ -16,7 +16,7 @@ from llava_hh.heads import Head, check_heads, load_heads, published_list, random
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
-from llava_hh.runs import begun_run, describe_model, make_folder, processes, start_run
+from llava_hh.runs import begun_run, describe_model, make_folder, make_parent, processes, start_run
 
 
 def add_sample_flags(
@@ -160,6 +160,8 @@ class Evaluation:
     def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
         """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
         make_folder(args.out)
+        if getattr(args, "summary", None):
+            make_parent(args.summary)
         dataset = load_dataset(args.dataset)
         samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
         annotations = {}

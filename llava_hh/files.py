@@ -4,16 +4,24 @@ import errno
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-HOST = platform.node().replace(".", "-")
+from llava_hh.parts import part_of
+
+# keys that JSON files of ours have, and the type of their values
+JSON_MARKS: tuple[dict[str, type], ...] = (
+    {"run": dict},  # a result
+    {"argv": list, "settings": dict},  # run.json
+    {"image_ids": list, "rows": list},  # a block
+    {"files": dict, "images": dict},  # a copy of ground truth
+    {"hal_heads": list, "threshold": float, "source": str},  # of an exported decoder
+)
+PAGE_MARK = b": hallucination heads</title>"
 ROOM = "make room and give the same command again: finished work is kept"
 ADVICE = {  # for errors that only writing has
     errno.ENOSPC: ROOM,
@@ -45,41 +53,50 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, arrays: dict) -> None:
     """Write named numpy arrays as safetensors, atomically."""
     with replacing(path) as part:
-        save_file(arrays, part)
+        part.write_bytes(save(arrays))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
+    """A file to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
 
     Raises:
+        FileExistsError: `path` is a JSON file or a page that is not of this package.
         OSError: it could not be written; one line with the file and what to do. What was there before still is, and
             of the new content nothing.
     """
-    part = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.part")
+    refuse_foreign(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except SafetensorError as error:  # of a disk's refusal it keeps the words only
-        raise OSError(f"{path}: could not be written ({error}); {ROOM}") from None
+        with part_of(path) as part:
+            yield part
+            os.replace(part, path)
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(_in_words(path, error)) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
-def drop_parts(folder: Path) -> None:
-    """Delete what killed processes of this machine were writing in a folder."""
-    for part in folder.glob(f".*.{HOST}.*.part"):
-        with suppress(OSError):
-            try:
-                os.kill(int(part.name.split(".")[-2]), 0)
-            except ProcessLookupError:
-                part.unlink()
+def refuse_foreign(path: Path) -> None:
+    """See that a JSON file or a page may be overwritten, if it is there.
+
+    Raises:
+        FileExistsError: it is not of this package.
+    """
+    if path.suffix in (".json", ".html") and os.path.lexists(path) and not is_ours(path):
+        raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it or choose another --out")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that this package wrote it: JSON by its keys, a page by its title."""
+    if path.suffix == ".html":
+        return path.is_file() and PAGE_MARK in path.read_bytes()
+    try:
+        content = read_any_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and any(
+        all(isinstance(content.get(key), kind) for key, kind in keys.items()) for keys in JSON_MARKS
+    )
 
 
 def refuse_pointer(path: Path) -> None:

@@ -1,9 +1,11 @@
 """One run at a time in a folder."""
 
+import errno
 import fcntl
 import os
 import platform
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 LOCK = ".lock"
+_START = b"process "  # of what a lock file says
+_FOREIGN = "{}: a link, or not the lock of a run; delete it or choose another --out"
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def hold(folder: Path) -> Iterator[None]:
         command = " ".join(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]).split())
         with suppress(OSError):  # on a full disk the lock is without a name
             os.ftruncate(file, 0)
-            os.write(file, os.fsencode(f"process {os.getpid()} on {platform.node()} since {date} ({command})"))
+            os.write(file, _START + os.fsencode(f"{os.getpid()} on {platform.node()} since {date} ({command})"))
         yield
     finally:
         with suppress(OSError):
@@ -42,7 +46,7 @@ def hold(folder: Path) -> Iterator[None]:
 def _locked(path: Path) -> int:
     """The descriptor of the lock file, locked."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = _opened(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -54,6 +58,26 @@ def _locked(path: Path) -> int:
         if _is_at(path, file):
             return file
         os.close(file)  # its holder has just ended and removed it
+
+
+def _opened(path: Path) -> int:
+    """The descriptor of the lock file, which is made if it is not there.
+
+    Raises:
+        OSError: a link (hard or symbolic), something else than a file, or a file that no run wrote.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise OSError(_FOREIGN.format(path)) from None
+        raise
+    state = os.fstat(file)
+    is_lock = stat.S_ISREG(state.st_mode) and _START.startswith(os.pread(file, len(_START), 0))
+    if state.st_nlink > 1 or not is_lock:
+        os.close(file)
+        raise OSError(_FOREIGN.format(path))
+    return file
 
 
 @cache

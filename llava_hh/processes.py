@@ -35,6 +35,21 @@ class Processes:
                 distributed.init_process_group("gloo", timeout=LONGEST)
             distributed.barrier()
 
+    def gather(self, text: str) -> list[str]:
+        """The text of every process, by rank, for all of them."""
+        if self.count == 1:
+            return [text]
+        import torch  # as in `wait`
+
+        self.wait()  # makes the group
+        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        torch.distributed.all_gather(sizes, torch.tensor([len(own)]))
+        width = int(max(sizes))
+        padded = [torch.zeros(width, dtype=torch.uint8) for _ in sizes]
+        torch.distributed.all_gather(padded, torch.nn.functional.pad(own, (0, width - len(own))))
+        return [part[:size].numpy().tobytes().decode() for part, size in zip(padded, map(int, sizes), strict=True)]
+
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
         """Hold a folder for all of them: the first process locks it, the others go on when it has.

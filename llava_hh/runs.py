@@ -7,6 +7,7 @@ the files of its own blocks into the shared folder, and the first one merges the
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -19,33 +20,22 @@ from pathlib import Path
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from llava_hh.files import drop_parts, read_json, sha256, write_json, write_rows, write_tensors, write_text
+from llava_hh.files import is_ours, read_json, refuse_foreign, sha256, write_json, write_rows, write_tensors, write_text
+from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
 
+RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
+BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
-def share_out(items: Sequence, work: Callable[[Sequence], list], folder: Path) -> list:
-    """The JSON-ready results of `work` over slices of `items`, one slice per process, in order and for every process.
-
-    Args:
-        folder: where processes leave their results for each other; nothing stays there.
-    """
+def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
+    """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process."""
     team = processes()
-    if team.count == 1:
-        return work(items)
-
-    def part(rank: int) -> Path:
-        return folder / f".share_{rank}.json"
-
     first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
-    write_json(part(team.rank), {"results": work(items[first:last])})
-    team.wait()
-    results = [result for rank in range(team.count) for result in read_json(part(rank))["results"]]
-    team.wait()
-    part(team.rank).unlink()
-    return results
+    parts = team.gather(json.dumps(work(items[first:last])))
+    return [result for part in parts for result in json.loads(part)]
 
 
 def describe_model(path: Path) -> dict:
@@ -65,10 +55,18 @@ def describe_model(path: Path) -> dict:
 
 
 def provenance() -> dict:
-    """Command line, commit, versions and machine of this process."""
+    """Command line, commit, versions and machine of this process.
+
+    `commit` and `dirty` (whether files differ from the commit) are None where git is missing, refuses the checkout or
+    does not know these files, as where the package is installed inside another repository.
+    """
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, check=False)
+        command = ["git", "-C", Path(__file__).parent, *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     def version_of(package: str) -> str | None:
@@ -77,11 +75,14 @@ def provenance() -> dict:
         except PackageNotFoundError:
             return None
 
+    is_known = git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    commit = git("rev-parse", "HEAD") if is_known else None
+    changes = git("status", "--porcelain") if commit else None
     return {
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "commit": commit,
+        "dirty": None if changes is None else bool(changes),
         "versions": {"python": platform.python_version(), **{name: version_of(name) for name in RECORDED_PACKAGES}},
         "processes": processes().count,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -148,7 +149,7 @@ class Run:
 
     def finished_blocks(self) -> Iterator[dict]:
         """The finished blocks in order: image_ids, rows and, where they were given, seconds and image_sha256."""
-        return map(_read_block, sorted(self._blocks_folder.glob("[0-9]*.json")))
+        return map(_read_block, self._own_blocks("json"))
 
     def finished_rows(self) -> list[dict]:
         """The rows of all finished blocks, in order."""
@@ -156,7 +157,7 @@ class Run:
 
     def finished_arrays(self) -> Iterator[dict]:
         """The arrays of all finished blocks that have some, in order, one block at a time."""
-        return map(load_file, sorted(self._blocks_folder.glob("*.safetensors")))
+        return map(load_file, self._own_blocks("safetensors"))
 
     def write_rows(self, name: str) -> None:
         """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
@@ -164,11 +165,21 @@ class Run:
             write_rows(self.folder / name, self.finished_rows())
 
     def _drop_blocks_after(self, count: int) -> None:
-        """Delete blocks from number `count` on, and what a killed process was writing."""
+        """Delete blocks from number `count` on, and what a killed process was writing; name the files of others."""
         drop_parts(self._blocks_folder)
-        for path in self._blocks_folder.glob("[0-9]*"):
+        own = self._own_blocks("json") + self._own_blocks("safetensors")
+        for path in own:
             if int(path.stem) >= count:
                 path.unlink()
+        seen = (path for path in self._blocks_folder.glob("*") if not path.name.startswith("."))
+        if others := sorted(path.name for path in set(seen) - set(own)):
+            names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
+            tqdm.write(f"warning: {self._blocks_folder}: {names}: no run of ours wrote it; left alone", file=sys.stderr)
+
+    def _own_blocks(self, ending: str) -> list[Path]:
+        """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""
+        files = (path for path in self._blocks_folder.glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
+        return sorted((path for path in files if path.is_file()), key=lambda path: int(path.stem))
 
     @property
     def _blocks_folder(self) -> Path:
@@ -194,13 +205,34 @@ def make_folder(folder: Path) -> None:
     """Make a result folder and see that it can be written, before hours of work go into it; clear up after kills.
 
     Raises:
-        OSError: it cannot; one line that names the folder.
+        FileExistsError: results are there, and none of them says that this package wrote it.
+        OSError: it cannot be written; one line that names the folder.
     """
-    probe = folder / f".{os.getpid()}.part"
+    files = [path for path in folder.glob("*") if path.suffix in RESULT_SUFFIXES and path.is_file()]
+    if files and not any(is_ours(path) for ours in ("*.json", "blocks/*.json") for path in folder.glob(ours)):
+        what = f"{min(files).name} is there, and no run of ours wrote it"
+        raise FileExistsError(f"--out {folder}: {what}; choose another folder")
+    _try_writing(folder)
+
+
+def make_parent(file: Path) -> None:
+    """As `make_folder`, for a result file that may lie beside the files of others.
+
+    Raises:
+        FileExistsError: it is there and not of this package, or its table or figure is there without it.
+        OSError: its folder cannot be written.
+    """
+    refuse_foreign(file)
+    beside = [path for ending in (".md", ".png", ".pdf") if (path := file.with_suffix(ending)).exists()]
+    if beside and not file.exists():
+        raise FileExistsError(f"{beside[0]}: is there without {file.name}; move it or choose another --out")
+    _try_writing(file.parent)
+
+
+def _try_writing(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with part_of(folder / "probe"):
+            pass
     except OSError as error:
         raise OSError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
     drop_parts(folder)

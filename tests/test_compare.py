@@ -15,6 +15,7 @@ from llava_hh.metrics.compare import (
     compare_with_reference,
     holm,
     image_weights,
+    mean_with_interval,
     permutation_p_values,
     sentence_counts,
     spread_over_runs,
@@ -297,3 +298,17 @@ def test_wrong_input_is_named():
         summarise_mean([first[1:], second[:-1]])
     with pytest.raises(ValueError, match="no captions"):
         summarise([])
+
+
+def test_a_mean_and_its_interval_stay_among_the_values():
+    """Of equal values they are that value: a weighted sum of them can be off by its last bit."""
+    for n in (1, 3, 7, 49):
+        for value in (0.1, 0.7, 1 / 3, 1e-3):
+            mean, interval = mean_with_interval(np.full((n, 2), value), 200)
+            assert (mean == value).all() and (interval == value).all() and interval.shape == (2, 2)
+    values = np.random.default_rng(0).random(40)
+    mean, (low, high) = mean_with_interval(values, 2000, seed=3)
+    drawn = [values[np.random.default_rng(number).integers(0, 40, 40)].mean() for number in range(4000)]
+    assert mean == pytest.approx(sum(values) / 40)
+    # percentiles of 2000 and of 4000 draws: their density there is a twentieth of the spread's
+    assert (low, high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.2 * np.std(drawn))

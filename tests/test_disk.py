@@ -81,7 +81,7 @@ def test_a_full_disk_keeps_finished_blocks_and_the_command_goes_on(tmp_path):
 def test_every_refusal_names_the_file_and_keeps_the_old_one(number, tmp_path, monkeypatch, capsys):
     """As refused when a file takes another's place, which comes last."""
     path = tmp_path / "x.json"
-    write_json(path, {"old": 1})
+    write_json(path, {"run": {}})
 
     def replace(*paths):
         raise OSError(number, os.strerror(number), paths[0])
@@ -95,23 +95,25 @@ def test_every_refusal_names_the_file_and_keeps_the_old_one(number, tmp_path, mo
     assert line.count("\n") == 1
     assert "make room" in line or "choose another folder" in line
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
-    assert json.loads(path.read_text()) == {"old": 1}
+    assert json.loads(path.read_text()) == {"run": {}}
 
 
-def test_a_limit_of_file_size_stops_tensors_too(tmp_path):
+@pytest.mark.parametrize("write", ["write_text", "write_tensors"])
+def test_a_limit_of_file_size_stops_text_and_tensors(write, tmp_path):
     script = """
 import resource, sys
 from pathlib import Path
 import numpy as np
 from llava_hh.command_line import errors_in_one_line
-from llava_hh.runs import write_tensors
+CONTENT = {"write_tensors": {"zeros": np.zeros(5000)}, "write_text": "x" * 5000}
+from llava_hh.files import write_tensors, write_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with errors_in_one_line(False):
-    write_tensors(Path(sys.argv[1]), {"zeros": np.zeros(5000)})
+    {"write_tensors": write_tensors, "write_text": write_text}[sys.argv[2]](Path(sys.argv[1]), CONTENT[sys.argv[2]])
 """
-    path = tmp_path / "x.safetensors"
+    path = tmp_path / f"{write}.out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", script, path]
+    command = [sys.executable, "-c", script, path, write]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {path}: could not be written (")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
 from llava_hh.analysis import js_divergence as analysis
 from llava_hh.figures.js_divergence import draw_js_divergence
@@ -20,6 +20,7 @@ from llava_hh.figures.paper import JS_DIVERGENCE
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import analyze_js_divergence
 
+ROUNDINGS = 8  # of a term of the divergence, which is at most ln 2: three logarithms, products, sums
 CAPTIONS = ("a dog and the cat .", "the dog .", "a dog and a dog and the cat and a cat .")
 
 
@@ -80,7 +81,8 @@ def test_divergence_by_hand_and_by_scipy():
     # entropy of (3/4, 1/4), less half the entropy of (1/2, 1/2)
     assert found[2].item() == pytest.approx(1.5 * math.log(2) - 0.75 * math.log(3), abs=1e-15)
     p, q = torch.rand(2, 5, 7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    assert np.allclose(analysis.js_divergence(p, q), jensenshannon(p, q, axis=-1) ** 2, atol=1e-14)
+    bound = 11 * ROUNDINGS * np.finfo(np.float64).eps  # eleven terms
+    assert np.allclose(analysis.js_divergence(p, q), jensenshannon(p, q, axis=-1) ** 2, rtol=0, atol=bound)
     assert analysis.js_divergence(p, p).abs().max() == 0
 
 
@@ -90,6 +92,23 @@ def naive_divergence(p: list[float], q: list[float]) -> float:
         middle = (one + other) / 2
         total += sum(x * math.log(x / middle) for x in (one, other) if x > 0) / 2
     return total
+
+
+def rounding_of_divergence(text: PreTrainedConfig, p: list[float], q: list[float]) -> float:
+    """How far apart fp32 rounding can put the divergence of two attention rows in two orders of summation.
+
+    An error d of its score changes a probability p by the factor 1 + d, and the divergence by p |ln(p / m)| d / 2, m
+    the mean of both rows. d is the size of the scores (their range in the row), times the root of the number of terms
+    that were summed up to them, layer by layer (rounding errors are independent, of mean 0), times the unit roundoff.
+    Either computation has such errors, and so twice that is allowed.
+    """
+    terms = text.num_hidden_layers * (text.hidden_size + text.intermediate_size + len(p)) + text.head_dim
+    total = 0.0
+    for own, other in ((p, q), (q, p)):
+        seen = [x for x in own if x > 0]
+        moved = sum(x * abs(math.log(2 * x / (x + y))) for x, y in zip(own, other, strict=True) if x > 0)
+        total += moved / 2 * (1 + math.log(max(seen) / min(seen)))
+    return 2 * total * math.sqrt(terms) * torch.finfo(torch.float32).eps / 2
 
 
 def test_measure_equals_eager_attention_and_loops(flags, finished, tiny_checkpoint, checkpoints, tiny_coco):
@@ -107,10 +126,13 @@ def test_measure_equals_eager_attention_and_loops(flags, finished, tiny_checkpoi
                     maps.append(model(**batch.inputs, output_attentions=True).attentions)
             for layer, (first, second) in enumerate(zip(*maps, strict=True)):
                 for head in range(lvlm.n_heads):
-                    rows = zip(first[0, head].tolist(), second[0, head].tolist(), strict=True)
-                    values = [naive_divergence(*both) for both in rows]
-                    mean = sum(values) / len(values)
-                    assert found[place, layer, head] == pytest.approx(mean, abs=2e-6), (step, place, layer, head)
+                    sides = first[0, head].tolist(), second[0, head].tolist()
+                    rows = list(zip(*sides, strict=True))
+                    mean = sum(naive_divergence(*both) for both in rows) / len(rows)
+                    text = lvlm.model.config.text_config
+                    allowed = sum(rounding_of_divergence(text, *both) for both in rows) / len(rows)
+                    assert allowed < mean / 1000, "rounding hides what is measured"
+                    assert found[place, layer, head] == pytest.approx(mean, abs=allowed), (step, place, layer, head)
 
 
 def blocks_of(out: Path, step: int) -> list[Path]:
@@ -123,7 +145,8 @@ def test_padded_rows_are_left_out():
     first, second = ({0: side} for side in maps)
     found = analysis.mean_divergence(first, second, real)
     expected = analysis.js_divergence(maps[0][0, :, 2:], maps[1][0, :, 2:]).mean(-1)
-    assert torch.equal(found, expected[None])
+    bound = 4 * ROUNDINGS * np.finfo(np.float64).eps  # four keys; a vectorised logarithm may differ in its last bit
+    torch.testing.assert_close(found, expected[None], rtol=0, atol=bound)
     assert not first
     assert not second
 
@@ -143,7 +166,7 @@ def test_summary_and_figure(finished):
         for name, own in groups.items():
             low, high = entry[name]["interval"]
             assert entry[name]["mean"] == pytest.approx(own.mean())
-            assert own.min() <= low <= own.mean() <= high <= own.max()
+            assert own.min() <= low <= entry[name]["mean"] <= high <= own.max()
         gap = groups["hal_heads"].mean() - groups["non_hal_heads"].mean()
         assert entry["difference"]["mean"] == pytest.approx(gap)
         assert entry["percentiles"]["50"] == pytest.approx(np.median(values.mean(0)))

@@ -1,14 +1,18 @@
 """Several processes under accelerate's launcher leave the bytes that one process leaves, also after one was killed."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from launching import finish, launch
+from torch.distributed import TCPStore
 
-from llava_hh.runs import share_out
 from llava_hh.scripts import attribute, caption, evaluate_chair
 
 ROOT = Path(__file__).parents[1]
@@ -76,21 +80,40 @@ def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tm
     assert output.count("CHAIR_i %") == 1  # only one of them reports
 
 
-def test_shares_are_put_together_in_order(tmp_path, monkeypatch):
-    """Ranks one after another, without waiting: each computes its slice, the last one finds all of them."""
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    monkeypatch.setattr("llava_hh.processes.Processes.wait", lambda self: None)
-    seen = []
+SHARE = """
+import json, sys, time
+from llava_hh.processes import processes
+from llava_hh.runs import share_out
+seen = []
+def work(items):
+    seen.extend(items)
+    return [{"text": "\\u00e9" * item} for item in items]
+time.sleep(0.3 * processes().rank)
+found = share_out(range(int(sys.argv[1])), work)
+assert found == [{"text": "\\u00e9" * item} for item in range(int(sys.argv[1]))], found
+print(json.dumps(seen), flush=True)
+"""
 
-    def work(items):
-        seen.append(list(items))
-        return [item**2 for item in items]
 
-    for rank in (1, 0, 2):
-        monkeypatch.setenv("RANK", str(rank))
-        try:
-            results = share_out(range(8), work, tmp_path)
-        except FileNotFoundError:
-            continue
-    assert seen == [[2, 3, 4], [0, 1], [5, 6, 7]]
-    assert results == [number**2 for number in range(8)]
+@pytest.mark.parametrize(
+    ("size", "shares"), [(8, [[0, 1], [2, 3, 4], [5, 6, 7]]), (2, [[], [0], [1]]), (0, [[], [], []])]
+)
+def test_shares_are_put_together_in_order(size, shares, tmp_path):
+    """Every process computes its slice and hears of all of them; no file is left behind."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE, str(size)],
+            cwd=tmp_path,
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert [json.loads(line) for line in said] == shares
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,18 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "files", "runs", "command_line", "heads", "attention", "spans", "interventions"]
+LAYERS = [
+    "locks",
+    "processes",
+    "parts",
+    "files",
+    "runs",
+    "command_line",
+    "heads",
+    "attention",
+    "spans",
+    "interventions",
+]
 LAYERS += ["trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
 LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini"]
 LAYERS += ["profiles", "doctor", "report", "portable", "scripts"]

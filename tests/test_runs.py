@@ -1,6 +1,10 @@
 """A run's folder: blocks are skipped when finished, settings are held to, files are whole."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from llava_hh.files import read_json
 from llava_hh.runs import describe_model, start_run
 
+ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(7)]
 
 
@@ -76,6 +81,39 @@ def test_run_json_says_where_the_numbers_come_from(tmp_path):
     assert record["versions"]["torch"]
     assert record["seconds"] >= 0
     assert {"argv", "commit", "dirty", "machine", "date"} <= record.keys()
+
+
+WITHOUT_GIT = {
+    "none on PATH": "",
+    "the checkout belongs to somebody else": 'echo "fatal: detected dubious ownership in repository" >&2; exit 128',
+    "no checkout": 'echo "fatal: not a git repository" >&2; exit 128',
+    "another repository, which does not know us": 'case "$*" in *ls-files*) exit 1;; *rev-parse*) echo 123;; esac',
+    "a status that fails": 'case "$*" in *status*) exit 1;; *) echo 123;; esac',
+}
+
+
+@pytest.mark.parametrize("git", WITHOUT_GIT)
+def test_without_git_a_run_goes_on(git, tmp_path):
+    """The commit is null then, and whether files differ from it as well."""
+    (tmp_path / "bin").mkdir()
+    if WITHOUT_GIT[git]:
+        (tmp_path / "bin" / "git").write_text(f"#!/bin/sh\n{WITHOUT_GIT[git]}\n")
+        (tmp_path / "bin" / "git").chmod(0o755)
+    (tmp_path / "captions.jsonl").write_text('{"image_id": 1, "text": "A dog."}\n')
+    (tmp_path / "objects.jsonl").write_text('{"image_id": 1, "objects": ["dog"]}\n')
+    command = [sys.executable, "-m", "llava_hh.scripts.evaluate_chair", "--captions", tmp_path / "captions.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(tmp_path / "bin")}
+    done = subprocess.run(
+        [*command, "--objects", tmp_path / "objects.jsonl"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "captions_eval_results.json").read_text())["run"]
+    assert run["commit"] == ("123" if "status" in git else None)
+    assert run["dirty"] is None
 
 
 def test_errors_name_the_file(tmp_path):

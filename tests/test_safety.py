@@ -12,6 +12,7 @@ PROGRAM = [path for path in FILES if path.relative_to(ROOT).parts[0] not in ("te
 UNSAFE_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle", "telnetlib", "ftplib"}
 NETWORK = {"requests", "urllib", "http", "httpx", "socket", "aiohttp", "ssl", "huggingface_hub", "smtplib"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"}
+IMPLEMENTATIONS = {"attn_implementation", "experts_implementation", "kernel_config", "use_kernels"}
 UNSAFE_CALLS |= {"torch.hub.load", "numpy.save", "np.save", "tempfile.mktemp"}
 
 
@@ -44,6 +45,10 @@ def call_problems(call: ast.Call) -> list[str]:
         found.append("a shell")
     if given.get("trust_remote_code", "False") != "False":
         found.append("trust_remote_code")
+    elif name.endswith("from_pretrained") and "trust_remote_code" not in given:
+        found.append("from_pretrained without trust_remote_code=False")
+    if any("/" in given[name] for name in IMPLEMENTATIONS & given.keys()):
+        found.append("a kernel of the hub")
     return found
 
 
@@ -53,8 +58,10 @@ def test_the_program_is_safe(path):
 
 
 def test_tests_and_benchmarks_are_safe_too():
-    """They may look for a free port, and run the decoder that export_decoder writes."""
+    """They may look for a free port, load what they made themselves, and run the decoder that export_decoder writes."""
     allowed = {
+        "from_pretrained without trust_remote_code=False": {path.name for path in FILES if path not in PROGRAM},
+        "a kernel of the hub": {"test_without_code.py"},
         "trust_remote_code": {"test_export_decoder.py"},
         "calls exec": {"test_export_decoder.py"},
         "network: imports socket": {"launching.py", "scale.py"},
@@ -81,11 +88,17 @@ UNSAFE = [
     "import subprocess\nsubprocess.run('ls', shell=True)",
     "AutoModel.from_pretrained(path, trust_remote_code=True)",
     "AutoModel.from_pretrained(path, trust_remote_code=trust)",
+    "AutoModel.from_pretrained(path)",
+    "AutoProcessor.from_pretrained(path, **options)",
+    "from_pretrained(path, config=config)",
+    "load(path, attn_implementation='someone/kernel')",
 ]
 SAFE = [
     "from pickle import UnpicklingError",
     "from pickle import UnpicklingError",
     "model.eval()",
+    "AutoModel.from_pretrained(path, trust_remote_code=False, **options)",
+    "load(path, attn_implementation='sdpa')",
     "import torch\ntorch.load(path, weights_only=True)",
     "from llava_hh.models import original\noriginal.exec_all()",
     "subprocess.run(['ls'], shell=False)",

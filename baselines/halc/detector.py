@@ -15,6 +15,7 @@ from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.vision import PATCH, PIXEL_MEAN, PIXEL_STD, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS
 from llava_hh.models.weight_files import check_files
+from llava_hh.models.without_code import from_folder
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 
@@ -64,9 +65,9 @@ class GroundingDino:
 
     def __init__(self, path: Path, box_threshold: float, text_threshold: float, min_area: float, iou: float):
         check_folder(path, "IDEA-Research/grounding-dino-tiny in the transformers layout, the same model")
-        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval()
+        self.model = from_folder(AutoModelForZeroShotObjectDetection, path).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(path)
+        self.processor = from_folder(AutoProcessor, path)
         self.thresholds, self.min_area, self.iou = (box_threshold, text_threshold), min_area, iou
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor, BlipForImageTextRetrieval, C
 from baselines.halc.detector import MiniDetector, check_folder, mini_categories
 from baselines.halc.settings import HalcSettings
 from llava_hh.mini.world import CATEGORIES
+from llava_hh.models.without_code import from_folder
 
 
 class Scorer(Protocol):
@@ -39,14 +40,14 @@ class ImageTextMatcher:
     def __init__(self, path: Path):
         check_folder(path, "Salesforce/blip-itm-base-coco or a CLIP in the transformers layout")
         kinds = {"blip": BlipForImageTextRetrieval, "clip": CLIPModel}
-        self.kind = AutoConfig.from_pretrained(path).model_type
+        self.kind = from_folder(AutoConfig, path).model_type
         if self.kind not in kinds:
             raise ValueError(f"{path}: a {self.kind}; expected a BLIP image-text matcher or a CLIP")
-        self.model, report = kinds[self.kind].from_pretrained(path, output_loading_info=True)
+        self.model, report = from_folder(kinds[self.kind], path, output_loading_info=True)
         if report["missing_keys"]:
             raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(path)
+        self.processor = from_folder(AutoProcessor, path)
 
     @torch.no_grad()
     def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:

@@ -90,10 +90,11 @@ def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> d
     drawn = np.concatenate(
         [weights @ sums / (weights @ counts)[:, None] for weights in image_weights(len(images), RESAMPLES, seed=0)]
     )
-    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).T
+    low, high = values.min(0), values.max(0)  # rounding can put a mean of equal values beyond them
+    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).clip(low, high).T
     means = {
         name: {"mean": float(mean), "interval": interval.tolist()}
-        for name, mean, interval in zip(names, values.mean(0), intervals, strict=True)
+        for name, mean, interval in zip(names, values.mean(0).clip(low, high), intervals, strict=True)
     }
     return {**means, "n_words": len(values)}
 

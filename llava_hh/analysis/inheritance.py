@@ -16,9 +16,10 @@ from llava_hh.attention import attention_modules, heads_on_image_alone
 from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.hooks import record
-from llava_hh.metrics.compare import image_weights
+from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.weight_files import check_files
+from llava_hh.models.without_code import from_folder
 
 RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map
@@ -73,13 +74,18 @@ def load_base(path: Path, lvlm: Lvlm) -> PreTrainedModel:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"--base-model {path}: model type {model_type!r} is no causal language model")
     check_files(path)
-    config, expected = AutoConfig.from_pretrained(path), lvlm.model.config.get_text_config()
+    config, expected = from_folder(AutoConfig, path), lvlm.model.config.get_text_config()
     for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
         found, own = getattr(config, name, None), getattr(expected, name)
         if found != own:
             raise ValueError(f"--base-model {path}: {name} is {found}, that of the model is {own}; not its base")
-    base, report = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=lvlm.model.dtype, attn_implementation="sdpa", output_loading_info=True
+    base, report = from_folder(
+        AutoModelForCausalLM,
+        path,
+        config=config,
+        dtype=lvlm.model.dtype,
+        attn_implementation="sdpa",
+        output_loading_info=True,
     )
     if report["missing_keys"]:
         raise ValueError(f"--base-model {path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
@@ -190,10 +196,8 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
     """
     values = similarity.astype(np.float64)
     by_caption = np.stack([values[:, *np.array(heads).T].mean(1) for heads in groups.values()])  # group caption
-    n = len(values)
-    drawn = np.concatenate([weights @ by_caption.T / n for weights in image_weights(n, RESAMPLES, seed=0)])
-    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).T
-    found = zip(groups.items(), by_caption.mean(1), intervals, strict=True)
+    means, intervals = mean_with_interval(by_caption.T, RESAMPLES)
+    found = zip(groups.items(), means, intervals.T, strict=True)
     return {
         "groups": {
             name: {"mean": float(mean), "interval": interval.tolist(), "heads": [list(head) for head in heads]}

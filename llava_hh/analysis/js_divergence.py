@@ -11,7 +11,7 @@ from torch import Tensor
 from llava_hh.attribution.captions import CaptionAttribution
 from llava_hh.heads import Head
 from llava_hh.hooks import record
-from llava_hh.metrics.compare import image_weights
+from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.runs import Run
@@ -134,12 +134,6 @@ def measure_checkpoint(source: CaptionAttribution, checkpoint: Path, entries: li
         run.finish_block(number, block, rows, {"divergence": torch.stack(found).numpy()})
 
 
-def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict:
-    """Mean of one value a caption, (caption,), with its 95% percentile bootstrap interval over captions."""
-    drawn = np.concatenate([weights @ values for weights in image_weights(len(values), RESAMPLES, seed)]) / len(values)
-    return {"mean": float(values.mean()), "interval": np.percentile(drawn, (2.5, 97.5)).tolist()}
-
-
 def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequence[Head]]) -> dict:
     """Means with intervals, of the named groups and over all heads, by step; JSON-ready, nats.
 
@@ -147,6 +141,11 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
         divergences: by step, (caption, layer, head).
         heads: `hal_heads` and `non_hal_heads`; `difference` is the first minus the second on the same captions.
     """
+
+    def summary(values: np.ndarray) -> dict:
+        mean, interval = mean_with_interval(values, RESAMPLES)
+        return {"mean": float(mean), "interval": interval.tolist()}
+
     steps = []
     for step, values in sorted(divergences.items()):
         groups = {name: values[:, *np.transpose(own)].mean(1) for name, own in heads.items()}  # caption
@@ -155,8 +154,8 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
         steps.append(
             {
                 "step": step,
-                **{name: mean_with_interval(own) for name, own in groups.items()},
-                "difference": mean_with_interval(groups["hal_heads"] - groups["non_hal_heads"]),
+                **{name: summary(own) for name, own in groups.items()},
+                "difference": summary(groups["hal_heads"] - groups["non_hal_heads"]),
                 "percentiles": {str(rank): float(value) for rank, value in zip(PERCENTILES, band, strict=True)},
                 "all_heads": of_heads.tolist(),
             }

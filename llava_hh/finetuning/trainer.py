@@ -2,9 +2,10 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,21 @@ def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint of the most steps; None without one."""
-    return max((path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")), key=steps_of, default=None)
+    complete = (path for path in own_checkpoints(folder) if (path / COMPLETE).exists())
+    return max(complete, key=steps_of, default=None)
+
+
+def own_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that Trainer wrote into a folder, by their names; a sync program's copy is none of them."""
+    return [path for path in folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[1-9][0-9]*", path.name)]
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints in a folder, and it too if nothing else is left in it."""
+    for path in own_checkpoints(folder):
+        shutil.rmtree(path)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -147,7 +162,7 @@ def train(trainer: TargetedTrainer) -> None:
     folder = Path(trainer.args.output_dir)
     last = last_complete_checkpoint(folder)
     if trainer.is_world_process_zero():
-        for path in folder.glob("checkpoint-*"):
+        for path in own_checkpoints(folder):
             if not (path / COMPLETE).exists():
                 shutil.rmtree(path)
         done = steps_of(last) if last else 0

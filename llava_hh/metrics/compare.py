@@ -51,6 +51,17 @@ def image_weights(n_images: int, resamples: int, seed: int) -> Iterator[np.ndarr
         yield rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=size).astype(np.float64)
 
 
+def mean_with_interval(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of (image, ...) over images, and its 95% percentile bootstrap interval, (2, ...).
+
+    Neither leaves the range of the values, beyond which rounding can put a sum of equal ones.
+    """
+    drawn = np.concatenate([np.tensordot(own, values, 1) for own in image_weights(len(values), resamples, seed)])
+    ends = np.percentile(drawn / len(values), (2.5, 97.5), axis=0)
+    low, high = values.min(0), values.max(0)
+    return values.mean(0).clip(low, high), ends.clip(low, high)
+
+
 def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
     """METRICS of RESAMPLES bootstrap samples of the images, (resample, 7); the same seed draws the same images."""
     counts = sentence_counts(sentences)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llava_hh.data.instruct import IMAGE_MARK
-from llava_hh.files import write_json, write_text
+from llava_hh.files import read_any_json, write_json, write_text
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE
 
@@ -96,13 +96,28 @@ def write_instructions(folder: Path, split: str) -> None:
 
 
 def write_missing_splits(folder: Path) -> None:
-    """Write the sets that `folder` lacks, or has in another size or make than SPLITS says, and the instructions."""
+    """Write the sets that `folder` lacks, or has in another size or make than SPLITS says, and the instructions.
+
+    Raises:
+        FileExistsError: a set of that name, or instructions, that are not mini's.
+    """
     for split in SPLITS:
-        done = folder / "annotations" / f"captions_{split.name}.json"
-        if done.exists():
-            written = json.loads(done.read_text(encoding="utf-8"))
-            make = (len(written["images"]), written["info"]["partners_together"], written["info"]["unseen"])
-            if make == (split.size, split.together, split.unseen):
-                continue
+        files = [folder / "annotations" / f"{kind}_{split.name}.json" for kind in ("captions", "instances")]
+        makes = [_make_of(path) for path in files if path.exists()]
+        if makes == [(split.size, split.together, split.unseen)] * len(files):
+            continue
+        for path in files if makes else ():
+            path.unlink(missing_ok=True)
+            (folder / f"instruct_{split.name}.json").unlink(missing_ok=True)
         write_split(split, folder)
-    write_instructions(folder, SPLITS[0].name)
+    if not (folder / f"instruct_{SPLITS[0].name}.json").exists():
+        write_instructions(folder, SPLITS[0].name)
+
+
+def _make_of(path: Path) -> tuple[int, float, float]:
+    """The number of images in an annotation file of mini, and how they were drawn."""
+    content = read_any_json(path)
+    try:
+        return len(content["images"]), content["info"]["partners_together"], content["info"]["unseen"]
+    except (KeyError, TypeError):
+        raise FileExistsError(f"{path}: is there already and not mini's; choose another --data") from None

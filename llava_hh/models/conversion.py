@@ -1,6 +1,5 @@
 """An original LLaVA checkpoint written in the transformers layout, one shard in memory at a time."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from llava_hh.files import write_json
 from llava_hh.models.original import Original, open_original
 from llava_hh.models.weight_files import StoredTensor, WithRows
+from llava_hh.parts import folder_part_of
 
 SHARD_BYTES = 2 * 2**30
 
@@ -28,18 +28,15 @@ def convert_original(folder: Path, out: Path, dtype: torch.dtype | None = None) 
         raise FileExistsError(f"--out {out}: is there already; choose another folder or delete it")
     original = open_original(folder)
     dtype = dtype or original.config.dtype
-    part = out.with_name(f"{out.name}.part")  # of a killed conversion, if it is there
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        write_shards(original, part, dtype)
-    except SafetensorError as error:
-        raise OSError(f"--out {out}: could not be written ({error})") from None
-    original.config.architectures, original.config.dtype = [original.model_class.__name__], dtype
-    original.config.save_pretrained(part)
-    original.generation_config.save_pretrained(part)
-    original.processor.save_pretrained(part)
-    part.rename(out)
+    with folder_part_of(out) as part:
+        try:
+            write_shards(original, part, dtype)
+        except SafetensorError as error:
+            raise OSError(f"--out {out}: could not be written ({error})") from None
+        original.config.architectures, original.config.dtype = [original.model_class.__name__], dtype
+        original.config.save_pretrained(part)
+        original.generation_config.save_pretrained(part)
+        original.processor.save_pretrained(part)
 
 
 def write_shards(original: Original, folder: Path, dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from llava_hh.models.minigpt4_model import (
     MiniGpt4Processor,
 )
 from llava_hh.models.weight_files import listed
+from llava_hh.models.without_code import from_folder
 
 # What stands before and after a question, by the field `prompt` of a checkpoint's config.json. "harness", the default,
 # is what the paper's comparison used: the words of MiniGPT-4 on Vicuna. "official" is MiniGPT-4's own for Llama-2.
@@ -30,14 +31,14 @@ class MiniGpt4:
         Raises:
             FileNotFoundError, ValueError: as `assemble`; a prompt that we don't know, weights that are missing.
         """
-        config = MiniGpt4Config.from_pretrained(path)
+        config = from_folder(MiniGpt4Config, path)
         if config.prompt not in PROMPTS:
             raise ValueError(f"{path / 'config.json'}: prompt {config.prompt!r}; expected one of: {', '.join(PROMPTS)}")
         if config.parts is None:
-            model, report = MiniGpt4ForConditionalGeneration.from_pretrained(path, output_loading_info=True, **options)
+            model, report = from_folder(MiniGpt4ForConditionalGeneration, path, output_loading_info=True, **options)
             if report["missing_keys"]:
                 raise ValueError(f"{path}: weights missing: {listed(report['missing_keys'])}")
-            processor = MiniGpt4Processor.from_pretrained(path)
+            processor = from_folder(MiniGpt4Processor, path)
         else:
             model, processor = assemble(path, config, **options)
         self.opening, self.closing = PROMPTS[config.prompt]

@@ -41,6 +41,7 @@ from llava_hh.models.weight_files import (
     name_unused,
     refuse_adapter,
 )
+from llava_hh.models.without_code import from_folder
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
 VISION, PROJECTOR, LANGUAGE = "model.vision_tower.", "model.llama_proj.", "model.language_model."
@@ -81,7 +82,7 @@ def assemble(
     weights = {name.replace("model.", LANGUAGE, 1): own for name, own in language.state_dict().items()}
     weights |= read_weights(parts, config)
     model = MiniGpt4ForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=language.dtype, **options
+        None, config=config, state_dict=weights, trust_remote_code=False, dtype=language.dtype, **options
     )
     # greedy, while Llama-2-chat's own settings sample
     model.generation_config = GenerationConfig(
@@ -152,13 +153,12 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
     check_files(folder)
     refuse_adapter(folder)
-    kind = AutoConfig.from_pretrained(folder).model_type
+    kind = from_folder(AutoConfig, folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     try:
-        model, report = LlamaForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map="cpu", attn_implementation="sdpa", output_loading_info=True
-        )
+        options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa", "output_loading_info": True}
+        model, report = from_folder(LlamaForCausalLM, folder, **options)
     except UNREADABLE as error:
         raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
     if report["missing_keys"]:
@@ -168,7 +168,7 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Llama's tokenizer with a placeholder of its own for image positions, padding with <unk> as MiniGPT-4 does."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = from_folder(AutoTokenizer, folder)
     tokenizer.pad_token = tokenizer.unk_token
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer

@@ -185,7 +185,11 @@ def load_original(folder: Path, **options: Any) -> tuple[torch.nn.Module, LlavaP
     """
     original = open_original(folder)
     model = original.model_class.from_pretrained(
-        None, config=original.config, state_dict=original.tensors, **{"dtype": "auto", **options}
+        None,
+        config=original.config,
+        state_dict=original.tensors,
+        trust_remote_code=False,
+        **{"dtype": "auto", **options},
     )
     model.generation_config = original.generation_config
     return model, original.processor

@@ -25,6 +25,7 @@ from transformers import (
 
 from llava_hh.files import read_json, refuse_pointer
 from llava_hh.models.weight_files import refuse_adapter
+from llava_hh.models.without_code import from_folder
 
 IMAGE_TOKEN = "<image>"
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
@@ -130,7 +131,7 @@ def vision_config(folder: Path, fields: dict, is_inside: bool) -> tuple[CLIPVisi
     model_type = read_json(tower / "config.json").get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
         raise ValueError(f"{tower}: a vision tower of model type {model_type!r}; expected clip")
-    return CLIPVisionConfig.from_pretrained(tower), None if is_inside else tower
+    return from_folder(CLIPVisionConfig, tower), None if is_inside else tower
 
 
 def load_tokenizer(folder: Path) -> LlamaTokenizer:
@@ -154,8 +155,8 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
         raise ValueError(f"{path}: damaged or cut off; expected a sentencepiece model") from None
     settings = folder / "tokenizer_config.json"
     begins = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
-    tokenizer = LlamaTokenizer.from_pretrained(
-        folder, add_prefix_space=pieces.normalizer_spec.add_dummy_prefix, add_bos_token=begins
+    tokenizer = from_folder(
+        LlamaTokenizer, folder, add_prefix_space=pieces.normalizer_spec.add_dummy_prefix, add_bos_token=begins
     )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token

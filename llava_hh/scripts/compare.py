@@ -14,7 +14,7 @@ from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.files import write_json
 from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
-from llava_hh.runs import make_folder, provenance
+from llava_hh.runs import make_parent, provenance
 
 PERCENT = ("chair_s", "chair_i", "precision", "recall", "f1")
 
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         first = args.runs[0]
         folder = first if first.is_dir() else first.parent
         out = args.out or folder.parent / "comparison.json"
-        make_folder(out.parent)
+        make_parent(out)
         runs = load_runs(args, out)
         reference = runs[0].label
         sentences = {run.label: run.sentences for run in runs}

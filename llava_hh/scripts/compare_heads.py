@@ -13,7 +13,7 @@ from llava_hh.attribution.agreement import Ranking, compare_rankings, in_how_man
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head
-from llava_hh.runs import make_folder, processes, provenance
+from llava_hh.runs import make_parent, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             printed += [*pair_lines((one, other), (rankings[one], rankings[other]), found), ""]
         shared = in_how_many([ranking.heads for ranking in rankings.values()], args.top_k)
         if args.out:
-            make_folder(args.out.parent)
+            make_parent(args.out)
             named = [{"head": head, "lists": [str(args.lists[place]) for place in own]} for head, own in shared.items()]
             within = {name: ranking.within for name, ranking in rankings.items()}
             hashes = {name: sha256(Path(name)) for name in rankings}

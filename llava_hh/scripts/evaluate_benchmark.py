@@ -12,7 +12,7 @@ from llava_hh.data.mme import load_mme, plain_question
 from llava_hh.files import read_json_lines, sha256, write_json
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
-from llava_hh.runs import make_folder, provenance
+from llava_hh.runs import make_parent, provenance
 
 FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         if out.resolve() == args.answers.resolve():
             raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        make_folder(out.parent)
+        make_parent(out)
         answers = read_answers(args.answers, args.benchmark)
         if args.benchmark == "amber":
             result = score_amber(answers, load_amber(args.annotations))

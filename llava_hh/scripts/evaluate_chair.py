@@ -25,7 +25,7 @@ from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.variants import VARIANTS
 from llava_hh.metrics.words import drop_incomplete_sentence
-from llava_hh.runs import make_folder, processes, provenance, share_out
+from llava_hh.runs import make_parent, processes, provenance, share_out
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -153,7 +153,7 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
             for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
         ]
 
-    sentences = share_out(kept, score, out.parent)
+    sentences = share_out(kept, score)
     overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": args.drop_incomplete}
     overall["interval"] = summarise(sentences)["interval"]
     if all(references.get(entry["image_id"]) for entry in sentences):
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         if out.resolve() in {path.resolve() for path in (args.captions, args.objects) if path}:
             raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        make_folder(out.parent)
+        make_parent(out)
         result = evaluate(args, argv, out)
         if not processes().is_main:
             return

@@ -15,7 +15,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
-from llava_hh.runs import provenance
+from llava_hh.runs import make_parent, provenance
 
 
 def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:
@@ -98,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        out = args.out or args.answers.with_name("vqa_results.json")
+        if out.resolve() in {path.resolve() for path in (args.answers, args.truth)}:
+            raise ValueError(f"--out {out}: is an input of this run; expected another file")
+        make_parent(out)
         answers, truth = read_answers(args.answers, args.id_key, args.text_key), read_truth(args.truth)
         if unknown := [name for name in answers if name not in truth]:
             raise ValueError(f"{args.answers}: question {unknown[0]} is not in {args.truth}")
@@ -114,7 +118,6 @@ def main(argv: list[str] | None = None) -> None:
         overall = summarise_accuracy(rows)
         overall["by_type"] = {name: summarise_accuracy(own) for name, own in sorted(by_type.items())}
         run = {**provenance(), "sha256": {str(path): sha256(path) for path in (args.answers, args.truth)}}
-        out = args.out or args.answers.with_name("vqa_results.json")
         write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
         for name, own in {"all": overall, **overall["by_type"]}.items():
             low, high = own["interval"]

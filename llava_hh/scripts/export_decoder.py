@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_hh import portable
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.files import write_json, write_text
+from llava_hh.files import is_ours, write_json, write_text
 from llava_hh.heads import Head, load_heads
 from llava_hh.interventions import DeactivateText
 from llava_hh.runs import make_folder
@@ -47,10 +47,14 @@ def export_decoder(heads: list[Head], threshold: float, out: Path, source: str) 
 
     Raises:
         ValueError: no heads, or a threshold outside [0, 1].
+        FileExistsError: a decoder or a README.md that no export wrote.
     """
     DeactivateText(tuple(heads), threshold)  # refuses what cannot be
     make_folder(out)
-    write_text(out / "custom_generate" / "generate.py", fill_template(heads, threshold))
+    code = out / "custom_generate" / "generate.py"
+    if code.exists() and not is_ours(out / "heads.json"):
+        raise FileExistsError(f"{code}: is there already, and no export of ours wrote it; choose another --out")
+    write_text(code, fill_template(heads, threshold))
     write_text(out / "custom_generate" / "requirements.txt", REQUIREMENTS)
     write_json(out / "heads.json", {"hal_heads": heads, "threshold": threshold, "source": source})
     write_text(out / "README.md", README.format(folder=out.name, n_heads=len(heads), threshold=threshold))

@@ -6,10 +6,11 @@ named results, the index.html there is renewed: all runs and reports.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.files import write_text
+from llava_hh.files import is_ours, write_text
 from llava_hh.report.index import REPORT, index_folder
 from llava_hh.report.render import render_index, render_report
 from llava_hh.runs import processes
@@ -35,8 +36,12 @@ def main(argv: list[str] | None = None) -> None:
         write_text(page, render_report(args.results, args.summary, args.limit))
         print(page)
         if root := index_folder(args.results):
-            write_text(root / "index.html", render_index(root))
-            print(root / "index.html")
+            index = root / "index.html"
+            if index.exists() and not is_ours(index):
+                print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
+                return
+            write_text(index, render_index(root))
+            print(index)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from llava_hh.comparison import RESULT_FILE, spread_table
 from llava_hh.data.coco import existing_file
 from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.compare import spread_over_runs
-from llava_hh.runs import make_folder, processes, provenance
+from llava_hh.runs import make_parent, processes, provenance
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         sentences = [read_json(path)["sentences"] for path in files]
         spread = spread_over_runs(sentences[: len(args.runs)], sentences[len(args.runs) :])
         if args.out:
-            make_folder(args.out.parent)
+            make_parent(args.out)
             hashes = {str(path): sha256(path) for path in files}
             write_json(args.out, {**spread, "run": {**provenance(), "sha256": hashes}})
     print(spread_table({args.runs[0].parent.name or "runs": spread}))

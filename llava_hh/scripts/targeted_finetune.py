@@ -5,7 +5,6 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
@@ -25,6 +24,7 @@ from llava_hh.finetuning.head_rows import (
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
 from llava_hh.finetuning.trainer import (
     TargetedTrainer,
+    drop_checkpoints,
     failing_disk_in_one_line,
     last_complete_checkpoint,
     load_trained_rows,
@@ -35,6 +35,7 @@ from llava_hh.finetuning.trainer import (
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
 from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
+from llava_hh.parts import folder_part_of
 from llava_hh.runs import describe_model, make_folder, processes, start_run
 
 
@@ -151,11 +152,9 @@ def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> N
     tuned = prepare(args, lvlm, heads)
     load_trained_rows(tuned, args.out / "trained")
     merge_tuned_rows(lvlm.model, tuned)
-    part = out.with_name(f"{out.name}.part")
-    with failing_disk_in_one_line(out, args.out / "checkpoints"):
+    with failing_disk_in_one_line(out, args.out / "checkpoints"), folder_part_of(out) as part:
         lvlm.model.save_pretrained(part)
         lvlm.processor.save_pretrained(part)
-        part.rename(out)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -173,7 +172,7 @@ def main(argv: list[str] | None = None) -> None:
                 fine_tune(args, lvlm, heads, data)
                 if processes().is_main:
                     save_checkpoint(args, heads, result)
-                    shutil.rmtree(args.out / "checkpoints")
+                    drop_checkpoints(args.out / "checkpoints")
         if processes().is_main:
             print(result)
             with picture(args.out / "curves", args.debug) as out:

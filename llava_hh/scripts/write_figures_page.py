@@ -8,6 +8,8 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import read_json, write_text
 from llava_hh.runs import processes
 
+TITLE = "# Figures\n"
+
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
@@ -17,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
 def page(results: Path) -> str:
     """The page's text; a figure that was not made yet is named with the script that makes it."""
-    parts = ["# Figures\n"]
+    parts = [TITLE]
     for title, stem, sentence, wrapper in FIGURES:
         parts.append(f"## {title}\n")
         source = results / f"{stem}.json"
@@ -39,8 +41,11 @@ def main(argv: list[str] | None = None) -> None:
         if not args.results.is_dir():
             raise FileNotFoundError(f"--results {args.results}: no such folder")
         if processes().is_main:
-            write_text(args.results / "figures.md", page(args.results))
-            print(args.results / "figures.md")
+            path = args.results / "figures.md"
+            if path.exists() and not path.read_bytes().startswith(TITLE.encode()):
+                raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it")
+            write_text(path, page(args.results))
+            print(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Parts: files and folders under a name that nobody can guess, until they are whole and are renamed."""
+
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+HOST = platform.node().replace(".", "-")
+A_DAY = 24 * 3600  # seconds
+_OWN = re.compile(rf"\..+\.{re.escape(HOST)}\.(?P<process>\d+)(?P<random>\.[0-9a-f]{{16}})?\.part")
+
+
+@contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path`, to be written and renamed while the block is open; deleted at its end if not.
+
+    The file is locked (flock) meanwhile, which tells `drop_parts` that its process lives, in whatever container.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        part = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(8)}.part")
+        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file).st_nlink:
+            break
+        os.close(file)  # another process took it for abandoned before it was locked
+    try:
+        yield part
+    finally:
+        with suppress(OSError):
+            part.unlink()
+        os.close(file)
+
+
+@contextmanager
+def folder_part_of(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, to be filled; at the end of the block it is renamed, or deleted after an error.
+
+    What killed processes left beside `path` is deleted first.
+
+    Raises:
+        FileExistsError: `path` is there.
+        OSError: the folder cannot be written.
+    """
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path}: is there already; choose another folder or delete it")
+    drop_parts(path.parent)
+    with part_of(path) as part:
+        folder = part.with_suffix(".folder")
+        folder.mkdir()
+        try:
+            yield folder
+            folder.rename(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def drop_parts(folder: Path) -> None:
+    """Delete the parts in a folder that killed processes of this machine left."""
+    for part in folder.glob(".*.part"):
+        if name := _OWN.fullmatch(part.name):
+            with suppress(OSError):
+                _drop_if_abandoned(part, int(name["process"]), is_old_name=not name["random"])
+
+
+def _drop_if_abandoned(part: Path, process: int, is_old_name: bool) -> None:
+    file = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not (is_old_name and _lives(process)) and _is_abandoned(file):
+            shutil.rmtree(part.with_suffix(".folder"), ignore_errors=True)
+            part.unlink()
+    finally:
+        os.close(file)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process; earlier versions did not lock what they wrote."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _is_abandoned(file: int) -> bool:
+    """Whether nobody holds an open file; without locks, whether it has been left alone for a day."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return time.time() - os.fstat(file).st_mtime > A_DAY
+    return True

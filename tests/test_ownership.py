@@ -1,0 +1,338 @@
+"""A run overwrites and deletes what runs of this package wrote, and nothing else."""
+
+import ast
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava_hh import locks
+from llava_hh.files import is_ours, write_json, write_text
+from llava_hh.finetuning.trainer import drop_checkpoints, last_complete_checkpoint
+from llava_hh.mini import dataset
+from llava_hh.runs import Run, make_folder, make_parent, start_run
+from llava_hh.scripts import (
+    attribute_subset,
+    compare,
+    draw_module_influence,
+    evaluate_benchmark,
+    evaluate_chair,
+    evaluate_vqa,
+    explain_chair,
+    export_decoder,
+    report,
+    write_figures_page,
+)
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = [{"image_id": number} for number in range(4)]
+COCO = {"info": {"year": 2014}, "images": [], "annotations": [], "categories": []}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, main, *flags: object) -> str:
+    """The one line with which a script stops."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, flags)))
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def work(folder: Path, samples: list[dict] = SAMPLES) -> list[dict]:
+    with start_run(folder, {}) as run:
+        for number, block in run.blocks(samples, 2, "test"):
+            run.finish_block(number, block, [{"square": sample["image_id"] ** 2} for sample in block])
+        run.write_rows("rows.jsonl")
+        return run.finished_rows()
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_lock_that_is_a_link_leaves_its_target_alone(make, tmp_path):
+    """A folder of results can come from elsewhere, in an archive."""
+    thesis, folder = tmp_path / "thesis", tmp_path / "out"
+    thesis.write_text("process of writing, for years")
+    folder.mkdir()
+    make(folder / locks.LOCK, thesis)
+    with pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run; delete it"), start_run(folder, {}):
+        pass
+    assert thesis.read_text() == "process of writing, for years"
+    assert [path.name for path in folder.iterdir()] == [locks.LOCK]
+
+
+def test_what_else_is_called_lock(tmp_path):
+    for name, make in (("pipe", os.mkfifo), ("folder", os.mkdir), ("yarn", lambda path: path.write_text("yarn 1"))):
+        path = tmp_path / name / locks.LOCK
+        path.parent.mkdir()
+        make(path)
+        with pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run"), start_run(path.parent, {}):
+            pass
+        assert path.exists()
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / locks.LOCK).symlink_to(tmp_path / "new")
+    with pytest.raises(OSError, match=r"\.lock: a link"), start_run(tmp_path / "dangling", {}):
+        pass
+    assert not (tmp_path / "new").exists()
+
+
+OTHERS = ["20240101.jpg", "00001 (1).json", "1a.json", "00001.json.bak", "1.json", "000001.json", "0001.safetensors"]
+
+
+def test_blocks_of_others_stay_and_are_named_in_one_line(tmp_path, capsys):
+    squares = work(tmp_path)
+    for name in (*OTHERS, "00002.json", "00009.safetensors"):
+        (tmp_path / "blocks" / name).write_bytes((tmp_path / "blocks" / "00001.json").read_bytes())
+    (tmp_path / "blocks" / "00003.json").mkdir()
+    capsys.readouterr()
+    assert work(tmp_path) == squares == [{"square": number**2} for number in range(4)]
+    left = sorted(path.name for path in (tmp_path / "blocks").iterdir())
+    assert left == sorted([*OTHERS, "00000.json", "00001.json", "00003.json"])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert f"{tmp_path}/blocks: '000001.json', '00001 (1).json', " in warnings[0]
+    assert warnings[0].endswith("and 3 more: no run of ours wrote it; left alone")
+
+
+def test_blocks_are_in_order_of_number(tmp_path):
+    run = Run(tmp_path)
+    for number in (100_000, 99_999, 2):
+        run.finish_block(number, [{"image_id": number}], [{"number": number}], {"number": np.ones(1)})
+    assert [row["number"] for row in run.finished_rows()] == [2, 99_999, 100_000]
+    assert len(list(run.finished_arrays())) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["captions.jsonl", "summary.md", "captions.png", "curves.pdf", "ablations.safetensors"]
+)
+def test_a_run_does_not_begin_among_the_results_of_others(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "notes.json").write_text("{}")
+    for begin in (make_folder, lambda folder: start_run(folder, {}).__enter__()):
+        with pytest.raises(FileExistsError, match=f"--out {tmp_path}: {name} is there, and no run of ours wrote it"):
+            begin(tmp_path)
+    assert contents(tmp_path) == {name: b"mine", "notes.json": b"{}"}
+
+
+def test_a_run_goes_on_in_its_own_folder_and_in_older_ones(tmp_path):
+    """Also where its run.json was deleted, as its own error advises, and among files of other kinds."""
+    (tmp_path / "console.log").write_text("mine")
+    work(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("damaged")
+    work(tmp_path)
+    (tmp_path / "run.json").unlink()
+    assert len(work(tmp_path)) == 4
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "result.json").write_text(json.dumps({"run": {"commit": None}}))
+    (old / "result.png").touch()
+    make_folder(old)
+
+
+def test_json_and_pages_say_whose_they_are(tmp_path):
+    ours = {"a": {"run": {}}, "b": {"argv": [], "settings": {}}, "c": {"image_ids": [], "rows": []}}
+    theirs = {"d": COCO, "e": [{"run": {}}], "f": {"run": 5}, "g": {"settings": {}}, "h": {"files": [], "images": []}}
+    for name, content in (ours | theirs).items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(content))
+        assert is_ours(path) == (name in ours)
+        if name in theirs:
+            with pytest.raises(FileExistsError, match=f"{name}.json: is there already, and no run of ours wrote it"):
+                write_json(path, {"run": {}})
+            assert json.loads(path.read_text()) == content
+        else:
+            write_json(path, {"run": {"new": 1}})
+            assert json.loads(path.read_text()) == {"run": {"new": 1}}
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "index.html").write_text("<title>My page</title>")
+    for name in ("link.json", "index.html"):
+        with pytest.raises(FileExistsError):
+            write_text(tmp_path / name, "{}")
+
+
+def test_a_table_or_picture_beside_a_new_result_is_not_overwritten(tmp_path):
+    (tmp_path / "summary.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"summary\.png: is there without summary\.json"):
+        make_parent(tmp_path / "summary.json")
+    make_parent(tmp_path / "other.json")
+    write_json(tmp_path / "summary.json", {"run": {}})
+    make_parent(tmp_path / "summary.json")
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Path:
+    """Files of every kind that the scripts below read, and COCO's annotations."""
+    folder = tmp_path / "inputs"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "instances_val2014.json").write_text(json.dumps(COCO))
+    (folder / "captions.jsonl").write_text('{"image_id": 1, "text": "A dog."}\n')
+    (folder / "objects.jsonl").write_text('{"image_id": 1, "objects": ["dog"]}\n')
+    (folder / "answers.jsonl").write_text('{"question_id": 1, "text": "yes"}\n')
+    truth = {"question_id": 1, "image_id": 1, "answers": [{"answer": "yes"}] * 10}
+    (folder / "truth.json").write_text(json.dumps({"annotations": [truth]}))
+    heads = {"hal_heads": [[1, 2], [0, 1]]}
+    (folder / "heads.json").write_text(json.dumps(heads))
+    return folder
+
+
+def test_a_result_file_never_takes_the_place_of_a_data_file(inputs, capsys):
+    annotations = inputs / "annotations" / "instances_val2014.json"
+    before = contents(inputs)
+    chair = ["--captions", inputs / "captions.jsonl", "--objects", inputs / "objects.jsonl"]
+    vqa = ["--answers", inputs / "answers.jsonl", "--truth", inputs / "truth.json"]
+    amber = ["--benchmark", "amber", "--answers", inputs / "answers.jsonl", "--annotations", inputs]
+    for main, flags in (
+        (evaluate_chair.main, chair),
+        (evaluate_vqa.main, vqa),
+        (evaluate_benchmark.main, amber),
+        (compare.main, [inputs, inputs]),
+    ):
+        line = refused(capsys, main, *flags, "--out", annotations)
+        assert f"{annotations}: is there already, and no run of ours wrote it" in line
+    assert "is an input of this run" in refused(capsys, evaluate_vqa.main, *vqa, "--out", inputs / "truth.json")
+    assert contents(inputs) == before
+    for main, flags, name in (
+        (evaluate_chair.main, chair, "captions_eval_results"),
+        (evaluate_vqa.main, vqa, "vqa_results"),
+    ):
+        main(list(map(str, flags)))
+        first = (inputs / f"{name}.json").stat().st_ino
+        main(list(map(str, flags)))
+        assert (inputs / f"{name}.json").stat().st_ino != first
+
+
+def test_an_export_leaves_a_repository_alone(inputs, tmp_path, capsys):
+    flags = ["--heads", inputs / "heads.json", "--top-k", "2", "--out"]
+    for name in ("README.md", "custom_generate/generate.py", "heads.json"):
+        out = tmp_path / "repository" / name.replace("/", "_")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+        refused(capsys, export_decoder.main, *flags, out)
+        assert (out / name).read_text() == "mine"
+    for _ in range(2):
+        export_decoder.main(list(map(str, [*flags, tmp_path / "export"])))
+    assert (tmp_path / "export" / "README.md").is_file()
+
+
+def test_pages_of_others_stay(tiny_results, tmp_path, capsys):
+    folder = tmp_path / "results" / "tiny"
+    shutil.copytree(tiny_results, folder)
+    index, page, figures = folder.parent / "index.html", folder / "report.html", folder / "figures.md"
+    page.unlink(missing_ok=True)
+    index.write_text("<title>My site</title>")
+    report.main([str(folder)])
+    assert index.read_text() == "<title>My site</title>"
+    assert f"warning: {index}: no report of ours wrote it; left alone" in capsys.readouterr().err
+    index.unlink()
+    for _ in range(2):
+        report.main([str(folder)])
+    assert is_ours(index)
+    page.write_text("<title>My report</title>")
+    assert f"{page}: is there already" in refused(capsys, report.main, folder)
+    figures.write_text("# My figures\n")
+    assert f"{figures}: is there already" in refused(capsys, write_figures_page.main, "--results", folder)
+    assert figures.read_text() == "# My figures\n"
+    figures.unlink()
+    for _ in range(2):
+        write_figures_page.main(["--results", str(folder)])
+
+
+@pytest.mark.parametrize("name", ["attribution_result.json", "head_map.png"])
+@pytest.mark.parametrize("script", [attribute_subset, draw_module_influence, explain_chair])
+def test_folders_of_derived_results(name, script, tiny_results, tmp_path, capsys):
+    attribution = next(tiny_results.rglob("attribution_result.json"))
+    captions = next(tiny_results.rglob("captions_eval_results.json"))
+    flags = {
+        attribute_subset: ["--attribution", attribution.parent, "--captions", captions],
+        draw_module_influence: ["--attribution", attribution],
+        explain_chair: [captions],
+    }[script]
+    names = {draw_module_influence: "module_influence.json", explain_chair: "chair_details.json"}
+    own = tmp_path / (names.get(script, name) if name.endswith("json") else name)
+    own.write_text("{}")
+    refused(capsys, script.main, *flags, "--out", tmp_path)
+    assert contents(tmp_path) == {own.name: b"{}"}
+
+
+def test_mini_leaves_sets_of_others_alone(tmp_path, monkeypatch):
+    small = tuple(dataset.Split(name, 2, first, 0.5) for name, first in (("tune", 1_000_000), ("val2014", 3_000_000)))
+    monkeypatch.setattr(dataset, "SPLITS", small)
+    coco = tmp_path / "coco"
+    for kind in ("captions", "instances"):
+        folder = coco / kind / "annotations"
+        folder.mkdir(parents=True)
+        (folder / f"{kind}_val2014.json").write_text(json.dumps(COCO))
+        with pytest.raises(FileExistsError, match=f"{kind}_val2014.json: is there already and not mini's"):
+            dataset.write_missing_splits(folder.parent)
+        assert json.loads((folder / f"{kind}_val2014.json").read_text()) == COCO
+    for together in (0.5, 0.6, 0.6):
+        monkeypatch.setattr(dataset, "SPLITS", tuple(replace(split, together=together) for split in small))
+        dataset.write_missing_splits(tmp_path / "own")
+        made = json.loads((tmp_path / "own" / "annotations" / "captions_tune.json").read_text())
+        assert made["info"]["partners_together"] == together
+        rows = json.loads((tmp_path / "own" / "instruct_tune.json").read_text())
+        assert rows[0]["conversations"][1]["value"] == made["annotations"][0]["caption"]
+
+
+def test_checkpoints_of_a_training_and_nothing_else_are_deleted(tmp_path):
+    """Also through a link to a larger disk."""
+    disk, link = tmp_path / "disk", tmp_path / "checkpoints"
+    for name in ("checkpoint-2", "checkpoint-10", "checkpoint-12 (1)", "checkpoint-best"):
+        (disk / name).mkdir(parents=True)
+        (disk / name / "complete").touch()
+    link.symlink_to(disk)
+    assert last_complete_checkpoint(link) == link / "checkpoint-10"
+    drop_checkpoints(link)
+    assert sorted(path.name for path in disk.iterdir()) == ["checkpoint-12 (1)", "checkpoint-best"]
+    (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
+    drop_checkpoints(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def calls_in(path: Path) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
+
+
+def test_every_script_that_writes_asks_first():
+    """By one of the doors: a run, a folder, the parent of a file; `from_flags` opens the folder of --out."""
+    doors = {"start_run", "make_folder", "make_parent", "from_flags", "export_decoder", "convert_original"}
+    doors |= {"opened_captions"}
+    scripts = [
+        path for folder in ("llava_hh/scripts", "baselines", "newer_models") for path in (ROOT / folder).glob("*.py")
+    ]
+    for path in scripts:
+        if '"--out"' in path.read_text() or {"write_json", "write_rows", "write_tensors"} & calls_in(path):
+            assert doors & calls_in(path), path
+
+
+def test_nothing_is_written_or_deleted_but_through_these_doors():
+    """Whoever opens a file to write, deletes or renames stands here, with what it may touch."""
+    allowed = {
+        "llava_hh/parts.py",  # parts
+        "llava_hh/files.py",  # a part takes its file's place
+        "llava_hh/locks.py",  # the lock that it holds
+        "llava_hh/runs.py",  # blocks, by their names
+        "llava_hh/scripts/evaluate_chair.py",  # a part
+        "llava_hh/finetuning/trainer.py",  # a run's log and checkpoints, by their names
+        "llava_hh/mini/dataset.py",  # mini's own sets
+    }
+    writing = {"unlink", "rmtree", "rename", "write_bytes", "write_text", "touch", "rmdir", "removedirs"}
+    for folder in ("llava_hh", "baselines", "newer_models"):
+        for path in (ROOT / folder).rglob("*.py"):
+            found = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in writing:
+                    found.add(node.func.attr)
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in ("open", "os.open"):
+                    modes = [arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant)]
+                    if modes and set(str(modes[0])) & set("wax+"):
+                        found.add("open")
+            assert not found or str(path.relative_to(ROOT)) in allowed, f"{path}: {found}"
