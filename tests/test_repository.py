@@ -16,8 +16,18 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "files", "runs", "command_line", "heads", "attention", "spans", "interventions"]
 LAYERS += ["hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
-LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini", "doctor"]
-LAYERS += ["report", "portable", "scripts"]
+LAYERS += [
+    "generation",
+    "evaluation",
+    "polling",
+    "attribution",
+    "analysis",
+    "finetuning",
+    "figures",
+    "mini",
+    "footprint",
+]
+LAYERS += ["companions", "doctor", "report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
