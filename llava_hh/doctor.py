@@ -16,18 +16,19 @@ import torch
 from packaging.requirements import Requirement
 
 from llava_hh.attention import heads_on_image_alone
+from llava_hh.companions import Companions, Unready
 from llava_hh.data.coco import annotation_files, load_image_list, sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
 from llava_hh.evaluation import heads_with_text
-from llava_hh.files import read_json
+from llava_hh.files import in_one_line, read_json
+from llava_hh.footprint import advice, can_use_disk, free_memory, loaded_bytes, stored_tensors
 from llava_hh.heads import Head, check_heads, load_heads, published_list
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
-from llava_hh.models.original_config import read_fields
-from llava_hh.models.weight_files import weight_files
+from llava_hh.models.weight_files import check_files
 from llava_hh.profiles import HEAD_LISTS, ON_TEXT, REPO, TOP_KS, short_of, wrong_numbers
 from llava_hh.runs import describe_model
 
@@ -38,13 +39,18 @@ REMEDIES = {  # by check, in the order in which they are made
     "numbers": "Correct the profile's file.",
     "device": "Install a CUDA build of torch.",
     "checkpoint": "checkpoints/README.md says what goes there.",
-    "memory": "Set DEVICE_MAP=auto, DTYPE=bfloat16 or BITS=4, or take a smaller model.",
+    "memory": "Take a smaller model.",
     "weights": "Get the checkpoint's files again.",
     "annotations": "dataset/README.md says which files go there.",
     "images": "Get these images again; dataset/README.md says where they go.",
     "token layout": "See the checkpoint's chat template and the processor's files.",
     "heads": "Run bash_scripts/attribute.sh, or pass --heads published.",
     "disk": "Let result_path of the profile be a folder that can be written and has room.",
+    "figure 4": "checkpoints/README.md says what goes there.",
+    "figure 5": "checkpoints/README.md says what goes there.",
+    "TF-HH": "dataset/README.md says what goes there.",
+    "HALC": "README's part on decoding methods says what goes there.",
+    "nocaps": "dataset/README.md says which files go there.",
     "intervention": "Try DTYPE=float32; if that is no help, the model's attention is of a kind that we don't know.",
 }
 WORKING_SHARE = 0.25  # of the weights, for activations and caches; an estimate
@@ -59,14 +65,19 @@ class Line(NamedTuple):
     text: str
 
 
-class Unready(Exception):
-    """A check that cannot be made since an earlier one failed; names that one."""
+class Short(ValueError):
+    """Too little memory; `remedy` says what would help."""
+
+    def __init__(self, text: str, remedy: str) -> None:
+        super().__init__(text)
+        self.remedy = remedy
 
 
 @dataclass
-class Examination:
+class Examination(Companions):
     """The checks of one profile in order; `run` makes them."""
 
+    root = REPO  # from where the profile's paths count
     profile: dict[str, str]
     failed: set[str] = field(default_factory=set)
 
@@ -74,26 +85,25 @@ class Examination:
         """Make all checks and report each as it is done; whether all are well."""
         for name in REMEDIES:
             try:
-                line = Line(name, "ok", getattr(self, f"check_{name.replace(' ', '_')}")())
+                line = Line(name, "ok", getattr(self, f"check_{name.lower().replace(' ', '_').replace('-', '_')}")())
             except Unready as error:
-                line = Line(name, "skipped", f"for {error} failed")
+                line = Line(name, "skipped", str(error))
             except Exception as error:  # whatever it is, the other checks go on
                 self.failed.add(name)
-                text = " ".join(str(error).split()) or type(error).__name__
-                line = Line(name, "FAIL", f"{text}. {REMEDIES[name]}")
+                line = Line(name, "FAIL", f"{in_one_line(error)}. {getattr(error, 'remedy', REMEDIES[name])}")
             report(line)
         return not self.failed
 
     def path(self, name: str) -> Path:
-        """A path of the profile; they count from the repository's root."""
+        """A path of the profile."""
         if not self.profile[name]:
             raise ValueError(f"the profile has no {name}")
-        return REPO / self.profile[name]
+        return self.root / self.profile[name]
 
     def need(self, *names: str) -> None:
         """Leave a check if an earlier one failed."""
         if missing := [name for name in names if name in self.failed]:
-            raise Unready(missing[0])
+            raise Unready(f"for {missing[0]} failed")
 
     @cached_property
     def lvlm(self) -> Lvlm:
@@ -149,26 +159,23 @@ class Examination:
         kind = model_type_of(path)
         if kind not in FAMILIES:
             raise ValueError(f"{path}: model type {kind!r} is not supported; supported: {', '.join(FAMILIES)}")
-        described = describe_model(path)["weights"]
-        if not described:
-            raise FileNotFoundError(f"{path}: no weight files there")
-        n_tensors = sum(len(file.tensors()) for file in weight_files(path))
-        counted = f", {n_tensors} tensors" if n_tensors else ""
-        return f"{kind}, {len(described)} weight files of {_gigabytes(sum(described.values()))}{counted}"
+        check_files(path)
+        tensors = stored_tensors(path)
+        files = {tensor.file.path for tensor in tensors}
+        size = _gigabytes(sum(file.stat().st_size for file in files))
+        return f"{kind}, {len(files)} weight files of {size}, {len(tensors)} tensors"
 
     def check_memory(self) -> str:
         self.need("checkpoint")
-        stored = sum(describe_model(self.path("model_path"))["weights"].values())
-        loading, fields = Loading.from_environment(), read_fields(self.path("model_path"))
-        kept = getattr(torch, str(fields.get("dtype") or fields.get("torch_dtype")), torch.float32).itemsize
-        if loading.dtype or loading.bits:
-            stored *= (loading.bits / 8 if loading.bits else getattr(torch, loading.dtype).itemsize) / kept
-        need = stored * (1 + WORKING_SHARE)
-        free, where = _free_memory()
+        path, loading = self.path("model_path"), Loading.from_environment()
+        need = loaded_bytes(path, loading) * (1 + WORKING_SHARE)
+        free, where = free_memory(loading)
         text = f"about {_gigabytes(need)} are needed (an estimate), {_gigabytes(free)} are free on the {where}"
-        if need > free:
-            raise ValueError(text)
-        return text
+        if need <= free:
+            return text
+        if loading.device_map != "auto" or loading.bits or not can_use_disk(path):
+            raise Short(text, advice(path, loading))
+        return f"{text}; the rest stays on the disk and is read for every token, which is slow"
 
     def check_weights(self) -> str:
         self.need("checkpoint", "memory")
@@ -272,23 +279,6 @@ class Examination:
         if fired != len(layers) or not change:
             raise ValueError(f"AD-HH at threshold 0 fired {fired} times in {len(layers)} layers, logits moved {change}")
         return f"AD-HH on a head of {fired} layers changes the logits by up to {change:.2f}"
-
-
-def _free_memory() -> tuple[float, str]:
-    """Bytes, and where."""
-    if torch.cuda.is_available():
-        free = [torch.cuda.mem_get_info(place)[0] for place in range(torch.cuda.device_count())]
-        if Loading.from_environment().device_map != "auto":
-            return free[0], "GPU"
-        return sum(free) + _free_ram(), "GPUs and the CPU"
-    return _free_ram(), "CPU"
-
-
-def _free_ram() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("/proc/meminfo does not tell how much memory is free")
 
 
 def _gigabytes(size: float) -> str:

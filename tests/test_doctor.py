@@ -174,7 +174,7 @@ def test_a_fault_turns_its_line_red(patient, capsys, fault):
 
 
 def test_memory_packages_and_disk(patient, capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "_free_memory", lambda: (1e4, "CPU"))
+    monkeypatch.setattr(doctor, "free_memory", lambda _: (1e4, "CPU"))
     found = examine(patient, capsys)
     assert found["memory"] == ("FAIL", found["memory"][1]) and "Set DEVICE_MAP=auto, " in found["memory"][1]
     assert found["weights"] == found["heads"] == found["intervention"] == ("skipped", "for memory failed")

@@ -14,21 +14,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = [
-    "locks",
-    "processes",
-    "parts",
-    "files",
-    "runs",
-    "command_line",
-    "heads",
-    "attention",
-    "spans",
-    "interventions",
-]
-LAYERS += ["trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
-LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini"]
-LAYERS += ["profiles", "doctor", "report", "portable", "scripts"]
+LAYERS = ["locks", "processes", "parts", "files", "runs", "command_line", "heads", "attention", "spans"]
+LAYERS += ["interventions", "trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets"]
+LAYERS += ["comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis", "finetuning"]
+LAYERS += ["figures", "mini", "profiles", "footprint", "companions", "doctor", "report", "portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

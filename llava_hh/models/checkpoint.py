@@ -6,8 +6,9 @@ from typing import Any
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from llava_hh.models.chat import load_whole
-from llava_hh.models.original import load_original, open_original
+from llava_hh.models.original import find_parts, load_original, open_original
 from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
+from llava_hh.models.weight_files import StoredTensor, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
 
@@ -32,6 +33,18 @@ def load_config(path: Path) -> PreTrainedConfig:
         OSError, ValueError: as `model_type_of` and `open_original`.
     """
     return open_original(path).config if is_original(read_fields(path)) else from_folder(AutoConfig, path)
+
+
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """What the weights are read from: the folder's files, or those of an original checkpoint's parts.
+
+    Raises:
+        OSError, ValueError: as `find_parts`.
+    """
+    if not is_original(fields := read_fields(path)):
+        return tensors_of(weight_files(path))
+    _, own, _, beside = find_parts(path, fields)
+    return own + beside
 
 
 def load_checkpoint(

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
-from llava_hh.models.checkpoint import load_checkpoint
+from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
 from llava_hh.models.grid import ImageGrid, central_square, padded_square, square_grid, whole
 
 VICUNA_SYSTEM = (
@@ -27,6 +27,7 @@ class Llava(ChatFamily):
     """One class for both kinds; `load` decides once which it is."""
 
     speaks_vicuna: bool
+    stored_tensors = staticmethod(stored_tensors)
 
     def load(self, path: Path, **options: Any) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
         """The model and its processor, completed where the checkpoint's files are of llava-hf's early ones.

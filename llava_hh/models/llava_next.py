@@ -11,7 +11,7 @@ from typing import Any
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from llava_hh.models.chat import ChatFamily
-from llava_hh.models.checkpoint import load_checkpoint
+from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
 from llava_hh.models.llava import VICUNA_SYSTEM, complete_image_length, unspoken_ids
 from llava_hh.models.original_config import read_fields
 
@@ -39,6 +39,7 @@ class LlavaNext(ChatFamily):
     model_class = LlavaNextForConditionalGeneration
     processor_class = LlavaNextProcessor
     image_tensors = ("pixel_values", "image_sizes")
+    stored_tensors = staticmethod(stored_tensors)
 
     def load(self, path: Path, **options: Any) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
         """The model and its processor.

@@ -18,6 +18,7 @@ from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.gemma3 import Gemma3
 from llava_hh.models.grid import ImageGrid
 from llava_hh.models.internvl import InternVL
+from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.llava import Llava
 from llava_hh.models.llava_next import LlavaNext
 from llava_hh.models.llava_onevision import LlavaOnevision
@@ -49,6 +50,7 @@ class Family(Protocol):
     to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
     One that knows where in the picture an image's tokens look has
     `image_grid(processor, image, inputs, n_tokens) -> ImageGrid` as well.
+    One whose weights may lie in other files than its folder's own has `stored_tensors(path) -> list[StoredTensor]`.
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
@@ -185,24 +187,12 @@ class Lvlm:
         self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
     ) -> dict[str, Tensor]:
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
-        self._refuse_unknown(padded["input_ids"])
+        refuse_unknown_ids(self.model, self.tokenizer, padded["input_ids"], self.family.image_token_ids(self.model))
         device = self.model.device if device is None else device
         inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs
-
-    def _refuse_unknown(self, input_ids: Tensor) -> None:
-        """Refuse ids beyond the embeddings, such as a [PAD] that was added without resizing them.
-
-        Raises:
-            ValueError: names the token.
-        """
-        n_rows = self.model.get_input_embeddings().num_embeddings
-        beyond = set(input_ids[input_ids >= n_rows].tolist()) - set(self.family.image_token_ids(self.model))
-        if beyond:
-            named = ", ".join(f"{self.tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in sorted(beyond))
-            raise ValueError(f"the tokenizer's {named} is beyond the model's {n_rows} embeddings; resize them for it")
 
     def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         complete = getattr(self.family, "complete", None)

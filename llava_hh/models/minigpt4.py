@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava_hh.models.minigpt4_checkpoint import assemble
+from llava_hh.models.minigpt4_checkpoint import assemble, stored_tensors
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
@@ -24,6 +24,8 @@ PROMPTS = {"harness": ("###Human: ", " ###Assistant:"), "official": ("[INST] ", 
 
 class MiniGpt4:
     """A folder of ours that names the published parts, or one that `save_pretrained` left."""
+
+    stored_tensors = staticmethod(stored_tensors)
 
     def load(self, path: Path, **options: Any) -> tuple[MiniGpt4ForConditionalGeneration, MiniGpt4Processor]:
         """The model and its processor.

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llava_hh.files import refuse_pointer
+from llava_hh.files import read_json, refuse_pointer
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
@@ -35,11 +35,15 @@ from llava_hh.models.minigpt4_model import (
 )
 from llava_hh.models.weight_files import (
     UNREADABLE,
+    StoredTensor,
+    WeightFile,
     check_files,
     first_line,
     listed,
     name_unused,
     refuse_adapter,
+    tensors_of,
+    weight_files,
 )
 from llava_hh.models.without_code import from_folder
 
@@ -119,6 +123,19 @@ def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, Te
             raise ValueError(f"{path}: no weight of the language model in it; expected fine-tuned ones")
         weights |= tuned
     return weights
+
+
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """What the weights are read from: the published parts, or the files of a folder that holds the weights itself.
+
+    Raises:
+        OSError, ValueError: as `find_parts`; a file that is damaged.
+    """
+    if (named := read_json(folder / "config.json").get("parts")) is None:
+        return tensors_of(weight_files(folder))
+    parts = find_parts(folder, named)
+    language = weight_files(parts.pop("language_model"))
+    return tensors_of([*language, *map(WeightFile, parts.values())])
 
 
 def find_parts(folder: Path, parts: Any) -> dict[str, Path]:

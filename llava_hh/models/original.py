@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    CLIPVisionConfig,
     GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -40,6 +41,7 @@ from llava_hh.models.weight_files import (
     name_unused,
     refuse_adapter,
     refuse_wrong_weights,
+    tensors_of,
     weight_files,
 )
 
@@ -52,6 +54,7 @@ KEY_MAP = {
     "model.": "model.language_model.",
     "lm_head.": "lm_head.",
 }
+TEXT_OF_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 RECOMPUTED = (".rotary_emb.inv_freq", ".embeddings.position_ids")  # written by old versions, follow from the config
 VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
@@ -83,22 +86,33 @@ def open_original(folder: Path) -> Original:
     if not is_original(fields):
         raise ValueError(f"{folder}: not an original LLaVA checkpoint; its config.json has no mm_vision_tower")
     check_supported(folder, fields)
-    base, files = language_files(folder, fields)
-    stored = [tensor for file in files for tensor in file.tensors()]
-    vision, tower = vision_config(folder, fields, any(tensor.name.startswith(TOWER) for tensor in stored))
+    base, stored, vision, tower = find_parts(folder, fields)
     tokenizer = load_tokenizer(base)
     config = model_config(fields, vision, tokenizer)
     is_next = isinstance(config, LlavaNextConfig)
     model_class = LlavaNextForConditionalGeneration if is_next else LlavaForConditionalGeneration
     with torch.device("meta"):
         expected = model_class(config).state_dict()
-    tensors = place(folder, expected, stored, weight_files(tower) if tower else [])
+    tensors = place(folder, expected, stored, tower)
     tensors = {name: fit(tensors[name], tensor, name, fields["vocab_size"]) for name, tensor in expected.items()}
     named = getattr(torch, str(fields.get("torch_dtype") or fields.get("dtype")), None)
     config.dtype = named if isinstance(named, torch.dtype) else tensors["lm_head.weight"][:0].dtype
     return Original(
         model_class, config, generation_config(base, tokenizer), build_processor(config, tokenizer), tensors
     )
+
+
+def find_parts(folder: Path, fields: dict) -> tuple[Path, list[StoredTensor], CLIPVisionConfig, list[StoredTensor]]:
+    """The language model's folder, the checkpoint's tensors, its vision tower's configuration, and a separate tower's.
+
+    Raises:
+        FileNotFoundError, ValueError: as `language_files` and `vision_config`.
+    """
+    base, files = language_files(folder, fields)
+    stored = tensors_of(files)
+    vision, tower = vision_config(folder, fields, any(tensor.name.startswith(TOWER) for tensor in stored))
+    beside = tensors_of(weight_files(tower)) if tower else []
+    return base, stored, vision, [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
 
 
 def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
@@ -124,14 +138,14 @@ def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
 
 
 def place(
-    folder: Path, expected: dict[str, Tensor], stored: Iterable[StoredTensor], tower_files: Iterable[WeightFile]
+    folder: Path, expected: dict[str, Tensor], stored: Iterable[StoredTensor], beside: Iterable[StoredTensor]
 ) -> dict[str, StoredTensor]:
     """Each stored tensor under the name of transformers' model.
 
     What a projector's own file holds beside the projector is named on standard error and left out.
 
     Args:
-        tower_files: of a CLIP model, of which the vision part is taken.
+        beside: of a CLIP model, of which the vision part is taken.
     Raises:
         ValueError: names that are missing or left over.
     """
@@ -144,11 +158,10 @@ def place(
             placed[name] = tensor
         elif not tensor.name.endswith(RECOMPUTED):
             (unused if tensor.file.path.name == PROJECTOR else left_over).append(tensor.name)
-    for file in tower_files:
-        for tensor in file.tensors():
-            name = tower + tensor.name.removeprefix("vision_model.")
-            if name in expected:
-                placed[name] = tensor
+    for tensor in beside:
+        name = tower + tensor.name.removeprefix("vision_model.")
+        if name in expected:
+            placed[name] = tensor
     missing = [name for name in expected if name not in placed]
     if missing or left_over:
         refuse_wrong_weights(folder, {"missing": missing, "left over": left_over + unused})

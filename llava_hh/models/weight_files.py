@@ -48,6 +48,8 @@ class WeightFile:
             with open(self.path, "rb") as file:
                 is_zip = file.read(2) == b"PK"  # torch before 1.6 wrote another format, which cannot be mapped
             loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zip)
+            if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+                loaded = loaded["model"]  # of a .pth file
             if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
                 raise UnpicklingError("expected tensors by name")
             return loaded
@@ -77,6 +79,10 @@ class StoredTensor:
     def shape(self) -> tuple[int, ...]:
         entry = self.file.entries[self.name]
         return tuple(entry.shape if isinstance(entry, Tensor) else entry.get_shape())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return (self[:0] if self.shape else self[...]).dtype
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,10 @@ def weight_files(folder: Path) -> list[WeightFile]:
         if (folder / name).is_file():
             return [WeightFile(folder / name)]
     return []
+
+
+def tensors_of(files: Iterable[WeightFile]) -> list[StoredTensor]:
+    return [tensor for file in files for tensor in file.tensors()]
 
 
 def check_files(folder: Path) -> None:

@@ -1,0 +1,89 @@
+"""How much memory a checkpoint's weights take, from the headers of its files, and how much the machine has free."""
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import torch
+
+from llava_hh.models.checkpoint import model_type_of
+from llava_hh.models.lvlm import FAMILIES, Loading
+from llava_hh.models.original_config import is_original, read_fields
+from llava_hh.models.weight_files import StoredTensor, tensors_of, weight_files
+
+
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """The tensors that a checkpoint is loaded from, wherever its parts lie; their files are opened, but not read.
+
+    Where a folder has its weights in two formats, they are those that are loaded.
+
+    Raises:
+        FileNotFoundError: no weights, or a part that is not there.
+        ValueError: a file that is damaged or a Git LFS pointer.
+    """
+    family = FAMILIES.get(model_type_of(path))
+    find = getattr(family, "stored_tensors", None)
+    if not (found := find(path) if find else tensors_of(weight_files(path))):
+        raise FileNotFoundError(f"{path}: no weight files there")
+    return found
+
+
+def loaded_bytes(path: Path, loading: Loading) -> float:
+    """What the weights take in memory, in bytes: in the type that `loading` names, the config's, or that of the files.
+
+    Quantized weights count as `bits` each, though embeddings and norms stay as they are; so it is an estimate.
+    """
+    said = loading.dtype or _config_dtype(read_fields(path))
+    named = getattr(torch, str(said), None)
+    size = 0.0
+    for tensor in stored_tensors(path):
+        kept = tensor.dtype if named is None else named
+        size += prod(tensor.shape) * (loading.bits / 8 if loading.bits else kept.itemsize)
+    return size
+
+
+def _config_dtype(fields: dict) -> str | None:
+    """What config.json says at its top, or of its language model."""
+    text = fields.get("text_config")
+    for own in (fields, text if isinstance(text, dict) else {}):
+        if said := own.get("dtype") or own.get("torch_dtype"):
+            return said
+    return None
+
+
+def free_memory(loading: Loading) -> tuple[float, str]:
+    """Bytes, and where: on the GPU or the CPU, or on all GPUs and the CPU if `loading` spreads layers over them."""
+    if not torch.cuda.is_available():
+        return _free_ram(), "CPU"
+    free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    if loading.device_map == "auto":
+        return sum(free) + _free_ram(), "GPUs and the CPU"
+    return free[0], "GPU"
+
+
+def can_use_disk(path: Path) -> bool:
+    """Whether layers of it can stay on the disk: transformers reads them there in its own layout, from safetensors."""
+    return not is_original(read_fields(path)) and all(
+        tensor.file.path.suffix == ".safetensors" for tensor in stored_tensors(path)
+    )
+
+
+def advice(path: Path, loading: Loading) -> str:
+    """What would take less memory than `loading`; what is set already is not advised again."""
+    smaller = {"DTYPE=bfloat16": replace(loading, dtype="bfloat16"), "BITS=4": replace(loading, bits=4)}
+    size = loaded_bytes(path, loading)
+    ways = [*["DEVICE_MAP=auto"] * (loading.device_map != "auto")]
+    ways += [way for way, other in smaller.items() if loaded_bytes(path, other) < size]
+    chosen = f"Set {' or '.join(filter(None, [', '.join(ways[:-1]), ways[-1]]))}, or take" if ways else "Take"
+    if loading.device_map == "auto" and not can_use_disk(path):
+        return (
+            f"{chosen} a smaller model; the disk serves only the transformers layout in safetensors (scripts.convert)."
+        )
+    return f"{chosen} a smaller model."
+
+
+def _free_ram() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("/proc/meminfo does not tell how much memory is free")
