@@ -27,14 +27,10 @@ unset $profile_settings
 . "$profile_file"
 
 list_length=30  # of head lists: at least as long as every number of heads that the profile takes of one
-for name in $profile_settings; do
-    number=
-    case $name in
-        *top_k) eval "number=\${$name:-}" ;;
-        *) continue ;;
-    esac
+for number in ${top_k:-} ${bias_top_k:-} ${inheritance_top_k:-} ${reweight_top_k:-} ${removal_top_k:-} ${finetune_top_k:-} \
+    ${part_top_k:-}; do
     case $number in
-        '' | *[!0-9]*) ;;  # doctor.sh reports values that are not numbers
+        *[!0-9]*) ;;  # doctor.sh reports values that are not numbers
         *) if [ "$number" -gt "$list_length" ]; then list_length=$number; fi ;;
     esac
 done
