@@ -169,6 +169,15 @@ def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, damage):
     assert cache.read_text() == whole
 
 
+def test_a_file_of_others_that_is_called_like_the_cache_stays(coco_folder, tmp_path):
+    cache = tmp_path / "ground_truth.json"
+    for content in ('{"images": []}', '{"image_id": 1}\n{"image_id": 2}\n', "[1]"):
+        cache.write_text(content)
+        with pytest.raises(FileExistsError, match=r"ground_truth\.json: is there already, and no run of ours wrote it"):
+            load_annotations(coco_folder, [1], cache=cache)
+        assert cache.read_text() == content
+
+
 def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = []

@@ -323,6 +323,7 @@ def test_nothing_is_written_or_deleted_but_through_these_doors():
         "llava_hh/scripts/evaluate_chair.py",  # a part
         "llava_hh/finetuning/trainer.py",  # a run's log and checkpoints, by their names
         "llava_hh/mini/dataset.py",  # mini's own sets
+        "llava_hh/data/coco.py",  # a damaged copy of ground truth
     }
     writing = {"unlink", "rmtree", "rename", "write_bytes", "write_text", "touch", "rmdir", "removedirs"}
     for folder in ("llava_hh", "baselines", "newer_models"):

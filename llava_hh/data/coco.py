@@ -149,7 +149,15 @@ def _write_cache(
         else None  # no annotation: known to be missing
         for image_id in image_ids
     }
+    if cache.is_file() and _is_damaged_cache(cache.read_bytes()):
+        cache.unlink()
     write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+
+
+def _is_damaged_cache(content: bytes) -> bool:
+    """Whether the content of a file is empty or begins as a cache does; others' files are left alone."""
+    begins = b'{"files"'
+    return content.startswith(begins) or begins.startswith(content) or content.strip() in (b"[]", b"{}")
 
 
 def _kept_in(content: Mapping[str, Any], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
