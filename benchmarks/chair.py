@@ -4,6 +4,7 @@ Ours is the script evaluate_chair, in a process of its own. Plain: json.load of 
 nltk's tokenizer on every caption, in another process; the two take turns on the tenth.
 """
 
+import argparse
 import json
 import random
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
+from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene
 
@@ -69,13 +71,17 @@ def measure(way: str, n_captions: int, n_rows: int, seed: int) -> dict:
     }
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     flags = benchmark_parser(__doc__)
-    flags.add_argument("--captions", type=int, default=100_000)
-    flags.add_argument("--rows", type=int, default=8_000_000)
-    flags.add_argument("--repeats", type=int, default=3, help="turns of both ways on a tenth")
-    flags.add_argument("--seed", type=int, default=0)
-    args = flags.parse_args()
+    flags.add_argument("--captions", type=SIZE, default=100_000)
+    flags.add_argument("--rows", type=SIZE, default=8_000_000)
+    flags.add_argument("--repeats", type=SIZE, default=3, help="turns of both ways on a tenth")
+    flags.add_argument("--seed", type=RANDOM_SEED, default=0)
+    return flags
+
+
+def main() -> None:
+    args = parser().parse_args()
     whole = measure("ours", args.captions, args.rows, args.seed)
     tenth = args.captions // 10, args.rows // 10, args.seed
     turns = [(measure("ours", *tenth), measure("plain", *tenth)) for _ in range(args.repeats)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
@@ -43,12 +44,12 @@ def add_sample_flags(
         help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
     )
     add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
-    add("--limit", type=int, default=limit, help="how many images; None is all")
-    add("--seed", type=int, default=seed, help="of the sample of images")
+    add("--limit", type=SIZE, default=limit, help="how many images; None is all")
+    add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
     if with_prompt:
         add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=int, default=max_new_tokens, help="longest answer")
-    add("--batch-size", type=int, default=batch_size, help="images per batch, and per block that a rerun skips")
+    add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
+    add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
     add("--out", type=Path, required=True, help="result folder")
 
 
@@ -71,8 +72,10 @@ def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
     """The flags that say which heads AD-HH switches off, and when."""
     add_head_flags(parser, required)
     add = parser.add_argument
-    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
-    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
+    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
+    add(
+        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
+    )
 
 
 def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from llava_hh.attribution.captions import summarise
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.data.coco import existing_file
 from llava_hh.datasets import add_object_flags, images_with_objects
 from llava_hh.figures.head_map import draw_head_map
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     add("--attribution", type=Path, required=True, help="result folder of attribute")
     add("--captions", type=Path, required=True, help="the captions_eval_results.json that it was of")
     add_object_flags(parser)
-    add("--list-length", type=int, default=30, help="heads in each of the two lists")
+    add("--list-length", type=SIZE, default=30, help="heads in each of the two lists")
     add("--out", type=Path, required=True, help="result folder")
     return parser
 

@@ -8,7 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures.finetuning import draw_finetuning
@@ -42,31 +42,33 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder to start from")
     add_head_flags(parser)
-    add("--top-k", type=int, default=30, help="how many heads of the list are trained")
-    add("--random-heads", type=int, metavar="SEED", help="train as many random heads instead, none of the top k")
+    add("--top-k", type=SIZE, default=30, help="how many heads of the list are trained")
+    add(
+        "--random-heads", type=RANDOM_SEED, metavar="SEED", help="train as many random heads instead, none of the top k"
+    )
     add("--released", action="store_true", help="train only the first listed head of each layer, as the released code")
     add("--data", type=Path, required=True, help="conversations, in the layout of llava_v1_5_mix665k.json")
     add("--image-folder", type=Path, required=True, help="folder that the paths of images start from")
     add("--skip-bad", action="store_true", help="leave bad rows of the data out, instead of stopping at the first")
     add("--objective", choices=OBJECTIVES, default="minimize_txt", help="what the attention loss is")
-    add("--ce-coeff", type=float, default=1.0, help="weight of the cross entropy")
-    add("--attention-coeff", type=float, default=2.0, help="weight of the attention loss")
+    add("--ce-coeff", type=FACTOR, default=1.0, help="weight of the cross entropy")
+    add("--attention-coeff", type=FACTOR, default=2.0, help="weight of the attention loss")
     add(
         "--lm-head",
         action=argparse.BooleanOptionalAction,
         help="train the vocabulary matrix too (default: where the model does not tie it to its embeddings)",
     )
     add("--untie", action="store_true", help="give a tied vocabulary matrix numbers of its own, to train it")
-    add("--steps", type=int, default=200, help="optimizer steps")
-    add("--batch-size", type=int, default=16, help="samples per step, over all processes")
-    add("--accumulation", type=int, default=1, help="forward passes that a step is made of")
-    add("--learning-rate", type=float, default=2e-5, help="its peak; cosine to 0")
-    add("--warmup", type=float, default=0.03, help="share of the steps until the peak")
-    add("--max-length", type=int, default=2048, help="tokens; what is longer is cut off at its end")
+    add("--steps", type=SIZE, default=200, help="optimizer steps")
+    add("--batch-size", type=SIZE, default=16, help="samples per step, over all processes")
+    add("--accumulation", type=SIZE, default=1, help="forward passes that a step is made of")
+    add("--learning-rate", type=RATE, default=2e-5, help="its peak; cosine to 0")
+    add("--warmup", type=SHARE, default=0.03, help="share of the steps until the peak")
+    add("--max-length", type=SIZE, default=2048, help="tokens; what is longer is cut off at its end")
     add("--gradient-checkpointing", action="store_true", help="compute activations twice, to keep fewer of them")
-    add("--seed", type=int, default=1234, help="of the order of samples")
-    add("--log-every", type=int, default=1, help="steps per row of the log")
-    add("--save-every", type=int, default=50, help="steps between checkpoints")
+    add("--seed", type=RANDOM_SEED, default=1234, help="of the order of samples")
+    add("--log-every", type=SIZE, default=1, help="steps per row of the log")
+    add("--save-every", type=SIZE, default=50, help="steps between checkpoints")
     add("--out", type=Path, required=True, help="result folder")
     return parser
 
