@@ -70,7 +70,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError) as error:
+    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError) as error:
         if debug:
             raise
         team = processes()
