@@ -41,15 +41,15 @@ def write_data(folder: Path, n_captions: int, n_rows: int, seed: int) -> tuple[P
             file.write(json.dumps({"image_id": image_id, "text": text}) + "\n")
     names = enumerate(load_synonyms(), start=1)
     ends = json.dumps({"categories": [{"id": number, "name": name} for number, name in names]})[1:]
+    images = [{"id": image_id, "file_name": f"{image_id}.jpg"} for image_id in range(n_captions)]
     with open(annotations / "instances_val2014.json", "w", encoding="utf-8") as file:
-        file.write('{"annotations": [')
+        file.write(f'{{"images": {json.dumps(images)}, "annotations": [')
         for number in range(n_rows):
             row = {"id": number, "image_id": number % n_captions, "category_id": rng.randrange(1, 81), "iscrowd": 0}
             file.write(
                 (", " if number else "") + json.dumps(row | {"area": 1234.5, "bbox": [10.5, 20.25, 30.0, 40.75]})
             )
         file.write("], " + ends)
-    images = [{"id": image_id, "file_name": f"{image_id}.jpg"} for image_id in range(n_captions)]
     (annotations / "captions_val2014.json").write_text(json.dumps({"images": images, "annotations": []}))
     return captions, annotations
 

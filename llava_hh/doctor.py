@@ -18,8 +18,7 @@ from packaging.requirements import Requirement
 from llava_hh.data.coco import annotation_files, load_image_list, sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
-from llava_hh.files import read_json
-from llava_hh.heads import Head, check_heads, load_heads, published_list
+from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import model_type_of
@@ -235,7 +234,7 @@ class Examination:
             return "none yet; bash_scripts/attribute.sh finds them"
         heads = load_heads(path)
         check_heads(heads, *size)
-        origin = read_json(path).get("settings", {}).get("model")
+        origin = model_of(path)
         if origin not in (None, describe_model(self.path("model_path"))):
             raise ValueError(f"{path}: found on another model than {self.profile['model_path']}; attribute this one")
         if len(heads) < (top_k := int(self.profile["top_k"] or 0)):

@@ -10,9 +10,9 @@ from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
-from llava_hh.files import read_json, write_json
+from llava_hh.files import write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
-from llava_hh.heads import Head, check_heads, load_heads, published_list
+from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
@@ -98,7 +98,7 @@ def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, 
     """The same for the list in a file."""
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    origin = read_json(path).get("settings", {}).get("model")
+    origin = model_of(path)
     if origin not in (None, describe_model(args.model)) and not args.foreign_heads:
         raise ValueError(
             f"--heads {path}: found on another model than {args.model}, by its config.json and weight files; "

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "files", "runs", "command_line", "heads", "attention", "spans", "interventions"]
+LAYERS = ["locks", "processes", "files", "ids", "runs", "command_line", "heads", "attention", "spans", "interventions"]
 LAYERS += ["hooks", "models", "data", "finite", "memory", "metrics", "datasets", "comparison", "conditions"]
 LAYERS += ["generation", "evaluation", "polling", "attribution", "analysis", "finetuning", "figures", "mini", "doctor"]
 LAYERS += ["report", "portable", "scripts"]

@@ -39,9 +39,15 @@ def scorer(args: argparse.Namespace, cache: Path) -> Callable[[Sequence[dict]], 
     dataset = load_dataset(args.dataset, args.variant)
 
     def score(rows: Sequence[dict]) -> list[dict]:
-        ids = [dataset.image_id(row.get("image_id")) for row in rows]
-        if None in ids or not all(isinstance(row.get("text"), str) for row in rows):
-            raise ValueError(f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`")
+        ids = []
+        for place, row in enumerate(rows, start=1):
+            try:
+                ids.append(dataset.image_id(row.get("image_id")))
+                if not isinstance(row.get("text"), str):
+                    raise ValueError(f"text is {row.get('text')!r:.80}")
+            except ValueError as error:
+                expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
+                raise ValueError(f"caption {place}: {error}; {expected}") from None
         objects = dataset.objects(dataset.annotations(args.annotations, ids, cache))
         return [
             {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
