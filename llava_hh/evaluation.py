@@ -27,16 +27,18 @@ def add_sample_flags(
     batch_size: int = 20,
     max_new_tokens: int = 128,
     with_prompt: bool = True,
+    datasets: Sequence[str] = DATASETS,
 ) -> None:
     """The flags that say which model captions which images, with these defaults.
 
     Args:
         with_prompt: one question is asked about all images, and --prompt may change it.
+        datasets: what the images may be of.
     """
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder")
     add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--dataset", choices=DATASETS, default="coco", help="what the images are of")
+    add("--dataset", choices=datasets, default="coco", help="what the images are of")
     add(
         "--annotations",
         type=Path,
