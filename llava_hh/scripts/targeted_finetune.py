@@ -6,14 +6,15 @@ goes on from its last checkpoint when the same command is given again.
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures.finetuning import draw_finetuning
-from llava_hh.files import sha256
-from llava_hh.finetuning.batches import Collator, Places, sample_order
+from llava_hh.files import json_rows, sha256
+from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.head_rows import (
     TunedRows,
     first_head_of_each_layer,
@@ -23,6 +24,7 @@ from llava_hh.finetuning.head_rows import (
 )
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
 from llava_hh.finetuning.trainer import (
+    LEFT_OUT,
     TargetedTrainer,
     failing_disk_in_one_line,
     last_complete_checkpoint,
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--released", action="store_true", help="train only the first listed head of each layer, as the released code")
     add("--data", type=Path, required=True, help="conversations, in the layout of llava_v1_5_mix665k.json")
     add("--image-folder", type=Path, required=True, help="folder that the paths of images start from")
-    add("--skip-bad", action="store_true", help="leave bad rows of the data out, instead of stopping at the first")
+    add("--skip-bad", action="store_true", help="leave out bad rows and bad images, instead of stopping there")
     add("--objective", choices=OBJECTIVES, default="minimize_txt", help="what the attention loss is")
     add("--ce-coeff", type=FACTOR, default=1.0, help="weight of the cross entropy")
     add("--attention-coeff", type=FACTOR, default=2.0, help="weight of the attention loss")
@@ -105,7 +107,13 @@ def settings_of(args: argparse.Namespace, heads: list[Head]) -> dict:
 
 
 def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> None:
-    """Train into --out; the trained rows end up in --out/trained."""
+    """Train into --out; the trained rows end up in --out/trained.
+
+    Raises:
+        ValueError: flags that do not fit together, or data that teach nothing.
+    """
+    if args.ce_coeff == args.attention_coeff == 0:
+        raise ValueError("--ce-coeff 0 --attention-coeff 0: expected a loss to train for")
     samples_a_pass = processes().count * args.accumulation
     if args.batch_size % samples_a_pass:
         raise ValueError(
@@ -117,11 +125,14 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
     n_parameters = lvlm.model.num_parameters()
     tuned = prepare(args, lvlm, heads)
     print(f"training {sum(part.rows.numel() for part in tuned.values()):,} of {n_parameters:,} parameters")
+    order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
+    collate = Collator(lvlm, data, args.image_folder, args.max_length, args.skip_bad)
+    refuse_nothing_to_learn(collate, order, from_images=args.attention_coeff > 0)
     attention = AttentionLoss(args.objective)
     trainer = TargetedTrainer(
         TargetedModel(lvlm.model, attention, args.ce_coeff, args.attention_coeff),
         tuned=tuned,
-        order=sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed),
+        order=order,
         log=args.out / "log.jsonl",
         args=training_arguments(
             args.out / "checkpoints",
@@ -135,7 +146,7 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
             seed=args.seed,
         ),
         train_dataset=Places(len(data)),
-        data_collator=Collator(lvlm, data, args.image_folder, args.max_length),
+        data_collator=collate,
     )
     last = last_complete_checkpoint(args.out / "checkpoints")
     if last and steps_of(last) == args.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
@@ -143,9 +154,23 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
     else:
         with observe(lvlm.model, heads, attention):
             train(trainer)
+    if processes().is_main:
+        say_what_was_left_out(args, trainer.left_out)
     trained = args.out / "trained"
     with failing_disk_in_one_line(trained, args.out / "checkpoints"):
         trainer.save_model(str(trained))
+
+
+def say_what_was_left_out(args: argparse.Namespace, unlogged: Sequence[int]) -> None:
+    """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
+    rows = [row for _, row in json_rows(args.out / "log.jsonl", "the log of this training")]
+    logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
+    bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
+    drawn = args.steps * args.batch_size
+    if bad:
+        print(f"{bad:,} of {drawn:,} samples were left out for a bad image")
+    if unanswered:
+        print(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {args.max_length} tokens")
 
 
 def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
