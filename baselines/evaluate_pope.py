@@ -28,7 +28,7 @@ AVERAGE = "average"
 
 def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
-    add_sample_flags(parser, "val2014", limit=500, max_new_tokens=8, with_prompt=False)
+    add_sample_flags(parser, "val2014", limit=500, max_new_tokens=8, with_prompt=False, datasets=("coco",))
     add_method_flags(parser)
     parser.set_defaults(prompt=None, limit_of=[])
     add = parser.add_argument
@@ -38,12 +38,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def questions_of(args: argparse.Namespace, evaluation: Evaluation) -> dict[str, list[dict]]:
-    """The questions by kind: of the official files, or built, and then kept in the folder of results."""
+    """The questions by kind about --limit images: of the official files, or built, then kept in the result folder."""
     if args.questions:
-        return {kind: load_questions(args.questions / f"coco_pope_{kind}.json") for kind in KINDS}
+        official = {kind: load_questions(args.questions / f"coco_pope_{kind}.json") for kind in KINDS}
+        return {kind: about_first_images(questions, args.limit) for kind, questions in official.items()}
     ids = [sample["image_id"] for sample in evaluation.samples]
-    found = load_annotations(args.annotations, ids, allow_missing=True, cache=args.out / "ground_truth.json")
-    objects = {image_id: found[image_id].categories if image_id in found else set() for image_id in ids}
+    found = load_annotations(args.annotations, ids, cache=args.out / "ground_truth.json")
+    objects = {image_id: found[image_id].categories for image_id in ids}
     enough = [sample for sample in evaluation.samples if len(objects[sample["image_id"]]) >= 3]
     chosen = sample_images(enough, min(args.limit or len(enough), len(enough)), args.seed)
     built = {kind: build_questions(chosen, objects, kind, args.seed) for kind in KINDS}
@@ -51,6 +52,12 @@ def questions_of(args: argparse.Namespace, evaluation: Evaluation) -> dict[str, 
         for kind, questions in built.items():
             write_rows(args.out / f"questions_{kind}.jsonl", questions)
     return built
+
+
+def about_first_images(questions: Sequence[dict], n: int) -> list[dict]:
+    """The questions about the first `n` images that are asked about, in order."""
+    first = set(list(dict.fromkeys(question["image"] for question in questions))[:n])
+    return [question for question in questions if question["image"] in first]
 
 
 def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
@@ -114,7 +121,11 @@ def main(argv: list[str] | None = None) -> None:
             settings = {**evaluation.settings([]), "suffix": args.suffix, "questions": digest, "limit": limit}
             settings["methods"] = {name: describe_method(entry.method) for name, entry in entries.items()}
             path = args.out / POPE_FILE
-            content = {"methods": found, "settings": settings, "run": provenance()}
+            asked = {
+                kind: {"images": len({question["image"] for question in own}), "questions": len(own)}
+                for kind, own in questions.items()
+            }
+            content = {"methods": found, "asked": asked, "settings": settings, "run": provenance()}
             write_json(path, content)
             heads, rows = table_of_pope(content)
             lines = [heads, ["---"] * len(heads), *rows]

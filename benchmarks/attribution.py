@@ -25,6 +25,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 from llava_hh.attention import attention_modules
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
+from llava_hh.command_line import SIZE
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, Loading, load_lvlm
@@ -218,9 +219,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--model", type=Path, default=MINI, help="a LLaVA checkpoint folder")
     flags.add_argument("--cases", nargs="+", choices=["llama", "model"], default=["llama", "model"])
     flags.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    flags.add_argument("--repeats", type=int, default=5, help="turns of both ways")
-    flags.add_argument("--loop-heads", type=int, help="time this many random heads in the loop; default: all")
-    flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    flags.add_argument("--repeats", type=SIZE, default=5, help="turns of both ways")
+    flags.add_argument("--loop-heads", type=SIZE, help="time this many random heads in the loop; default: all")
+    flags.add_argument("--threads", type=SIZE, help="CPU threads; default: torch's")
     flags.add_argument("--peak", choices=["ours", "loop"], help=argparse.SUPPRESS)  # run one way and end
     return flags
 
@@ -230,8 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     args = flags.parse_args(argv)
     if "model" in args.cases and not (args.model / "config.json").is_file():
         flags.error(f"--model {args.model}: no config.json there; a LLaVA checkpoint folder is needed")
-    if args.repeats < 1 or (args.loop_heads is not None and args.loop_heads < args.repeats):
-        flags.error(f"--repeats {args.repeats}, --loop-heads {args.loop_heads}: at least 1, and a head for every turn")
+    if args.loop_heads is not None and args.loop_heads < args.repeats:
+        flags.error(f"--repeats {args.repeats}, --loop-heads {args.loop_heads}: expected a head for every turn")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.peak:

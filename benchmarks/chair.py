@@ -4,6 +4,7 @@ Ours is the script evaluate_chair, in a process of its own. Plain: json.load of 
 nltk's tokenizer on every caption, in another process; the two take turns on the tenth.
 """
 
+import argparse
 import json
 import random
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
+from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene
 
@@ -39,15 +41,15 @@ def write_data(folder: Path, n_captions: int, n_rows: int, seed: int) -> tuple[P
             file.write(json.dumps({"image_id": image_id, "text": text}) + "\n")
     names = enumerate(load_synonyms(), start=1)
     ends = json.dumps({"categories": [{"id": number, "name": name} for number, name in names]})[1:]
+    images = [{"id": image_id, "file_name": f"{image_id}.jpg"} for image_id in range(n_captions)]
     with open(annotations / "instances_val2014.json", "w", encoding="utf-8") as file:
-        file.write('{"annotations": [')
+        file.write(f'{{"images": {json.dumps(images)}, "annotations": [')
         for number in range(n_rows):
             row = {"id": number, "image_id": number % n_captions, "category_id": rng.randrange(1, 81), "iscrowd": 0}
             file.write(
                 (", " if number else "") + json.dumps(row | {"area": 1234.5, "bbox": [10.5, 20.25, 30.0, 40.75]})
             )
         file.write("], " + ends)
-    images = [{"id": image_id, "file_name": f"{image_id}.jpg"} for image_id in range(n_captions)]
     (annotations / "captions_val2014.json").write_text(json.dumps({"images": images, "annotations": []}))
     return captions, annotations
 
@@ -69,13 +71,17 @@ def measure(way: str, n_captions: int, n_rows: int, seed: int) -> dict:
     }
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     flags = benchmark_parser(__doc__)
-    flags.add_argument("--captions", type=int, default=100_000)
-    flags.add_argument("--rows", type=int, default=8_000_000)
-    flags.add_argument("--repeats", type=int, default=3, help="turns of both ways on a tenth")
-    flags.add_argument("--seed", type=int, default=0)
-    args = flags.parse_args()
+    flags.add_argument("--captions", type=SIZE, default=100_000)
+    flags.add_argument("--rows", type=SIZE, default=8_000_000)
+    flags.add_argument("--repeats", type=SIZE, default=3, help="turns of both ways on a tenth")
+    flags.add_argument("--seed", type=RANDOM_SEED, default=0)
+    return flags
+
+
+def main() -> None:
+    args = parser().parse_args()
     whole = measure("ours", args.captions, args.rows, args.seed)
     tenth = args.captions // 10, args.rows // 10, args.seed
     turns = [(measure("ours", *tenth), measure("plain", *tenth)) for _ in range(args.repeats)]

@@ -18,6 +18,7 @@ from measuring import REPO, benchmark_parser, finish, measure_process, ratio, sh
 
 from baselines.dola import candidate_layers
 from baselines.registry import PRESETS
+from llava_hh.command_line import SIZE
 from llava_hh.generation import Decoding, Method, answer_samples
 from llava_hh.heads import random_heads
 from llava_hh.interventions import DeactivateText
@@ -111,11 +112,11 @@ def summarise(times: dict[str, list[float]]) -> list[dict]:
 def parser() -> argparse.ArgumentParser:
     flags = benchmark_parser(__doc__)
     flags.add_argument("--model", type=Path, default=REPO / "checkpoints/mini/model", help="checkpoint folder")
-    flags.add_argument("--batch-size", type=int, default=16, help="images per batch")
-    flags.add_argument("--tokens", type=int, default=48, help="generated tokens per image")
-    flags.add_argument("--repeats", type=int, default=5, help="turns of all methods")
-    flags.add_argument("--top-k", type=int, default=20, help="heads that AD-HH looks at")
-    flags.add_argument("--threads", type=int, help="CPU threads; default: torch's")
+    flags.add_argument("--batch-size", type=SIZE, default=16, help="images per batch")
+    flags.add_argument("--tokens", type=SIZE, default=48, help="generated tokens per image")
+    flags.add_argument("--repeats", type=SIZE, default=5, help="turns of all methods")
+    flags.add_argument("--top-k", type=SIZE, default=20, help="heads that AD-HH looks at")
+    flags.add_argument("--threads", type=SIZE, help="CPU threads; default: torch's")
     flags.add_argument("--peak", help=argparse.SUPPRESS)  # decode once by one method and end
     return flags
 

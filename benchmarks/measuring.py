@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from llava_hh.command_line import ScriptParser
+
 REPO = Path(__file__).resolve().parents[1]
 # A process starts with the peak memory of the one that forked it, so a small one stands between.
 WATCH = """
@@ -85,7 +87,7 @@ def finish(tables: str, content: Mapping, path: Path | None, note: str = "") -> 
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags = ScriptParser(description)
     flags.add_argument("--json", type=Path, help="write the figures as JSON too")
     return flags
 

@@ -4,11 +4,14 @@ Each script runs in a process of its own on 100 and on 1,000 drawn images, with 
 that anything kept per sample would show.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 from measuring import REPO, benchmark_parser, finish, measure_process, table
+
+from llava_hh.command_line import RANDOM_SEED, SIZE
 
 sys.path.insert(0, str(REPO / "tests"))
 
@@ -38,11 +41,15 @@ def measure(folder: Path, sizes: list[int], seed: int) -> list[dict]:
     ]
 
 
+def parser() -> argparse.ArgumentParser:
+    flags = benchmark_parser(__doc__)
+    flags.add_argument("--sizes", type=SIZE, nargs="+", default=[100, 1000], help="numbers of images, smallest first")
+    flags.add_argument("--seed", type=RANDOM_SEED, default=0, help="of the sample of images")
+    return flags
+
+
 def main() -> None:
-    parser = benchmark_parser(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000], help="numbers of images, smallest first")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample of images")
-    args = parser.parse_args()
+    args = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), args.sizes, args.seed)
     lines = [(row["script"], *(f"{peak:.0f}" for peak in row["peaks_mib"]), f"{row['ratio']:.3f}") for row in rows]

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from measuring import table
 
+from llava_hh.command_line import FACTOR, RATE, SIZE, Number, ScriptParser
+
 GIGA, TERA = 1e9, 1e12
+PART = Number(float, "a fraction above 0, up to 1", lambda value: 0 < value <= 1)
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,20 @@ class Decoder:
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    flags = ScriptParser(__doc__)
     add = flags.add_argument
-    add("--decoder", type=int, nargs=6, default=[32, 32, 4096, 4096, 11008, 32000], metavar="N", help="its sizes")
-    add("--captions", type=int, default=3000, help="images that are captioned and attributed")
-    add("--gpus", type=int, default=8)
-    add("--targets", type=int, default=6, help="object words of a caption")
-    add("--prompt-tokens", type=int, default=640, help="image and question")
-    add("--caption-tokens", type=int, default=100)
-    add("--batch-size", type=int, default=20, help="images of a block: the unit that processes share")
-    add("--tflops", type=float, default=312, help="a GPU's bfloat16 rate without sparsity; default: A100's data sheet")
-    add("--terabytes", type=float, default=2.0, help="of memory that a GPU reads in a second; default: A100, 80 GB")
-    add("--efficiency", type=float, default=0.5, help="share of --tflops that plain products reach: assumed")
-    add("--sweep-share", type=float, default=0.7, help="share of plain products' rate that the sweep keeps: measured")
-    add("--step-ms", type=float, default=25, help="least time of a decoding step in transformers: assumed")
+    add("--decoder", type=SIZE, nargs=6, default=[32, 32, 4096, 4096, 11008, 32000], metavar="N", help="its sizes")
+    add("--captions", type=SIZE, default=3000, help="images that are captioned and attributed")
+    add("--gpus", type=SIZE, default=8)
+    add("--targets", type=SIZE, default=6, help="object words of a caption")
+    add("--prompt-tokens", type=SIZE, default=640, help="image and question")
+    add("--caption-tokens", type=SIZE, default=100)
+    add("--batch-size", type=SIZE, default=20, help="images of a block: the unit that processes share")
+    add("--tflops", type=RATE, default=312, help="a GPU's bfloat16 rate without sparsity; default: A100's data sheet")
+    add("--terabytes", type=RATE, default=2.0, help="of memory that a GPU reads in a second; default: A100, 80 GB")
+    add("--efficiency", type=PART, default=0.5, help="share of --tflops that plain products reach: assumed")
+    add("--sweep-share", type=PART, default=0.7, help="share of plain products' rate that the sweep keeps: measured")
+    add("--step-ms", type=FACTOR, default=25, help="least time of a decoding step in transformers: assumed")
     return flags
 
 

@@ -9,6 +9,8 @@ import time
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
+from llava_hh.command_line import SIZE
+
 WAYS = ("plain", "record", "eager")
 N_LAYERS, N_HEADS, D_MODEL = 12, 16, 1024
 
@@ -46,13 +48,17 @@ def forward(way: str, n_tokens: int) -> float:
     return time.monotonic() - begun
 
 
+def parser() -> argparse.ArgumentParser:
+    flags = benchmark_parser(__doc__)
+    flags.add_argument("--tokens", type=SIZE, default=2000, help="length of the prompt")
+    flags.add_argument("--repeats", type=SIZE, default=5, help="turns of all ways")
+    flags.add_argument("--threads", type=SIZE, default=1, help="CPU threads")
+    flags.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
+    return flags
+
+
 def main() -> None:
-    parser = benchmark_parser(__doc__)
-    parser.add_argument("--tokens", type=int, default=2000, help="length of the prompt")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of all ways")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser().parse_args()
     if args.run:
         print(forward(args.run, args.tokens))
         return

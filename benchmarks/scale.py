@@ -5,6 +5,7 @@ every row has as many tokens. Processes: the script caption on the same images, 
 several under accelerate's launcher; seconds that pass, without loading the model, in turns.
 """
 
+import argparse
 import socket
 import statistics
 import tempfile
@@ -14,6 +15,7 @@ import torch
 from decoding import measure
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
 
+from llava_hh.command_line import SIZE
 from llava_hh.files import read_json
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.models.lvlm import load_lvlm
@@ -44,15 +46,19 @@ def caption_seconds(model: Path, coco: Path, out: Path, n_images: int, n_process
     return read_json(out / "run.json")["seconds"]
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     flags = benchmark_parser(__doc__)
     flags.add_argument("--model", type=Path, default=REPO / "checkpoints/mini/model", help="checkpoint folder")
-    flags.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 16])
-    flags.add_argument("--tokens", type=int, default=48, help="generated tokens per image")
-    flags.add_argument("--repeats", type=int, default=3, help="turns")
-    flags.add_argument("--images", type=int, default=64, help="images that processes share")
-    flags.add_argument("--processes", type=int, default=2)
-    args = flags.parse_args()
+    flags.add_argument("--batch-sizes", type=SIZE, nargs="+", default=[1, 4, 16])
+    flags.add_argument("--tokens", type=SIZE, default=48, help="generated tokens per image")
+    flags.add_argument("--repeats", type=SIZE, default=3, help="turns")
+    flags.add_argument("--images", type=SIZE, default=64, help="images that processes share")
+    flags.add_argument("--processes", type=SIZE, default=2)
+    return flags
+
+
+def main() -> None:
+    args = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         coco = Path(folder) / "coco"
         write_split(Split("val2014", args.images, 900, together=0.45), coco)

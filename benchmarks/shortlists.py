@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from measuring import REPO, benchmark_parser, finish, table
 
+from llava_hh.command_line import SIZE
 from llava_hh.files import read_json
 from llava_hh.scripts import attribute
 
@@ -43,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add("--captions", type=Path, default=CAPTIONS / "captions_eval_results.json", help="its captions")
     add("--model", type=Path, default=REPO / "checkpoints" / "mini" / "model", help="its model")
     add("--image-folder", type=Path, default=REPO / "dataset" / "mini" / "train2014", help="its images")
-    add("--k", type=int, default=10, help="length of the list that is compared, and that --race looks for")
-    add("--screen", type=int, default=30, help="how many heads the screen measures")
+    add("--k", type=SIZE, default=10, help="length of the list that is compared, and that --race looks for")
+    add("--screen", type=SIZE, default=30, help="how many heads the screen measures")
     add("--out", type=Path, default=REPO / "results" / "mini" / "shortlists", help="folder of the two runs")
     return flags
 

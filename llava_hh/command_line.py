@@ -1,9 +1,12 @@
-"""What every script's command line shares: a description, --debug, and errors in one line."""
+"""What every script's command line shares: a description, --debug, types of numbers, and errors in one line."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import NoReturn
 
 from safetensors import SafetensorError
 
@@ -11,9 +14,50 @@ from llava_hh.files import describe_failure, in_one_line
 from llava_hh.processes import processes
 
 
+@dataclass(frozen=True)
+class Number:
+    """A type of argparse: numbers of a `kind` within bounds, which NaN is never.
+
+    Raises:
+        ArgumentTypeError: any other text; argparse puts the flag in front of it.
+    """
+
+    kind: type[int] | type[float]
+    expected: str
+    allows: Callable[[float], bool]
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = None
+        if value is None or not self.allows(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {self.expected}")
+        return value
+
+
+SIZE = Number(int, "a whole number of at least 1", lambda value: value >= 1)
+COUNT = Number(int, "a whole number of at least 0", lambda value: value >= 0)
+RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)  # numpy's bounds
+RATE = Number(float, "a number above 0", lambda value: 0 < value < inf)
+FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf)
+FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """A parser that shows defaults, and whose errors are one line."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
 def script_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that shows defaults and knows --debug; `description` is the module's docstring."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = ScriptParser(description)
     parser.add_argument("--debug", action="store_true", help="show a full traceback on errors")
     return parser
 
@@ -26,7 +70,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError) as error:
+    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError) as error:
         if debug:
             raise
         team = processes()

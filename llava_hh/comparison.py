@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_hh.data.nocaps import image_id_of
 from llava_hh.files import read_json
+from llava_hh.ids import whole_id
 from llava_hh.metrics.compare import (
     PERMUTATIONS,
     compare_with_reference,
@@ -13,6 +15,7 @@ from llava_hh.metrics.compare import (
     summarise,
     summarise_mean,
 )
+from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.runs import provenance
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
@@ -63,7 +66,22 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if wrong or not form:
             what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
-    return sentences, metrics
+    return with_image_ids(path, sentences, metrics["variant"]), metrics
+
+
+def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -> list[dict]:
+    """Entries of a result file, their `image_id` by the rule for the data set that `variant` of CHAIR belongs to.
+
+    Raises:
+        ValueError: one that is no id; names the first such entry.
+    """
+    read, found = image_id_of if variant == NOCAPS else whole_id, []
+    for number, entry in enumerate(sentences):
+        try:
+            found.append({**entry, "image_id": read(entry["image_id"])})
+        except ValueError as error:
+            raise ValueError(f"{path}: entry {number} of `sentences`: image_id: {error}") from None
+    return found
 
 
 def _has_form(value: object, kind: type, inner: type) -> bool:

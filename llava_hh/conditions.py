@@ -56,7 +56,10 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
     rows = [row for _, row in read_json_lines(file)]
     scored, record = file.with_name(RESULT_FILE), file.with_name("run.json")
     if score is not None:
-        sentences, scoring = score(rows), {}
+        try:
+            sentences, scoring = score(rows), {}
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
     elif not scored.is_file():
         raise FileNotFoundError(f"{scored}: not there; run llava_hh.scripts.evaluate_chair, or {SCORED_ANEW}")
     else:

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from llava_hh.data import coco, nocaps
 from llava_hh.data.coco import ImageAnnotations
+from llava_hh.files import Skip
+from llava_hh.ids import whole_id
 from llava_hh.metrics import chair, nocaps_chair
-from llava_hh.metrics.variants import load_variant
+from llava_hh.metrics.variants import category_of_word, load_variant
 
 ImageId = int | str
 DATASETS = ("coco", "nocaps")
@@ -24,8 +26,11 @@ class Dataset(Protocol):
     variant: str
     id_expected: str
 
-    def image_id(self, value: object) -> ImageId | None:
-        """The id of an image as a file of captions has it; None for what cannot be one."""
+    def image_id(self, value: object) -> ImageId:
+        """The id of an image, of what a file has; ValueError for what cannot be one."""
+
+    def category(self, name: str) -> str | None:
+        """What an object of this name counts as; None where it counts as nothing."""
 
     def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
         """`image_id` and `file_name` of the images of a split (nocaps: a domain), in file order."""
@@ -34,9 +39,13 @@ class Dataset(Protocol):
         """The files that `annotations` reads."""
 
     def annotations(
-        self, folder: Path, image_ids: Iterable[ImageId], cache: Path, allow_missing: bool = False
+        self, folder: Path, image_ids: Iterable[ImageId], cache: Path, allow_missing: bool = False, skip: Skip = None
     ) -> Mapping[ImageId, ImageAnnotations]:
-        """Labels and reference captions of these images; `cache` is a file for what is slow to read."""
+        """Labels and reference captions of these images.
+
+        Args:
+            cache: a file for what is slow to read; skip: takes what is wrong with a bad row, which is left out.
+        """
 
     def objects(self, annotations: Mapping[ImageId, ImageAnnotations]) -> dict[ImageId, set[str]]:
         """Ground truth: what is in each image."""
@@ -59,10 +68,11 @@ class Coco:
     def __post_init__(self) -> None:
         load_variant(self.variant)
 
-    def image_id(self, value: object) -> int | None:
-        if isinstance(value, str) and value.isdecimal():
-            return int(value)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+    def image_id(self, value: object) -> int:
+        return whole_id(value)
+
+    def category(self, name: str) -> str | None:
+        return category_of_word().get(name.strip().lower())
 
     def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
         return coco.load_image_list(folder / f"captions_{split}.json")
@@ -71,9 +81,9 @@ class Coco:
         return coco.annotation_files(folder)
 
     def annotations(
-        self, folder: Path, image_ids: Iterable[int], cache: Path, allow_missing: bool = False
+        self, folder: Path, image_ids: Iterable[int], cache: Path, allow_missing: bool = False, skip: Skip = None
     ) -> dict[int, ImageAnnotations]:
-        return coco.load_annotations(folder, image_ids, allow_missing=allow_missing, cache=cache)
+        return coco.load_annotations(folder, image_ids, allow_missing=allow_missing, cache=cache, skip=skip)
 
     def objects(self, annotations: Mapping[int, ImageAnnotations]) -> dict[int, set[str]]:
         return chair.objects_of(annotations, self.variant)
@@ -89,11 +99,11 @@ class Nocaps:
     variant = nocaps_chair.VARIANT
     id_expected = "the Open Images id of an image, or its file's name"
 
-    def image_id(self, value: object) -> str | None:
-        try:
-            return nocaps.image_id_of(value)
-        except ValueError:
-            return None
+    def image_id(self, value: object) -> str:
+        return nocaps.image_id_of(value)
+
+    def category(self, name: str) -> str | None:
+        return nocaps_chair.load_rules().categories.get(name.strip().lower())
 
     def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
         return nocaps.load_image_list(folder, split)
@@ -102,9 +112,9 @@ class Nocaps:
         return nocaps.annotation_files(folder)
 
     def annotations(
-        self, folder: Path, image_ids: Iterable[str], cache: Path, allow_missing: bool = False
+        self, folder: Path, image_ids: Iterable[str], cache: Path, allow_missing: bool = False, skip: Skip = None
     ) -> dict[str, ImageAnnotations]:
-        return nocaps.load_annotations(folder, image_ids, allow_missing)  # seconds to read, so nothing is kept
+        return nocaps.load_annotations(folder, image_ids, allow_missing, skip)  # seconds to read: nothing is kept
 
     def objects(self, annotations: Mapping[str, ImageAnnotations]) -> dict[str, set[str]]:
         return nocaps_chair.objects_of(annotations)

@@ -23,7 +23,7 @@ from llava_hh.data.json_lists import read_lists
 from llava_hh.evaluation import heads_with_text
 from llava_hh.files import in_one_line, read_json
 from llava_hh.footprint import advice, can_use_disk, free_memory, loaded_bytes, stored_tensors
-from llava_hh.heads import Head, check_heads, load_heads, published_list
+from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import model_type_of
@@ -242,7 +242,7 @@ class Examination(Companions):
         """Check a head list, and that the profile's numbers of these names can be taken of it."""
         heads, content = load_heads(path), read_json(path)
         check_heads(heads, self.lvlm.n_layers, self.lvlm.n_heads)
-        origin = content.get("settings", {}).get("model")
+        origin = model_of(path)
         if origin not in (None, describe_model(self.path("model_path"))):
             raise ValueError(f"{path}: found on another model than {self.profile['model_path']}; attribute this one")
         if short := short_of(self.profile, {key: len(content.get(key, ())) for key in HEAD_LISTS}, names):

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from llava_hh.attention import heads_on_image_alone
+from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
-from llava_hh.files import read_json, write_json
+from llava_hh.files import write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
-from llava_hh.heads import Head, check_heads, load_heads, published_list, random_heads
+from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
@@ -27,16 +28,18 @@ def add_sample_flags(
     batch_size: int = 20,
     max_new_tokens: int = 128,
     with_prompt: bool = True,
+    datasets: Sequence[str] = DATASETS,
 ) -> None:
     """The flags that say which model captions which images, with these defaults.
 
     Args:
         with_prompt: one question is asked about all images, and --prompt may change it.
+        datasets: what the images may be of.
     """
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder")
     add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--dataset", choices=DATASETS, default="coco", help="what the images are of")
+    add("--dataset", choices=datasets, default="coco", help="what the images are of")
     add(
         "--annotations",
         type=Path,
@@ -44,12 +47,12 @@ def add_sample_flags(
         help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
     )
     add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
-    add("--limit", type=int, default=limit, help="how many images; None is all")
-    add("--seed", type=int, default=seed, help="of the sample of images")
+    add("--limit", type=SIZE, default=limit, help="how many images; None is all")
+    add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
     if with_prompt:
         add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=int, default=max_new_tokens, help="longest answer")
-    add("--batch-size", type=int, default=batch_size, help="images per batch, and per block that a rerun skips")
+    add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
+    add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
     add("--out", type=Path, required=True, help="result folder")
 
 
@@ -72,8 +75,10 @@ def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> No
     """The flags that say which heads AD-HH switches off, and when."""
     add_head_flags(parser, required)
     add = parser.add_argument
-    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
-    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
+    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
+    add(
+        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
+    )
 
 
 def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
@@ -96,7 +101,7 @@ def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, 
     """The same for the list in a file."""
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    origin = read_json(path).get("settings", {}).get("model")
+    origin = model_of(path)
     if origin not in (None, describe_model(args.model)) and not args.foreign_heads:
         raise ValueError(
             f"--heads {path}: found on another model than {args.model}, by its config.json and weight files; "

@@ -1,10 +1,10 @@
-"""Files that are whole or not there, written atomically; JSON read with errors in one line."""
+"""Files that are whole or not there, written atomically; text and JSON read with errors in one line."""
 
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ ADVICE = {  # for errors that only writing has
     errno.EFBIG: ROOM,
     errno.EROFS: "choose another folder, or have this one mounted for writing",
 }
+Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
 OTHER = "choose another folder, or have its permissions changed"
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
 FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
@@ -114,6 +115,14 @@ def is_pointer(path: Path) -> bool:
         return file.read(len(POINTER)) == POINTER
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without one; ValueError names it where it is in no UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from None
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON that users bring.
 
@@ -125,11 +134,16 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(FETCH)
     try:
         content = json.loads(text)
-        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():  # one surrogate of a pair, alone
-            json.dumps(content, ensure_ascii=False).encode()
+        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():
+            refuse_half_characters(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     return content
+
+
+def refuse_half_characters(content: Any) -> None:
+    """Raise UnicodeEncodeError where a text in parsed JSON has one surrogate of a pair alone, as a cut emoji leaves."""
+    json.dumps(content, ensure_ascii=False).encode()
 
 
 def read_any_json(path: Path) -> Any:
@@ -141,28 +155,47 @@ def read_any_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path, expected: str = "JSON lines") -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `json_rows`, of a file with a row at least.
+
+    Raises:
+        FileNotFoundError, ValueError: from `json_rows`, or ValueError for a file without a row.
+    """
+    is_empty = True
+    for numbered in json_rows(path, expected):
+        is_empty = False
+        yield numbered
+    if is_empty:
+        raise ValueError(f"{path}: no row there; expected at least one")
+
+
+def json_rows(path: Path, expected: str, skip: Skip = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each JSON object of a file with one a line, with its row, from 1; blank lines are left out.
 
     Raises:
         FileNotFoundError: there is no such file; says what was `expected`.
-        ValueError: a line that is no JSON object, or no row at all.
+        ValueError: a line that is no JSON object, unless `skip` takes it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    is_empty = True
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}; expected one object a line") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number}: expected an object, found a {type(row).__name__}")
-        is_empty = False
-        yield number, row
-    if is_empty:
-        raise ValueError(f"{path}: no row there; expected at least one")
+            refuse(f"{path}, row {number}: {error}; expected one object a line", skip)
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            refuse(f"{path}, row {number}: expected an object, found a {type(row).__name__}", skip)
+
+
+def refuse(problem: str, skip: Skip) -> None:
+    """Hand what is wrong with a row to `skip`; raise it as ValueError where that is None."""
+    if skip is None:
+        raise ValueError(problem)
+    skip(problem)
 
 
 def read_json(path: Path) -> dict:
@@ -191,9 +224,14 @@ def without_advice(text: str) -> str:
 def describe_failure(error: Exception) -> str:
     """An error in words for the user; of a disk's refusal also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
-        return without_advice(str(error))
+        return printable(without_advice(str(error)))
     file = error.filename or "a file"
-    return _in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}"
+    return printable(_in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}")
+
+
+def printable(text: str) -> str:
+    """A text in which characters that steer a terminal, but for line breaks, are written as escapes."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def _in_words(path: Path | str, error: OSError) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_hh.files import read_any_json, read_json
+from llava_hh.ids import whole_id
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "checkpoints" / "heads"
 
@@ -77,10 +78,24 @@ def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
 
 
 def _parse_head(pair: Any, where: str) -> Head:
-    # bool is an int in Python, so isinstance would let `true` through as layer 1
-    if not isinstance(pair, list) or len(pair) != 2 or any(type(number) is not int or number < 0 for number in pair):
-        raise ValueError(f"{where} must be a [layer, head] pair of numbers from 0 up, not {pair!r}")
-    return Head(*pair)
+    try:
+        if isinstance(pair, list) and min(head := Head(*map(whole_id, pair))) >= 0:
+            return head
+    except (ValueError, TypeError):
+        pass
+    raise ValueError(f"{where} must be a [layer, head] pair of numbers from 0 up, not {pair!r}")
+
+
+def model_of(path: Path) -> dict | None:
+    """What a head list's settings say of the model that it was found on, None where they say nothing.
+
+    Raises:
+        ValueError: its `settings` are not an object; one line naming the file.
+    """
+    settings = read_json(path).get("settings", {})
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: 'settings' is {settings!r:.80}; expected an object")
+    return settings.get("model")
 
 
 def random_heads(n_layers: int, n_heads: int, k: int, seed: int, exclude: Iterable[tuple[int, int]] = ()) -> list[Head]:

@@ -8,7 +8,7 @@ folder per method, and summary.json and .md; run it again to go on after a kill.
 import argparse
 from dataclasses import replace
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import COUNT, FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, control_heads, heads_from_flags
 from llava_hh.files import sha256, write_json, write_text
@@ -23,9 +23,9 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "val2014")
     add_head_flags(parser)
     add = parser.add_argument
-    add("--top-k", type=int, default=10, help="how many heads of the list are removed")
-    add("--threshold", type=float, help="also AD-HH: attention mass after the image at which a head is switched off")
-    add("--random-draws", type=int, default=2, help="removals of as many random heads, none of them of the top k")
+    add("--top-k", type=SIZE, default=10, help="how many heads of the list are removed")
+    add("--threshold", type=FRACTION, help="also AD-HH: attention mass after the image at which a head is switched off")
+    add("--random-draws", type=COUNT, default=2, help="removals of as many random heads, none of them of the top k")
     add(
         "--released",
         action="store_true",

@@ -97,15 +97,23 @@ def test_a_weight_added_later_leaves_the_finished_ones(done):
     shutil.rmtree(out / "image_top_3_2.0")
 
 
-@pytest.mark.parametrize("alphas", [["1", "0.5", "-1"], ["0.5", "0"], ["1", "1"], ["1", "inf"]])
-def test_wrong_weights_are_one_line_before_any_work(alphas, done, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("alphas", "message"),
+    [
+        (["1", "0.5", "-1"], "--alphas: '-1': expected a number of at least 0"),
+        (["1", "inf"], "--alphas: 'inf': expected a number of at least 0"),
+        (["0.5", "0"], "--alphas 0.5 0: expected 1 among them, each once"),
+        (["1", "1"], "--alphas 1 1: expected 1 among them, each once"),
+    ],
+)
+def test_wrong_weights_are_one_line_before_any_work(alphas, message, done, tmp_path, capsys):
     flags, _ = done
     with pytest.raises(SystemExit) as stopped:
         analyze_attention_reweight.main(
             [*flags, "--span", "image", "--alphas", *alphas, "--out", str(tmp_path / "out")]
         )
     assert stopped.value.code == 2
-    assert "expected factors from 0 up, 1 among them, once each" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

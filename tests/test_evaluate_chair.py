@@ -172,3 +172,38 @@ def test_original_and_clean_through_the_script(tmp_path):
         assert result["overall_metrics"]["variant"] == variant
         words[variant] = result["sentences"][0]["mscoco_generated_words"]
     assert words == {"hh": ["dogs"], "clean": ["bus", "dogs"], "original": ["dog"]}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "named", "text", "unknown"),
+    [
+        ("coco", ["purse", " Laptop computer ", "people"], "A handbag, a laptop and a man.", "unicorn"),
+        ("nocaps", ["drink", " HAMMER"], "A spoon beside drinks.", "Person of note"),
+    ],
+)
+def test_objects_of_ones_own_are_categories_or_their_synonyms(dataset, named, text, unknown, tmp_path, capsys):
+    """All of the caption is there by another name; a name of nothing is refused with its row, or skipped."""
+    ids = [{"coco": 1, "nocaps": "003232584a062b07"}[dataset], {"coco": 2, "nocaps": "00a1b2c3d4e5f607"}[dataset]]
+    captions = write_rows(tmp_path / "c.jsonl", [{"image_id": own, "text": text} for own in ids])
+    objects = write_rows(tmp_path / "o.jsonl", [{"image_id": own, "objects": named} for own in ids])
+    flags = ["--dataset", dataset, "--captions", str(captions), "--objects", str(objects)]
+    main(flags)
+    result = json.loads((tmp_path / "captions_eval_results.json").read_text())
+    assert (result["overall_metrics"]["CHAIRi"], result["overall_metrics"]["recall"]) == (0, 1)
+    write_rows(objects, [{"image_id": ids[0], "objects": named}, {"image_id": ids[1], "objects": [*named, unknown]}])
+    message = f"{objects}, row 2: object '{unknown}' is no category, and no synonym of one"
+    assert message in error_of(capsys, *flags)
+    main([*flags, "--skip-bad"])
+    assert f"skipped: {message}" in capsys.readouterr().err
+    result = json.loads((tmp_path / "captions_eval_results.json").read_text())
+    assert [entry["image_id"] for entry in result["sentences"]] == ids[:1]
+
+
+def test_reference_captions_without_a_word_give_no_bleu(tmp_path):
+    folder = write_coco(tmp_path / "annotations")
+    path = folder / "captions_train2014.json"
+    path.write_text(path.read_text().replace("A man and a dog.", " .").replace("A hot dog stand.", ""))
+    captions = write_rows(tmp_path / "c.jsonl", [{"image_id": 1, "text": "A dog."}])
+    main(["--captions", str(captions), "--annotations", str(folder)])
+    overall = json.loads((tmp_path / "captions_eval_results.json").read_text())["overall_metrics"]
+    assert overall["CHAIRi"] == 0 and "Bleu" not in overall

@@ -99,6 +99,6 @@ def test_another_truth_is_one_line(tmp_path, capsys):
     truth.write_text('{"annotations": [{"question_id": 1}]}')
     with pytest.raises(SystemExit):
         scored(tmp_path, truth, [(1, "yes")])
-    assert "truth.json: expected VQAv2's annotations or GQA's questions, but found KeyError('image_id')" in (
+    assert "truth.json, row 1: expected VQAv2's annotations or GQA's questions, but found KeyError('image_id')" in (
         capsys.readouterr().err
     )

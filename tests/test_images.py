@@ -223,3 +223,53 @@ def test_a_data_file_cannot_lead_out(name, tiny_checkpoint, named, tmp_path, cap
     line = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(line) == 1
     assert name[:200] in line[0] or repr(name) in line[0]
+
+
+def text_chunk(kind: bytes, n_bytes: int) -> bytes:
+    """A chunk of a PNG whose text takes so many bytes, packed into few."""
+    packed = zlib.compress(bytes(n_bytes))
+    content = {b"zTXt": b"a\0\0" + packed, b"iTXt": b"a\0\1\0\0\0" + packed, b"iCCP": b"a\0\0" + packed}.get(kind)
+    content = b"a\0" + b"x" * n_bytes if content is None else content
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP", b"tEXt"])
+@pytest.mark.parametrize("where", ["in front", "behind"])
+def test_large_texts_in_a_png_are_not_looked_at(kind, where, tmp_path):
+    """Over PIL's limits, in front of the pixels and behind them; and many times what memory may take."""
+    halves().save(tmp_path / "plain.png")
+    whole = (tmp_path / "plain.png").read_bytes()
+    place = 33 if where == "in front" else len(whole) - 12  # behind the header, or in front of the end
+    path = tmp_path / "text.png"
+    for n_bytes in (2_000_000, 70_000_000):
+        path.write_bytes(whole[:place] + text_chunk(kind, n_bytes) + whole[place:])
+        np.testing.assert_array_equal(np.asarray(load_image(path)), np.asarray(halves()))
+
+
+def test_texts_do_not_hide_what_is_refused(tmp_path):
+    halves().save(tmp_path / "x.png")
+    whole = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(whole[:33] + text_chunk(b"zTXt", 2_000_000) + whole[33:-30])
+    with pytest.raises(ValueError, match=r"x\.png: a damaged image"):
+        load_image(tmp_path / "x.png")
+    large = png(100_000, 100_000)
+    (tmp_path / "x.png").write_bytes(large[:33] + text_chunk(b"zTXt", 2_000_000) + large[33:])
+    with pytest.raises(ValueError, match=r"x\.png: an image of "):
+        load_image(tmp_path / "x.png")
+
+
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    halves().save(tmp_path / "x.png")
+
+    def no_room(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", no_room)
+    with pytest.raises(MemoryError, match=r"x\.png: too little memory to read this image; use a smaller --batch-size"):
+        load_image(tmp_path / "x.png")
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png: not an image but a pipe or a device"):
+        load_image(tmp_path / "x.png")

@@ -236,7 +236,7 @@ def test_a_rerun_does_only_what_is_missing(flags, finished, checkpoints, tmp_pat
         (lambda folder: ["--checkpoints", folder / "step-05" / "best"], "must end in its step"),
         (lambda folder: ["--checkpoints", folder / "step-05", folder / "again-5"], "is of step 5, as"),
         (lambda folder: ["--checkpoints", folder / "step-05", folder / "narrow-9"], "narrow-9: heads 2; that of"),
-        (lambda _: ["--limit", 0], "--limit must be at least 1, not 0"),
+        (lambda _: ["--limit", 0], "argument --limit: '0': expected a whole number of at least 1"),
         (lambda _: ["--top-k", 9], "'hal_heads' has 2 heads, 9 were asked for"),
     ],
 )

@@ -58,7 +58,7 @@ def test_wrong_flags_and_rows(annotations, tmp_path, capsys):
     captions = write_rows(tmp_path / "captions.jsonl", ROWS)
     given = ["--dataset", "nocaps", "--captions", captions]
     error = refused(evaluate_chair.main, capsys, *given, "--objects", captions)
-    assert "holds COCO categories; expected --annotations for nocaps" in error
+    assert f"{captions}, row 1: expected `image_id` and `objects`, a list of names; no `objects`" in error
     given += ["--annotations", annotations]
     assert "--variant clean: nocaps-CHAIR has only" in refused(
         evaluate_chair.main, capsys, *given, "--variant", "clean"

@@ -167,7 +167,7 @@ def test_wrong_input_is_one_line(results, capsys):
     assert "nowhere: no such folder" in said(results / "nowhere")
     (results / "empty").mkdir()
     assert "no captions, comparisons or attribution there" in said(results / "empty")
-    assert "--limit 0: expected at least one image" in said(results, "--limit", 0)
+    assert "argument --limit: '0': expected a whole number of at least 1" in said(results, "--limit", 0)
     (results / "val2014" / "summary.json").write_text('{"settings": {}, "greedy": {"n": 3}}')
     assert f"{results / 'val2014' / 'summary.json'}: not the form of such a result file" in said(results)
 

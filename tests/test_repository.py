@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "files", "runs", "command_line", "heads", "attention", "spans"]
+LAYERS = ["locks", "processes", "parts", "files", "ids", "runs", "command_line", "heads", "attention", "spans"]
 LAYERS += ["interventions", "trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets"]
 LAYERS += ["comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis", "finetuning"]
 LAYERS += ["figures", "mini", "profiles", "footprint", "companions", "doctor", "report", "portable", "scripts"]

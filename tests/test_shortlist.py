@@ -175,7 +175,7 @@ def test_race_drops_what_is_beaten_and_resumes(sources, tmp_path):
 def test_wrong_shortlists_are_one_line(sources, tmp_path, capsys):
     flags, _ = sources
     for wrong, message in (
-        (["--screen", "0"], "--screen 0: expected a number of heads, at least 1"),
+        (["--screen", "0"], "argument --screen: '0': expected a whole number of at least 1"),
         (["--race", "3", "--screen", "3"], "not allowed with"),
     ):
         with pytest.raises(SystemExit) as stopped:

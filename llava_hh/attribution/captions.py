@@ -18,6 +18,7 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
+from llava_hh.comparison import with_image_ids
 from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
@@ -62,7 +63,9 @@ def hallucinating_captions(path: Path) -> list[dict]:
             raise ValueError(
                 f"--captions {path}: image {entry['image_id']}: {problem}; evaluate what caption.py writes"
             )
-    return [{name: entry[name] for name in READ} for entry in chosen]
+    metrics = content.get("overall_metrics")
+    variant = metrics.get("variant") if isinstance(metrics, dict) else None
+    return with_image_ids(path, [{name: entry[name] for name in READ} for entry in chosen], variant)
 
 
 def _why_unlike_ours(entry: dict) -> str | None:

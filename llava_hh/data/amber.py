@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files import parse_json
+from llava_hh.files import parse_json, read_text
+from llava_hh.ids import whole_id
 
 TYPES = {  # of the questions, as the files name them
     "discriminative-hallucination": "existence",
@@ -66,15 +67,13 @@ def load_amber(folder: Path) -> Amber:
 def _text(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --annotations is the data folder of AMBER's repository")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from None
+    return read_text(path)
 
 
 def _json(path: Path) -> Any:
+    text = _text(path)
     try:
-        return parse_json(_text(path))
+        return parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -96,16 +95,16 @@ def _associations(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _annotation(entry: Any, associated: dict[str, tuple[str, ...]]) -> tuple[int, Annotation]:
-    if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+    if not isinstance(entry, dict):
         raise ValueError(f"expected an object with a whole number as its id, found {entry!r:.80}")
-    kind, truth = entry.get("type"), entry.get("truth")
+    number, kind, truth = whole_id(entry.get("id")), entry.get("type"), entry.get("truth")
     if kind == "generative":
         found = Annotation(kind, _words(truth, "truth"), _words(entry.get("hallu"), "hallu"))
         if unknown := [word for word in (*found.truth, *found.targets) if word not in associated]:
             raise ValueError(f"{unknown[0]!r} is not in relation.json")
-        return entry["id"], found
+        return number, found
     if kind not in TYPES:
         raise ValueError(f"type is {kind!r}; expected generative or one of {', '.join(TYPES)}")
     if truth not in ("yes", "no"):
         raise ValueError(f"truth is {truth!r}; expected yes or no")
-    return entry["id"], Annotation(TYPES[kind], answer=truth)
+    return number, Annotation(TYPES[kind], answer=truth)

@@ -2,14 +2,17 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_hh.data.json_lists import read_lists
-from llava_hh.files import read_json, read_json_lines, refuse_pointer, sha256, write_text
+from llava_hh.data.json_lists import in_list, read_rows
+from llava_hh.files import Skip, json_rows, read_json, refuse, refuse_pointer, sha256, write_text
+from llava_hh.ids import whole_id
 from llava_hh.runs import processes
+
+INSTANCES = ("images", "annotations", "categories")  # what is read of an instances file
 
 
 @dataclass(slots=True)
@@ -28,14 +31,20 @@ def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
         ValueError: it has no list of images with `id` and `file_name`, or lists an image twice.
     """
     path = existing_file(captions_json, "a COCO captions file")
+    records, has_list = [], False
     try:
-        lists = [(key, item) for key, item in read_lists(path) if key == "images"]
-        images = [item for _, item in lists if item is not None]
-        records = [{"image_id": int(image["id"]), "file_name": str(image["file_name"])} for image in images]
-        if not lists:
-            raise KeyError("images")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected JSON with a list `images` of objects with `id` and `file_name`") from error
+        for key, row, image in read_rows(path, ("images",)):
+            has_list = True
+            if row:
+                try:
+                    records.append({"image_id": whole_id(image["id"]), "file_name": _string(image, "file_name")})
+                except (ValueError, KeyError, TypeError) as error:
+                    refuse(f"{in_list(key, row)}: {_in_words(error)}", None)
+        if not has_list:
+            raise ValueError("there is none")
+    except ValueError as error:
+        expected = "expected JSON with a list `images` of objects with `id` and `file_name`"
+        raise ValueError(f"{path}: {expected}; {error}") from error
     refuse_repeats(path, [record["image_id"] for record in records])
     return records
 
@@ -63,64 +72,94 @@ def load_annotations(
     splits: Sequence[str] | None = None,
     allow_missing: bool = False,
     cache: Path | None = None,
+    skip: Skip = None,
 ) -> dict[int, ImageAnnotations]:
     """Read captions_{split}.json and instances_{split}.json, restricted to `image_ids`.
 
+    What an image shows is known if an instances file has it in its list `images`; without instances it shows nothing.
+
     Args:
         splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
-        allow_missing: leave out an image without any annotation, where it would be an error.
+        allow_missing: leave out an image that no instances file lists, where it would be an error.
         cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute to
             parse. It is used as long as COCO's files are the same and hold the images; of several
             processes only the first parses.
+        skip: takes one line for each annotation of another form, which is left out; None: it is an error.
     Raises:
         FileNotFoundError: the folder, or one of a split's two files, is missing.
-        ValueError: a file isn't COCO's format, or an image has no annotation in any of the files.
+        ValueError: a file isn't COCO's format, or no instances file lists an image.
     """
     files = annotation_files(annotation_dir, splits)
     wanted = list(dict.fromkeys(image_ids))
-    found = _read_files(files, wanted) if cache is None else _read_through_cache(files, wanted, cache)
+    found = _read_files(files, wanted, skip) if cache is None else _read_through_cache(files, wanted, cache, skip)
     if not allow_missing:
         for image_id in wanted:
             if image_id not in found:
                 names = ", ".join(path.name for path in files)
-                raise ValueError(f"{annotation_dir}: image {image_id} has no annotation; looked in {names}")
+                raise ValueError(
+                    f"{annotation_dir}: image {image_id} has no annotation; looked in {names}. "
+                    "The list `images` of an instances file must have it"
+                )
     return {image_id: found[image_id] for image_id in wanted if image_id in found}
 
 
-def _read_files(files: Sequence[Path], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
-    wanted, found = set(image_ids), {}
+def _read_files(files: Sequence[Path], image_ids: Sequence[int], skip: Skip) -> dict[int, ImageAnnotations]:
+    wanted, found, listed = set(image_ids), {}, set()
     for path in files:
+        named = None if skip is None else _naming(path, skip)
         try:
-            _add_annotations(found, path, wanted)
+            listed |= _add_annotations(found, path, wanted, named)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected COCO's format, but reading it failed with {error!r}") from error
-    return found
+            raise ValueError(f"{path}: expected COCO's format, but {_in_words(error)}") from error
+    return {image_id: entry for image_id, entry in found.items() if image_id in listed}
 
 
-def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set[int]) -> None:
-    """Add what one file says of the wanted images, a row in memory at a time."""
+def _naming(path: Path, skip: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda problem: skip(f"{path}: {problem}")
+
+
+def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set[int], skip: Skip = None) -> set[int]:
+    """Add what one file says of the wanted images, a row in memory at a time.
+
+    Returns: those of the images that it lists, if it is an instances file.
+    """
     with_captions = path.name.startswith("captions_")
     names: dict[int, str] = {}
     category_ids: dict[int, set[int]] = {}
+    listed: set[int] = set()
     has_list = False
-    for key, item in read_lists(path):
+    for key, row, item in read_rows(path, ("annotations",) if with_captions else INSTANCES, skip):
         has_list |= key == "annotations"
-        if item is None:
+        if not row:
             continue
-        if key == "categories":
-            names[item["id"]] = _string(item, "name")
-        elif key == "annotations":
-            image_id = item["image_id"]
-            if image_id in wanted:
+        try:
+            if key == "categories":
+                names[whole_id(item["id"])] = _string(item, "name")
+            elif key == "images":
+                if (image_id := whole_id(item["id"])) in wanted:
+                    listed.add(image_id)
+            elif key == "annotations" and (image_id := whole_id(item["image_id"], "image_id")) in wanted:
                 if with_captions:
                     found.setdefault(image_id, ImageAnnotations()).captions.append(_string(item, "caption"))
                 else:
-                    category_ids.setdefault(image_id, set()).add(item["category_id"])
+                    category_ids.setdefault(image_id, set()).add(whole_id(item["category_id"], "category_id"))
+        except (ValueError, KeyError, TypeError) as error:
+            refuse(f"{in_list(key, row)}: {_in_words(error)}", skip)
     if not has_list:
-        raise ValueError("no list `annotations`")
+        raise ValueError("there is no list `annotations`")
+    for image_id in listed:
+        found.setdefault(image_id, ImageAnnotations())
     while category_ids:  # sets of names take the place of sets of ids, so that there is one of them at a time
         image_id, own = category_ids.popitem()
+        if unknown := own - names.keys():
+            raise ValueError(f"image {image_id} has category {min(unknown)}, which is not in its list `categories`")
         found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
+    return listed
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a row: a key that it lacks, or what was raised."""
+    return f"no `{error.args[0]}`" if isinstance(error, KeyError) else str(error)
 
 
 def _string(item: dict, key: str) -> str:
@@ -129,13 +168,16 @@ def _string(item: dict, key: str) -> str:
     return item[key]
 
 
-def _read_through_cache(files: Sequence[Path], image_ids: Sequence[int], cache: Path) -> dict[int, ImageAnnotations]:
+def _read_through_cache(
+    files: Sequence[Path], image_ids: Sequence[int], cache: Path, skip: Skip
+) -> dict[int, ImageAnnotations]:
     team, found = processes(), None
     if team.is_main:
         key = {path.name: sha256(path) for path in files}
         if not _holds(cache, key, image_ids):
-            found = _read_files(files, image_ids)
-            _write_cache(cache, key, image_ids, found)
+            skipped: list[str] = []
+            found = _read_files(files, image_ids, skip and (lambda problem: (skipped.append(problem), skip(problem))))
+            _write_cache(cache, {} if skipped else key, image_ids, found)  # for the other processes alone
     team.wait()
     return _kept_in(read_json(cache), image_ids) if found is None else found
 
@@ -197,26 +239,50 @@ def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = 
     return [existing_file(path, "COCO's captions and instances files of each split") for path in paths]
 
 
-def load_objects(jsonl: str | Path) -> dict[int, set[str]]:
-    """Read ground truth of one's own: JSON lines with `image_id` and `objects`, a list of COCO categories.
+def load_objects(
+    jsonl: str | Path,
+    read_id: Callable[[object], Any] = whole_id,
+    category_of: Callable[[str], str | None] = str,
+    skip: Skip = None,
+) -> dict[Any, set[str]]:
+    """Read ground truth of one's own: JSON lines with `image_id` and `objects`, a list of names.
 
+    Args:
+        read_id: makes the id of an image of what a row has; ValueError for what is none.
+        category_of: the category that a name stands for, None where there is none.
+        skip: takes one line for each bad row, which is left out; None: it is an error.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a row of another form, or a second row for an image; file and row (from 1) are named.
+        ValueError: a row of another form, an object of no category, or a second row for an image; file and row (from 1)
+            are named.
     """
     path = Path(jsonl)
-    objects: dict[int, set[str]] = {}
-    for number, row in read_json_lines(path, "JSON lines with `image_id` and `objects`"):
+    objects: dict[Any, set[str]] = {}
+    for number, row in json_rows(path, "JSON lines with `image_id` and `objects`", skip):
         try:
-            image_id, names = int(row["image_id"]), row["objects"]
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise TypeError("objects")
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, row {number}: expected `image_id` and `objects`, a list of names") from error
-        if image_id in objects:
-            raise ValueError(f"{path}, row {number}: image {image_id} has a row already; expected one row an image")
-        objects[image_id] = set(names)
+            image_id, found = read_id(row["image_id"]), set()
+            for name in _names(row["objects"]):
+                category = category_of(name)
+                if category is None:
+                    raise ValueError(f"object {name!r:.80} is no category, and no synonym of one")
+                found.add(category)
+            if image_id in objects:
+                raise ValueError(f"image {image_id} has a row already; expected one row an image")
+            objects[image_id] = found
+        except ValueError as error:
+            refuse(f"{path}, row {number}: {error}", skip)
+        except (KeyError, TypeError) as error:
+            expected = "expected `image_id` and `objects`, a list of names"
+            refuse(f"{path}, row {number}: {expected}; {_in_words(error)}", skip)
+    if not objects:
+        raise ValueError(f"{path}: no row there; expected at least one")
     return objects
+
+
+def _names(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"objects is {value!r:.80}")
+    return value
 
 
 def refuse_repeats(path: Path, image_ids: Iterable[int | str]) -> None:

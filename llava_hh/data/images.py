@@ -1,6 +1,9 @@
 """Image files that data files name: where they may lie, and what is read of them."""
 
+import io
+import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
@@ -12,6 +15,7 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 # In pixels. Of 1 or 3 rows some processors take the height for channels; LLaVA-1.5 pads to a square of the longer side,
 # 300 MB here; Qwen's processors have this limit of the ratio.
 SHORTEST, LONGEST, RATIO = 4, 10_000, 200
+UNUSED_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of text, and the colour profile, which is not applied
 SIDES = f"expected sides of {SHORTEST} to {LONGEST:,}, one at most {RATIO} times the other; resize or cut it first"
 
 
@@ -49,16 +53,24 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         ValueError: it is missing, damaged, animated, too large or too small for the processors, or of a kind that has
             no certain RGB; one line that names the file.
+        MemoryError: there is no room for it; names the file too.
     Differs: the released code converts CMYK without its colour profile, and cuts 16 bits off at 255. As there, the
         orientation that EXIF may ask for is not applied, and transparency is dropped.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's, of odd EXIF, of palettes, and of sizes, which are refused below
-            with Image.open(path, formats=FORMATS) as image:
-                problem = _why_unfit(image)
-                if problem is None:
-                    return image.convert("RGB")
+        problem = _why_no_file(path)
+        if problem is None:
+            try:
+                found = _read(path)
+            except ValueError as error:
+                if "MAX_TEXT" not in str(error):  # PIL's limit for what a chunk of text may become
+                    raise
+                found = _read(io.BytesIO(b"".join(_parts_without_text(path.read_bytes()))))
+            if isinstance(found, Image.Image):
+                return found
+            problem = found
+    except MemoryError:
+        raise MemoryError(f"{path}: too little memory to read this image; use a smaller --batch-size") from None
     except FileNotFoundError:
         problem = "no such image; is --image-folder the right one?"
     except UnidentifiedImageError:
@@ -70,6 +82,30 @@ def load_image(path: Path) -> Image.Image:
         reason = getattr(error, "strerror", None)
         problem = f"cannot be read ({reason})" if reason else f"a damaged image ({' '.join(str(error).split())})"
     raise ValueError(f"{path if str(path).isprintable() else repr(str(path))}: {problem}")
+
+
+def _read(source: Path | io.BytesIO) -> Image.Image | str:
+    """The image as RGB, or why it is not read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, of odd EXIF, of palettes, and of sizes, which are refused below
+        with Image.open(source, formats=FORMATS) as image:
+            return _why_unfit(image) or image.convert("RGB")
+
+
+def _parts_without_text(png: bytes) -> Iterator[bytes]:
+    """A PNG file in pieces, those of UNUSED_PNG left out: PIL unpacks them, and refuses what becomes too large."""
+    yield png[:8]
+    start = 8
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])  # length, kind, content, checksum
+        if png[start + 4 : start + 8] not in UNUSED_PNG:
+            yield png[start:end]
+        start = end
+
+
+def _why_no_file(path: Path) -> str | None:
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not an image but a pipe or a device"
 
 
 def _why_unfit(image: Image.Image) -> str | None:

@@ -1,5 +1,6 @@
 """Instruction data in the layout of llava_v1_5_mix665k.json, read row by row: conversations, most with an image."""
 
+import codecs
 import re
 from array import array
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from tqdm import tqdm
 
 from llava_hh.data.images import check_image_name
 from llava_hh.files import parse_json
+from llava_hh.ids import whole_id
 
 IMAGE_MARK = "<image>"
+BOM = codecs.BOM_UTF8.decode("latin-1")
 NOT_A_ROW = re.compile(r"[ \t\r\n,]*")
 CHUNK = 2**24  # bytes read at a time
 IMAGE_WORDS = 128  # what an image counts as in lengths, as in LLaVA
@@ -53,10 +56,9 @@ class InstructionData:
             raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
         self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
         self._rows, self.has_image, self.bad = array("q"), bytearray(), []
-        for index, (row, raw, start, end) in enumerate(self._scan()):
+        for index, (raw, start, end) in enumerate(self._scan()):
             try:
-                raw.decode("utf-8")
-                conversation = parse_conversation(row)
+                conversation = parse_conversation(parse_json(raw))
             except ValueError as error:
                 message = f"{path}: row {index}: {error}"
                 if not skip_bad:
@@ -84,16 +86,16 @@ class InstructionData:
     def lengths(self) -> list[int]:
         return list(self._lengths)
 
-    def _scan(self) -> Iterator[tuple[Any, bytes, int, int]]:
-        """Every row of the list, its bytes, and where it starts and ends; how commas stand is not checked."""
+    def _scan(self) -> Iterator[tuple[bytes, int, int]]:
+        """The bytes of every row of the list, and where they start and end; how commas stand is not checked."""
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
             tqdm(total=size, desc=f"reading {self.path.name}", unit="B", unit_scale=True, disable=size < CHUNK) as bar,
         ):
-            # one byte a character, so that places in the text are places in the file; rows are decoded anew when asked
-            text = file.read(CHUNK).decode("latin-1")
-            opening = NOT_A_ROW.match(text).end()
+            # one byte a character, so that places in the text are places in the file; rows are decoded anew
+            text = file.read(max(CHUNK, len(BOM))).decode("latin-1")
+            opening = NOT_A_ROW.match(text, len(BOM) * text.startswith(BOM)).end()
             if text[opening : opening + 1] != "[":
                 raise ValueError(f"{self.path}: expected a JSON list of conversations")
             before, place = 0, opening + 1  # `before`: how much of the file stands ahead of `text`
@@ -102,7 +104,7 @@ class InstructionData:
                 if text[place : place + 1] == "]":
                     return
                 try:
-                    row, end = JSONDecoder().raw_decode(text, place)
+                    _, end = JSONDecoder().raw_decode(text, place)
                 except JSONDecodeError as error:
                     more = file.read(CHUNK).decode("latin-1")
                     if not more:
@@ -111,7 +113,9 @@ class InstructionData:
                     bar.update(len(more))
                     text, before, place = text[place:] + more, before + place, 0
                     continue
-                yield row, text[place:end].encode("latin-1"), before + place, before + end
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{self.path}: not JSON ({error} at byte {before + place})") from None
+                yield text[place:end].encode("latin-1"), before + place, before + end
                 place = end
 
 
@@ -135,10 +139,15 @@ def parse_conversation(row: Any, default_id: str = "") -> Conversation:
         if not isinstance(part, dict) or part.get("from") != speaker or not isinstance(part.get("value"), str):
             raise ValueError(f'conversations[{place}] must be {{"from": "{speaker}", "value": text}}, not {part!r:.80}')
         texts.append(part["value"])
-    marks = [place for place, text in enumerate(texts) for _ in range(text.count(IMAGE_MARK))]
-    if marks != ([0] if image else []):
-        expected = "once, in the first question" if image else "nowhere, for there is no `image`"
-        raise ValueError(f"{IMAGE_MARK} must stand {expected}; it stands in parts {marks}")
-    # as LLaVA's training does: the image goes in front of the question, wherever its mark stood
-    texts[0] = texts[0].replace(IMAGE_MARK, "").strip()
-    return Conversation(str(row.get("id", default_id)), image, tuple(zip(texts[::2], texts[1::2], strict=True)))
+    # as LLaVA's training does: the image goes in front of the question, wherever its mark stood; where there is none,
+    # the mark is text like any other
+    if image:
+        marks = [place for place, text in enumerate(texts) for _ in range(text.count(IMAGE_MARK))]
+        if marks != [0]:
+            raise ValueError(f"{IMAGE_MARK} must stand once, in the first question; it stands in parts {marks}")
+        texts[0] = texts[0].replace(IMAGE_MARK, "")
+    texts[0] = texts[0].strip()
+    sample_id = row.get("id", default_id)
+    if not isinstance(sample_id, str):
+        sample_id = str(whole_id(sample_id))
+    return Conversation(sample_id, image, tuple(zip(texts[::2], texts[1::2], strict=True)))

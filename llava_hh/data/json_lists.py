@@ -1,10 +1,12 @@
-"""Files that are one JSON object of long lists, such as COCO's, read an element at a time."""
+"""Files of long JSON lists, such as COCO's, read an element at a time."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, TextIO
+
+from llava_hh.files import Skip, refuse, refuse_half_characters
 
 PIECE = 1 << 20  # characters read at once
 COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
@@ -18,22 +20,58 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: not JSON, not an object, or not UTF-8.
     """
-    with open(path, encoding="utf-8") as file:
+    return ((key, element) for key, _, element in read_rows(path))
+
+
+def read_rows(
+    path: Path, keys: Container[str] | None = None, skip: Skip = None, is_list: bool = False
+) -> Iterator[tuple[str, int, Any]]:
+    """As `read_lists`, each element with its row in its list, from 1; row 0 and None where a list is empty.
+
+    Args:
+        keys: of the lists that are wanted; None is all. What others hold is not looked at.
+        skip: takes the message of an element with half of a character in it.
+        is_list: the file is one list, whose key is "", and not an object of lists.
+    """
+    with open(path, encoding="utf-8-sig") as file:
         text = _Text(file)
-        text.expect("{")
-        for _ in text.elements("}"):
-            key = text.value()
-            text.expect(":")
-            if not text.take("["):
-                text.value()
-            elif text.peek() == "]":
-                text.expect("]")
-                yield key, None
-            else:
-                for _ in text.elements("]"):
-                    yield key, text.value()
+        if is_list:
+            text.expect("[")
+            yield from _rows_of("", text, skip)
+        else:
+            text.expect("{")
+            for _ in text.elements("}"):
+                key = text.value()
+                text.expect(":")
+                is_wanted = keys is None or key in keys
+                if is_wanted and text.take("["):
+                    yield from _rows_of(key, text, skip)
+                elif text.take("["):
+                    for _ in text.elements("]"):
+                        text.next_value()
+                else:
+                    text.next_value()
         if text.peek():
-            raise ValueError(f"more text behind the object: {text.peek()!r}")
+            raise ValueError(f"more text behind the {'list' if is_list else 'object'}: {text.peek()!r}")
+
+
+def _rows_of(key: str, text: "_Text", skip: Skip) -> Iterator[tuple[str, int, Any]]:
+    if text.peek() == "]":
+        text.expect("]")
+        yield key, 0, None
+        return
+    for row, _ in enumerate(text.elements("]"), start=1):
+        try:
+            element = text.value()
+        except UnicodeEncodeError as error:
+            refuse(f"{in_list(key, row)}: not JSON ({error})", skip)
+            continue
+        yield key, row, element
+
+
+def in_list(key: str, row: int) -> str:
+    """Where an element stands, in words."""
+    return f"row {row}" + (f" of `{key}`" if key else "")
 
 
 class _Text:
@@ -41,6 +79,7 @@ class _Text:
 
     def __init__(self, file: TextIO):
         self.file, self.text, self.place, self.is_whole = file, "", 0, False
+        self.has_surrogates = False
         self.decode = JSONDecoder().raw_decode
         self.scan = JSONDecoder().scan_once  # the same without its checks; from a place that is not blank
 
@@ -83,7 +122,25 @@ class _Text:
             yield
 
     def value(self) -> Any:
-        """The value that comes next, whole."""
+        """The value that comes next, whole.
+
+        Raises:
+            UnicodeEncodeError: half of a character in it; what follows it can still be read.
+            ValueError: it is not JSON.
+        """
+        found = self.next_value()
+        if self.has_surrogates:
+            refuse_half_characters(found)
+        return found
+
+    def next_value(self) -> Any:
+        """The same, whatever its texts hold."""
+        try:
+            return self._decode_next()
+        except RecursionError as error:
+            raise ValueError(f"not JSON ({error})") from None
+
+    def _decode_next(self) -> Any:
         try:
             found, end = self.scan(self.text, self.place)
         except (StopIteration, ValueError):
@@ -110,3 +167,4 @@ class _Text:
         held = self.text[self.place :]
         more = self.file.read(max(PIECE, len(held)))
         self.text, self.place, self.is_whole = held + more, 0, not more
+        self.has_surrogates = "\\ud" in self.text or "\\uD" in self.text

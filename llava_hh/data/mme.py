@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_hh.files import read_text
+
 CATEGORIES = ("existence", "count", "position", "color")
 SUFFIXES = ("Please answer yes or no.", "Answer the question using a single word or phrase.")
 
@@ -51,10 +53,7 @@ def load_mme(folder: Path) -> list[Question]:
 
 
 def _read(path: Path, category: str) -> list[Question]:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from None
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if len(lines) != 2:
         raise ValueError(f"{path}: has {len(lines)} questions; expected two")
     found = []

@@ -10,12 +10,15 @@ An image goes by its Open Images id, 16 hexadecimal digits, which is its file's 
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_hh.data.coco import ImageAnnotations, existing_file, refuse_repeats
-from llava_hh.files import read_any_json
+from llava_hh.data.json_lists import in_list, read_rows
+from llava_hh.files import Skip, refuse
+from llava_hh.ids import whole_id
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 CAPTIONS = "nocaps_val_4500_captions.json"
@@ -26,6 +29,7 @@ BOXES = "*annotations-bbox.csv"
 _ID = re.compile(r"[0-9a-f]{16}")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
 Row = TypeVar("Row")
+Table = TypeVar("Table", bound=Any)
 
 
 def image_id_of(name: object) -> str:
@@ -55,7 +59,7 @@ def load_image_list(annotation_dir: str | Path, domain: str = "out-domain") -> l
     folder = Path(annotation_dir)
     path = folder / CAPTIONS
     if path.is_file():
-        images = [record for record, own in _read_images(path, read_any_json(path)) if own == domain]
+        images = [record for record, own in _read_images(path) if own == domain]
     else:
         path = existing_file(folder / COLLECTED.format(domain=domain), f"it, or {CAPTIONS}, in this folder")
         images = [{"image_id": image_id, "file_name": f"{image_id}.jpg"} for image_id, _ in _read_collected(path)]
@@ -66,12 +70,13 @@ def load_image_list(annotation_dir: str | Path, domain: str = "out-domain") -> l
 
 
 def load_annotations(
-    annotation_dir: str | Path, image_ids: Iterable[str], allow_missing: bool = False
+    annotation_dir: str | Path, image_ids: Iterable[str], allow_missing: bool = False, skip: Skip = None
 ) -> dict[str, ImageAnnotations]:
     """Return labels (`categories`, such as "Tin can") and reference captions of these images.
 
     Args:
         allow_missing: leave out an image that the files don't have, where it would be an error.
+        skip: takes one line for each bad row, which is left out; None: it is an error.
     Raises:
         FileNotFoundError: no folder, or files of neither layout in it.
         ValueError: a file of another form (named with the row, from 1), labels of none of the images, or an image that
@@ -80,11 +85,11 @@ def load_annotations(
     files = annotation_files(annotation_dir)
     wanted = list(dict.fromkeys(image_ids))
     if files[0].name == CAPTIONS:
-        found = _read_official(files, wanted)
+        found = _read_official(files, wanted, skip)
     else:
         found = {}
         for path in files:
-            rows = _read_collected(path)
+            rows = _read_collected(path, skip)
             refuse_repeats(path, (image_id for image_id, _ in rows))
             found |= dict(rows)
     missing = [image_id for image_id in wanted if image_id not in found]
@@ -116,19 +121,18 @@ def annotation_files(annotation_dir: str | Path) -> list[Path]:
     return [path for paths in official for path in paths]
 
 
-def _read_official(files: Sequence[Path], image_ids: Sequence[str]) -> dict[str, ImageAnnotations]:
+def _read_official(files: Sequence[Path], image_ids: Sequence[str], skip: Skip) -> dict[str, ImageAnnotations]:
     path, *others = files
-    content = read_any_json(path)
-    id_of = {record["question_id"]: record["image_id"] for record, _ in _read_images(path, content)}
+    id_of = {record["question_id"]: record["image_id"] for record, _ in _read_images(path, skip)}
     present = set(id_of.values())
     found = {image_id: ImageAnnotations() for image_id in image_ids if image_id in present}
 
     def add_caption(row: dict) -> None:
-        image_id, caption = id_of[row["image_id"]], _text(row["caption"])
+        image_id, caption = id_of[whole_id(row["image_id"], "image_id")], _text(row["caption"])
         if image_id in found:
             found[image_id].captions.append(caption)
 
-    _read_rows(path, content, "annotations", add_caption, "`image_id`, of an image in `images`, and `caption`")
+    _read_rows(path, "annotations", add_caption, "`image_id`, of an image in `images`, and `caption`", skip)
     names: dict[str, str] = {}
     for table in others:
         if table.match(CLASS_NAMES):
@@ -144,8 +148,7 @@ def _read_official(files: Sequence[Path], image_ids: Sequence[str]) -> dict[str,
 def _read_class_names(path: Path) -> dict[str, str]:
     """From Open Images' codes ("/m/02jnhm") to names ("Tin can"); some versions of the file have a header."""
     names = {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.reader(file)
+    with _reading(path, csv.reader) as reader:
         for row in reader:
             if len(row) == 1:
                 raise ValueError(f"{path}, row {reader.line_num}: expected a class's code and its name")
@@ -156,8 +159,7 @@ def _read_class_names(path: Path) -> dict[str, str]:
 
 def _add_labels(path: Path, names: dict[str, str], found: dict[str, ImageAnnotations]) -> None:
     """Add the labels of a table of image-level labels or boxes: those that are there, of confidence 1."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
+    with _reading(path, csv.DictReader) as reader:
         if not set(_COLUMNS) <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
         for row in reader:
@@ -172,36 +174,52 @@ def _add_labels(path: Path, names: dict[str, str], found: dict[str, ImageAnnotat
                 found[row["ImageID"]].categories.add(names[label])
 
 
-def _read_images(path: Path, content: Any) -> list[tuple[dict[str, Any], str]]:
+@contextmanager
+def _reading(path: Path, kind: Callable[[Iterable[str]], Table]) -> Iterator[Table]:
+    """A table's reader; ValueError where the file is not UTF-8 or no table, with the row."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = kind(file)
+        try:
+            yield reader
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}, row {reader.line_num + 1}: not a table in UTF-8 ({error})") from None
+
+
+def _read_images(path: Path, skip: Skip = None) -> list[tuple[dict[str, Any], str]]:
     """The images of a captions file, each with its domain."""
 
     def read(row: dict) -> tuple[dict[str, Any], str]:
         record = {"image_id": image_id_of(row["open_images_id"]), "file_name": _text(row["file_name"])}
-        return {**record, "question_id": int(row["id"])}, _text(row["domain"])
+        return {**record, "question_id": whole_id(row["id"])}, _text(row["domain"])
 
-    return _read_rows(path, content, "images", read, "`id`, `open_images_id`, `file_name` and `domain`")
+    return _read_rows(path, "images", read, "`id`, `open_images_id`, `file_name` and `domain`", skip)
 
 
-def _read_collected(path: Path) -> list[tuple[str, ImageAnnotations]]:
+def _read_collected(path: Path, skip: Skip = None) -> list[tuple[str, ImageAnnotations]]:
     def read(row: dict) -> tuple[str, ImageAnnotations]:
         labels, captions = _texts(row["labels"]), _texts(row["human_captions"])
         return image_id_of(row["image_id"]), ImageAnnotations(set(labels), captions)
 
-    return _read_rows(path, read_any_json(path), None, read, "`image_id`, `labels` and `human_captions`")
+    return _read_rows(path, "", read, "`image_id`, `labels` and `human_captions`", skip)
 
 
-def _read_rows(path: Path, content: Any, key: str | None, read: Callable[[dict], Row], expected: str) -> list[Row]:
-    """What `read` makes of each row of `content`, a list, or of the list under its `key`."""
-    place = f" of `{key}`" if key else ""
-    rows = content.get(key) if key and isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected JSON with a list{place} of objects with {expected}")
-    found = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            found.append(read(row))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, row {number}{place}: expected {expected}; {error!r}") from error
+def _read_rows(path: Path, key: str, read: Callable[[dict], Row], expected: str, skip: Skip) -> list[Row]:
+    """What `read` makes of each row of the list under `key` in a file; "": of the list that the file is."""
+    found, has_list = [], False
+    named = skip and (lambda problem: skip(f"{path}, {problem}"))
+    try:
+        for _, number, row in read_rows(path, (key,), named, is_list=not key):
+            has_list = True
+            if number:
+                try:
+                    found.append(read(row))
+                except (ValueError, KeyError, TypeError) as error:
+                    refuse(f"{in_list(key, number)}: expected {expected}; {error!r}", named)
+    except ValueError as error:
+        where = ", " if str(error).startswith("row ") else f": not JSON with a list of objects with {expected}: "
+        raise ValueError(f"{path}{where}{error}") from error
+    if not has_list:
+        raise ValueError(f"{path}: expected JSON with a list{f' of `{key}`' if key else ''} of objects with {expected}")
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.files import read_json_lines
+from llava_hh.ids import number_or_text, whole_id
 
 KINDS = ("random", "popular", "adversarial")
 SUFFIXES = {  # what follows the question
@@ -29,12 +30,18 @@ def load_questions(path: Path) -> list[dict[str, Any]]:
     for number, row in read_json_lines(path, "POPE's questions, one a line"):
         if "question_id" not in row:
             raise ValueError(f"{path}, row {number}: expected an object with a question_id")
+        try:
+            ids = {"question_id": whole_id(row["question_id"], "question_id")}
+            if "image_id" in row:
+                ids["image_id"] = number_or_text(row["image_id"], "image_id")
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from None
         for key in ("image", "text", "label"):
             if not isinstance(row.get(key), str):
                 raise ValueError(f"{path}, row {number}: {key!r} is {row.get(key)!r}; expected a string")
         if row["label"] not in ("yes", "no"):
             raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected yes or no")
-        questions.append({"image_id": Path(row["image"]).stem, **row})
+        questions.append({"image_id": Path(row["image"]).stem, **row, **ids})
     return questions
 
 

@@ -23,6 +23,7 @@ from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
 from llava_hh.runs import processes
 
 TRAINED_FILE = "trained_rows.safetensors"
+LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
 COMPLETE = "complete"  # a file that a checkpoint folder gets last
 
 
@@ -40,6 +41,7 @@ class TargetedTrainer(Trainer):
     ) -> None:
         self.tuned, self.order, self.log_file = tuned, order, log
         self.parts: list[Tensor] = []
+        self.left_out = [0] * len(LEFT_OUT)  # samples since the last log, over all processes
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
         super().__init__(model=model, **options)
 
@@ -47,11 +49,14 @@ class TargetedTrainer(Trainer):
         return FixedOrder(self.order)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        counts = torch.zeros(2, dtype=torch.long, device=device)
+        counts = torch.zeros(2 + len(LEFT_OUT), dtype=torch.long, device=device)
         for batch in batch_samples:
             counts[0] += (batch["labels"] != IGNORED).sum().to(device)
             counts[1] += answer_rows(batch["image_mask"], batch["labels"]).sum().to(device)
-        return self.accelerator.reduce(counts, "sum")
+            counts[2:] += torch.tensor([batch[name] for name in LEFT_OUT], device=device)
+        counts = self.accelerator.reduce(counts, "sum")
+        self.left_out = [sum(both) for both in zip(self.left_out, counts[2:].tolist(), strict=True)]
+        return counts[:2]
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -80,7 +85,9 @@ class TargetedTrainer(Trainer):
                 **dict(zip(self.part_names, totals.tolist(), strict=True)),
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm"),
+                **dict(zip(LEFT_OUT, self.left_out, strict=True)),
             }
+            self.left_out = [0] * len(LEFT_OUT)
             if self.is_world_process_zero():
                 with open(self.log_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(logs) + "\n")

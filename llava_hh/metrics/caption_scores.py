@@ -31,7 +31,8 @@ def score_against_references(captions: Sequence[str], references: Sequence[Seque
     Args:
         references: the reference captions of each caption, at least one.
     Returns: {"Bleu": [four fractions], "CIDEr": mean over captions, 0 to 10}; BLEU by the closest reference length,
-        CIDEr by the document frequencies of these references, both as COCO's evaluation has them.
+        CIDEr by the document frequencies of these references, both as COCO's evaluation has them. Empty where no
+        reference has a word.
     Raises:
         ValueError: no caption, or a caption without a reference.
     Source: the paper's repository scores by the same package.
@@ -42,6 +43,8 @@ def score_against_references(captions: Sequence[str], references: Sequence[Seque
         if not own:
             raise ValueError(f"caption {number} has no reference caption")
     truth = {number: [words_of(text) for text in own] for number, own in enumerate(references)}
+    if not any(words for own in truth.values() for words in own):
+        return {}
     scored = {number: [words_of(text)] for number, text in enumerate(captions)}
     bleu, _ = Bleu(4).compute_score(truth, scored, verbose=0)
     cider, _ = Cider().compute_score(truth, scored)

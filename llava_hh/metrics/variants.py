@@ -78,6 +78,12 @@ def load_synonyms() -> dict[str, tuple[str, ...]]:
     return {category: tuple(words) for category, words in table["categories"].items()}
 
 
+@lru_cache(maxsize=1)
+def category_of_word() -> dict[str, str]:
+    """Return the COCO category of each of those words, in lower case and without outer blanks: "purse" -> "handbag"."""
+    return {word.strip().lower(): category for category, words in load_synonyms().items() for word in words}
+
+
 @lru_cache
 def load_variant(name: str) -> Variant:
     """Return a variant by its name.

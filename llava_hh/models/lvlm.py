@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from llava_hh.models.gemma3 import Gemma3
 from llava_hh.models.grid import ImageGrid
 from llava_hh.models.internvl import InternVL
 from llava_hh.models.known_ids import refuse_unknown_ids
+from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.llava import Llava
 from llava_hh.models.llava_next import LlavaNext
 from llava_hh.models.llava_onevision import LlavaOnevision
@@ -140,7 +142,8 @@ class Lvlm:
         """Make a right-padded batch of whole conversations for training, and its labels.
 
         Args:
-            conversations: (question, answer) pairs; the image belongs to the first question.
+            conversations: (question, answer) pairs; the image belongs to the first question. Without an image, the
+                image token in a text is text.
             max_length: what is longer is cut off at its end.
         Returns: the batch, on the CPU, and labels (row, position): the token itself where it belongs to an answer, its
             end token included, and -100 elsewhere. `response_start` is that of the first answer.
@@ -148,13 +151,16 @@ class Lvlm:
             ValueError: an image that max_length would cut, or a conversation that the family's format changes; names
                 the sample.
         """
-        rows, tensors = self.family.encode(self.processor, images, [turns[0][0] for turns in conversations])
+        readers = [self._reader_of(*row) for row in zip(images, conversations, strict=True)]
+        rows, tensors = encode_apart(self.family.encode, readers, images, [turns[0][0] for turns in conversations])
         starts = [len(ids) for ids in rows]
         labels = [[-100] * len(ids) for ids in rows]
         names = list(sample_ids if sample_ids is not None else range(len(rows)))
-        for name, row, label, turns, image in zip(names, rows, labels, conversations, images, strict=True):
+        for name, row, label, turns, image, reader in zip(
+            names, rows, labels, conversations, images, readers, strict=True
+        ):
             try:
-                parts = self.family.answer_parts(self.processor, turns, image is not None, self.end_token_ids)
+                parts = self.family.answer_parts(reader, turns, image is not None, self.end_token_ids)
             except ValueError as error:
                 raise ValueError(f"sample {name}: {error}") from None
             for ids, is_answer in parts:
@@ -169,6 +175,15 @@ class Lvlm:
         inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
         return Batch(inputs, image_mask[:, :width], starts, names, list(images)), labels[:, :width]
+
+    def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
+        token = getattr(self.processor, "image_token", None)
+        is_text = image is None and token and any(token in text for turn in turns for text in turn)
+        return self._text_reader if is_text else self.processor
+
+    @cached_property
+    def _text_reader(self) -> ProcessorMixin:
+        return without_image_token(self.processor)
 
     def image_grid(self, batch: Batch) -> ImageGrid | None:
         """How the image tokens of a batch of one row lie over its picture; None where the family can't say."""

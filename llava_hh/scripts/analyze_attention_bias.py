@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
 from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
@@ -26,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
     add_caption_flags(parser)
     add = parser.add_argument
     add_head_flags(parser)
-    add("--top-k", type=int, default=20, help="heads of each group")
-    add("--limit", type=int, default=100, help="use the first so many captions with a hallucination")
-    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
+    add("--top-k", type=SIZE, default=20, help="heads of each group")
+    add("--limit", type=SIZE, default=100, help="use the first so many captions with a hallucination")
+    add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips")
     add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
     return parser
 

@@ -21,7 +21,7 @@ from llava_hh.analysis.inheritance import (
     tokens_per_cell,
 )
 from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_inheritance import draw_attention_inheritance
@@ -39,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--base-model", type=Path, required=True, help="folder of the language model that --model was tuned from")
     add_head_flags(parser)
-    add("--top-k", type=int, default=20, help="heads of each list; another number is read off the finished run")
-    add("--limit", type=int, default=100, help="use the first so many captions with a hallucination")
-    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips; they run one by one")
+    add("--top-k", type=SIZE, default=20, help="heads of each list; another number is read off the finished run")
+    add("--limit", type=SIZE, default=100, help="use the first so many captions with a hallucination")
+    add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips; they run one by one")
     add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
     return parser
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from llava_hh.analysis.js_divergence import check_same_shape, measure_checkpoint, order_by_step, summarise
 from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
 from llava_hh.figures.style import picture
@@ -40,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         help="head list of the tuned model (attribution_result.json), or: published",
     )
-    add("--top-k", type=int, default=3, help="heads of each of the two lists")
+    add("--top-k", type=SIZE, default=3, help="heads of each of the two lists")
     add("--captions", type=Path, required=True, help="captions_eval_results.json of the tuned model's greedy captions")
     add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--limit", type=int, default=100, help="use the first so many captions with a hallucination (the paper: 50)")
+    add("--limit", type=SIZE, default=100, help="use the first so many captions with a hallucination (the paper: 50)")
     add("--paper-values", action="store_true", help="put the paper's values beside ours")
     add("--out", type=Path, required=True, help="result folder")
     return parser
@@ -63,8 +63,6 @@ def report(result: dict, path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        if args.limit < 1:
-            raise ValueError(f"--limit must be at least 1, not {args.limit}")
         checkpoints = order_by_step(args.checkpoints)
         shape = check_same_shape(args.reference, list(checkpoints.values()))
         if args.heads == Path("published"):

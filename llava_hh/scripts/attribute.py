@@ -22,7 +22,7 @@ from llava_hh.attribution.captions import (
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.shortlist import Shortlist, race, screen
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json, write_rows, write_tensors
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add_caption_flags(parser)
     add = parser.add_argument
-    add("--limit", type=int, help="use the first so many captions with a hallucination; all by default")
+    add("--limit", type=SIZE, help="use the first so many captions with a hallucination; all by default")
     add(
         "--ablation",
         choices=("zero", "mean", "noise"),
@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         help="what a head's output becomes: 0, its mean "
         "over these captions' object words, or itself plus noise of its standard deviation there",
     )
-    add("--noise-scale", type=float, default=1.0, help="noise: in standard deviations")
-    add("--noise-seed", type=int, default=0, help="noise: of its draws")
+    add("--noise-scale", type=FACTOR, default=1.0, help="noise: in standard deviations")
+    add("--noise-seed", type=RANDOM_SEED, default=0, help="noise: of its draws")
     add(
         "--read-out",
         choices=READ_OUTS,
@@ -59,19 +59,19 @@ def parser() -> argparse.ArgumentParser:
     shortlist = parser.add_mutually_exclusive_group()
     shortlist.add_argument(
         "--screen",
-        type=int,
+        type=SIZE,
         metavar="N",
         help="measure only the N heads that a first-order estimate puts first; a heuristic, several times faster",
     )
     shortlist.add_argument(
         "--race",
-        type=int,
+        type=SIZE,
         metavar="K",
         help="look for the top K only; stop measuring a head once K others are ahead of it, each at 97.5%% confidence",
     )
-    add("--list-length", type=int, default=30, help="heads in each of the two lists")
-    add("--max-rows", type=int, default=4096, help="most ablated rows at once; bounds the memory")
-    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
+    add("--list-length", type=SIZE, default=30, help="heads in each of the two lists")
+    add("--max-rows", type=SIZE, default=4096, help="most ablated rows at once; bounds the memory")
+    add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips")
     return parser
 
 
@@ -120,8 +120,6 @@ def main(argv: list[str] | None = None) -> None:
             **Loading.from_environment().settings(),
         }
         if chosen := {name: getattr(args, name) for name in ("screen", "race") if getattr(args, name) is not None}:
-            if min(chosen.values()) < 1:
-                raise ValueError(f"--{min(chosen)} {min(chosen.values())}: expected a number of heads, at least 1")
             settings |= {**chosen, "read_out": args.read_out}
         if args.ablation == "noise":
             settings |= {"noise_scale": args.noise_scale, "noise_seed": args.noise_seed}

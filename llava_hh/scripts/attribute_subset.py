@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from llava_hh.attribution.captions import summarise
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
+from llava_hh.comparison import read_scored
 from llava_hh.data.coco import existing_file
 from llava_hh.datasets import add_object_flags, images_with_objects
 from llava_hh.figures.head_map import draw_head_map
@@ -26,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add("--attribution", type=Path, required=True, help="result folder of attribute")
     add("--captions", type=Path, required=True, help="the captions_eval_results.json that it was of")
     add_object_flags(parser)
-    add("--list-length", type=int, default=30, help="heads in each of the two lists")
+    add("--list-length", type=SIZE, default=30, help="heads in each of the two lists")
     add("--out", type=Path, required=True, help="result folder")
     return parser
 
@@ -42,7 +43,7 @@ def subset(args: argparse.Namespace) -> dict:
     log_probs = load_file(existing_file(args.attribution / "ablations.safetensors", expected))
     whole = read_json(existing_file(args.attribution / "attribution_result.json", expected))
     rows = [row for _, row in read_json_lines(args.attribution / "targets.jsonl", expected)]
-    objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_json(args.captions)["sentences"]}
+    objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_scored(args.captions)[0]}
     if missing := {row["image_id"] for row in rows} - objects.keys():
         raise ValueError(f"--captions {args.captions}: lacks image {min(missing)} of {args.attribution}")
     attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}

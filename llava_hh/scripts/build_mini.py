@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import RANDOM_SEED, errors_in_one_line, script_parser
 from llava_hh.mini.dataset import write_missing_splits
 from llava_hh.mini.model import PROJECTOR_FILE, VISION_FILE, assemble, export_base_language_model
 from llava_hh.mini.tuning import SAVED_STEPS, SEED, save_start, step_folder, tune
@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--step", type=int, choices=SAVED_STEPS, default=SAVED_STEPS[-1], help="tuning step to assemble"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="of projector and tuning; for another, name new folders")
+    parser.add_argument(
+        "--seed", type=RANDOM_SEED, default=SEED, help="of projector and tuning; for another, name new folders"
+    )
     return parser
 
 

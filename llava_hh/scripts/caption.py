@@ -2,7 +2,7 @@
 
 import argparse
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.runs import processes
@@ -14,14 +14,14 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--edit", choices=("none", "adhh", "zero", "scale"), default="none", help="what to do to the heads")
     add_head_flags(parser, required=False)
-    add("--top-k", type=int, default=20, help="how many heads of the list")
+    add("--top-k", type=SIZE, default=20, help="how many heads of the list")
     add(
         "--threshold",
-        type=float,
+        type=FRACTION,
         default=0.4,
         help="adhh: attention mass after the image at which a head is switched off",
     )
-    add("--alpha", type=float, default=0.0, help="scale: factor on the attention")
+    add("--alpha", type=FACTOR, default=0.0, help="scale: factor on the attention")
     add("--span", choices=("after_image", "image"), default="after_image", help="scale: attention on which keys")
     add("--skip-bad", action="store_true", help="report and leave out images that cannot be read")
     return parser

@@ -2,7 +2,7 @@
 
 import argparse
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags, heads_with_text
 from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
@@ -17,10 +17,10 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "train2014", limit=150, seed=1, batch_size=50)
     add = parser.add_argument
     add_head_flags(parser)
-    add("--top-k", type=int, nargs="+", default=[1, 2, 5], help="numbers of heads to try")
-    add("--threshold", type=float, nargs="+", default=[0.4, 0.9, 0.95, 0.965, 0.97], help="thresholds to try")
-    add("--recall-loss", type=float, default=0.04, help="most recall to give up, as a fraction")
-    add("--mentions-change", type=float, default=0.07, help="largest relative change of mentions")
+    add("--top-k", type=SIZE, nargs="+", default=[1, 2, 5], help="numbers of heads to try")
+    add("--threshold", type=FRACTION, nargs="+", default=[0.4, 0.9, 0.95, 0.965, 0.97], help="thresholds to try")
+    add("--recall-loss", type=FRACTION, default=0.04, help="most recall to give up, as a fraction")
+    add("--mentions-change", type=FACTOR, default=0.07, help="largest relative change of mentions")
     return parser
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import COUNT, RANDOM_SEED, errors_in_one_line, script_parser
 from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.files import write_json
@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     add("--annotations", type=Path, help="score all captions here by these annotations; default: take their scores")
     add("--dataset", choices=DATASETS, default="coco", help="with --annotations: what the images are of")
     add("--variant", default="hh", help="with --annotations: the variant of CHAIR")
-    add("--examples", type=int, default=3, help="images to show where a run names fewer objects wrongly, and more")
-    add("--seed", type=int, default=0, help="of resamples and permutations")
+    add("--examples", type=COUNT, default=3, help="images to show where a run names fewer objects wrongly, and more")
+    add("--seed", type=RANDOM_SEED, default=0, help="of resamples and permutations")
     add("--out", type=Path, help="result file (default: comparison.json beside the folder of the reference)")
     return parser
 
@@ -39,9 +39,15 @@ def scorer(args: argparse.Namespace, cache: Path) -> Callable[[Sequence[dict]], 
     dataset = load_dataset(args.dataset, args.variant)
 
     def score(rows: Sequence[dict]) -> list[dict]:
-        ids = [dataset.image_id(row.get("image_id")) for row in rows]
-        if None in ids or not all(isinstance(row.get("text"), str) for row in rows):
-            raise ValueError(f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`")
+        ids = []
+        for place, row in enumerate(rows, start=1):
+            try:
+                ids.append(dataset.image_id(row.get("image_id")))
+                if not isinstance(row.get("text"), str):
+                    raise ValueError(f"text is {row.get('text')!r:.80}")
+            except ValueError as error:
+                expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
+                raise ValueError(f"caption {place}: {error}; {expected}") from None
         objects = dataset.objects(dataset.annotations(args.annotations, ids, cache))
         return [
             {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}

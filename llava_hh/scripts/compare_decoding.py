@@ -7,7 +7,7 @@ with or without some objects.
 import argparse
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import COUNT, errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.datasets import add_object_flags, images_with_objects
 from llava_hh.evaluation import (
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--other-heads", nargs="*", default=[], metavar="NAME=FILE", help="AD-HH with these head lists as well")
     add("--choice", type=Path, help="take top k and threshold from the choice.json of choose_adhh")
-    add("--random-draws", type=int, default=2, help="draws of as many random heads, none of them of the top k")
+    add("--random-draws", type=COUNT, default=2, help="draws of as many random heads, none of them of the top k")
     add("--summary", type=Path, help="the summary (default: summary.json in --out); the picture goes beside it")
     return parser
 

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from llava_hh.attribution.agreement import Ranking, compare_rankings, in_how_many, load_ranking
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head
 from llava_hh.runs import make_parent, processes, provenance
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
-    add("--top-k", type=int, default=20, help="how many heads of each list are named")
+    add("--top-k", type=SIZE, default=20, help="how many heads of each list are named")
     add("--out", type=Path, help="write all of it to this JSON file")
     return parser
 
@@ -46,8 +46,6 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         if len(args.lists) < 2 or len(set(args.lists)) < len(args.lists):
             raise ValueError("expected two or more head lists, each once")
-        if args.top_k < 1:
-            raise ValueError(f"--top-k {args.top_k}: expected a number of heads, at least 1")
         if not processes().is_main:
             return
         rankings = {str(path): load_ranking(path) for path in args.lists}

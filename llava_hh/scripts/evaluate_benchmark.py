@@ -10,6 +10,7 @@ from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
 from llava_hh.files import read_json_lines, sha256, write_json
+from llava_hh.ids import whole_id
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
 from llava_hh.runs import make_parent, provenance
@@ -46,11 +47,10 @@ def _answer(row: Any, benchmark: str) -> tuple[Any, str]:
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found a {type(row).__name__}")
     for field in FIELDS[benchmark]:
-        kind = int if (benchmark, field) == ("amber", "question_id") else str
-        if type(row.get(field)) is not kind:
-            raise ValueError(f"{field!r} is {row.get(field)!r}; expected a {'number' if kind is int else 'string'}")
+        if not isinstance(row.get(field), str) and (benchmark, field) != ("amber", "question_id"):
+            raise ValueError(f"{field!r} is {row.get(field)!r}; expected a string")
     if benchmark == "amber":
-        return row["question_id"], row["text"]
+        return whole_id(row.get("question_id"), "'question_id'"), row["text"]
     image = Path(row["question_id"])
     return (image.parts[0] if image.parts else "", image.stem, plain_question(row["prompt"])), row["text"]
 

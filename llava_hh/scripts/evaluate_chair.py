@@ -19,7 +19,7 @@ from tqdm import tqdm
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
-from llava_hh.files import parse_json, replacing, sha256
+from llava_hh.files import Skip, json_rows, printable, refuse, replacing, sha256
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
@@ -41,31 +41,26 @@ def read_captions(
         FileNotFoundError: there is no such file.
         ValueError: a row without an id of `dataset` under `id_key` or a string under `text_key`; or no row at all.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--captions {path}: no such file; expected JSON lines, one caption a row")
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    rows, skip = [], skipper(bad)
+    for number, row in json_rows(path, "JSON lines, one caption a row (--captions)", skip):
         try:
-            rows.append((number, _caption_row(line, id_key, text_key, dataset)))
+            rows.append((number, _caption_row(row, id_key, text_key, dataset)))
         except ValueError as error:
-            _refuse(f"{path}, row {number}: {error}", bad)
+            refuse(f"{path}, row {number}: {error}", skip)
     if not rows:
         raise ValueError(f"--captions {path}: no caption to score; expected at least one row")
     return rows
 
 
-def _caption_row(line: bytes, id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
-    row = parse_json(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found a {type(row).__name__}")
+def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
     for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
         if key not in row:
-            raise ValueError(f"no key {key!r} ({flag}); its keys are {', '.join(sorted(row)) or 'none'}")
-    image_id, text = dataset.image_id(row[id_key]), row[text_key]
-    if image_id is None:
-        raise ValueError(f"{id_key!r} (--id-key) is {row[id_key]!r}; expected {dataset.id_expected}")
+            keys = " ".join(", ".join(sorted(row)).split()) or "none"
+            raise ValueError(f"no key {key!r} ({flag}); its keys are {keys}")
+    try:
+        image_id, text = dataset.image_id(row[id_key]), row[text_key]
+    except ValueError:
+        raise ValueError(f"{id_key!r} (--id-key) is {row[id_key]!r}; expected {dataset.id_expected}") from None
     if not isinstance(text, str):
         raise ValueError(f"{text_key!r} (--text-key) is {text!r}; expected a string")
     return {**row, "image_id": image_id, "caption": text}
@@ -87,16 +82,19 @@ def keep_rows_with_truth(
             kept.append(row)
         else:
             captions, truth = source
-            _refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", bad)
+            refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", skipper(bad))
     return kept
 
 
-def _refuse(problem: str, bad: Bad | None) -> None:
-    if bad is None:
-        raise ValueError(problem)
-    if processes().is_main:
-        tqdm.write(f"skipped: {problem}", file=sys.stderr)
-    bad.append(problem)
+def skipper(bad: Bad | None) -> Skip:
+    """What notes in `bad`, and says, which row is skipped; None where a bad row is an error."""
+
+    def skip(problem: str) -> None:
+        if processes().is_main:
+            tqdm.write(f"skipped: {printable(problem)}", file=sys.stderr)
+        bad.append(problem)
+
+    return None if bad is None else skip
 
 
 def table(metrics: Mapping[str, Any]) -> str:
@@ -129,17 +127,16 @@ def table(metrics: Mapping[str, Any]) -> str:
 def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[str, Any]:
     """Score the captions that `args` names and return the content of the result file `out`."""
     dataset = load_dataset(args.dataset, args.variant)
-    if args.objects and args.dataset != "coco":
-        raise ValueError(f"--objects {args.objects}: holds COCO categories; expected --annotations for {args.dataset}")
     bad: Bad | None = [] if args.skip_bad else None
     rows = read_captions(args.captions, args.id_key, args.text_key, dataset, bad)
     references: dict[ImageId, list[str]] = {}
     if args.objects:
-        truth, objects = [args.objects], load_objects(args.objects)
+        truth = [args.objects]
+        objects = load_objects(args.objects, dataset.image_id, dataset.category, skipper(bad))
     else:
         truth, image_ids = dataset.files(args.annotations), [row["image_id"] for _, row in rows]
         cache = out.with_name("ground_truth.json")
-        annotations = dataset.annotations(args.annotations, image_ids, cache, allow_missing=True)
+        annotations = dataset.annotations(args.annotations, image_ids, cache, allow_missing=True, skip=skipper(bad))
         objects = dataset.objects(annotations)
         references = {image_id: found.captions for image_id, found in annotations.items()}
     kept = keep_rows_with_truth(rows, objects, (args.captions, args.objects or args.annotations), bad)
@@ -198,11 +195,12 @@ def parser() -> argparse.ArgumentParser:
     truth.add_argument(
         "--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json, or nocaps'"
     )
-    truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (COCO categories)")
+    truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (names)")
     add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
     add("--variant", default="hh", help=f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's")
     add("--drop-incomplete", action="store_true", help="score captions without an unfinished last sentence")
-    add("--skip-bad", action="store_true", help="report, count and skip a bad row, where it would stop the run")
+    bad = "report, count and skip a bad row of captions or ground truth, where it would stop the run"
+    add("--skip-bad", action="store_true", help=bad)
     return parser
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.ids import number_or_text
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
 from llava_hh.runs import make_parent, provenance
@@ -32,9 +33,13 @@ def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:
                 raise ValueError(f"{path}, row {number}: no key {key!r} ({flag})")
         if not isinstance(row[text_key], str):
             raise ValueError(f"{path}, row {number}: {text_key!r} is {row[text_key]!r}; expected a string")
-        if str(row[id_key]) in answers:
-            raise ValueError(f"{path}, row {number}: question {row[id_key]} has an answer already")
-        answers[str(row[id_key])] = row[text_key]
+        try:
+            question = _id(row[id_key], f"{id_key!r} (--id-key)")
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from None
+        if question in answers:
+            raise ValueError(f"{path}, row {number}: question {question} has an answer already")
+        answers[question] = row[text_key]
     return answers
 
 
@@ -46,22 +51,36 @@ def read_truth(path: Path) -> dict[str, dict]:
         ValueError: a file of neither layout.
     """
     content = read_json(path)
-    try:
-        if isinstance(content.get("annotations"), list):
-            return {
-                str(entry["question_id"]): {
-                    "image_id": str(entry["image_id"]),
-                    "answers": [str(each["answer"]) for each in entry["answers"]],
-                    "type": None if entry.get("answer_type") is None else str(entry["answer_type"]),
-                }
-                for entry in content["annotations"]
-            }
-        return {
-            str(name): {"image_id": str(entry["imageId"]), "answers": str(entry["answer"]), "type": None}
-            for name, entry in content.items()
-        }
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected VQAv2's annotations or GQA's questions, but found {error!r}") from None
+    of_vqa = isinstance(content.get("annotations"), list)
+    truth: dict[str, dict] = {}
+    for row, entry in enumerate(content["annotations"] if of_vqa else content.items(), start=1):
+        try:
+            question, known = _vqa_entry(entry) if of_vqa else _gqa_entry(*entry)
+            if question in truth:
+                raise ValueError(f"question {question} is there twice")
+        except (KeyError, TypeError, ValueError) as error:
+            expected = "expected VQAv2's annotations or GQA's questions"
+            raise ValueError(f"{path}, row {row}: {expected}, but found {error!r}") from None
+        truth[question] = known
+    return truth
+
+
+def _vqa_entry(entry: Mapping) -> tuple[str, dict]:
+    known = {
+        "image_id": _id(entry["image_id"], "image_id"),
+        "answers": [str(each["answer"]) for each in entry["answers"]],
+        "type": None if entry.get("answer_type") is None else str(entry["answer_type"]),
+    }
+    return _id(entry["question_id"], "question_id"), known
+
+
+def _gqa_entry(name: str, entry: Mapping) -> tuple[str, dict]:
+    known = {"image_id": _id(entry["imageId"], "imageId"), "answers": str(entry["answer"]), "type": None}
+    return _id(name, "question"), known
+
+
+def _id(value: object, name: str) -> str:
+    return str(number_or_text(value, name))
 
 
 def score(answers: Mapping[str, str], truth: Mapping[str, dict]) -> list[dict]:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from llava_hh import portable
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.files import is_ours, write_json, write_text
 from llava_hh.heads import Head, load_heads
 from llava_hh.interventions import DeactivateText
@@ -64,8 +64,10 @@ def parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     add = parser.add_argument
     add("--heads", type=Path, required=True, help="head list (attribution_result.json, checkpoints/heads/*.json)")
-    add("--top-k", type=int, default=20, help="how many heads of the list AD-HH switches off")
-    add("--threshold", type=float, default=0.4, help="attention mass after the image at which a head is switched off")
+    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
+    add(
+        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
+    )
     add("--out", type=Path, required=True, help="the new folder")
     return parser
 

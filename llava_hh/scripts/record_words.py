@@ -16,7 +16,7 @@ from llava_hh.attribution.captions import (
     hallucinating_captions,
     join_arrays,
 )
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.files import write_json, write_tensors
 from llava_hh.runs import describe_model, processes, provenance, start_run
@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
     add_caption_flags(parser)
     add = parser.add_argument
     add_head_flags(parser)
-    add("--top-k", type=int, default=5, help="how many heads of the list")
-    add("--limit", type=int, default=24, help="use the first so many captions with a hallucination")
-    add("--batch-size", type=int, default=8, help="captions per block that a rerun skips")
+    add("--top-k", type=SIZE, default=5, help="how many heads of the list")
+    add("--limit", type=SIZE, default=24, help="use the first so many captions with a hallucination")
+    add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips")
     return parser
 
 

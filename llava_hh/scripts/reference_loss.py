@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import COUNT, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.images import image_path, load_image
 from llava_hh.evaluation import (
     Evaluation,
@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "val2014", limit=100)
     add_adhh_flags(parser)
     add = parser.add_argument
-    add("--captions-per-image", type=int, default=5, help="the first so many reference captions of each image")
-    add("--random-draws", type=int, default=1, help="draws of as many random heads, none of them of the top k")
+    add("--captions-per-image", type=SIZE, default=5, help="the first so many reference captions of each image")
+    add("--random-draws", type=COUNT, default=1, help="draws of as many random heads, none of them of the top k")
     add("--tfhh-model", type=Path, nargs="*", default=[], help="fine-tuned checkpoint folders, one per seed")
     add(
         "--captions",

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.files import is_ours, write_text
 from llava_hh.report.index import REPORT, index_folder
 from llava_hh.report.render import render_index, render_report
@@ -21,15 +21,13 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("results", type=Path, help="a folder of results, such as results/mini/full, or a part of one")
     add("--summary", type=Path, action="append", default=[], help="a comparison that lies elsewhere; may be repeated")
-    add("--limit", type=int, default=200, help="images in the caption browser")
+    add("--limit", type=SIZE, default=200, help="images in the caption browser")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        if args.limit < 1:
-            raise ValueError(f"--limit {args.limit}: expected at least one image")
         if not processes().is_main:
             return
         page = args.results / REPORT

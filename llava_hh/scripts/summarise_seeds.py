@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import RESULT_FILE, spread_table
+from llava_hh.comparison import RESULT_FILE, read_scored, spread_table
 from llava_hh.data.coco import existing_file
-from llava_hh.files import read_json, sha256, write_json
+from llava_hh.files import sha256, write_json
 from llava_hh.metrics.compare import spread_over_runs
 from llava_hh.runs import make_parent, processes, provenance
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         if not processes().is_main:
             return
         files = [existing_file(folder / RESULT_FILE, "scored captions") for folder in [*args.runs, *args.reference]]
-        sentences = [read_json(path)["sentences"] for path in files]
+        sentences = [read_scored(path)[0] for path in files]
         spread = spread_over_runs(sentences[: len(args.runs)], sentences[len(args.runs) :])
         if args.out:
             make_parent(args.out)

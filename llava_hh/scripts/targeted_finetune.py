@@ -5,15 +5,16 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, control_heads, heads_from_flags, heads_with_text
 from llava_hh.figures.finetuning import draw_finetuning
 from llava_hh.figures.style import picture
-from llava_hh.files import sha256
-from llava_hh.finetuning.batches import Collator, Places, sample_order
+from llava_hh.files import json_rows, sha256
+from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.head_rows import (
     TunedRows,
     first_head_of_each_layer,
@@ -23,6 +24,7 @@ from llava_hh.finetuning.head_rows import (
 )
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
 from llava_hh.finetuning.trainer import (
+    LEFT_OUT,
     TargetedTrainer,
     drop_checkpoints,
     failing_disk_in_one_line,
@@ -44,31 +46,33 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint folder to start from")
     add_head_flags(parser)
-    add("--top-k", type=int, default=30, help="how many heads of the list are trained")
-    add("--random-heads", type=int, metavar="SEED", help="train as many random heads instead, none of the top k")
+    add("--top-k", type=SIZE, default=30, help="how many heads of the list are trained")
+    add(
+        "--random-heads", type=RANDOM_SEED, metavar="SEED", help="train as many random heads instead, none of the top k"
+    )
     add("--released", action="store_true", help="train only the first listed head of each layer, as the released code")
     add("--data", type=Path, required=True, help="conversations, in the layout of llava_v1_5_mix665k.json")
     add("--image-folder", type=Path, required=True, help="folder that the paths of images start from")
-    add("--skip-bad", action="store_true", help="leave bad rows of the data out, instead of stopping at the first")
+    add("--skip-bad", action="store_true", help="leave out bad rows and bad images, instead of stopping there")
     add("--objective", choices=OBJECTIVES, default="minimize_txt", help="what the attention loss is")
-    add("--ce-coeff", type=float, default=1.0, help="weight of the cross entropy")
-    add("--attention-coeff", type=float, default=2.0, help="weight of the attention loss")
+    add("--ce-coeff", type=FACTOR, default=1.0, help="weight of the cross entropy")
+    add("--attention-coeff", type=FACTOR, default=2.0, help="weight of the attention loss")
     add(
         "--lm-head",
         action=argparse.BooleanOptionalAction,
         help="train the vocabulary matrix too (default: where the model does not tie it to its embeddings)",
     )
     add("--untie", action="store_true", help="give a tied vocabulary matrix numbers of its own, to train it")
-    add("--steps", type=int, default=200, help="optimizer steps")
-    add("--batch-size", type=int, default=16, help="samples per step, over all processes")
-    add("--accumulation", type=int, default=1, help="forward passes that a step is made of")
-    add("--learning-rate", type=float, default=2e-5, help="its peak; cosine to 0")
-    add("--warmup", type=float, default=0.03, help="share of the steps until the peak")
-    add("--max-length", type=int, default=2048, help="tokens; what is longer is cut off at its end")
+    add("--steps", type=SIZE, default=200, help="optimizer steps")
+    add("--batch-size", type=SIZE, default=16, help="samples per step, over all processes")
+    add("--accumulation", type=SIZE, default=1, help="forward passes that a step is made of")
+    add("--learning-rate", type=RATE, default=2e-5, help="its peak; cosine to 0")
+    add("--warmup", type=SHARE, default=0.03, help="share of the steps until the peak")
+    add("--max-length", type=SIZE, default=2048, help="tokens; what is longer is cut off at its end")
     add("--gradient-checkpointing", action="store_true", help="compute activations twice, to keep fewer of them")
-    add("--seed", type=int, default=1234, help="of the order of samples")
-    add("--log-every", type=int, default=1, help="steps per row of the log")
-    add("--save-every", type=int, default=50, help="steps between checkpoints")
+    add("--seed", type=RANDOM_SEED, default=1234, help="of the order of samples")
+    add("--log-every", type=SIZE, default=1, help="steps per row of the log")
+    add("--save-every", type=SIZE, default=50, help="steps between checkpoints")
     add("--out", type=Path, required=True, help="result folder")
     return parser
 
@@ -103,7 +107,13 @@ def settings_of(args: argparse.Namespace, heads: list[Head]) -> dict:
 
 
 def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> None:
-    """Train into --out; the trained rows end up in --out/trained."""
+    """Train into --out; the trained rows end up in --out/trained.
+
+    Raises:
+        ValueError: flags that do not fit together, or data that teach nothing.
+    """
+    if args.ce_coeff == args.attention_coeff == 0:
+        raise ValueError("--ce-coeff 0 --attention-coeff 0: expected a loss to train for")
     samples_a_pass = processes().count * args.accumulation
     if args.batch_size % samples_a_pass:
         raise ValueError(
@@ -115,11 +125,14 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
     n_parameters = lvlm.model.num_parameters()
     tuned = prepare(args, lvlm, heads)
     print(f"training {sum(part.rows.numel() for part in tuned.values()):,} of {n_parameters:,} parameters")
+    order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
+    collate = Collator(lvlm, data, args.image_folder, args.max_length, args.skip_bad)
+    refuse_nothing_to_learn(collate, order, from_images=args.attention_coeff > 0)
     attention = AttentionLoss(args.objective)
     trainer = TargetedTrainer(
         TargetedModel(lvlm.model, attention, args.ce_coeff, args.attention_coeff),
         tuned=tuned,
-        order=sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed),
+        order=order,
         log=args.out / "log.jsonl",
         args=training_arguments(
             args.out / "checkpoints",
@@ -133,7 +146,7 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
             seed=args.seed,
         ),
         train_dataset=Places(len(data)),
-        data_collator=Collator(lvlm, data, args.image_folder, args.max_length),
+        data_collator=collate,
     )
     last = last_complete_checkpoint(args.out / "checkpoints")
     if last and steps_of(last) == args.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
@@ -141,9 +154,23 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
     else:
         with observe(lvlm.model, heads, attention):
             train(trainer)
+    if processes().is_main:
+        say_what_was_left_out(args, trainer.left_out)
     trained = args.out / "trained"
     with failing_disk_in_one_line(trained, args.out / "checkpoints"):
         trainer.save_model(str(trained))
+
+
+def say_what_was_left_out(args: argparse.Namespace, unlogged: Sequence[int]) -> None:
+    """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
+    rows = [row for _, row in json_rows(args.out / "log.jsonl", "the log of this training")]
+    logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
+    bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
+    drawn = args.steps * args.batch_size
+    if bad:
+        print(f"{bad:,} of {drawn:,} samples were left out for a bad image")
+    if unanswered:
+        print(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {args.max_length} tokens")
 
 
 def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
