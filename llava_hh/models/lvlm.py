@@ -24,6 +24,7 @@ from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
+from llava_hh.models.token_ids import generation_config
 
 DESCRIBE = "Please describe this image in detail."
 FAMILIES = {  # by config.model_type
@@ -256,7 +257,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     for file in sorted(path.glob("*.json")):
         read_any_json(file)
     try:
-        model, processor = family.load(path, **loading.options())
+        model, processor = family.load(path, generation_config=generation_config(path), **loading.options())
         lvlm = Lvlm(model.eval(), processor, family)
         _try_out(lvlm)
     except Exception as error:  # whatever transformers says of a file that is not as it expects
@@ -268,12 +269,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
 
 
 def _try_out(lvlm: Lvlm) -> None:
-    """Prepare two images and questions, so that a damaged processor or generation_config shows before the work."""
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(lvlm.model.generation_config, name)
-        ids = value if isinstance(value, list) else [value]
-        if any(number is not None and (type(number) is not int or not 0 <= number < 2**31) for number in ids):
-            raise ValueError(f"generation_config.json: {name} is {value!r}; expected token ids")
+    """Prepare two images and questions, so that a damaged processor shows before the work."""
     for name in ("patch_size", "num_additional_image_tokens"):  # a huge one would write that many image tokens
         value = getattr(lvlm.processor, name, None)
         if value is not None and (type(value) is not int or not 0 <= value < 1000):

@@ -32,6 +32,7 @@ from llava_hh.models.minigpt4_model import (
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
+from llava_hh.models.token_ids import generation_config
 from llava_hh.models.weight_files import UNREADABLE, first_line, listed
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
@@ -52,12 +53,13 @@ EVA_UNUSED = ("norm.", "fc_norm.", "head.")  # what follows the last block of th
 
 
 def assemble(
-    folder: Path, config: MiniGpt4Config, dtype: torch.dtype | str, device_map: str
+    folder: Path, config: MiniGpt4Config, dtype: torch.dtype | str, **options: Any
 ) -> tuple[MiniGpt4ForConditionalGeneration, MiniGpt4Processor]:
     """The model and its processor from the parts that the config.json of `folder` names.
 
     Args:
-        dtype, device_map: as in transformers; "auto" is the type of Llama's weights, to which all others are cast.
+        dtype: as in transformers; "auto" is the type of Llama's weights, to which all others are cast.
+        options: of from_pretrained.
     Raises:
         FileNotFoundError: a part that is not there.
         ValueError: a part that is damaged, that lacks a weight or has one that has no place in the model; one line.
@@ -72,9 +74,8 @@ def assemble(
     weights = {name.replace("model.", LANGUAGE, 1): own for name, own in language.state_dict().items()}
     weights |= read_weights(parts, config)
     model = MiniGpt4ForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, dtype=language.dtype, device_map=device_map
+        None, config=config, state_dict=weights, dtype=language.dtype, **options
     )
-    # greedy, while Llama-2-chat's own settings sample
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=language.generation_config.eos_token_id,
@@ -146,7 +147,11 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     try:
         model, report = LlamaForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map="cpu", output_loading_info=True
+            folder,
+            dtype=dtype,
+            device_map="cpu",
+            output_loading_info=True,
+            generation_config=generation_config(folder),
         )
     except UNREADABLE as error:
         raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from llava_hh.files import read_json
+from llava_hh.models.token_ids import read_token_ids
 
 IMAGE_TOKEN = "<image>"
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
@@ -200,9 +201,9 @@ def build_processor(
 
 
 def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> GenerationConfig:
-    """How an answer ends: by the folder's generation_config.json (its settings for sampling are left) and tokenizer."""
+    """How an answer ends: by the folder's generation_config.json and tokenizer."""
     path = folder / "generation_config.json"
-    said = read_json(path).get("eos_token_id") if path.is_file() else None
+    said = read_token_ids(path)["eos_token_id"] if path.is_file() else None
     ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
