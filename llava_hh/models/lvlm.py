@@ -49,6 +49,9 @@ class Family(Protocol):
     to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
     One that knows where in the picture an image's tokens look has
     `image_grid(processor, image, inputs, n_tokens) -> ImageGrid` as well.
+    One whose pixel_values are not an entry per image or tile, each (channel, height, width), has
+    `image_pixels(processor, inputs) -> (pixels, lengths)` as well: a view of them as (frame, entry, channel, height,
+    width), frames of one entry being alike; and how many entries each image has.
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
