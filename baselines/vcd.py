@@ -147,9 +147,8 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
     if settings.noise_space == "raw_unnormalized":
         images = getattr(processor, "image_processor", None)
         if not getattr(images, "do_normalize", False):
-            raise NotImplementedError(
-                f"noise_space 'raw_unnormalized' undoes normalisation, which {images} does not do"
-            )
+            name = type(images).__name__  # its repr has many lines
+            raise NotImplementedError(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
         mean, spread = (
             torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
             for numbers in (images.image_mean, images.image_std)

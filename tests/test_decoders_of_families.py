@@ -22,19 +22,19 @@ from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 SAMPLES = [{"image_id": f"sample {n}"} for n in range(4)]
 N_TOKENS = 5
+HALC = replace(PRESETS["halc_clean"].settings, detector="scripted", scorer="scripted")
 METHODS = [
     *(PRESETS[name] for name in ("vcd_paper", "vcd_repo", "dola_repo", "opera", "opera_fast")),
     replace(PRESETS["pai"], settings=PaiSettings(start_layer=1)),
-    replace(
-        PRESETS["halc_clean"], settings=replace(PRESETS["halc_clean"].settings, detector="scripted", scorer="scripted")
-    ),
+    replace(PRESETS["halc_clean"], settings=HALC),
 ]
 # what a family cannot have, and what is said then
 LACKING = {
-    **dict.fromkeys(
-        [("mllama", "opera"), ("mllama", "opera_fast"), ("mllama", "pai")], "reads its image by cross-attention"
-    ),
-    **dict.fromkeys([("gemma3", "opera"), ("gemma3", "opera_fast")], "a cache that keeps every key"),
+    ("mllama", "opera"): "reads its image by cross-attention",
+    ("mllama", "opera_fast"): "reads its image by cross-attention",
+    ("mllama", "pai"): "reads its image by cross-attention",
+    ("gemma3", "opera"): "a cache that keeps every key",
+    ("gemma3", "opera_fast"): "a cache that keeps every key",
 }
 
 

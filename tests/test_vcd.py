@@ -238,5 +238,5 @@ def test_wrong_input_is_one_line(gqa_llava):
         ids = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
         vcd.decode(gqa_llava, ids, batch.image_mask, GREEDY, 3, context_for(8))
     plain = DecodeContext(SimpleNamespace(image_processor=None), [None] * 8, [""] * 8, range(8))
-    with pytest.raises(NotImplementedError, match="undoes normalisation, which None does not do"):
+    with pytest.raises(NotImplementedError, match="undoes normalisation, which NoneType does not do"):
         decode(gqa_llava, batch, VCD_REPO, context=plain)
