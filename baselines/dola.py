@@ -88,7 +88,8 @@ def layer_scores(
         logits: (row, vocabulary), what the step gave.
     """
     head = stepper.model.get_output_embeddings()
-    states = torch.stack([hidden[layer].to(head.weight.device) for layer in layers])
+    # where the logits are, that is on the head's device; an offloaded head (on meta) fetches its weights and inputs
+    states = torch.stack([hidden[layer].to(logits.device) for layer in layers])
     early = stepper.suppress(head(states)).to(logits.device)  # not normed, as in the paper
     return contrast_layers(logits, early, settings)[0]
 
@@ -103,12 +104,20 @@ def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int
     if isinstance(settings.candidate_layers, tuple):
         chosen = sorted(settings.candidate_layers)
     else:
-        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-        chosen = list(range(2 if tied and settings.candidate_layers is None else 0, n_layers, 2))
+        leaves_embeddings = settings.candidate_layers is None and is_tied(model)
+        chosen = list(range(2 if leaves_embeddings else 0, n_layers, 2))
     if not chosen or chosen[-1] >= n_layers:
         asked = settings.candidate_layers
         raise ValueError(f"candidate_layers {asked!r} do not fit a model whose earlier layers are 0 to {n_layers - 1}")
     return chosen
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether input and output embeddings are one matrix; a pass renews offloaded ones, which only names tell then."""
+    head = model.get_output_embeddings()
+    names = [f"{name}.weight" for name, part in model.named_modules() if part is head]
+    one = head.weight is model.get_input_embeddings().weight
+    return one or any(name in model.all_tied_weights_keys for name in names)
 
 
 def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
@@ -92,7 +93,8 @@ def decode(
 
     Args and Returns: as `llava_hh.generation.Decoder`; a block of `intervene` may be open on the same image_mask.
     Raises:
-        ValueError: no context, one of another length, or image positions without pixel_values.
+        ValueError: no context, or one of another length.
+        NotImplementedError: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
     Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
         and its code.
     Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
@@ -140,12 +142,13 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
     without the processor's mean and spread: so the paper's harness did, while its clean image was normalised.
 
     Raises:
-        ValueError: "raw_unnormalized" with a processor that doesn't normalise.
+        NotImplementedError: "raw_unnormalized" with a processor that doesn't normalise.
     """
     if settings.noise_space == "raw_unnormalized":
         images = getattr(processor, "image_processor", None)
         if not getattr(images, "do_normalize", False):
-            raise ValueError(f"noise_space 'raw_unnormalized' undoes normalisation, which {images} does not do")
+            name = type(images).__name__  # its repr has many lines
+            raise NotImplementedError(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
         mean, spread = (
             torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
             for numbers in (images.image_mean, images.image_std)
@@ -163,24 +166,28 @@ def with_noised_twins(
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        ValueError: image positions without pixel_values, or more images than can be dealt to the rows.
+        NotImplementedError: image positions without pixel_values, or images that cannot be dealt to the rows.
     """
     if image_mask.any() and "pixel_values" not in inputs:
-        raise ValueError(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
+        raise NotImplementedError(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
     twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
     others = [name for name in inputs if name not in PER_ROW]
     if not others:
         return twins
-    counts = images_per_row(image_mask, len(inputs["pixel_values"]))
+    noised = inputs["pixel_values"].clone()
+    pixels, lengths = noised[None], [1] * len(noised)
+    if context.image_pixels is not None:
+        pixels, lengths = context.image_pixels(context.processor, {**inputs, "pixel_values": noised})
+    counts = images_per_row(image_mask, len(lengths))
+    entries = [sum(lengths[first:end]) for first, end in pairwise(accumulate(counts, initial=0))]
+    for own, sample_id in zip(pixels.split(entries, 1), context.sample_ids, strict=True):
+        generator = sample_generator(settings.seed, sample_id, "noise")
+        own.copy_(add_noise(own[0], generator, settings, context.processor))
     for name in others:
-        parts = []
-        for own, sample_id in zip(inputs[name].split(counts), context.sample_ids, strict=True):
-            twin = own
-            if name == "pixel_values":
-                generator = sample_generator(settings.seed, sample_id, "noise")
-                twin = add_noise(own, generator, settings, context.processor)
-            parts += [own, twin]
-        twins[name] = torch.cat(parts)
+        is_pixels = name == "pixel_values"
+        shown = inputs[name].split(entries if is_pixels else counts)
+        twin = noised.split(entries) if is_pixels else shown
+        twins[name] = torch.cat([part for pair in zip(shown, twin, strict=True) for part in pair])
     return twins
 
 
@@ -188,7 +195,7 @@ def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
     """How many of a batch's images each row shows; images stand in the order of the rows.
 
     Raises:
-        ValueError: several images in a row, of different lengths.
+        NotImplementedError: several images in a row, of different lengths.
     """
     lengths = image_mask.sum(1).tolist()
     shown = [int(length > 0) for length in lengths]
@@ -196,5 +203,5 @@ def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
         return shown
     length, rest = divmod(sum(lengths), max(n_images, 1))
     if rest or not length or any(own % length for own in lengths):
-        raise ValueError(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
+        raise NotImplementedError(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
     return [own // length for own in lengths]

@@ -40,6 +40,7 @@ class DecodeContext:
 
     sample_ids: what random draws are seeded by, next to a setting, so that batching doesn't change them.
     encode: from images, prompts and responses to a batch, as `Lvlm.encode`.
+    image_pixels: the family's, where it has that (`Family`): which pixels belong to which image.
     """
 
     processor: ProcessorMixin
@@ -47,6 +48,7 @@ class DecodeContext:
     prompts: Sequence[str]
     sample_ids: Sequence
     encode: Callable[..., Batch] | None = None
+    image_pixels: Callable[..., tuple[Tensor, list[int]]] | None = None
 
 
 class Decoder(Protocol):
@@ -104,7 +106,8 @@ def decode_answers(
     lvlm: Lvlm, batch: Batch, prompts: Sequence[str], decode: Decoder, settings: Any, max_new_tokens: int
 ) -> list[Answer]:
     """Decode a batch by a decoder; `prompts` are the questions that the batch was encoded from."""
-    context = DecodeContext(lvlm.processor, batch.images, prompts, batch.sample_ids, lvlm.encode)
+    pixels = getattr(lvlm.family, "image_pixels", None)
+    context = DecodeContext(lvlm.processor, batch.images, prompts, batch.sample_ids, lvlm.encode, pixels)
     rows = decode(lvlm.model, batch.inputs, batch.image_mask, settings, max_new_tokens, context)
     return [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
 

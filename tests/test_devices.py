@@ -1,21 +1,27 @@
 """Weights in another dtype, quantized, or with layers elsewhere: what the environment says, and the same results."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from test_newer_families import draw_image
-from tiny_newer import save_tiny_family
+from test_halc import Detector, use
+from test_newer_families import SHOWN, draw_image
+from tiny_newer import FAMILIES, save_tiny_family
 from torch.testing import assert_close
 
+from baselines import halc
+from baselines.dola import DolaSettings, candidate_layers
+from baselines.halc import HalcSettings
+from baselines.registry import PRESETS
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
-from llava_hh.generation import generate_greedily
+from llava_hh.generation import Decoding, answer_samples, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.models.lvlm import Loading, load_lvlm
+from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")
 HEADS = [Head(0, 1), Head(1, 3), Head(3, 0)]
@@ -71,6 +77,50 @@ def test_attribution_with_layers_on_the_disk(both):
     for name in ("clean", "heads", "mha", "mlp"):
         assert_close(*(getattr(ablated, name) for ablated, _ in found))
     assert_close(*(drops for _, (_, drops) in found))
+
+
+def with_matrix_on(where: str, plain: Lvlm, folder: Path) -> Lvlm:
+    """The model with its vocabulary matrix (and the input embeddings, where they are the same) elsewhere."""
+    model = plain.model
+    matrices = [model.get_output_embeddings()]
+    if matrices[0].weight is model.get_input_embeddings().weight:
+        matrices.append(model.get_input_embeddings())
+    moved = [name for name, part in model.named_modules() if any(part is matrix for matrix in matrices)]
+    names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    places = {name: "cpu" for name in names if not name.startswith(tuple(moved))} | dict.fromkeys(moved, where)
+    return load_lvlm(folder, Loading(device_map=places))
+
+
+def save_tied(name: str, folder: Path) -> None:
+    torch.manual_seed(7)
+    model, processor = FAMILIES[name]()
+    model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = True
+    model.tie_weights()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"), [*((name, False) for name in FAMILIES), *((name, True) for name in ("gemma3", "qwen2_5_vl"))]
+)
+def test_decoders_with_the_vocabulary_matrix_on_the_disk(name, tied, tmp_path, monkeypatch):
+    """The last module, which DEVICE_MAP=auto offloads first; two blocks, since a pass renews what is offloaded."""
+    use(monkeypatch, Detector())
+    (save_tied if tied else save_tiny_family)(name, tmp_path)
+    plain = load_lvlm(tmp_path)
+    spread = with_matrix_on("disk", plain, tmp_path)
+    assert spread.model.get_output_embeddings().weight.device.type == "meta"
+    samples = [{"image_id": n} for n in range(2)]
+    methods = [[], *(PRESETS[preset] for preset in ("vcd_paper", "dola_repo"))]
+    methods += [Decoding("halc", halc.decode, HalcSettings("scripted", "scripted"))]
+    methods += [Decoding("dola", PRESETS["dola_repo"].decode, DolaSettings())]
+    for method in methods:
+        for images in (SHOWN[:2], SHOWN[2:]):
+            asked = (samples, images, method, "describe", 3)
+            assert answer_samples(spread, *asked)[0] == answer_samples(plain, *asked)[0], method
+    assert candidate_layers(spread.model, DolaSettings()) == candidate_layers(plain.model, DolaSettings())
+    assert (candidate_layers(spread.model, DolaSettings())[0] == 2) == tied
 
 
 def test_the_environment_says_how(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """HALC's parts: boxes by hand, contrast by loops, words by a table, detectors and scorers on random models."""
 
+import json
 import math
 import random
 from random import Random
@@ -198,6 +199,34 @@ def test_scores_equal_single_forwards(kind, tmp_path):
                 expected = torch.cosine_similarity(text_vector, image_vector, 0) * scorer.model.logit_scale.exp()
         assert score == pytest.approx(float(expected), abs=1e-5)
     assert len({round(score, 4) for score in scores}) == 3
+
+
+@pytest.mark.parametrize("kind", ["blip", "clip"])
+@pytest.mark.parametrize("limited", [True, False], ids=["tokenizer's limit", "model's limit"])
+def test_long_captions_are_scored_by_their_end(kind, limited, tmp_path):
+    """Both models read 40 tokens, two of them marks: the sentence of the word, or its last 38 words."""
+    {"blip": save_tiny_blip, "clip": save_tiny_clip}[kind](tmp_path)
+    if not limited:
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"model_max_length": None}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    scorer, image = load_scorer(HalcSettings(scorer=str(tmp_path))), noise_image(3)
+    assert scorer.longest == 40
+    before = " ".join(["the dog and a cat of the table"] * 6)  # 48 words
+    fitting = " ".join(before.split()[:30])
+    words = ["fork", "vase", "person"]
+    cases = {
+        f"{before}. the cat and a ": "the cat and a ",
+        f"{before}.\n\nthe cat and a ": "the cat and a ",
+        f"a dog. {before} a ": " ".join(before.split()[-36:]) + " a ",
+        f"{fitting}. a ": f"{fitting}. a ",  # there is room for all of it
+    }
+    for given, read in cases.items():
+        scores = scorer.score(image, [given + word for word in words])
+        assert scores == pytest.approx([scorer.score(image, [read + word])[0] for word in words], abs=1e-5)
+        assert len({round(score, 4) for score in scores}) == 3
+        assert scorer.score(image, [given + word for word in words[::-1]]) == pytest.approx(scores[::-1], abs=1e-5)
+    one_fits = [" ".join(["cat"] * 36) + ". dog", " ".join(["cat"] * 36) + ". a dog"]  # 40 and 41 tokens
+    assert scorer.score(image, one_fits) == pytest.approx(scorer.score(image, ["dog", "a dog"]), abs=1e-5)
 
 
 def test_minis_eye():

@@ -1,5 +1,6 @@
 """How well texts fit an image: BLIP's image-text matching, CLIP, or on mini what its own vision tower sees."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +15,16 @@ from baselines.halc.settings import HalcSettings
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.without_code import from_folder
 
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
 
 class Scorer(Protocol):
     def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
-        """One number per text, larger for a better fit; comparable for texts about one image."""
+        """One number per text, larger for a better fit; comparable for the texts of one call.
+
+        Args:
+            texts: captions up to the word that is being chosen, which differ in that word.
+        """
 
 
 def load_scorer(settings: HalcSettings) -> Scorer:
@@ -32,6 +39,9 @@ def load_scorer(settings: HalcSettings) -> Scorer:
 
 class ImageTextMatcher:
     """BLIP's probability that image and text match, or CLIP's similarity.
+
+    Where a caption is longer than the model can read (77 tokens for CLIP), the sentence that holds the word is scored,
+    or the last tokens of a sentence that is too long itself.
 
     Differs: the code scores by a `BlipModel` filled from a captioning checkpoint, which has no text tower: its texts
     are scored by random weights.
@@ -48,11 +58,16 @@ class ImageTextMatcher:
             raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = from_folder(AutoProcessor, path)
+        self.tokenizer = self.processor.tokenizer
+        self.tokenizer.truncation_side = "left"  # the word stands at the end
+        self.longest = min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
 
     @torch.no_grad()
     def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
-        inputs = self.processor(images=image, text=list(texts), padding=True, truncation=True, return_tensors="pt")
-        inputs = inputs.to(self.model.device)
+        if max(map(len, self.tokenizer(list(texts), verbose=False).input_ids)) > self.longest:
+            texts = [SENTENCE_END.split(text.strip())[-1] for text in texts]
+        cut = {"padding": True, "truncation": True, "max_length": self.longest}
+        inputs = self.processor(images=image, text=list(texts), return_tensors="pt", **cut).to(self.model.device)
         if self.kind == "clip":
             return self.model(**inputs).logits_per_image[0].tolist()
         inputs["pixel_values"] = inputs["pixel_values"].expand(len(texts), -1, -1, -1)

@@ -79,12 +79,10 @@ class ChatFamily:
 
 
 def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -> PreTrainedModel:
-    """The model with all of its weights, which decodes without a repetition penalty.
+    """The model with all of its weights.
 
     Raises:
         ValueError: weights that are missing or of another shape, of which transformers only warns, or a damaged file.
-    Differs: Qwen2.5-VL's generation settings ask for a penalty of 1.05, under which a caption is no longer the most
-        likely words, and attribution would measure others than those that decided.
     """
     try:
         model, report = from_folder(
@@ -99,7 +97,6 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
         left_over = report["unexpected_keys"]  # harmless alone: parts that transformers' model does without
         wrong = {"missing": report["missing_keys"], "left over": left_over, "of another shape": shapes}
         refuse_wrong_weights(path, wrong)
-    model.generation_config.repetition_penalty = None
     return model
 
 

@@ -27,6 +27,7 @@ from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
+from llava_hh.models.token_ids import generation_config
 from llava_hh.models.weight_files import check_files, weight_files
 
 DESCRIBE = "Please describe this image in detail."
@@ -53,6 +54,9 @@ class Family(Protocol):
     One that knows where in the picture an image's tokens look has
     `image_grid(processor, image, inputs, n_tokens) -> ImageGrid` as well.
     One whose weights may lie in other files than its folder's own has `stored_tensors(path) -> list[StoredTensor]`.
+    One whose pixel_values are not an entry per image or tile, each (channel, height, width), has
+    `image_pixels(processor, inputs) -> (pixels, lengths)` as well: a view of them as (frame, entry, channel, height,
+    width), frames of one entry being alike; and how many entries each image has.
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
@@ -279,7 +283,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     loading = Loading.from_environment() if loading is None else loading
     check_files(path)
     try:
-        model, processor = family.load(path, **loading.options())
+        model, processor = family.load(path, generation_config=generation_config(path), **loading.options())
         lvlm = Lvlm(model.eval(), processor, family)
         _try_out(lvlm)
     except Exception as error:  # whatever transformers says of a file that is not as it expects
@@ -293,15 +297,10 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
 
 
 def _try_out(lvlm: Lvlm) -> None:
-    """Prepare two images and questions, so that a damaged processor or generation_config shows before the work.
+    """Prepare two images and questions, so that a damaged processor shows before the work.
 
     The questions differ in length, so that the padding token is among their ids.
     """
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(lvlm.model.generation_config, name)
-        ids = value if isinstance(value, list) else [value]
-        if any(number is not None and (type(number) is not int or not 0 <= number < 2**31) for number in ids):
-            raise ValueError(f"generation_config.json: {name} is {value!r}; expected token ids")
     for name in ("patch_size", "num_additional_image_tokens"):  # a huge one would write that many image tokens
         value = getattr(lvlm.processor, name, None)
         if value is not None and (type(value) is not int or not 0 <= value < 1000):

@@ -33,6 +33,7 @@ from llava_hh.models.minigpt4_model import (
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
+from llava_hh.models.token_ids import generation_config
 from llava_hh.models.weight_files import (
     UNREADABLE,
     StoredTensor,
@@ -88,7 +89,6 @@ def assemble(
     model = MiniGpt4ForConditionalGeneration.from_pretrained(
         None, config=config, state_dict=weights, trust_remote_code=False, dtype=language.dtype, **options
     )
-    # greedy, while Llama-2-chat's own settings sample
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=language.generation_config.eos_token_id,
@@ -175,6 +175,7 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     try:
         options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa", "output_loading_info": True}
+        options["generation_config"] = generation_config(folder)
         model, report = from_folder(LlamaForCausalLM, folder, **options)
     except UNREADABLE as error:
         raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from llava_hh.files import read_json, refuse_pointer
+from llava_hh.models.token_ids import read_token_ids
 from llava_hh.models.weight_files import refuse_adapter
 from llava_hh.models.without_code import from_folder
 
@@ -205,9 +206,9 @@ def build_processor(
 
 
 def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> GenerationConfig:
-    """How an answer ends: by the folder's generation_config.json (its settings for sampling are left) and tokenizer."""
+    """How an answer ends: by the folder's generation_config.json and tokenizer."""
     path = folder / "generation_config.json"
-    said = read_json(path).get("eos_token_id") if path.is_file() else None
+    said = read_token_ids(path)["eos_token_id"] if path.is_file() else None
     ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -3,6 +3,7 @@
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
+    ProcessorMixin,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen3VLForConditionalGeneration,
@@ -22,6 +23,16 @@ class Qwen25VL(ChatFamily):
         if "pixel_values" not in inputs:
             return inputs
         return inputs | {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
+
+    def image_pixels(self, processor: ProcessorMixin, inputs: dict[str, Tensor]) -> tuple[Tensor, list[int]]:
+        """The patches of all images, (frame, patch, channel, height, width), and how many patches each image has.
+
+        An image is a film of frames alike, as long as the model's patches are deep. The pixels are a view.
+        """
+        images = processor.image_processor
+        frames = (-1, images.temporal_patch_size, images.patch_size, images.patch_size)
+        pixels = inputs["pixel_values"].unflatten(1, frames).movedim(2, 0)
+        return pixels, inputs["image_grid_thw"].prod(1).tolist()
 
 
 class Qwen3VL(Qwen25VL):

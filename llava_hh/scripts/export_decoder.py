@@ -22,13 +22,15 @@ tags: [custom_generate]
 # AD-HH: adaptive deactivation of hallucination heads
 
 ```python
-ids = model.generate(**inputs, custom_generate="{folder}", trust_remote_code=True, max_new_tokens=128)
+settings = {{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": 128}}
+ids = model.generate(**inputs, custom_generate="{folder}", trust_remote_code=True, **settings)
 ```
 
 runs `custom_generate/generate.py` of this folder; read it first, for that is what `trust_remote_code` asks of you. It
 needs torch and transformers alone. {n_heads} heads, threshold {threshold}; `heads=[[layer, head], ...]` and
 `threshold=` change them for one call. The list stands in `heads.json` too. Pad batches on the left. The heads belong to
-the model that they were found on; on another one they are arbitrary.
+the model that they were found on; on another one they are arbitrary. `generate` takes every setting that the call does
+not name from the checkpoint's `generation_config.json`, with this folder as without it.
 """
 
 

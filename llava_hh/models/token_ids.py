@@ -1,0 +1,48 @@
+"""What a checkpoint says about decoding: token ids alone. How to decode is for the method to say, not for a file."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from llava_hh.files import read_json
+
+# field: whether it may be one id, whether it may be a list, and what is expected
+FORMS = {
+    "bos_token_id": (True, False, "a token id"),
+    "eos_token_id": (True, True, "token ids"),
+    "pad_token_id": (True, False, "a token id"),
+    "suppress_tokens": (False, True, "a list of token ids"),
+}
+
+
+def generation_config(folder: Path) -> GenerationConfig:
+    """The token ids of a folder's generation_config.json, or of its config.json where the former is missing.
+
+    Raises:
+        ValueError: ids that cannot be, in one line that names the file and the field.
+    Differs: `generate` follows everything that these files ask for, such as beams, penalties (Qwen2.5-VL's repetition
+        penalty of 1.05), sampling or a cache that is off. Greedy decoding would be another method on each model, and
+        attribution would measure other probabilities than those that decided.
+    """
+    path = folder / "generation_config.json"
+    return GenerationConfig(**read_token_ids(path if path.is_file() else folder / "config.json"))
+
+
+def read_token_ids(path: Path) -> dict[str, Any]:
+    """The fields of FORMS in a JSON file, None where it has none; those of a text_config where its top has none.
+
+    Raises:
+        ValueError: as `generation_config`.
+    """
+    fields = read_json(path)
+    text = fields.get("text_config")
+    inner = text if isinstance(text, dict) else {}
+    found = {}
+    for name, (single, several, expected) in FORMS.items():
+        value = inner.get(name) if fields.get(name) is None else fields[name]
+        ids = value if several and isinstance(value, list) else [value] if single else [None]
+        if value is not None and not all(type(number) is int and 0 <= number < 2**31 for number in ids):
+            raise ValueError(f"{path}: {name} is {value!r}; expected {expected}")
+        found[name] = value
+    return found
