@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,11 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """Write a JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a JSON-lines file atomically, row by row."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,11 +72,22 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with part_of(path) as part:
             yield part
+            flush(part)
             os.replace(part, path)
+            flush(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(_in_words(path, error)) from None
+
+
+def flush(path: Path) -> None:
+    """See that a file, or the names in a folder, are on the disk, so that a lost machine loses neither."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def refuse_foreign(path: Path) -> None:

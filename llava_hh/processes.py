@@ -1,16 +1,23 @@
 """The processes of one run, as the launcher started them."""
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from itertools import count
 from pathlib import Path
+from threading import Thread, Timer
+from typing import Any
 
 from llava_hh.locks import hold
 
 LONGEST = timedelta(days=30)
+LOOK_EVERY = 5.0  # seconds between looks whether the launcher lives
+SAY_AFTER = 20.0  # seconds of waiting after which it is said for whom
 _numbers = count()  # of the folders that this process has opened; the same in every process of a run
 
 
@@ -32,8 +39,34 @@ class Processes:
             from torch import distributed  # scripts that never wait do without torch
 
             if not distributed.is_initialized():
-                distributed.init_process_group("gloo", timeout=LONGEST)
+                with self._saying("the others to start"):
+                    distributed.init_process_group("gloo", timeout=LONGEST)
             distributed.barrier()
+
+    def exchange(self, text: str) -> list[str]:
+        """The text of every process, by rank, for all of them; by the launcher's store, as `hold`."""
+        if self.count == 1:
+            return [text]
+        store, key = self._store(), f"llava_hh: exchange {next(_numbers)}"
+        store.set(f"{key} {self.rank}", text)
+        return [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
+
+    def _store(self) -> Any:
+        with self._saying("the others to start"):
+            return _launchers_store(self.rank, self.count)
+
+    @contextmanager
+    def _saying(self, whom: str) -> Iterator[None]:
+        """Print a line where the context stays open for long."""
+        where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+        text = f"process {self.rank} of {self.count} waits for {whom} at {where}"
+        timer = Timer(SAY_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def gather(self, text: str) -> list[str]:
         """The text of every process, by rank, for all of them."""
@@ -64,10 +97,7 @@ class Processes:
             with hold(folder):
                 yield
             return
-        from torch import distributed
-
-        store, _, _ = next(distributed.rendezvous("env://", self.rank, self.count, timeout=LONGEST))
-        key = f"llava_hh: folder {next(_numbers)}"
+        store, key = self._store(), f"llava_hh: folder {next(_numbers)}"
         if not self.is_main:
             try:
                 is_held = store.get(key) == b"held"
@@ -87,5 +117,50 @@ class Processes:
 
 
 def processes() -> Processes:
-    """What the launcher (accelerate launch, torchrun) says of this process; alone without one."""
-    return Processes(rank=int(os.environ.get("RANK", 0)), count=int(os.environ.get("WORLD_SIZE", 1)))
+    """What the launcher (accelerate launch, torchrun) says of this process; alone without one.
+
+    Raises:
+        ValueError: a rank without the number of processes, or numbers that do not fit together.
+    """
+    rank, count = (os.environ.get(name) or None for name in ("RANK", "WORLD_SIZE"))
+    if rank is None and count is None:
+        return Processes(0, 1)
+    if not all(text is not None and text.isascii() and text.isdigit() for text in (rank, count)) or int(rank) >= int(
+        count
+    ):
+        raise ValueError(
+            f"RANK={rank or ''} WORLD_SIZE={count or ''}: expected both, as a launcher sets them: a rank from 0 to "
+            "WORLD_SIZE - 1; unset both for one process"
+        )
+    team = Processes(int(rank), int(count))
+    if team.count > 1:
+        _end_with_launcher()
+    return team
+
+
+@cache
+def _launchers_store(rank: int, count: int) -> Any:
+    from torch import distributed
+
+    return next(distributed.rendezvous("env://", rank, count, timeout=LONGEST))[0]
+
+
+@cache
+def _end_with_launcher() -> None:
+    """End this process soon after the launcher that started it is gone: the others may have gone with it.
+
+    A rank that waits for a dead one would hold its folder for ever.
+    """
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(LOOK_EVERY)
+        print(
+            f"error: the launcher (process {launcher}) is gone; give the same command again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()

@@ -1,32 +1,26 @@
-"""A run's folder: provenance, fixed blocks that a rerun skips and several processes share, atomic files.
-
-Under `accelerate launch` every process runs the whole script. Blocks are dealt to them by number, each process writes
-the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
-"""
+"""A run's folder: settings that it is held to, provenance, and several processes that agree on both."""
 
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from safetensors.numpy import load_file
-from tqdm import tqdm
-
-from llava_hh.files import is_ours, read_json, refuse_foreign, sha256, write_json, write_rows, write_tensors, write_text
+from llava_hh.blocks import Run
+from llava_hh.files import is_ours, read_json, refuse_foreign, write_json
 from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
+from llava_hh.settings import Settings, differences
 
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
-BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
+PREPARED = ("run.json", "ground_truth.json")  # files that stand in a folder before any work is finished
+MADE_BY = ("commit", "dirty", "versions", "machine")
+SHARED_WITHIN = 10.0  # seconds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
@@ -36,22 +30,6 @@ def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
     first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
     parts = team.gather(json.dumps(work(items[first:last])))
     return [result for part in parts for result in json.loads(part)]
-
-
-def describe_model(path: Path) -> dict:
-    """What tells two checkpoints apart without reading gigabytes: the config's hash, weight files and their sizes.
-
-    Where a config.json names `parts` (files and folders elsewhere, see `llava_hh.models.minigpt4_checkpoint`), weight
-    files are those.
-    """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
-    parts = read_json(path / "config.json").get("parts")
-    places = [path, *(path / str(part) for part in (parts if isinstance(parts, dict) else {}).values())]
-    weights = sorted(file for place in places for file in [place, *place.glob("*")] if file.suffix in WEIGHT_SUFFIXES)
-    sizes = {file.name: file.stat().st_size for file in weights}
-    return {"config_sha256": sha256(path / "config.json"), "weights": sizes}
 
 
 def provenance() -> dict:
@@ -87,118 +65,6 @@ def provenance() -> dict:
         "processes": processes().count,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
     }
-
-
-@dataclass(frozen=True)
-class Run:
-    """The folder of one run. `start_run` makes it."""
-
-    folder: Path
-
-    def blocks(self, samples: Sequence[dict], size: int, label: str) -> Iterator[tuple[int, Sequence[dict]]]:
-        """Yield (number, samples) of this process's blocks that are not finished, with a progress bar over samples.
-
-        Process r of n has the blocks r, r + n, r + 2n, ... When the loop is over, every process's blocks are finished,
-        and blocks left over from a run over more samples are gone.
-
-        Args:
-            samples: each with an `image_id`; block n is samples[n * size : (n + 1) * size], whatever was done before.
-        """
-        team = processes()
-        n_blocks = -(-len(samples) // size)
-        own = range(team.rank, n_blocks, team.count)
-        total = sum(len(samples[number * size : (number + 1) * size]) for number in own)
-        with tqdm(total=total, desc=label, unit="image", disable=not team.is_main) as bar:
-            for number in own:
-                block = samples[number * size : (number + 1) * size]
-                if not self._is_finished(number, block):
-                    yield number, block
-                bar.update(len(block))
-        team.wait()
-        if team.is_main:
-            self._drop_blocks_after(n_blocks)
-        team.wait()
-
-    def finish_block(
-        self,
-        number: int,
-        samples: Sequence[dict],
-        rows: list[dict],
-        arrays: dict | None = None,
-        seconds: float | None = None,
-        image_sha256: Sequence[str] | None = None,
-        sub_batch: int | None = None,
-    ) -> None:
-        """Keep the rows (and arrays, stacked along dimension 0) of a block; it counts as finished from here on.
-
-        Args:
-            seconds: what the block took, for those who compare times; kept beside the rows, not in them.
-            image_sha256: of each row's image file, for those who compare runs; kept beside the rows as well.
-            sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
-        """
-        if arrays:
-            write_tensors(self._block(number, "safetensors"), arrays)
-        content = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
-        if seconds is not None:
-            content["seconds"] = round(seconds, 6)
-        if image_sha256 is not None:
-            content["image_sha256"] = list(image_sha256)
-        if sub_batch is not None:
-            content["sub_batch"] = sub_batch
-        write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
-
-    def finished_blocks(self) -> Iterator[dict]:
-        """The finished blocks in order: image_ids, rows and, where they were given, seconds and image_sha256."""
-        return map(_read_block, self._own_blocks("json"))
-
-    def finished_rows(self) -> list[dict]:
-        """The rows of all finished blocks, in order."""
-        return [row for block in self.finished_blocks() for row in block["rows"]]
-
-    def finished_arrays(self) -> Iterator[dict]:
-        """The arrays of all finished blocks that have some, in order, one block at a time."""
-        return map(load_file, self._own_blocks("safetensors"))
-
-    def write_rows(self, name: str) -> None:
-        """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
-        if processes().is_main:
-            write_rows(self.folder / name, self.finished_rows())
-
-    def _drop_blocks_after(self, count: int) -> None:
-        """Delete blocks from number `count` on, and what a killed process was writing; name the files of others."""
-        drop_parts(self._blocks_folder)
-        own = self._own_blocks("json") + self._own_blocks("safetensors")
-        for path in own:
-            if int(path.stem) >= count:
-                path.unlink()
-        seen = (path for path in self._blocks_folder.glob("*") if not path.name.startswith("."))
-        if others := sorted(path.name for path in set(seen) - set(own)):
-            names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
-            tqdm.write(f"warning: {self._blocks_folder}: {names}: no run of ours wrote it; left alone", file=sys.stderr)
-
-    def _own_blocks(self, ending: str) -> list[Path]:
-        """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""
-        files = (path for path in self._blocks_folder.glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
-        return sorted((path for path in files if path.is_file()), key=lambda path: int(path.stem))
-
-    @property
-    def _blocks_folder(self) -> Path:
-        return self.folder / "blocks"
-
-    def _block(self, number: int, ending: str) -> Path:
-        return self._blocks_folder / f"{number:05d}.{ending}"
-
-    def _is_finished(self, number: int, samples: Sequence[dict]) -> bool:
-        path = self._block(number, "json")
-        return path.is_file() and _read_block(path)["image_ids"] == [sample["image_id"] for sample in samples]
-
-
-def _read_block(path: Path) -> dict:
-    block = read_json(path)
-    ids, rows = block.get("image_ids"), block.get("rows")
-    if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
-    return block
 
 
 def make_folder(folder: Path) -> None:
@@ -238,11 +104,13 @@ def _try_writing(folder: Path) -> None:
     drop_parts(folder)
 
 
-def begun_run(folder: Path, settings: dict) -> dict | None:
+def begun_run(folder: Path, settings: Settings) -> dict | None:
     """The run.json of a folder in which a run was begun with these settings, None where none was.
 
+    A run that finished nothing binds nothing: where no result lies beside it, its run.json counts as none.
+
     Raises:
-        ValueError: it was begun with others; names those that differ. `limit` may differ.
+        ValueError: it was begun with others; names those that differ.
     """
     record = folder / "run.json"
     if not record.exists():
@@ -251,37 +119,89 @@ def begun_run(folder: Path, settings: dict) -> dict | None:
     seconds = before.get("seconds", "")
     if not isinstance(before.get("settings"), dict) or not isinstance(seconds, float | int | None):
         raise ValueError(f"{record}: not that of a run, it is damaged; delete it to begin with the finished blocks")
-    old, settings = before["settings"], json.loads(json.dumps(settings))
-    changed = [name for name in sorted({*old, *settings} - {"limit"}) if old.get(name) != settings.get(name)]
-    if changed:
-        what = "; ".join(f"{name} was {old.get(name)!r}, is {settings.get(name)!r}" for name in changed)
-        raise ValueError(f"{record}: begun with other settings: {what}. Choose another --out or delete the folder")
+    if changed := differences(before["settings"], settings):
+        if not any(_is_result(path) for path in folder.rglob("*")):
+            return None
+        raise ValueError(
+            f"{record}: begun with other settings: {'; '.join(changed)}. Choose another --out or delete the folder"
+        )
     return before
 
 
-@contextmanager
-def start_run(folder: Path, settings: dict, manifest: Sequence[int] = ()) -> Iterator[Run]:
-    """Open the folder of a run, held against other runs until the block is left.
+def _is_result(path: Path) -> bool:
+    """Whether a file in a run's folder is work that another run would mix with its own."""
+    return path.is_file() and not path.name.startswith(".") and path.name not in PREPARED
 
-    Its run.json holds settings, provenance, the image ids and, at the end, the seconds.
+
+@contextmanager
+def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) -> Iterator[Run]:
+    """Open the folder of a run, held against other runs until the context is left.
+
+    Its run.json holds settings, provenance, the image ids and, at the end, the seconds and by what each block was made.
 
     Args:
-        settings: whatever decides the result, JSON-ready. A folder begun with others is refused; `limit` may change,
-            and so may the number of processes.
+        settings: a folder with results of others is refused. Free fields may differ, and the number of processes.
     Raises:
-        ValueError: naming the settings that differ.
-        OSError: the folder cannot be written, or another run is in it.
+        ValueError: naming the settings that differ, from those of the folder or between processes.
+        OSError: the folder cannot be written, another run is in it, or the processes do not share it.
     """
     make_folder(folder)
     record = folder / "run.json"
-    main = processes().is_main
-    with processes().hold(folder):
+    team = processes()
+    with team.hold(folder):
+        agree(folder, settings)
         before = begun_run(folder, settings)
         spent = (before and before["seconds"]) or 0.0
-        content = {"settings": settings, **provenance(), "image_ids": list(manifest), "seconds": spent or None}
-        if main:
+        made_by = provenance()
+        content = {"settings": settings.record(), **made_by, "image_ids": list(manifest), "seconds": spent or None}
+        if team.is_main:
             write_json(record, content)
         begun = time.monotonic()
-        yield Run(folder)
-        if main:
-            write_json(record, {**content, "seconds": round(spent + time.monotonic() - begun, 1)})
+        run = Run(folder, {name: made_by[name] for name in MADE_BY})
+        yield run
+        if team.is_main:
+            seconds = round(spent + time.monotonic() - begun, 1)
+            write_json(record, {**content, "seconds": seconds, "made": run.provenance_of_blocks()})
+
+
+def agree(folder: Path, settings: Settings) -> None:
+    """See that all processes of a run have the same settings and the same folder, before any work.
+
+    Raises:
+        ValueError: other settings in some process.
+        OSError: some process writes into another folder.
+    """
+    team = processes()
+    if team.count == 1:
+        return
+    mark = folder / f".rank_{team.rank}_of_{team.count}"
+    mark.write_text("")
+    try:
+        own = {"settings": settings.record(), "host": platform.node()}
+        others = [json.loads(text) for text in team.exchange(json.dumps(own))]
+        for rank, other in enumerate(others):
+            if changed := differences(other["settings"], settings):
+                raise ValueError(
+                    f"process {rank} on {other['host']} has other settings than process {team.rank} here: "
+                    f"{'; '.join(changed)}. All processes need the same flags, variables and files"
+                )
+        unseen = [rank for rank in range(team.count) if not _appears(folder / f".rank_{rank}_of_{team.count}")]
+        if any(json.loads(text) for text in team.exchange(json.dumps(unseen))):
+            named = ", ".join(f"{rank} on {others[rank]['host']}" for rank in unseen) or "another one"
+            raise OSError(
+                f"{folder}: not the same folder in all processes (see process {named}); share it, or choose another"
+            )
+    finally:
+        team.exchange("")  # every process has looked
+        mark.unlink(missing_ok=True)
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there; a shared file system may show it late."""
+    begun = time.monotonic()
+    while not path.exists():
+        if time.monotonic() - begun > SHARED_WITHIN:
+            return False
+        os.listdir(path.parent)  # renews what the client of a network file system has kept
+        time.sleep(0.1)
+    return True

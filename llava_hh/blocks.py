@@ -1,0 +1,257 @@
+"""The blocks of a run: fixed by number, skipped when finished, shared by several processes, merged in order.
+
+Under `accelerate launch` every process runs the whole script. Blocks are dealt to them by number, each process writes
+the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from tqdm import tqdm
+
+from llava_hh.files import read_json, sha256, write_rows, write_tensors, write_text
+from llava_hh.parts import drop_parts
+from llava_hh.processes import processes
+
+BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
+PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
+
+
+@dataclass
+class Run:
+    """The folder of one run. `start_run` makes it.
+
+    Attributes:
+        made: what the blocks of this process are made by (commit, versions, machine); it stands in each of them.
+        samples, size: what `blocks` was called with last: results are those of these samples alone.
+    """
+
+    folder: Path
+    made: dict[str, Any] | None = None
+    samples: Sequence[dict] | None = field(default=None, init=False)
+    size: int = field(default=0, init=False)
+    image_of: Callable[[dict], Path] | None = field(default=None, init=False)
+
+    def blocks(
+        self, samples: Sequence[dict], size: int, label: str, image_of: Callable[[dict], Path] | None = None
+    ) -> Iterator[tuple[int, Sequence[dict]]]:
+        """Yield (number, samples) of this process's blocks that are not finished, with a progress bar over samples.
+
+        Process r of n has the blocks r, r + n, r + 2n, ... When the loop is over, all blocks of all processes are
+        there. A block that was finished over more samples than are asked for now counts as finished.
+
+        Args:
+            samples: each with an `image_id`; block n is samples[n * size : (n + 1) * size], whatever was done before.
+            image_of: the image file of a sample. Its sha256 is kept, and a finished block whose image has changed is
+                refused.
+        Raises:
+            ValueError: an image has changed since its block was made.
+            OSError: a block of another process is not there.
+        """
+        self.samples, self.size, self.image_of = samples, size, image_of
+        team = processes()
+        own = range(team.rank, self.n_blocks, team.count)
+        if team.is_main:
+            self._name_others()
+        with tqdm(
+            total=sum(len(self._samples_of(number)) for number in own),
+            desc=label,
+            unit="image",
+            disable=not team.is_main,
+        ) as bar:
+            for number in own:
+                block = self._samples_of(number)
+                if not self._is_finished(number):
+                    yield number, block
+                bar.update(len(block))
+        team.wait()
+        if team.is_main:
+            self._see_all_blocks()
+        team.wait()
+
+    def finish_block(
+        self,
+        number: int,
+        samples: Sequence[dict],
+        rows: list[dict],
+        arrays: dict | None = None,
+        seconds: float | None = None,
+        sub_batch: int | None = None,
+        of_block: dict | None = None,
+    ) -> None:
+        """Keep the rows of a block, and arrays with an entry for each row; it counts as finished from here on.
+
+        Args:
+            of_block: arrays of the block as a whole.
+            seconds: what the block took, for those who compare times; kept beside the rows, not in them.
+            sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
+        """
+        if named := {**(arrays or {}), **(of_block or {})}:
+            write_tensors(self._block(number, "safetensors"), named)
+        content: dict[str, Any] = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
+        if named:
+            content |= {"arrays": sorted(arrays or ()), "of_block": sorted(of_block or ())}
+        if seconds is not None:
+            content["seconds"] = round(seconds, 6)
+        if self.image_of is not None:
+            content["image_sha256"] = [_sha256_or_none(self.image_of(sample)) for sample in samples]
+        if sub_batch is not None:
+            content["sub_batch"] = sub_batch
+        if self.made is not None:
+            content["made"] = self.made
+        write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks the samples make; before `blocks` was called, how many lie in the folder."""
+        if self.samples is None:
+            return 1 + max((int(path.stem) for path in self._own_files("json")), default=-1)
+        return -(-len(self.samples) // self.size)
+
+    def finished_blocks(self) -> Iterator[dict]:
+        """The finished blocks in order: image_ids, rows and what else `finish_block` was given, cut to the samples."""
+        for number in range(self.n_blocks):
+            path = self._block(number, "json")
+            if self.samples is not None or path.is_file():
+                yield self._cut(number, _read_block(path))[0]
+
+    def finished_rows(self) -> list[dict]:
+        """The rows of all finished blocks, in order."""
+        return [row for block in self.finished_blocks() for row in block["rows"]]
+
+    def finished_arrays(self) -> Iterator[dict]:
+        """The arrays of all finished blocks that have some, in order, one block at a time."""
+        for number in range(self.n_blocks):
+            path = self._block(number, "safetensors")
+            if path.is_file():
+                block, kept = self._cut(number, _read_block(self._block(number, "json")))
+                arrays = _read_arrays(path)
+                whole = block.get("of_block", ())
+                yield (
+                    arrays
+                    if kept is None
+                    else {name: array if name in whole else array[kept] for name, array in arrays.items()}
+                )
+
+    def write_rows(self, name: str) -> None:
+        """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
+        if processes().is_main:
+            write_rows(self.folder / name, (row for block in self.finished_blocks() for row in block["rows"]))
+
+    def provenance_of_blocks(self) -> list[dict]:
+        """By what the blocks were made (commit, versions, machine), each with their numbers."""
+        found: dict[str, dict] = {}
+        for number in range(self.n_blocks):
+            made = _read_block(self._block(number, "json")).get("made")
+            key = json.dumps(made, sort_keys=True)
+            found.setdefault(key, {**(made or {}), "blocks": []})["blocks"].append(number)
+        return list(found.values())
+
+    def _samples_of(self, number: int) -> Sequence[dict]:
+        return self.samples[number * self.size : (number + 1) * self.size]
+
+    def _cut(self, number: int, block: dict) -> tuple[dict, list[int] | None]:
+        """A block with the rows of the samples that are asked for, and their indices; None where it is all of it."""
+        ids = block["image_ids"]
+        if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
+            return block, None
+        kept = [index for index, row in enumerate(block["rows"]) if row["image_id"] in wanted]
+        rows = [block["rows"][index] for index in kept]
+        digests = {"image_sha256": block["image_sha256"][: len(wanted)]} if "image_sha256" in block else {}
+        return {**block, "image_ids": ids[: len(wanted)], "rows": rows, **digests}, kept
+
+    def _ids_of(self, number: int) -> list:
+        return [sample["image_id"] for sample in self._samples_of(number)]
+
+    def _is_finished(self, number: int) -> bool:
+        """Whether a block is there as a whole, of these samples and of images that have not changed."""
+        path = self._block(number, "json")
+        if not path.is_file():
+            return False
+        block, wanted = _read_block(path), self._ids_of(number)
+        if block["image_ids"][: len(wanted)] != wanted:
+            return False
+        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(number, named):
+            return False
+        if self.image_of is not None:
+            for sample, before in zip(self._samples_of(number), block.get("image_sha256", ()), strict=False):
+                if before is not None and before != _sha256_or_none(image := self.image_of(sample)):
+                    raise ValueError(
+                        f"{image}: changed since {path} was made of it; choose another --out or delete the folder"
+                    )
+        return True
+
+    def _has_arrays(self, number: int, names: set[str]) -> bool:
+        try:
+            return names == {*_read_arrays(self._block(number, "safetensors"))}
+        except (OSError, ValueError):
+            return False
+
+    def _see_all_blocks(self) -> None:
+        """See that every block is there, before they are merged; a shared file system may show one late.
+
+        Raises:
+            OSError: one is not, or it is of other samples.
+        """
+        for number in range(self.n_blocks):
+            path, begun, wanted = self._block(number, "json"), time.monotonic(), self._ids_of(number)
+            while not path.is_file() or _read_block(path)["image_ids"][: len(wanted)] != wanted:
+                if time.monotonic() - begun > PATIENCE * (processes().count > 1):
+                    raise OSError(
+                        f"{path}: not there, or of other images, though all processes are done; do they all see this "
+                        "folder? give the same command again where they do"
+                    )
+                time.sleep(0.2)
+
+    def _name_others(self) -> None:
+        """Clear up what a killed process was writing; name the files of others."""
+        drop_parts(self._blocks_folder)
+        own = {*self._own_files("json"), *self._own_files("safetensors")}
+        seen = (path for path in self._blocks_folder.glob("*") if not path.name.startswith("."))
+        if others := sorted(path.name for path in set(seen) - own):
+            names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
+            tqdm.write(f"warning: {self._blocks_folder}: {names}: no run of ours wrote it; left alone", file=sys.stderr)
+
+    def _own_files(self, ending: str) -> list[Path]:
+        """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""
+        files = (path for path in self._blocks_folder.glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
+        return sorted((path for path in files if path.is_file()), key=lambda path: int(path.stem))
+
+    @property
+    def _blocks_folder(self) -> Path:
+        return self.folder / "blocks"
+
+    def _block(self, number: int, ending: str) -> Path:
+        return self._blocks_folder / f"{number:05d}.{ending}"
+
+
+def _read_block(path: Path) -> dict:
+    block = read_json(path)
+    ids, rows = block.get("image_ids"), block.get("rows")
+    if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
+    return block
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None
+
+
+def _sha256_or_none(path: Path) -> str | None:
+    """The sha256 of a file, None where it cannot be read, as an image that is left out."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
