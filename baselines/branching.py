@@ -10,6 +10,7 @@ from transformers.cache_utils import DynamicLayer
 
 from baselines.stepping import Stepper
 from llava_hh.attention import attention_modules
+from llava_hh.generation import CannotDecode
 from llava_hh.heads import Head
 from llava_hh.hooks import is_edited, observe
 from llava_hh.interventions import AttentionCall
@@ -27,13 +28,14 @@ class Branches(Stepper):
         inputs: as `Stepper`.
 
     Raises:
-        NotImplementedError: images that are read by cross-attention; a block of `intervene` that is open, since its
-            edits of a forward's last query would miss all tokens but one; on `step`, a cache that drops keys.
+        CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys.
+        NotImplementedError: a block of `intervene` that is open, since its edits of a forward's last query would miss
+            all tokens but one.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         if "cross_attention_mask" in inputs:
-            raise NotImplementedError("this model reads its image by cross-attention, not at positions of the prompt")
+            raise CannotDecode("this model reads its image by cross-attention, not at positions of the prompt")
         if is_edited(model):
             raise NotImplementedError("branches are not decoded inside intervene, whose edits are of one query a row")
         super().__init__(model, inputs)
@@ -53,7 +55,8 @@ class Branches(Stepper):
     def step(self, tokens: Tensor | None = None) -> Tensor:
         logits = super().step(tokens)
         if not all(type(layer) is DynamicLayer for layer in self._state["past_key_values"].layers):
-            raise NotImplementedError(f"branches need a cache that keeps every key; {self._state['past_key_values']}")
+            kinds = ", ".join(sorted({type(layer).__name__ for layer in self._state["past_key_values"].layers}))
+            raise CannotDecode(f"branches need a cache that keeps every key; this model's has {kinds}")
         return logits
 
     @contextmanager

@@ -1,12 +1,13 @@
 """Decoding methods compared on the same images, prompt and model: CHAIR, BLEU and time per generated token.
 
 Greedy decoding is always among them, as the reference. Everything that a method needs is tried out before any
-captioning. Writes a result folder per method, and summary.json, .md and .png; run it again to go on after a kill.
+captioning; a decoder that the model cannot have is left out, and the summary says why. Writes a result folder per
+method, and summary.json, .md and .png; run it again to go on after a kill.
 """
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sam
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json, write_text
-from llava_hh.generation import Decoding, Method, seconds_per_token
+from llava_hh.generation import CannotDecode, Decoding, Method, seconds_per_token
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.runs import Run, describe_model, processes
 
@@ -133,6 +134,30 @@ def entries_from_flags(
     return entries
 
 
+def leave_out(entries: dict[str, Entry], try_out: Callable[[str, Entry], object]) -> dict[str, str]:
+    """Take out the entries that this model cannot have, and say so.
+
+    Args:
+        try_out: lets one of them decode a token, by name.
+    Returns: by name, why.
+    Raises:
+        ValueError: nothing is left to compare with greedy decoding.
+    """
+    left_out = {}
+    for name in [*entries]:
+        try:
+            try_out(name, entries[name])
+        except CannotDecode as error:
+            left_out[name] = str(error)
+            del entries[name]
+            if processes().is_main:
+                print(f"left out: {name}: {error}", flush=True)
+    if left_out and entries.keys() == {"greedy"}:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise ValueError(f"--methods: this model can have none of them: {reasons}")
+    return left_out
+
+
 def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
     """BLEU-4 (a fraction), seconds per generated token, and these relative to greedy, of the finished runs in `out`.
 
@@ -152,10 +177,13 @@ def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
     return found
 
 
-def report(args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str, list], methods: dict) -> None:
+def report(
+    args: argparse.Namespace, evaluation: Evaluation, sentences: dict[str, list], methods: dict, left_out: dict
+) -> None:
     """Write the summary and its table, print the table and draw the figure."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
     settings = {**evaluation.settings([]), "split": args.split, "methods": methods}
+    settings |= {"left_out": left_out} if left_out else {}
     if {"adhh", "removal"} & sentences.keys():
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
     summary = compare(sentences, {"tfhh": [sentences[name] for name in seeds]} if seeds else {}, settings)
@@ -190,15 +218,14 @@ def main(argv: list[str] | None = None) -> None:
             # by config and sizes of files, the seeds of a fine-tuning look the same
             return replace(own.with_model(entry.checkpoint), extra={**own.extra, "checkpoint": str(entry.checkpoint)})
 
-        for name, entry in entries.items():
-            its_own(entry).try_out(entry.method, args.out / name)
+        left_out = leave_out(entries, lambda name, entry: its_own(entry).try_out(entry.method, args.out / name))
         sentences, methods = {}, {}
         for name, entry in entries.items():
             own = its_own(entry)
             sentences[name] = own.run(name, entry.method, args.out / name)
             methods[name] = own.settings(entry.method)
         if processes().is_main:
-            report(args, evaluation, sentences, methods)
+            report(args, evaluation, sentences, methods, left_out)
 
 
 if __name__ == "__main__":

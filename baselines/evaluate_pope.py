@@ -2,8 +2,9 @@
 
 The questions are random, popular and adversarial ones; of the official files (--questions), or made from the
 annotations. Answers are judged by their text, under three parsers, and by which of yes and no is likelier (not for
-decoders of baselines/). Greedy decoding is always among the methods, as the reference. Writes a folder per method and
-kind, and pope.json and .md; run it again to go on after a kill.
+decoders of baselines/). Greedy decoding is always among the methods, as the reference. Every method is tried out before
+the first question; a decoder that the model cannot have is left out, and pope.json says why. Writes a folder per method
+and kind, and pope.json and .md; run it again to go on after a kill.
 """
 
 import argparse
@@ -12,13 +13,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from baselines.evaluate import add_method_flags, check_flags, entries_from_flags
+from baselines.evaluate import Entry, add_method_flags, check_flags, entries_from_flags, leave_out
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import BY_LOGITS, POPE_FILE, table_of_pope
+from llava_hh.comparison import BY_LOGITS, POPE_FILE, note_of_left_out, table_of_pope
 from llava_hh.data.coco import load_annotations, sample_images
+from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
 from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
 from llava_hh.files import write_json, write_rows, write_text
+from llava_hh.generation import answer_samples
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
 from llava_hh.runs import processes, provenance, start_run
@@ -92,9 +95,22 @@ def main(argv: list[str] | None = None) -> None:
         questions = questions_of(args, evaluation)
         digest = {kind: hashlib.sha256(json.dumps(asked).encode()).hexdigest() for kind, asked in questions.items()}
         entries = entries_from_flags(args, evaluation, decoders)
+        first = next((question for asked in questions.values() for question in asked), None)
+        if first is None:
+            raise ValueError(f"--annotations {args.annotations}: no image with three objects to ask about")
+        image = load_image(image_path(args.image_folder, first["image"]))
+        prompt = first["text"] + SUFFIXES[args.suffix]
+
+        def its_own(entry: Entry) -> Evaluation:
+            return evaluation if entry.checkpoint is None else evaluation.with_model(entry.checkpoint)
+
+        left_out = leave_out(
+            entries,
+            lambda _, entry: answer_samples(its_own(entry).lvlm, [first], [image], entry.method, prompt, 1),
+        )
         answers: dict[str, dict[str, list]] = {}
         for name, entry in entries.items():
-            own = evaluation if entry.checkpoint is None else evaluation.with_model(entry.checkpoint)
+            own = its_own(entry)
             answers[name] = {}
             for kind, asked in questions.items():
                 settings = own.settings(entry.method) | {
@@ -120,6 +136,7 @@ def main(argv: list[str] | None = None) -> None:
             found = judge(answers)
             settings = {**evaluation.settings([]), "suffix": args.suffix, "questions": digest, "limit": limit}
             settings["methods"] = {name: describe_method(entry.method) for name, entry in entries.items()}
+            settings |= {"left_out": left_out} if left_out else {}
             path = args.out / POPE_FILE
             asked = {
                 kind: {"images": len({question["image"] for question in own}), "questions": len(own)}
@@ -130,6 +147,8 @@ def main(argv: list[str] | None = None) -> None:
             heads, rows = table_of_pope(content)
             lines = [heads, ["---"] * len(heads), *rows]
             table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+            if left_out:
+                table += f"\n{note_of_left_out(settings).strip()}\n"
             write_text(path.with_suffix(".md"), table)
             print(f"{table}{path}")
 

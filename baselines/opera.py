@@ -75,7 +75,7 @@ def decode(
     Raises:
         ValueError: an image_mask that doesn't fit the inputs, `max_new_tokens` below 1, more candidates than the
             vocabulary has.
-        NotImplementedError: as `Branches`.
+        CannotDecode, NotImplementedError: as `Branches`.
     Source: Huang et al., "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty
         and Retrospection-Allocation" (CVPR 2024), and its code.
     Differs: the code mixes the rows of a batch, and takes one image span for all. It computes in the model's

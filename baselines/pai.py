@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from baselines.settings import is_number, is_share, is_whole, require
 from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
 from llava_hh.attention import attention_modules
-from llava_hh.generation import DecodeContext
+from llava_hh.generation import CannotDecode, DecodeContext
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import BoostImageScores
@@ -65,7 +65,7 @@ def decode(
     Args and Returns: as `llava_hh.generation.Decoder`.
     Raises:
         ValueError: layers that the model does not have.
-        NotImplementedError: a model that reads its image by cross-attention, where there is no image-free twin.
+        CannotDecode: a model that reads its image by cross-attention, where there is no image-free twin.
     Source: Liu et al., "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in
         LVLMs" (ECCV 2024), and its code, which boosts the last query row alone and never the image-free prompt.
     Differs: the code takes one image span for the whole batch; ours is per row. With guidance, its scripts leave a
@@ -125,10 +125,10 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
 
     Returns: the inputs, and their image_mask, False in the twins.
     Raises:
-        NotImplementedError: images that are read by cross-attention.
+        CannotDecode: images that are read by cross-attention.
     """
     if "cross_attention_mask" in inputs:
-        raise NotImplementedError("PAI drops image positions; this model reads its image by cross-attention")
+        raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
     known = inputs.get("attention_mask", torch.ones_like(image_mask, dtype=torch.long))
     shown = image_mask.repeat_interleave(2, 0)
     shown[1::2] = False

@@ -20,7 +20,7 @@ from transformers import (
 from baselines.sampling import draw_tokens, sample_generator
 from baselines.settings import is_number, is_share, is_whole, require
 from baselines.stepping import PER_ROW, Stepper, decode_rows
-from llava_hh.generation import DecodeContext
+from llava_hh.generation import CannotDecode, DecodeContext
 
 N_NOISE_STEPS = 1000
 
@@ -94,7 +94,7 @@ def decode(
     Args and Returns: as `llava_hh.generation.Decoder`; a block of `intervene` may be open on the same image_mask.
     Raises:
         ValueError: no context, or one of another length.
-        NotImplementedError: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
+        CannotDecode: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
     Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
         and its code.
     Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
@@ -142,13 +142,13 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
     without the processor's mean and spread: so the paper's harness did, while its clean image was normalised.
 
     Raises:
-        NotImplementedError: "raw_unnormalized" with a processor that doesn't normalise.
+        CannotDecode: "raw_unnormalized" with a processor that doesn't normalise.
     """
     if settings.noise_space == "raw_unnormalized":
         images = getattr(processor, "image_processor", None)
         if not getattr(images, "do_normalize", False):
             name = type(images).__name__  # its repr has many lines
-            raise NotImplementedError(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
+            raise CannotDecode(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
         mean, spread = (
             torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
             for numbers in (images.image_mean, images.image_std)
@@ -166,10 +166,10 @@ def with_noised_twins(
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        NotImplementedError: image positions without pixel_values, or images that cannot be dealt to the rows.
+        CannotDecode: image positions without pixel_values, or images that cannot be dealt to the rows.
     """
     if image_mask.any() and "pixel_values" not in inputs:
-        raise NotImplementedError(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
+        raise CannotDecode(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
     twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
     others = [name for name in inputs if name not in PER_ROW]
     if not others:
@@ -195,7 +195,7 @@ def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
     """How many of a batch's images each row shows; images stand in the order of the rows.
 
     Raises:
-        NotImplementedError: several images in a row, of different lengths.
+        CannotDecode: several images in a row, of different lengths.
     """
     lengths = image_mask.sum(1).tolist()
     shown = [int(length > 0) for length in lengths]
@@ -203,5 +203,5 @@ def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
         return shown
     length, rest = divmod(sum(lengths), max(n_images, 1))
     if rest or not length or any(own % length for own in lengths):
-        raise NotImplementedError(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
+        raise CannotDecode(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
     return [own // length for own in lengths]

@@ -154,7 +154,13 @@ def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
         note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
     if "relative_time" in optional:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
-    return heads, rows, note
+    return heads, rows, note + note_of_left_out(summary["settings"])
+
+
+def note_of_left_out(settings: Mapping[str, Any]) -> str:
+    """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
+    named = [f"{LABELS.get(name, name)} ({why})" for name, why in settings.get("left_out", {}).items()]
+    return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
 
 def table_of_pope(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -220,7 +220,7 @@ class Evaluation:
 
         Raises:
             ValueError: settings that the model cannot have, or others than the folder `out` was begun with.
-            NotImplementedError: a model of a kind that the method cannot decode.
+            CannotDecode: a model of a kind that the method cannot decode.
             OSError: something that the method needs is not there.
         """
         begun_run(out, self.settings(method, skip_bad=False))

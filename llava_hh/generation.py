@@ -51,6 +51,10 @@ class DecodeContext:
     image_pixels: Callable[..., tuple[Tensor, list[int]]] | None = None
 
 
+class CannotDecode(NotImplementedError):
+    """A model of a kind that a decoder cannot have; a comparison leaves the decoder out and says why."""
+
+
 class Decoder(Protocol):
     """A way to decode a batch, such as `baselines.vcd.decode`.
 
@@ -59,6 +63,8 @@ class Decoder(Protocol):
         settings: the decoder's own frozen dataclass.
     Returns: the token ids of each row, without the end token; a row of fewer than `max_new_tokens` ids stopped by
         itself, others were cut off. End tokens and suppressed ids are those of model.generation_config.
+    Raises:
+        CannotDecode: a model of a kind that the decoder cannot have; on the first token at the latest.
     """
 
     def __call__(

@@ -39,8 +39,8 @@ def folders(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", ["hf", "original", "pretrain", "minigpt4"])
-def test_the_bytes_of_a_loaded_model(name, folders):
+@pytest.mark.parametrize(("name", "beside"), [("hf", 0), ("original", 0.005), ("pretrain", 0.005), ("minigpt4", 0.04)])
+def test_the_bytes_of_a_loaded_model(name, beside, folders):
     """Counted in the model that is loaded; little beside it: LLaVA's row for the image, EVA's last block and head."""
     lvlm = load_lvlm(folders / name)
     size = n_weights(lvlm.model)
@@ -52,7 +52,7 @@ def test_the_bytes_of_a_loaded_model(name, folders):
         (Loading(bits=8), 1),
         (Loading("bfloat16", bits=4), 0.5),
     ]:
-        assert loaded_bytes(folders / name, loading) == pytest.approx(each * size, rel=0.03)
+        assert loaded_bytes(folders / name, loading) == pytest.approx(each * size, rel=beside)
 
 
 @pytest.mark.parametrize(("name", "part"), [("hf", "hf"), ("minigpt4", "llama")])
@@ -215,7 +215,7 @@ def test_pointers_and_pickles_are_told_by_doctor(layout, suffix, folders, patien
 
 
 def test_layers_beyond_memory_stay_on_the_disk(patient, capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "free_memory", lambda _: (1e5, "GPUs and the CPU"))
+    monkeypatch.setattr(doctor, "free_memory", lambda _: (5e4, "GPUs and the CPU"))
     assert examine(patient, capsys)["memory"][0] == "FAIL"
     monkeypatch.setenv("DEVICE_MAP", "auto")
     found = examine(patient, capsys)

@@ -1,147 +1,129 @@
-"""Samples that TF-HH learns nothing from: bad images and answers beyond --max-length, left out, counted, or refused."""
+"""A decoder that a model cannot have is left out of the tables by name; the others are compared without it."""
 
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from tiny_checkpoint import N_WORDS
+from tiny_newer import save_tiny_family
 
-from llava_hh.data.images import load_image
-from llava_hh.data.instruct import InstructionData
-from llava_hh.finetuning.batches import Collator, sample_order
-from llava_hh.finetuning.losses import IGNORED
-from llava_hh.mini.dataset import write_instructions
-from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import targeted_finetune
+from baselines import evaluate, evaluate_pope, registry
+from baselines.registry import PRESETS
+from llava_hh.comparison import note_of_left_out, table_of
+from llava_hh.generation import CannotDecode
+from llava_hh.report.folder import ResultFolder
+from llava_hh.report.tables import find_comparisons
 
-BAD = (1, 6)  # rows whose images cannot be read
-LONG = (3, 8, 9, 11)  # rows of text whose question is long
-N_STEPS, BATCH, SEED = 6, 4, 1234
+BY_CROSS_ATTENTION = {
+    "opera": "this model reads its image by cross-attention, not at positions of the prompt",
+    "pai": "PAI drops image positions; this model reads its image by cross-attention",
+}
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
-    """Four rows of text with long questions, a batch, and two images that cannot be read."""
-    folder = tmp_path_factory.mktemp("left_out")
-    coco = Path(shutil.copytree(tiny_coco, folder / "coco"))
-    write_instructions(coco, "train2014")
-    rows = json.loads((coco / "instruct_train2014.json").read_text())
-    for place in LONG:
-        del rows[place]["image"]
-        rows[place]["conversations"][0]["value"] = "describe " * 50
-    (coco / rows[BAD[0]]["image"]).write_bytes(b"no image")
-    (coco / rows[BAD[1]]["image"]).unlink()
-    (folder / "data.json").write_text(json.dumps(rows))
-    (folder / "heads.json").write_text('{"hal_heads": [[3, 1], [0, 2]]}')
+def mllama(tmp_path_factory) -> Path:
+    """With words for yes and no."""
+    folder = tmp_path_factory.mktemp("models") / "mllama"
+    save_tiny_family("mllama", folder)
+    text = (folder / "tokenizer.json").read_text()
+    for place, word in enumerate(("Yes", "yes", "No", "no")):
+        text = text.replace(f'"<extra{N_WORDS + place}>"', f'"{word}"')
+    (folder / "tokenizer.json").write_text(text)
     return folder
 
 
-def flags(folder: Path, checkpoint: Path, out: Path, *more: object) -> list[str]:
-    flags = ["--model", checkpoint, "--heads", folder / "heads.json", "--top-k", 2, "--data", folder / "data.json"]
-    flags += ["--image-folder", folder / "coco", "--steps", N_STEPS, "--batch-size", BATCH, "--learning-rate", 1e-2]
-    return [str(flag) for flag in [*flags, "--save-every", 2, "--max-length", 40, "--out", out, *more]]
+def flags_for(model: Path, coco: Path, out: Path, *methods: str) -> list[str]:
+    flags = ["--model", model, "--image-folder", coco / "val2014", "--annotations", coco / "annotations", "--out", out]
+    flags += ["--limit", 3, "--max-new-tokens", 3, "--batch-size", 2]
+    return [str(flag) for flag in [*flags, "--methods", *methods]]
 
 
-def refused(capsys, *arguments: object) -> str:
+def refusal(main, flags: list[str], capsys) -> str:
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        targeted_finetune.main(flags(*arguments))
+        main(flags)
     assert stopped.value.code == 2
-    return capsys.readouterr().err.strip().splitlines()[-1]
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    return line
 
 
-@pytest.fixture(scope="module")
-def done(folder, tiny_checkpoint, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("done") / "out"
-    targeted_finetune.main(flags(folder, tiny_checkpoint, out, "--skip-bad"))
-    return out
+def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys):
+    evaluate.main(flags_for(mllama, tiny_coco, tmp_path / "some", "opera", "dola_repo", "pai"))
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("left out")] == [
+        f"left out: {name}: {why}" for name, why in BY_CROSS_ATTENTION.items()
+    ]
+    summary = json.loads((tmp_path / "some/summary.json").read_text())
+    assert summary["settings"]["left_out"] == BY_CROSS_ATTENTION
+    assert [name for name in summary if name not in ("settings", "run")] == ["greedy", "dola_repo"]
+    assert set(summary["settings"]["methods"]) == {"greedy", "dola_repo"}
+    assert {path.name for path in (tmp_path / "some").glob("*/")} == {"greedy", "dola_repo"}
+    note = "Left out, since this model cannot have it: " + "; ".join(
+        f"{name} ({why})" for name, why in BY_CROSS_ATTENTION.items()
+    )
+    assert note in (tmp_path / "some/summary.md").read_text()
+    assert note in find_comparisons(ResultFolder(tmp_path / "some"))[0]["note"]
+    without = flags_for(mllama, tiny_coco, tmp_path / "without", "dola_repo")
+    evaluate.main(without)
+    other = json.loads((tmp_path / "without/summary.json").read_text())
+    assert "left_out" not in other["settings"]
+    assert other["dola_repo"]["chair_i"] == summary["dola_repo"]["chair_i"]
+    assert table_of(other)[2] == table_of(summary)[2].removesuffix(f" {note}.")
 
 
-def counted(folder: Path) -> tuple[int, int]:
-    """How often bad images and long questions come up, by the order of the samples."""
-    data = InstructionData(folder / "data.json")
-    order = sample_order(data.lengths, data.has_image, BATCH, N_STEPS, SEED)
-    return sum(place in BAD for place in order), sum(place in LONG for place in order)
+def test_questions_too(mllama, tiny_coco, tmp_path, capsys):
+    evaluate_pope.main(flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo", "opera"))
+    assert capsys.readouterr().out.count("left out: ") == 2
+    content = json.loads((tmp_path / "pope.json").read_text())
+    assert content["settings"]["left_out"] == BY_CROSS_ATTENTION
+    assert set(content["methods"]) == set(content["settings"]["methods"]) == {"greedy", "dola_repo"}
+    note = "Left out, since this model cannot have it: pai ("
+    assert note in (tmp_path / "pope.md").read_text()
+    assert note in find_comparisons(ResultFolder(tmp_path))[0]["note"]
+    assert not (tmp_path / "opera").exists()
 
 
-def test_a_training_leaves_them_out_and_says_how_many(folder, done, tiny_checkpoint, tmp_path, capsys):
-    bad, long = counted(folder)
-    assert bad and long
-    log = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
-    assert [sum(row[name] for row in log) for name in ("n_bad_images", "n_unanswered")] == [bad, long]
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--log-every", 4))  # 2 not logged
-    printed = capsys.readouterr().out
-    assert f"{bad} of 24 samples were left out for a bad image" in printed
-    assert f"{long} of 24 samples have no answer within --max-length 40 tokens" in printed
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+@pytest.mark.parametrize("script", [evaluate, evaluate_pope])
+def test_where_nothing_is_left_nothing_is_done(script, mllama, tiny_coco, tmp_path, capsys):
+    line = refusal(script.main, flags_for(mllama, tiny_coco, tmp_path, "opera", "pai", "greedy"), capsys)
+    assert "--methods: this model can have none of them: opera: this model reads its image" in line
+    assert "pai: PAI drops" in line
+    assert not list(tmp_path.glob("*/"))
 
 
-def test_without_skip_bad_the_first_one_stops_it(folder, tiny_checkpoint, tmp_path, capsys):
-    error = refused(capsys, folder, tiny_checkpoint, tmp_path)
-    assert error.startswith(f"error: {folder / 'data.json'}: sample ") and ".jpg: " in error
-    assert not (tmp_path / "model").exists()
+def test_a_cache_that_slides(tiny_coco, tmp_path):
+    save_tiny_family("gemma3", tmp_path / "gemma3")
+    evaluate.main(flags_for(tmp_path / "gemma3", tiny_coco, tmp_path / "out", "opera", "vcd_paper"))
+    left_out = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["left_out"]
+    expected = "branches need a cache that keeps every key; this model's has DynamicLayer, DynamicSlidingWindowLayer"
+    assert left_out == {"opera": expected}
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
+def test_a_processor_that_does_not_normalise(tiny_checkpoint, tiny_coco, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = json.loads((folder / "processor_config.json").read_text())
+    content["image_processor"]["do_normalize"] = False
+    (folder / "processor_config.json").write_text(json.dumps(content))
+    evaluate.main(flags_for(folder, tiny_coco, tmp_path / "out", "vcd_repo", "vcd_paper"))
+    left_out = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["left_out"]
+    assert left_out.keys() == {"vcd_repo"} and "undoes normalisation, which" in left_out["vcd_repo"]
 
 
-def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
-    one, other = weights(one), weights(other)
-    assert max((one[name] - other[name]).abs().max().item() for name in other) <= tolerance
+def test_what_torch_lacks_still_stops(tiny_checkpoint, tiny_coco, tmp_path, monkeypatch, capsys):
+    """It raises the same kind of error, of a fault that is nobody's family."""
+
+    def broken(*_: object) -> None:
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+    monkeypatch.setitem(registry.PRESETS, "vcd_paper", replace(PRESETS["vcd_paper"], decode=broken))
+    line = refusal(evaluate.main, flags_for(tiny_checkpoint, tiny_coco, tmp_path, "vcd_paper", "dola_repo"), capsys)
+    assert "Cannot copy out of meta tensor" in line
+    assert issubclass(CannotDecode, NotImplementedError)
 
 
-def test_a_killed_training_goes_on_with_the_same_rows(folder, done, tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    save, saved = targeted_finetune.TargetedTrainer._save_checkpoint, []
-
-    def killed(self, *arguments):
-        save(self, *arguments)
-        saved.append(1)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(targeted_finetune.TargetedTrainer, "_save_checkpoint", killed)
-        targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
-    assert_same_weights(tmp_path, done, 1e-6)
-    assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
-    assert f"{counted(folder)[0]} of 24 samples were left out" in capsys.readouterr().out  # of both parts
-
-
-def test_a_pass_without_a_sample_changes_nothing(folder, done, tiny_checkpoint, tmp_path):
-    """One sample a pass, so that some passes have none."""
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--accumulation", BATCH))
-    assert_same_weights(tmp_path, done, 1e-4)
-
-
-def test_a_batch_is_that_of_its_good_samples(folder, tiny_checkpoint):
-    lvlm, data = load_lvlm(tiny_checkpoint), InstructionData(folder / "data.json")
-    collate = Collator(lvlm, data, folder / "coco", 40, skip_bad=True)
-    batch = collate([0, BAD[0], 2])
-    images = [load_image(folder / "coco" / data[place].image) for place in (0, 2)]
-    plain, labels = lvlm.encode_conversations(images, [data[place].turns for place in (0, 2)], 40)
-    assert torch.equal(batch["labels"], labels) and batch["n_bad_images"] == 1 and batch["n_unanswered"] == 0
-    assert all(torch.equal(batch["inputs"][name], plain.inputs[name]) for name in plain.inputs)
-    none = collate(BAD)
-    assert (none["labels"] == IGNORED).all() and (none["n_bad_images"], none["n_unanswered"]) == (2, 0)
-
-
-def test_answers_that_are_all_beyond_the_length_are_an_error(folder, tiny_checkpoint, tmp_path, capsys):
-    lvlm, data = load_lvlm(tiny_checkpoint), InstructionData(folder / "data.json")
-    image = load_image(folder / "coco" / data[0].image)
-    [start] = lvlm.encode([image], [data[0].turns[0][0]]).response_start
-    error = refused(capsys, folder, tiny_checkpoint, tmp_path, "--skip-bad", "--max-length", start)
-    assert f"no sample with an image that can be read has an answer within --max-length {start} tokens" in error
-    assert not (tmp_path / "model").exists() and not (tmp_path / "log.jsonl").exists()
-
-
-def test_images_that_are_all_bad_are_an_error(folder, tiny_checkpoint, tmp_path, capsys):
-    more = ("--skip-bad", "--image-folder", tmp_path / "nowhere")
-    assert "no sample with an image that can be read" in refused(capsys, folder, tiny_checkpoint, tmp_path, *more)
-
-
-def test_losses_without_weight_are_an_error(folder, tiny_checkpoint, tmp_path, capsys):
-    more = ("--ce-coeff", 0, "--attention-coeff", 0)
-    assert "expected a loss to train for" in refused(capsys, folder, tiny_checkpoint, tmp_path, *more)
+def test_no_note_where_all_are_there():
+    assert note_of_left_out({}) == note_of_left_out({"left_out": {}}) == ""

@@ -98,11 +98,12 @@ def test_every_character_is_drawn_once_and_hallucinated_ones_in_red(text, tmp_pa
 
 
 def test_lines_by_hand():
-    text = "aa bb\n\ncc\tdd  " + "e" * 60
+    width = caption_examples.LINE_CHARACTERS
+    text = "aa bb\n\ncc\tdd  " + "e" * (width + 2)
     lines = ["".join(text[index] for index in line) for line in caption_examples.wrap(text)]
-    assert lines == ["aa bb", "cc\tdd", "e" * 58, "ee"]
-    text = "a" * 29 + " " + "b" * 28 + " c"  # 58 characters, then one more word
-    assert [len(line) for line in caption_examples.wrap(text)] == [58, 1]
+    assert lines == ["aa bb", "cc\tdd", "e" * width, "ee"]
+    text = "a" * 29 + " " + "b" * (width - 30) + " c"  # a full line, then one more word
+    assert [len(line) for line in caption_examples.wrap(text)] == [width, 1]
     assert caption_examples.wrap(" \n") == []
 
 

@@ -9,7 +9,7 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
 from llava_hh.files import read_json
 
-LINE_CHARACTERS = 58
+LINE_CHARACTERS = 88
 LINE_HEIGHT = 0.16  # inches
 LEAST_LINES = 12  # of a row, so that its image is not too small
 

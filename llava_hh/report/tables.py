@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.comparison import POPE_FILE, RESULT_FILE, table_of, table_of_pope
+from llava_hh.comparison import POPE_FILE, RESULT_FILE, note_of_left_out, table_of, table_of_pope
 from llava_hh.report.folder import ResultFolder, read_form
 
 CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
@@ -30,8 +30,10 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
         summary, (heads, rows, note) = read_form(path, lambda content: (content, table_of(content)))
         tables.append({"source": results.link(path), "heads": heads, "rows": rows, "note": note, "summary": summary})
     for path in results.named(POPE_FILE):
-        heads, rows = read_form(path, table_of_pope)
-        note = "POPE, with 95% bootstrap intervals over images"
+        (heads, rows), left_out = read_form(
+            path, lambda content: (table_of_pope(content), note_of_left_out(content.get("settings", {})))
+        )
+        note = f"POPE, with 95% bootstrap intervals over images.{left_out}"
         tables.append({"source": results.link(path), "heads": heads, "rows": rows, "note": note, "summary": {}})
     return tables
 
