@@ -17,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llava_hh.files import read_json, sha256, write_text
+from llava_hh.models.lvlm import Lvlm
 from llava_hh.models.original_config import find_folder, is_original
 from llava_hh.models.weight_files import PROJECTOR, weight_files
 
@@ -71,6 +72,13 @@ def identify_checkpoint(folder: Path) -> dict:
     folder = Path(folder)
     files = {name: file_sha256(file) for name, file in checkpoint_files(folder)}
     return {"name": folder.resolve().name, "sha256": digest_of(files), "files": files}
+
+
+def describe_loaded(lvlm: Lvlm) -> dict:
+    """What a loaded model is: `identify_checkpoint` of its folder, with the type of its numbers and its device."""
+    loading = {"bits": lvlm.loading.bits} if lvlm.loading.bits else {}
+    dtype = str(lvlm.model.dtype).removeprefix("torch.")
+    return {**identify_checkpoint(lvlm.path), "dtype": dtype, **loading, "device": lvlm.model.device.type}
 
 
 def digest_of(content: object) -> str:

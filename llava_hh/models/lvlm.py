@@ -86,10 +86,13 @@ class Batch:
 
 
 class Lvlm:
-    """A model with its processor and family. `load_lvlm` makes it."""
+    """A model with its processor and family, the folder that it is from and how it was loaded. `load_lvlm` makes it."""
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, family: Family):
+    def __init__(
+        self, model: PreTrainedModel, processor: ProcessorMixin, family: Family, path: Path, loading: "Loading"
+    ):
         self.model, self.processor, self.family = model, processor, family
+        self.path, self.loading = path, loading
         text = model.config.get_text_config()
         self.n_layers: int = text.num_hidden_layers
         self.n_heads: int = text.num_attention_heads
@@ -249,10 +252,6 @@ class Loading:
             raise ValueError(f"BITS {bits!r}: expected 4 or 8")
         return cls(dtype, device_map, bits and int(bits))
 
-    def settings(self) -> dict:
-        """What was set, for run.json."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
     def options(self) -> dict[str, Any]:
         """As from_pretrained takes them."""
         own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -284,7 +283,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     check_files(path)
     try:
         model, processor = family.load(path, generation_config=generation_config(path), **loading.options())
-        lvlm = Lvlm(model.eval(), processor, family)
+        lvlm = Lvlm(model.eval(), processor, family, path, loading)
         _try_out(lvlm)
     except Exception as error:  # whatever transformers says of a file that is not as it expects
         if isinstance(error, OSError | ValueError) and path.name in str(error):
