@@ -16,9 +16,10 @@ from pathlib import Path
 from baselines.evaluate import Entry, add_method_flags, check_flags, entries_from_flags, leave_out
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import BY_LOGITS, POPE_FILE, note_of_left_out, table_of_pope
-from llava_hh.data.coco import load_annotations, sample_images
+from llava_hh.data.coco import load_annotations
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
+from llava_hh.data.sample import sample_images
 from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
 from llava_hh.files import write_json, write_rows, write_text
 from llava_hh.generation import answer_samples

@@ -8,15 +8,16 @@ from pathlib import Path
 from llava_hh.attention import heads_on_image_alone
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.comparison import RESULT_FILE
-from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
+from llava_hh.data.sample import sample_images
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.files import write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import begun_run, describe_model, make_folder, make_parent, processes, start_run
 
 

@@ -21,7 +21,8 @@ from llava_hh.generation import Decoding, answer_samples, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")
 HEADS = [Head(0, 1), Head(1, 3), Head(3, 0)]

@@ -16,7 +16,8 @@ from transformers import ChameleonConfig, CLIPConfig, LlavaForConditionalGenerat
 from llava_hh.footprint import loaded_bytes
 from llava_hh.models.chat import load_whole
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.models.lvlm import FAMILIES, Loading, Lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import FAMILIES, Lvlm
 from llava_hh.models.original import load_original
 
 META = Loading(device_map="meta")

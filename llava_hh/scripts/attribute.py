@@ -26,7 +26,7 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json, write_rows, write_tensors
-from llava_hh.models.lvlm import Loading
+from llava_hh.models.loading import Loading
 from llava_hh.runs import describe_model, processes, provenance, start_run
 
 

@@ -36,7 +36,8 @@ from llava_hh.finetuning.trainer import (
 )
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
-from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
 from llava_hh.runs import describe_model, make_folder, processes, start_run
 
