@@ -42,11 +42,11 @@ def add_caption_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="result folder")
 
 
-def hallucinating_captions(path: Path) -> list[dict]:
+def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
 
     Raises:
-        ValueError: there is none, or the captions came without their token ids.
+        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
     """
     content = read_json(path)
     try:
@@ -54,7 +54,7 @@ def hallucinating_captions(path: Path) -> list[dict]:
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
-    if not chosen:
+    if not chosen and not allow_none:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
     for entry in chosen:
         if missing := [name for name in READ if name not in entry]:

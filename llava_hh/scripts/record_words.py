@@ -36,7 +36,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        found = hallucinating_captions(args.captions)
+        found = hallucinating_captions(args.captions, allow_none=True)
+        if not found:
+            if processes().is_main:
+                print(f"{args.captions}: no caption with a hallucinated object, so there are no word maps")
+            return
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         heads = heads_with_text(attribution.lvlm, heads_from_flags(args, attribution.lvlm, args.top_k))
