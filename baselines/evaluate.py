@@ -8,19 +8,21 @@ method, and summary.json, .md and .png; run it again to go on after a kill.
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.registry import PRESETS, changed_presets
+from llava_hh.blocks import Run
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
 from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json, write_text
+from llava_hh.footprint import stored_tensors
 from llava_hh.generation import CannotDecode, Decoding, Method, seconds_per_token
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.runs import Run, describe_model, processes
+from llava_hh.runs import processes
 
 METHODS = ("greedy", "adhh", "removal", "tfhh", *PRESETS)
 
@@ -88,8 +90,7 @@ def check_flags(args: argparse.Namespace) -> dict[str, Decoding]:
     if ("tfhh" in args.methods) != bool(args.tfhh_model):
         raise ValueError("--methods tfhh and --tfhh-model need each other")
     for path in [args.model, *args.tfhh_model]:
-        if not describe_model(path)["weights"]:
-            raise FileNotFoundError(f"{path}: no weight files (*.safetensors, *.bin) there")
+        stored_tensors(path)
     return decoders
 
 
@@ -182,7 +183,7 @@ def report(
 ) -> None:
     """Write the summary and its table, print the table and draw the figure."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
-    settings = {**evaluation.settings([]), "split": args.split, "methods": methods}
+    settings = {**evaluation.settings([]).record(), "split": args.split, "methods": methods}
     settings |= {"left_out": left_out} if left_out else {}
     if {"adhh", "removal"} & sentences.keys():
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
@@ -210,20 +211,15 @@ def main(argv: list[str] | None = None) -> None:
         entries = entries_from_flags(args, evaluation, decoders)
 
         def its_own(entry: Entry) -> Evaluation:
-            own = evaluation
-            if entry.limit:
-                own = replace(own, samples=own.samples[: entry.limit], extra={**own.extra, "limit": entry.limit})
-            if entry.checkpoint is None:
-                return own
-            # by config and sizes of files, the seeds of a fine-tuning look the same
-            return replace(own.with_model(entry.checkpoint), extra={**own.extra, "checkpoint": str(entry.checkpoint)})
+            own = evaluation.first(entry.limit)
+            return own if entry.checkpoint is None else own.with_model(entry.checkpoint)
 
         left_out = leave_out(entries, lambda name, entry: its_own(entry).try_out(entry.method, args.out / name))
         sentences, methods = {}, {}
         for name, entry in entries.items():
             own = its_own(entry)
             sentences[name] = own.run(name, entry.method, args.out / name)
-            methods[name] = own.settings(entry.method)
+            methods[name] = own.settings(entry.method).record()
         if processes().is_main:
             report(args, evaluation, sentences, methods, left_out)
 

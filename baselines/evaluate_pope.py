@@ -11,14 +11,16 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from baselines.evaluate import Entry, add_method_flags, check_flags, entries_from_flags, leave_out
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import BY_LOGITS, POPE_FILE, note_of_left_out, table_of_pope
-from llava_hh.data.coco import load_annotations, sample_images
+from llava_hh.data.coco import load_annotations
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
+from llava_hh.data.sample import sample_images
 from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
 from llava_hh.files import write_json, write_rows, write_text
 from llava_hh.generation import answer_samples
@@ -113,12 +115,8 @@ def main(argv: list[str] | None = None) -> None:
             own = its_own(entry)
             answers[name] = {}
             for kind, asked in questions.items():
-                settings = own.settings(entry.method) | {
-                    "suffix": args.suffix,
-                    "questions": digest[kind],
-                    "limit": limit,
-                }
-                settings |= {"checkpoint": str(entry.checkpoint)} if entry.checkpoint else {}
+                task = {"suffix": args.suffix, "questions": digest[kind]}
+                settings = replace(own, task=task).settings(entry.method)
                 manifest = [question["question_id"] for question in asked]
                 with start_run(args.out / name / kind, settings, manifest) as run:
                     answers[name][kind] = ask(
@@ -134,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
                     )
         if processes().is_main:
             found = judge(answers)
-            settings = {**evaluation.settings([]), "suffix": args.suffix, "questions": digest, "limit": limit}
+            settings = {**evaluation.settings([]).record(), "suffix": args.suffix, "questions": digest, "limit": limit}
             settings["methods"] = {name: describe_method(entry.method) for name, entry in entries.items()}
             settings |= {"left_out": left_out} if left_out else {}
             path = args.out / POPE_FILE

@@ -28,7 +28,8 @@ from llava_hh.attribution.targets import find_targets
 from llava_hh.command_line import SIZE
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
-from llava_hh.models.lvlm import DESCRIBE, Loading, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 MINI = REPO / "checkpoints" / "mini" / "model"
 TARGETS = 6  # words to explain in one caption

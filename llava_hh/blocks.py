@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from llava_hh.files import read_json, sha256, write_rows, write_tensors, write_text
+from llava_hh.files import read_json, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.parts import drop_parts
 from llava_hh.processes import processes
 
@@ -103,7 +103,7 @@ class Run:
         if seconds is not None:
             content["seconds"] = round(seconds, 6)
         if self.image_of is not None:
-            content["image_sha256"] = [_sha256_or_none(self.image_of(sample)) for sample in samples]
+            content["image_sha256"] = [sha256_or_none(self.image_of(sample)) for sample in samples]
         if sub_batch is not None:
             content["sub_batch"] = sub_batch
         if self.made is not None:
@@ -184,7 +184,7 @@ class Run:
             return False
         if self.image_of is not None:
             for sample, before in zip(self._samples_of(number), block.get("image_sha256", ()), strict=False):
-                if before is not None and before != _sha256_or_none(image := self.image_of(sample)):
+                if before is not None and before != sha256_or_none(image := self.image_of(sample)):
                     raise ValueError(
                         f"{image}: changed since {path} was made of it; choose another --out or delete the folder"
                     )
@@ -247,11 +247,3 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None
-
-
-def _sha256_or_none(path: Path) -> str | None:
-    """The sha256 of a file, None where it cannot be read, as an image that is left out."""
-    try:
-        return sha256(path)
-    except OSError:
-        return None

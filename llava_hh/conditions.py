@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_hh.blocks import Run
 from llava_hh.comparison import RESULT_FILE, read_scored
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
-from llava_hh.runs import Run
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")
@@ -71,13 +71,18 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         record=_read_keys(record, RECORD, "that of a captioning run") if record.is_file() else None,
         scoring=scoring,
         image_sha256={
-            row["image_id"]: digest
-            for block in blocks
-            for row, digest in zip(block["rows"], block.get("image_sha256", ()), strict=False)
+            image_id: digest for block in blocks for image_id, digest in _digests_of(block) if digest is not None
         },
         n_finished=sum(len(block["image_ids"]) for block in blocks) if blocks else None,
         stale=[row.get("text") for row in rows] != [entry.get("text") for entry in sentences],
     )
+
+
+def _digests_of(block: Mapping[str, Any]) -> Iterable[tuple[ImageId, str | None]]:
+    """The images of a block with the sha256 of their files; earlier versions kept those of its rows alone."""
+    digests = block.get("image_sha256", ())
+    of_all = len(digests) == len(block["image_ids"])
+    return zip(block["image_ids"] if of_all else [row["image_id"] for row in block["rows"]], digests, strict=False)
 
 
 def _read_keys(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
@@ -188,23 +193,23 @@ def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
 
 def _images_of(captions: Captions) -> str:
     settings = (captions.record or {}).get("settings", {})
-    drawn = f" (seed {settings['seed']}, limit {settings['limit']})" if "limit" in settings else ""
+    draw = settings.get("draw")
+    drawn = f" (of {draw['split']}, seed {draw['seed']}, {draw['n']} drawn)" if draw else ""
     return f"{len(set(captions.image_ids))}{drawn}"
 
 
 def _made_with(captions: Captions) -> dict[str, str]:
     """What decides a caption apart from image and method, by kind, in words."""
-    settings, versions = captions.record["settings"], captions.record["versions"]
-    model, names = settings.get("model"), sorted({str(entry.get("model_id")) for entry in captions.sentences})
+    settings, made = captions.record["settings"], captions.record.get("made") or [captions.record]
+    model, names = settings.get("model") or {}, sorted({str(entry.get("model_id")) for entry in captions.sentences})
     if model:
-        weights = f"{len(model['weights'])} weight files of {sum(model['weights'].values())} bytes"
-        names.append(f"config.json {model['config_sha256'][:12]}, {weights}")
+        names.append(f"sha256 {model['sha256'][:12]}" if "sha256" in model else "of an earlier version, by file sizes")
+    packages = sorted({", ".join(f"{name} {each['versions'].get(name)}" for name in PACKAGES) for each in made})
     return {
         "model": ", ".join(names),
         "prompt": repr(settings.get("prompt")),
         "max_new_tokens": str(settings.get("max_new_tokens")),
-        "dtype": str(settings.get("dtype")).removeprefix("torch.")
-        + (f" in {settings['bits']} bits" if "bits" in settings else ""),
-        "device": str(settings.get("device")),
-        "versions": ", ".join(f"{name} {versions.get(name)}" for name in PACKAGES),
+        "dtype": str(model.get("dtype")) + (f" in {model['bits']} bits" if "bits" in model else ""),
+        "device": str(model.get("device")),
+        "versions": "; and ".join(packages),
     }

@@ -17,20 +17,22 @@ from packaging.requirements import Requirement
 
 from llava_hh.attention import heads_on_image_alone
 from llava_hh.companions import Companions, Unready
-from llava_hh.data.coco import annotation_files, load_image_list, sample_images
+from llava_hh.data.coco import annotation_files, load_image_list
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
+from llava_hh.data.sample import sample_images
 from llava_hh.evaluation import heads_with_text
 from llava_hh.files import in_one_line, read_json
 from llava_hh.footprint import advice, can_use_disk, free_memory, loaded_bytes, stored_tensors
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
 from llava_hh.hooks import intervene
+from llava_hh.identity import why_foreign
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, FAMILIES, Batch, Lvlm, load_lvlm
 from llava_hh.models.weight_files import check_files
 from llava_hh.profiles import HEAD_LISTS, ON_TEXT, REPO, TOP_KS, short_of, wrong_numbers
-from llava_hh.runs import describe_model
 
 SPLITS = ("train2014", "val2014")
 N_IMAGES = 3
@@ -242,9 +244,8 @@ class Examination(Companions):
         """Check a head list, and that the profile's numbers of these names can be taken of it."""
         heads, content = load_heads(path), read_json(path)
         check_heads(heads, self.lvlm.n_layers, self.lvlm.n_heads)
-        origin = model_of(path)
-        if origin not in (None, describe_model(self.path("model_path"))):
-            raise ValueError(f"{path}: found on another model than {self.profile['model_path']}; attribute this one")
+        if why := why_foreign(model_of(path), self.path("model_path")):
+            raise ValueError(f"{path}: {why}; attribute this model")
         if short := short_of(self.profile, {key: len(content.get(key, ())) for key in HEAD_LISTS}, names):
             raise ValueError(f"{path}: {'; '.join(short)}")
         taken = max((int(self.profile[name]) for name in names if name in ON_TEXT), default=0)

@@ -2,22 +2,25 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from llava_hh.attention import heads_on_image_alone
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.comparison import RESULT_FILE
-from llava_hh.data.coco import sample_images
 from llava_hh.data.images import image_path, load_image
+from llava_hh.data.sample import sample_images
 from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
 from llava_hh.files import write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
+from llava_hh.identity import describe_loaded, digest_of, why_foreign
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
-from llava_hh.runs import begun_run, describe_model, make_folder, make_parent, processes, start_run
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.runs import begun_run, make_folder, make_parent, processes, start_run
+from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 
 
 def add_sample_flags(
@@ -101,12 +104,8 @@ def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, 
     """The same for the list in a file."""
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    origin = model_of(path)
-    if origin not in (None, describe_model(args.model)) and not args.foreign_heads:
-        raise ValueError(
-            f"--heads {path}: found on another model than {args.model}, by its config.json and weight files; "
-            "attribute this model, or pass --foreign-heads"
-        )
+    if (why := why_foreign(model_of(path), args.model)) and not args.foreign_heads:
+        raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
 
 
@@ -143,6 +142,31 @@ def control_heads(lvlm: Lvlm, heads: Sequence[Head], seed: int, with_text: bool 
 
 
 @dataclass(frozen=True)
+class CaptionSettings(Settings):
+    """What decides the captions of one method, or the answers to its questions.
+
+    Args:
+        model: as `describe_loaded`; draw: which images were drawn, `dataset`, `split`, `seed`, `n` and the sha256 of
+            their ids and names; limit: the first so many of them; task: what a task needs beside captions.
+    """
+
+    model: dict
+    draw: dict
+    prompt: str
+    max_new_tokens: int
+    batch_size: int
+    interventions: list[dict]
+    decoder: dict | None = None
+    skip_bad: bool = False
+    task: dict | None = None
+    limit: int | None = None
+    image_folder: str | None = None
+
+    def free(self) -> dict[str, str]:
+        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
 
@@ -150,7 +174,6 @@ class Evaluation:
     """
 
     lvlm: Lvlm
-    model_path: Path
     dataset: Dataset
     samples: Sequence[dict]
     image_folder: Path
@@ -159,7 +182,9 @@ class Evaluation:
     prompt: str
     max_new_tokens: int
     batch_size: int
-    extra: dict = field(default_factory=dict)  # further settings for run.json, such as seed and limit
+    draw: dict
+    limit: int | None = None  # of a method that has the first so many of the images only
+    task: dict | None = None  # what else decides the result, for run.json
 
     @classmethod
     def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
@@ -173,11 +198,8 @@ class Evaluation:
         if with_truth:
             image_ids = [sample["image_id"] for sample in samples]
             annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
-        # COCO is not named, so that folders begun before there was another data set go on
-        named = {} if args.dataset == "coco" else {"dataset": args.dataset, "split": args.split}
         return cls(
             lvlm=load_lvlm(args.model),
-            model_path=args.model,
             dataset=dataset,
             samples=samples,
             image_folder=args.image_folder,
@@ -186,34 +208,48 @@ class Evaluation:
             prompt=args.prompt,
             max_new_tokens=args.max_new_tokens,
             batch_size=args.batch_size,
-            extra={"seed": args.seed, "limit": args.limit, **named},
+            draw={
+                "dataset": args.dataset,
+                "split": args.split,
+                "seed": args.seed,
+                "n": len(samples),
+                "sha256": digest_of(samples),
+            },
         )
 
     def of_images(self, image_ids: set[ImageId], args: argparse.Namespace) -> "Evaluation":
         """The same for those images alone, which the flags of `add_object_flags` keep."""
         chosen = {name: getattr(args, name) for name in ("with_object", "without_object") if getattr(args, name)}
         samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
-        return replace(self, samples=samples, extra={**self.extra, **chosen})
+        return replace(self, samples=samples, draw={**self.draw, **chosen, "sha256": digest_of(samples)})
+
+    def first(self, limit: int | None) -> "Evaluation":
+        """The same for the first so many of the images; None is all."""
+        return self if limit is None else replace(self, samples=self.samples[:limit], limit=limit)
 
     def with_model(self, path: Path) -> "Evaluation":
         """The same for another checkpoint."""
-        return replace(self, lvlm=load_lvlm(path), model_path=path)
+        return replace(self, lvlm=load_lvlm(path))
 
-    def settings(self, method: Method, skip_bad: bool | None = None) -> dict:
-        """What run.json holds a run to."""
-        return {
-            "model": describe_model(self.model_path),
-            "image_folder": str(self.image_folder),
-            "prompt": self.prompt,
-            "max_new_tokens": self.max_new_tokens,
-            "batch_size": self.batch_size,
-            "dtype": str(self.lvlm.model.dtype),
-            "device": self.lvlm.model.device.type,
+    @cached_property
+    def model(self) -> dict:
+        """What the model is, by its content."""
+        return describe_loaded(self.lvlm)
+
+    def settings(self, method: Method, skip_bad: bool = False) -> CaptionSettings:
+        """What a run of a method is held to."""
+        return CaptionSettings(
+            model=self.model,
+            draw=self.draw,
+            prompt=self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
             **describe_method(method),
-            **Loading.from_environment().settings(),
-            **self.extra,
-            **({} if skip_bad is None else {"skip_bad": skip_bad}),
-        }
+            skip_bad=skip_bad,
+            task=self.task,
+            limit=self.limit,
+            image_folder=str(self.image_folder),
+        )
 
     def try_out(self, method: Method, out: Path) -> None:
         """Decode one token of the first image, so that what would stop `run` stops before any captioning.
@@ -223,7 +259,7 @@ class Evaluation:
             CannotDecode: a model of a kind that the method cannot decode.
             OSError: something that the method needs is not there.
         """
-        begun_run(out, self.settings(method, skip_bad=False))
+        begun_run(out, self.settings(method))
         first = self.samples[:1]
         images = [load_image(image_path(self.image_folder, sample["file_name"])) for sample in first]
         answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
@@ -232,7 +268,7 @@ class Evaluation:
         """Caption by `method` into the folder `out` (captions.jsonl, run.json); returns the rows.
 
         Args:
-            method: as in caption_images; what a function of the batch goes by, `extra` has to tell run.json.
+            method: as in caption_images; what a function of the batch goes by, `task` has to tell run.json.
         """
         manifest = [sample["image_id"] for sample in self.samples]
         with start_run(out, self.settings(method, skip_bad), manifest) as run:
@@ -242,7 +278,7 @@ class Evaluation:
                 self.image_folder,
                 run,
                 prompt=self.prompt,
-                model_id=self.model_path.name,
+                model_id=self.lvlm.path.name,
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
                 method=method,
@@ -262,6 +298,6 @@ class Evaluation:
             overall = corpus_metrics(sentences, self.dataset.variant)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(method)}
+            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(method).record()}
             write_json(out / RESULT_FILE, result)
         return sentences

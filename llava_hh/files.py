@@ -234,6 +234,14 @@ def without_advice(text: str) -> str:
     return "not a file of tensors alone, or damaged" if "weights_only" in text else text
 
 
+def sha256_or_none(path: Path) -> str | None:
+    """The sha256 of a file, None where it cannot be read, as an image that is left out."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
+
+
 def describe_failure(error: Exception) -> str:
     """An error in words for the user; of a disk's refusal also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:

@@ -14,14 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.blocks import Run
 from llava_hh.data.images import image_path, load_image
-from llava_hh.files import sha256
 from llava_hh.finite import NotFinite, refuse_infinite, refusing_infinite
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
 from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import Run
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
 
@@ -230,11 +229,15 @@ def caption_images(
         skip_bad: leave out an image that cannot be read, instead of stopping there.
     Returns: the rows. Their text is what `Lvlm.answer_text` makes of token_ids.
     """
-    for number, block in run.blocks(samples, batch_size, label):
+
+    def image_of(sample: dict) -> Path:
+        return image_path(image_folder, sample["file_name"])
+
+    for number, block in run.blocks(samples, batch_size, label, image_of):
         images, readable = [], []
         for sample in block:
             try:
-                images.append(load_image(image_path(image_folder, sample["file_name"])))
+                images.append(load_image(image_of(sample)))
                 readable.append(sample)
             except ValueError as error:
                 if not skip_bad:
@@ -258,7 +261,6 @@ def caption_images(
             }
             for sample, answer in zip(readable, answers, strict=True)
         ]
-        digests = [sha256(image_path(image_folder, sample["file_name"])) for sample in readable]
-        run.finish_block(number, block, rows, seconds=seconds, image_sha256=digests, sub_batch=sub_batch)
+        run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

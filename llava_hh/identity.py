@@ -81,6 +81,21 @@ def describe_loaded(lvlm: Lvlm) -> dict:
     return {**identify_checkpoint(lvlm.path), "dtype": dtype, **loading, "device": lvlm.model.device.type}
 
 
+def why_foreign(origin: object, checkpoint: Path) -> str | None:
+    """Why a head list was not found on a checkpoint, None where it was, or where it does not say on which.
+
+    Args:
+        origin: what the list says of its model.
+    """
+    if origin is None:
+        return None
+    if not isinstance(origin, dict) or "sha256" not in origin:
+        return "found by an earlier version, which knew a model by config.json and file sizes alone"
+    if origin["sha256"] == identify_checkpoint(checkpoint)["sha256"]:
+        return None
+    return f"found on another model than {checkpoint} ({origin.get('name')}), by the content of their files"
+
+
 def digest_of(content: object) -> str:
     """A sha256 of JSON-ready content, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from llava_hh.blocks import Run
 from llava_hh.data.images import image_path, load_image
 from llava_hh.generation import Decoding, Method, answer_within_memory
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.runs import Run
 
 WORDS = {"yes": ("Yes", "yes", "YES", " Yes", " yes"), "no": ("No", "no", "NO", " No", " no")}
 
@@ -74,7 +74,9 @@ def ask(
     Raises:
         ValueError: an image that can't be read; or a vocabulary without yes and no.
     """
-    for number, block in run.blocks(questions, batch_size, label):
+    for number, block in run.blocks(
+        questions, batch_size, label, lambda question: image_path(image_folder, question["image"])
+    ):
         files = {question["image"]: load_image(image_path(image_folder, question["image"])) for question in block}
         images = [files[question["image"]] for question in block]
         prompts = [question["text"] + suffix for question in block]

@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> None:
             evaluation.try_out(method, args.out / name)
         sentences = {name: evaluation.run(name, method, args.out / name) for name, method in methods.items()}
         if args.released:
-            own = replace(evaluation, extra={**evaluation.extra, "removed_as_released": heads})
+            own = replace(evaluation, task={"removed_as_released": heads})
             with remove_as_released(lvlm.model, heads):
                 sentences["removal_released"] = own.run("removal_released", [], args.out / "removal_released")
         draws = [evaluation.run(name, method, args.out / name) for name, method in controls.items()]
         if processes().is_main:
-            report(args, evaluation.settings(methods["removal"]), sentences, draws)
+            report(args, evaluation.settings(methods["removal"]).record(), sentences, draws)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_hh.runs import describe_model
+from llava_hh.identity import identify_checkpoint
 from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
 
 ROOT = Path(__file__).parents[1]
@@ -156,13 +156,17 @@ def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tm
     refused(script.main, flags, "no head L31H2: the model has 4 layers of 4 heads")
     write_heads(heads, [[0, 1]])
     refused(script.main, flags, f"{heads}: 'hal_heads' has 1 heads, 2 were asked for")
-    other = describe_model(tiny_checkpoint) | {"config_sha256": "0" * 64}
+    other = identify_checkpoint(tiny_checkpoint) | {"sha256": "0" * 64}
     write_heads(heads, [[0, 1], [1, 2]], other)
     refused(script.main, flags, f"--heads {heads}: found on another model", "--foreign-heads")
+    write_heads(heads, [[0, 1], [1, 2]], {"config_sha256": "0" * 64, "weights": {"model.safetensors": 1}})
+    refused(
+        script.main, flags, f"--heads {heads}: found by an earlier version", "attribute this model", "--foreign-heads"
+    )
     assert not list((tmp_path / "out").rglob("*.jsonl"))  # all of that before any captioning
     if script is caption:
         script.main([str(flag) for flag in [*flags, "--foreign-heads", "--limit", 2]])
-        write_heads(heads, [[0, 1], [1, 2]], describe_model(tiny_checkpoint))
+        write_heads(heads, [[0, 1], [1, 2]], identify_checkpoint(tiny_checkpoint) | {"name": "elsewhere"})
         script.main([str(flag) for flag in [*flags, "--limit", 2]])
 
 

@@ -13,7 +13,8 @@ from baselines.opera import OperaSettings
 from baselines.pai import PaiSettings
 from baselines.vcd import VcdSettings
 from llava_hh.generation import decode_answers, generate_greedily
-from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 N_TOKENS = 6
 NAMES = ["greedy", "vcd", "dola", "opera", "pai"]

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from test_repository import ROOT, calls_of
 
 from baselines import dola, evaluate, pai, vcd
-from llava_hh.data.coco import load_image_list, sample_images
+from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
+from llava_hh.data.sample import sample_images
 from llava_hh.generation import Decoding, answer_samples, seconds_per_token
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise

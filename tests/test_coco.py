@@ -7,13 +7,8 @@ import pytest
 from coco_files import write_coco
 
 from llava_hh.data import coco
-from llava_hh.data.coco import (
-    annotation_files,
-    load_annotations,
-    load_image_list,
-    load_objects,
-    sample_images,
-)
+from llava_hh.data.coco import annotation_files, load_annotations, load_image_list, load_objects
+from llava_hh.data.sample import sample_images
 from llava_hh.metrics.chair import objects_of
 
 

@@ -21,7 +21,8 @@ from llava_hh.generation import Decoding, answer_samples, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")
 HEADS = [Head(0, 1), Head(1, 3), Head(3, 0)]
@@ -126,11 +127,11 @@ def test_decoders_with_the_vocabulary_matrix_on_the_disk(name, tied, tmp_path, m
 def test_the_environment_says_how(tmp_path, monkeypatch):
     for name in ("DTYPE", "DEVICE_MAP", "BITS"):
         monkeypatch.delenv(name, raising=False)
-    assert Loading.from_environment() == Loading() and Loading().settings() == {}
+    assert Loading.from_environment() == Loading()
     for name, value in (("DTYPE", "bfloat16"), ("DEVICE_MAP", "cpu"), ("BITS", "8")):
         monkeypatch.setenv(name, value)
     loading = Loading.from_environment()
-    assert loading.settings() == {"dtype": "bfloat16", "device_map": "cpu", "bits": 8}
+    assert loading == Loading("bfloat16", "cpu", 8) and loading.record() == {"dtype": "bfloat16", "bits": 8}
     options = loading.options()
     assert options["quantization_config"].load_in_8bit and not options["quantization_config"].load_in_4bit
     monkeypatch.setenv("BITS", "")

@@ -12,8 +12,8 @@ from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_newer import FAMILIES, save_tiny_family
 
 from llava_hh import doctor
+from llava_hh.identity import identify_checkpoint
 from llava_hh.profiles import TOP_KS
-from llava_hh.runs import describe_model
 from llava_hh.scripts.doctor import main
 
 
@@ -189,7 +189,7 @@ def test_memory_packages_and_disk(patient, capsys, monkeypatch):
 
 
 def test_own_heads_are_read(patient, capsys):
-    write_heads(patient, [[1, 2], [0, 3], [2, 0]], settings={"model": describe_model(patient / "model")})
+    write_heads(patient, [[1, 2], [0, 3], [2, 0]], settings={"model": identify_checkpoint(patient / "model")})
     assert "the first L1H2, L0H3, L2H0" in examine(patient, capsys)["heads"][1]
 
 

@@ -19,7 +19,8 @@ from tiny_original import N_WORDS, original_weights, write_llava15, write_projec
 
 from llava_hh import doctor
 from llava_hh.footprint import advice, loaded_bytes
-from llava_hh.models.lvlm import Loading, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import load_lvlm
 
 
 def n_weights(model: torch.nn.Module) -> int:

@@ -87,7 +87,7 @@ def test_the_smallest_and_longest_go_through_every_processor(family, size):
 @cache
 def tiny_lvlm(name: str) -> Lvlm:
     model, processor = FAMILIES[name]()
-    return Lvlm(model.eval(), processor, lvlm.FAMILIES[model.config.model_type]())
+    return Lvlm(model.eval(), processor, lvlm.FAMILIES[model.config.model_type](), Path(name), Loading())
 
 
 def test_one_picture_is_read_and_an_animation_is_refused(tmp_path):

@@ -11,9 +11,11 @@ from PIL import Image
 from tiny_minigpt4 import WIDTH, name_parts, save_tiny_parts
 from transformers import LlamaForCausalLM
 
-from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
+from llava_hh.files import sha256
+from llava_hh.identity import identify_checkpoint
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4ForConditionalGeneration
-from llava_hh.runs import describe_model
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,10 @@ def copied(files, tmp_path) -> Path:
 
 
 def test_a_folder_is_told_apart_by_its_parts(files):
-    weights = describe_model(files / "minigpt4")["weights"]
-    assert sorted(weights) == ["eva_vit_g.pth", "model.safetensors", "projector.pth"]
-    assert weights["projector.pth"] == (files / "projector.pth").stat().st_size
-    assert "tuned.pth" in describe_model(files / "official")["weights"]
+    known = identify_checkpoint(files / "minigpt4")["files"]
+    assert {"vision_tower/eva_vit_g.pth", "language_model/model.safetensors", "projector/projector.pth"} <= known.keys()
+    assert known["projector/projector.pth"] == sha256(files / "projector.pth")
+    assert "fine_tuned/tuned.pth" in identify_checkpoint(files / "official")["files"]
 
 
 def test_absolute_paths_and_another_type(files, tmp_path):

@@ -83,6 +83,13 @@ def test_answers(text, answer):
     assert parse_answer(text) == answer
 
 
+def test_files_of_macos_are_passed_over(folder):
+    questions = load_mme(folder)
+    for path in list(folder.rglob("*.txt")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert load_mme(folder) == questions
+
+
 def test_a_missing_answer_stops(folder):
     questions = load_mme(folder)
     assert len(questions) == 16 and questions[0].answer == "yes"

@@ -21,8 +21,9 @@ from nocaps_files import (
     write_official,
 )
 
-from llava_hh.data.coco import ImageAnnotations, sample_images
+from llava_hh.data.coco import ImageAnnotations
 from llava_hh.data.nocaps import annotation_files, image_id_of, load_annotations, load_image_list
+from llava_hh.data.sample import sample_images
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.nocaps_chair import class_of_label, find_classes, load_classes, objects_of, score_caption
 

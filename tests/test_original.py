@@ -32,7 +32,8 @@ from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_of
 from llava_hh.models.llava import vicuna_prompt
-from llava_hh.models.lvlm import DESCRIBE, Loading, Lvlm, load_lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.original import place
 from llava_hh.models.original_config import load_tokenizer
 from llava_hh.models.weight_files import StoredTensor, WeightFile

@@ -16,7 +16,8 @@ from transformers import ChameleonConfig, CLIPConfig, LlavaForConditionalGenerat
 from llava_hh.footprint import loaded_bytes
 from llava_hh.models.chat import load_whole
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.models.lvlm import FAMILIES, Loading, Lvlm
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import FAMILIES, Lvlm
 from llava_hh.models.original import load_original
 
 META = Loading(device_map="meta")
@@ -96,7 +97,7 @@ def load_on_meta(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lvlm:
         return model, report
 
     monkeypatch.setattr(model_class, "from_pretrained", remember)
-    lvlm = Lvlm(load_whole(model_class, folder, **META.options()), None, family)
+    lvlm = Lvlm(load_whole(model_class, folder, **META.options()), None, family, folder, META)
     assert not reports[0]["unexpected_keys"] and not reports[0]["missing_keys"]
     return lvlm
 
@@ -181,7 +182,7 @@ def test_the_original_of_llava_15(tmp_path):
     (folder / "pytorch_model.bin").write_bytes(bytes(1000))  # beside safetensors it counts for nothing
     assert loaded_bytes(folder, Loading()) == size + 2 * n_tower
     model, processor = load_original(folder, **META.options())
-    lvlm = Lvlm(model, processor, FAMILIES["llava"]())
+    lvlm = Lvlm(model, processor, FAMILIES["llava"](), folder, META)
     check_sizes(lvlm, Layout("", 0, 0, (32, 32, 32, 128), 32000, [2]))
     assert model.get_input_embeddings().num_embeddings == 32001
 

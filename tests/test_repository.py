@@ -14,10 +14,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "files", "ids", "runs", "command_line", "heads", "attention", "spans"]
-LAYERS += ["interventions", "trace", "hooks", "models", "data", "finite", "memory", "metrics", "datasets"]
-LAYERS += ["comparison", "conditions", "generation", "evaluation", "polling", "attribution", "analysis", "finetuning"]
-LAYERS += ["figures", "mini", "profiles", "footprint", "companions", "doctor", "report", "portable", "scripts"]
+LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "command_line", "heads"]
+LAYERS += ["attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite", "memory"]
+LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
+LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
+LAYERS += ["portable", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

@@ -4,19 +4,33 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llava_hh.files import read_json
-from llava_hh.runs import describe_model, start_run
+from llava_hh.identity import identify_checkpoint
+from llava_hh.runs import MADE_BY, start_run
+from llava_hh.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(7)]
 
 
-def work(folder, settings, samples=SAMPLES, stop_at=None):
+@dataclass(frozen=True)
+class Squares(Settings):
+    seed: int = 1
+    prompt: str | None = None
+    model: dict | None = None
+    limit: int | None = None
+
+    def free(self):
+        return {"limit": "the first so many"}
+
+
+def work(folder, settings=Squares(), samples=SAMPLES, stop_at=None):  # frozen
     """Run blocks of 3; `stop_at` dies before that block is finished, as a kill would."""
     done = []
     with start_run(folder, settings) as run:
@@ -32,52 +46,60 @@ def work(folder, settings, samples=SAMPLES, stop_at=None):
 
 def test_a_killed_run_goes_on_with_the_unfinished_blocks(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        work(tmp_path / "killed", {"seed": 1}, stop_at=2)
+        work(tmp_path / "killed", stop_at=2)
     assert not (tmp_path / "killed" / "rows.jsonl").exists()
-    done, rows, ids = work(tmp_path / "killed", {"seed": 1})
+    done, rows, ids = work(tmp_path / "killed")
     assert done == [2]
     assert [row["square"] for row in rows] == [0, 1, 4, 9, 16, 25, 36]
     assert ids.tolist() == list(range(7))
-    work(tmp_path / "whole", {"seed": 1})
+    work(tmp_path / "whole")
     for name in ("rows.jsonl", "blocks/00000.json", "blocks/00002.safetensors"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_another_limit_keeps_the_blocks_that_are_the_same(tmp_path):
-    work(tmp_path, {"limit": 7})
-    done, rows, _ = work(tmp_path, {"limit": 4}, SAMPLES[:4])
-    assert done == [1]  # the second block has one image now
-    assert [row["image_id"] for row in rows] == [0, 1, 2, 3]
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 4
+def test_a_smaller_limit_reads_a_part_and_a_larger_one_goes_on(tmp_path):
+    work(tmp_path / "whole")
+    work(tmp_path / "part", samples=SAMPLES[:4])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "whole" / "blocks").iterdir()}
+    done, rows, ids = work(tmp_path / "whole", Squares(limit=4), SAMPLES[:4])
+    assert done == [] and [row["image_id"] for row in rows] == ids.tolist() == [0, 1, 2, 3]
+    assert (tmp_path / "whole/rows.jsonl").read_bytes() == (tmp_path / "part/rows.jsonl").read_bytes()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "whole" / "blocks").iterdir()} == before
+    assert work(tmp_path / "whole")[0] == []  # nothing was deleted
+    done, rows, ids = work(tmp_path / "part")
+    assert done == [1, 2] and ids.tolist() == list(range(7))  # the block that the limit had cut is done as a whole
+    for name in ("rows.jsonl", *(f"blocks/{name}" for name in before)):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
-    work(tmp_path, {"seed": 1, "prompt": "Describe."})
+    work(tmp_path, Squares(prompt="Describe."))
     with pytest.raises(ValueError, match=r"run\.json: .*prompt was 'Describe\.', is 'Look\.'"):
-        work(tmp_path, {"seed": 1, "prompt": "Look."})
+        work(tmp_path, Squares(prompt="Look."))
 
 
 @pytest.mark.parametrize(
     "damage", ["{}", '{"settings": {}}', '{"settings": [], "seconds": 1}', '{"settings": {}, "seconds": "1"}']
 )
 def test_a_damaged_run_json_and_a_damaged_block_are_named(damage, tmp_path):
-    work(tmp_path, {})
+    work(tmp_path)
     whole = (tmp_path / "run.json").read_text()
     (tmp_path / "run.json").write_text(damage)
     with pytest.raises(ValueError, match=r"run\.json: not that of a run"):
-        work(tmp_path, {})
+        work(tmp_path)
     (tmp_path / "run.json").write_text(whole)
     (tmp_path / "blocks" / "00001.json").write_text('{"image_ids": [3, 4, 5]}')
     with pytest.raises(ValueError, match=r"00001\.json: not a finished block; delete it"):
-        work(tmp_path, {})
+        work(tmp_path)
     (tmp_path / "blocks" / "00001.json").unlink()
-    assert work(tmp_path, {})[0] == [1]
+    assert work(tmp_path)[0] == [1]
 
 
 def test_run_json_says_where_the_numbers_come_from(tmp_path):
-    work(tmp_path, {"seed": 1})
+    work(tmp_path)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["settings"] == {"seed": 1}
+    assert record["made"] == [{**{name: record[name] for name in MADE_BY}, "blocks": [0, 1, 2]}]
     assert record["versions"]["torch"]
     assert record["seconds"] >= 0
     assert {"argv", "commit", "dirty", "machine", "date"} <= record.keys()
@@ -121,4 +143,4 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"bad\.json: not JSON"):
         read_json(tmp_path / "bad.json")
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        describe_model(tmp_path)
+        identify_checkpoint(tmp_path)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Greedy decoding, VCD, DoLa, PAI, OPERA, HALC and AD-HH on the same images (COCO's val2014, or nocaps' out-domain): one table.
-# What the model cannot have (OPERA and PAI on Llama 3.2, OPERA on Gemma 3) is left out by name. Needs bash_scripts/attribute.sh. Writes a folder per method and summary.{json,md,png} under the profile's
+# What the model cannot have (OPERA and PAI on Llama 3.2, OPERA on Gemma 3) is left out by name.
+# Needs bash_scripts/attribute.sh. Writes a folder per method and summary.{json,md,png} under the profile's
 # result_path/baselines/val2014 or /nocaps_out-domain.
 # Usage: [PROFILE=llava-v1.5-7b] [DATASET=nocaps] sh baselines/bash_scripts/eval_baselines.sh [any flag of baselines.evaluate]
 set -eu

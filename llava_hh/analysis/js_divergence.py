@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from llava_hh.attribution.captions import CaptionAttribution
+from llava_hh.blocks import Run
 from llava_hh.heads import Head
 from llava_hh.hooks import record
 from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.runs import Run
 
 BLOCK = 4  # captions that a rerun skips together, and that a process takes at once
 RESAMPLES = 2000
@@ -123,7 +123,7 @@ def measure_checkpoint(source: CaptionAttribution, checkpoint: Path, entries: li
         source: the reference and how captions become its teacher-forced inputs; the checkpoint gets the same ids.
     """
     tuned: Lvlm | None = None
-    for number, block in run.blocks(entries, BLOCK, checkpoint.name):
+    for number, block in run.blocks(entries, BLOCK, checkpoint.name, source.image_of):
         tuned = tuned or load_lvlm(checkpoint)
         found = []
         for entry in block:

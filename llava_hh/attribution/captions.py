@@ -18,6 +18,7 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
+from llava_hh.blocks import Run
 from llava_hh.comparison import with_image_ids
 from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
@@ -25,7 +26,7 @@ from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
 from llava_hh.memory import fit_in_memory
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.runs import Run
+from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
@@ -42,11 +43,11 @@ def add_caption_flags(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="result folder")
 
 
-def hallucinating_captions(path: Path) -> list[dict]:
+def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
 
     Raises:
-        ValueError: there is none, or the captions came without their token ids.
+        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
     """
     content = read_json(path)
     try:
@@ -54,7 +55,7 @@ def hallucinating_captions(path: Path) -> list[dict]:
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
-    if not chosen:
+    if not chosen and not allow_none:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
     for entry in chosen:
         if missing := [name for name in READ if name not in entry]:
@@ -97,6 +98,53 @@ def join_arrays(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class CaptionedSettings(Settings):
+    """What decides a measurement on captions, one after the other.
+
+    Args:
+        model: as `describe_loaded`; captions_sha256: of all captions that could be measured; limit: the first so many.
+    """
+
+    model: dict
+    captions_sha256: str
+    batch_size: int
+    limit: int | None
+    image_folder: str
+
+    def free(self) -> dict[str, str]:
+        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+
+
+@dataclass(frozen=True)
+class OutputsSettings(CaptionedSettings):
+    """What decides the mean outputs of heads and modules; they are of all captions, so the limit counts."""
+
+    released: bool
+
+    def free(self) -> dict[str, str]:
+        return {"image_folder": IMAGES_BY_CONTENT}
+
+
+@dataclass(frozen=True)
+class AttributionSettings(CaptionedSettings):
+    """What decides an attribution. Where statistics of all captions enter each block, the limit counts."""
+
+    released: bool
+    ablation: str
+    noise_scale: float | None = None
+    noise_seed: int | None = None
+    screen: int | None = None
+    race: int | None = None
+    read_out: str | None = None
+    round: int | None = None
+    heads: list | None = None
+
+    def free(self) -> dict[str, str]:
+        of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
+        return {"image_folder": IMAGES_BY_CONTENT} if of_all else super().free()
+
+
+@dataclass(frozen=True)
 class CaptionAttribution:
     """How captions are attributed: by which model, with which target rule, in how much memory."""
 
@@ -109,13 +157,16 @@ class CaptionAttribution:
     def lvlm(self) -> Lvlm:
         return load_lvlm(self.model_path)
 
+    def image_of(self, entry: dict) -> Path:
+        return image_path(self.image_folder, entry["image"])
+
     def prepare(self, entry: dict) -> tuple[list[Target], list[int], Batch]:
         """Targets of one caption, the positions that predict them, and the teacher-forced sample."""
         if self.released:
             targets = find_released_targets(self.lvlm.tokenizer, entry["token_ids"], entry["mentions"])
         else:
             targets = find_targets(self.lvlm.tokenizer, entry["token_ids"], entry["caption"], entry["mentions"])
-        image = load_image(image_path(self.image_folder, entry["image"]))
+        image = load_image(self.image_of(entry))
         batch = self.lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
         return targets, [batch.response_start[0] + target.index - 1 for target in targets], batch
 
@@ -149,12 +200,12 @@ class CaptionAttribution:
 
     def gather_outputs(self, entries: list[dict], run: Run) -> OutputStatistics:
         """Mean and standard deviation of every head's and module's output at the positions that predict targets."""
-        for number, block in run.blocks(entries, OUTPUTS_BLOCK, "module outputs"):
+        for number, block in run.blocks(entries, OUTPUTS_BLOCK, "module outputs", self.image_of):
             recorded = []
             for entry in block:
                 _, positions, batch = self.prepare(entry)
                 recorded.append(sums_of(record_outputs(self.lvlm.model, batch.inputs, positions)))
-            run.finish_block(number, block, [], add_sums(recorded))
+            run.finish_block(number, block, [], of_block=add_sums(recorded))
         return statistics_of(run.finished_arrays())
 
     def run_blocks(
@@ -198,7 +249,7 @@ class CaptionAttribution:
         tensors_of: Callable[[dict], Found],
     ) -> None:
         """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
-        for number, block in run.blocks(entries, batch_size, label):
+        for number, block in run.blocks(entries, batch_size, label, self.image_of):
             rows, found, sizes = [], [], []
             for entry in block:
                 targets, tensors, size = tensors_of(entry)

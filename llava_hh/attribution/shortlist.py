@@ -3,17 +3,18 @@
 What is measured is exact; a head that the whole attribution would have put on the list may be missed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llava_hh.attribution.captions import CaptionAttribution, join_arrays
+from llava_hh.attribution.captions import AttributionSettings, CaptionAttribution, join_arrays
 from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
 from llava_hh.attribution.estimate import estimated_influence
 from llava_hh.attribution.race import beaten_heads
 from llava_hh.attribution.replacement import Replacement
+from llava_hh.blocks import Run
 from llava_hh.heads import Head
-from llava_hh.runs import Run, start_run
+from llava_hh.runs import start_run
 
 ROUNDS = 10
 CONFIDENCE = 0.975  # of one test of one head against another
@@ -36,7 +37,7 @@ def screen(
     entries: list[dict],
     replacement: Replacement,
     run: Run,
-    settings: dict,
+    settings: AttributionSettings,
     batch_size: int,
     read_out: str,
     n_heads: int,
@@ -63,7 +64,7 @@ def race(
     entries: list[dict],
     replacement: Replacement,
     run: Run,
-    settings: dict,
+    settings: AttributionSettings,
     batch_size: int,
     read_out: str,
     k: int,
@@ -81,7 +82,7 @@ def race(
     n_rounds = min(ROUNDS, len(entries))
     for number in range(n_rounds):
         first, last = (len(entries) * end // n_rounds for end in (number, number + 1))
-        own = {**settings, "round": number, "heads": [list(head) for head in alive]}
+        own = replace(settings, round=number, heads=[list(head) for head in alive])
         manifest = [entry["image_id"] for entry in entries[first:last]]
         with start_run(run.folder / "rounds" / f"{number:02d}", own, manifest) as part:
             attribution.run_blocks(entries[first:last], replacement, part, batch_size, heads=alive)

@@ -1,7 +1,6 @@
-"""COCO's files as plain records: image lists, the seeded sample, instance and caption annotations."""
+"""COCO's files as plain records: image lists, instance and caption annotations."""
 
 import json
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,23 +46,6 @@ def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: {expected}; {error}") from error
     refuse_repeats(path, [record["image_id"] for record in records])
     return records
-
-
-def sample_images(images: Sequence[Mapping[str, Any]], n: int | None, seed: int = 42) -> list[dict[str, Any]]:
-    """Return `n` of `images` in the order in which they were drawn, the paper's way.
-
-    The paper draws `random.seed(42); random.sample(ids, n)` from the ids in the order of the captions file's list
-    `images`, so the same file, n and seed give the paper's images. With n None, or larger than the list, nothing is
-    drawn: all images, in file order.
-
-    Raises:
-        ValueError: a negative n.
-    """
-    if n is not None and n < 0:
-        raise ValueError(f"number of images {n}: expected 0 or more")
-    if n is None or n > len(images):
-        return [dict(image) for image in images]
-    return [dict(image) for image in random.Random(seed).sample(list(images), n)]
 
 
 def load_annotations(

@@ -42,7 +42,8 @@ def load_mme(folder: Path) -> list[Question]:
     questions = []
     for category in CATEGORIES:
         inner = folder / category / "questions_answers_YN"
-        files = sorted((inner if inner.is_dir() else folder / category).glob("*.txt"))
+        found = (inner if inner.is_dir() else folder / category).glob("*.txt")
+        files = sorted(path for path in found if not path.name.startswith("."))  # "._0001.txt" is macOS's
         if not files:
             raise FileNotFoundError(
                 f"{folder / category}: no question files (*.txt); --annotations is MME's release folder"

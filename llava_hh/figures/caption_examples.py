@@ -10,7 +10,7 @@ from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
 from llava_hh.files import read_json
 
 LINE_CHARACTERS = 88
-LINE_HEIGHT = 0.16  # inches
+LINE_HEIGHT, TITLE_HEIGHT = 0.16, 0.4  # inches
 LEAST_LINES = 12  # of a row, so that its image is not too small
 
 
@@ -40,25 +40,35 @@ def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Pa
         for entry in shown
     ]
     n_lines = [max(LEAST_LINES, sum(len(wrap(own["caption"])) + 2 for _, own in both)) for both in texts]
+    height = LINE_HEIGHT * sum(n_lines) + TITLE_HEIGHT
+    # no constrained layout: it gives up where the font's boxes for unknown letters are wider than the figure
     figure, axes = plt.subplots(
         len(shown),
         2,
-        figsize=(8.2, LINE_HEIGHT * sum(n_lines) + 0.4),
-        width_ratios=(1, 3),
-        height_ratios=n_lines,
+        figsize=(8.2, height),
         squeeze=False,
-        layout="constrained",
+        gridspec_kw={
+            "width_ratios": (1, 3),
+            "height_ratios": n_lines,
+            "wspace": 0.03,
+            "hspace": 0,
+            "left": 0,
+            "right": 1,
+            "bottom": 0,
+            "top": 1 - TITLE_HEIGHT / height,
+        },
     )
-    for (left, right), entry, both, height in zip(axes, shown, texts, n_lines, strict=True):
+    for (left, right), entry, both, lines in zip(axes, shown, texts, n_lines, strict=True):
+        left.set_anchor("N")
         left.imshow(load_image(image_path(image_folder, entry["image"])))
         for axis in (left, right):
             axis.axis("off")
-        right.set(xlim=(0, LINE_CHARACTERS), ylim=(height, 0))
+        right.set(xlim=(0, LINE_CHARACTERS), ylim=(lines, 0))
         line = 0
         for title, own in both:
             right.text(0, line, title, va="top", fontsize=7.5, fontweight="bold", color=GREEDY)
             line = _write(right, line + 1, own) + 1
-    figure.suptitle(f"The first {len(shown)} {which}; hallucinated words in red", fontsize=9)
+    figure.suptitle(f"The first {len(shown)} {which}; hallucinated words in red", fontsize=9, y=1 - 0.1 / height)
     save_figure(figure, out)
 
 

@@ -1,6 +1,5 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from llava_hh.files import in_one_line
 from llava_hh.models.chameleon import Chameleon
@@ -24,6 +23,7 @@ from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.llava import Llava
 from llava_hh.models.llava_next import LlavaNext
 from llava_hh.models.llava_onevision import LlavaOnevision
+from llava_hh.models.loading import Loading
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
@@ -88,9 +88,7 @@ class Batch:
 class Lvlm:
     """A model with its processor and family, the folder that it is from and how it was loaded. `load_lvlm` makes it."""
 
-    def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, family: Family, path: Path, loading: "Loading"
-    ):
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, family: Family, path: Path, loading: Loading):
         self.model, self.processor, self.family = model, processor, family
         self.path, self.loading = path, loading
         text = model.config.get_text_config()
@@ -222,46 +220,6 @@ class Lvlm:
 
     def _image_mask(self, input_ids: Tensor) -> Tensor:
         return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How weights are loaded; what is None is transformers' default.
-
-    dtype: such as "bfloat16"; None is the checkpoint's own.
-    device_map: "auto" spreads layers over GPUs, memory and disk; None is this process's GPU (the first one without a
-        launcher), else the CPU.
-    bits: 4 or 8, by bitsandbytes; None does not quantize.
-    """
-
-    dtype: str | None = None
-    device_map: str | dict | None = None
-    bits: int | None = None
-
-    @classmethod
-    def from_environment(cls) -> "Loading":
-        """By the environment variables DTYPE, DEVICE_MAP and BITS, which the wrappers' users set.
-
-        Raises:
-            ValueError: a dtype or a number of bits that there is not.
-        """
-        dtype, device_map, bits = (os.environ.get(name) or None for name in ("DTYPE", "DEVICE_MAP", "BITS"))
-        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ValueError(f"DTYPE {dtype!r}: expected a dtype of torch, such as bfloat16")
-        if bits not in (None, "4", "8"):
-            raise ValueError(f"BITS {bits!r}: expected 4 or 8")
-        return cls(dtype, device_map, bits and int(bits))
-
-    def options(self) -> dict[str, Any]:
-        """As from_pretrained takes them."""
-        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        device_map = self.device_map or (own_gpu if torch.cuda.is_available() else "cpu")
-        # interventions are written for fused attention; a config may name a kernel that is not installed
-        options: dict[str, Any] = {"dtype": self.dtype or "auto", "device_map": device_map}
-        options["attn_implementation"] = "sdpa"
-        if self.bits:
-            options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.bits}bit": True})
-        return options
 
 
 def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:

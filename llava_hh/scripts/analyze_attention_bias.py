@@ -5,20 +5,35 @@ answer so far, and the rest (system prompt, BOS); they sum to 1.
 """
 
 import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
-from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    CaptionedSettings,
+    add_caption_flags,
+    digest,
+    hallucinating_captions,
+)
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
-from llava_hh.runs import describe_model, processes, provenance, start_run
+from llava_hh.identity import describe_loaded
+from llava_hh.runs import processes, provenance, start_run
 
 GROUPS = ("hal_heads", "non_hal_heads")
+
+
+@dataclass(frozen=True)
+class BiasSettings(CaptionedSettings):
+    """What decides the attention masses: also of which heads they are."""
+
+    heads: dict[str, list]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,16 +56,17 @@ def main(argv: list[str] | None = None) -> None:
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         lvlm = attribution.lvlm
         groups = {group: heads_with_text(lvlm, heads_from_flags(args, lvlm, args.top_k, group)) for group in GROUPS}
-        settings = {
-            "model": describe_model(args.model),
-            "captions_sha256": digest(found),
-            "heads": {group: [list(head) for head in heads] for group, heads in groups.items()},
-            "limit": args.limit,
-            "batch_size": args.batch_size,
-        }
+        settings = BiasSettings(
+            model=describe_loaded(lvlm),
+            captions_sha256=digest(found),
+            batch_size=args.batch_size,
+            limit=args.limit,
+            image_folder=str(args.image_folder),
+            heads={group: [list(head) for head in heads] for group, heads in groups.items()},
+        )
         both = [head for heads in groups.values() for head in heads]
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
-            for number, block in run.blocks(entries, args.batch_size, "attention bias"):
+            for number, block in run.blocks(entries, args.batch_size, "attention bias", attribution.image_of):
                 rows, parts = [], []
                 for entry in block:
                     targets, positions, batch = attribution.prepare(entry)
@@ -70,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
                 **({"paper": paper.ATTENTION_BIAS} if args.paper_values else {}),
             }
             path = args.out / "attention_bias.json"
-            write_json(path, {**result, "settings": settings, "run": provenance()})
+            write_json(path, {**result, "settings": settings.record(), "run": provenance()})
         for group, summary in result["groups"].items():
             means = {part: summary["all"][part]["mean"] for part in ("after_image_mass", "image_mass")}
             print(f"{group}: after the image {means['after_image_mass']:.3f}, image {means['image_mass']:.3f}")

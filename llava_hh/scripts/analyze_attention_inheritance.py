@@ -8,6 +8,7 @@ Differs: the released script takes the first head of each list (top_k 1) and blo
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,14 @@ from llava_hh.analysis.inheritance import (
     text_blocks,
     tokens_per_cell,
 )
-from llava_hh.attribution.captions import CaptionAttribution, add_caption_flags, digest, hallucinating_captions
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    CaptionedSettings,
+    add_caption_flags,
+    digest,
+    hallucinating_captions,
+)
+from llava_hh.blocks import Run
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
@@ -28,9 +36,18 @@ from llava_hh.figures.attention_inheritance import draw_attention_inheritance
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.heads import Head
-from llava_hh.runs import Run, describe_model, processes, provenance, start_run
+from llava_hh.identity import describe_loaded, identify_checkpoint
+from llava_hh.runs import processes, provenance, start_run
 
 RANKED = ("hal_heads", "non_hal_heads")
+
+
+@dataclass(frozen=True)
+class InheritanceSettings(CaptionedSettings):
+    """What decides the similarities: also the base model, and of which heads examples are kept."""
+
+    base_model: dict
+    example_heads: list[list[int]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,18 +93,17 @@ def main(argv: list[str] | None = None) -> None:
         base = load_base(args.base_model, lvlm)
         check_vocabulary(lvlm, base, entries)
         firsts = [groups[group][0] for group in RANKED]
-        settings = {
-            "model": describe_model(args.model),
-            "base_model": describe_model(args.base_model),
-            "captions_sha256": digest(found),
-            "image_folder": str(args.image_folder),
-            "example_heads": [list(head) for head in firsts],
-            "dtype": str(lvlm.model.dtype),
-            "limit": args.limit,
-            "batch_size": args.batch_size,
-        }
+        settings = InheritanceSettings(
+            model=describe_loaded(lvlm),
+            captions_sha256=digest(found),
+            batch_size=args.batch_size,
+            limit=args.limit,
+            image_folder=str(args.image_folder),
+            base_model=identify_checkpoint(args.base_model),
+            example_heads=[list(head) for head in firsts],
+        )
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
-            for number, block in run.blocks(entries, args.batch_size, "attention inheritance"):
+            for number, block in run.blocks(entries, args.batch_size, "attention inheritance", attribution.image_of):
                 rows, similarity, heat_maps = [], [], None
                 for entry in block:
                     blocks = text_blocks(lvlm.model, base, attribution.prepare(entry)[-1])
@@ -95,7 +111,9 @@ def main(argv: list[str] | None = None) -> None:
                     similarity.append(blocks.similarity().numpy())
                     if heat_maps is None:  # each block's first caption; the run's first one is the example
                         heat_maps = blocks.heat_maps(firsts).numpy()
-                run.finish_block(number, block, rows, {"similarity": np.stack(similarity), "heat_maps": heat_maps})
+                run.finish_block(
+                    number, block, rows, {"similarity": np.stack(similarity)}, of_block={"heat_maps": heat_maps}
+                )
             if not processes().is_main:
                 return
             similarity = np.concatenate([arrays["similarity"] for arrays in run.finished_arrays()])
@@ -104,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
                 "examples": examples_of(run, similarity, firsts),
                 "n_captions": len(similarity),
                 **({"paper": paper.INHERITANCE} if args.paper_values else {}),
-                "settings": {**settings, "top_k": args.top_k},
+                "settings": {**settings.record(), "top_k": args.top_k},
                 "run": provenance(),
             }
             path = args.out / "attention_inheritance.json"

@@ -82,7 +82,7 @@ def run_weights(
         repeated = replace(
             evaluation,
             samples=[{**sample, "alpha": alpha} for sample in evaluation.samples for alpha in weights],
-            extra={**evaluation.extra, "span": args.span, "heads": [list(head) for head in heads], "alphas": weights},
+            task={"span": args.span, "heads": [list(head) for head in heads], "alphas": weights},
         )
         rows = repeated.score(repeated.caption(folder.name, scaled, folder))
         runs |= {alpha: rows[place :: len(weights)] for place, alpha in enumerate(weights)}
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
             **({"paper": paper.REWEIGHT[args.span]} if args.paper_values else {}),
         }
         settings = {
-            **evaluation.settings([]),
+            **evaluation.settings([]).record(),
             "split": args.split,
             "heads_sha256": sha256(args.heads),
             "top_k": args.top_k,

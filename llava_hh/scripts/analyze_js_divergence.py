@@ -7,20 +7,30 @@ models are in memory at a time, and their attention maps of one caption.
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llava_hh.analysis.js_divergence import check_same_shape, measure_checkpoint, order_by_step, summarise
-from llava_hh.attribution.captions import CaptionAttribution, digest, hallucinating_captions
+from llava_hh.analysis.js_divergence import BLOCK, check_same_shape, measure_checkpoint, order_by_step, summarise
+from llava_hh.attribution.captions import CaptionAttribution, CaptionedSettings, digest, hallucinating_captions
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.heads import check_heads, load_heads, published_list
+from llava_hh.identity import identify, identify_checkpoint
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.runs import describe_model, make_folder, processes, provenance, start_run
+from llava_hh.models.loading import Loading
+from llava_hh.runs import make_folder, processes, provenance, start_run
+
+
+@dataclass(frozen=True)
+class JsSettings(CaptionedSettings):
+    """What decides the divergences of one checkpoint from `model`, the reference."""
+
+    checkpoint: dict
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,19 +84,20 @@ def main(argv: list[str] | None = None) -> None:
         entries = found[: args.limit]
         make_folder(args.out)
 
-        settings = {
-            # steps of one tuning have files of the same sizes, so the folders are named too
-            "reference": {"folder": str(args.reference), **describe_model(args.reference)},
-            "captions_sha256": digest(found),
-            "image_folder": str(args.image_folder),
-            "limit": args.limit,
-        }
+        reference = identify_checkpoint(args.reference) | {"loading": Loading.from_environment().record()}
         # the target words that it finds too check that the ids spell the caption
         source = CaptionAttribution(args.reference, args.image_folder, released=False, max_rows=1)
         described, divergences = {}, {}
         for step, folder in checkpoints.items():
-            described[step] = {"folder": str(folder), **describe_model(folder)}
-            own = {**settings, "checkpoint": described[step]}
+            described[step] = identify_checkpoint(folder)
+            own = JsSettings(
+                model=reference,
+                captions_sha256=digest(found),
+                batch_size=BLOCK,
+                limit=args.limit,
+                image_folder=str(args.image_folder),
+                checkpoint=described[step],
+            )
             with start_run(args.out / f"step-{step}", own, [entry["image_id"] for entry in entries]) as run:
                 measure_checkpoint(source, folder, entries, run)
                 if processes().is_main:
@@ -96,7 +107,14 @@ def main(argv: list[str] | None = None) -> None:
         result = {
             **summarise(divergences, heads),
             **({"paper": JS_DIVERGENCE} if args.paper_values else {}),
-            "settings": {**settings, "checkpoints": described, "heads": str(args.heads), "top_k": args.top_k},
+            "settings": {
+                "reference": reference,
+                "captions_sha256": digest(found),
+                "limit": args.limit,
+                "checkpoints": described,
+                "heads": identify(args.heads),
+                "top_k": args.top_k,
+            },
             "run": provenance(),
         }
         path = args.out / "js_divergence.json"

@@ -9,10 +9,13 @@ picture.
 """
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from llava_hh.attribution.captions import (
+    AttributionSettings,
     CaptionAttribution,
+    OutputsSettings,
     add_caption_flags,
     digest,
     hallucinating_captions,
@@ -26,8 +29,8 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json, write_rows, write_tensors
-from llava_hh.models.lvlm import Loading
-from llava_hh.runs import describe_model, processes, provenance, start_run
+from llava_hh.identity import describe_loaded
+from llava_hh.runs import processes, provenance, start_run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,14 +79,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_replacement(
-    args: argparse.Namespace, attribution: CaptionAttribution, entries: list, settings: dict
+    args: argparse.Namespace, attribution: CaptionAttribution, entries: list, settings: AttributionSettings
 ) -> Replacement:
     """What takes an ablated output's place; means and deviations are gathered first, in a run of their own."""
     if args.ablation == "zero":
         return Zero()
     folder = args.out / "module_outputs"
-    without = {name: value for name, value in settings.items() if not name.startswith(("ablation", "noise"))}
-    with start_run(folder, without, [entry["image_id"] for entry in entries]) as run:
+    shared = {each.name: getattr(settings, each.name) for each in fields(OutputsSettings)}
+    with start_run(folder, OutputsSettings(**shared), [entry["image_id"] for entry in entries]) as run:
         outputs = attribution.gather_outputs(entries, run)
     return Mean(outputs) if args.ablation == "mean" else Noise(outputs, args.noise_scale, args.noise_seed)
 
@@ -109,21 +112,21 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         found = hallucinating_captions(args.captions)
         entries = found[: args.limit]
-        settings = {
-            "model": describe_model(args.model),
-            "captions_sha256": digest(found),
-            "image_folder": str(args.image_folder),
-            "limit": args.limit,
-            "batch_size": args.batch_size,
-            "released": args.released,
-            "ablation": args.ablation,
-            **Loading.from_environment().settings(),
-        }
-        if chosen := {name: getattr(args, name) for name in ("screen", "race") if getattr(args, name) is not None}:
-            settings |= {**chosen, "read_out": args.read_out}
-        if args.ablation == "noise":
-            settings |= {"noise_scale": args.noise_scale, "noise_seed": args.noise_seed}
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
+        of_noise = {name: getattr(args, name) for name in ("noise_scale", "noise_seed") if args.ablation == "noise"}
+        settings = AttributionSettings(
+            model=describe_loaded(attribution.lvlm),
+            captions_sha256=digest(found),
+            batch_size=args.batch_size,
+            limit=args.limit,
+            image_folder=str(args.image_folder),
+            released=args.released,
+            ablation=args.ablation,
+            screen=args.screen,
+            race=args.race,
+            read_out=args.read_out if args.screen or args.race else None,
+            **of_noise,
+        )
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
             replacement = chosen_replacement(args, attribution, entries, settings)
             how = (attribution, entries, replacement, run, settings, args.batch_size, args.read_out)
@@ -141,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
             length = min(args.list_length, args.race or args.screen or args.list_length)
             result = summarise(found.rows, found.log_probs, args.read_out, length)
             result |= {"shortlist": found.about} if found.about else {}
-            about = {"ablation": args.ablation, "settings": settings, "run": provenance()}
+            about = {"ablation": args.ablation, "settings": settings.record(), "run": provenance()}
             write_json(args.out / "attribution_result.json", {**result, **about})
         path = args.out / "attribution_result.json"
         report(result, path)

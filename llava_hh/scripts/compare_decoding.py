@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
 
         if processes().is_main:
-            report(args, evaluation.settings(switched_off(heads)), sentences, draws)
+            report(args, evaluation.settings(switched_off(heads)).record(), sentences, draws)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ word_maps.json and word_maps.safetensors. The report finds them in a folder word
 """
 
 import argparse
+from dataclasses import dataclass
 
 from llava_hh.analysis.bias import PARTS
 from llava_hh.analysis.word_maps import measure_caption
 from llava_hh.attribution.captions import (
     CaptionAttribution,
+    CaptionedSettings,
     add_caption_flags,
     digest,
     hallucinating_captions,
@@ -19,7 +21,19 @@ from llava_hh.attribution.captions import (
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
 from llava_hh.files import write_json, write_tensors
-from llava_hh.runs import describe_model, processes, provenance, start_run
+from llava_hh.identity import describe_loaded
+from llava_hh.runs import processes, provenance, start_run
+from llava_hh.settings import IMAGES_BY_CONTENT
+
+
+@dataclass(frozen=True)
+class WordSettings(CaptionedSettings):
+    """What decides word maps, heads among it. A block keeps its captions' maps in one piece, so the limit counts."""
+
+    heads: list[list[int]]
+
+    def free(self) -> dict[str, str]:
+        return {"image_folder": IMAGES_BY_CONTENT}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,31 +50,35 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        found = hallucinating_captions(args.captions)
+        found = hallucinating_captions(args.captions, allow_none=True)
+        if not found:
+            if processes().is_main:
+                print(f"{args.captions}: no caption with a hallucinated object, so there are no word maps")
+            return
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         heads = heads_with_text(attribution.lvlm, heads_from_flags(args, attribution.lvlm, args.top_k))
-        settings = {
-            "model": describe_model(args.model),
-            "captions_sha256": digest(found),
-            "image_folder": str(args.image_folder),
-            "heads": [list(head) for head in heads],
-            "limit": args.limit,
-            "batch_size": args.batch_size,
-        }
+        settings = WordSettings(
+            model=describe_loaded(attribution.lvlm),
+            captions_sha256=digest(found),
+            batch_size=args.batch_size,
+            limit=args.limit,
+            image_folder=str(args.image_folder),
+            heads=[list(head) for head in heads],
+        )
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
-            for number, block in run.blocks(entries, args.batch_size, "word maps"):
+            for number, block in run.blocks(entries, args.batch_size, "word maps", attribution.image_of):
                 measured = [
                     measure_caption(attribution.lvlm, entry, *attribution.prepare(entry), heads) for entry in block
                 ]
                 rows = [row for row, _ in measured]
-                run.finish_block(number, block, rows, join_arrays(arrays for _, arrays in measured))
+                run.finish_block(number, block, rows, of_block=join_arrays(arrays for _, arrays in measured))
             if not processes().is_main:
                 return
             rows = run.finished_rows()
             write_tensors(args.out / "word_maps.safetensors", join_arrays(run.finished_arrays()))
-            result = {"heads": settings["heads"], "parts": PARTS, "captions": rows}
-            write_json(args.out / "word_maps.json", {**result, "settings": settings, "run": provenance()})
+            result = {"heads": settings.heads, "parts": PARTS, "captions": rows}
+            write_json(args.out / "word_maps.json", {**result, "settings": settings.record(), "run": provenance()})
         words = sum(len(row["words"]) for row in rows)
         print(f"{', '.join(map(str, heads))} at {words} object words of {len(rows)} captions")
         print(args.out / "word_maps.json")

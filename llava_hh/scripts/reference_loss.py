@@ -65,7 +65,7 @@ def caption_losses(
 
 def measure(evaluation: Evaluation, interventions: list[Intervention], out: Path) -> list[dict]:
     """The loss of the first reference captions of every image into the folder `out`; a row per caption."""
-    per_image = evaluation.extra["captions_per_image"]
+    per_image = evaluation.task["captions_per_image"]
     references = {sample["image_id"]: evaluation.references[sample["image_id"]] for sample in evaluation.samples}
     with start_run(out, evaluation.settings(interventions), list(references)) as run:
         for number, block in run.blocks(evaluation.samples, evaluation.batch_size, out.name):
@@ -127,8 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         evaluation = Evaluation.from_flags(args)
         truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
-        extra = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
-        evaluation = replace(evaluation, extra={**evaluation.extra, **extra})
+        task = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
+        evaluation = replace(evaluation, task=task)
         heads = heads_with_text(evaluation.lvlm, heads_from_flags(args, evaluation.lvlm, args.top_k), refuse=True)
 
         def edits(chosen: Sequence[Head]) -> dict[str, list[Intervention]]:
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, own in captions.items():
             result[name]["captions"] = own
         settings = {"top_k": args.top_k, "threshold": args.threshold, "heads_sha256": sha256(args.heads)}
-        settings |= evaluation.settings([])
+        settings |= evaluation.settings([]).record()
         path = args.out / "reference_loss.json"
         write_json(path, {"methods": result, "settings": settings, "run": provenance()})
         n_images = result[REFERENCE]["n_images"]

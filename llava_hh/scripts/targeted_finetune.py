@@ -6,6 +6,7 @@ goes on from its last checkpoint when the same command is given again.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
@@ -13,7 +14,7 @@ from llava_hh.data.instruct import InstructionData
 from llava_hh.evaluation import add_head_flags, control_heads, heads_from_flags, heads_with_text
 from llava_hh.figures.finetuning import draw_finetuning
 from llava_hh.figures.style import picture
-from llava_hh.files import json_rows, sha256
+from llava_hh.files import json_rows, sha256_or_none
 from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.head_rows import (
     TunedRows,
@@ -36,9 +37,12 @@ from llava_hh.finetuning.trainer import (
 )
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
-from llava_hh.models.lvlm import Loading, Lvlm, load_lvlm
+from llava_hh.identity import describe_loaded, digest_of, identify
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
-from llava_hh.runs import describe_model, make_folder, processes, start_run
+from llava_hh.runs import make_folder, processes, start_run
+from llava_hh.settings import Settings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,17 +97,54 @@ def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str
     return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if args.released else heads, vocabulary)
 
 
-def settings_of(args: argparse.Namespace, heads: list[Head]) -> dict:
-    """What decides the result, for run.json."""
-    kept = ("top_k", "random_heads", "released", "objective", "ce_coeff", "attention_coeff", "lm_head", "untie")
-    kept += ("steps", "batch_size", "accumulation", "learning_rate", "warmup", "max_length", "seed", "skip_bad")
-    return {
-        "model": describe_model(args.model),
+@dataclass(frozen=True)
+class FineTuningSettings(Settings):
+    """What decides the trained rows.
+
+    Args:
+        model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
+            in all; others: as the flags.
+    """
+
+    model: dict
+    heads: list[list[int]]
+    data: dict
+    images: dict
+    top_k: int
+    random_heads: int | None
+    released: bool
+    objective: str
+    ce_coeff: float
+    attention_coeff: float
+    lm_head: bool | None
+    untie: bool
+    steps: int
+    batch_size: int
+    accumulation: int
+    learning_rate: float
+    warmup: float
+    max_length: int
+    seed: int
+    skip_bad: bool
+    image_folder: str
+
+    def free(self) -> dict[str, str]:
+        return {"image_folder": "images are known by their content"}
+
+
+def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
+    order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
+    names = sorted({name for name in (data[index].image for index in order) if name})
+    images = {name: sha256_or_none(args.image_folder / name) for name in names}
+    made = {
+        "model": describe_loaded(lvlm),
         "heads": [list(head) for head in heads],
-        "data_sha256": sha256(args.data),
+        "data": identify(args.data),
+        "images": {"sha256": digest_of(images)},
         "image_folder": str(args.image_folder),
-        **{name: getattr(args, name) for name in kept},
     }
+    flags = [each.name for each in fields(FineTuningSettings) if each.name not in made]
+    return FineTuningSettings(**made, **{name: getattr(args, name) for name in flags})
 
 
 def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> None:
@@ -194,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         lvlm = load_lvlm(args.model)
         heads = chosen_heads(args, lvlm)
         result = args.out / "model"
-        with start_run(args.out, settings_of(args, heads)):
+        with start_run(args.out, settings_of(args, lvlm, heads, data)):
             if not result.exists():
                 fine_tune(args, lvlm, heads, data)
                 if processes().is_main:

@@ -1,0 +1,52 @@
+"""How the weights of a checkpoint are loaded: their type, where they go, whether they are quantized."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded; what is None is transformers' default.
+
+    dtype: such as "bfloat16"; None is the checkpoint's own.
+    device_map: "auto" spreads layers over GPUs, memory and disk; None is this process's GPU (the first one without a
+        launcher), else the CPU.
+    bits: 4 or 8, by bitsandbytes; None does not quantize.
+    """
+
+    dtype: str | None = None
+    device_map: str | dict | None = None
+    bits: int | None = None
+
+    @classmethod
+    def from_environment(cls) -> "Loading":
+        """By the environment variables DTYPE, DEVICE_MAP and BITS, which the wrappers' users set.
+
+        Raises:
+            ValueError: a dtype or a number of bits that there is not.
+        """
+        dtype, device_map, bits = (os.environ.get(name) or None for name in ("DTYPE", "DEVICE_MAP", "BITS"))
+        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ValueError(f"DTYPE {dtype!r}: expected a dtype of torch, such as bfloat16")
+        if bits not in (None, "4", "8"):
+            raise ValueError(f"BITS {bits!r}: expected 4 or 8")
+        return cls(dtype, device_map, bits and int(bits))
+
+    def record(self) -> dict[str, Any]:
+        """What changes numbers, JSON-ready: type and bits; where layers lie does not."""
+        return {"dtype": self.dtype, "bits": self.bits}
+
+    def options(self) -> dict[str, Any]:
+        """As from_pretrained takes them."""
+        own_gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device_map = self.device_map or (own_gpu if torch.cuda.is_available() else "cpu")
+        # interventions are written for fused attention; a config may name a kernel that is not installed
+        options: dict[str, Any] = {"dtype": self.dtype or "auto", "device_map": device_map}
+        options["attn_implementation"] = "sdpa"
+        if self.bits:
+            options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.bits}bit": True})
+        return options
