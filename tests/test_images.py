@@ -18,6 +18,7 @@ from tiny_newer import FAMILIES
 from llava_hh.data import images
 from llava_hh.data.images import check_image_name, image_path, load_image
 from llava_hh.models import lvlm
+from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.scripts import caption, evaluate_chair, report
 
