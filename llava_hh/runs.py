@@ -49,7 +49,9 @@ def describe_model(path: Path) -> dict:
         raise FileNotFoundError(f"{path}: no config.json there; expected a folder with a transformers checkpoint")
     parts = read_json(path / "config.json").get("parts")
     places = [path, *(path / str(part) for part in (parts if isinstance(parts, dict) else {}).values())]
-    weights = sorted(file for place in places for file in [place, *place.glob("*")] if file.suffix in WEIGHT_SUFFIXES)
+    weights = sorted(
+        file for place in places for file in [place, *place.glob("[!.]*")] if file.suffix in WEIGHT_SUFFIXES
+    )
     sizes = {file.name: file.stat().st_size for file in weights}
     return {"config_sha256": sha256(path / "config.json"), "weights": sizes}
 
@@ -208,7 +210,8 @@ def make_folder(folder: Path) -> None:
         FileExistsError: results are there, and none of them says that this package wrote it.
         OSError: it cannot be written; one line that names the folder.
     """
-    files = [path for path in folder.glob("*") if path.suffix in RESULT_SUFFIXES and path.is_file()]
+    # names that begin with a dot are of systems and tools, such as the "._" files of macOS
+    files = [path for path in folder.glob("[!.]*") if path.suffix in RESULT_SUFFIXES and path.is_file()]
     if files and not any(is_ours(path) for ours in ("*.json", "blocks/*.json") for path in folder.glob(ours)):
         what = f"{min(files).name} is there, and no run of ours wrote it"
         raise FileExistsError(f"--out {folder}: {what}; choose another folder")

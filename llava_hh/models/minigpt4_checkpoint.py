@@ -42,7 +42,6 @@ from llava_hh.models.weight_files import (
     first_line,
     listed,
     name_unused,
-    refuse_adapter,
     tensors_of,
     weight_files,
 )
@@ -169,7 +168,6 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
     check_files(folder)
-    refuse_adapter(folder)
     kind = from_folder(AutoConfig, folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
