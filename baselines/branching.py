@@ -29,8 +29,8 @@ class Branches(Stepper):
 
     Raises:
         CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys.
-        NotImplementedError: a block of `intervene` that is open, since its edits of a forward's last query would miss
-            all tokens but one.
+        NotImplementedError: a block of `intervene` that is open, since branches share columns, by which it finds the
+            rows that predict the answer.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:

@@ -93,7 +93,11 @@ def assemble(
         eos_token_id=language.generation_config.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         # words that the tokenizer lacks, should the matrix have been rounded up
-        suppress_tokens=list(range(config.image_token_id, language.config.vocab_size)) or None,
+        suppress_tokens=[
+            *(language.generation_config.suppress_tokens or ()),
+            *range(config.image_token_id, language.config.vocab_size),
+        ]
+        or None,
     )
     side = config.vision_config.image_size
     return model, MiniGpt4Processor(BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
