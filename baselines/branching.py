@@ -37,7 +37,7 @@ class Branches(Stepper):
         if "cross_attention_mask" in inputs:
             raise CannotDecode("this model reads its image by cross-attention, not at positions of the prompt")
         if is_edited(model):
-            raise NotImplementedError("branches are not decoded inside intervene, whose edits are of one query a row")
+            raise NotImplementedError("branches are not decoded inside intervene, for they share columns")
         super().__init__(model, inputs)
         self._attention: Tensor | None = None  # of the last `grow`
         self._growing = False
