@@ -1,5 +1,6 @@
 """The processes of one run, as the launcher started them."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Processes:
 
             if not distributed.is_initialized():
                 distributed.init_process_group("gloo", timeout=LONGEST)
+                atexit.register(_leave_group)
             distributed.barrier()
 
     def gather(self, text: str) -> list[str]:
@@ -84,6 +86,14 @@ class Processes:
         except OSError:
             store.set(key, "refused")  # heard by those that still wait
             raise
+
+
+def _leave_group() -> None:
+    """End the threads of the group before Python ends: one that still runs aborts the process, its work done."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def processes() -> Processes:
