@@ -29,15 +29,15 @@ class Branches(Stepper):
 
     Raises:
         CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys.
-        NotImplementedError: a block of `intervene` that is open, since its edits of a forward's last query would miss
-            all tokens but one.
+        NotImplementedError: a block of `intervene` that is open, since branches share columns, by which it finds the
+            rows that predict the answer.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         if "cross_attention_mask" in inputs:
             raise CannotDecode("this model reads its image by cross-attention, not at positions of the prompt")
         if is_edited(model):
-            raise NotImplementedError("branches are not decoded inside intervene, whose edits are of one query a row")
+            raise NotImplementedError("branches are not decoded inside intervene, for they share columns")
         super().__init__(model, inputs)
         self._attention: Tensor | None = None  # of the last `grow`
         self._growing = False

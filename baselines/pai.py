@@ -74,6 +74,8 @@ def decode(
         The boosted softmax is fp32 here, and so is the guidance. The README advises nucleus sampling; its captioning
         script is greedy by default, as ours is.
     """
+    if "cross_attention_mask" in inputs:
+        raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
     heads = boosted_heads(model, settings)
     guided = settings.gamma != 1
     if guided:
@@ -124,11 +126,7 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
     one per image: a twin shows none.
 
     Returns: the inputs, and their image_mask, False in the twins.
-    Raises:
-        CannotDecode: images that are read by cross-attention.
     """
-    if "cross_attention_mask" in inputs:
-        raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
     known = inputs.get("attention_mask", torch.ones_like(image_mask, dtype=torch.long))
     shown = image_mask.repeat_interleave(2, 0)
     shown[1::2] = False

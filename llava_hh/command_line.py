@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from llava_hh.files import describe_failure, in_one_line
+from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.processes import processes
 
 
@@ -42,6 +43,7 @@ RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 
 RATE = Number(float, "a number above 0", lambda value: 0 < value < inf)
 FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf)
 FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)
+OUTPUTS = ("out", "summary")  # flags of what is written
 SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value < 1)
 
 
@@ -50,6 +52,17 @@ class ScriptParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def parse_args(self, *arguments: Any, **named: Any) -> argparse.Namespace:  # type: ignore[override]
+        """The flags; an output that is also an input is an error, for it would be overwritten."""
+        args = super().parse_args(*arguments, **named)
+        given = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
+        for out in OUTPUTS:
+            for name, values in given.items():
+                for path in (value for value in values if isinstance(value, Path) and name not in OUTPUTS):
+                    if isinstance(written := getattr(args, out, None), Path) and written.resolve() == path.resolve():
+                        self.error(f"--{out} {written}: is an input of this run; expected another")
+        return args
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help lists the flags\n")
@@ -80,6 +93,6 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        what = f"{type(error).__name__}: {in_one_line(error)}"
+        what = printable(f"{type(error).__name__}: {in_one_line(error)}")
         print(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
         raise SystemExit(1) from None

@@ -32,13 +32,14 @@ class Companions:
         return self._models("reference_model", "training_checkpoints")
 
     def check_halc(self) -> str:
-        if MINI in (self.profile["halc_detector"], self.profile["halc_scorer"]):
-            return "mini's own vision tower"
-        return self._models("halc_detector", "halc_scorer")
+        names = [name for name in ("halc_detector", "halc_scorer") if self.profile[name] != MINI]
+        return self._models(*names) if names else "mini's own vision tower"
 
     def check_tf_hh(self) -> str:
         if not (paths := self._there("instruct_path")):
             return NONE
+        if not self.profile["instruct_images"]:
+            raise ValueError("the profile has instruct_path but no instruct_images")
         data, images = paths[0], self.root / self.profile["instruct_images"]
         refuse_pointer(data)
         with open(data, "rb") as file:

@@ -143,11 +143,12 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON (a Git LFS pointer, for example), or not in UTF-8, or nested too deeply, or has half
             of a character; one line.
     """
-    if text.startswith(POINTER if isinstance(text, bytes) else POINTER.decode()):
-        raise ValueError(FETCH)
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        if text.startswith(POINTER.decode()):
+            raise ValueError(FETCH)
         content = json.loads(text)
-        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():
+        if "\\ud" in text.lower():
             refuse_half_characters(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
@@ -231,7 +232,10 @@ def in_one_line(error: Exception) -> str:
 
 def without_advice(text: str) -> str:
     """An error's words, but for torch's advice to load a file that it cannot read as a pickle."""
-    return "not a file of tensors alone, or damaged" if "weights_only" in text else text
+    if "weights_only" not in text:
+        return text
+    file, colon, _ = text.partition(": ")
+    return (f"{file}: " if colon and " " not in file else "") + "not a file of tensors alone, or damaged"
 
 
 def sha256_or_none(path: Path) -> str | None:

@@ -34,7 +34,11 @@ def loaded_bytes(path: Path, loading: Loading) -> float:
 
     Quantized weights count as `bits` each, though embeddings and norms stay as they are; so it is an estimate.
     """
-    said = loading.dtype or _config_dtype(read_fields(path))
+    fields = read_fields(path)
+    # of a model in parts, all are loaded in the type of its language model
+    parts = fields.get("parts")
+    language = read_fields(path / str(parts["language_model"])) if isinstance(parts, dict) else {}
+    said = loading.dtype or _config_dtype(fields) or _config_dtype(language)
     named = getattr(torch, str(said), None)
     size = 0.0
     for tensor in stored_tensors(path):

@@ -2,7 +2,7 @@
 
 import re
 
-DIGITS = re.compile(r"-?[0-9]+")
+DIGITS = re.compile(r"-?[0-9]{1,40}")
 
 
 def whole_id(value: object, name: str = "id") -> int:
@@ -24,7 +24,7 @@ def number_or_text(value: object, name: str = "id") -> int | str:
     """The same where ids may also be text, such as "n161313": that is kept as it is.
 
     Raises:
-        ValueError: neither a whole number nor a text with a letter in it.
+        ValueError: neither a whole number nor a text.
     """
     if isinstance(value, str) and value and not DIGITS.fullmatch(value):
         return value

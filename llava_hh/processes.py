@@ -1,5 +1,6 @@
 """The processes of one run, as the launcher started them."""
 
+import atexit
 import os
 import sys
 import time
@@ -41,6 +42,7 @@ class Processes:
             if not distributed.is_initialized():
                 with self._saying("the others to start"):
                     distributed.init_process_group("gloo", timeout=LONGEST)
+                atexit.register(_leave_group)
             distributed.barrier()
 
     def exchange(self, text: str) -> list[str]:
@@ -114,6 +116,14 @@ class Processes:
         except OSError:
             store.set(key, "refused")  # heard by those that still wait
             raise
+
+
+def _leave_group() -> None:
+    """End the threads of the group before Python ends: one that still runs aborts the process, its work done."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def processes() -> Processes:

@@ -74,7 +74,8 @@ def make_folder(folder: Path) -> None:
         FileExistsError: results are there, and none of them says that this package wrote it.
         OSError: it cannot be written; one line that names the folder.
     """
-    files = [path for path in folder.glob("*") if path.suffix in RESULT_SUFFIXES and path.is_file()]
+    # names that begin with a dot are of systems and tools, such as the "._" files of macOS
+    files = [path for path in folder.glob("[!.]*") if path.suffix in RESULT_SUFFIXES and path.is_file()]
     if files and not any(is_ours(path) for ours in ("*.json", "blocks/*.json") for path in folder.glob(ours)):
         what = f"{min(files).name} is there, and no run of ours wrote it"
         raise FileExistsError(f"--out {folder}: {what}; choose another folder")

@@ -30,6 +30,7 @@ class Trace:
         self.maps: dict[int, list[Tensor]] = {}
         # by edit, layer, heads and batch size: fired (batch, head, answer row) and decided (batch, answer row)
         self._decisions: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}
+        self._finished: dict[Head, Decisions] = {}  # of answers that `generate` has returned
         self._is_counting = True
 
     @contextmanager
@@ -61,21 +62,28 @@ class Trace:
         for each, decided in zip(kept, new, strict=True):
             each.index_copy_(-1, index.clamp(min=0), decided)
 
-    def forget_from(self, row: int) -> None:
-        """Drop the decisions of answer rows from `row` on, of tokens that were proposed but not taken."""
+    def finish(self, n_rows: int) -> None:
+        """Count the decisions of an answer that is whole; the next one has rows of its own.
+
+        Args:
+            n_rows: of the answer; rows behind it were of tokens that were proposed but not taken.
+        """
         for kept in self._decisions.values():
             for each in kept:
-                each[..., row:] = False
+                each[..., n_rows:] = False
+        self._finished = self.fired
+        self._decisions.clear()
 
     @property
     def fired(self) -> dict[Head, Decisions]:
         """How often `DeactivateText` fired on each of its heads, and how many decisions it took there.
 
-        A decision is one answer row of one batch row with a key after the image, counted once, however often
-        generation computes it. Rows that generation only carries along (finished, or padding) decide too. Where two
-        `DeactivateText` name a head, their counts add up.
+        A decision is one answer row of one batch row with a key after the image, counted once, however often generation
+        computes it. Each call of `generate` makes answers of its own; forwards by hand make one. Rows that generation
+        only carries along (finished, or padding) decide too. Where two `DeactivateText` name a head, their counts add
+        up.
         """
-        counts: dict[Head, Decisions] = {}
+        counts = dict(self._finished)
         for (_, layer, heads, _), (fired, decided) in self._decisions.items():
             for head, n_fired in zip(heads, fired.sum((0, 2)).tolist(), strict=True):
                 before = counts.get(Head(layer, head), Decisions(0, 0))
@@ -119,7 +127,7 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
             is_inside = False
         sequences = output if isinstance(output, Tensor) else output.sequences
         n_new = sequences.shape[1] - (0 if ids is None else ids.shape[1])
-        trace.forget_from(spans.width + n_new - 1 - spans.first_predicting)
+        trace.finish(spans.width + n_new - 1 - spans.first_predicting)
         return output
 
     part.generate = watched

@@ -225,3 +225,15 @@ def test_layers_beyond_memory_stay_on_the_disk(patient, capsys, monkeypatch):
     monkeypatch.setenv("BITS", "8")  # quantized layers cannot stay there
     mark, text = examine(patient, capsys)["memory"]
     assert mark == "FAIL" and "DEVICE_MAP" not in text and text.endswith(". Set BITS=4, or take a smaller model.")
+
+
+def test_parts_that_are_missing_are_told_where_they_go(folders, patient, capsys):
+    """A tower beside an original checkpoint, the base of a projector, an adapter that nobody merged."""
+    for layout, told in (("original", "clip-vit-tiny-patch14-28"), ("pretrain", "vicuna-tiny")):
+        shutil.rmtree(patient / "model")
+        shutil.copytree(folders / layout, patient / "model")
+        mark, text = examine(patient, capsys)["checkpoint"]
+        assert mark == "FAIL" and f"download it to checkpoints/{told}" in text and "files again" not in text
+    (patient / "model" / "adapter_config.json").write_text("{}")
+    mark, text = examine(patient, capsys)["checkpoint"]
+    assert mark == "FAIL" and "model/adapter_config.json: a LoRA adapter" in text

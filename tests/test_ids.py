@@ -14,11 +14,12 @@ from llava_hh.data.amber import load_amber
 from llava_hh.data.coco import ImageAnnotations, load_annotations, load_image_list, load_objects
 from llava_hh.data.instruct import parse_conversation
 from llava_hh.data.pope import load_questions
+from llava_hh.files import sha256
 from llava_hh.heads import Head, load_heads
 from llava_hh.ids import number_or_text, whole_id
 from llava_hh.scripts import evaluate_benchmark, evaluate_chair, evaluate_vqa
 
-NO_IDS = [None, True, 100.5, 1.0, [1], {}, "one", "", "1.0", " 1", "\u0661"]  # the last is an Arabic digit
+NO_IDS = [None, True, 100.5, 1.0, [1], {}, "one", "", "1.0", " 1", "\u0661", "9" * 5000]  # the last is an Arabic digit
 TEXTS = {"digits": str, "padded": "{:012d}".format}
 
 
@@ -118,6 +119,19 @@ def test_images_that_no_instances_file_lists_are_not_images_without_objects(tmp_
     evaluate_chair.main([*flags, "--skip-bad"])
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     assert result["run"]["n_skipped"] == 1 and [entry["image_id"] for entry in result["sentences"]] == [1]
+
+
+def test_what_was_kept_by_other_rules_is_read_anew(tmp_path):
+    """A folder of results keeps a copy of the ground truth; earlier versions lost objects whose ids were text."""
+    folder = write_truth(tmp_path / "coco", boxes=str)
+    cache = tmp_path / "ground_truth.json"
+    expected = load_annotations(folder, [1, 2])
+    assert {"dog"} == expected[1].categories
+    old = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    images = {str(image_id): {"categories": [], "captions": []} for image_id in (1, 2)}
+    cache.write_text(json.dumps({"files": old, "images": images}))
+    assert load_annotations(folder, [1, 2], cache=cache) == expected
+    assert load_annotations(folder, [1, 2], cache=cache) == expected  # of the copy that was made
 
 
 def test_a_category_that_is_not_listed(tmp_path):

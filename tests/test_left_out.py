@@ -72,6 +72,13 @@ def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys
     assert table_of(other)[2] == table_of(summary)[2].removesuffix(f" {note}.")
 
 
+def test_without_guidance_too(mllama, tiny_coco, tmp_path):
+    flags = flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo")
+    evaluate.main([*flags, "--set", "pai.gamma=1", "pai.start_layer=0"])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["settings"]["left_out"] == {"pai": BY_CROSS_ATTENTION["pai"]} and "dola_repo" in summary
+
+
 def test_questions_too(mllama, tiny_coco, tmp_path, capsys):
     evaluate_pope.main(flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo", "opera"))
     assert capsys.readouterr().out.count("left out: ") == 2

@@ -154,6 +154,13 @@ def test_an_adapter_that_would_not_be_applied(name, lvlm, weights, tmp_path, ref
         (folder / name).unlink()
 
 
+def test_an_adapter_beside_weights_of_transformers(tiny_checkpoint, tmp_path, refused):
+    """transformers would apply it, and a weight that the model lacks would be random without a word."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "tiny"))
+    (folder / "adapter_config.json").write_text("{}")
+    refused(folder, str(folder / "adapter_config.json"), "a LoRA adapter", "merge it into its base")
+
+
 def test_a_vocabulary_of_another_size(lvlm, weights, tmp_path, refused):
     cut = weights | {"lm_head.weight": weights["lm_head.weight"][:-3].clone()}
     folder = write_llava15(tmp_path / "llava", lvlm.model, cut)

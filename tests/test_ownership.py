@@ -18,6 +18,7 @@ from llava_hh.runs import Run, make_folder, make_parent, start_run
 from llava_hh.scripts import (
     attribute_subset,
     compare,
+    compare_heads,
     draw_module_influence,
     evaluate_benchmark,
     evaluate_chair,
@@ -53,6 +54,46 @@ def work(folder: Path, samples: list[dict] = SAMPLES) -> list[dict]:
             run.finish_block(number, block, [{"square": sample["image_id"] ** 2} for sample in block])
         run.write_rows("rows.jsonl")
         return run.finished_rows()
+
+
+def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys):
+    """Both are results of ours, so that nothing else would stop it."""
+    heads = tmp_path / "heads.json"
+    write_json(heads, {"hal_heads": [[0, 1], [1, 2]], "run": {}})
+    other = shutil.copy(heads, tmp_path / "other.json")
+    before = heads.read_bytes()
+    (tmp_path / "link.json").symlink_to(heads)
+    for out in (heads, tmp_path / "." / "heads.json", tmp_path / "link.json"):
+        assert "is an input of this run" in refused(capsys, compare_heads.main, other, heads, "--out", out)
+    folder = ("--attribution", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
+    assert "is an input of this run" in refused(capsys, attribute_subset.main, *folder)
+    assert heads.read_bytes() == before
+
+
+def test_an_export_that_was_killed_goes_on(tmp_path, monkeypatch):
+    heads, out = tmp_path / "heads.json", tmp_path / "adhh"
+    write_json(heads, {"hal_heads": [[0, 1]], "run": {}})
+    flags = ["--heads", str(heads), "--top-k", "1", "--out", str(out)]
+    for n_files in range(4):
+        written = []
+
+        def dies(path, text, written=written, n_files=n_files):
+            if len(written) == n_files:
+                raise KeyboardInterrupt
+            written.append(path)
+            write_text(path, text)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(export_decoder, "write_text", dies)
+            export_decoder.main(flags)
+            raise KeyboardInterrupt  # all files were written
+    export_decoder.main(flags)
+    assert {path.name for path in out.rglob("*.*")} == {"generate.py", "requirements.txt", "heads.json", "README.md"}
+
+
+def test_files_of_macos_bind_no_folder(tmp_path):
+    (tmp_path / "._captions.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    make_folder(tmp_path)
 
 
 @pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])

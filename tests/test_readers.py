@@ -186,6 +186,15 @@ def test_half_of_a_character_in_other_lists(tmp_path):
         assert len(skipped) == 1 and f"{name}, {where}: not JSON" in skipped[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le"])
+def test_json_in_another_encoding_is_refused(encoding, tmp_path):
+    """Python's json would guess the encoding, and half characters would pass."""
+    path = tmp_path / "heads.json"
+    path.write_bytes(r'{"hal_heads": [[0, 1]], "note": "\ud83d"}'.encode(encoding))
+    with pytest.raises(ValueError, match=r"heads\.json: not JSON"):
+        read_any_json(path)
+
+
 def test_half_of_a_character_in_lines_and_whole_files(tmp_path):
     path = tmp_path / "x"
     path.write_text(lines_of({"a": WHOLE}, {"b": HALF}))

@@ -11,6 +11,7 @@ from llava_hh.files import Skip, json_rows, read_json, refuse, refuse_pointer, s
 from llava_hh.ids import whole_id
 from llava_hh.runs import processes
 
+RULES = "2: text ids are numbers; what an instances file does not list is not known"  # of reading, for kept copies
 INSTANCES = ("images", "annotations", "categories")  # what is read of an instances file
 
 
@@ -155,7 +156,7 @@ def _read_through_cache(
 ) -> dict[int, ImageAnnotations]:
     team, found = processes(), None
     if team.is_main:
-        key = {path.name: sha256(path) for path in files}
+        key = {"rules": RULES, **{path.name: sha256(path) for path in files}}
         if not _holds(cache, key, image_ids):
             skipped: list[str] = []
             found = _read_files(files, image_ids, skip and (lambda problem: (skipped.append(problem), skip(problem))))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 
-from llava_hh.files import write_text
+from llava_hh.files import in_one_line, write_text
 from llava_hh.finetuning.batches import FixedOrder
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
@@ -127,7 +127,7 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
     except (OSError, RuntimeError, SafetensorError) as error:
         last = last_complete_checkpoint(checkpoints)
         raise OSError(
-            f"{written}: could not be written ({str(error).splitlines()[0]}); make room and give the same command "
+            f"{written}: could not be written ({in_one_line(error)}); make room and give the same command "
             f"again, it goes on from {last or 'the start'}"
         ) from error
 

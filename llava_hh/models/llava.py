@@ -41,7 +41,8 @@ class Llava(ChatFamily):
         complete_image_length(processor, model.config)
         self.speaks_vicuna = is_llava15(processor)
         if self.speaks_vicuna:
-            model.generation_config.suppress_tokens = unspoken_ids(processor, model)
+            never = {*(model.generation_config.suppress_tokens or ()), *unspoken_ids(processor, model)}
+            model.generation_config.suppress_tokens = sorted(never)
         return model, processor
 
     def encode(

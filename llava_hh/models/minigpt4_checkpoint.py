@@ -42,7 +42,6 @@ from llava_hh.models.weight_files import (
     first_line,
     listed,
     name_unused,
-    refuse_adapter,
     tensors_of,
     weight_files,
 )
@@ -94,7 +93,11 @@ def assemble(
         eos_token_id=language.generation_config.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         # words that the tokenizer lacks, should the matrix have been rounded up
-        suppress_tokens=list(range(config.image_token_id, language.config.vocab_size)) or None,
+        suppress_tokens=[
+            *(language.generation_config.suppress_tokens or ()),
+            *range(config.image_token_id, language.config.vocab_size),
+        ]
+        or None,
     )
     side = config.vision_config.image_size
     return model, MiniGpt4Processor(BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
@@ -169,7 +172,6 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
     check_files(folder)
-    refuse_adapter(folder)
     kind = from_folder(AutoConfig, folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")

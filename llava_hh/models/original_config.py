@@ -208,10 +208,12 @@ def build_processor(
 def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> GenerationConfig:
     """How an answer ends: by the folder's generation_config.json and tokenizer."""
     path = folder / "generation_config.json"
-    said = read_token_ids(path)["eos_token_id"] if path.is_file() else None
+    ids = read_token_ids(path) if path.is_file() else {}
+    said = ids.get("eos_token_id")
     ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=sorted(ends) if len(ends) > 1 else ends.pop(),
         pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=ids.get("suppress_tokens"),
     )

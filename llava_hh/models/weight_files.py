@@ -133,8 +133,9 @@ def check_files(folder: Path) -> None:
     """See that the files that are read of a folder in transformers' layout are themselves there, and its JSON is JSON.
 
     Raises:
-        ValueError: a Git LFS pointer, or a damaged JSON file; names the file.
+        ValueError: a Git LFS pointer, a damaged JSON file, or an adapter beside the weights; names the file.
     """
+    refuse_adapter(folder)
     for path in (folder / name for name in DESCRIBING):
         if path.is_file():
             refuse_pointer(path)
@@ -149,14 +150,17 @@ def check_files(folder: Path) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """See that no LoRA adapter lies in a folder whose weights are read without one.
+    """See that no LoRA adapter lies in a checkpoint's folder.
+
+    LLaVA's own layout would ignore it. transformers would apply it, but report then on the adapter's weights alone:
+    those that the model lacks would be random, and nobody would hear of it.
 
     Raises:
         ValueError: names the adapter's file.
     """
     for name in ADAPTER:
         if (folder / name).is_file():
-            what = "a LoRA adapter, which would not be applied; merge it into its base model, and take that folder"
+            what = "a LoRA adapter beside a model; merge it into its base model, and take that folder"
             raise ValueError(f"{folder / name}: {what}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from llava_hh.command_line import COUNT, RANDOM_SEED, errors_in_one_line, script_parser
 from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import DATASETS, load_dataset
-from llava_hh.files import write_json
+from llava_hh.files import printable, write_json
 from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
 from llava_hh.runs import make_parent, provenance
 
@@ -128,12 +128,7 @@ def describe_examples(reference: str, other: str, found: Mapping) -> str:
             for label, key in ((reference, "reference"), (other, "other")):
                 objects = ", ".join(example[key]["hallucinated"]) or "none"
                 lines.append(f"  {label} [{objects}]: {example[key]['caption']}")
-    return "\n".join(map(printable, lines))
-
-
-def printable(text: str) -> str:
-    """The text with control characters spelled out, so that a caption cannot steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "\n".join(printable(line.replace("\n", "\\n")) for line in lines)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -56,9 +56,10 @@ def export_decoder(heads: list[Head], threshold: float, out: Path, source: str) 
     code = out / "custom_generate" / "generate.py"
     if code.exists() and not is_ours(out / "heads.json"):
         raise FileExistsError(f"{code}: is there already, and no export of ours wrote it; choose another --out")
+    # first, for it says whose the folder is, also after a kill
+    write_json(out / "heads.json", {"hal_heads": heads, "threshold": threshold, "source": source})
     write_text(code, fill_template(heads, threshold))
     write_text(out / "custom_generate" / "requirements.txt", REQUIREMENTS)
-    write_json(out / "heads.json", {"hal_heads": heads, "threshold": threshold, "source": source})
     write_text(out / "README.md", README.format(folder=out.name, n_heads=len(heads), threshold=threshold))
 
 
