@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_repository import ROOT, calls_of
 
 from baselines import dola, evaluate, pai, vcd
+from llava_hh.blocks import Run
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
@@ -18,7 +19,6 @@ from llava_hh.generation import Decoding, answer_samples, seconds_per_token
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from llava_hh.runs import Run
 
 HEADS = [[3, 1], [0, 2], [2, 2]]
 N_TOKENS = 8

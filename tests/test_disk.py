@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from seeded import Seeded
 
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.files import replacing, write_json, write_tensors, write_text
@@ -31,7 +32,7 @@ folder, filler = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "filler"
 samples = [{"image_id": number} for number in range(6)]
 
 def work():
-    with errors_in_one_line(False), start_run(folder, {"seed": 1}) as run:
+    with errors_in_one_line(False), start_run(folder, Seeded(1)) as run:
         for number, block in run.blocks(samples, 1, "test"):
             run.finish_block(number, block, [{"square": number**2}], {"zeros": np.zeros((1, 4000), dtype=np.float32)})
             print("block", number)
@@ -141,5 +142,5 @@ def test_whole_files_take_the_place_of_old_ones(tmp_path):
     write_tensors(path.with_suffix(".safetensors"), {"a": np.arange(3)})
     assert path.read_text() == "new"
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.safetensors", "x.txt"]
-    with start_run(tmp_path / "run", {}):
+    with start_run(tmp_path / "run", Seeded()):
         pass

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from seeded import Seeded
 from test_newer_families import IMAGES, QUESTIONS, SHOWN
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint
 from tiny_llava15 import save_tiny_llava15
@@ -217,7 +218,7 @@ def test_probabilities_of_yes_are_those_of_the_question(tiny_checkpoint, tiny_co
     found = []
     for number, settings in enumerate(({}, {"num_beams": 3}, {"use_cache": False}, {"prefill_chunk_size": 3})):
         lvlm = load_lvlm(changed_copy(tmp_path / "polled", tmp_path / f"changed_{number}", settings))
-        with start_run(tmp_path / f"run_{number}", {}, list(range(4))) as run:
+        with start_run(tmp_path / f"run_{number}", Seeded(), list(range(4))) as run:
             rows = ask(lvlm, questions, tiny_coco / "val2014", run, suffix="", max_new_tokens=3, batch_size=4)
         found.append([(row["p_yes"], row["token_ids"]) for row in rows])
     assert all(own == found[0] for own in found)

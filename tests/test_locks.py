@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from seeded import Seeded
 from torch.distributed import TCPStore
 
 from llava_hh import locks
@@ -22,7 +23,8 @@ import sys
 from pathlib import Path
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.runs import start_run
-with errors_in_one_line(False), start_run(Path(sys.argv[1]), {"seed": 1}):
+from llava_hh.settings import Settings
+with errors_in_one_line(False), start_run(Path(sys.argv[1]), Settings()):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -62,18 +64,18 @@ def test_a_killed_holder_holds_nothing(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
     assert (tmp_path / locks.LOCK).exists()
-    with start_run(tmp_path, {"seed": 1}):
+    with start_run(tmp_path, Seeded(1)):
         assert f"process {os.getpid()} " in (tmp_path / locks.LOCK).read_text()
         assert holder(tmp_path).wait(60) == 2
     assert not (tmp_path / locks.LOCK).exists()
 
 
 def test_a_run_that_fails_lets_go_and_nested_runs_are_free(tmp_path):
-    with pytest.raises(KeyboardInterrupt), start_run(tmp_path, {"seed": 1}):
-        with start_run(tmp_path / "part", {"seed": 1}):
+    with pytest.raises(KeyboardInterrupt), start_run(tmp_path, Seeded(1)):
+        with start_run(tmp_path / "part", Seeded(1)):
             pass
         raise KeyboardInterrupt
-    with start_run(tmp_path, {"seed": 1}):
+    with start_run(tmp_path, Seeded(1)):
         pass
 
 
@@ -106,7 +108,7 @@ def test_without_locks_a_run_goes_on_and_warns_once(number, tmp_path, monkeypatc
     monkeypatch.setattr(locks.fcntl, "flock", flock)
     locks._warn.cache_clear()
     for name in ("a", "b"):
-        with start_run(tmp_path / name, {}):
+        with start_run(tmp_path / name, Seeded()):
             pass
     assert capsys.readouterr().err.count("warning: result folders cannot be locked") == 1
 

@@ -20,12 +20,12 @@ from transformers import LlamaForCausalLM
 
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
+from llava_hh.blocks import Run
 from llava_hh.generation import caption_images, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
-from llava_hh.runs import Run
 from llava_hh.scripts import targeted_finetune
 
 ROOT = Path(__file__).parents[1]

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from seeded import Seeded
 
 from llava_hh import locks
+from llava_hh.blocks import Run
 from llava_hh.files import is_ours, write_json, write_text
 from llava_hh.finetuning.trainer import drop_checkpoints, last_complete_checkpoint
 from llava_hh.mini import dataset
-from llava_hh.runs import Run, make_folder, make_parent, start_run
+from llava_hh.runs import make_folder, make_parent, start_run
 from llava_hh.scripts import (
     attribute_subset,
     compare,
@@ -49,7 +51,7 @@ def refused(capsys, main, *flags: object) -> str:
 
 
 def work(folder: Path, samples: list[dict] = SAMPLES) -> list[dict]:
-    with start_run(folder, {}) as run:
+    with start_run(folder, Seeded()) as run:
         for number, block in run.blocks(samples, 2, "test"):
             run.finish_block(number, block, [{"square": sample["image_id"] ** 2} for sample in block])
         run.write_rows("rows.jsonl")
@@ -103,7 +105,10 @@ def test_a_lock_that_is_a_link_leaves_its_target_alone(make, tmp_path):
     thesis.write_text("process of writing, for years")
     folder.mkdir()
     make(folder / locks.LOCK, thesis)
-    with pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run; delete it"), start_run(folder, {}):
+    with (
+        pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run; delete it"),
+        start_run(folder, Seeded()),
+    ):
         pass
     assert thesis.read_text() == "process of writing, for years"
     assert [path.name for path in folder.iterdir()] == [locks.LOCK]
@@ -114,12 +119,15 @@ def test_what_else_is_called_lock(tmp_path):
         path = tmp_path / name / locks.LOCK
         path.parent.mkdir()
         make(path)
-        with pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run"), start_run(path.parent, {}):
+        with (
+            pytest.raises(OSError, match=r"\.lock: a link, or not the lock of a run"),
+            start_run(path.parent, Seeded()),
+        ):
             pass
         assert path.exists()
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / locks.LOCK).symlink_to(tmp_path / "new")
-    with pytest.raises(OSError, match=r"\.lock: a link"), start_run(tmp_path / "dangling", {}):
+    with pytest.raises(OSError, match=r"\.lock: a link"), start_run(tmp_path / "dangling", Seeded()):
         pass
     assert not (tmp_path / "new").exists()
 
@@ -156,7 +164,7 @@ def test_blocks_are_in_order_of_number(tmp_path):
 def test_a_run_does_not_begin_among_the_results_of_others(name, tmp_path):
     (tmp_path / name).write_text("mine")
     (tmp_path / "notes.json").write_text("{}")
-    for begin in (make_folder, lambda folder: start_run(folder, {}).__enter__()):
+    for begin in (make_folder, lambda folder: start_run(folder, Seeded()).__enter__()):
         with pytest.raises(FileExistsError, match=f"--out {tmp_path}: {name} is there, and no run of ours wrote it"):
             begin(tmp_path)
     assert contents(tmp_path) == {name: b"mine", "notes.json": b"{}"}

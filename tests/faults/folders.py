@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from seeded import Seeded
 
 from llava_hh import runs
 from llava_hh.command_line import errors_in_one_line
@@ -57,7 +58,7 @@ def _work(folder: Path, seed: int) -> str:
     rng, said = random.Random(seed), io.StringIO()
     samples = [{"image_id": number} for number in range(rng.randint(1, 6))]
     size, width = rng.randint(1, 3), rng.randint(1, 20_000)
-    with _errors_into(said), start_run(folder, {"seed": seed}) as run:
+    with _errors_into(said), start_run(folder, Seeded(seed)) as run:
         for number, block in run.blocks(samples, size, "faults"):
             rows = [{**sample, "text": f"{sample['image_id']}" * (width // 4)} for sample in block]
             run.finish_block(number, block, rows, {"a": np.full((len(block), width), number, dtype=np.float32)})
@@ -159,7 +160,7 @@ def _mount_problem(folder: Path) -> str | None:
 
 def _hold(folder: Path, begun: int, end: int) -> None:
     """Be in the folder until `end` is closed; tell `begun` of it."""
-    with _errors_into(io.StringIO()), start_run(folder, {"seed": 1}):
+    with _errors_into(io.StringIO()), start_run(folder, Seeded(1)):
         os.write(begun, b"x")
         os.read(end, 1)
 
@@ -203,7 +204,7 @@ def _all_at_once(folder: Path, rng: random.Random) -> str | None:
         if child == 0:
             status = 0
             time.sleep(pause)
-            with _errors_into(io.StringIO()), start_run(folder / "run", {"seed": 1}):
+            with _errors_into(io.StringIO()), start_run(folder / "run", Seeded(1)):
                 try:
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
                 except FileExistsError:
