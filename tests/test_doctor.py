@@ -36,7 +36,13 @@ def patient(sound, tmp_path) -> Path:
 
 def write_profile(folder: Path) -> None:
     lines = [f"model_path={folder}/model", f"coco_path={folder}/coco", f"result_path={folder}/results/tiny"]
-    lines += ["base_model=", "reference_model=", "training_checkpoints=", *(f"{name}=2" for name in TOP_KS)]
+    lines += [
+        "base_model=",
+        "reference_model=",
+        "training_checkpoints=",
+        "instruct_path=",
+        *(f"{name}=2" for name in TOP_KS),
+    ]
     (folder / "profile.sh").write_text("\n".join([". bash_scripts/profiles/mini.sh", *lines, ""]))
 
 

@@ -143,7 +143,10 @@ def test_the_folder_says_what_is_in_it(tmp_path, capsys):
     exec((tmp_path / "adhh/custom_generate/generate.py").read_text(), code)
     assert (code["HEADS"], code["THRESHOLD"]) == ([[16, 29], [26, 9]], 0.965)
     capsys.readouterr()
-    for flag, value, message in (("--top-k", "4", "has 3 heads"), ("--threshold", "1.5", "must lie in [0, 1]")):
+    for flag, value, message in (
+        ("--top-k", "4", "has 3 heads"),
+        ("--threshold", "1.5", "expected a fraction from 0 to 1"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             export_decoder.main([*flags, "--top-k", "2", flag, value])
         assert stopped.value.code == 2

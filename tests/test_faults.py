@@ -70,12 +70,13 @@ def test_a_script_that_goes_on_wrongly_is_seen(loses, tmp_path):
 def test_files_that_differ_are_named(tmp_path):
     script = Script("any", print, (), unlike=("times/",))
     for name, text in (("a.json", '{"x": 1, "seconds": 2}'), ("times/b", "1"), ("c", "same")):
-        write_text(tmp_path / name, text)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
     before = kills.contents(tmp_path, script)
-    write_text(tmp_path / "a.json", '{"seconds": 3, "x": 1}')
-    write_text(tmp_path / "times/b", "2")
+    (tmp_path / "a.json").write_text('{"seconds": 3, "x": 1}')
+    (tmp_path / "times/b").write_text("2")
     assert kills.difference(before, kills.contents(tmp_path, script)) is None
-    write_text(tmp_path / "a.json", '{"x": 2}')
+    (tmp_path / "a.json").write_text('{"x": 2}')
     assert kills.difference(before, kills.contents(tmp_path, script)) == "a.json has other bytes"
     (tmp_path / "a.json").unlink()
     assert kills.difference(before, kills.contents(tmp_path, script)) == "a.json is missing"

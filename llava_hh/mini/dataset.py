@@ -92,7 +92,9 @@ def write_instructions(folder: Path, split: str) -> None:
         }
         for image in written["images"]
     ]
-    write_text(folder / f"instruct_{split}.json", json.dumps(rows, indent=1) + "\n")
+    path, text = folder / f"instruct_{split}.json", json.dumps(rows, indent=1) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def write_missing_splits(folder: Path) -> None:
