@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from llava_hh.files import is_ours, read_json, refuse_foreign, sha256, write_json, write_rows, write_tensors, write_text
+from llava_hh.files import is_ours, read_json, sha256, write_json, write_rows, write_tensors, write_text
 from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
 
@@ -225,7 +225,8 @@ def make_parent(file: Path) -> None:
         FileExistsError: it is there and not of this package, or its table or figure is there without it.
         OSError: its folder cannot be written.
     """
-    refuse_foreign(file)
+    if os.path.lexists(file) and not is_ours(file):
+        raise FileExistsError(f"{file}: is there already, and no run of ours wrote it; move it or choose another --out")
     beside = [path for ending in (".md", ".png", ".pdf") if (path := file.with_suffix(ending)).exists()]
     if beside and not file.exists():
         raise FileExistsError(f"{beside[0]}: is there without {file.name}; move it or choose another --out")
@@ -253,7 +254,7 @@ def begun_run(folder: Path, settings: dict) -> dict | None:
     before = read_json(record)
     seconds = before.get("seconds", "")
     if not isinstance(before.get("settings"), dict) or not isinstance(seconds, float | int | None):
-        raise ValueError(f"{record}: not that of a run, it is damaged; delete it to begin with the finished blocks")
+        raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
     old, settings = before["settings"], json.loads(json.dumps(settings))
     changed = [name for name in sorted({*old, *settings} - {"limit"}) if old.get(name) != settings.get(name)]
     if changed:

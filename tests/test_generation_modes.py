@@ -155,6 +155,22 @@ def test_only_rows_that_answer_need_the_prompt(lvlm_of):
         assert "generate" not in vars(lvlm.model)
 
 
+def test_a_call_that_failed_does_not_count(lvlm_of):
+    lvlm = lvlm_of("llava_next")
+    batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
+
+    def fail(ids, scores):
+        if ids.shape[1] > batch.image_mask.shape[1] + 2:
+            raise RuntimeError("mine")
+        return scores
+
+    with intervene(lvlm.model, batch.image_mask, ADHH) as trace:
+        with pytest.raises(RuntimeError, match="mine"):
+            decode(lvlm.model, batch.inputs, {"num_beams": 2, "logits_processor": [fail]})
+        decode(lvlm.model, batch.inputs, {})
+    assert {count.decided for count in trace.fired.values()} == {N_TOKENS}
+
+
 def test_each_call_of_generate_counts(lvlm_of):
     lvlm = lvlm_of("llava_next")
     batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])

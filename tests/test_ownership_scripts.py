@@ -55,6 +55,14 @@ def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys)
     assert heads.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "up.JSON", "x.safetensors", "other.jsonl"])
+def test_results_take_no_place_of_any_other_file(name, inputs, capsys):
+    (inputs / name).write_text('{"image_id": 9, "text": "mine"}')
+    flags = ("--captions", inputs / "captions.jsonl", "--objects", inputs / "objects.jsonl", "--out", inputs / name)
+    assert "no run of ours wrote it" in refused(capsys, evaluate_chair.main, *flags)
+    assert "mine" in (inputs / name).read_text()
+
+
 def test_an_export_that_was_killed_goes_on(tmp_path, monkeypatch):
     heads, out = tmp_path / "heads.json", tmp_path / "adhh"
     write_json(heads, {"hal_heads": [[0, 1]], "run": {}})
