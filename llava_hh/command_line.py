@@ -1,6 +1,7 @@
 """What every script's command line shares: a description, --debug, types of numbers, and errors in one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,15 +58,21 @@ class ScriptParser(argparse.ArgumentParser):
         """The flags; an output that is also an input is an error, for it would be overwritten."""
         args = super().parse_args(*arguments, **named)
         given = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
-        for out in OUTPUTS:
-            for name, values in given.items():
-                for path in (value for value in values if isinstance(value, Path) and name not in OUTPUTS):
-                    if isinstance(written := getattr(args, out, None), Path) and written.resolve() == path.resolve():
-                        self.error(f"--{out} {written}: is an input of this run; expected another")
+        read = {
+            os.path.realpath(path) for name in given if name not in OUTPUTS for path in given[name] if _is_path(path)
+        }
+        for name in OUTPUTS:
+            written = getattr(args, name, None)
+            if _is_path(written) and os.path.realpath(written) in read:
+                self.error(f"--{name} {written}: is an input of this run; expected another")
         return args
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, Path)
 
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:

@@ -229,6 +229,8 @@ class Examination(Companions):
         own = self.path("result_path") / "train2014" / "identify_attention_head" / "attribution_result.json"
         named = self.profile["published_heads"]  # the list that newer_models/decoding.sh takes
         size = (self.lvlm.n_layers, self.lvlm.n_heads)
+        if too_many := short_of(self.profile, dict.fromkeys(HEAD_LISTS, size[0] * size[1]), TOP_KS):
+            raise ValueError(f"the model has {size[0] * size[1]} heads: {'; '.join(too_many)}")
         lists: dict[Path, list[str]] = {}
         if own.is_file():
             lists[own] = [name for name in TOP_KS if not named or name != "removal_top_k"]

@@ -96,14 +96,16 @@ def refuse_foreign(path: Path) -> None:
     Raises:
         FileExistsError: it is not of this package.
     """
-    if path.suffix in (".json", ".html") and os.path.lexists(path) and not is_ours(path):
+    if path.suffix.lower() in (".json", ".html") and os.path.lexists(path) and not is_ours(path):
         raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it or choose another --out")
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file says that this package wrote it: JSON by its keys, a page by its title."""
-    if path.suffix == ".html":
-        return path.is_file() and PAGE_MARK in path.read_bytes()
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".html":
+        return PAGE_MARK in path.read_bytes()
     try:
         content = read_any_json(path)
     except (OSError, ValueError):
@@ -148,16 +150,28 @@ def parse_json(text: str | bytes) -> Any:
         if text.startswith(POINTER.decode()):
             raise ValueError(FETCH)
         content = json.loads(text)
-        if "\\ud" in text.lower():
-            refuse_half_characters(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
+    if "\\ud" in text.lower():
+        refuse_half_characters(content)
     return content
 
 
+class HalfCharacter(ValueError):
+    """Text that cannot be written; the JSON around it is sound."""
+
+
 def refuse_half_characters(content: Any) -> None:
-    """Raise UnicodeEncodeError where a text in parsed JSON has one surrogate of a pair alone, as a cut emoji leaves."""
-    json.dumps(content, ensure_ascii=False).encode()
+    """See that no text in parsed JSON has one surrogate of a pair alone, as a cut emoji leaves.
+
+    Raises:
+        HalfCharacter: it has; says which.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise HalfCharacter(f"half of a character, {half}; expected whole text") from None
 
 
 def read_any_json(path: Path) -> Any:

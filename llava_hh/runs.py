@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from llava_hh.blocks import Run
-from llava_hh.files import is_ours, read_json, refuse_foreign, write_json
+from llava_hh.files import is_ours, read_json, write_json
 from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
 from llava_hh.settings import Settings, differences
@@ -89,7 +89,8 @@ def make_parent(file: Path) -> None:
         FileExistsError: it is there and not of this package, or its table or figure is there without it.
         OSError: its folder cannot be written.
     """
-    refuse_foreign(file)
+    if os.path.lexists(file) and not is_ours(file):
+        raise FileExistsError(f"{file}: is there already, and no run of ours wrote it; move it or choose another --out")
     beside = [path for ending in (".md", ".png", ".pdf") if (path := file.with_suffix(ending)).exists()]
     if beside and not file.exists():
         raise FileExistsError(f"{beside[0]}: is there without {file.name}; move it or choose another --out")
@@ -119,7 +120,7 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     before = read_json(record)
     seconds = before.get("seconds", "")
     if not isinstance(before.get("settings"), dict) or not isinstance(seconds, float | int | None):
-        raise ValueError(f"{record}: not that of a run, it is damaged; delete it to begin with the finished blocks")
+        raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
     if changed := differences(before["settings"], settings):
         if not any(_is_result(path) for path in folder.rglob("*")):
             return None

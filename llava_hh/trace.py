@@ -80,8 +80,8 @@ class Trace:
 
         A decision is one answer row of one batch row with a key after the image, counted once, however often generation
         computes it. Each call of `generate` makes answers of its own; forwards by hand make one. Rows that generation
-        only carries along (finished, or padding) decide too. Where two `DeactivateText` name a head, their counts add
-        up.
+        only carries along (finished, or padding) decide too. So do beams that are dropped later, unless there is no
+        cache. Where two `DeactivateText` name a head, their counts add up.
         """
         counts = dict(self._finished)
         for (_, layer, heads, _), (fired, decided) in self._decisions.items():
@@ -123,6 +123,9 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
         is_inside = True
         try:
             output = generate(inputs, *args, **settings)
+        except BaseException:
+            trace.finish(0)
+            raise
         finally:
             is_inside = False
         sequences = output if isinstance(output, Tensor) else output.sequences

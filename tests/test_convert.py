@@ -135,7 +135,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_whole(published, weights,
 @pytest.mark.parametrize(
     ("model", "out", "complaint"),
     [
-        ("llava", "llava", "--out .*llava: is there already"),
+        ("llava", "llava", "--out .*llava: is an input of this run"),
         ("hf", "new", "hf: not an original LLaVA checkpoint; its config.json has no mm_vision_tower"),
         ("nothing", "new", "nothing: no config.json there"),
     ],

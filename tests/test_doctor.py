@@ -157,6 +157,11 @@ FAULTS = {
         lambda f: (write_heads(f, [[1, 2], [0, 0], [0, 1]]), set_number(f, "bias_top_k", 3)),
         "non_hal_heads has 2 heads, the profile's bias_top_k is 3",
     ),
+    "more heads than there are": (
+        "heads",
+        lambda f: set_number(f, "top_k", 17),
+        "the model has 16 heads: hal_heads has 16 heads, the profile's top_k is 17",
+    ),
     "few published heads": (
         "heads",
         lambda f: (set_number(f, "published_heads", write_heads(f, [[1, 2]])), set_number(f, "removal_top_k", 2)),

@@ -26,8 +26,9 @@ DAMAGED = {
     b"\xff\xfe\x00": "not JSON",
     b"[" * 100_000: "not JSON (maximum recursion depth",
     b'{"a": "' + b"\xe9" + b'"}': "not JSON",
+    '{"a": 1}'.encode("utf-16"): "not JSON ('utf-8' codec can't decode",
     b"1" * 5000: "not JSON (Exceeds the limit",
-    b'{"a": "\\ud83d"}': "not JSON ('utf-8' codec can't encode",
+    b'{"a": "\\ud83d"}': r"half of a character, \ud83d; expected whole text",
     b"[1]": "expected a JSON object, found a list",
     b"null": "expected a JSON object, found a NoneType",
 }
@@ -46,7 +47,7 @@ def test_json_of_other_programs(tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(b'{"a": "\\uD83D\\uDC15"}')
     assert read_any_json(path) == {"a": "\N{DOG}"}
-    for content in (b'\xef\xbb\xbf{"a": 1}', '{"a": 1}'.encode("utf-16"), b'{"a": 1}\r\n\r\n'):
+    for content in (b'\xef\xbb\xbf{"a": 1}', b'{"a": 1}\r\n\r\n'):
         path.write_bytes(content)
         assert read_any_json(path) == {"a": 1}
 

@@ -203,6 +203,27 @@ def test_without_the_file_the_ids_of_the_config_count(name, saved, tmp_path):
     assert load_lvlm(folder).end_token_ids == [3, WORD]
 
 
+def test_what_the_file_leaves_open_the_config_and_the_tokenizer_say(saved, tmp_path):
+    for number, (config, expected) in enumerate((({"eos_token_id": WORD}, WORD), ({"eos_token_id": None}, None))):
+        folder = changed_copy(saved("llava_next"), tmp_path / f"folder_{number}", {}, config)
+        text = json.loads((folder / "config.json").read_text())
+        text["text_config"]["eos_token_id"] = None
+        (folder / "config.json").write_text(json.dumps(text))
+        (folder / "generation_config.json").write_text("{}")
+        lvlm = load_lvlm(folder)
+        assert lvlm.end_token_ids == [lvlm.tokenizer.eos_token_id if expected is None else expected]
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": None}))
+    with pytest.raises(ValueError, match="no eos_token_id in generation_config.json, config.json or the tokenizer"):
+        load_lvlm(folder)
+
+
+def test_padding_of_the_file_has_an_embedding(saved, tmp_path):
+    folder = changed_copy(saved("llava_next"), tmp_path / "folder", {"pad_token_id": 99_999})
+    with pytest.raises(ValueError, match="99999.* is beyond the model's .* embeddings"):
+        load_lvlm(folder)
+
+
 def test_several_end_tokens(saved, tmp_path):
     ends = sorted({row[2] for row in answers_of(load_lvlm(saved("llava")))[0]})
     folder = changed_copy(saved("llava"), tmp_path / "llava", SETTINGS | {"eos_token_id": ends})
@@ -232,6 +253,7 @@ def test_probabilities_of_yes_are_those_of_the_question(tiny_checkpoint, tiny_co
         ("eos_token_id", "</s>", "token ids"),
         ("eos_token_id", [2, True], "token ids"),
         ("eos_token_id", -1, "token ids"),
+        ("eos_token_id", [], "token ids"),
         ("pad_token_id", [0], "a token id"),
         ("bos_token_id", 2**31, "a token id"),
         ("suppress_tokens", 3, "a list of token ids"),

@@ -65,15 +65,29 @@ def decode(model, inputs, settings, image_mask=None, edits=(), through=None):
     return ids, trace.fired
 
 
+@pytest.fixture(scope="module")
+def cached_steps(lvlm_of):
+    """The batch of a family, or one row of it; what cached steps make of it without an edit, and by each of EDITS."""
+    known = {}
+
+    def steps(name: str, is_single: bool):
+        if (name, is_single) not in known:
+            lvlm = lvlm_of(name)
+            images = [draw_image(0, 20, 12)] if is_single else SHOWN if name == "mllama" else IMAGES
+            batch = lvlm.encode(images, QUESTIONS[2:3] if is_single else QUESTIONS)
+            plain, _ = decode(lvlm.model, batch.inputs, {})
+            by_kind = {kind: decode(lvlm.model, batch.inputs, {}, batch.image_mask, own) for kind, own in EDITS.items()}
+            known[name, is_single] = batch, plain, by_kind
+        return known[name, is_single]
+
+    return steps
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("mode", [*MODES, *PROPOSALS])
-def test_tokens_do_not_depend_on_the_mode(name, mode, lvlm_of):
-    lvlm = lvlm_of(name)
-    model, settings = lvlm.model, (MODES | PROPOSALS)[mode]
-    batch = lvlm.encode(SHOWN if name == "mllama" else IMAGES, QUESTIONS)
-    if mode in PROPOSALS:  # of single rows alone
-        batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
-    plain, _ = decode(model, batch.inputs, {})
+def test_tokens_do_not_depend_on_the_mode(name, mode, lvlm_of, cached_steps):
+    model, settings = lvlm_of(name).model, (MODES | PROPOSALS)[mode]
+    batch, plain, by_kind = cached_steps(name, mode in PROPOSALS)  # tokens are proposed to single rows alone
     if mode in WITHOUT.get(name, ()):
         if name == "gemma3":
             assert not torch.equal(decode(model, batch.inputs, settings)[0], plain)
@@ -83,7 +97,7 @@ def test_tokens_do_not_depend_on_the_mode(name, mode, lvlm_of):
         return
     assert torch.equal(decode(model, batch.inputs, settings)[0], plain)
     for kind, edits in EDITS.items():
-        expected, fired = decode(model, batch.inputs, {}, batch.image_mask, edits)
+        expected, fired = by_kind[kind]
         found, fired_here = decode(model, batch.inputs, settings, batch.image_mask, edits)
         assert torch.equal(found, expected), kind
         assert fired_here == fired, kind
@@ -153,6 +167,22 @@ def test_only_rows_that_answer_need_the_prompt(lvlm_of):
             else:
                 assert not is_refused
         assert "generate" not in vars(lvlm.model)
+
+
+def test_a_call_that_failed_does_not_count(lvlm_of):
+    lvlm = lvlm_of("llava_next")
+    batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
+
+    def fail(ids, scores):
+        if ids.shape[1] > batch.image_mask.shape[1] + 2:
+            raise RuntimeError("mine")
+        return scores
+
+    with intervene(lvlm.model, batch.image_mask, ADHH) as trace:
+        with pytest.raises(RuntimeError, match="mine"):
+            decode(lvlm.model, batch.inputs, {"num_beams": 2, "logits_processor": [fail]})
+        decode(lvlm.model, batch.inputs, {})
+    assert {count.decided for count in trace.fired.values()} == {N_TOKENS}
 
 
 def test_each_call_of_generate_counts(lvlm_of):

@@ -239,3 +239,11 @@ def test_the_table_stands_where_its_picture_cannot_be_drawn(
     picture_of = tmp_path / "out" / "summary_captions.png"
     expected = f"warning: {picture_of} could not be drawn: RuntimeError: no such luck; --debug shows where"
     assert warned == ([] if debug else [expected])
+
+
+def test_a_caption_of_a_thousand_lines_is_cut():
+    figure, axis = plt.subplots()
+    entry = {"caption": "dog\n" * 1000, "mentions": []}
+    assert caption_examples._write(axis, 0, entry) == caption_examples.MOST_LINES + 1
+    assert axis.texts[-1].get_text() == f"... {1000 - caption_examples.MOST_LINES:,} more lines"
+    plt.close(figure)

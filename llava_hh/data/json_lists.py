@@ -6,7 +6,7 @@ from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, TextIO
 
-from llava_hh.files import Skip, refuse, refuse_half_characters
+from llava_hh.files import HalfCharacter, Skip, refuse, refuse_half_characters
 
 PIECE = 1 << 20  # characters read at once
 COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
@@ -63,8 +63,8 @@ def _rows_of(key: str, text: "_Text", skip: Skip) -> Iterator[tuple[str, int, An
     for row, _ in enumerate(text.elements("]"), start=1):
         try:
             element = text.value()
-        except UnicodeEncodeError as error:
-            refuse(f"{in_list(key, row)}: not JSON ({error})", skip)
+        except HalfCharacter as error:
+            refuse(f"{in_list(key, row)}: {error}", skip)
             continue
         yield key, row, element
 
@@ -125,7 +125,7 @@ class _Text:
         """The value that comes next, whole.
 
         Raises:
-            UnicodeEncodeError: half of a character in it; what follows it can still be read.
+            HalfCharacter: half of a character in it; what follows it can still be read.
             ValueError: it is not JSON.
         """
         found = self.next_value()

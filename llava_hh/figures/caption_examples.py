@@ -12,6 +12,7 @@ from llava_hh.files import read_json
 LINE_CHARACTERS = 88
 LINE_HEIGHT, TITLE_HEIGHT = 0.16, 0.4  # inches
 LEAST_LINES = 12  # of a row, so that its image is not too small
+MOST_LINES = 40  # of a caption
 
 
 def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Path, n_images: int = 3) -> None:
@@ -39,7 +40,9 @@ def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Pa
         )
         for entry in shown
     ]
-    n_lines = [max(LEAST_LINES, sum(len(wrap(own["caption"])) + 2 for _, own in both)) for both in texts]
+    n_lines = [
+        max(LEAST_LINES, sum(min(len(wrap(own["caption"])), MOST_LINES + 1) + 2 for _, own in both)) for both in texts
+    ]
     height = LINE_HEIGHT * sum(n_lines) + TITLE_HEIGHT
     # no constrained layout: it gives up where the font's boxes for unknown letters are wider than the figure
     figure, axes = plt.subplots(
@@ -97,8 +100,11 @@ def _write(axis: Axes, top: int, entry: dict) -> int:
     letters = [letter if letter.isprintable() else "\ufffd" for letter in re.sub(r"\s", " ", entry["caption"])]
     is_wrong = [any(start <= index < end for start, end in spans) for index in range(len(letters))]
     lines = wrap(entry["caption"])
-    for number, line in enumerate(lines, start=top):
+    more = len(lines) - MOST_LINES
+    for number, line in enumerate(lines[:MOST_LINES], start=top):
         for colour, weight, wanted in (("black", "normal", False), (WRONG, "bold", True)):
             text = "".join(letters[index] if is_wrong[index] == wanted else " " for index in line)
             axis.text(0, number, text, va="top", family="monospace", fontsize=7.5, color=colour, fontweight=weight)
-    return top + len(lines)
+    if more > 0:
+        axis.text(0, top + MOST_LINES, f"... {more:,} more lines", va="top", fontsize=7.5, color=GREEDY)
+    return top + min(len(lines), MOST_LINES + 1)

@@ -27,7 +27,7 @@ from llava_hh.models.loading import Loading
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
-from llava_hh.models.token_ids import generation_config
+from llava_hh.models.token_ids import generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
 DESCRIBE = "Please describe this image in detail."
@@ -244,7 +244,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
         lvlm = Lvlm(model.eval(), processor, family, path, loading)
         _try_out(lvlm)
     except Exception as error:  # whatever transformers says of a file that is not as it expects
-        if isinstance(error, OSError | ValueError) and path.name in str(error):
+        if isinstance(error, OSError | ValueError) and str(path.parent) in str(error):  # parts may lie beside it
             raise
         for file in weight_files(path):
             file.tensors()  # a damaged one says its name
@@ -262,5 +262,9 @@ def _try_out(lvlm: Lvlm) -> None:
         value = getattr(lvlm.processor, name, None)
         if value is not None and (type(value) is not int or not 0 <= value < 1000):
             raise ValueError(f"the processor's {name} is {value!r}; expected a number below 1000")
+    config = lvlm.model.generation_config
+    see_end_token(config, lvlm.tokenizer)
+    if config.pad_token_id is not None:  # stands behind a short answer
+        refuse_unknown_ids(lvlm.model, lvlm.tokenizer, torch.tensor(config.pad_token_id), ())
     grey = new_image("RGB", (64, 64), "grey")
     lvlm.encode([grey, grey], ["What is this?", "Is it grey, or is it of another colour?"])

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from llava_hh.files import read_json
 
@@ -17,7 +17,7 @@ FORMS = {
 
 
 def generation_config(folder: Path) -> GenerationConfig:
-    """The token ids of a folder's generation_config.json, or of its config.json where the former is missing.
+    """The token ids of a folder's generation_config.json; what it does not say, of its config.json.
 
     Raises:
         ValueError: ids that cannot be, in one line that names the file and the field.
@@ -25,8 +25,22 @@ def generation_config(folder: Path) -> GenerationConfig:
         penalty of 1.05), sampling or a cache that is off. Greedy decoding would be another method on each model, and
         attribution would measure other probabilities than those that decided.
     """
-    path = folder / "generation_config.json"
-    return GenerationConfig(**read_token_ids(path if path.is_file() else folder / "config.json"))
+    found = read_token_ids(folder / "config.json")
+    if (path := folder / "generation_config.json").is_file():
+        found |= {name: value for name, value in read_token_ids(path).items() if value is not None}
+    return GenerationConfig(**found)
+
+
+def see_end_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See that answers can end: by the files' token ids, or else by the tokenizer's end token.
+
+    Raises:
+        ValueError: there is none, so that every answer would run to the longest length.
+    """
+    if config.eos_token_id is None:
+        config.eos_token_id = tokenizer.eos_token_id
+    if config.eos_token_id is None:
+        raise ValueError("no eos_token_id in generation_config.json, config.json or the tokenizer: no answer would end")
 
 
 def read_token_ids(path: Path) -> dict[str, Any]:
@@ -42,7 +56,8 @@ def read_token_ids(path: Path) -> dict[str, Any]:
     for name, (single, several, expected) in FORMS.items():
         value = inner.get(name) if fields.get(name) is None else fields[name]
         ids = value if several and isinstance(value, list) else [value] if single else [None]
-        if value is not None and not all(type(number) is int and 0 <= number < 2**31 for number in ids):
+        is_empty = name == "eos_token_id" and value == []
+        if is_empty or value is not None and not all(type(number) is int and 0 <= number < 2**31 for number in ids):
             raise ValueError(f"{path}: {name} is {value!r}; expected {expected}")
         found[name] = value
     return found

@@ -1,0 +1,196 @@
+"""Scripts write over results of this package alone, and never over what they read."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llava_hh.files import is_ours, write_json, write_text
+from llava_hh.scripts import (
+    attribute_subset,
+    compare,
+    compare_heads,
+    draw_module_influence,
+    evaluate_benchmark,
+    evaluate_chair,
+    evaluate_vqa,
+    explain_chair,
+    export_decoder,
+    report,
+    write_figures_page,
+)
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = [{"image_id": number} for number in range(4)]
+COCO = {"info": {"year": 2014}, "images": [], "annotations": [], "categories": []}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(capsys, main, *flags: object) -> str:
+    """The one line with which a script stops."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, flags)))
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys):
+    """Both are results of ours, so that nothing else would stop it."""
+    heads = tmp_path / "heads.json"
+    write_json(heads, {"hal_heads": [[0, 1], [1, 2]], "run": {}})
+    other = shutil.copy(heads, tmp_path / "other.json")
+    before = heads.read_bytes()
+    (tmp_path / "link.json").symlink_to(heads)
+    for out in (heads, tmp_path / "." / "heads.json", tmp_path / "link.json"):
+        assert "is an input of this run" in refused(capsys, compare_heads.main, other, heads, "--out", out)
+    folder = ("--attribution", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
+    assert "is an input of this run" in refused(capsys, attribute_subset.main, *folder)
+    assert heads.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "up.JSON", "x.safetensors", "other.jsonl"])
+def test_results_take_no_place_of_any_other_file(name, inputs, capsys):
+    (inputs / name).write_text('{"image_id": 9, "text": "mine"}')
+    flags = ("--captions", inputs / "captions.jsonl", "--objects", inputs / "objects.jsonl", "--out", inputs / name)
+    assert "no run of ours wrote it" in refused(capsys, evaluate_chair.main, *flags)
+    assert "mine" in (inputs / name).read_text()
+
+
+def test_an_export_that_was_killed_goes_on(tmp_path, monkeypatch):
+    heads, out = tmp_path / "heads.json", tmp_path / "adhh"
+    write_json(heads, {"hal_heads": [[0, 1]], "run": {}})
+    flags = ["--heads", str(heads), "--top-k", "1", "--out", str(out)]
+    for n_files in range(4):
+        written = []
+
+        def dies(path, text, written=written, n_files=n_files):
+            if len(written) == n_files:
+                raise KeyboardInterrupt
+            written.append(path)
+            write_text(path, text)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(export_decoder, "write_text", dies)
+            export_decoder.main(flags)
+            raise KeyboardInterrupt  # all files were written
+    export_decoder.main(flags)
+    assert {path.name for path in out.rglob("*.*")} == {"generate.py", "requirements.txt", "heads.json", "README.md"}
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Path:
+    """Files of every kind that the scripts below read, and COCO's annotations."""
+    folder = tmp_path / "inputs"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "instances_val2014.json").write_text(json.dumps(COCO))
+    (folder / "captions.jsonl").write_text('{"image_id": 1, "text": "A dog."}\n')
+    (folder / "objects.jsonl").write_text('{"image_id": 1, "objects": ["dog"]}\n')
+    (folder / "answers.jsonl").write_text('{"question_id": 1, "text": "yes"}\n')
+    truth = {"question_id": 1, "image_id": 1, "answers": [{"answer": "yes"}] * 10}
+    (folder / "truth.json").write_text(json.dumps({"annotations": [truth]}))
+    heads = {"hal_heads": [[1, 2], [0, 1]]}
+    (folder / "heads.json").write_text(json.dumps(heads))
+    return folder
+
+
+def test_a_result_file_never_takes_the_place_of_a_data_file(inputs, capsys):
+    annotations = inputs / "annotations" / "instances_val2014.json"
+    before = contents(inputs)
+    chair = ["--captions", inputs / "captions.jsonl", "--objects", inputs / "objects.jsonl"]
+    vqa = ["--answers", inputs / "answers.jsonl", "--truth", inputs / "truth.json"]
+    amber = ["--benchmark", "amber", "--answers", inputs / "answers.jsonl", "--annotations", inputs]
+    for main, flags in (
+        (evaluate_chair.main, chair),
+        (evaluate_vqa.main, vqa),
+        (evaluate_benchmark.main, amber),
+        (compare.main, [inputs, inputs]),
+    ):
+        line = refused(capsys, main, *flags, "--out", annotations)
+        assert f"{annotations}: is there already, and no run of ours wrote it" in line
+    assert "is an input of this run" in refused(capsys, evaluate_vqa.main, *vqa, "--out", inputs / "truth.json")
+    assert contents(inputs) == before
+    for main, flags, name in (
+        (evaluate_chair.main, chair, "captions_eval_results"),
+        (evaluate_vqa.main, vqa, "vqa_results"),
+    ):
+        main(list(map(str, flags)))
+        first = (inputs / f"{name}.json").stat().st_ino
+        main(list(map(str, flags)))
+        assert (inputs / f"{name}.json").stat().st_ino != first
+
+
+def test_an_export_leaves_a_repository_alone(inputs, tmp_path, capsys):
+    flags = ["--heads", inputs / "heads.json", "--top-k", "2", "--out"]
+    for name in ("README.md", "custom_generate/generate.py", "heads.json"):
+        out = tmp_path / "repository" / name.replace("/", "_")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_text("mine")
+        refused(capsys, export_decoder.main, *flags, out)
+        assert (out / name).read_text() == "mine"
+    for _ in range(2):
+        export_decoder.main(list(map(str, [*flags, tmp_path / "export"])))
+    assert (tmp_path / "export" / "README.md").is_file()
+
+
+def test_pages_of_others_stay(tiny_results, tmp_path, capsys):
+    folder = tmp_path / "results" / "tiny"
+    shutil.copytree(tiny_results, folder)
+    index, page, figures = folder.parent / "index.html", folder / "report.html", folder / "figures.md"
+    page.unlink(missing_ok=True)
+    index.write_text("<title>My site</title>")
+    report.main([str(folder)])
+    assert index.read_text() == "<title>My site</title>"
+    assert f"warning: {index}: no report of ours wrote it; left alone" in capsys.readouterr().err
+    index.unlink()
+    for _ in range(2):
+        report.main([str(folder)])
+    assert is_ours(index)
+    page.write_text("<title>My report</title>")
+    assert f"{page}: is there already" in refused(capsys, report.main, folder)
+    figures.write_text("# My figures\n")
+    assert f"{figures}: is there already" in refused(capsys, write_figures_page.main, "--results", folder)
+    assert figures.read_text() == "# My figures\n"
+    figures.unlink()
+    for _ in range(2):
+        write_figures_page.main(["--results", str(folder)])
+
+
+@pytest.mark.parametrize("name", ["attribution_result.json", "head_map.png"])
+@pytest.mark.parametrize("script", [attribute_subset, draw_module_influence, explain_chair])
+def test_folders_of_derived_results(name, script, tiny_results, tmp_path, capsys):
+    attribution = next(tiny_results.rglob("attribution_result.json"))
+    captions = next(tiny_results.rglob("captions_eval_results.json"))
+    flags = {
+        attribute_subset: ["--attribution", attribution.parent, "--captions", captions],
+        draw_module_influence: ["--attribution", attribution],
+        explain_chair: [captions],
+    }[script]
+    names = {draw_module_influence: "module_influence.json", explain_chair: "chair_details.json"}
+    own = tmp_path / (names.get(script, name) if name.endswith("json") else name)
+    own.write_text("{}")
+    refused(capsys, script.main, *flags, "--out", tmp_path)
+    assert contents(tmp_path) == {own.name: b"{}"}
+
+
+def calls_in(path: Path) -> set[str]:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
+
+
+def test_every_script_that_writes_asks_first():
+    """By one of the doors: a run, a folder, the parent of a file; `from_flags` opens the folder of --out."""
+    doors = {"start_run", "make_folder", "make_parent", "from_flags", "export_decoder", "convert_original"}
+    doors |= {"opened_captions"}
+    scripts = [
+        path for folder in ("llava_hh/scripts", "baselines", "newer_models") for path in (ROOT / folder).glob("*.py")
+    ]
+    for path in scripts:
+        if '"--out"' in path.read_text() or {"write_json", "write_rows", "write_tensors"} & calls_in(path):
+            assert doors & calls_in(path), path
