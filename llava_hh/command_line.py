@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError
 
 from llava_hh.files import describe_failure, in_one_line, printable
+from llava_hh.memory import is_out_of_memory, out_of_memory
 from llava_hh.processes import processes
 
 
@@ -93,13 +94,19 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError) as error:
         if debug:
             raise
-        team = processes()
-        where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
-        print(f"error{where}: {describe_failure(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(describe_failure(error))
     except Exception as error:
         if debug:
             raise
+        if is_out_of_memory(error):
+            _stop(out_of_memory(error))
         what = printable(f"{type(error).__name__}: {in_one_line(error)}")
         print(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _stop(why: str) -> NoReturn:
+    team = processes()
+    where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
+    print(f"error{where}: {why}", file=sys.stderr)
+    raise SystemExit(2) from None

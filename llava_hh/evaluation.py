@@ -227,6 +227,9 @@ class Evaluation:
         """The same for the first so many of the images; None is all."""
         return self if limit is None else replace(self, samples=self.samples[:limit], limit=limit)
 
+    def image_of(self, sample: dict) -> Path:
+        return image_path(self.image_folder, sample["file_name"])
+
     def with_model(self, path: Path) -> "Evaluation":
         """The same for another checkpoint."""
         return replace(self, lvlm=load_lvlm(path))
@@ -261,7 +264,7 @@ class Evaluation:
         """
         begun_run(out, self.settings(method))
         first = self.samples[:1]
-        images = [load_image(image_path(self.image_folder, sample["file_name"])) for sample in first]
+        images = [load_image(self.image_of(sample)) for sample in first]
         answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
 
     def caption(self, label: str, method: Method, out: Path, skip_bad: bool = False) -> list[dict]:

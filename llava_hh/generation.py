@@ -19,7 +19,7 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.finite import NotFinite, refuse_infinite, refusing_infinite
 from llava_hh.hooks import intervene
 from llava_hh.interventions import Intervention
-from llava_hh.memory import fit_in_memory
+from llava_hh.memory import in_parts
 from llava_hh.models.lvlm import Batch, Lvlm
 
 Interventions = Sequence[Intervention] | Callable[[Sequence[dict]], Sequence[Intervention]]
@@ -148,27 +148,32 @@ def answer_samples(
 def answer_within_memory(
     lvlm: Lvlm,
     samples: Sequence[dict],
-    images: Sequence[Image.Image],
+    load: Callable[[dict], Image.Image | None],
     method: Method,
     prompts: Sequence[str],
     max_new_tokens: int,
-) -> tuple[list[Answer], float, int | None]:
+) -> tuple[list[Answer | None], float, int | None]:
     """`answer_samples`, in batches of half, a quarter, ... of the samples where memory has no room for all at once.
 
     Each block begins with all of its samples, so that its answers don't depend on the blocks before it.
 
-    Returns: the answers, the seconds, and the size of the batches; None if it is that of all.
+    Args:
+        load: the image of a sample, None if it is left out.
+    Returns: the answers, None where the image is left out; the seconds; and the size of the batches, None if it is
+        that of all.
     """
 
-    def answer(size: int) -> tuple[list[Answer], float]:
-        parts = [slice(first, first + size) for first in range(0, len(samples), size)]
-        found = [
-            answer_samples(lvlm, samples[part], images[part], method, prompts[part], max_new_tokens) for part in parts
-        ]
-        return [answer for answers, _ in found for answer in answers], sum(seconds for _, seconds in found)
+    def answer(part: Sequence[int]) -> tuple[dict[int, Answer], float]:
+        images = {place: image for place in part if (image := load(samples[place])) is not None}
+        if not images:
+            return {}, 0.0
+        own, asked = [samples[place] for place in images], [prompts[place] for place in images]
+        answers, seconds = answer_samples(lvlm, own, list(images.values()), method, asked, max_new_tokens)
+        return dict(zip(images, answers, strict=True)), seconds
 
-    (answers, seconds), size = fit_in_memory(answer, len(samples))
-    return answers, seconds, size if size < len(samples) else None
+    parts, size = in_parts(answer, range(len(samples)))
+    found = {place: answer for answers, _ in parts for place, answer in answers.items()}
+    return [found.get(place) for place in range(len(samples))], sum(seconds for _, seconds in parts), size
 
 
 def _answer(
@@ -233,20 +238,22 @@ def caption_images(
     def image_of(sample: dict) -> Path:
         return image_path(image_folder, sample["file_name"])
 
-    for number, block in run.blocks(samples, batch_size, label, image_of):
-        images, readable = [], []
-        for sample in block:
-            try:
-                images.append(load_image(image_of(sample)))
-                readable.append(sample)
-            except ValueError as error:
-                if not skip_bad:
-                    raise
+    told: set[str] = set()
+
+    def load(sample: dict) -> Image.Image | None:
+        try:
+            return load_image(image_of(sample))
+        except ValueError as error:
+            if not skip_bad:
+                raise
+            if str(error) not in told:  # it is read again where memory runs out
+                told.add(str(error))
                 tqdm.write(f"skipped: {error}")
-        answers, seconds, sub_batch = [], 0.0, None
-        if readable:
-            prompts = [prompt] * len(readable)
-            answers, seconds, sub_batch = answer_within_memory(lvlm, readable, images, method, prompts, max_new_tokens)
+            return None
+
+    for number, block in run.blocks(samples, batch_size, label, image_of):
+        prompts = [prompt] * len(block)
+        answers, seconds, sub_batch = answer_within_memory(lvlm, block, load, method, prompts, max_new_tokens)
         rows = [
             {
                 "question_id": sample["image_id"],
@@ -259,7 +266,8 @@ def caption_images(
                 "model_id": model_id,
                 **{key: value for key, value in sample.items() if key not in ("image_id", "file_name")},
             }
-            for sample, answer in zip(readable, answers, strict=True)
+            for sample, answer in zip(block, answers, strict=True)
+            if answer is not None
         ]
         run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch)
     run.write_rows("captions.jsonl")

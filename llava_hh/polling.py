@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,19 @@ def ask(
     Raises:
         ValueError: an image that can't be read; or a vocabulary without yes and no.
     """
-    for number, block in run.blocks(
-        questions, batch_size, label, lambda question: image_path(image_folder, question["image"])
-    ):
-        files = {question["image"]: load_image(image_path(image_folder, question["image"])) for question in block}
-        images = [files[question["image"]] for question in block]
+
+    def image_of(question: dict) -> Path:
+        return image_path(image_folder, question["image"])
+
+    read = lru_cache(maxsize=1)(load_image)  # the questions about an image follow each other
+
+    for number, block in run.blocks(questions, batch_size, label, image_of):
         prompts = [question["text"] + suffix for question in block]
         shares: list[float] = []
         with nullcontext() if isinstance(method, Decoding) else collecting_yes_shares(lvlm, shares):
-            answers, seconds, sub_batch = answer_within_memory(lvlm, block, images, method, prompts, max_new_tokens)
+            answers, seconds, sub_batch = answer_within_memory(
+                lvlm, block, lambda question: read(image_of(question)), method, prompts, max_new_tokens
+            )
         shares = shares[-len(block) :]  # those before are of batches that memory had no room for
         rows = []
         for place, (question, answer) in enumerate(zip(block, answers, strict=True)):

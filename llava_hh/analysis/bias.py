@@ -9,6 +9,7 @@ from torch import Tensor
 from llava_hh.attribution.targets import Target
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
+from llava_hh.memory import in_parts
 from llava_hh.metrics.compare import image_weights
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -33,6 +34,13 @@ def attention_parts(
     Source: paper, figure 3; its text mass is question_mass + generated_mass.
     Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
     """
+    parts, _ = in_parts(lambda own: _parts_of_heads(lvlm, batch, positions, own), heads)
+    return [torch.cat(own, dim=1) for own in zip(*parts, strict=True)]
+
+
+def _parts_of_heads(
+    lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]
+) -> list[Tensor]:
     with record(lvlm.model, batch.image_mask, maps=heads) as trace:
         lvlm.model.base_model(**batch.inputs, use_cache=False)
     layers = by_layer(heads)

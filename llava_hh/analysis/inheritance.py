@@ -16,6 +16,7 @@ from llava_hh.attention import attention_modules, heads_on_image_alone
 from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.hooks import record
+from llava_hh.memory import in_parts
 from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.weight_files import check_files
@@ -136,27 +137,31 @@ def text_blocks(model: PreTrainedModel, base: PreTrainedModel, batch: Batch) -> 
     positions = batch.image_mask[0].nonzero()
     n_tokens = batch.image_mask.shape[1] - (int(positions.max()) + 1 if len(positions) else 0)
     no_image = torch.zeros_like(ids, dtype=torch.bool)
-    return TextBlocks(
-        lvlm=causal_blocks(model, batch.inputs, batch.image_mask, n_tokens),
-        base=causal_blocks(base, {"input_ids": ids}, no_image, n_tokens),
-        n_tokens=n_tokens,
-    )
+
+    def blocks_of(heads: Sequence[int]) -> tuple[Tensor, Tensor]:
+        of_model = causal_blocks(model, batch.inputs, batch.image_mask, n_tokens, heads)
+        return of_model, causal_blocks(base, {"input_ids": ids}, no_image, n_tokens, heads)
+
+    parts, _ = in_parts(blocks_of, range(model.config.get_text_config(decoder=True).num_attention_heads))
+    of_model, of_base = (torch.cat(own, dim=1) for own in zip(*parts, strict=True))
+    return TextBlocks(lvlm=of_model, base=of_base, n_tokens=n_tokens)
 
 
 @torch.no_grad()
-def causal_blocks(model: PreTrainedModel, inputs: Mapping[str, Tensor], image_mask: Tensor, n_last: int) -> Tensor:
-    """Attention of every head among the last `n_last` tokens of one row, (layer, head, entry) as in `TextBlocks`.
+def causal_blocks(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], image_mask: Tensor, n_last: int, heads: Sequence[int]
+) -> Tensor:
+    """Attention of each layer's `heads` among the last `n_last` tokens of one row, (layer, head, entry).
 
     Memory: the maps of one layer, head * position^2 numbers, are cut to the lower triangle of their block before the
     next layer runs; what is kept is layer * head * n_last * (n_last + 1) / 2 numbers. For LLaVA-1.5-7B and a caption
     of 128 tokens that is 63 MB and 50 MB in fp32.
     """
     modules = attention_modules(model)
-    n_heads = model.config.get_text_config(decoder=True).num_attention_heads
     rows, columns = torch.tril_indices(n_last, n_last)
     kept: dict[int, Tensor] = {}
     handles = []
-    with record(model, image_mask, maps=[(layer, head) for layer in modules for head in range(n_heads)]) as trace:
+    with record(model, image_mask, maps=[(layer, head) for layer in modules for head in heads]) as trace:
 
         def keep_block(module: nn.Module, _args: Any, _output: Any) -> None:
             maps = trace.maps[module.layer_idx].pop()[0, :, -n_last:, -n_last:]  # head row column

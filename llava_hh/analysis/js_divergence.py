@@ -12,6 +12,7 @@ from llava_hh.attribution.captions import CaptionAttribution
 from llava_hh.blocks import Run
 from llava_hh.heads import Head
 from llava_hh.hooks import record
+from llava_hh.memory import in_parts, smallest_part
 from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
@@ -87,11 +88,11 @@ def js_divergence(p: Tensor, q: Tensor) -> Tensor:
     return (torch.special.entr((p + q) / 2) - (torch.special.entr(p) + torch.special.entr(q)) / 2).sum(-1)
 
 
-def record_maps(lvlm: Lvlm, batch: Batch) -> dict[int, Tensor]:
+def record_maps(lvlm: Lvlm, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
     """Every head's attention on a batch by layer, (batch, head, query, key) fp32 each, on the layer's device."""
     dtype, device = lvlm.model.dtype, lvlm.model.device
     inputs = {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in batch.inputs.items()}
-    heads = [Head(layer, head) for layer in range(lvlm.n_layers) for head in range(lvlm.n_heads)]
+    heads = [Head(layer, head) for layer in layers for head in range(lvlm.n_heads)]
     with torch.inference_mode(), record(lvlm.model, batch.image_mask.to(device), maps=heads) as trace:
         lvlm.model.base_model(**inputs, use_cache=False)
     return {layer: maps for layer, (maps,) in trace.maps.items()}
@@ -114,6 +115,16 @@ def mean_divergence(reference: dict[int, Tensor], maps: dict[int, Tensor], real:
     return torch.stack(layers)
 
 
+def divergence_of(reference: Lvlm, tuned: Lvlm, batch: Batch) -> tuple[Tensor, int | None]:
+    """The divergence of every head on one caption, (layer, head); and of how many layers at once, None for all."""
+    real = batch.inputs["attention_mask"][0].bool()
+    parts, size = in_parts(
+        lambda layers: mean_divergence(*(record_maps(lvlm, batch, layers) for lvlm in (reference, tuned)), real),
+        range(reference.n_layers),
+    )
+    return torch.cat(parts), size
+
+
 def measure_checkpoint(source: CaptionAttribution, checkpoint: Path, entries: list[dict], run: Run) -> None:
     """Divergence of a checkpoint from the reference on every caption; (caption, layer, head) stays in the run's blocks.
 
@@ -125,13 +136,15 @@ def measure_checkpoint(source: CaptionAttribution, checkpoint: Path, entries: li
     tuned: Lvlm | None = None
     for number, block in run.blocks(entries, BLOCK, checkpoint.name, source.image_of):
         tuned = tuned or load_lvlm(checkpoint)
-        found = []
+        found, sizes = [], []
         for entry in block:
-            _, _, batch = source.prepare(entry)
-            real = batch.inputs["attention_mask"][0].bool()
-            found.append(mean_divergence(record_maps(source.lvlm, batch), record_maps(tuned, batch), real))
+            divergence, size = divergence_of(source.lvlm, tuned, source.prepare(entry)[-1])
+            found.append(divergence)
+            sizes.append(size)
         rows = [{"image_id": entry["image_id"]} for entry in block]
-        run.finish_block(number, block, rows, {"divergence": torch.stack(found).numpy()})
+        run.finish_block(
+            number, block, rows, {"divergence": torch.stack(found).numpy()}, sub_batch=smallest_part(sizes)
+        )
 
 
 def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequence[Head]]) -> dict:

@@ -17,6 +17,7 @@ from llava_hh.analysis.bias import part_masks
 from llava_hh.attribution.targets import Target, token_ends
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
+from llava_hh.memory import in_parts
 from llava_hh.models.lvlm import Batch, Lvlm
 
 LARGEST_CODE = 255
@@ -32,12 +33,16 @@ def record_words(
         parts (position, head, part) of `analysis.bias.PARTS`; and for each position (head, key), the keys being the
         image's tokens, then what stands after the image up to the position itself. fp32 on the CPU.
     """
-    with record(lvlm.model, batch.image_mask, maps=heads) as trace:
-        lvlm.model.base_model(**batch.inputs, use_cache=False)
-    layers = by_layer(heads)
-    maps = torch.stack(
-        [trace.maps[layer][0][0, layers[layer].index(head), list(positions)].cpu() for layer, head in heads], dim=1
-    )  # position head key
+
+    def rows_of(heads: Sequence[Head]) -> Tensor:
+        with record(lvlm.model, batch.image_mask, maps=heads) as trace:
+            lvlm.model.base_model(**batch.inputs, use_cache=False)
+        layers = by_layer(heads)
+        return torch.stack(
+            [trace.maps[layer][0][0, layers[layer].index(head), list(positions)].cpu() for layer, head in heads], dim=1
+        )
+
+    maps = torch.cat(in_parts(rows_of, heads)[0], dim=1)  # position head key
     image = batch.image_mask[0].cpu()
     first_text = int(image.nonzero().max()) + 1
     parts = maps @ part_masks(image, batch.response_start[0]).T

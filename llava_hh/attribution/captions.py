@@ -3,12 +3,13 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
@@ -24,7 +25,7 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
-from llava_hh.memory import fit_in_memory
+from llava_hh.memory import fit_in_memory, in_parts, smallest_part
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 
@@ -234,9 +235,14 @@ class CaptionAttribution:
 
         def estimates_of(entry: dict) -> Found:
             targets, positions, batch = self.prepare(entry)
-            token_ids = [target.token_id for target in targets]
-            clean, drops = estimate_every_head(self.lvlm.model, batch.inputs, positions, token_ids)
-            return targets, {"clean": clean, "drops": drops}, None
+
+            def estimate(part: Sequence[int]) -> tuple[Tensor, Tensor]:
+                own, ids = [positions[place] for place in part], [targets[place].token_id for place in part]
+                return estimate_every_head(self.lvlm.model, batch.inputs, own, ids)
+
+            parts, size = in_parts(estimate, range(len(targets)))
+            clean, drops = (torch.cat(own) for own in zip(*parts, strict=True))
+            return targets, {"clean": clean, "drops": drops}, size
 
         self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
 
@@ -260,8 +266,7 @@ class CaptionAttribution:
             arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
             for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
                 row["clean_log_prob"] = log_prob
-            sub_batch = min((size for size in sizes if size is not None), default=None)
-            run.finish_block(number, block, rows, arrays, sub_batch=sub_batch)
+            run.finish_block(number, block, rows, arrays, sub_batch=smallest_part(sizes))
 
     def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
         """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""

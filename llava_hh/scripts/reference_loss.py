@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.command_line import COUNT, SIZE, errors_in_one_line, script_parser
-from llava_hh.data.images import image_path, load_image
+from llava_hh.data.images import load_image
 from llava_hh.evaluation import (
     Evaluation,
     add_adhh_flags,
@@ -23,6 +23,7 @@ from llava_hh.evaluation import (
 from llava_hh.files import read_json, sha256, write_json
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
+from llava_hh.memory import in_parts, smallest_part
 from llava_hh.metrics.compare import summarise
 from llava_hh.runs import processes, provenance, start_run
 
@@ -53,7 +54,7 @@ def caption_losses(
 ) -> list[dict]:
     """The loss of one reference caption per image, in one batch: rows of `image_id`, `nats` and `n_tokens`."""
     lvlm = evaluation.lvlm
-    images = [load_image(image_path(evaluation.image_folder, sample["file_name"])) for sample in samples]
+    images = [load_image(evaluation.image_of(sample)) for sample in samples]
     responses = reference_tokens(lvlm, captions, evaluation.max_new_tokens)
     batch = lvlm.encode(images, [evaluation.prompt] * len(images), responses)
     losses = answer_losses(lvlm, batch, responses, interventions)
@@ -68,15 +69,19 @@ def measure(evaluation: Evaluation, interventions: list[Intervention], out: Path
     per_image = evaluation.task["captions_per_image"]
     references = {sample["image_id"]: evaluation.references[sample["image_id"]] for sample in evaluation.samples}
     with start_run(out, evaluation.settings(interventions), list(references)) as run:
-        for number, block in run.blocks(evaluation.samples, evaluation.batch_size, out.name):
-            rows = []
+        for number, block in run.blocks(evaluation.samples, evaluation.batch_size, out.name, evaluation.image_of):
+            rows, sizes = [], []
             for place in range(per_image):
                 shown = [sample for sample in block if place < len(references[sample["image_id"]])]
                 if shown:
                     captions = [references[sample["image_id"]][place] for sample in shown]
-                    own = caption_losses(evaluation, shown, captions, interventions)
-                    rows += [{**row, "caption": place} for row in own]
-            run.finish_block(number, block, rows)
+                    parts, size = in_parts(
+                        lambda part: caption_losses(evaluation, *zip(*part, strict=True), interventions),
+                        list(zip(shown, captions, strict=True)),
+                    )
+                    sizes.append(size)
+                    rows += [{**row, "caption": place} for part in parts for row in part]
+            run.finish_block(number, block, rows, sub_batch=smallest_part(sizes))
         run.write_rows("losses.jsonl")
         return run.finished_rows()
 
