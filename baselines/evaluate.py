@@ -15,10 +15,11 @@ from baselines.registry import PRESETS, changed_presets
 from llava_hh.blocks import Run
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
-from llava_hh.evaluation import RESULT_FILE, Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import RESULT_FILE, Evaluation
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json, write_text
+from llava_hh.flags import add_adhh_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.footprint import stored_tensors
 from llava_hh.generation import CannotDecode, Decoding, Method, seconds_per_token
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -207,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         decoders = check_flags(args)
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         entries = entries_from_flags(args, evaluation, decoders)
 
         def its_own(entry: Entry) -> Evaluation:

@@ -21,8 +21,9 @@ from llava_hh.data.coco import load_annotations
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
 from llava_hh.data.sample import sample_images
-from llava_hh.evaluation import Evaluation, add_sample_flags, describe_method
+from llava_hh.evaluation import Evaluation, describe_method
 from llava_hh.files import write_json, write_rows, write_text
+from llava_hh.flags import add_sample_flags, evaluation_from_flags
 from llava_hh.generation import answer_samples
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         decoders = check_flags(args)
         limit, args.limit = args.limit, None  # the images are chosen among those with three objects
-        evaluation = Evaluation.from_flags(args, with_truth=False)
+        evaluation = evaluation_from_flags(args, with_truth=False)
         args.limit = limit
         questions = questions_of(args, evaluation)
         digest = {kind: hashlib.sha256(json.dumps(asked).encode()).hexdigest() for kind, asked in questions.items()}

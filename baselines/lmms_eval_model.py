@@ -4,7 +4,6 @@ lmms-eval finds it by the entry point that setup.py names:
 `python -m lmms_eval --model llava_hh --model_args model=FOLDER,method=adhh,heads=FILE,top_k=20 --tasks mme`
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from baselines.registry import PRESETS
-from llava_hh.evaluation import heads_from_flags
+from llava_hh.evaluation import heads_of_list, list_file
 from llava_hh.generation import Decoding, Method, decode_answers, generate_greedily
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -35,7 +34,7 @@ def manifest() -> Any:
 
 
 def choose_method(
-    lvlm: Lvlm, model: str, method: str, heads: str | None, top_k: int, threshold: float, foreign_heads: bool
+    lvlm: Lvlm, method: str, heads: str | None, top_k: int, threshold: float, foreign_heads: bool
 ) -> Method:
     """The method of that name for a loaded model.
 
@@ -50,8 +49,7 @@ def choose_method(
         return []
     if heads is None:
         raise ValueError(f"method={method} needs heads=FILE, a head list")
-    flags = argparse.Namespace(model=Path(model), heads=Path(heads), foreign_heads=foreign_heads)
-    chosen = tuple(heads_from_flags(flags, lvlm, top_k))
+    chosen = tuple(heads_of_list(list_file(Path(heads), lvlm), lvlm, top_k, allow_foreign=foreign_heads))
     return [DeactivateText(chosen, threshold) if method == "adhh" else ZeroHeads(chosen)]
 
 
@@ -105,7 +103,7 @@ class HallucinationHeadsModel(LmmsEvalModel):
         if processes().count > 1:
             raise ValueError("the lmms-eval model runs in one process; DEVICE_MAP=auto spreads a model over GPUs")
         self.lvlm = load_lvlm(model)
-        self.method = choose_method(self.lvlm, model, method, heads, top_k, threshold, foreign_heads)
+        self.method = choose_method(self.lvlm, method, heads, top_k, threshold, foreign_heads)
         self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
 
     def generate_until(self, requests: list) -> list[str]:

@@ -1,7 +1,6 @@
 """The data sets that captions are scored on, by name: their images, their ground truth and their CHAIR."""
 
-import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,25 +139,18 @@ def load_dataset(name: str, variant: str = "hh") -> Dataset:
     return Nocaps()
 
 
-def add_object_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that keep only the images with, or without, some objects: two parts of a data set."""
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--with-object", nargs="+", metavar="NAME", help="only images that have one of these objects")
-    group.add_argument("--without-object", nargs="+", metavar="NAME", help="only images that have none of these")
-
-
-def images_with_objects(objects: Mapping[ImageId, Iterable[str]], args: argparse.Namespace) -> set[ImageId]:
-    """The images that the flags of `add_object_flags` keep, by their ground truth; all without a flag.
+def images_with_objects(
+    objects: Mapping[ImageId, Iterable[str]], with_object: Sequence[str] | None, without_object: Sequence[str] | None
+) -> set[ImageId]:
+    """The images that have one of some objects, or none of some, by their ground truth; all where neither is named.
 
     Raises:
         ValueError: an object that is in none of the images, or no image is left.
     """
-    flag = "with_object" if args.with_object else "without_object"
-    names = set(getattr(args, flag) or ())
-    spelled = f"--{flag.replace('_', '-')}"
+    spelled, names = "--with-object" if with_object else "--without-object", set(with_object or without_object or ())
     if unknown := names.difference(*objects.values()):
         raise ValueError(f"{spelled} {min(unknown)!r}: in none of the {len(objects)} images")
-    kept = {image for image, own in objects.items() if not names or names.isdisjoint(own) == (flag != "with_object")}
+    kept = {image for image, own in objects.items() if not names or names.isdisjoint(own) == (not with_object)}
     if not kept:
         raise ValueError(f"{spelled} {' '.join(sorted(names))}: leaves none of the {len(objects)} images")
     return kept

@@ -1,62 +1,23 @@
 """Caption the same images under several methods and score each by CHAIR, one result folder per method."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from llava_hh.attention import heads_on_image_alone
-from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.images import image_path, load_image
-from llava_hh.data.sample import sample_images
-from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
+from llava_hh.datasets import Dataset, ImageId
 from llava_hh.files import write_json
 from llava_hh.generation import Decoding, Method, answer_samples, caption_images
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.identity import describe_loaded, digest_of, why_foreign
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.runs import begun_run, make_folder, make_parent, processes, start_run
+from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.runs import begun_run, processes, start_run
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
-
-
-def add_sample_flags(
-    parser: argparse.ArgumentParser,
-    split: str,
-    limit: int | None = None,
-    seed: int = 42,
-    batch_size: int = 20,
-    max_new_tokens: int = 128,
-    with_prompt: bool = True,
-    datasets: Sequence[str] = DATASETS,
-) -> None:
-    """The flags that say which model captions which images, with these defaults.
-
-    Args:
-        with_prompt: one question is asked about all images, and --prompt may change it.
-        datasets: what the images may be of.
-    """
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--dataset", choices=datasets, default="coco", help="what the images are of")
-    add(
-        "--annotations",
-        type=Path,
-        required=True,
-        help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
-    )
-    add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
-    add("--limit", type=SIZE, default=limit, help="how many images; None is all")
-    add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
-    if with_prompt:
-        add("--prompt", default=DESCRIBE, help="the question")
-    add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
-    add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
-    add("--out", type=Path, required=True, help="result folder")
 
 
 def describe_method(method: Method) -> dict:
@@ -67,44 +28,32 @@ def describe_method(method: Method) -> dict:
     return {"interventions": [{"kind": type(each).__name__, **asdict(each)} for each in listed]}
 
 
-def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """The flags that name a head list."""
-    add = parser.add_argument
-    add("--heads", type=Path, required=required, help="head list (attribution_result.json), or: published")
-    add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
+def list_file(path: Path, lvlm: Lvlm) -> Path:
+    """The file of a head list; of "published", that of the list which was published for this model.
+
+    Raises:
+        ValueError: none was.
+    """
+    if path != Path("published"):
+        return path
+    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
 
 
-def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """The flags that say which heads AD-HH switches off, and when."""
-    add_head_flags(parser, required)
-    add = parser.add_argument
-    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
-    add(
-        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
-    )
-
-
-def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
-    """The first `top_k` heads of the list that the flags of `add_head_flags` name, for the model of `--model`.
-
-    Where `--heads` says "published", it becomes the file of that list.
+def heads_of_list(
+    path: Path, lvlm: Lvlm, top_k: int, key: str = "hal_heads", allow_foreign: bool = False
+) -> list[Head]:
+    """The first `top_k` heads of the list in a file.
 
     Args:
         key: "hal_heads" or "non_hal_heads".
+        allow_foreign: take a list that was found on another model.
     Raises:
-        ValueError: the list was found on another model, or is no head list, or none was published for this model.
+        ValueError: the list was found on another model, or is no head list.
         IndexError: a head that the model does not have.
     """
-    if args.heads == Path("published"):
-        args.heads = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
-    return heads_of_list(args.heads, args, lvlm, top_k, key)
-
-
-def heads_of_list(path: Path, args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
-    """The same for the list in a file."""
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    if (why := why_foreign(model_of(path), args.model)) and not args.foreign_heads:
+    if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
         raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
 
@@ -186,40 +135,8 @@ class Evaluation:
     limit: int | None = None  # of a method that has the first so many of the images only
     task: dict | None = None  # what else decides the result, for run.json
 
-    @classmethod
-    def from_flags(cls, args: argparse.Namespace, with_truth: bool = True) -> "Evaluation":
-        """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
-        make_folder(args.out)
-        if getattr(args, "summary", None):
-            make_parent(args.summary)
-        dataset = load_dataset(args.dataset)
-        samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
-        annotations = {}
-        if with_truth:
-            image_ids = [sample["image_id"] for sample in samples]
-            annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
-        return cls(
-            lvlm=load_lvlm(args.model),
-            dataset=dataset,
-            samples=samples,
-            image_folder=args.image_folder,
-            objects=dataset.objects(annotations),
-            references={image_id: found.captions for image_id, found in annotations.items()},
-            prompt=args.prompt,
-            max_new_tokens=args.max_new_tokens,
-            batch_size=args.batch_size,
-            draw={
-                "dataset": args.dataset,
-                "split": args.split,
-                "seed": args.seed,
-                "n": len(samples),
-                "sha256": digest_of(samples),
-            },
-        )
-
-    def of_images(self, image_ids: set[ImageId], args: argparse.Namespace) -> "Evaluation":
-        """The same for those images alone, which the flags of `add_object_flags` keep."""
-        chosen = {name: getattr(args, name) for name in ("with_object", "without_object") if getattr(args, name)}
+    def of_images(self, image_ids: set[ImageId], chosen: dict) -> "Evaluation":
+        """The same for those images alone; `chosen` says by what, for run.json."""
         samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
         return replace(self, samples=samples, draw={**self.draw, **chosen, "sha256": digest_of(samples)})
 

@@ -18,6 +18,7 @@ from llava_hh.blocks import Run
 from llava_hh.data.images import image_path, load_image
 from llava_hh.finite import NotFinite, refuse_infinite, refusing_infinite
 from llava_hh.hooks import intervene
+from llava_hh.identity import has_config, identify
 from llava_hh.interventions import Intervention
 from llava_hh.memory import in_parts
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -86,8 +87,10 @@ class Decoding:
     settings: Any
 
     def describe(self) -> dict:
-        """The name and every setting, for run.json."""
-        return {"name": self.name, **asdict(self.settings)}
+        """The name and every setting, for run.json; checkpoints that it works with by their content."""
+        tools = getattr(self.settings, "tools", dict)()
+        known = {name: identify(path) for name, path in tools.items() if path.is_file() or has_config(path)}
+        return {"name": self.name, **asdict(self.settings), **known}
 
 
 Method = Interventions | Decoding  # greedily under interventions, or by a decoder

@@ -56,7 +56,9 @@ def file_sha256(path: Path) -> str:
 
 
 def identify(path: Path) -> dict:
-    """What a file is: its `name`, for people, and its `sha256`."""
+    """What a file or a checkpoint's folder is: its `name`, for people, and its `sha256`."""
+    if Path(path).is_dir():
+        return identify_checkpoint(path)
     return {"name": Path(path).name, "sha256": file_sha256(path)}
 
 
@@ -101,9 +103,14 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def has_config(folder: Path) -> bool:
+    """Whether a folder may be a checkpoint."""
+    return (folder / "config.json").is_file()
+
+
 def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
     """The files that loading a checkpoint reads, each with a name: that of the part it belongs to before its own."""
-    if not (folder / "config.json").is_file():
+    if not has_config(folder):
         raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
     fields = read_json(folder / "config.json")
     named = [(file.name, file) for file in _own_files(folder)]

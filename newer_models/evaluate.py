@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from llava_hh.command_line import COUNT, FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, control_heads, heads_from_flags
+from llava_hh.evaluation import control_heads
 from llava_hh.files import sha256, write_json, write_text
+from llava_hh.flags import add_head_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.runs import processes
@@ -47,7 +48,7 @@ def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list],
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         lvlm = evaluation.lvlm
         heads = heads_from_flags(args, lvlm, args.top_k)
         if args.released:

@@ -2,7 +2,6 @@
 
 import json
 from itertools import combinations
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +16,6 @@ from llava_hh.scripts import attribute_subset, compare_decoding, compare_heads
 def write_list(path, heads, **content):
     path.write_text(json.dumps({"hal_heads": heads, **content}))
     return path
-
-
-def flags(with_object=None, without_object=None):
-    return SimpleNamespace(with_object=with_object, without_object=without_object)
 
 
 FIRST, SECOND = [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2]], [[0, 1], [0, 0], [1, 2], [0, 2], [1, 0]]
@@ -111,14 +106,14 @@ def test_scores_that_are_no_matrix_are_refused(tmp_path):
 
 def test_images_by_object():
     objects = {1: {"dog"}, 2: {"cat"}, 3: ["dog", "cat"], 4: set()}
-    assert images_with_objects(objects, flags()) == {1, 2, 3, 4}
-    assert images_with_objects(objects, flags(with_object=["dog"])) == {1, 3}
-    assert images_with_objects(objects, flags(with_object=["dog", "cat"])) == {1, 2, 3}
-    assert images_with_objects(objects, flags(without_object=["dog"])) == {2, 4}
+    assert images_with_objects(objects, None, None) == {1, 2, 3, 4}
+    assert images_with_objects(objects, ["dog"], None) == {1, 3}
+    assert images_with_objects(objects, ["dog", "cat"], None) == {1, 2, 3}
+    assert images_with_objects(objects, None, ["dog"]) == {2, 4}
     with pytest.raises(ValueError, match="--with-object 'dgo': in none of the 4 images"):
-        images_with_objects(objects, flags(with_object=["dgo", "dog"]))
+        images_with_objects(objects, ["dgo", "dog"], None)
     with pytest.raises(ValueError, match="--without-object cat dog: leaves none of the 3 images"):
-        images_with_objects({key: objects[key] for key in (1, 2, 3)}, flags(without_object=["dog", "cat"]))
+        images_with_objects({key: objects[key] for key in (1, 2, 3)}, None, ["dog", "cat"])
 
 
 def parts_of(tiny_results):

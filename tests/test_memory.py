@@ -1,14 +1,20 @@
 """Where memory runs out a block is done in smaller parts: the same answers, and its file says so."""
 
+import importlib
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faults.kills import without_times
+from faults.material import Script, make_material, scripts, steps_before
 from safetensors.numpy import load_file
 
-from llava_hh import memory
+from llava_hh import generation, memory
+from llava_hh.attribution import captions
+from llava_hh.command_line import errors_in_one_line
 from llava_hh.memory import fit_in_memory, is_out_of_memory
 from llava_hh.models import lvlm
 from llava_hh.scripts import attribute, caption
@@ -35,7 +41,7 @@ def few_rows(monkeypatch):
             loaded.decoder_layers[1].register_forward_pre_hook(check, with_kwargs=True)
             return loaded
 
-        monkeypatch.setattr("llava_hh.evaluation.load_lvlm", load)
+        monkeypatch.setattr("llava_hh.flags.load_lvlm", load)
         monkeypatch.setattr("llava_hh.attribution.captions.load_lvlm", load)
         memory._tell_once.cache_clear()
         return refused
@@ -103,3 +109,110 @@ def test_other_errors_are_not_taken_for_want_of_memory():
 
     with pytest.raises(RuntimeError, match="shapes"):
         fit_in_memory(work, 8)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> dict[str, Script]:
+    """Scripts with their flags, on tiny models, and captions that they read."""
+    folder = tmp_path_factory.mktemp("material")
+    make_material(folder)
+    for step in steps_before(folder):
+        step.main([str(flag) for flag in step.flags])
+    return {script.name: script for script in scripts(folder)}
+
+
+def run_script(script: Script, out: Path) -> dict:
+    """Its result, without what stands for times."""
+    script.main([str(flag) for flag in (*script.flags, "--out", out)])
+    own = [path for path in sorted(out.glob("*.json")) if path.name not in ("run.json", "ground_truth.json")]
+    return {path.name: without_times(json.loads(path.read_text())) for path in own}
+
+
+def sub_batches(out: Path) -> list[int | None]:
+    return [json.loads(path.read_text()).get("sub_batch") for path in sorted(out.rglob("blocks/*.json"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "most"),
+    [
+        ("attention_bias", "bias", 3),
+        ("attention_inheritance", "inheritance", 8),
+        ("js_divergence", "js_divergence", 8),
+        ("record_words", "word_maps", 1),
+    ],
+)
+def test_figures_record_fewer_maps_at_once(name, module, most, material, tmp_path, monkeypatch):
+    expected = run_script(material[name], tmp_path / "all")
+    own, refused = importlib.import_module(f"llava_hh.analysis.{module}"), []
+
+    def few_maps(*given, record=own.record, maps, **named):
+        if len(maps) > most:
+            refused.append(len(maps))
+            raise torch.OutOfMemoryError(CPU_ERROR)
+        return record(*given, maps=maps, **named)
+
+    monkeypatch.setattr(own, "record", few_maps)
+    assert equal(run_script(material[name], tmp_path / "few"), expected)
+    assert refused
+    monkeypatch.setattr(own, "record", lambda *given, **named: few_maps(*given, maps=range(99)))
+    with pytest.raises(SystemExit) as stopped:
+        run_script(material[name], tmp_path / "none")
+    assert stopped.value.code == 2
+
+
+def test_reference_loss_takes_fewer_captions(material, few_rows, tmp_path):
+    expected = run_script(material["reference_loss"], tmp_path / "all")
+    refused = few_rows(1)
+    assert equal(run_script(material["reference_loss"], tmp_path / "few"), expected)
+    assert refused and set(sub_batches(tmp_path / "few")) == {1}
+
+
+def test_estimates_take_fewer_targets(material, tmp_path, monkeypatch):
+    expected = run_script(material["attribute --screen"], tmp_path / "all")
+    estimate, refused = captions.estimate_every_head, []
+
+    def of_few(model, inputs, positions, ids):
+        if len(positions) > 1:
+            refused.append(len(positions))
+            raise torch.OutOfMemoryError(CPU_ERROR)
+        return estimate(model, inputs, positions, ids)
+
+    monkeypatch.setattr(captions, "estimate_every_head", of_few)
+    assert equal(run_script(material["attribute --screen"], tmp_path / "few"), expected)
+    assert refused and 1 in sub_batches(tmp_path / "few")
+
+
+def equal(found: object, expected: object) -> bool:
+    """Whether two results are the same but for rounding."""
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(equal, found, expected))
+    return found == pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else found == expected
+
+
+def test_images_are_read_inside_what_is_halved(tiny_checkpoint, tiny_coco, tmp_path, monkeypatch):
+    """As where five pictures of a block have no room at once, and two have."""
+    caption.main(caption_flags(tiny_checkpoint, tiny_coco, tmp_path / "two", 2))
+    alive: list[weakref.ref] = []
+
+    def load(path, load_image=generation.load_image):
+        image = load_image(path)
+        if sum(each() is not None for each in alive) >= 2:
+            raise MemoryError(f"{path}: too little memory to read this image")
+        alive.append(weakref.ref(image))
+        return image
+
+    monkeypatch.setattr(generation, "load_image", load)
+    caption.main(caption_flags(tiny_checkpoint, tiny_coco, tmp_path / "five", 5))
+    assert (tmp_path / "five" / "captions.jsonl").read_bytes() == (tmp_path / "two" / "captions.jsonl").read_bytes()
+    assert sub_batches(tmp_path / "five") == [2, None]
+
+
+def test_memory_that_runs_out_elsewhere_is_one_line(capsys):
+    for error in (torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError(CPU_ERROR)):
+        with pytest.raises(SystemExit) as stopped, errors_in_one_line(False):
+            raise error
+        assert stopped.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: out of memory (") and "--batch-size" in line and line.count("\n") == 1

@@ -185,8 +185,8 @@ def calls_in(path: Path) -> set[str]:
 
 
 def test_every_script_that_writes_asks_first():
-    """By one of the doors: a run, a folder, the parent of a file; `from_flags` opens the folder of --out."""
-    doors = {"start_run", "make_folder", "make_parent", "from_flags", "export_decoder", "convert_original"}
+    """By one of the doors: a run, a folder, the parent of a file; `evaluation_from_flags` opens the folder of --out."""
+    doors = {"start_run", "make_folder", "make_parent", "evaluation_from_flags", "export_decoder", "convert_original"}
     doors |= {"opened_captions"}
     scripts = [
         path for folder in ("llava_hh/scripts", "baselines", "newer_models") for path in (ROOT / folder).glob("*.py")

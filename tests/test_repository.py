@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -18,7 +19,7 @@ LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "
 LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
-LAYERS += ["portable", "scripts"]
+LAYERS += ["portable", "flags", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
@@ -58,6 +59,13 @@ def test_baseline_imports(path):
 def test_the_package_does_without_what_stands_on_it():
     for path in MODULES:
         assert not {name for name in imported(path) if name.split(".")[0] in ("baselines", "newer_models")}, path
+
+
+def test_no_command_line_below_the_scripts():
+    """What decides a result reaches the rest as settings and arguments, not as a namespace of flags."""
+    allowed = {PACKAGE / "command_line.py", PACKAGE / "flags.py", *(PACKAGE / "scripts").glob("*.py")}
+    for path in {*MODULES} - allowed:
+        assert not re.search(r"\bargparse\b|\bNamespace\b|\bargs\.", path.read_text()), path
 
 
 def test_figures_do_without_torch():

@@ -9,15 +9,13 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from baselines.halc.settings import HalcSettings
+from baselines.halc.settings import MINI_TOWER, HalcSettings
 from baselines.halc.windows import Box, area
 from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.vision import PATCH, PIXEL_MEAN, PIXEL_STD, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS
 from llava_hh.models.weight_files import check_files
 from llava_hh.models.without_code import from_folder
-
-MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 
 
 class Detector(Protocol):

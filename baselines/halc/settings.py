@@ -1,11 +1,13 @@
 """HALC's settings and presets."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from baselines.dola import DolaSettings
 from baselines.settings import is_number, is_share, is_whole, require
 
+MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 # both lists: baselines/decoder_zoo/HALC/context_density/halc.py of the paper's repository
 RELEASED_EXEMPT = (
     "image",
@@ -82,6 +84,11 @@ class HalcSettings:
     always_words: tuple[str, ...] = ()
     variant: Literal["clean", "released"] = "clean"
     seed: int = 42
+
+    def tools(self) -> dict[str, Path]:
+        """Where the weights of detector and scorer lie."""
+        named = {"detector": self.detector, "scorer": self.scorer}
+        return {name: MINI_TOWER if text == "mini" else Path(text) for name, text in named.items()}
 
     def __post_init__(self) -> None:
         for name in ("detector", "scorer"):

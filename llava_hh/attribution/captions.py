@@ -1,6 +1,5 @@
 """Attribution over a set of captions: their target words, ablations block by block, and what these add up to."""
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -33,15 +32,6 @@ OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
-
-
-def add_caption_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which model's captions of which images are looked at."""
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--out", type=Path, required=True, help="result folder")
 
 
 def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:

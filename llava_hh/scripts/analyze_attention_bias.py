@@ -10,19 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
-from llava_hh.attribution.captions import (
-    CaptionAttribution,
-    CaptionedSettings,
-    add_caption_flags,
-    digest,
-    hallucinating_captions,
-)
+from llava_hh.attribution.captions import CaptionAttribution, CaptionedSettings, digest, hallucinating_captions
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
+from llava_hh.evaluation import heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
+from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
 from llava_hh.identity import describe_loaded
 from llava_hh.runs import processes, provenance, start_run
 

@@ -21,20 +21,14 @@ from llava_hh.analysis.inheritance import (
     text_blocks,
     tokens_per_cell,
 )
-from llava_hh.attribution.captions import (
-    CaptionAttribution,
-    CaptionedSettings,
-    add_caption_flags,
-    digest,
-    hallucinating_captions,
-)
+from llava_hh.attribution.captions import CaptionAttribution, CaptionedSettings, digest, hallucinating_captions
 from llava_hh.blocks import Run
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags
 from llava_hh.figures import paper
 from llava_hh.figures.attention_inheritance import draw_attention_inheritance
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
+from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.identity import describe_loaded, identify_checkpoint
 from llava_hh.runs import processes, provenance, start_run

@@ -11,18 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.command_line import COUNT, FACTOR, SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import (
-    Evaluation,
-    add_head_flags,
-    add_sample_flags,
-    control_heads,
-    heads_from_flags,
-    heads_with_text,
-)
+from llava_hh.evaluation import Evaluation, control_heads, heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_reweight import draw_attention_reweight
 from llava_hh.figures.style import picture
 from llava_hh.files import sha256, write_json
+from llava_hh.flags import add_head_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.interventions import ScaleAttention
 from llava_hh.metrics.compare import compare_with_reference, summarise, summarise_mean
@@ -93,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         check_weights(args.alphas)
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
         if on_text := args.span == "after_image":
             heads_with_text(evaluation.lvlm, heads, refuse=True)

@@ -16,7 +16,6 @@ from llava_hh.attribution.captions import (
     AttributionSettings,
     CaptionAttribution,
     OutputsSettings,
-    add_caption_flags,
     digest,
     hallucinating_captions,
     join_arrays,
@@ -29,6 +28,7 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json, write_rows, write_tensors
+from llava_hh.flags import add_caption_flags
 from llava_hh.identity import describe_loaded
 from llava_hh.runs import processes, provenance, start_run
 

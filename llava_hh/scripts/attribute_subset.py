@@ -14,10 +14,11 @@ from llava_hh.attribution.captions import summarise
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.comparison import read_scored
 from llava_hh.data.coco import existing_file
-from llava_hh.datasets import add_object_flags, images_with_objects
+from llava_hh.datasets import images_with_objects
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.flags import add_object_flags
 from llava_hh.runs import make_folder, processes, provenance
 
 
@@ -47,7 +48,7 @@ def subset(args: argparse.Namespace) -> dict:
     if missing := {row["image_id"] for row in rows} - objects.keys():
         raise ValueError(f"--captions {args.captions}: lacks image {min(missing)} of {args.attribution}")
     attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}
-    kept = images_with_objects(attributed, args)
+    kept = images_with_objects(attributed, args.with_object, args.without_object)
     chosen = np.array([row["image_id"] in kept for row in rows])
     own_rows = [row for row, own in zip(rows, chosen, strict=True) if own]
     own_log_probs = {name: array[chosen] for name, array in log_probs.items()}

@@ -3,7 +3,8 @@
 import argparse
 
 from llava_hh.command_line import FACTOR, FRACTION, SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags
+from llava_hh.evaluation import Evaluation
+from llava_hh.flags import add_head_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.runs import processes
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line(args.debug):
         if args.edit != "none" and args.heads is None:
             raise ValueError(f"--edit {args.edit} needs --heads")
-        evaluation = Evaluation.from_flags(args, with_truth=False)
+        evaluation = evaluation_from_flags(args, with_truth=False)
         rows = evaluation.caption("captions", chosen_interventions(args, evaluation), args.out, args.skip_bad)
         if processes().is_main:
             n_bad = len(evaluation.samples) - len(rows)

@@ -3,10 +3,11 @@
 import argparse
 
 from llava_hh.command_line import FACTOR, FRACTION, SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import Evaluation, add_head_flags, add_sample_flags, heads_from_flags, heads_with_text
+from llava_hh.evaluation import heads_with_text
 from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json
+from llava_hh.flags import add_head_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
 from llava_hh.runs import processes, provenance
@@ -55,7 +56,7 @@ def report(args: argparse.Namespace, settings: dict, greedy: dict, points: list[
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         heads = heads_from_flags(args, evaluation.lvlm, max(args.top_k))
         heads_with_text(evaluation.lvlm, heads, refuse=True)
         greedy = summarise(evaluation.run("greedy", [], args.out / "greedy"))

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from llava_hh.command_line import COUNT, errors_in_one_line, script_parser
 from llava_hh.comparison import compare, summary_table
-from llava_hh.datasets import add_object_flags, images_with_objects
-from llava_hh.evaluation import (
-    RESULT_FILE,
-    Evaluation,
-    add_adhh_flags,
-    add_sample_flags,
-    control_heads,
-    heads_from_flags,
-    heads_of_list,
-)
+from llava_hh.datasets import images_with_objects
+from llava_hh.evaluation import RESULT_FILE, control_heads, heads_of_list
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json
+from llava_hh.flags import (
+    add_adhh_flags,
+    add_object_flags,
+    add_sample_flags,
+    chosen_objects,
+    evaluation_from_flags,
+    heads_from_flags,
+)
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import compare_with_reference
@@ -82,11 +82,12 @@ def main(argv: list[str] | None = None) -> None:
             if chosen is None:
                 raise ValueError(f"--choice {args.choice}: no setting did better than greedy decoding")
             args.top_k, args.threshold = chosen["top_k"], chosen["threshold"]
-        evaluation = Evaluation.from_flags(args)
-        evaluation = evaluation.of_images(images_with_objects(evaluation.objects, args), args)
+        evaluation = evaluation_from_flags(args)
+        kept = images_with_objects(evaluation.objects, args.with_object, args.without_object)
+        evaluation = evaluation.of_images(kept, chosen_objects(args))
         heads = heads_from_flags(args, evaluation.lvlm, args.top_k)
         others = {
-            name: heads_of_list(path, args, evaluation.lvlm, args.top_k)
+            name: heads_of_list(path, evaluation.lvlm, args.top_k, allow_foreign=args.foreign_heads)
             for name, path in named_files(args.other_heads).items()
         }
 

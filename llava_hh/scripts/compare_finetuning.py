@@ -5,8 +5,9 @@ from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import LABELS, compare, spread_table, summary_table
-from llava_hh.evaluation import Evaluation, add_adhh_flags, add_sample_flags, heads_from_flags, heads_with_text
+from llava_hh.evaluation import Evaluation, heads_with_text
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.flags import add_adhh_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.interventions import DeactivateText
 from llava_hh.runs import processes
 
@@ -48,7 +49,7 @@ def describe_tuning(folder: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         heads = heads_with_text(evaluation.lvlm, heads_from_flags(args, evaluation.lvlm, args.top_k), refuse=True)
         adhh = [DeactivateText(tuple(heads), args.threshold)]
         greedy = evaluation.run("greedy", [], args.out / "greedy")

@@ -13,14 +13,14 @@ from llava_hh.analysis.word_maps import measure_caption
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     CaptionedSettings,
-    add_caption_flags,
     digest,
     hallucinating_captions,
     join_arrays,
 )
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import add_head_flags, heads_from_flags, heads_with_text
+from llava_hh.evaluation import heads_with_text
 from llava_hh.files import write_json, write_tensors
+from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
 from llava_hh.identity import describe_loaded
 from llava_hh.runs import processes, provenance, start_run
 from llava_hh.settings import IMAGES_BY_CONTENT

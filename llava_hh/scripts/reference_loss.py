@@ -12,15 +12,9 @@ from pathlib import Path
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.command_line import COUNT, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.images import load_image
-from llava_hh.evaluation import (
-    Evaluation,
-    add_adhh_flags,
-    add_sample_flags,
-    control_heads,
-    heads_from_flags,
-    heads_with_text,
-)
+from llava_hh.evaluation import Evaluation, control_heads, heads_with_text
 from llava_hh.files import read_json, sha256, write_json
+from llava_hh.flags import add_adhh_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
 from llava_hh.memory import in_parts, smallest_part
@@ -130,7 +124,7 @@ def table(methods: dict[str, dict]) -> str:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        evaluation = Evaluation.from_flags(args)
+        evaluation = evaluation_from_flags(args)
         truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
         task = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
         evaluation = replace(evaluation, task=task)

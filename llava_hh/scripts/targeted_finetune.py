@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
-from llava_hh.evaluation import add_head_flags, control_heads, heads_from_flags, heads_with_text
+from llava_hh.evaluation import control_heads, heads_with_text
 from llava_hh.figures.finetuning import draw_finetuning
 from llava_hh.figures.style import picture
 from llava_hh.files import json_rows, sha256_or_none
@@ -35,6 +35,7 @@ from llava_hh.finetuning.trainer import (
     train,
     training_arguments,
 )
+from llava_hh.flags import add_head_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
 from llava_hh.identity import describe_loaded, digest_of, identify

@@ -1,0 +1,134 @@
+"""Flags that several scripts share, and what is made of them: nothing below the scripts sees a command line."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
+from llava_hh.data.sample import sample_images
+from llava_hh.datasets import DATASETS, load_dataset
+from llava_hh.evaluation import Evaluation, heads_of_list, list_file
+from llava_hh.heads import Head
+from llava_hh.identity import digest_of
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.runs import make_folder, make_parent
+
+
+def add_sample_flags(
+    parser: argparse.ArgumentParser,
+    split: str,
+    limit: int | None = None,
+    seed: int = 42,
+    batch_size: int = 20,
+    max_new_tokens: int = 128,
+    with_prompt: bool = True,
+    datasets: Sequence[str] = DATASETS,
+) -> None:
+    """The flags that say which model captions which images, with these defaults.
+
+    Args:
+        with_prompt: one question is asked about all images, and --prompt may change it.
+        datasets: what the images may be of.
+    """
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint folder")
+    add("--image-folder", type=Path, required=True, help="folder of the images")
+    add("--dataset", choices=datasets, default="coco", help="what the images are of")
+    add(
+        "--annotations",
+        type=Path,
+        required=True,
+        help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
+    )
+    add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
+    add("--limit", type=SIZE, default=limit, help="how many images; None is all")
+    add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
+    if with_prompt:
+        add("--prompt", default=DESCRIBE, help="the question")
+    add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
+    add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
+    add("--out", type=Path, required=True, help="result folder")
+
+
+def add_caption_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which model's captions of which images are looked at."""
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="checkpoint folder")
+    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
+    add("--image-folder", type=Path, required=True, help="folder of the images")
+    add("--out", type=Path, required=True, help="result folder")
+
+
+def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The flags that name a head list."""
+    add = parser.add_argument
+    add("--heads", type=Path, required=required, help="head list (attribution_result.json), or: published")
+    add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
+
+
+def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The flags that say which heads AD-HH switches off, and when."""
+    add_head_flags(parser, required)
+    add = parser.add_argument
+    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
+    add(
+        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
+    )
+
+
+def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
+    """The first `top_k` heads of the list that the flags of `add_head_flags` name.
+
+    Where `--heads` says "published", it becomes the file of that list.
+
+    Args:
+        key: "hal_heads" or "non_hal_heads".
+    Raises:
+        ValueError: the list was found on another model, or is no head list, or none was published for this model.
+        IndexError: a head that the model does not have.
+    """
+    args.heads = list_file(args.heads, lvlm)
+    return heads_of_list(args.heads, lvlm, top_k, key, args.foreign_heads)
+
+
+def add_object_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that keep only the images with, or without, some objects: two parts of a data set."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--with-object", nargs="+", metavar="NAME", help="only images that have one of these objects")
+    group.add_argument("--without-object", nargs="+", metavar="NAME", help="only images that have none of these")
+
+
+def chosen_objects(args: argparse.Namespace) -> dict:
+    """The flags of `add_object_flags` that were given, for run.json."""
+    return {name: getattr(args, name) for name in ("with_object", "without_object") if getattr(args, name)}
+
+
+def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> Evaluation:
+    """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
+    make_folder(args.out)
+    if getattr(args, "summary", None):
+        make_parent(args.summary)
+    dataset = load_dataset(args.dataset)
+    samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
+    annotations = {}
+    if with_truth:
+        image_ids = [sample["image_id"] for sample in samples]
+        annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
+    return Evaluation(
+        lvlm=load_lvlm(args.model),
+        dataset=dataset,
+        samples=samples,
+        image_folder=args.image_folder,
+        objects=dataset.objects(annotations),
+        references={image_id: found.captions for image_id, found in annotations.items()},
+        prompt=args.prompt,
+        max_new_tokens=args.max_new_tokens,
+        batch_size=args.batch_size,
+        draw={
+            "dataset": args.dataset,
+            "split": args.split,
+            "seed": args.seed,
+            "n": len(samples),
+            "sha256": digest_of(samples),
+        },
+    )
