@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
 # Sourced from the repository's root: the settings of PROFILE, a name in bash_scripts/profiles (default: mini) or the path of
 # a file like those.
 PROFILE=${PROFILE:-mini}
@@ -25,6 +25,34 @@ profile_settings="model_path coco_path nocaps_path result_path published_heads q
 unset $profile_settings
 # shellcheck source=bash_scripts/profiles/mini.sh
 . "$profile_file"
+
+# drawn SPLIT NUMBER SEED [FLAG ...]: the folder's name of a draw of images, such as val2014-500-seed42. No number is all of
+# them. --split, --limit and --seed among the flags win, as argparse reads them: the last one, in full or shortened.
+drawn() {
+    split=$1 number=$2 seed=$3
+    shift 3
+    while [ $# -gt 0 ]; do
+        case $1 in
+            *=*) value=${1#*=} ;;
+            *) value=${2:-} ;;
+        esac
+        case ${1%%=*} in
+            --sp | --spl | --spli | --split) split=$value ;;
+            --l | --li | --lim | --limi | --limit) number=$value ;;
+            --se | --see | --seed) seed=$value ;;
+        esac
+        shift
+    done
+    echo "$split-${number:-all}-seed$seed"
+}
+draw_seed=42  # of every draw of images but that of choose_adhh.sh
+choice_seed=1
+choice_images=150
+reference_images=100  # of reference_loss.sh
+# what attribute.sh and choose_adhh.sh make
+attributed=${result_path:-}/$(drawn train2014 "${attribution_images:-}" "$draw_seed")
+head_list=$attributed/identify_attention_head/attribution_result.json
+choice=${result_path:-}/choose_adhh/$(drawn train2014 "$choice_images" "$choice_seed")/choice.json
 
 list_length=30  # of head lists: at least as long as every number of heads that the profile takes of one
 for number in ${top_k:-} ${bias_top_k:-} ${inheritance_top_k:-} ${reweight_top_k:-} ${removal_top_k:-} ${finetune_top_k:-} \

@@ -14,5 +14,5 @@ sh bash_scripts/mini/data.sh
 sh bash_scripts/mini/checkpoint.sh
 sh bash_scripts/attribute.sh
 sh bash_scripts/decoding.sh --summary results/mini/summary.json
-echo "Pictures: results/mini/summary_captions.png, $result_path/train2014/identify_attention_head/head_map.png"
+echo "Pictures: results/mini/summary_captions.png, ${head_list%/*}/head_map.png"
 sh bash_scripts/report.sh --summary results/mini/summary.json

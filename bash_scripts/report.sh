@@ -7,16 +7,16 @@ cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 top_heads=5
 words_of=24  # captions with a hallucination, of each split
-heads="$result_path/train2014/identify_attention_head/attribution_result.json"
+decoded="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 
 launch llava_hh.scripts.record_words \
-    --model "$model_path" --captions "$result_path/train2014/captions_eval_results.json" \
-    --image-folder "$coco_path/train2014" --heads "$heads" --top-k "$top_heads" --limit "$words_of" \
-    --out "$result_path/train2014/word_maps"
+    --model "$model_path" --captions "$attributed/captions_eval_results.json" \
+    --image-folder "$coco_path/train2014" --heads "$head_list" --top-k "$top_heads" --limit "$words_of" \
+    --out "$attributed/word_maps"
 
 launch llava_hh.scripts.record_words \
-    --model "$model_path" --captions "$result_path/val2014/greedy/captions_eval_results.json" \
-    --image-folder "$coco_path/val2014" --heads "$heads" --top-k "$top_heads" --limit "$words_of" \
-    --out "$result_path/val2014/greedy/word_maps"
+    --model "$model_path" --captions "$decoded/greedy/captions_eval_results.json" \
+    --image-folder "$coco_path/val2014" --heads "$head_list" --top-k "$top_heads" --limit "$words_of" \
+    --out "$decoded/greedy/word_maps"
 
 launch llava_hh.scripts.report "$result_path" "$@"

@@ -9,7 +9,6 @@ if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
 . bash_scripts/profile.sh
 export PROFILE PYTHON
 case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
-choice="$result_path/choose_adhh/choice.json"
 
 # step:minutes, as measured on mini, one core
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:14} decoding:18 chair_details:1 pope:9

@@ -2,40 +2,38 @@
 # TF-HH: fine-tune the query and key rows of hallucination heads, and as many random heads, for every seed; then one table of
 # greedy decoding before and after, and AD-HH. Needs bash_scripts/attribute.sh. mini: half an hour on 2 cores.
 # Several GPUs: LAUNCH="accelerate launch --config_file bash_scripts/accelerate/ddp.yaml" in front.
-# Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and targeted_finetune/summary.json under result_path.
+# Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and
+# targeted_finetune/val2014-<finetune_report_images>-seed42/summary.json under result_path.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/targeted_finetune.sh [any flag of llava_hh.scripts.targeted_finetune]
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 split=val2014
-sample_seed=42
 objective=minimize_txt
 ce_coeff=1
 save_every=10
-heads="$result_path/train2014/identify_attention_head/attribution_result.json"
 out="$result_path/targeted_finetune"
 
-tuned=
-random_tuned=
 for seed in $finetune_seeds; do
     for kind in heads random; do
         random_heads=
         if [ "$kind" = random ]; then random_heads=$seed; fi
         launch llava_hh.scripts.targeted_finetune \
-            --model "$model_path" --heads "$heads" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
+            --model "$model_path" --heads "$head_list" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
             --data "$instruct_path" --image-folder "$instruct_images" \
             --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
             --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
             ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --save-every "$save_every" \
             --seed "$seed" --out "$out/${kind}_$seed" "$@"
     done
-    tuned="$tuned $out/heads_$seed"
-    random_tuned="$random_tuned $out/random_$seed"
 done
 
-# shellcheck disable=SC2086  # tuned and random_tuned are lists
+set -- --tuned
+for seed in $finetune_seeds; do set -- "$@" "$out/heads_$seed"; done
+set -- "$@" --random-tuned
+for seed in $finetune_seeds; do set -- "$@" "$out/random_$seed"; done
 launch llava_hh.scripts.compare_finetuning \
     --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-    --heads "$heads" --top-k "$top_k" --threshold "$threshold" --tuned $tuned --random-tuned $random_tuned \
-    ${question:+--prompt "$question"} --limit "$finetune_report_images" --seed "$sample_seed" \
-    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out/$split"
+    --heads "$head_list" --top-k "$top_k" --threshold "$threshold" "$@" \
+    ${question:+--prompt "$question"} --limit "$finetune_report_images" --seed "$draw_seed" \
+    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out/$(drawn "$split" "$finetune_report_images" "$draw_seed")"

@@ -226,7 +226,7 @@ class Examination(Companions):
 
     def check_heads(self) -> str:
         self.need("numbers", "checkpoint", "memory", "weights")
-        own = self.path("result_path") / "train2014" / "identify_attention_head" / "attribution_result.json"
+        own = self.path("head_list")
         named = self.profile["published_heads"]  # the list that newer_models/decoding.sh takes
         size = (self.lvlm.n_layers, self.lvlm.n_heads)
         if too_many := short_of(self.profile, dict.fromkeys(HEAD_LISTS, size[0] * size[1]), TOP_KS):

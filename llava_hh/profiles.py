@@ -27,10 +27,12 @@ COUNTS += ("baseline_images", "slow_baseline_images", "baseline_batch_size", *TO
 def read_profile(profile: str) -> dict[str, str]:
     """All settings of a profile, a name or the path of a file, as the wrappers read them; "" where one is not set.
 
+    Beside them `head_list`, the file that attribute.sh makes.
+
     Raises:
         ValueError: no such profile, or one that sh cannot read.
     """
-    script = ". bash_scripts/profile.sh && for name in $profile_settings"
+    script = ". bash_scripts/profile.sh && for name in $profile_settings head_list"
     script += '; do eval "printf \'%s\\\\0%s\\\\0\' $name \\"\\${$name:-}\\""; done'
     environment = {**os.environ, "PROFILE": str(Path(profile).resolve()) if "/" in profile else profile}
     done = subprocess.run(

@@ -246,7 +246,7 @@ def test_wrappers_name_known_methods_and_share_a_folder(name, tmp_path):
     assert module == "baselines.evaluate"
     assert set(args.methods) <= set(evaluate.METHODS)
     assert ("tfhh" in args.methods) == bool(args.tfhh_model)
-    assert args.out == Path("results/mini/full/baselines/val2014") and args.limit == 60
+    assert args.out == Path("results/mini/full/baselines/val2014-60-seed42") and args.limit == 60
 
 
 def test_a_method_may_have_fewer_images(flags, tmp_path):

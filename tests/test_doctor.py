@@ -110,7 +110,8 @@ def set_number(folder: Path, name: str, value: object) -> None:
 
 
 def write_heads(folder: Path, heads: list, **about: object) -> Path:
-    path = folder / "results" / "tiny" / "train2014" / "identify_attention_head" / "attribution_result.json"
+    draw = folder / "results" / "tiny" / "train2014-400-seed42"
+    path = draw / "identify_attention_head" / "attribution_result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"hal_heads": heads, "non_hal_heads": [[3, 0], [3, 1]], **about}))
     return path

@@ -106,12 +106,14 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
 
 
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
-    draw_module_influence.main(
-        ["--attribution", str(write_attribution(tmp_path)), "--out", str(tmp_path / "train2014" / "module_influence")]
-    )
+    for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
+        out = tmp_path / draw / "module_influence"
+        draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     write_figures_page.main(["--results", str(tmp_path)])
     page = (tmp_path / "figures.md").read_text()
-    assert "![Module level](train2014/module_influence/module_influence.png)" in page
+    for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
+        assert f"![Module level]({draw}/module_influence/module_influence.png)" in page
+        assert f"Numbers: [{draw}/module_influence/module_influence.json]" in page
     assert page.count("Not made yet: `sh bash_scripts/analysis/") == 5
     for _, _, _, wrapper in write_figures_page.FIGURES:
         assert (Path(__file__).parents[1] / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()

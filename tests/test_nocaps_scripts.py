@@ -129,7 +129,7 @@ def test_wrappers_take_nocaps(name, tmp_path, monkeypatch):
         Path("dataset/nocaps/images/val"),
         Path("dataset/nocaps/annotations"),
     )
-    assert args.out == Path("results/coco/llava-v1.5-7b/baselines/nocaps_out-domain")
+    assert args.out == Path("results/coco/llava-v1.5-7b/baselines/nocaps_out-domain-500-seed42")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ SWITCHES = {  # settings that are set or empty, and the flag that they turn into
     "finetune_untie": "--untie",
     "finetune_checkpointing": "--gradient-checkpointing",
 }
-HELD = ("training_steps",)  # used by other settings of the same profile
+HELD = ("training_steps", "head_list")  # used by other settings of the same profile, or made of them
 
 
 def marked_profile(folder: Path) -> tuple[Path, dict[str, str]]:

@@ -94,13 +94,15 @@ printf '%s\\n' call "$@" >> "{log}"
 """
 
 
-def calls_of(wrapper: Path, profile: str, folder: Path) -> list[list[str]]:
-    """Run a wrapper with a stub for Python, from another folder; the arguments of every call, without `-m`."""
+def calls_of(wrapper: Path, profile: str, folder: Path, *given: str) -> list[list[str]]:
+    """Run a wrapper with a stub for Python and these flags; the arguments of every call, without `-m`."""
     stub, log = folder / "python", folder / "calls"
     stub.write_text(STUB.format(log=log))
     stub.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(stub), "PROFILE": profile}
-    done = subprocess.run(["sh", wrapper], cwd="/", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", wrapper, *given], cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
     # in the end measure.sh copies pictures, which a stub doesn't draw
     assert done.returncode == 0 or wrapper.name == "measure.sh", done.stderr
     return [call.strip().splitlines()[1:] for call in log.read_text().split("call\n") if call]

@@ -6,13 +6,12 @@ set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 . baselines/bash_scripts/dataset.sh
-seed=42
 
 launch baselines.evaluate \
     --methods greedy adhh \
     --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
-    --heads "$result_path/train2014/identify_attention_head/attribution_result.json" \
+    --heads "$head_list" \
     --top-k "$top_k" --threshold "$threshold" \
-    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$seed" \
+    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$draw_seed" \
     --max-new-tokens "$max_new_tokens" --batch-size "$baseline_batch_size" \
     --out "$out" --summary "$out/summary_adhh.json" "$@"

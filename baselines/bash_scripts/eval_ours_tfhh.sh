@@ -6,16 +6,13 @@ set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 . baselines/bash_scripts/dataset.sh
-sample_seed=42
 
-tuned=
-for seed in $finetune_seeds; do
-    tuned="$tuned $result_path/targeted_finetune/heads_$seed/model"
-done
+last_first=
+for seed in $finetune_seeds; do last_first="$seed $last_first"; done
+for seed in $last_first; do set -- "$result_path/targeted_finetune/heads_$seed/model" "$@"; done
 
-# shellcheck disable=SC2086  # tuned is a list
 launch baselines.evaluate \
-    --methods greedy tfhh --tfhh-model $tuned \
+    --methods greedy tfhh \
     --model "$model_path" --dataset "$dataset" --split "$split" --image-folder "$image_folder" --annotations "$annotations" \
-    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$sample_seed" --max-new-tokens "$max_new_tokens" \
-    --batch-size "$baseline_batch_size" --out "$out" --summary "$out/summary_tfhh.json" "$@"
+    ${question:+--prompt "$question"} --limit "$baseline_images" --seed "$draw_seed" --max-new-tokens "$max_new_tokens" \
+    --batch-size "$baseline_batch_size" --out "$out" --summary "$out/summary_tfhh.json" --tfhh-model "$@"

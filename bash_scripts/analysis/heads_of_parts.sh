@@ -2,33 +2,33 @@
 # Head lists found on one part of the data and used on the other: the parts are images with one of part_objects, and with none.
 # Both lists come from the finished attribution, in seconds; then AD-HH with either list, and random heads, on each part of
 # val2014. Needs bash_scripts/attribute.sh. mini: about 10 minutes on one core.
-# Writes heads_of_parts/{with,without}/attribution_result.json, compare.json and val2014_{with,without}/summary.json under result_path.
+# Writes heads_of_parts/{with,without}/attribution_result.json and compare.json in the draw's folder of attribute.sh, and
+# heads_of_parts/val2014-<part_images>-seed42_{with,without}/summary.json under the profile's result_path.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_parts.sh [any flag of llava_hh.scripts.compare_decoding]
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 split=val2014
-seed=42
-train="$result_path/train2014"
-out="$result_path/heads_of_parts"
+lists="$attributed/heads_of_parts"
+out="$result_path/heads_of_parts/$(drawn "$split" "$part_images" "$draw_seed" "$@")"
 
 # shellcheck disable=SC2086  # part_objects is a list
 for part in with without; do
     launch llava_hh.scripts.attribute_subset \
-        --attribution "$train/identify_attention_head" --captions "$train/captions_eval_results.json" \
-        "--$part-object" $part_objects --list-length "$list_length" --out "$out/$part"
+        --attribution "$attributed/identify_attention_head" --captions "$attributed/captions_eval_results.json" \
+        "--$part-object" $part_objects --list-length "$list_length" --out "$lists/$part"
 done
 
-launch llava_hh.scripts.compare_heads "$out/with/attribution_result.json" "$out/without/attribution_result.json" --out "$out/compare.json"
+launch llava_hh.scripts.compare_heads "$lists/with/attribution_result.json" "$lists/without/attribution_result.json" --out "$lists/compare.json"
 
 other=without
 # shellcheck disable=SC2086
 for part in with without; do
     launch llava_hh.scripts.compare_decoding \
         --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-        "--$part-object" $part_objects --heads "$out/$part/attribution_result.json" \
-        --other-heads "$other=$out/$other/attribution_result.json" --top-k "$part_top_k" --threshold "$part_threshold" \
-        --random-draws "$random_draws" ${question:+--prompt "$question"} --limit "$part_images" --seed "$seed" \
-        --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out/${split}_$part" "$@"
+        "--$part-object" $part_objects --heads "$lists/$part/attribution_result.json" \
+        --other-heads "$other=$lists/$other/attribution_result.json" --top-k "$part_top_k" --threshold "$part_threshold" \
+        --random-draws "$random_draws" ${question:+--prompt "$question"} --limit "$part_images" --seed "$draw_seed" \
+        --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "${out}_$part" "$@"
     other=with
 done

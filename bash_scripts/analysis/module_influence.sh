@@ -1,11 +1,10 @@
 #!/bin/sh
 # Module level: influence of whole attention and MLP modules, layer by layer. Needs bash_scripts/attribute.sh; seconds.
-# Writes module_influence.json, .png, .pdf under the profile's result_path/train2014/module_influence.
+# Writes module_influence.json, .png, .pdf in the draw's folder of attribute.sh.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/module_influence.sh
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 
 launch llava_hh.scripts.draw_module_influence \
-    --attribution "$result_path/train2014/identify_attention_head/attribution_result.json" \
-    --out "$result_path/train2014/module_influence"
+    --attribution "$head_list" --out "$attributed/module_influence"

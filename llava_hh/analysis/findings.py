@@ -83,31 +83,31 @@ def module_influence(result: Mapping[str, Any]) -> str:
     return f"Contrastive influence summed over layers ({n} captions): attention {of(mha)}, MLP {of(mlp)}."
 
 
-# title, JSON file under the result folder, sentence, the wrapper that makes it
+# title, JSON file under the folder of a draw of images, sentence, the wrapper that makes it
 FIGURES: list[tuple[str, str, Callable[[dict], str], str]] = [
-    ("Module level", "train2014/module_influence/module_influence", module_influence, "module_influence"),
-    ("Figure 3: attention bias", "train2014/attention_bias/attention_bias", attention_bias, "attention_bias"),
+    ("Module level", "module_influence/module_influence", module_influence, "module_influence"),
+    ("Figure 3: attention bias", "attention_bias/attention_bias", attention_bias, "attention_bias"),
     (
         "Figure 4: attention inheritance",
-        "train2014/attention_inheritance/attention_inheritance",
+        "attention_inheritance/attention_inheritance",
         attention_inheritance,
         "attention_inheritance",
     ),
     (
         "Figure 5: change in instruction tuning",
-        "train2014/js_divergence/js_divergence",
+        "js_divergence/js_divergence",
         js_divergence,
         "js_div_in_training",
     ),
     (
         "Figure 6a: less attention after the image",
-        "val2014/attention_reweight/attention_reweight_after_image",
+        "attention_reweight/attention_reweight_after_image",
         attention_reweight,
         "attention_reweight_txt",
     ),
     (
         "Figure 6b: more attention on the image",
-        "val2014/attention_reweight/attention_reweight_image",
+        "attention_reweight/attention_reweight_image",
         attention_reweight,
         "attention_reweight_img",
     ),

@@ -18,19 +18,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def page(results: Path) -> str:
-    """The page's text; a figure that was not made yet is named with the script that makes it."""
+    """The page's text: a figure of every draw of images; one not made yet is named with the script that makes it."""
     parts = [TITLE]
     for title, stem, sentence, wrapper in FIGURES:
         parts.append(f"## {title}\n")
-        source = results / f"{stem}.json"
-        if source.is_file():
+        sources = sorted(results.glob(f"*/{stem}.json"))
+        for source in sources:
             result = read_json(source)
             seen = seen_in(source, result, sentence, wrapper)
             marks = " Hollow marks: the paper." if "paper" in result else ""
+            link = source.relative_to(results)
             if source.with_suffix(".png").is_file():
-                parts.append(f"![{title}]({stem}.png)\n")
-            parts.append(f"{seen}{marks} Numbers: [{source.name}]({stem}.json)\n")
-        else:
+                parts.append(f"![{title}]({link.with_suffix('.png')})\n")
+            parts.append(f"{seen}{marks} Numbers: [{link}]({link})\n")
+        if not sources:
             parts.append(f"Not made yet: `sh bash_scripts/analysis/{wrapper}.sh`\n")
     return "\n".join(parts)
 

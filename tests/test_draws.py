@@ -1,0 +1,159 @@
+"""A draw of images names its folder in every wrapper; what wrappers read lies where others write it."""
+
+import argparse
+import importlib
+import os
+import subprocess
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from test_profiles import OF_PROFILES
+from test_repository import ROOT, calls_of
+
+from llava_hh.profiles import EXPECTED, read_profile
+
+OTHERS = ("--limit-of", "--top-k", "--random-draws", "--prompt")
+NUMBERS = {name: 300 + place for place, name in enumerate(EXPECTED) if name.endswith("_images")}
+NAMED = [  # flags after the profile's 500 and 42, and the folder
+    ([], "val2014-500-seed42"),
+    (["--limit", "60"], "val2014-60-seed42"),
+    (["--limit=60", "--seed=7"], "val2014-60-seed7"),
+    (["--seed", "7", "--seed", "8", "--limit", "9", "--limit=10"], "val2014-10-seed8"),
+    (["--lim", "60", "--see=7"], "val2014-60-seed7"),
+    (["--limit-of", "opera=30", "--top-k", "5", "--random-draws", "3"], "val2014-500-seed42"),
+    (["--prompt", "What is --seed 3, please?", "--seed", "7"], "val2014-500-seed7"),
+    (["--split=train2014", "--limit", "60"], "train2014-60-seed42"),
+]
+
+
+def drawn(*words: str) -> str:
+    """What the function says of these words, with a profile of mini."""
+    script = '. bash_scripts/profile.sh && drawn "$@"'
+    environment = {**os.environ, "PROFILE": "mini"}
+    command = ["sh", "-euc", script, "sh", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.removesuffix("\n")
+
+
+def parsed(module: str, flags: list[str]) -> argparse.Namespace:
+    return importlib.import_module(module).parser().parse_args(flags)
+
+
+def draw_of(args: argparse.Namespace) -> str | None:
+    """The name that a call's folder should have; None if it draws no images."""
+    if not {"split", "limit", "seed"} <= vars(args).keys():
+        return None
+    return f"{args.split}-{args.limit}-seed{args.seed}"
+
+
+def names_in(path: Path) -> set[str]:
+    """Parts of a path without what stands before or after the name of a draw."""
+    return {part.removeprefix("nocaps_").removesuffix("_with").removesuffix("_without") for part in path.parts}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory) -> Path:
+    """mini's with another number everywhere, nocaps, and a blank in the path of results."""
+    folder = tmp_path_factory.mktemp("own")
+    numbers = [f"{name}={value}" for name, value in NUMBERS.items()]
+    lines = [". bash_scripts/profiles/mini.sh", *numbers, 'finetune_seeds="5 6 7"', "nocaps_path=nocaps"]
+    path = folder / "own.sh"
+    path.write_text("\n".join([*lines, f'result_path="{folder}/a blank/results"', ""]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def calls(profile, tmp_path_factory) -> dict[Path, list[list[str]]]:
+    """Those of every wrapper, when decoding.sh's captions are there."""
+    decoded = Path(read_profile(str(profile))["result_path"]) / f"val2014-{NUMBERS['report_images']}-seed42"
+    for name in ("greedy", "adhh"):
+        (decoded / name).mkdir(parents=True)
+        (decoded / name / "captions_eval_results.json").touch()
+    folder, found = tmp_path_factory.mktemp("calls"), {}
+    for number, wrapper in enumerate(OF_PROFILES):
+        (folder / str(number)).mkdir()
+        found[wrapper] = calls_of(wrapper, str(profile), folder / str(number))
+    return found
+
+
+@pytest.mark.parametrize(("flags", "expected"), NAMED)
+def test_flags_name_the_draw_as_argparse_reads_them(flags, expected):
+    assert drawn("val2014", "500", "42", *flags) == expected
+    parser = argparse.ArgumentParser()
+    for name in ("--split", "--limit", "--seed", *(flag for flag in flags if flag in OTHERS)):
+        parser.add_argument(name)
+    assert draw_of(parser.parse_args(["--split", "val2014", "--limit", "500", "--seed", "42", *flags])) == expected
+
+
+def test_a_draw_of_all_images():
+    assert drawn("val2014", "", "42") == "val2014-all-seed42"
+    assert drawn("val2014", "", "42", "--limit", "3") == "val2014-3-seed42"
+
+
+def test_every_call_that_draws_images_writes_into_the_folder_of_its_draw(calls):
+    drawing = []
+    for module, *flags in chain(*calls.values()):
+        args = parsed(module, flags)
+        if expected := draw_of(args):
+            drawing.append(module)
+            assert expected in names_in(args.out), f"{module} draws {expected} into {args.out}"
+    assert len(drawing) >= 14
+    assert {"llava_hh.scripts.choose_adhh", "llava_hh.scripts.compare_finetuning", "newer_models.evaluate"} < {*drawing}
+
+
+@pytest.mark.parametrize("dataset", ["coco", "nocaps"])
+def test_flags_at_the_end_name_the_folder(dataset, calls, profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATASET", dataset)
+    moved = []
+    for number, (wrapper, own) in enumerate(calls.items()):
+        module, *flags = own[-1]
+        if not draw_of(parsed(module, flags)) or wrapper.name == "targeted_finetune.sh":  # which trains with its flags
+            continue
+        (tmp_path / str(number)).mkdir()
+        for module, *flags in calls_of(wrapper, str(profile), tmp_path / str(number), "--limit=61", "--see", "7"):
+            args = parsed(module, flags)
+            if expected := draw_of(args):
+                assert expected in names_in(args.out), f"{wrapper.name} draws {expected} into {args.out}"
+                moved += [wrapper.name] if expected.endswith("-61-seed7") else []
+    assert len(moved) == 12 and moved.count("heads_of_parts.sh") == 2
+
+
+def test_what_a_wrapper_reads_of_results_is_where_another_writes(calls, profile):
+    """No path is cut at its blank, either."""
+    results = read_profile(str(profile))["result_path"]
+    written, read = {Path(results)}, set()
+    for module, *flags in chain(*calls.values()):
+        out = getattr(parsed(module, flags), "out", None)
+        written |= {out} - {None}
+        paths = [word.split("=", 1)[-1] for word in flags if "blank" in word]
+        assert all(path.startswith(results) for path in paths), f"{module}: {paths}"
+        read |= {Path(path) for path in paths} - {out}
+    assert len(read) >= 12
+    for path in read:
+        assert written & {path, *path.parents} - {Path(results)} or path == Path(results), f"nothing writes {path}"
+
+
+def test_tuned_models_keep_the_order_of_their_seeds(calls, profile, tmp_path):
+    tuned = Path(read_profile(str(profile))["result_path"]) / "targeted_finetune"
+    wrapper = ROOT / "baselines/bash_scripts/eval_ours_tfhh.sh"
+    [(module, *flags)] = calls[wrapper]
+    assert parsed(module, flags).tfhh_model == [tuned / f"heads_{seed}" / "model" for seed in (5, 6, 7)]
+    [(module, *flags)] = calls_of(wrapper, str(profile), tmp_path, "--tfhh-model", "mine")
+    assert parsed(module, flags).tfhh_model == [Path("mine")]
+    module, *flags = calls[ROOT / "bash_scripts/targeted_finetune.sh"][-1]
+    assert parsed(module, flags).tuned == [tuned / f"heads_{seed}" for seed in (5, 6, 7)]
+    assert parsed(module, flags).random_tuned == [tuned / f"random_{seed}" for seed in (5, 6, 7)]
+
+
+def test_measure_copies_from_where_the_scripts_write(tmp_path, monkeypatch):
+    copies = tmp_path / "cp"
+    copies.write_text(f'#!/bin/sh\necho "$1" >> "{tmp_path}/copied"\n')
+    copies.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    own = calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)
+    written = {str(vars(parsed(module, flags)).get("out")) for module, *flags in own}
+    copied = (tmp_path / "copied").read_text().splitlines()
+    assert len(copied) == 17
+    for path in copied:
+        assert os.path.dirname(path) in written, f"nothing writes {path}"
