@@ -10,6 +10,7 @@ from llava_hh.blocks import Run
 from llava_hh.comparison import RESULT_FILE, read_scored
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, read_json_lines
+from llava_hh.identity import digest_of
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
@@ -194,7 +195,9 @@ def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
 def _images_of(captions: Captions) -> str:
     settings = (captions.record or {}).get("settings", {})
     draw = settings.get("draw")
-    drawn = f" (of {draw['split']}, seed {draw['seed']}, {draw['n']} drawn)" if draw else ""
+    named = ("split", "seed", "n") if draw else ("seed", "limit")
+    known = ", ".join(f"{name} {(draw or settings)[name]}" for name in named if name in (draw or settings))
+    drawn = f" ({known})" if known else ""
     return f"{len(set(captions.image_ids))}{drawn}"
 
 
@@ -202,14 +205,19 @@ def _made_with(captions: Captions) -> dict[str, str]:
     """What decides a caption apart from image and method, by kind, in words."""
     settings, made = captions.record["settings"], captions.record.get("made") or [captions.record]
     model, names = settings.get("model") or {}, sorted({str(entry.get("model_id")) for entry in captions.sentences})
-    if model:
-        names.append(f"sha256 {model['sha256'][:12]}" if "sha256" in model else "of an earlier version, by file sizes")
+    if "sha256" in model:  # then its name counts for nothing
+        names = [f"sha256 {model['sha256'][:12]}"]
+    elif model:  # of an earlier version, whose type, bits and device stand beside it
+        names.append(f"by config.json and file sizes {digest_of(model)[:12]}")
+        model = settings
     packages = sorted({", ".join(f"{name} {each['versions'].get(name)}" for name in PACKAGES) for each in made})
+    dtype, bits = str(model.get("dtype")).removeprefix("torch."), model.get("bits")
     return {
         "model": ", ".join(names),
         "prompt": repr(settings.get("prompt")),
         "max_new_tokens": str(settings.get("max_new_tokens")),
-        "dtype": str(model.get("dtype")) + (f" in {model['bits']} bits" if "bits" in model else ""),
+        "dtype": str(model.get("dtype")).removeprefix("torch.")
+        + (f" in {model['bits']} bits" if "bits" in model else ""),
         "device": str(model.get("device")),
         "versions": "; and ".join(packages),
     }

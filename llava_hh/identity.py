@@ -165,7 +165,7 @@ def _cache() -> Iterator[dict[str, list]]:
 
     Where the cache folder cannot be written, nothing is kept.
     """
-    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava_hh" / "sha256.json"
+    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava_hh" / "sha256"
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(file.parent / "sha256.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)

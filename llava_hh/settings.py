@@ -46,7 +46,8 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
         for key in sorted({*old, *new} - {*FOR_PEOPLE, "sha256"}):
             yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
         if old.get("sha256") != new.get("sha256"):
-            yield f"{name} was {old.get('name')}, is {new.get('name')}: {_changed_files(old, new)}"
+            named = f" was {old['name']}, is {new['name']}" if "name" in old and "name" in new else ""
+            yield f"{name}{named}: {_changed_files(old, new)}"
 
 
 def _changed_files(old: dict, new: dict) -> str:

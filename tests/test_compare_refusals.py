@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from compared_runs import LIMIT, chair_i, compared, refusals, sentences_of
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from llava_hh import generation, runs
+from llava_hh import runs
 from llava_hh.metrics import variants
 
 
@@ -25,16 +26,29 @@ def fewer_images(maker, zero, patch):
 
 
 def other_model(maker, zero, patch):
-    maker.checkpoint = Path(shutil.copytree(maker.checkpoint, maker.root / "tuned"))
+    """A model of the same sizes in a folder of the same name."""
+    maker.checkpoint = Path(shutil.copytree(maker.checkpoint, maker.root / "tiny"))
+    weights = load_file(maker.checkpoint / "model.safetensors")
+    weights[min(weights)] += 1e-3
+    save_file(weights, maker.checkpoint / "model.safetensors", metadata={"format": "pt"})
     return maker.make("other")
 
 
 def other_config(maker, zero, patch):
-    """A model in a folder of the same name."""
     maker.checkpoint = Path(shutil.copytree(maker.checkpoint, maker.root / "tiny"))
     config = json.loads((maker.checkpoint / "config.json").read_text())
     (maker.checkpoint / "config.json").write_text(json.dumps(config, indent=7))
     return maker.make("other")
+
+
+def earlier_version(maker, zero, patch):
+    """What a run.json held when a model was known by its config.json and the sizes of its files."""
+    record = json.loads((zero / "run.json").read_text())
+    settings, model = record["settings"], record["settings"]["model"]
+    settings |= {"dtype": f"torch.{model['dtype']}", "device": model["device"]}
+    settings["model"] = {"config_sha256": "0" * 64, "weights": {"model.safetensors": 1}}
+    (zero / "run.json").write_text(json.dumps(record))
+    return zero
 
 
 def other_dtype(maker, zero, patch):
@@ -51,7 +65,7 @@ def other_library(maker, zero, patch):
 def other_device(maker, zero, patch):
     """The one that cannot be run here."""
     record = json.loads((zero / "run.json").read_text())
-    record["settings"]["device"] = "cuda"
+    record["settings"]["model"]["device"] = "cuda"
     (zero / "run.json").write_text(json.dumps(record))
     return zero
 
@@ -64,9 +78,10 @@ def no_record(maker, zero, patch):
 LIFTED = [
     (other_prompt, "prompt", "'Please describe this image in detail.'", "'describe the cat'"),
     (other_length, "max_new_tokens", "8", "5"),
-    (fewer_images, "images", "8 (seed 42, limit 8)", "5 (seed 42, limit 5)"),
-    (other_model, "model", "tiny, config.json", "tuned, config.json"),
-    (other_config, "model", "tiny, config.json", "tiny, config.json"),
+    (fewer_images, "images", "8 (split val2014, seed 42, n 8)", "5 (split val2014, seed 42, n 5)"),
+    (other_model, "model", "sha256 ", "sha256 "),
+    (other_config, "model", "sha256 ", "sha256 "),
+    (earlier_version, "model", "sha256 ", "tiny, by config.json and file sizes"),
     (other_dtype, "dtype", "float32", "bfloat16"),
     (other_library, "versions", "transformers", "transformers 4.37.2"),
     (other_device, "device", "cpu", "cuda"),
@@ -91,6 +106,12 @@ def test_runs_made_otherwise_are_refused_unless_that_is_compared(
     lifted = compared(tmp_path, greedy, other, "--across", kind)
     assert lifted["settings"]["across"] == [kind]
     assert lifted["runs"][str(greedy)]["n"] == lifted["runs"][str(other)]["n"] == len(sentences_of(other))
+
+
+def test_a_copied_model_is_the_same(made, tmp_path, capsys):
+    maker, greedy, _ = made
+    maker.checkpoint = Path(shutil.copytree(maker.checkpoint, maker.root / "tuned"))
+    compared(tmp_path, greedy, maker.make("other"))
 
 
 def other_variant(maker, zero, patch):
@@ -191,21 +212,13 @@ def test_other_pixels_under_the_same_name_are_refused(made, tmp_path, capsys):
     assert "1 files differ by sha256" in line
 
 
-def test_an_unfinished_run_is_refused(made, monkeypatch, tmp_path, capsys):
-    """A run that grew from 4 images to 8 and was stopped there; its captions are still those of the 4."""
+def test_an_unfinished_run_is_refused(made, tmp_path, capsys):
     maker, greedy, _ = made
-    maker.make("other", "--limit", 4)
-
-    def stop(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(generation, "answer_samples", stop)
-        with pytest.raises(KeyboardInterrupt):
-            maker.caption("other", "--limit", LIMIT)
-    lines = refusals(capsys, greedy, tmp_path / "other", "--across", "images")
-    assert lines == [f"unfinished: {tmp_path / 'other'} has 4 of 8 images; give its command again to finish it"]
-    other = maker.make("other", "--limit", LIMIT)
+    other = maker.make("other")
+    (other / "blocks" / "00001.json").unlink()
+    lines = refusals(capsys, greedy, other)
+    assert lines == [f"unfinished: {other} has 4 of 8 images; give its command again to finish it"]
+    maker.make("other")
     assert compared(tmp_path, greedy, other)["runs"][str(other)]["n"] == LIMIT
 
 
