@@ -216,8 +216,7 @@ def _made_with(captions: Captions) -> dict[str, str]:
         "model": ", ".join(names),
         "prompt": repr(settings.get("prompt")),
         "max_new_tokens": str(settings.get("max_new_tokens")),
-        "dtype": str(model.get("dtype")).removeprefix("torch.")
-        + (f" in {model['bits']} bits" if "bits" in model else ""),
+        "dtype": f"{dtype} in {bits} bits" if bits else dtype,
         "device": str(model.get("device")),
         "versions": "; and ".join(packages),
     }
