@@ -186,7 +186,7 @@ def test_decoding_with_lists_of_other_data_sets(tiny_checkpoint, tiny_coco, tmp_
     kept = json.loads((out / "adhh_b" / "captions_eval_results.json").read_text())["sentences"]
     assert kept
     assert all(name not in entry["mscoco_gt_words"] for entry in kept)
-    assert summary["settings"]["without_object"] == [name]
+    assert summary["settings"]["draw"]["without_object"] == [name]
     heads = {
         method: json.loads((out / method / "run.json").read_text())["settings"]["interventions"][0]["heads"]
         for method in ("adhh", "adhh_b", "adhh_same")

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
-from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
-from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.blocks import Run
 from llava_hh.comparison import with_image_ids
+from llava_hh.data.coco import existing_file
 from llava_hh.data.images import image_path, load_image
-from llava_hh.files import read_json
+from llava_hh.data.json_lists import read_rows, read_value
 from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
 from llava_hh.memory import fit_in_memory, in_parts, smallest_part
@@ -30,7 +29,6 @@ from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
-OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 
 
@@ -40,14 +38,21 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     Raises:
         ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
     """
-    content = read_json(path)
+    content = existing_file(path, "captions_eval_results.json of a run (--captions)")
+    n_captions, chosen = 0, []
     try:
-        chosen = [entry for entry in content["sentences"] if entry["metrics"]["CHAIRs"]]
+        for _, number, entry in read_rows(content, keys=("sentences",)):
+            n_captions = number
+            if number and entry["metrics"]["CHAIRs"]:
+                chosen.append({name: entry[name] for name in READ if name in entry})
+        metrics = read_value(content, "overall_metrics")
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON as evaluate_chair writes it ({error})") from None
     if not chosen and not allow_none:
-        raise ValueError(f"--captions {path}: no caption with a hallucinated object among {len(content['sentences'])}")
+        raise ValueError(f"--captions {path}: no caption with a hallucinated object among {n_captions}")
     for entry in chosen:
         if missing := [name for name in READ if name not in entry]:
             raise ValueError(f"--captions {path}: its captions have no {missing[0]}; evaluate what caption.py writes")
@@ -55,9 +60,8 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
             raise ValueError(
                 f"--captions {path}: image {entry['image_id']}: {problem}; evaluate what caption.py writes"
             )
-    metrics = content.get("overall_metrics")
     variant = metrics.get("variant") if isinstance(metrics, dict) else None
-    return with_image_ids(path, [{name: entry[name] for name in READ} for entry in chosen], variant)
+    return with_image_ids(path, chosen, variant)
 
 
 def _why_unlike_ours(entry: dict) -> str | None:
@@ -79,7 +83,10 @@ def _why_unlike_ours(entry: dict) -> str | None:
 
 def digest(entries: list[dict]) -> str:
     """A hash of the entries, without the rest of their file: its date may change."""
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    found = hashlib.sha256()
+    for piece in json.JSONEncoder().iterencode(entries):
+        found.update(piece.encode())
+    return found.hexdigest()
 
 
 def join_arrays(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -265,62 +272,3 @@ class CaptionAttribution:
         batch = self.prepare(entry)[2]
         run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
         refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])
-
-
-def summarise(rows: list[dict], log_probs: dict[str, np.ndarray], read_out: str, list_length: int) -> dict:
-    """Head lists, scores with intervals and stability of measured targets, JSON-ready.
-
-    Where some heads were not measured at all targets, their scores are None, and what is said of all heads is left out:
-    the list of weakest heads and the stability of the list.
-
-    Args:
-        rows: of each target, its `image_id` and whether it is `hallucinated`.
-        log_probs: `clean` (target,), `heads` (target, layer, head), NaN where it was not measured, and maybe `mha` and
-            `mlp` (target, layer).
-    Raises:
-        ValueError: no hallucinated or no true word.
-    """
-    hallucinated = np.array([row["hallucinated"] for row in rows], dtype=bool)
-    image_ids = np.array([row["image_id"] for row in rows])
-
-    def scores(kind: str, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
-        influences = influence(log_probs["clean"], log_probs[kind][:, measured], read_out)  # target measured
-        contrast = contrastive_influence(influences, hallucinated)
-        low, high = bootstrap_interval(influences, hallucinated, image_ids)
-
-        def placed(values: np.ndarray) -> list:
-            whole = np.full(measured.shape, None, dtype=object)
-            whole[measured] = values.tolist()
-            return whole.tolist()
-
-        return (
-            influences,
-            contrast,
-            {
-                "contrastive_influence": placed(contrast),
-                "interval": {"low": placed(low), "high": placed(high)},
-                "influence_hallucinated": placed(influences[hallucinated].mean(0, dtype=np.float64)),
-                "influence_non_hallucinated": placed(influences[~hallucinated].mean(0, dtype=np.float64)),
-            },
-        )
-
-    measured = ~np.isnan(log_probs["heads"]).any(0)  # layer head
-    names = np.argwhere(measured).tolist()
-    influences, contrast, of_heads = scores("heads", measured)
-    best, worst = ([names[place.head] for place in own] for own in rank_heads(contrast[None], list_length))
-    result = {"hal_heads": best, **of_heads}
-    if measured.all():
-        ks = [k for k in OVERLAP_AT if k < contrast.size]
-        overlap = half_overlap(influences[:, None], hallucinated, image_ids, ks)
-        result |= {"non_hal_heads": worst, "stability": {"half_overlap": overlap}}
-    kinds = [kind for kind in ("mha", "mlp") if kind in log_probs]
-    if kinds:
-        everywhere = np.ones(len(measured), dtype=bool)
-        result["modules"] = {kind: scores(kind, everywhere)[2] for kind in kinds}
-    return {
-        **result,
-        "read_out": read_out,
-        "n_hallucinated_tokens": int(hallucinated.sum()),
-        "n_non_hallucinated_tokens": int((~hallucinated).sum()),
-        "n_captions": len(set(image_ids.tolist())),
-    }

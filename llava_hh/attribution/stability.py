@@ -48,8 +48,9 @@ def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np
     images, place = np.unique(image_ids, return_inverse=True)
     sums = np.zeros((2, len(images), *influences.shape[1:]))
     for kind, own in enumerate((hallucinated, ~hallucinated)):
-        for image in np.unique(place[own]):
-            sums[kind, image] = influences[own & (place == image)].sum(0, dtype=np.float64)
+        order = np.flatnonzero(own)[np.argsort(place[own], kind="stable")]  # image by image
+        found, starts = np.unique(place[order], return_index=True)
+        sums[kind, found] = np.add.reduceat(influences[order].astype(np.float64), starts, axis=0)
     counts = np.stack([np.bincount(place[own], minlength=len(images)) for own in (hallucinated, ~hallucinated)])
     return ImageSums(sums, counts.astype(np.float64))
 
@@ -91,31 +92,58 @@ def half_overlap(
 ) -> dict[int, dict]:
     """Share of the top k heads that two random halves of the images have in common, as fractions.
 
-    Each half has half the words, so a list from all images is steadier than this says. Splits with a half that lacks
-    hallucinated or true words are dropped; if none is left, as with a single image, the result is empty.
-
     Args:
         influences: (target, layer, head); hallucinated, image_ids: (target,).
-        ks: lengths of the list, each from 1 to the number of heads.
-    Returns:
-        {k: {"mean", "interval": [2.5% and 97.5% of the splits], "chance": of two random lists, "n_splits": kept}}
+        ks: as for `overlap_of_halves`, whose result this is.
     Raises:
         ValueError: one of the two kinds of tokens is missing, or a k that is not a number of heads.
     """
+    flat = influences.reshape(len(influences), -1)
+    return overlap_of_halves(half_contrasts(flat, hallucinated, image_ids, splits, seed), ks)
+
+
+def half_contrasts(
+    influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, splits: int = 200, seed: int = 0
+) -> np.ndarray:
+    """Contrastive influence in two random halves of the images, (target, head) -> (kept split, half, head).
+
+    Splits with a half that lacks hallucinated or true words are dropped. A seed draws the same splits for all heads.
+    """
     whole = sum_by_image(influences, hallucinated, image_ids)
-    n_images, n_heads = whole.counts.shape[1], whole.sums[0, 0].size
-    if wrong := [k for k in ks if not 1 <= k <= n_heads]:
-        raise ValueError(f"a list of the top {wrong[0]} heads is not possible: there are {n_heads} heads")
+    n_images = whole.counts.shape[1]
     rng = np.random.default_rng(seed)
-    shares: dict[int, list[float]] = {k: [] for k in ks}
+    found = [np.empty((0, 2, influences.shape[1]))]
     for _ in range(splits):
         in_first = np.zeros(n_images)
         in_first[rng.permutation(n_images)[: n_images // 2]] = 1
         halves = whole.contrasts(np.stack([in_first, 1 - in_first]))
         if len(halves) == 2:
-            first, second = (rank_heads(half, max(ks, default=0))[0] for half in halves)
-            for k in ks:
-                shares[k].append(len(set(first[:k]) & set(second[:k])) / k)
+            found.append(halves[None])
+    return np.concatenate(found)
+
+
+def overlap_of_halves(contrasts: np.ndarray, ks: Sequence[int]) -> dict[int, dict]:
+    """Share of the top k heads that the halves have in common, as fractions.
+
+    Each half has half the words, so a list from all images is steadier than this says. If no split was kept, as with a
+    single image, the result is empty.
+
+    Args:
+        contrasts: (split, half, head), as `half_contrasts`.
+        ks: lengths of the list, each from 1 to the number of heads.
+    Returns:
+        {k: {"mean", "interval": [2.5% and 97.5% of the splits], "chance": of two random lists, "n_splits": kept}}
+    Raises:
+        ValueError: a k that is not a number of heads.
+    """
+    n_heads = contrasts.shape[2]
+    if wrong := [k for k in ks if not 1 <= k <= n_heads]:
+        raise ValueError(f"a list of the top {wrong[0]} heads is not possible: there are {n_heads} heads")
+    shares: dict[int, list[float]] = {k: [] for k in ks}
+    for halves in contrasts:
+        first, second = (rank_heads(half[None], max(ks, default=0))[0] for half in halves)
+        for k in ks:
+            shares[k].append(len(set(first[:k]) & set(second[:k])) / k)
     return {
         k: {
             "mean": float(np.mean(own)),

@@ -69,6 +69,29 @@ def _rows_of(key: str, text: "_Text", skip: Skip) -> Iterator[tuple[str, int, An
         yield key, row, element
 
 
+def read_value(path: Path, key: str) -> Any:
+    """The value of a key of a file's object, None where it has none; its lists are passed over, an element at a time.
+
+    Raises:
+        ValueError: not JSON, not an object, or not UTF-8.
+    """
+    found = None
+    with open(path, encoding="utf-8-sig") as file:
+        text = _Text(file)
+        text.expect("{")
+        for _ in text.elements("}"):
+            name = text.value()
+            text.expect(":")
+            if name == key:
+                found = text.value()
+            elif text.take("["):
+                for _ in text.elements("]"):
+                    text.next_value()
+            else:
+                text.next_value()
+    return found
+
+
 def in_list(key: str, row: int) -> str:
     """Where an element stands, in words."""
     return f"row {row}" + (f" of `{key}`" if key else "")

@@ -12,25 +12,29 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 from llava_hh.attribution.captions import (
     AttributionSettings,
     CaptionAttribution,
     OutputsSettings,
     digest,
     hallucinating_captions,
-    join_arrays,
-    summarise,
 )
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
-from llava_hh.attribution.shortlist import Shortlist, race, screen
+from llava_hh.attribution.shortlist import race, screen
+from llava_hh.attribution.stored import join_blocks, stored_columns
+from llava_hh.attribution.summary import summarise
 from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line, script_parser
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
-from llava_hh.files import write_json, write_rows, write_tensors
+from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
 from llava_hh.flags import add_caption_flags
 from llava_hh.identity import describe_loaded
 from llava_hh.runs import processes, provenance, start_run
+
+TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,14 +140,21 @@ def main(argv: list[str] | None = None) -> None:
                 found = race(*how, args.race)
             else:
                 attribution.run_blocks(entries, replacement, run, args.batch_size)
-                found = Shortlist(run.finished_rows(), join_arrays(run.finished_arrays()), {})
+                found = None
             if not processes().is_main:
                 return
-            write_rows(args.out / "targets.jsonl", found.rows)
-            write_tensors(args.out / "ablations.safetensors", found.log_probs)
+            if found:
+                write_rows(args.out / TARGETS, found.rows)
+                write_tensors(args.out / ABLATIONS, found.log_probs)
+            else:
+                run.write_rows(TARGETS)
+                join_blocks(run, args.out / ABLATIONS)
+            rows = ((row["hallucinated"], row["image_id"]) for _, row in read_json_lines(args.out / TARGETS))
+            marks = map(np.array, zip(*rows, strict=True))
             length = min(args.list_length, args.race or args.screen or args.list_length)
-            result = summarise(found.rows, found.log_probs, args.read_out, length)
-            result |= {"shortlist": found.about} if found.about else {}
+            log_probs = stored_columns(args.out / ABLATIONS)
+            result = summarise(*marks, log_probs, args.read_out, length)
+            result |= {"shortlist": found.about} if found else {}
             about = {"ablation": args.ablation, "settings": settings.record(), "run": provenance()}
             write_json(args.out / "attribution_result.json", {**result, **about})
         path = args.out / "attribution_result.json"

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from llava_hh.attribution.captions import summarise
+from llava_hh.attribution.stored import Columns
+from llava_hh.attribution.summary import summarise
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.comparison import read_scored
 from llava_hh.data.coco import existing_file
@@ -20,6 +21,8 @@ from llava_hh.figures.style import picture
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.flags import add_object_flags
 from llava_hh.runs import make_folder, processes, provenance
+
+MARKS = ("hallucinated", "image_id")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,12 +53,12 @@ def subset(args: argparse.Namespace) -> dict:
     attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}
     kept = images_with_objects(attributed, args.with_object, args.without_object)
     chosen = np.array([row["image_id"] in kept for row in rows])
-    own_rows = [row for row, own in zip(rows, chosen, strict=True) if own]
-    own_log_probs = {name: array[chosen] for name, array in log_probs.items()}
+    marks = (np.array([row[name] for row, own in zip(rows, chosen, strict=True) if own]) for name in MARKS)
+    own_log_probs = {name: Columns(array[chosen]) for name, array in log_probs.items()}
     part = {"with_object": args.with_object, "without_object": args.without_object}
     part["whole"] = sha256(args.attribution / "targets.jsonl")
     return {
-        **summarise(own_rows, own_log_probs, whole["read_out"], args.list_length),
+        **summarise(*marks, own_log_probs, whole["read_out"], args.list_length),
         "ablation": whole["ablation"],
         "settings": {**whole["settings"], **part},
         "run": provenance(),
