@@ -164,7 +164,10 @@ class Run:
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
             return block, None
-        kept = [index for index, row in enumerate(block["rows"]) if row["image_id"] in wanted]
+        if len(block["rows"]) == len(ids):  # a row a sample, of which several may be of one image
+            kept = list(range(len(wanted)))
+        else:
+            kept = [index for index, row in enumerate(block["rows"]) if row["image_id"] in wanted]
         rows = [block["rows"][index] for index in kept]
         digests = {"image_sha256": block["image_sha256"][: len(wanted)]} if "image_sha256" in block else {}
         return {**block, "image_ids": ids[: len(wanted)], "rows": rows, **digests}, kept

@@ -98,6 +98,18 @@ def test_a_weight_added_later_leaves_the_finished_ones(done):
     shutil.rmtree(out / "image_top_3_2.0")
 
 
+def test_the_family_of_tests_is_that_of_the_weights_asked_for(done, tmp_path):
+    """Holm's correction is not over what else lies in the folder."""
+    flags = [*done[0], "--span", "image", "--random-draws", "0", "--out"]
+    analyze_attention_reweight.main([*flags, str(tmp_path / "both"), "--alphas", "1", "2", "3"])
+    analyze_attention_reweight.main([*flags, str(tmp_path / "both"), "--alphas", "1", "3"])
+    analyze_attention_reweight.main([*flags, str(tmp_path / "one"), "--alphas", "1", "3"])
+    again, alone = (
+        json.loads((tmp_path / name / "attention_reweight_image.json").read_text()) for name in ("both", "one")
+    )
+    assert again["minus_greedy"] == alone["minus_greedy"] and list(alone["minus_greedy"]) == ["3"]
+
+
 @pytest.mark.parametrize(
     ("alphas", "message"),
     [

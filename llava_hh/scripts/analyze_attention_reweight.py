@@ -80,7 +80,7 @@ def run_weights(
         )
         rows = repeated.score(repeated.caption(folder.name, scaled, folder))
         runs |= {alpha: rows[place :: len(weights)] for place, alpha in enumerate(weights)}
-    return runs
+    return {alpha: runs[alpha] for alpha in args.alphas}  # a folder may hold more, which are no part of this family
 
 
 def main(argv: list[str] | None = None) -> None:
