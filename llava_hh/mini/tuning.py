@@ -8,11 +8,15 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_hh.data.images import image_path, load_image
+from llava_hh.files import in_one_line, replacing
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
@@ -112,12 +116,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.06)
     done = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        done = state["step"]
-        for own, saved in zip(parameters, state["parameters"], strict=True):
-            own.data.copy_(saved)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        done = load_state(state_file, seed, parameters, optimizer, schedule)
     for step in (bar := trange(done + 1, STEPS + 1, desc="instruction tuning", initial=done, total=STEPS)):
         rng = random.Random(f"{seed}, step {step}")
         chosen = rng.sample(captioned, BATCH)
@@ -134,10 +133,43 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             adapted.peft_config["default"].save_pretrained(folder)
             save_half(get_peft_model_state_dict(adapted), folder / "adapter_model.safetensors")
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
-            values = [p.data for p in parameters]
-            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            torch.save({"step": step, "parameters": values, **state}, state_file)
+            save_state(state_file, seed, step, parameters, optimizer, schedule)
+
+
+def save_state(
+    path: Path, seed: int, step: int, parameters: list[nn.Parameter], optimizer: Optimizer, schedule: LRScheduler
+) -> None:
+    """Write all that the next step needs, atomically."""
+    state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    with replacing(path) as part:
+        torch.save({"seed": seed, "step": step, "parameters": [p.data for p in parameters], **state}, part)
+
+
+def load_state(
+    path: Path, seed: int, parameters: list[nn.Parameter], optimizer: Optimizer, schedule: LRScheduler
+) -> int:
+    """Take over what `save_state` wrote; the step that it was written after.
+
+    Raises:
+        ValueError: a damaged file, or the state of another tuning; one line that says what to do.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+        shapes = [tensor.shape for tensor in state["parameters"]]
+        if state["seed"] != seed or shapes != [parameter.shape for parameter in parameters]:
+            raise ValueError("of a tuning with another --seed or another model")
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    except Exception as error:  # torch has no error of its own for a damaged file
+        raise ValueError(
+            f"{path}: cannot be gone on from ({in_one_line(error)}); delete it to tune from the start, or name another "
+            "--weights"
+        ) from None
+    for own, saved in zip(parameters, state["parameters"], strict=True):
+        own.data.copy_(saved)
+    return state["step"]
 
 
 def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({key: t.detach().half().contiguous() for key, t in tensors.items()}, path)
+    with replacing(path) as part:
+        save_file({key: t.detach().half().contiguous() for key, t in tensors.items()}, part)
