@@ -3,13 +3,16 @@
 Never other weights with exit status 0.
 """
 
+import gc
 import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -55,6 +58,7 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     own, log = folder / "training", folder / "log"
     flags = prepare(own, log)
     kinds = [*INTERRUPTED, *FINISHED]
+    gc.freeze()  # children need not look through all that torch holds
     for number in range(n):
         kind = kinds[number % len(kinds)]
         before = own / ("finished" if kind in FINISHED else "interrupted")
@@ -77,7 +81,7 @@ def prepare(folder: Path, log: Path) -> list[object]:
     flags = ["--model", folder / "start", "--heads", folder / "heads.json", "--top-k", 2, *data, "--batch-size", 2]
     flags += ["--steps", STEPS, "--save-every", 2, "--max-length", 40, "--learning-rate", 1e-2]
     for name, main, more in (
-        ("undisturbed", targeted_finetune.main, ()),
+        ("undisturbed", tune, ()),
         ("interrupted", interrupt, ()),
         ("other", interrupt, ("--seed", 1)),
     ):
@@ -86,6 +90,12 @@ def prepare(folder: Path, log: Path) -> list[object]:
             raise RuntimeError(f"{name}: {ending.output}")
     shutil.copytree(folder / "undisturbed", folder / "finished")
     return flags
+
+
+def tune(flags: Sequence[str]) -> None:
+    """Fine-tune, without the curves, which take longer than the tiny training."""
+    with patch.object(targeted_finetune, "draw_finetuning"):
+        targeted_finetune.main(flags)
 
 
 def interrupt(flags: Sequence[str]) -> None:
@@ -97,13 +107,8 @@ def interrupt(flags: Sequence[str]) -> None:
             raise Stopped
         return whole(self, *args, **kwargs)
 
-    TargetedModel.forward = forward
-    try:
-        targeted_finetune.main(flags)
-    except Stopped:
-        pass
-    finally:
-        TargetedModel.forward = whole
+    with patch.object(TargetedModel, "forward", forward), suppress(Stopped):
+        tune(flags)
 
 
 def judge(kind: "Kind", case: Case, before: Path, undisturbed: Path, flags: Sequence[object], log: Path) -> str | None:
@@ -111,7 +116,7 @@ def judge(kind: "Kind", case: Case, before: Path, undisturbed: Path, flags: Sequ
     shutil.rmtree(case.out, ignore_errors=True)
     shutil.copytree(before, case.out)
     kind(case)
-    return complain(run_to_the_end(targeted_finetune.main, (*flags, "--out", case.out), log), case.out, undisturbed)
+    return complain(run_to_the_end(tune, (*flags, "--out", case.out), log), case.out, undisturbed)
 
 
 def complain(ending: Ending, out: Path, undisturbed: Path) -> str | None:
