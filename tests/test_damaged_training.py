@@ -83,10 +83,14 @@ def test_another_number_of_processes_is_said(tmp_path, monkeypatch, capsys):
         patch.setattr(checkpoints, "processes", lambda: Processes(0, 2))
         last = checkpoint(tmp_path, 2)
     (last / "log.jsonl").write_text('{"step": 2}\n')
+    recalled = []
     trainer = SimpleNamespace(
-        args=SimpleNamespace(output_dir=tmp_path), settings="of mine", log_file=tmp_path / "log.jsonl"
+        args=SimpleNamespace(output_dir=tmp_path),
+        settings="of mine",
+        log_file=tmp_path / "log.jsonl",
+        recall=recalled.append,
     )
-    assert resume_point(trainer) == last
+    assert [resume_point(trainer)] == recalled == [last]
     assert capsys.readouterr().err.startswith(f"warning: {last}: made by 2 processes, not 1; ")
     assert trainer.log_file.read_text() == '{"step": 2}\n'
 

@@ -20,6 +20,7 @@ from llava_hh.runs import processes
 MANIFEST = "manifest.json"
 TRAINED_FILE = "trained_rows.safetensors"
 LOG_FILE = "log.jsonl"  # of a run, and of a checkpoint: the log up to it
+SINCE_LOG = "since_log.json"  # of a checkpoint: what was measured after the last row of the log
 OLD_MARK = "complete"  # an empty file, by which earlier versions marked a checkpoint
 N_KEPT = 2  # checkpoints: where the last one is damaged, the training goes on from the one before
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 
-from llava_hh.files import in_one_line, read_json, write_text
+from llava_hh.files import in_one_line, read_json, write_json, write_text
 from llava_hh.finetuning.batches import FixedOrder
 from llava_hh.finetuning.checkpoints import (
     LOG_FILE,
     MANIFEST,
+    SINCE_LOG,
     TRAINED_FILE,
     drop_checkpoint,
     drop_old_checkpoints,
@@ -54,8 +55,9 @@ class TargetedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.tuned, self.order, self.log_file, self.settings = tuned, order, log, settings
-        self.parts: list[Tensor] = []
-        self.left_out = [0] * len(LEFT_OUT)  # samples since the last log, over all processes
+        self.parts: list[Tensor] = []  # what this process measured, pass by pass, since the last log or checkpoint
+        # since the last log, over all processes: sums of what was measured before `parts`, of so many passes; samples
+        self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
         super().__init__(model=model, **options)
 
@@ -91,9 +93,8 @@ class TargetedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what was measured since the last log to Trainer's own numbers, and both to the log file."""
         if self.parts and "learning_rate" in logs:
-            steps = len(self.parts) / self.args.gradient_accumulation_steps
-            totals = self.accelerator.reduce(torch.stack(self.parts).sum(0), "sum") / steps
-            self.parts = []
+            self._sum_up()
+            totals = self.sums / (self.n_passes / self.args.gradient_accumulation_steps)
             logs = {
                 "step": self.state.global_step,
                 **dict(zip(self.part_names, totals.tolist(), strict=True)),
@@ -101,11 +102,25 @@ class TargetedTrainer(Trainer):
                 "grad_norm": logs.get("grad_norm"),
                 **dict(zip(LEFT_OUT, self.left_out, strict=True)),
             }
-            self.left_out = [0] * len(LEFT_OUT)
+            self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
             if self.is_world_process_zero():
                 with open(self.log_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(logs) + "\n")
         super().log(logs, *args, **kwargs)
+
+    def _sum_up(self) -> None:
+        """Move what was measured since the last log from `parts` into `sums`."""
+        if self.parts:
+            own = torch.stack(self.parts).sum(0)
+            self.sums = self.sums.to(own.device) + self.accelerator.reduce(own, "sum")
+            self.n_passes += len(self.parts)
+            self.parts = []
+
+    def recall(self, checkpoint: Path) -> None:
+        """Take over what had been measured since the last log when a checkpoint was saved."""
+        content = read_json(checkpoint / SINCE_LOG)
+        self.sums, self.n_passes = torch.tensor(content["sums"]), content["n_passes"]
+        self.left_out = content["left_out"]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -120,9 +135,12 @@ class TargetedTrainer(Trainer):
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         with failing_disk_in_one_line(checkpoint, folder):
             super()._save_checkpoint(model, trial)
+            self._sum_up()
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 write_text(checkpoint / LOG_FILE, _text_of(self.log_file))
+                since = {"sums": self.sums.tolist(), "n_passes": self.n_passes, "left_out": self.left_out}
+                write_json(checkpoint / SINCE_LOG, since)
                 write_manifest(checkpoint, self.settings, self.state.global_step)
                 drop_old_checkpoints(folder)
 
@@ -187,7 +205,10 @@ def resume_point(trainer: TargetedTrainer) -> Path | None:
         write_text(trainer.log_file, _text_of(last / LOG_FILE) if last else "")
         name = last.name if last else ""
     name = team.exchange(name)[0]
-    return folder / name if name else None
+    if not name:
+        return None
+    trainer.recall(folder / name)
+    return folder / name
 
 
 def _text_of(path: Path) -> str:

@@ -26,9 +26,17 @@ from llava_hh.scripts import targeted_finetune
 from .children import Ending, run_to_the_end
 
 HEADS = {"hal_heads": [[3, 1], [0, 2]]}
-STEPS, DONE = 5, 4  # of which a checkpoint every 2
+STEPS, DONE = 6, 4  # with a checkpoint every 2, and a row of log every 3
 EARLIER, LAST = "checkpoints/checkpoint-2", "checkpoints/checkpoint-4"
-STATE = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "trained_rows.safetensors", "log.jsonl")
+STATE = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "trained_rows.safetensors",
+    "log.jsonl",
+    "since_log.json",
+)
 
 
 class Stopped(BaseException):
@@ -79,7 +87,7 @@ def prepare(folder: Path, log: Path) -> list[object]:
     (folder / "heads.json").write_text(json.dumps(HEADS))
     data = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco")
     flags = ["--model", folder / "start", "--heads", folder / "heads.json", "--top-k", 2, *data, "--batch-size", 2]
-    flags += ["--steps", STEPS, "--save-every", 2, "--max-length", 40, "--learning-rate", 1e-2]
+    flags += ["--steps", STEPS, "--save-every", 2, "--log-every", 3, "--max-length", 40, "--learning-rate", 1e-2]
     for name, main, more in (
         ("undisturbed", tune, ()),
         ("interrupted", interrupt, ()),
@@ -222,7 +230,7 @@ def manifest_damaged(case: Case) -> None:
 def checkpoint_renamed(case: Case) -> None:
     """To a step that it is not of, maybe one that is not to be."""
     renamed = case.rng.choice((EARLIER, LAST))
-    (case.out / renamed).rename(case.out / f"checkpoints/checkpoint-{case.rng.choice((1, 3, 5, 7))}")
+    (case.out / renamed).rename(case.out / f"checkpoints/checkpoint-{case.rng.choice((1, 3, 5, 6, 7))}")
 
 
 def copied_by_a_sync_service(case: Case) -> None:
