@@ -216,22 +216,26 @@ def one_step(parameters, optimizer, schedule) -> None:
 def test_minis_tuning_goes_on_from_its_state_or_says_what_to_do(tmp_path):
     path, first, second = tmp_path / "tuning_state.pt", tuning(), tuning()
     one_step(*first)
-    save_state(path, 5, 1, *first)
-    assert load_state(path, 5, *second) == 1
+    save_state(path, "mine", 1, *first)
+    assert load_state(path, "mine", *second) == 1
     for each in (first, second):
         one_step(*each)
     assert torch.equal(first[0][0], second[0][0])
     content = path.read_bytes()
-    for seed, width, damaged in ((6, 3, content), (5, 1, content), (5, 3, content[:-50]), (5, 3, b""), (5, 3, b"x")):
+    for inputs, width, damaged in (
+        ("others", 3, content),
+        ("mine", 1, content),
+        *(("mine", 3, damaged) for damaged in (content[:-50], content[: len(content) // 2], b"", b"x")),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tuning_state\.pt: cannot be gone on from .*; delete it") as error:
-            load_state(path, seed, *tuning(width))
+            load_state(path, inputs, *tuning(width))
         assert "\n" not in str(error.value)
 
 
 def test_minis_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "tuning_state.pt"
-    save_state(path, 5, 1, *tuning())
+    save_state(path, "mine", 1, *tuning())
     before = path.read_bytes()
 
     def full(content, file):
@@ -240,5 +244,5 @@ def test_minis_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="make room"):
-        save_state(path, 5, 2, *tuning())
+        save_state(path, "mine", 2, *tuning())
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
