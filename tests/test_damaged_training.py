@@ -20,6 +20,7 @@ from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings
 from llava_hh.finetuning.trainer import resume_point
 from llava_hh.mini.tuning import load_state, save_state
+from llava_hh.parts import HOST
 from llava_hh.processes import Processes
 from llava_hh.scripts import targeted_finetune
 from llava_hh.settings import differences
@@ -68,6 +69,14 @@ def test_checkpoints_of_other_steps_and_other_settings_are_passed_over(tmp_path)
     other = checkpoint(tmp_path, 4, "of others")
     assert damage_of(other, "of mine", 4) == "it was made with other settings"
     assert last_whole_checkpoint(tmp_path, "of mine") is None and last_whole_checkpoint(tmp_path) == other
+
+
+def test_what_a_kill_left_of_a_manifest_is_cleared_up(tmp_path):
+    last = checkpoint(tmp_path, 2)
+    (last / f".manifest.json.{HOST}.123.0123456789abcdef.part").touch()
+    write_manifest(last, "of mine", 2)
+    assert sorted(path.name for path in last.iterdir()) == ["manifest.json", "optimizer.pt", "pytorch_model_fsdp_0"]
+    assert damage_of(last, "of mine", 2) is None
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_and_not_deleted(tmp_path):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from llava_hh.files import flush, read_json, sha256, write_json
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.identity import digest_of
+from llava_hh.parts import drop_parts
 from llava_hh.runs import processes
 
 MANIFEST = "manifest.json"
@@ -32,6 +33,7 @@ def write_manifest(folder: Path, settings: str, step: int) -> None:
         settings: a digest of what decides the weights; step: how many steps they were trained for.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
+    drop_parts(folder)
     files = dict(_files_of(folder))
     for path in {folder, *files.values(), *(path.parent for path in files.values())}:
         flush(path)
