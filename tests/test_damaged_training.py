@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from faults import training
+from faults.checkpoints import EARLIER, LAST, Case, cut_while_it_was_deleted, of_another_run
 from safetensors.torch import save_file
 from torch import nn
 
@@ -138,16 +139,16 @@ def go_on(folder: Path, before: str, damage=lambda out: None) -> Path:
 def test_the_checkpoint_before_a_damaged_one_is_taken_and_no_pickle_loaded(folder, capsys, monkeypatch):
     loads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **given: loads.append(given) or load(*args, **given))
-    out = go_on(folder, "interrupted", lambda out: (out / training.LAST / "scheduler.pt").unlink())
+    out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").unlink())
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert warnings == [f"warning: {out / training.LAST}: passed over, scheduler.pt is missing or cannot be read"]
+    assert warnings == [f"warning: {out / LAST}: passed over, scheduler.pt is missing or cannot be read"]
     assert training.contents(out) == training.contents(folder / "undisturbed")
     assert len(loads) >= 3 and all(given["weights_only"] is True for given in loads)
 
 
 def test_a_training_without_a_whole_checkpoint_begins_anew_and_says_so(folder, capsys):
     def damage(out):
-        for name in (training.EARLIER, training.LAST):
+        for name in (EARLIER, LAST):
             (out / name / "trainer_state.json").write_text("")
 
     out = go_on(folder, "interrupted", damage)
@@ -168,7 +169,7 @@ def test_a_damaged_model_is_an_error_and_is_written_anew_without_training(folder
     assert training.contents(out) == training.contents(folder / "undisturbed")
 
 
-@pytest.mark.parametrize("kind", [training.of_another_run, training.cut_while_it_was_deleted])
+@pytest.mark.parametrize("kind", [of_another_run, cut_while_it_was_deleted])
 def test_a_sample_of_the_section_of_faults(kind, folder):
     assert judged(kind, folder) is None
 
@@ -177,7 +178,7 @@ def test_the_section_sees_a_training_that_trusts_its_checkpoints(folder, monkeyp
     monkeypatch.setattr(checkpoints, "damage_of", lambda *_: None)
 
     def optimizer_deleted(case):
-        (case.out / training.LAST / "optimizer.pt").unlink()
+        (case.out / LAST / "optimizer.pt").unlink()
 
     assert judged(optimizer_deleted, folder) == (
         "exit 0, and other bytes than undisturbed: log.jsonl, model/manifest.json, model/model.safetensors"
@@ -185,7 +186,7 @@ def test_the_section_sees_a_training_that_trusts_its_checkpoints(folder, monkeyp
 
 
 def judged(kind, folder: Path) -> str | None:
-    case = training.Case(folder / "out", folder / "other", random.Random(0))
+    case = Case(folder / "out", folder / "other", random.Random(0))
     flags = json.loads((folder / "flags.json").read_text())
     return training.judge(kind, case, folder / "interrupted", folder / "undisturbed", flags, folder / "log")
 
