@@ -13,7 +13,7 @@ from seeded import Seeded
 from llava_hh import locks
 from llava_hh.blocks import Run
 from llava_hh.files import is_ours, write_json, write_text
-from llava_hh.finetuning.trainer import drop_checkpoints, last_complete_checkpoint
+from llava_hh.finetuning.checkpoints import drop_checkpoints, last_whole_checkpoint, write_manifest
 from llava_hh.mini import dataset
 from llava_hh.runs import make_folder, make_parent, start_run
 
@@ -181,9 +181,9 @@ def test_checkpoints_of_a_training_and_nothing_else_are_deleted(tmp_path):
     disk, link = tmp_path / "disk", tmp_path / "checkpoints"
     for name in ("checkpoint-2", "checkpoint-10", "checkpoint-12 (1)", "checkpoint-best"):
         (disk / name).mkdir(parents=True)
-        (disk / name / "complete").touch()
+        write_manifest(disk / name, "settings", int(name.split("-")[1]) if name[-1].isdigit() else 12)
     link.symlink_to(disk)
-    assert last_complete_checkpoint(link) == link / "checkpoint-10"
+    assert last_whole_checkpoint(link) == link / "checkpoint-10"
     drop_checkpoints(link)
     assert sorted(path.name for path in disk.iterdir()) == ["checkpoint-12 (1)", "checkpoint-best"]
     (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
@@ -199,7 +199,8 @@ def test_nothing_is_written_or_deleted_but_through_these_doors():
         "llava_hh/locks.py",  # the lock that it holds
         "llava_hh/runs.py",  # blocks, by their names
         "llava_hh/scripts/evaluate_chair.py",  # a part
-        "llava_hh/finetuning/trainer.py",  # a run's log and checkpoints, by their names
+        "llava_hh/finetuning/trainer.py",  # a run's log, and the manifest of its rows
+        "llava_hh/finetuning/checkpoints.py",  # a run's checkpoints, by their names
         "llava_hh/mini/dataset.py",  # mini's own sets
         "llava_hh/data/coco.py",  # a damaged copy of ground truth
         "llava_hh/figures/style.py",  # the picture of an earlier result, by its name

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from llava_hh.data.images import load_image
 from llava_hh.finetuning.batches import sample_order
+from llava_hh.finetuning.checkpoints import last_whole_checkpoint
 from llava_hh.finetuning.losses import TargetedModel
-from llava_hh.finetuning.trainer import last_complete_checkpoint
 from llava_hh.generation import generate_greedily
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
@@ -140,7 +140,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(flags, done, tmp_path):
     command = [sys.executable, "-m", "llava_hh.scripts.targeted_finetune", *flags, "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and last_complete_checkpoint(tmp_path / "checkpoints") is None:
+    while process.poll() is None and not list(tmp_path.glob("checkpoints/*/manifest.json")):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -159,7 +159,7 @@ def test_a_training_killed_after_its_last_step_only_writes_its_result(flags, don
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(targeted_finetune, "save_checkpoint", killed)
         targeted_finetune.main([*flags, "--out", str(tmp_path)])
-    assert last_complete_checkpoint(tmp_path / "checkpoints").name == f"checkpoint-{N_STEPS}"
+    assert last_whole_checkpoint(tmp_path / "checkpoints").name == f"checkpoint-{N_STEPS}"
     targeted_finetune.main([*flags, "--out", str(tmp_path)])
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
     assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, done, tmp_path, capsys):
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "checkpoint-4: could not be written" in error and error.endswith("checkpoint-2")
-    assert last_complete_checkpoint(tmp_path / "checkpoints").name == "checkpoint-2"
+    assert last_whole_checkpoint(tmp_path / "checkpoints").name == "checkpoint-2"
     targeted_finetune.main([*flags, "--out", str(tmp_path)])
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
 

@@ -2,46 +2,62 @@
 
 import json
 import math
-import re
-import shutil
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainingArguments
 
-from llava_hh.files import in_one_line, write_text
+from llava_hh.files import in_one_line, read_json, write_json, write_text
 from llava_hh.finetuning.batches import FixedOrder
+from llava_hh.finetuning.checkpoints import (
+    LOG_FILE,
+    MANIFEST,
+    SINCE_LOG,
+    TRAINED_FILE,
+    drop_checkpoint,
+    drop_old_checkpoints,
+    last_whole_checkpoint,
+    load_trained_rows,
+    write_manifest,
+)
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
 from llava_hh.runs import processes
 
-TRAINED_FILE = "trained_rows.safetensors"
 LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
-COMPLETE = "complete"  # a file that a checkpoint folder gets last
 
 
 class TargetedTrainer(Trainer):
-    """Trainer whose checkpoints hold the trained rows alone and count only when complete.
+    """Trainer whose checkpoints hold the trained rows alone, and the log up to them; they count only as a whole.
 
     Args:
         tuned: the trained parts by name.
         order: the samples of all steps.
         log: a JSON-lines file, a row per step.
+        settings: a digest of what decides the weights.
     """
 
     def __init__(
-        self, model: TargetedModel, tuned: dict[str, TunedRows], order: Sequence[int], log: Path, **options: Any
+        self,
+        model: TargetedModel,
+        tuned: dict[str, TunedRows],
+        order: Sequence[int],
+        log: Path,
+        settings: str,
+        **options: Any,
     ) -> None:
-        self.tuned, self.order, self.log_file = tuned, order, log
-        self.parts: list[Tensor] = []
-        self.left_out = [0] * len(LEFT_OUT)  # samples since the last log, over all processes
+        self.tuned, self.order, self.log_file, self.settings = tuned, order, log, settings
+        self.parts: list[Tensor] = []  # what this process measured, pass by pass, since the last log or checkpoint
+        # since the last log, over all processes: sums of what was measured before `parts`, of so many passes; samples
+        self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
         super().__init__(model=model, **options)
 
@@ -77,9 +93,8 @@ class TargetedTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what was measured since the last log to Trainer's own numbers, and both to the log file."""
         if self.parts and "learning_rate" in logs:
-            steps = len(self.parts) / self.args.gradient_accumulation_steps
-            totals = self.accelerator.reduce(torch.stack(self.parts).sum(0), "sum") / steps
-            self.parts = []
+            self._sum_up()
+            totals = self.sums / (self.n_passes / self.args.gradient_accumulation_steps)
             logs = {
                 "step": self.state.global_step,
                 **dict(zip(self.part_names, totals.tolist(), strict=True)),
@@ -87,11 +102,25 @@ class TargetedTrainer(Trainer):
                 "grad_norm": logs.get("grad_norm"),
                 **dict(zip(LEFT_OUT, self.left_out, strict=True)),
             }
-            self.left_out = [0] * len(LEFT_OUT)
+            self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
             if self.is_world_process_zero():
                 with open(self.log_file, "a", encoding="utf-8") as file:
                     file.write(json.dumps(logs) + "\n")
         super().log(logs, *args, **kwargs)
+
+    def _sum_up(self) -> None:
+        """Move what was measured since the last log from `parts` into `sums`."""
+        if self.parts:
+            own = torch.stack(self.parts).sum(0)
+            self.sums = self.sums.to(own.device) + self.accelerator.reduce(own, "sum")
+            self.n_passes += len(self.parts)
+            self.parts = []
+
+    def recall(self, checkpoint: Path) -> None:
+        """Take over what had been measured since the last log when a checkpoint was saved."""
+        content = read_json(checkpoint / SINCE_LOG)
+        self.sums, self.n_passes = torch.tensor(content["sums"]), content["n_passes"]
+        self.left_out = content["left_out"]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -103,11 +132,26 @@ class TargetedTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
-        with failing_disk_in_one_line(folder / f"checkpoint-{self.state.global_step}", folder):
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        with failing_disk_in_one_line(checkpoint, folder):
             super()._save_checkpoint(model, trial)
+            self._sum_up()
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                (folder / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+                write_text(checkpoint / LOG_FILE, _text_of(self.log_file))
+                since = {"sums": self.sums.tolist(), "n_passes": self.n_passes, "left_out": self.left_out}
+                write_json(checkpoint / SINCE_LOG, since)
+                write_manifest(checkpoint, self.settings, self.state.global_step)
+                drop_old_checkpoints(folder)
+
+    def save_rows(self, folder: Path) -> None:
+        """Save the trained rows of all steps, by all processes together."""
+        with failing_disk_in_one_line(folder, Path(self.args.output_dir)):
+            if self.args.should_save:
+                (folder / MANIFEST).unlink(missing_ok=True)
+            self.save_model(str(folder))
+            if self.args.should_save:
+                write_manifest(folder, self.settings, self.args.max_steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -125,57 +169,54 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        last = last_complete_checkpoint(checkpoints)
+        last = last_whole_checkpoint(checkpoints)
         raise OSError(
             f"{written}: could not be written ({in_one_line(error)}); make room and give the same command "
             f"again, it goes on from {last or 'the start'}"
         ) from error
 
 
-def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:
-    """Take over the rows that a checkpoint folder holds."""
-    saved = load_file(folder / TRAINED_FILE)
-    with torch.no_grad():
-        for name, part in tuned.items():
-            part.rows.copy_(saved[name])
+def resume_point(trainer: TargetedTrainer) -> Path | None:
+    """The checkpoint to go on from, for all processes; says which later ones were passed over, and deletes them.
+
+    The log becomes that of the checkpoint.
+
+    Raises:
+        ValueError: as `last_whole_checkpoint`, in the first process.
+    """
+    team, folder, passed = processes(), Path(trainer.args.output_dir), []
+    name = ""
+    if team.is_main:
+        last = last_whole_checkpoint(folder, trainer.settings, lambda path, why: passed.append((path, why)))
+        for path, why in passed:
+            print(f"warning: {path}: passed over, {why}", file=sys.stderr)
+        if last is not None:
+            begun = read_json(last / MANIFEST)["processes"]
+            if begun != team.count:
+                print(
+                    f"warning: {last}: made by {begun} processes, not {team.count}; sums round otherwise, and random "
+                    "numbers begin anew",
+                    file=sys.stderr,
+                )
+        elif passed:
+            print(f"warning: {folder}: no whole checkpoint there; training begins anew", file=sys.stderr)
+        for path, _ in passed:
+            drop_checkpoint(path)
+        write_text(trainer.log_file, _text_of(last / LOG_FILE) if last else "")
+        name = last.name if last else ""
+    name = team.exchange(name)[0]
+    if not name:
+        return None
+    trainer.recall(folder / name)
+    return folder / name
 
 
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The complete checkpoint of the most steps; None without one."""
-    complete = (path for path in own_checkpoints(folder) if (path / COMPLETE).exists())
-    return max(complete, key=steps_of, default=None)
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def own_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that Trainer wrote into a folder, by their names; a sync program's copy is none of them."""
-    return [path for path in folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[1-9][0-9]*", path.name)]
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Delete the checkpoints in a folder, and it too if nothing else is left in it."""
-    for path in own_checkpoints(folder):
-        shutil.rmtree(path)
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def steps_of(checkpoint: Path) -> int:
-    """How many steps were done, by the checkpoint's name."""
-    return int(checkpoint.name.split("-")[1])
-
-
-def train(trainer: TargetedTrainer) -> None:
-    """Train to the end, from the last complete checkpoint on if there is one."""
-    folder = Path(trainer.args.output_dir)
-    last = last_complete_checkpoint(folder)
-    if trainer.is_world_process_zero():
-        for path in own_checkpoints(folder):
-            if not (path / COMPLETE).exists():
-                shutil.rmtree(path)
-        done = steps_of(last) if last else 0
-        rows = trainer.log_file.read_text(encoding="utf-8").splitlines() if trainer.log_file.exists() else []
-        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= done]
-        write_text(trainer.log_file, "".join(f"{row}\n" for row in kept))
+def train(trainer: TargetedTrainer, last: Path | None) -> None:
+    """Train to the end, from a checkpoint on if there is one."""
     trainer.accelerator.wait_for_everyone()
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -196,7 +237,6 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         max_grad_norm=1.0,
         remove_unused_columns=False,
         save_strategy="steps",
-        save_total_limit=2,
         report_to=[],
         ddp_find_unused_parameters=False,
         disable_tqdm=False,

@@ -8,11 +8,16 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_hh.data.images import image_path, load_image
+from llava_hh.files import in_one_line, replacing
+from llava_hh.identity import digest_of, file_sha256, identify_checkpoint
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
@@ -22,6 +27,7 @@ STEPS, BATCH, LEARNING_RATE, RANK = 120, 12, 5e-4, 8
 SEED = 5
 SAVED_STEPS = tuple(STEPS * part // 6 for part in range(1, 7))
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
+CAPTIONS = Path("annotations", "captions_tune.json")
 LINEAR_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -50,7 +56,7 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
 
 def read_captions(folder: Path) -> list[tuple[Path, list[str]]]:
     """Every image of the set `tune` with its captions."""
-    written = json.loads((folder / "annotations" / "captions_tune.json").read_text(encoding="utf-8"))
+    written = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
     captions: dict[int, list[str]] = {}
     for row in written["annotations"]:
         captions.setdefault(row["image_id"], []).append(row["caption"])
@@ -102,7 +108,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     model, processor = untuned_llava(base, vision)
     model.requires_grad_(False)
     projector = model.model.multi_modal_projector
-    state_file = out / "tuning_state.pt"
+    state_file, inputs = out / "tuning_state.pt", digest_of_inputs(base, vision, data, seed)
     if not state_file.exists():
         align_projector(model, processor, vision, seed)
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS))
@@ -112,12 +118,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.06)
     done = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        done = state["step"]
-        for own, saved in zip(parameters, state["parameters"], strict=True):
-            own.data.copy_(saved)
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+        done = load_state(state_file, inputs, parameters, optimizer, schedule)
     for step in (bar := trange(done + 1, STEPS + 1, desc="instruction tuning", initial=done, total=STEPS)):
         rng = random.Random(f"{seed}, step {step}")
         chosen = rng.sample(captioned, BATCH)
@@ -134,10 +135,48 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             adapted.peft_config["default"].save_pretrained(folder)
             save_half(get_peft_model_state_dict(adapted), folder / "adapter_model.safetensors")
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
-            values = [p.data for p in parameters]
-            state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            torch.save({"step": step, "parameters": values, **state}, state_file)
+            save_state(state_file, inputs, step, parameters, optimizer, schedule)
+
+
+def digest_of_inputs(base: Path, vision: Path, data: Path, seed: int) -> str:
+    """A digest of what decides a tuning. Images are left out, because they are drawn together with their captions."""
+    return digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(data / CAPTIONS), seed])
+
+
+def save_state(
+    path: Path, inputs: str, step: int, parameters: list[nn.Parameter], optimizer: Optimizer, schedule: LRScheduler
+) -> None:
+    """Write all that the next step needs, atomically."""
+    state = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    with replacing(path) as part:
+        torch.save({"inputs": inputs, "step": step, "parameters": [p.data for p in parameters], **state}, part)
+
+
+def load_state(
+    path: Path, inputs: str, parameters: list[nn.Parameter], optimizer: Optimizer, schedule: LRScheduler
+) -> int:
+    """Take over what `save_state` wrote; the step that it was written after.
+
+    Raises:
+        ValueError: a damaged file, or the state of another tuning; one line that says what to do.
+    """
+    try:
+        state = torch.load(path, weights_only=True)
+        shapes = [tensor.shape for tensor in state["parameters"]]
+        if state["inputs"] != inputs or shapes != [parameter.shape for parameter in parameters]:
+            raise ValueError("of a tuning with another --seed, or of other models or captions")
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    except Exception as error:  # torch has no error of its own for a damaged file
+        raise ValueError(
+            f"{path}: cannot be gone on from ({in_one_line(error)}); delete it to tune from the start, or name another "
+            "--weights"
+        ) from None
+    for own, saved in zip(parameters, state["parameters"], strict=True):
+        own.data.copy_(saved)
+    return state["step"]
 
 
 def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    save_file({key: t.detach().half().contiguous() for key, t in tensors.items()}, path)
+    with replacing(path) as part:
+        save_file({key: t.detach().half().contiguous() for key, t in tensors.items()}, part)

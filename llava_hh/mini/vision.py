@@ -10,6 +10,7 @@ from torch.nn import functional
 from tqdm import trange
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from llava_hh.files import replacing
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, render, sample_scene
 
 PATCH = 24
@@ -80,7 +81,8 @@ def train_vision_tower(out: Path, seed: int = 1) -> None:
     tensors = {
         f"{name}.{key}": t for name, part in (("tower", tower), ("head", head)) for key, t in part.state_dict().items()
     }
-    save_file({key: t.half().contiguous() for key, t in tensors.items() if t.is_floating_point()}, out)
+    with replacing(out) as part:
+        save_file({key: t.half().contiguous() for key, t in tensors.items() if t.is_floating_point()}, part)
 
 
 def load_vision_tower(path: Path) -> tuple[CLIPVisionModel, torch.nn.Linear]:

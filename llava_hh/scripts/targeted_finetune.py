@@ -6,7 +6,7 @@ goes on from its last checkpoint when the same command is given again.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
@@ -16,6 +16,14 @@ from llava_hh.figures.finetuning import draw_finetuning
 from llava_hh.figures.style import picture
 from llava_hh.files import json_rows, sha256_or_none
 from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
+from llava_hh.finetuning.checkpoints import (
+    LOG_FILE,
+    damage_of,
+    drop_checkpoints,
+    load_trained_rows,
+    steps_of,
+    write_manifest,
+)
 from llava_hh.finetuning.head_rows import (
     TunedRows,
     first_head_of_each_layer,
@@ -24,14 +32,12 @@ from llava_hh.finetuning.head_rows import (
     untie_vocabulary,
 )
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
+from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings, mixed_precision, sharding
 from llava_hh.finetuning.trainer import (
     LEFT_OUT,
     TargetedTrainer,
-    drop_checkpoints,
     failing_disk_in_one_line,
-    last_complete_checkpoint,
-    load_trained_rows,
-    steps_of,
+    resume_point,
     train,
     training_arguments,
 )
@@ -43,7 +49,8 @@ from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
 from llava_hh.runs import make_folder, processes, start_run
-from llava_hh.settings import Settings
+
+MODEL, TRAINED = "model", "trained"  # folders in --out
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,41 +105,6 @@ def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str
     return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if args.released else heads, vocabulary)
 
 
-@dataclass(frozen=True)
-class FineTuningSettings(Settings):
-    """What decides the trained rows.
-
-    Args:
-        model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
-            in all; others: as the flags.
-    """
-
-    model: dict
-    heads: list[list[int]]
-    data: dict
-    images: dict
-    top_k: int
-    random_heads: int | None
-    released: bool
-    objective: str
-    ce_coeff: float
-    attention_coeff: float
-    lm_head: bool | None
-    untie: bool
-    steps: int
-    batch_size: int
-    accumulation: int
-    learning_rate: float
-    warmup: float
-    max_length: int
-    seed: int
-    skip_bad: bool
-    image_folder: str
-
-    def free(self) -> dict[str, str]:
-        return {"image_folder": "images are known by their content"}
-
-
 def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
     order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
     names = sorted({name for name in (data[index].image for index in order) if name})
@@ -143,14 +115,18 @@ def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: I
         "data": identify(args.data),
         "images": {"sha256": digest_of(images)},
         "image_folder": str(args.image_folder),
+        "mixed_precision": mixed_precision(),
+        "sharding": sharding(),
     }
     flags = [each.name for each in fields(FineTuningSettings) if each.name not in made]
     return FineTuningSettings(**made, **{name: getattr(args, name) for name in flags})
 
 
-def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> None:
+def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData, settings: str) -> None:
     """Train into --out; the trained rows end up in --out/trained.
 
+    Args:
+        settings: their digest.
     Raises:
         ValueError: flags that do not fit together, or data that teach nothing.
     """
@@ -175,7 +151,8 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
         TargetedModel(lvlm.model, attention, args.ce_coeff, args.attention_coeff),
         tuned=tuned,
         order=order,
-        log=args.out / "log.jsonl",
+        log=args.out / LOG_FILE,
+        settings=settings,
         args=training_arguments(
             args.out / "checkpoints",
             max_steps=args.steps,
@@ -190,22 +167,20 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
         train_dataset=Places(len(data)),
         data_collator=collate,
     )
-    last = last_complete_checkpoint(args.out / "checkpoints")
+    last = resume_point(trainer)
     if last and steps_of(last) == args.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
         load_trained_rows(tuned, last)
     else:
         with observe(lvlm.model, heads, attention):
-            train(trainer)
+            train(trainer, last)
     if processes().is_main:
         say_what_was_left_out(args, trainer.left_out)
-    trained = args.out / "trained"
-    with failing_disk_in_one_line(trained, args.out / "checkpoints"):
-        trainer.save_model(str(trained))
+    trainer.save_rows(args.out / TRAINED)
 
 
 def say_what_was_left_out(args: argparse.Namespace, unlogged: Sequence[int]) -> None:
     """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
-    rows = [row for _, row in json_rows(args.out / "log.jsonl", "the log of this training")]
+    rows = [row for _, row in json_rows(args.out / LOG_FILE, "the log of this training")]
     logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
     bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
     drawn = args.steps * args.batch_size
@@ -215,15 +190,34 @@ def say_what_was_left_out(args: argparse.Namespace, unlogged: Sequence[int]) -> 
         print(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {args.max_length} tokens")
 
 
-def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path) -> None:
+def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path, settings: str) -> None:
     """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
     lvlm = load_lvlm(args.model, Loading(device_map="cpu"))
     tuned = prepare(args, lvlm, heads)
-    load_trained_rows(tuned, args.out / "trained")
+    load_trained_rows(tuned, args.out / TRAINED)
     merge_tuned_rows(lvlm.model, tuned)
     with failing_disk_in_one_line(out, args.out / "checkpoints"), folder_part_of(out) as part:
         lvlm.model.save_pretrained(part)
         lvlm.processor.save_pretrained(part)
+        write_manifest(part, settings, args.steps)
+
+
+def is_trained(args: argparse.Namespace, settings: str) -> bool:
+    """Whether --out holds the rows of all steps already; the first process looks, for all.
+
+    Raises:
+        ValueError: --out/model is there, and not as it was written; in the first process.
+    """
+    team, model, problem = processes(), args.out / MODEL, None
+    if team.is_main and model.exists():
+        problem = damage_of(model, settings, args.steps)
+        if problem:
+            raise ValueError(
+                f"{model}: {problem}; delete the folder and give the same command again, it is then written anew"
+            )
+    elif team.is_main:
+        problem = damage_of(args.out / TRAINED, settings, args.steps)
+    return not any(team.exchange(problem or ""))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -235,17 +229,19 @@ def main(argv: list[str] | None = None) -> None:
             print(f"skipped: {message}")
         lvlm = load_lvlm(args.model)
         heads = chosen_heads(args, lvlm)
-        result = args.out / "model"
-        with start_run(args.out, settings_of(args, lvlm, heads, data)):
-            if not result.exists():
-                fine_tune(args, lvlm, heads, data)
-                if processes().is_main:
-                    save_checkpoint(args, heads, result)
-                    drop_checkpoints(args.out / "checkpoints")
+        result, settings = args.out / MODEL, settings_of(args, lvlm, heads, data)
+        digest = digest_of_settings(settings)
+        with start_run(args.out, settings):
+            if not is_trained(args, digest):
+                fine_tune(args, lvlm, heads, data, digest)
+            if processes().is_main:
+                if not result.exists():
+                    save_checkpoint(args, heads, result, digest)
+                drop_checkpoints(args.out / "checkpoints")
         if processes().is_main:
             print(result)
             with picture(args.out / "curves", args.debug) as out:
-                draw_finetuning(args.out / "log.jsonl", out)
+                draw_finetuning(args.out / LOG_FILE, out)
 
 
 if __name__ == "__main__":

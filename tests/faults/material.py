@@ -106,7 +106,6 @@ def scripts(folder: Path) -> list[Script]:
             "targeted_finetune",
             targeted_finetune.main,
             ("--model", folder / "model", *heads, *tuning, "--batch-size", 4, "--save-every", 2, "--max-length", 40),
-            ("checkpoints/",),  # torch's own files, with times in them
         ),
         Script("attention_bias", analyze_attention_bias.main, (*words, *heads, "--limit", 6)),
         Script(

@@ -1,0 +1,258 @@
+"""A fine-tuning goes on from whole checkpoints alone, and a damaged model is not handed out as finished."""
+
+import json
+import random
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from faults import training
+from faults.checkpoints import EARLIER, LAST, Case, cut_while_it_was_deleted, of_another_run
+from safetensors.torch import save_file
+from torch import nn
+
+from llava_hh.finetuning import checkpoints
+from llava_hh.finetuning.checkpoints import damage_of, last_whole_checkpoint, load_trained_rows, write_manifest
+from llava_hh.finetuning.head_rows import TunedRows
+from llava_hh.finetuning.losses import TargetedModel
+from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings
+from llava_hh.finetuning.trainer import resume_point
+from llava_hh.mini.tuning import load_state, save_state
+from llava_hh.parts import HOST
+from llava_hh.processes import Processes
+from llava_hh.scripts import targeted_finetune
+from llava_hh.settings import differences
+
+
+def checkpoint(folder: Path, step: int, settings: str = "of mine") -> Path:
+    path = folder / f"checkpoint-{step}"
+    for name in ("optimizer.pt", "pytorch_model_fsdp_0/__0_0.distcp"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(f"{name} after {step}")
+    write_manifest(path, settings, step)
+    return path
+
+
+def edit_manifest(path: Path) -> None:
+    content = json.loads((path / "manifest.json").read_text())
+    del content["files"]["optimizer.pt"]
+    (path / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: (path / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda path: (path / "optimizer.pt").write_text(""), "optimizer.pt is damaged"),
+        (lambda path: shutil.rmtree(path / "pytorch_model_fsdp_0"), "pytorch_model_fsdp_0/__0_0.distcp is missing"),
+        (lambda path: (path / "pytorch_model_fsdp_0/__0_0.distcp").write_text("x"), "__0_0.distcp is damaged"),
+        (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing: it was not finished"),
+        (lambda path: (path / "manifest.json").write_text(""), "manifest.json is damaged"),
+        (edit_manifest, "manifest.json is damaged"),
+    ],
+)
+def test_a_checkpoint_counts_only_as_a_whole(damage, reason, tmp_path):
+    earlier, last = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    (last / "optimizer (1).pt").write_text("a sync program's copy decides nothing")
+    assert last_whole_checkpoint(tmp_path, "of mine") == last
+    damage(last)
+    passed = []
+    assert last_whole_checkpoint(tmp_path, "of mine", lambda *both: passed.append(both)) == earlier
+    assert [path for path, _ in passed] == [last] and reason in passed[0][1]
+
+
+def test_checkpoints_of_other_steps_and_other_settings_are_passed_over(tmp_path):
+    checkpoint(tmp_path, 3).rename(tmp_path / "checkpoint-5")
+    assert damage_of(tmp_path / "checkpoint-5", None, 5) == "it was renamed: its files are those of step 3"
+    other = checkpoint(tmp_path, 4, "of others")
+    assert damage_of(other, "of mine", 4) == "it was made with other settings"
+    assert last_whole_checkpoint(tmp_path, "of mine") is None and last_whole_checkpoint(tmp_path) == other
+
+
+def test_what_a_kill_left_of_a_manifest_is_cleared_up(tmp_path):
+    last = checkpoint(tmp_path, 2)
+    (last / f".manifest.json.{HOST}.123.0123456789abcdef.part").touch()
+    write_manifest(last, "of mine", 2)
+    assert sorted(path.name for path in last.iterdir()) == ["manifest.json", "optimizer.pt", "pytorch_model_fsdp_0"]
+    assert damage_of(last, "of mine", 2) is None
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_and_not_deleted(tmp_path):
+    old = checkpoint(tmp_path, 2)
+    (old / "manifest.json").rename(old / "complete")
+    with pytest.raises(ValueError, match=r"checkpoint-2: of an earlier version.*; finish .* or delete "):
+        last_whole_checkpoint(tmp_path)
+    assert (old / "optimizer.pt").exists()
+
+
+def test_another_number_of_processes_is_said(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "processes", lambda: Processes(0, 2))
+        last = checkpoint(tmp_path, 2)
+    (last / "log.jsonl").write_text('{"step": 2}\n')
+    recalled = []
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=tmp_path),
+        settings="of mine",
+        log_file=tmp_path / "log.jsonl",
+        recall=recalled.append,
+    )
+    assert [resume_point(trainer)] == recalled == [last]
+    assert capsys.readouterr().err.startswith(f"warning: {last}: made by 2 processes, not 1; ")
+    assert trainer.log_file.read_text() == '{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+    "rows", [{"q": torch.zeros(1, 4)}, {"q": torch.zeros(2, 4).half()}, {"k": torch.zeros(2, 4)}, {}]
+)
+def test_rows_of_another_shape_type_or_layer_are_refused(rows, tmp_path):
+    save_file(rows, tmp_path / "trained_rows.safetensors")
+    with pytest.raises(ValueError, match=r"trained_rows\.safetensors: .*; delete "):
+        load_trained_rows({"q": TunedRows(nn.Linear(4, 3), [0, 2])}, tmp_path)
+
+
+# --- whole trainings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    flags = training.prepare(folder, folder / "log")
+    (folder / "flags.json").write_text(json.dumps([str(flag) for flag in flags]))
+    return folder
+
+
+def go_on(folder: Path, before: str, damage=lambda out: None) -> Path:
+    """A training that goes on in a copy of a folder."""
+    out = folder / "out"
+    if before != "out":
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(folder / before, out)
+    damage(out)
+    training.tune([*json.loads((folder / "flags.json").read_text()), "--out", str(out)])
+    return out
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken_and_no_pickle_loaded(folder, capsys, monkeypatch):
+    loads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **given: loads.append(given) or load(*args, **given))
+    out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").unlink())
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert warnings == [f"warning: {out / LAST}: passed over, scheduler.pt is missing or cannot be read"]
+    assert training.contents(out) == training.contents(folder / "undisturbed")
+    assert len(loads) >= 3 and all(given["weights_only"] is True for given in loads)
+
+
+def test_a_training_without_a_whole_checkpoint_begins_anew_and_says_so(folder, capsys):
+    def damage(out):
+        for name in (EARLIER, LAST):
+            (out / name / "trainer_state.json").write_text("")
+
+    out = go_on(folder, "interrupted", damage)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 3
+    assert warnings[2] == f"warning: {out / 'checkpoints'}: no whole checkpoint there; training begins anew"
+    assert training.contents(out) == training.contents(folder / "undisturbed")
+
+
+def test_a_damaged_model_is_an_error_and_is_written_anew_without_training(folder, capsys, monkeypatch):
+    monkeypatch.setattr(TargetedModel, "forward", None)
+    with pytest.raises(SystemExit) as stopped:
+        go_on(folder, "finished", lambda out: (out / "model" / "model.safetensors").unlink())
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and error.startswith("error: ")
+    assert "model: model.safetensors is missing or cannot be read; delete the folder" in error
+    out = go_on(folder, "out", lambda out: shutil.rmtree(out / "model"))
+    assert training.contents(out) == training.contents(folder / "undisturbed")
+
+
+@pytest.mark.parametrize("kind", [of_another_run, cut_while_it_was_deleted])
+def test_a_sample_of_the_section_of_faults(kind, folder):
+    assert judged(kind, folder) is None
+
+
+def test_the_section_sees_a_training_that_trusts_its_checkpoints(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "damage_of", lambda *_: None)
+
+    def optimizer_deleted(case):
+        (case.out / LAST / "optimizer.pt").unlink()
+
+    assert judged(optimizer_deleted, folder) == (
+        "exit 0, and other bytes than undisturbed: log.jsonl, model/manifest.json, model/model.safetensors"
+    )
+
+
+def judged(kind, folder: Path) -> str | None:
+    case = Case(folder / "out", folder / "other", random.Random(0))
+    flags = json.loads((folder / "flags.json").read_text())
+    return training.judge(kind, case, folder / "interrupted", folder / "undisturbed", flags, folder / "log")
+
+
+# --- settings
+
+
+def test_every_flag_is_compared_or_free(folder):
+    flags = [*json.loads((folder / "flags.json").read_text()), "--out", "x"]
+    given = {*vars(targeted_finetune.parser().parse_args(flags))}
+    named = {each.name for each in fields(FineTuningSettings)}
+    assert given - named == {"out", "debug", "foreign_heads"}
+    assert named - given == {"images", "mixed_precision", "sharding"}
+    settings = FineTuningSettings(**dict.fromkeys(named, 1))
+    for name in named:
+        changed = replace(settings, **{name: 2})
+        assert (name in settings.free()) == (not differences(settings.record(), changed))
+        assert (name in settings.free()) == (digest_of_settings(changed) == digest_of_settings(settings))
+
+
+# --- mini's own tuning
+
+
+def tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = [nn.Parameter(torch.ones(width, 2))]
+    optimizer = torch.optim.AdamW(parameters, 0.1)
+    return parameters, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 5)
+
+
+def one_step(parameters, optimizer, schedule) -> None:
+    optimizer.zero_grad()
+    parameters[0].pow(2).sum().backward()
+    optimizer.step()
+    schedule.step()
+
+
+def test_minis_tuning_goes_on_from_its_state_or_says_what_to_do(tmp_path):
+    path, first, second = tmp_path / "tuning_state.pt", tuning(), tuning()
+    one_step(*first)
+    save_state(path, "mine", 1, *first)
+    assert load_state(path, "mine", *second) == 1
+    for each in (first, second):
+        one_step(*each)
+    assert torch.equal(first[0][0], second[0][0])
+    content = path.read_bytes()
+    for inputs, width, damaged in (
+        ("others", 3, content),
+        ("mine", 1, content),
+        *(("mine", 3, damaged) for damaged in (content[:-50], content[: len(content) // 2], b"", b"x")),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tuning_state\.pt: cannot be gone on from .*; delete it") as error:
+            load_state(path, inputs, *tuning(width))
+        assert "\n" not in str(error.value)
+
+
+def test_minis_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "tuning_state.pt"
+    save_state(path, "mine", 1, *tuning())
+    before = path.read_bytes()
+
+    def full(content, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="make room"):
+        save_state(path, "mine", 2, *tuning())
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
