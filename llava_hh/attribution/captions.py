@@ -39,12 +39,14 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
         ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
     """
     content = existing_file(path, "captions_eval_results.json of a run (--captions)")
-    n_captions, chosen = 0, []
+    n_captions, chosen = None, []
     try:
         for _, number, entry in read_rows(content, keys=("sentences",)):
             n_captions = number
             if number and entry["metrics"]["CHAIRs"]:
                 chosen.append({name: entry[name] for name in READ if name in entry})
+        if n_captions is None:
+            raise KeyError("sentences")
         metrics = read_value(content, "overall_metrics")
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
