@@ -112,10 +112,16 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     A run that finished nothing binds nothing: where no result lies beside it, its run.json counts as none.
 
     Raises:
-        ValueError: it was begun with others; names those that differ.
+        ValueError: it was begun with others; names those that differ. Or blocks are there without a run.json
+            and do not say that they were made with these.
     """
     record = folder / "run.json"
     if not record.exists():
+        if unlike := Run(folder, settings_sha256=settings.digest()).unlike_block():
+            raise ValueError(
+                f"{record}: not there, and {unlike} does not say that it was made with these settings; choose another "
+                "--out or delete the folder"
+            )
         return None
     before = read_json(record)
     seconds = before.get("seconds", "")
@@ -159,7 +165,7 @@ def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) ->
         if team.is_main:
             write_json(record, content)
         begun = time.monotonic()
-        run = Run(folder, {name: made_by[name] for name in MADE_BY})
+        run = Run(folder, {name: made_by[name] for name in MADE_BY}, settings.digest())
         yield run
         if team.is_main:
             seconds = round(spent + time.monotonic() - begun, 1)

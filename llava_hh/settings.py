@@ -1,5 +1,6 @@
 """What decides the result of a run, one frozen dataclass for each kind; and in what two of the same kind differ."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +27,11 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """The fields as run.json holds them; those that are None are left out."""
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if value is not None}))
+
+    def digest(self) -> str:
+        """A sha256 of the fields that are compared; each block of a run keeps it."""
+        held = {name: compared(value) for name, value in self.record().items() if name not in self.free()}
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Settings) -> list[str]:
