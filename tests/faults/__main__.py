@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from . import damages, files, folders, kills
+from . import damages, files, folders, kills, state
 
 SECTIONS = {
     "kills": kills.run,
@@ -27,8 +27,9 @@ SECTIONS = {
     "disk": folders.disk,
     "lock": folders.lock,
     "clock": folders.clock,
+    "state": state.run,
 }
-COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10}
+COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10, "state": 120}
 
 
 def parser() -> argparse.ArgumentParser:
