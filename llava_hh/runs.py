@@ -15,7 +15,7 @@ from llava_hh.blocks import Run
 from llava_hh.files import is_ours, read_json, write_json
 from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
-from llava_hh.settings import Settings, differences
+from llava_hh.settings import PLACES, Settings, differences
 
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
 PREPARED = ("run.json", "ground_truth.json")  # files that stand in a folder before any work is finished
@@ -188,7 +188,7 @@ def agree(folder: Path, settings: Settings) -> None:
         own = {"settings": settings.record(), "host": platform.node()}
         others = [json.loads(text) for text in team.exchange(json.dumps(own))]
         for rank, other in enumerate(others):
-            if changed := differences(other["settings"], settings):
+            if changed := differences(other["settings"], settings, free=PLACES):
                 raise ValueError(
                     f"process {rank} on {other['host']} has other settings than process {team.rank} here: "
                     f"{'; '.join(changed)}. All processes need the same flags, variables and files"

@@ -19,7 +19,7 @@ from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.blocks import Run
-from llava_hh.comparison import with_image_ids
+from llava_hh.comparison import refuse_stale, with_image_ids
 from llava_hh.data.images import image_path, load_image
 from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
@@ -38,9 +38,11 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
 
     Raises:
-        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
+        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids, or they
+            were scored before they changed.
     """
     content = read_json(path)
+    refuse_stale(path, content)
     try:
         chosen = [entry for entry in content["sentences"] if entry["metrics"]["CHAIRs"]]
     except (KeyError, TypeError) as error:

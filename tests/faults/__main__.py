@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from . import damages, files, folders, kills, state
+from . import damages, files, folders, kills, ranks, state
 
 SECTIONS = {
     "kills": kills.run,
@@ -28,8 +28,9 @@ SECTIONS = {
     "lock": folders.lock,
     "clock": folders.clock,
     "state": state.run,
+    "ranks": ranks.run,
 }
-COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10, "state": 120}
+COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10, "state": 120, "ranks": 40}
 
 
 def parser() -> argparse.ArgumentParser:

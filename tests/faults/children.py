@@ -63,6 +63,11 @@ class Child:
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
+    def reap(self) -> None:
+        """Forget it if it has ended."""
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+
     def _output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
 
