@@ -190,7 +190,9 @@ class Run:
             )
         if block["image_ids"][: len(wanted)] != wanted:
             return False
-        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(number, block, named):
+        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(
+            number, block, named
+        ):
             return False
         if self.image_of is not None:
             for sample, before in zip(self._samples_of(number), block.get("image_sha256", ()), strict=False):

@@ -232,22 +232,28 @@ def no_run_json(case: Case) -> None:
         path.unlink()
 
 
-def no_run_json_and_other_weights(case: Case) -> None:
+def no_run_json_and_other_weights(case: Case) -> object:
     no_run_json(case)
     weights(case)
+    return bool(case.blocks())
 
 
-def no_run_json_and_other_dtype(case: Case) -> None:
+def no_run_json_and_other_dtype(case: Case) -> object:
     no_run_json(case)
     dtype(case)
+    return bool(case.blocks())
 
 
-def run_json_of_another(case: Case) -> None:
+def run_json_of_another(case: Case) -> object:
+    if not case.blocks():
+        return False
     other = case.other_run()
     for path in other.rglob("run.json"):
-        if (own := case.out / path.relative_to(other)).parent.exists():
+        own = case.out / path.relative_to(other)
+        if any(own.parent.glob("blocks/*.json")):
             shutil.copy(path, own)
     dtype(case)
+    return None
 
 
 def block_of_another(case: Case) -> object:

@@ -12,7 +12,18 @@ from .children import Child, run_to_the_end
 from .material import Script, make_material, scripts, steps_before
 
 # what says when and how a run was made; everything else has to be equal
-PASSING = {"seconds", "date", "argv", "commit", "dirty", "run", "seconds_per_token", "relative_time", "processes"}
+PASSING = {
+    "seconds",
+    "date",
+    "argv",
+    "commit",
+    "dirty",
+    "run",
+    "seconds_per_token",
+    "relative_time",
+    "processes",
+    "made",
+}
 MOST_KILLS = 3  # of one run, before it may end
 
 

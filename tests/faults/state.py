@@ -111,8 +111,9 @@ def compare(case: Case, change: Change, log: Path) -> str | None:
         return f"exit 0, where a fresh folder is refused: {error}"
     found = contents(case.out, script)
     if change.blocks_differ:
-        expected, found = ({name: own for name, own in each.items() if "blocks/" not in name}
-                           for each in (expected, found))
+        expected, found = (
+            {name: own for name, own in each.items() if "blocks/" not in name} for each in (expected, found)
+        )
     trouble = difference(expected, found)
     return trouble and f"{trouble} than a fresh folder gets, exit 0"
 
