@@ -21,13 +21,13 @@ from llava_hh.data.coco import load_annotations
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
 from llava_hh.data.sample import sample_images
-from llava_hh.evaluation import Evaluation, describe_method
+from llava_hh.evaluation import CaptionSettings, Evaluation, describe_method
 from llava_hh.files import write_json, write_rows, write_text
 from llava_hh.flags import add_sample_flags, evaluation_from_flags
 from llava_hh.generation import answer_samples
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
-from llava_hh.runs import processes, provenance, start_run
+from llava_hh.runs import begun_run, processes, provenance, start_run
 
 AVERAGE = "average"
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def questions_of(args: argparse.Namespace, evaluation: Evaluation) -> dict[str, list[dict]]:
-    """The questions by kind about --limit images: of the official files, or built, then kept in the result folder."""
+    """The questions by kind about --limit images: of the official files, or built."""
     if args.questions:
         official = {kind: load_questions(args.questions / f"coco_pope_{kind}.json") for kind in KINDS}
         return {kind: about_first_images(questions, args.limit) for kind, questions in official.items()}
@@ -53,11 +53,7 @@ def questions_of(args: argparse.Namespace, evaluation: Evaluation) -> dict[str, 
     objects = {image_id: found[image_id].categories for image_id in ids}
     enough = [sample for sample in evaluation.samples if len(objects[sample["image_id"]]) >= 3]
     chosen = sample_images(enough, min(args.limit or len(enough), len(enough)), args.seed)
-    built = {kind: build_questions(chosen, objects, kind, args.seed) for kind in KINDS}
-    if processes().is_main:
-        for kind, questions in built.items():
-            write_rows(args.out / f"questions_{kind}.jsonl", questions)
-    return built
+    return {kind: build_questions(chosen, objects, kind, args.seed) for kind in KINDS}
 
 
 def about_first_images(questions: Sequence[dict], n: int) -> list[dict]:
@@ -107,19 +103,26 @@ def main(argv: list[str] | None = None) -> None:
         def its_own(entry: Entry) -> Evaluation:
             return evaluation if entry.checkpoint is None else evaluation.with_model(entry.checkpoint)
 
-        left_out = leave_out(
-            entries,
-            lambda _, entry: answer_samples(its_own(entry).lvlm, [first], [image], entry.method, prompt, 1),
-        )
+        def settings_of(own: Evaluation, entry: Entry, kind: str) -> CaptionSettings:
+            return replace(own, task={"suffix": args.suffix, "questions": digest[kind]}).settings(entry.method)
+
+        def try_out(name: str, entry: Entry) -> None:
+            own = its_own(entry)
+            for kind in questions:
+                begun_run(args.out / name / kind, settings_of(own, entry, kind))
+            answer_samples(own.lvlm, [first], [image], entry.method, prompt, 1)
+
+        left_out = leave_out(entries, try_out)
+        if processes().is_main and not args.questions:
+            for kind, asked in questions.items():
+                write_rows(args.out / f"questions_{kind}.jsonl", asked)
         answers: dict[str, dict[str, list]] = {}
         for name, entry in entries.items():
             own = its_own(entry)
             answers[name] = {}
             for kind, asked in questions.items():
-                task = {"suffix": args.suffix, "questions": digest[kind]}
-                settings = replace(own, task=task).settings(entry.method)
                 manifest = [question["question_id"] for question in asked]
-                with start_run(args.out / name / kind, settings, manifest) as run:
+                with start_run(args.out / name / kind, settings_of(own, entry, kind), manifest) as run:
                     answers[name][kind] = ask(
                         own.lvlm,
                         asked,

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from llava_hh.files import read_json, sha256_or_none, write_rows, write_tensors, write_text
+from llava_hh.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.parts import drop_parts
 from llava_hh.processes import processes
 
@@ -32,11 +32,13 @@ class Run:
 
     Attributes:
         made: what the blocks of this process are made by (commit, versions, machine); it stands in each of them.
+        settings_sha256: what their settings are; it stands in each of them too.
         samples, size: what `blocks` was called with last: results are those of these samples alone.
     """
 
     folder: Path
     made: dict[str, Any] | None = None
+    settings_sha256: str | None = None
     samples: Sequence[dict] | None = field(default=None, init=False)
     size: int = field(default=0, init=False)
     image_of: Callable[[dict], Path] | None = field(default=None, init=False)
@@ -54,7 +56,7 @@ class Run:
             image_of: the image file of a sample. Its sha256 is kept, and a finished block whose image has changed is
                 refused.
         Raises:
-            ValueError: an image has changed since its block was made.
+            ValueError: an image has changed since its block was made, or the block was made under other settings.
             OSError: a block of another process is not there.
         """
         self.samples, self.size, self.image_of = samples, size, image_of
@@ -100,12 +102,15 @@ class Run:
         content: dict[str, Any] = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
         if named:
             content |= {"arrays": sorted(arrays or ()), "of_block": sorted(of_block or ())}
+            content["arrays_sha256"] = sha256(self._block(number, "safetensors"))
         if seconds is not None:
             content["seconds"] = round(seconds, 6)
         if self.image_of is not None:
             content["image_sha256"] = [sha256_or_none(self.image_of(sample)) for sample in samples]
         if sub_batch is not None:
             content["sub_batch"] = sub_batch
+        if self.settings_sha256 is not None:
+            content["settings_sha256"] = self.settings_sha256
         if self.made is not None:
             content["made"] = self.made
         write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
@@ -181,21 +186,35 @@ class Run:
         if not path.is_file():
             return False
         block, wanted = _read_block(path), self._ids_of(number)
+        # earlier versions kept no digest of the settings
+        if self.settings_sha256 and block.get("settings_sha256", self.settings_sha256) != self.settings_sha256:
+            raise ValueError(
+                f"{path}: made under other settings than those of this run; choose another --out or delete the block"
+            )
         if block["image_ids"][: len(wanted)] != wanted:
             return False
-        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(number, named):
+        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(
+            number, block, named
+        ):
             return False
         if self.image_of is not None:
             for sample, before in zip(self._samples_of(number), block.get("image_sha256", ()), strict=False):
-                if before is not None and before != sha256_or_none(image := self.image_of(sample)):
+                if before != sha256_or_none(image := self.image_of(sample)):
                     raise ValueError(
                         f"{image}: changed since {path} was made of it; choose another --out or delete the folder"
                     )
         return True
 
-    def _has_arrays(self, number: int, names: set[str]) -> bool:
+    def unlike_block(self) -> Path | None:
+        """The first block in the folder that does not say that it was made under these settings."""
+        files = self._own_files("json")
+        return next((file for file in files if _read_block(file).get("settings_sha256") != self.settings_sha256), None)
+
+    def _has_arrays(self, number: int, block: dict, names: set[str]) -> bool:
+        path = self._block(number, "safetensors")
         try:
-            return names == {*_read_arrays(self._block(number, "safetensors"))}
+            kept = block.get("arrays_sha256")  # earlier versions kept none
+            return names == {*_read_arrays(path)} and kept in (None, sha256(path))
         except (OSError, ValueError):
             return False
 

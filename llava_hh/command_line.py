@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -106,7 +106,9 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
 
 
 def _stop(why: str) -> NoReturn:
-    team = processes()
-    where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
+    where = ""
+    with suppress(ValueError):  # what is wrong may be what the launcher says
+        team = processes()
+        where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
     print(f"error{where}: {why}", file=sys.stderr)
     raise SystemExit(2) from None

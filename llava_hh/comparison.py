@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.data.nocaps import image_id_of
-from llava_hh.files import read_json
+from llava_hh.files import read_json, sha256
 from llava_hh.ids import whole_id
 from llava_hh.metrics.compare import (
     PERMUTATIONS,
@@ -52,9 +52,11 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
+        ValueError: it is not what evaluate_chair writes; names the first entry of another form. Or the captions beside
+            it have changed since.
     """
     content = read_json(path)
+    refuse_stale(path, content.get("run"))
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
         raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")
@@ -67,6 +69,21 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
     return with_image_ids(path, sentences, metrics["variant"]), metrics
+
+
+def refuse_stale(path: Path, run: object) -> None:
+    """See that captions have not changed since evaluate_chair wrote a result file beside them.
+
+    Args:
+        run: what the file says of how it was made.
+    Raises:
+        ValueError: they have; names them.
+    """
+    scored = run.get("sha256") if isinstance(run, dict) else None
+    for name, digest in scored.items() if isinstance(scored, dict) else ():
+        beside = path.with_name(Path(name).name)
+        if beside.is_file() and sha256(beside) != digest:
+            raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
 
 
 def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -> list[dict]:

@@ -51,7 +51,12 @@ class Processes:
             return [text]
         store, key = self._store(), f"llava_hh: exchange {next(_numbers)}"
         store.set(f"{key} {self.rank}", text)
-        return [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
+        texts = [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
+        store.set(f"{key} {self.rank} heard", "")
+        if self.is_main:  # the store may be its own, and end with it
+            for rank in range(self.count):
+                store.get(f"{key} {rank} heard")
+        return texts
 
     def _store(self) -> Any:
         with self._saying("the others to start"):

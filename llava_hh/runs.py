@@ -15,7 +15,7 @@ from llava_hh.blocks import Run
 from llava_hh.files import is_ours, read_json, write_json
 from llava_hh.parts import drop_parts, part_of
 from llava_hh.processes import processes
-from llava_hh.settings import Settings, differences
+from llava_hh.settings import PLACES, Settings, differences
 
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
 PREPARED = ("run.json", "ground_truth.json")  # files that stand in a folder before any work is finished
@@ -112,10 +112,16 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     A run that finished nothing binds nothing: where no result lies beside it, its run.json counts as none.
 
     Raises:
-        ValueError: it was begun with others; names those that differ.
+        ValueError: it was begun with others; names those that differ. Or blocks are there without a run.json
+            and do not say that they were made with these.
     """
     record = folder / "run.json"
     if not record.exists():
+        if unlike := Run(folder, settings_sha256=settings.digest()).unlike_block():
+            raise ValueError(
+                f"{record}: not there, and {unlike} does not say that it was made with these settings; choose another "
+                "--out or delete the folder"
+            )
         return None
     before = read_json(record)
     seconds = before.get("seconds", "")
@@ -159,7 +165,7 @@ def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) ->
         if team.is_main:
             write_json(record, content)
         begun = time.monotonic()
-        run = Run(folder, {name: made_by[name] for name in MADE_BY})
+        run = Run(folder, {name: made_by[name] for name in MADE_BY}, settings.digest())
         yield run
         if team.is_main:
             seconds = round(spent + time.monotonic() - begun, 1)
@@ -182,7 +188,7 @@ def agree(folder: Path, settings: Settings) -> None:
         own = {"settings": settings.record(), "host": platform.node()}
         others = [json.loads(text) for text in team.exchange(json.dumps(own))]
         for rank, other in enumerate(others):
-            if changed := differences(other["settings"], settings):
+            if changed := differences(other["settings"], settings, free=PLACES):
                 raise ValueError(
                     f"process {rank} on {other['host']} has other settings than process {team.rank} here: "
                     f"{'; '.join(changed)}. All processes need the same flags, variables and files"

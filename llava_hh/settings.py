@@ -1,12 +1,14 @@
 """What decides the result of a run, one frozen dataclass for each kind; and in what two of the same kind differ."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 IMAGES_BY_CONTENT = "blocks keep the sha256 of each image file, and a changed one is refused"
 FIRST_SO_MANY = "the first so many; blocks do not depend on each other, and none is deleted"
+PLACES = ("image_folder",)  # they may have other names on another machine
 FOR_PEOPLE = ("name", "files")  # of an identity, beside its sha256
 OLD_IDENTITY = "config_sha256"  # earlier versions knew a checkpoint by its config.json and the sizes of its files
 
@@ -27,11 +29,20 @@ class Settings:
         """The fields as run.json holds them; those that are None are left out."""
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if value is not None}))
 
+    def digest(self) -> str:
+        """A sha256 of the fields that are compared; each block of a run keeps it."""
+        held = {name: compared(value) for name, value in self.record().items() if name not in self.free()}
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
-def differences(old: Mapping[str, Any], new: Settings) -> list[str]:
-    """In what a run's settings differ from those in its run.json, a text for each; free fields may differ."""
+
+def differences(old: Mapping[str, Any], new: Settings, free: Collection[str] | None = None) -> list[str]:
+    """In what a run's settings differ from those in its run.json, a text for each.
+
+    Args:
+        free: the fields that may differ; None: those of the settings.
+    """
     now = new.record()
-    names = sorted({*old, *now} - {*new.free()})
+    names = sorted({*old, *now} - {*(new.free() if free is None else free)})
     return [text for name in names for text in _differences(name, old.get(name), now.get(name))]
 
 

@@ -1,6 +1,7 @@
 """A sample of `python -m tests.faults`, and that it sees the faults it looks for."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from llava_hh.runs import make_folder
 def test_a_sample_of_every_section(tmp_path):
     """In a process of its own, for it forks; a sample of `training` is in test_damaged_training.py."""
     few = ["--kills", "2", "--damages", "10", "--images", "30", "--disk", "4", "--lock", "2", "--clock", "2"]
-    few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock"]
+    few += ["--state", "2", "--ranks", "4"]
+    few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock", "state", "ranks"]
     command = [sys.executable, "-m", "tests.faults", *few, "--json", str(tmp_path / "counts.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -31,7 +33,50 @@ def test_a_sample_of_every_section(tmp_path):
         "disk": 4,
         "lock": 2,
         "clock": 2,
+        "state": 2,
+        "ranks": 4,
     }
+
+
+PLANTED = """
+import random, shutil, sys
+from pathlib import Path
+import torch
+from tqdm import tqdm
+from faults import changes, kills, material, ranks, state
+from llava_hh import identity, runs
+
+torch.set_num_threads(1)
+tqdm.monitor_interval = 0
+folder = Path(sys.argv[1])
+kills.prepare(folder)
+[script] = [script for script in material.scripts(folder) if script.name == "caption"]
+[weights] = [change for change in changes.CHANGES if change.make is changes.weights]
+ranks.NAMED = {"DTYPE": ("dtype",)}
+
+def judge(number):
+    print("state:", state.judge(folder, script, weights, random.Random(0), {}))
+    own = folder / f"ranks_{number}"
+    own.mkdir()
+    print("ranks:", ranks.other_settings(ranks.Pair(script, own, random.Random(0), own / "out", {}, 1.0)))
+
+judge(0)
+shutil.rmtree(folder / "finished")
+identity.file_sha256 = lambda path: str(path.stat().st_size)
+runs.agree = lambda folder, settings: None
+judge(1)
+"""
+
+
+def test_inputs_known_by_size_and_processes_that_do_not_agree_are_seen(tmp_path):
+    """In a process of its own, for it forks."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    command = [sys.executable, "-c", PLANTED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("state: ", "ranks: "))]
+    assert lines[:2] == ["state: None", "ranks: None"], done.stdout[-2000:] + done.stderr[-2000:]
+    assert "has other bytes than a fresh folder gets, exit 0" in lines[2]
+    assert lines[3].startswith("ranks: DTYPE: process ")
 
 
 def slow_main(loses: bool):

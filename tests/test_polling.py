@@ -187,6 +187,10 @@ def test_wrong_flags_are_one_line(flags, done, tiny_checkpoint, tmp_path, capsys
     assert "no such method" in one_line_error([*flags, "--methods", "pope", *out], capsys)
     shutil.copytree(done / "greedy", tmp_path / "out" / "greedy")
     assert "suffix was 'llava', is 'none'" in one_line_error([*flags, *out, "--suffix", "none"], capsys)
+    shutil.copy(done / "questions_random.jsonl", tmp_path / "out")
+    assert "draw.seed was 42, is 7" in one_line_error([*flags, *out, "--seed", 7], capsys)
+    asked = (tmp_path / "out" / "questions_random.jsonl").read_bytes()
+    assert asked == (done / "questions_random.jsonl").read_bytes()
     assert "max_new_tokens was 3, is 4" in one_line_error([*flags, *out, "--max-new-tokens", 4], capsys)
     wordless = [*flags, "--model", tiny_checkpoint, "--out", tmp_path / "wordless"]
     assert "no token for the word yes" in one_line_error(wordless, capsys)

@@ -17,7 +17,7 @@ from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
 from llava_hh.blocks import Run
-from llava_hh.comparison import with_image_ids
+from llava_hh.comparison import refuse_stale, with_image_ids
 from llava_hh.data.coco import existing_file
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_rows, read_value
@@ -36,7 +36,8 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
 
     Raises:
-        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids.
+        ValueError: there is none and `allow_none` is not set, or the captions came without their token ids, or they
+            were scored before they changed.
     """
     content = existing_file(path, "captions_eval_results.json of a run (--captions)")
     n_captions, chosen = None, []
@@ -47,12 +48,13 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
                 chosen.append({name: entry[name] for name in READ if name in entry})
         if n_captions is None:
             raise KeyError("sentences")
-        metrics = read_value(content, "overall_metrics")
+        metrics, run = (read_value(content, key) for key in ("overall_metrics", "run"))
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON as evaluate_chair writes it ({error})") from None
+    refuse_stale(path, run)
     if not chosen and not allow_none:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {n_captions}")
     for entry in chosen:

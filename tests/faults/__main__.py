@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from . import damages, files, folders, kills, training
+from . import damages, files, folders, kills, ranks, state, training
 
 SECTIONS = {
     "kills": kills.run,
@@ -28,8 +28,11 @@ SECTIONS = {
     "lock": folders.lock,
     "clock": folders.clock,
     "training": training.run,
+    "state": state.run,
+    "ranks": ranks.run,
 }
-COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10, "training": 60}
+COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10}
+COUNTS |= {"training": 60, "state": 120, "ranks": 40}
 
 
 def parser() -> argparse.ArgumentParser:

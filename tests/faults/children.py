@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,18 @@ class Ending:
 class Child:
     """A script's main in a process group of its own; what it prints goes to a file."""
 
-    def __init__(self, main: Callable[[Sequence[str]], None], flags: Sequence[object], log: Path) -> None:
+    def __init__(
+        self,
+        main: Callable[[Sequence[str]], None],
+        flags: Sequence[object],
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = log
         self.begun = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
+            os.environ.update(variables or {})
             _run(main, [str(flag) for flag in flags], log)
         with suppress(OSError):  # it may have done so itself, and ended
             os.setpgid(self.pid, self.pid)
@@ -55,6 +62,11 @@ class Child:
     def kill(self) -> None:
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+
+    def reap(self) -> None:
+        """Forget it if it has ended."""
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
 
     def _output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
@@ -82,9 +94,15 @@ def _run(main: Callable[[Sequence[str]], None], flags: list[str], log: Path) -> 
         os._exit(code)
 
 
-def run_to_the_end(main: Callable, flags: Sequence[object], log: Path, within: float = 120) -> Ending:
+def run_to_the_end(
+    main: Callable,
+    flags: Sequence[object],
+    log: Path,
+    within: float = 120,
+    variables: Mapping[str, str] | None = None,
+) -> Ending:
     """Run a script; one that is not done in time is killed, and its code is -9."""
-    child = Child(main, flags, log)
+    child = Child(main, flags, log, variables)
     ending = child.ended(within)
     if ending is None:
         child.kill()

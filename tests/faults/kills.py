@@ -5,14 +5,25 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .children import Child, run_to_the_end
 from .material import Script, make_material, scripts, steps_before
 
 # what says when and how a run was made; everything else has to be equal
-PASSING = {"seconds", "date", "argv", "commit", "dirty", "run", "seconds_per_token", "relative_time"}
+PASSING = {
+    "seconds",
+    "date",
+    "argv",
+    "commit",
+    "dirty",
+    "run",
+    "seconds_per_token",
+    "relative_time",
+    "processes",
+    "made",
+}
 MOST_KILLS = 3  # of one run, before it may end
 
 
@@ -59,14 +70,16 @@ def prepare(folder: Path) -> None:
             raise RuntimeError(f"{step.name}: {ending.output}")
 
 
-def undisturbed(script: Script, out: Path, log: Path) -> tuple[dict[str, str], float]:
+def undisturbed(
+    script: Script, out: Path, log: Path, variables: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], float]:
     """What a run leaves that nobody kills, and its seconds.
 
     Raises:
         RuntimeError: it failed; shows what it printed.
     """
     shutil.rmtree(out, ignore_errors=True)
-    child = Child(script.main, (*script.flags, "--out", out), log)
+    child = Child(script.main, (*script.flags, "--out", out), log, variables)
     ending = child.ended(within=120)
     if ending is None or ending.code:
         raise RuntimeError(f"{script.name}: {ending.output if ending else 'not done after 120 s'}")

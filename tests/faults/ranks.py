@@ -1,0 +1,300 @@
+"""Two processes of one run that differ, do not share their folder, or lose one another: nothing wrong is merged."""
+
+import ctypes
+import os
+import random
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llava_hh import blocks, processes, runs
+
+from .changes import spoil
+from .children import Child, Ending, run_to_the_end
+from .kills import contents, difference, prepare, undisturbed
+from .material import Script, scripts
+from .state import files
+
+NAMES = ("caption", "attribute", "attention_bias", "record_words", "newer_models")
+WITHIN = 60.0  # seconds, for a rank that is left alone to end
+GRACE = 3.0  # seconds that a launcher leaves the others after one has failed
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: ranks whose launcher is dead become children of this process
+
+
+@dataclass
+class Pair:
+    """A script in two processes; a case changes the flags, variables or working folder of the second."""
+
+    script: Script
+    folder: Path
+    rng: random.Random
+    out: Path
+    expected: dict[str, str]
+    seconds: float
+    flags: list[list[object]] = field(default_factory=list)
+    variables: list[dict[str, str]] = field(default_factory=list)
+    homes: list[Path | None] = field(default_factory=lambda: [None, None])
+    before: list[Callable[[], None]] = field(default_factory=list)  # in each process
+
+    def __post_init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        self.variables = [{**shared, "RANK": str(rank)} for rank in range(2)]
+        self.flags = [[*self.script.flags, "--out", self.out] for _ in range(2)]
+        shutil.rmtree(self.out, ignore_errors=True)
+
+    def log(self, rank: int) -> Path:
+        return self.folder / f"log_{rank}"
+
+    def start(self, rank: int) -> Child:
+        def main(flags: Sequence[str]) -> None:
+            runs.SHARED_WITHIN, blocks.PATIENCE, processes.LOOK_EVERY = 1.0, 1.0, 0.3
+            if self.homes[rank]:
+                os.chdir(self.homes[rank])
+            for prepared in self.before:
+                prepared()
+            self.script.main(flags)
+
+        return Child(main, self.flags[rank], self.log(rank), self.variables[rank])
+
+    def run(self) -> list[Ending]:
+        """Both to their end; as a launcher does, the other is ended soon after one has failed."""
+        ranks: list[Child] = [self.start(rank) for rank in range(2)]
+        endings: list[Ending | None] = [None, None]
+        failed, begun = None, time.monotonic()
+        while None in endings:
+            for place, rank in enumerate(ranks):
+                if endings[place] is None and (ending := rank.ended(within=0)):
+                    endings[place] = ending
+                    failed = failed or (time.monotonic() if ending.code else None)
+            if (failed and time.monotonic() - failed > GRACE) or time.monotonic() - begun > WITHIN:
+                for place, rank in enumerate(ranks):
+                    if endings[place] is None:
+                        rank.kill()
+                        endings[place] = Ending(-9, self.log(place).read_text())
+            time.sleep(0.01)
+        return endings
+
+    def merged(self) -> str | None:
+        """A file of results that is there though nothing should have been merged."""
+        for out in self.folder.glob("**/out*"):
+            for name in files(out):
+                if "blocks/" not in name and not name.startswith("greedy/"):
+                    return f"{name} was merged"
+        return None
+
+    def resumed(self) -> str | None:
+        """Whether one process goes on to the same files."""
+        done = {name: content for name, content in files(self.out).items() if "blocks/" in name}
+        ending = run_to_the_end(self.script.main, (*self.script.flags, "--out", self.out), self.folder / "log")
+        if ending.code:
+            return f"did not go on: exit {ending.code}: {ending.output[-300:]}"
+        now = files(self.out)
+        if lost := [name for name, content in done.items() if name.endswith(".json") and now.get(name) != content]:
+            return f"{lost[0]} was made anew"
+        return difference(self.expected, contents(self.out, self.script))
+
+
+def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
+    prepare(folder)
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    if not (folder / "spoilt").exists():
+        shutil.copytree(folder / "model", folder / "spoilt")
+        spoil(folder / "spoilt", random.Random(0))
+    every = [script for script in scripts(folder) if script.name in NAMES]
+    expected: dict[str, tuple[dict[str, str], float]] = {}
+    own = folder / "ranks"
+    for number in range(n):
+        rng = random.Random(f"{seed}, {number}")
+        case = CASES[number % len(CASES)]
+        script = rng.choice(every)
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        if script.name not in expected:
+            expected[script.name] = undisturbed(script, own / "out", own / "log")
+        trouble = case(Pair(script, own, rng, own / "out", *expected[script.name]))
+        yield case.__name__.replace("_", " "), trouble and f"{script.name}, case {number}: {trouble}"
+
+
+def equal(pair: Pair) -> str | None:
+    for rank, ending in enumerate(pair.run()):
+        if ending.code:
+            return f"process {rank}: exit {ending.code}: {ending.output[-300:]}"
+    return difference(pair.expected, contents(pair.out, pair.script))
+
+
+def other_settings(pair: Pair) -> str | None:
+    """One flag, variable or file of the second process is another."""
+    name = pair.rng.choice([name for name in NAMED if name in ("DTYPE", *pair.script.flags)])
+    if name == "DTYPE":
+        pair.variables[1]["DTYPE"] = "bfloat16"
+    elif name == "--split":
+        pair.flags[1] += ["--seed", 7]
+    elif name == "--annotations":
+        pair.flags[1] += ["--prompt", "describe the cat"]
+    else:
+        place = pair.flags[1].index(name) + 1
+        pair.flags[1][place] = _other_value(pair, name, pair.flags[1][place])
+    for rank, ending in enumerate(pair.run()):
+        if ending.code != 2 or "Traceback" in ending.output or not ending.error:
+            return f"{name}: process {rank}: exit {ending.code}: {ending.output[-300:]}"
+        if not any(word in ending.error for word in NAMED[name]):
+            return f"{name}: process {rank} names none of {', '.join(NAMED[name])}: {ending.error}"
+    return pair.merged()
+
+
+NAMED = {  # what an error may call a difference, by the flag that the script has to have
+    "DTYPE": ("dtype",),
+    "--split": ("draw", "seed"),
+    "--annotations": ("prompt",),
+    "--batch-size": ("batch_size",),
+    "--max-new-tokens": ("max_new_tokens",),
+    "--model": ("model.safetensors",),
+    "--limit": ("limit", "draw"),
+    "--heads": ("heads", "interventions"),
+}
+
+
+def _other_value(pair: Pair, name: str, value: object) -> object:
+    if name == "--model":
+        return pair.folder.parent / "spoilt"
+    if name == "--heads":
+        other = pair.folder / "heads.json"
+        other.write_text('{"hal_heads": [[0, 1], [1, 2], [2, 3]], "non_hal_heads": [[0, 0], [1, 1], [3, 2]]}')
+        return other
+    return value + pair.rng.choice((-1, 1))
+
+
+def other_folders(pair: Pair) -> str | None:
+    """Each process has a result folder of its own, by another name or by the same name elsewhere."""
+    if pair.rng.random() < 0.5:
+        pair.flags[1][-1] = pair.folder / "out_of_1"
+    else:
+        pair.homes = [pair.folder / "home_0", pair.folder / "home_1"]
+        for rank, home in enumerate(pair.homes):
+            home.mkdir()
+            pair.flags[rank][-1] = "out"
+    endings = pair.run()
+    if any(ending.code == 0 for ending in endings):
+        return f"exit {[ending.code for ending in endings]}: {endings[0].output[-300:]}"
+    if not any(ending.code == 2 and ending.error for ending in endings):
+        return f"no line says why: {endings[0].output[-200:]} {endings[1].output[-200:]}"
+    return pair.merged()
+
+
+WRONG = [
+    {"RANK": "0"},
+    {"WORLD_SIZE": "2"},
+    {"RANK": "2", "WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "0"},
+    {"RANK": "x", "WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "two"},
+    {"RANK": "-1", "WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "2.0"},
+    {"RANK": "0", "WORLD_SIZE": "2"},
+    {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+    {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"},
+]
+
+
+def wrong_variables(pair: Pair) -> str | None:
+    wrong = pair.rng.choice(WRONG)
+    ending = run_to_the_end(pair.script.main, pair.flags[0], pair.log(0), WITHIN, wrong)
+    if ending.code != 2 or "Traceback" in ending.output or not ending.error:
+        return f"{wrong}: exit {ending.code}: {ending.output[-300:]}"
+    return pair.merged()
+
+
+def a_rank_killed(pair: Pair) -> str | None:
+    """The launcher of the other ends soon after; then one process goes on."""
+    return _killed(pair, lambda launcher, ranks: os.kill(pair.rng.choice(ranks), signal.SIGKILL))
+
+
+def the_launcher_killed(pair: Pair) -> str | None:
+    return _killed(pair, lambda launcher, ranks: launcher.kill())
+
+
+def _killed(pair: Pair, kill: Callable[[Child, list[int]], None]) -> str | None:
+    ids = pair.folder / "ids"
+
+    def launch(_: Sequence[str]) -> None:
+        ranks = [pair.start(rank) for rank in range(2)]
+        ids.with_suffix(".part").write_text(" ".join(str(rank.pid) for rank in ranks))
+        ids.with_suffix(".part").rename(ids)
+        endings: list[Ending | None] = [None, None]
+        while all(ending is None or ending.code == 0 for ending in endings) and None in endings:
+            for place, rank in enumerate(ranks):
+                endings[place] = endings[place] or rank.ended(within=0)
+            time.sleep(0.01)
+
+    launcher = Child(launch, (), pair.log(2))
+    while not ids.exists():
+        time.sleep(0.01)
+    ranks = [int(number) for number in ids.read_text().split()]
+    time.sleep(pair.rng.uniform(0, 1.5 * pair.seconds))
+    with suppress(ProcessLookupError):  # it has ended
+        kill(launcher, ranks)
+    begun = time.monotonic()
+    alive = [*ranks]
+    while alive and time.monotonic() - begun < WITHIN:
+        launcher.reap()
+        alive = [rank for rank in alive if _lives(rank)]
+        time.sleep(0.02)
+    for rank in alive:
+        os.kill(rank, signal.SIGKILL)
+    if alive:
+        return f"a process still ran {WITHIN:.0f} s after: {pair.log(ranks.index(alive[0])).read_text()[-300:]}"
+    output = "".join(pair.log(rank).read_text() for rank in range(2))
+    if "Traceback" in output:
+        return f"a traceback: {output[-300:]}"
+    return pair.resumed()
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process that may be a child of this one, its launcher gone, still runs."""
+    try:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+    except ChildProcessError:
+        pass
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def a_block_gone_before_the_merge(pair: Pair) -> str | None:
+    whole = blocks.Run._see_all_blocks
+
+    def see(run: blocks.Run) -> None:
+        if len(run._own_files("json")) > 1:
+            run._own_files("json")[1].unlink()
+        whole(run)
+
+    def plant() -> None:
+        blocks.Run._see_all_blocks = see
+
+    pair.before.append(plant)
+    endings = pair.run()
+    if not (endings[0].code == 2 and "00001.json: not there" in endings[0].error and endings[1].code):
+        return f"exit {[ending.code for ending in endings]}: {endings[0].output[-300:]}"
+    return pair.merged() or pair.resumed()
+
+
+CASES = [
+    equal,
+    other_settings,
+    other_folders,
+    wrong_variables,
+    a_rank_killed,
+    other_settings,
+    the_launcher_killed,
+    a_block_gone_before_the_merge,
+]
