@@ -89,11 +89,13 @@ class Run:
         seconds: float | None = None,
         sub_batch: int | None = None,
         of_block: dict | None = None,
+        rows_of: Sequence[int] | None = None,
     ) -> None:
         """Keep the rows of a block, and arrays with an entry for each row; it counts as finished from here on.
 
         Args:
             of_block: arrays of the block as a whole.
+            rows_of: how many of the rows each sample has, in order; None is one each.
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
             sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
@@ -103,6 +105,8 @@ class Run:
         if named:
             content |= {"arrays": sorted(arrays or ()), "of_block": sorted(of_block or ())}
             content["arrays_sha256"] = sha256(self._block(number, "safetensors"))
+        if rows_of is not None:
+            content["rows_of"] = list(rows_of)
         if seconds is not None:
             content["seconds"] = round(seconds, 6)
         if self.image_of is not None:
@@ -138,13 +142,13 @@ class Run:
         for number in range(self.n_blocks):
             path = self._block(number, "safetensors")
             if path.is_file():
-                block, kept = self._cut(number, _read_block(self._block(number, "json")))
+                block, n_rows = self._cut(number, _read_block(self._block(number, "json")))
                 arrays = _read_arrays(path)
                 whole = block.get("of_block", ())
                 yield (
                     arrays
-                    if kept is None
-                    else {name: array if name in whole else array[kept] for name, array in arrays.items()}
+                    if n_rows is None
+                    else {name: array if name in whole else array[:n_rows] for name, array in arrays.items()}
                 )
 
     def write_rows(self, name: str) -> None:
@@ -164,18 +168,14 @@ class Run:
     def _samples_of(self, number: int) -> Sequence[dict]:
         return self.samples[number * self.size : (number + 1) * self.size]
 
-    def _cut(self, number: int, block: dict) -> tuple[dict, list[int] | None]:
-        """A block with the rows of the samples that are asked for, and their indices; None where it is all of it."""
+    def _cut(self, number: int, block: dict) -> tuple[dict, int | None]:
+        """A block with the rows of the samples that are asked for, and their number; None where it is all of it."""
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
             return block, None
-        if len(block["rows"]) == len(ids):  # a row a sample, of which several may be of one image
-            kept = list(range(len(wanted)))
-        else:
-            kept = [index for index, row in enumerate(block["rows"]) if row["image_id"] in wanted]
-        rows = [block["rows"][index] for index in kept]
-        digests = {"image_sha256": block["image_sha256"][: len(wanted)]} if "image_sha256" in block else {}
-        return {**block, "image_ids": ids[: len(wanted)], "rows": rows, **digests}, kept
+        n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
+        cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
+        return {**block, **cut, "rows": block["rows"][:n_rows]}, n_rows
 
     def _ids_of(self, number: int) -> list:
         return [sample["image_id"] for sample in self._samples_of(number)]
@@ -197,12 +197,27 @@ class Run:
             number, block, named
         ):
             return False
-        if self.image_of is not None:
-            for sample, before in zip(self._samples_of(number), block.get("image_sha256", ()), strict=False):
-                if before != sha256_or_none(image := self.image_of(sample)):
-                    raise ValueError(
-                        f"{image}: changed since {path} was made of it; choose another --out or delete the folder"
-                    )
+        return self.image_of is None or self._has_same_images(number, block)
+
+    def _has_same_images(self, number: int, block: dict) -> bool:
+        """Whether a block's images are as they were; False if one that could not be read is there now.
+
+        Raises:
+            ValueError: an image has changed, or is not there any more.
+        """
+        before = block.get("image_sha256", ())
+        if len(before) != len(block["image_ids"]):
+            return False
+        for sample, digest in zip(self._samples_of(number), before, strict=False):
+            image = self.image_of(sample)
+            now = sha256_or_none(image)
+            if now is None and digest is not None:
+                raise ValueError(f"{image}: not there any more, or not readable; is --image-folder the right one?")
+            if digest is not None and digest != now:
+                path = self._block(number, "json")
+                raise ValueError(f"{image}: changed since {path} was made of it; choose another --out or delete {path}")
+            if digest != now:
+                return False
         return True
 
     def unlike_block(self) -> Path | None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield part
             flush(part)
             os.replace(part, path)
-            flush(path.parent)
+            with suppress(OSError):  # some file systems of networks cannot flush a folder
+                flush(path.parent)
     except OSError as error:
         if error.errno is None:
             raise

@@ -272,6 +272,7 @@ def caption_images(
             for sample, answer in zip(block, answers, strict=True)
             if answer is not None
         ]
-        run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch)
+        rows_of = [int(answer is not None) for answer in answers] if None in answers else None
+        run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch, rows_of=rows_of)
     run.write_rows("captions.jsonl")
     return run.finished_rows()

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -18,40 +19,37 @@ from tqdm import tqdm
 
 from llava_hh.files import read_json, sha256, write_text
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.models.original_config import find_folder, is_original
+from llava_hh.models.original import has_tower, language_files
+from llava_hh.models.original_config import is_original, tower_folder
 from llava_hh.models.weight_files import PROJECTOR, weight_files
 
 SMALL = 1 << 20  # bytes; a smaller file is read every time
 SETTLED = 2.0  # seconds; a file that changed just now may change again without its times telling
 # what processors and tokenizers are read from; a checkpoint folder may hold other JSON, which decides nothing
 READ = re.compile(
-    r"(generation_config|.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|.*chat_template.*|adapter_.*)"
+    r"(generation_config|.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|.*chat_template.*)"
     r"\.(json|jinja|model)|vocab\.txt|merges\.txt|config\.json"
 )
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+_read_here: dict[str, list] = {}  # what this process has read, for where the cache cannot be written
 
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file's content.
 
-    A file in a hub's cache has it as its name already (what the hub keeps as large files).
-
     Raises:
         OSError: the file cannot be read.
+    Differs: the hub's cache names large files by their sha256; that is not believed, for who writes into a snapshot
+        changes the file and leaves its name.
     """
     real = Path(path).resolve(strict=True)
-    if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
-        return real.name
-    if (size := real.stat().st_size) < SMALL:
+    if real.stat().st_size < SMALL:
         return sha256(real)
-    with _cache() as known:
-        key = _key(real)
-        entry = known.get(str(real))
-        if entry and entry[:-1] == key:
-            return entry[-1]
-        digest = _digest_with_bar(real, size)
-        if _key(real) == key and max(key[2:]) / 1e9 < time.time() - SETTLED:
-            known[str(real)] = [*key, digest]
+    name = f"{platform.node()}:{real}"  # a home may be shared by machines that have other files at one path
+    known = {**_read_known(), **_read_here}
+    if (digest := _still_known(known, name, real)) is None:
+        with _alone(name):  # of several processes one reads, and the others wait
+            if (digest := _still_known(_read_known(), name, real)) is None:
+                digest = _read_and_keep(name, real)
     return digest
 
 
@@ -65,7 +63,7 @@ def identify(path: Path) -> dict:
 def identify_checkpoint(folder: Path) -> dict:
     """What a checkpoint is: its folder's `name`, for people; its `files` with their sha256; and the `sha256` of these.
 
-    Files are those that loading reads: configuration, weights, processor, tokenizer, templates, adapters; also those
+    Files are those that loading reads: configuration, weights, processor, tokenizer, templates; also those
     of a vision tower or a base beside an original LLaVA, and of the parts that a config.json names.
 
     Raises:
@@ -118,12 +116,13 @@ def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
     for part, where in (parts if isinstance(parts, dict) else {}).items():
         named += _files_of_part(part, folder / str(where))
     if is_original(fields):
-        base = fields.get("_name_or_path")
-        if not weight_files(folder) and (folder / PROJECTOR).is_file() and base:
-            named.append((PROJECTOR, folder / PROJECTOR))
-            named += _files_of_part("base", find_folder(base, folder, "base language model (_name_or_path)"))
-        with suppress(FileNotFoundError):  # a checkpoint may hold its tower, and needs no folder then
-            named += _files_of_part("vision_tower", find_folder(fields["mm_vision_tower"], folder, "vision tower"))
+        base, files = language_files(folder, fields)
+        if base != folder:
+            named += [(PROJECTOR, folder / PROJECTOR), *_files_of_part("base", base)]
+        is_inside = has_tower(files)
+        if tower := tower_folder(folder, fields, is_inside):
+            beside = _files_of_part("vision_tower", tower)
+            named += [each for each in beside if not is_inside or each[1].name == "config.json"]
     return sorted(named)
 
 
@@ -138,8 +137,22 @@ def _own_files(folder: Path) -> Iterable[Path]:
     read = [file for file in folder.iterdir() if READ.fullmatch(file.name) and file.is_file()]
     read += [folder / name for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json")]
     weights = [weights.path for weights in weight_files(folder)]
-    adapters = [file for file in folder.glob("adapter_model*") if file.suffix in WEIGHT_SUFFIXES]
-    return [file for file in {*read, *weights, *adapters} if file.is_file()]
+    return [file for file in {*read, *weights} if file.is_file()]
+
+
+def _still_known(known: dict[str, list], name: str, real: Path) -> str | None:
+    entry = known.get(name)
+    return entry[-1] if entry and entry[:-1] == _key(real) else None
+
+
+def _read_and_keep(name: str, real: Path) -> str:
+    key = _key(real)
+    digest = _digest_with_bar(real, key[0])
+    if _key(real) == key and max(key[2:]) / 1e9 < time.time() - SETTLED:
+        _read_here[name] = [*key, digest]
+        with suppress(OSError, RuntimeError):
+            write_text(_cache_file(), json.dumps({**_read_known(), **_read_here}, indent=0))
+    return digest
 
 
 def _key(path: Path) -> list[int]:
@@ -160,35 +173,31 @@ def _digest_with_bar(path: Path, size: int) -> str:
 
 
 @contextmanager
-def _cache() -> Iterator[dict[str, list]]:
-    """The digests that are known on this machine, held while the context is open: whoever waits finds them after.
-
-    Where the cache folder cannot be written, nothing is kept.
-    """
-    file = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava_hh" / "sha256"
+def _alone(name: str) -> Iterator[None]:
+    """Hold a lock of this name among the user's processes, where the cache folder can be written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(file.parent / "sha256.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        folder = _cache_file().parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(folder / f"{digest_of(name)[:16]}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except (OSError, RuntimeError):  # RuntimeError: no home
-        yield {}
+        yield
         return
     try:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-        known = _read_known(file)
-        before = dict(known)
-        yield known
-        if known != before:
-            with suppress(OSError):
-                write_text(file, json.dumps(known, indent=0))
+        yield
     finally:
         os.close(lock)
 
 
-def _read_known(file: Path) -> dict[str, list]:
+def _cache_file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llava_hh" / "sha256"
+
+
+def _read_known() -> dict[str, list]:
     """The entries of the cache that have the form of one; a damaged cache is begun anew."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(_cache_file().read_bytes())
         return {path: entry for path, entry in content.items() if len(entry) == 5 and isinstance(entry[-1], str)}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, RuntimeError, ValueError, AttributeError, TypeError):
         return {}

@@ -67,4 +67,4 @@ def out_of_memory(error: BaseException, where: str = "") -> str:
 
 @cache
 def _tell_once() -> None:
-    tqdm.write("out of memory: what does not fit is done in smaller parts, which its block keeps as sub_batch")
+    tqdm.write("out of memory: what does not fit is done in smaller parts")

@@ -46,12 +46,13 @@ class Processes:
             distributed.barrier()
 
     def exchange(self, text: str) -> list[str]:
-        """The text of every process, by rank, for all of them; by the launcher's store, as `hold`."""
+        """The text of every process, by rank, for all of them; it goes through the launcher's store, without gloo."""
         if self.count == 1:
             return [text]
         store, key = self._store(), f"llava_hh: exchange {next(_numbers)}"
         store.set(f"{key} {self.rank}", text)
-        texts = [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
+        with self._saying("the others to come to the same place"):
+            texts = [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
         store.set(f"{key} {self.rank} heard", "")
         if self.is_main:  # the store may be its own, and end with it
             for rank in range(self.count):
@@ -148,7 +149,7 @@ def processes() -> Processes:
             "WORLD_SIZE - 1; unset both for one process"
         )
     team = Processes(int(rank), int(count))
-    if team.count > 1:
+    if team.count > 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # else the parent may be a shell
         _end_with_launcher()
     return team
 

@@ -29,6 +29,7 @@ from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.generation import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
+from llava_hh.identity import checkpoint_files, identify_checkpoint
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_of
 from llava_hh.models.llava import vicuna_prompt
@@ -95,6 +96,25 @@ def test_every_layout_is_the_same_model(stem, n_shards, tower_inside, published,
     lvlm = load_lvlm(folder)
     assert lvlm.model.config.text_config.use_cache
     assert_same_model(lvlm, published)
+
+
+def test_files_beside_count_where_they_are_read(published, weights, tmp_path, monkeypatch):
+    """A tower that the checkpoint holds is none, wherever somebody has downloaded one."""
+    folder = write_llava15(tmp_path / "apart" / "llava", published.model, weights)
+    projector = write_projector(tmp_path / "base" / "llava-tiny-pretrain", published.model, weights)
+    for checkpoint, names in ((folder, {"vision_tower"}), (projector, {"vision_tower", "base"})):
+        before = identify_checkpoint(checkpoint)
+        beside = {name for name in before["files"] if "/" in name}
+        assert {name.split("/")[0] for name in beside} == names
+        for path in (path for name, path in checkpoint_files(checkpoint) if name in beside):
+            whole = path.read_bytes()
+            path.write_bytes(whole + b" ")
+            assert identify_checkpoint(checkpoint)["sha256"] != before["sha256"]
+            path.write_bytes(whole)
+    whole = write_llava15(tmp_path / "whole" / "llava", published.model, weights, tower_inside=True)
+    known = identify_checkpoint(whole)
+    assert {name for name in known["files"] if "/" in name} <= {"vision_tower/config.json"}
+    assert not {name for name in known["files"] if name.startswith("vision_tower/") and "model" in name}
 
 
 def test_a_projector_on_its_base(published, weights, tmp_path):

@@ -84,7 +84,7 @@ def test_blocks_of_others_stay_and_are_named_in_one_line(tmp_path, capsys):
     capsys.readouterr()
     assert work(tmp_path) == squares == [{"square": number**2} for number in range(4)]
     left = sorted(path.name for path in (tmp_path / "blocks").iterdir())
-    assert left == sorted([*OTHERS, "00000.json", "00001.json", "00003.json"])
+    assert left == sorted([*OTHERS, "00000.json", "00001.json", "00002.json", "00003.json", "00009.safetensors"])
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(warnings) == 1
     assert f"{tmp_path}/blocks: '000001.json', '00001 (1).json', " in warnings[0]

@@ -257,17 +257,18 @@ class CaptionAttribution:
     ) -> None:
         """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
         for number, block in run.blocks(entries, batch_size, label, self.image_of):
-            rows, found, sizes = [], [], []
+            rows, found, sizes, rows_of = [], [], [], []
             for entry in block:
                 targets, tensors, size = tensors_of(entry)
                 self._refuse_infinite(entry, tensors)
                 sizes.append(size)
+                rows_of.append(len(targets))
                 rows += [{"image_id": entry["image_id"], **target.row()} for target in targets]
                 found.append(tensors)
             arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
             for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
                 row["clean_log_prob"] = log_prob
-            run.finish_block(number, block, rows, arrays, sub_batch=smallest_part(sizes))
+            run.finish_block(number, block, rows, arrays, sub_batch=smallest_part(sizes), rows_of=rows_of)
 
     def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
         """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""

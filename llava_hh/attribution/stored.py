@@ -74,10 +74,16 @@ def join_blocks(run: Run, path: Path) -> None:
 
 
 def stored_columns(path: Path) -> Mapping[str, StoredColumns]:
-    """The arrays in a file that `join_blocks` wrote."""
+    """The arrays in a file that `join_blocks` wrote.
+
+    Raises:
+        ValueError: some are not of 32-bit floats.
+    """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
+    if others := {entry["dtype"] for entry in header.values()} - {*TYPES}:
+        raise ValueError(f"{path}: numbers of type {min(others)}; expected 32-bit floats")
     return {
         name: StoredColumns(path, tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()

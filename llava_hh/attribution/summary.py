@@ -36,6 +36,8 @@ class Scores:
         for _, columns in pieces(ablated, NUMBERS_AT_ONCE):
             everywhere = ~np.isnan(columns).any(0)
             measured.append(everywhere)
+            if not everywhere.any():  # few heads are on a shortlist
+                continue
             own = influence(clean, columns[:, everywhere], read_out)
             contrast = contrastive_influence(own, hallucinated)
             means = [own[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]

@@ -37,8 +37,9 @@ class Loading:
         return cls(dtype, device_map, bits and int(bits))
 
     def record(self) -> dict[str, Any]:
-        """What changes numbers, JSON-ready: type and bits; where layers lie does not."""
-        return {"dtype": self.dtype, "bits": self.bits}
+        """What changes numbers, JSON-ready: type, bits and kind of device; on which of them layers lie does not."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"dtype": self.dtype, "bits": self.bits, "device": device}
 
     def options(self) -> dict[str, Any]:
         """As from_pretrained takes them."""

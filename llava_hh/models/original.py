@@ -110,9 +110,14 @@ def find_parts(folder: Path, fields: dict) -> tuple[Path, list[StoredTensor], CL
     """
     base, files = language_files(folder, fields)
     stored = tensors_of(files)
-    vision, tower = vision_config(folder, fields, any(tensor.name.startswith(TOWER) for tensor in stored))
+    vision, tower = vision_config(folder, fields, has_tower(files))
     beside = tensors_of(weight_files(tower)) if tower else []
     return base, stored, vision, [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
+
+
+def has_tower(files: Iterable[WeightFile]) -> bool:
+    """Whether a checkpoint's files hold its vision tower."""
+    return any(tensor.name.startswith(TOWER) for tensor in tensors_of(files))
 
 
 def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:

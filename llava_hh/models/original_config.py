@@ -118,6 +118,16 @@ def find_folder(name: str, checkpoint: Path, field: str) -> Path:
     )
 
 
+def tower_folder(folder: Path, fields: dict, is_inside: bool) -> Path | None:
+    """The folder that describes the vision tower, None for a known one whose weights the checkpoint holds.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    name = str(fields["mm_vision_tower"])
+    return None if is_inside and Path(name).name in KNOWN_TOWERS else find_folder(name, folder, "mm_vision_tower")
+
+
 def vision_config(folder: Path, fields: dict, is_inside: bool) -> tuple[CLIPVisionConfig, Path | None]:
     """The vision tower's configuration, and the folder of its weights, None where the checkpoint holds them.
 
@@ -125,10 +135,9 @@ def vision_config(folder: Path, fields: dict, is_inside: bool) -> tuple[CLIPVisi
         FileNotFoundError: no such folder.
         ValueError: the tower is no CLIP.
     """
-    name = str(fields["mm_vision_tower"])
-    if is_inside and Path(name).name in KNOWN_TOWERS:
-        return CLIPVisionConfig(**KNOWN_TOWERS[Path(name).name]), None
-    tower = find_folder(name, folder, "mm_vision_tower")
+    tower = tower_folder(folder, fields, is_inside)
+    if tower is None:
+        return CLIPVisionConfig(**KNOWN_TOWERS[Path(str(fields["mm_vision_tower"])).name]), None
     model_type = read_json(tower / "config.json").get("model_type")
     if model_type not in ("clip", "clip_vision_model"):
         raise ValueError(f"{tower}: a vision tower of model type {model_type!r}; expected clip")

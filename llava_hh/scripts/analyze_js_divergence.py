@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         entries = found[: args.limit]
         make_folder(args.out)
 
-        reference = identify_checkpoint(args.reference) | {"loading": Loading.from_environment().record()}
+        reference = identify_checkpoint(args.reference) | Loading.from_environment().record()
         # the target words that it finds too check that the ids spell the caption
         source = CaptionAttribution(args.reference, args.image_folder, released=False, max_rows=1)
         described, divergences = {}, {}
