@@ -52,11 +52,9 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what evaluate_chair writes; names the first entry of another form. Or the captions beside
-            it have changed since.
+        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
     """
     content = read_json(path)
-    refuse_stale(path, content.get("run"))
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
         raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")

@@ -14,8 +14,10 @@ from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
 
+import llava_hh
 from llava_hh.locks import hold
 
+LAUNCHER = llava_hh.STARTED_BY
 LONGEST = timedelta(days=30)
 LOOK_EVERY = 5.0  # seconds between looks whether the launcher lives
 SAY_AFTER = 20.0  # seconds of waiting after which it is said for whom
@@ -167,13 +169,12 @@ def _end_with_launcher() -> None:
 
     A rank that waits for a dead one would hold its folder for ever.
     """
-    launcher = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == launcher:
+        while os.getppid() == LAUNCHER:
             time.sleep(LOOK_EVERY)
         print(
-            f"error: the launcher (process {launcher}) is gone; give the same command again",
+            f"error: the launcher (process {LAUNCHER}) is gone; give the same command again",
             file=sys.stderr,
             flush=True,
         )

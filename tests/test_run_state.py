@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,28 @@ def test_processes_see_that_they_do_not_share_a_folder(tmp_path):
     for error, code in ranks([tmp_path / "a", tmp_path / "b"], [{}, {}]):
         assert code == 2 and "not the same folder in all processes" in error
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+EARLY = "import time, llava_hh\nprint(flush=True)\ntime.sleep(0.5)" + RANK
+LAUNCHER = """
+import subprocess, sys
+with open(sys.argv[2], "w") as file:
+    rank = subprocess.Popen([sys.executable, "-c", *sys.argv[3:]], stdout=subprocess.PIPE, stderr=file)
+    rank.stdout.readline()
+"""
+
+
+def test_a_launcher_that_dies_while_a_rank_begins_is_missed(tmp_path):
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "RANK": "0"}
+    team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONPATH": str(ROOT)}
+    errors = tmp_path / "errors"
+    command = [sys.executable, "-c", LAUNCHER, "launcher", errors, EARLY, tmp_path / "run", "{}"]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **team}, check=True)
+    begun = time.monotonic()
+    while "is gone" not in errors.read_text():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"RANK": "0"}, {"RANK": "2", "WORLD_SIZE": "2"}])

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS, RESULT_FILE, read_scored
+from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, refuse_stale
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
 from llava_hh.figures.style import picture
-from llava_hh.files import sha256, write_json
+from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.metrics.nocaps_chair import load_classes
@@ -50,6 +50,7 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
     """
     runs, first = {}, None
     for name, path in files.items():
+        refuse_stale(path, read_json(path))
         sentences, metrics = read_scored(path)
         variant = metrics["variant"]
         about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))

@@ -54,7 +54,10 @@ class Pair:
         return self.folder / f"log_{rank}"
 
     def start(self, rank: int) -> Child:
+        launcher = os.getpid()
+
         def main(flags: Sequence[str]) -> None:
+            processes.LAUNCHER = launcher
             runs.SHARED_WITHIN, blocks.PATIENCE, processes.LOOK_EVERY = 1.0, 1.0, 0.3
             if self.homes[rank]:
                 os.chdir(self.homes[rank])
@@ -206,7 +209,12 @@ WRONG = [
 
 def wrong_variables(pair: Pair) -> str | None:
     wrong = pair.rng.choice(WRONG)
-    ending = run_to_the_end(pair.script.main, pair.flags[0], pair.log(0), WITHIN, wrong)
+    pair.variables[0] = wrong
+    rank = pair.start(0)
+    ending = rank.ended(WITHIN)
+    if ending is None:
+        rank.kill()
+        return f"{wrong}: still runs after {WITHIN:.0f} s"
     if ending.code != 2 or "Traceback" in ending.output or not ending.error:
         return f"{wrong}: exit {ending.code}: {ending.output[-300:]}"
     return pair.merged()
