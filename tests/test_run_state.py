@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_runs import SAMPLES, Squares, work
 from torch.distributed import TCPStore
@@ -66,29 +67,59 @@ def test_arrays_of_another_run_are_made_anew(tmp_path):
     assert arrays.read_bytes() == whole
 
 
-def test_an_image_that_was_not_there_is_a_change(tmp_path):
-    image = tmp_path / "image.png"
+def test_images_that_come_and_go(tmp_path):
+    """A block without an image is done again when it is there; one whose image has changed or gone is refused."""
+    image, done = tmp_path / "image.png", []
 
     def finish() -> None:
         with start_run(tmp_path / "run", Squares()) as run:
             for number, block in run.blocks(SAMPLES, 7, "test", lambda sample: image):
-                run.finish_block(number, block, [])
+                done.append(number)
+                run.finish_block(number, block, [], rows_of=[0] * len(block))
 
     finish()
     finish()
+    assert done == [0]
     image.write_bytes(b"1")
+    finish()
+    finish()
+    assert done == [0, 0]
+    image.write_bytes(b"2")
     with pytest.raises(ValueError, match=r"image\.png: changed since"):
         finish()
+    image.unlink()
+    with pytest.raises(ValueError, match=r"image\.png: not there any more.*; is --image-folder the right one"):
+        finish()
+
+
+@pytest.mark.parametrize(("n", "squares"), [(1, [0]), (2, [0, 1, 1]), (3, [0, 1, 1]), (6, [0, 1, 1, 4, 4, 4])])
+def test_a_part_has_the_rows_of_its_samples(n, squares, tmp_path):
+    """Samples of one image, with one row, two, none, or three."""
+    samples, counts = [{"image_id": number // 2} for number in range(6)], [1, 2, 0, 3, 0, 0]
+    squared = [0, 1, None, 4]
+
+    def finish(samples: list[dict]) -> tuple[list[int], list[int]]:
+        with start_run(tmp_path, Squares()) as run:
+            for number, block in run.blocks(samples, 6, "test"):
+                places = [place for place, count in enumerate(counts) for _ in range(count)]
+                rows = [{"image_id": samples[place]["image_id"], "square": squared[place]} for place in places]
+                arrays = {"squares": np.array([row["square"] for row in rows])}
+                run.finish_block(number, block, rows, arrays, rows_of=counts)
+            kept = np.concatenate([arrays["squares"] for arrays in run.finished_arrays()])
+            return [row["square"] for row in run.finished_rows()], kept.tolist()
+
+    assert finish(samples) == ([0, 1, 1, 4, 4, 4],) * 2
+    assert finish(samples[:n]) == (squares,) * 2
 
 
 def test_scores_of_captions_that_changed_are_refused(tmp_path):
     captions, result = tmp_path / "captions.jsonl", tmp_path / "captions_eval_results.json"
     captions.write_text("{}\n")
     write_json(result, {"run": {"sha256": {"elsewhere/captions.jsonl": sha256(captions), "/data/instances.json": "1"}}})
-    refuse_stale(result, json.loads(result.read_text()))
+    refuse_stale(result, json.loads(result.read_text())["run"])
     captions.write_text("{}\n{}\n")
     with pytest.raises(ValueError, match=r"results\.json: captions\.jsonl beside it has changed since; run evaluate"):
-        refuse_stale(result, json.loads(result.read_text()))
+        refuse_stale(result, json.loads(result.read_text())["run"])
 
 
 RANK = """
@@ -107,7 +138,7 @@ with errors_in_one_line(False), runs.start_run(Path(sys.argv[1]), Squares(**eval
 def ranks(folders: list[Path], settings: list[dict]) -> list[tuple[str, int]]:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(len(folders))}
-    team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONPATH": str(ROOT)}
+    team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, str(folder), repr(own)],
@@ -149,7 +180,7 @@ with open(sys.argv[2], "w") as file:
 def test_a_launcher_that_dies_while_a_rank_begins_is_missed(tmp_path):
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     team = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "RANK": "0"}
-    team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "PYTHONPATH": str(ROOT)}
+    team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     errors = tmp_path / "errors"
     command = [sys.executable, "-c", LAUNCHER, "launcher", errors, EARLY, tmp_path / "run", "{}"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **team}, check=True)

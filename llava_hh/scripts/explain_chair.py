@@ -50,7 +50,7 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
     """
     runs, first = {}, None
     for name, path in files.items():
-        refuse_stale(path, read_json(path))
+        refuse_stale(path, read_json(path).get("run"))
         sentences, metrics = read_scored(path)
         variant = metrics["variant"]
         about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))

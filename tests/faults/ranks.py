@@ -45,7 +45,7 @@ class Pair:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "faults"}
         self.variables = [{**shared, "RANK": str(rank)} for rank in range(2)]
         self.flags = [[*self.script.flags, "--out", self.out] for _ in range(2)]
         shutil.rmtree(self.out, ignore_errors=True)
