@@ -160,7 +160,10 @@ class Run:
         return self.samples[number * self.size : (number + 1) * self.size]
 
     def _cut(self, number: int, block: dict) -> tuple[dict, list[int] | None]:
-        """A block with the rows of the samples that are asked for, and their indices; None where it is all of it."""
+        """A block with the rows of the samples that are asked for, and their indices; None where it is all of it.
+
+        What is left of a block has no `seconds`: they are of all its samples.
+        """
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
             return block, None
@@ -170,7 +173,8 @@ class Run:
             kept = [index for index, row in enumerate(block["rows"]) if row["image_id"] in wanted]
         rows = [block["rows"][index] for index in kept]
         digests = {"image_sha256": block["image_sha256"][: len(wanted)]} if "image_sha256" in block else {}
-        return {**block, "image_ids": ids[: len(wanted)], "rows": rows, **digests}, kept
+        rest = {name: value for name, value in block.items() if name != "seconds"}
+        return {**rest, "image_ids": ids[: len(wanted)], "rows": rows, **digests}, kept
 
     def _ids_of(self, number: int) -> list:
         return [sample["image_id"] for sample in self._samples_of(number)]

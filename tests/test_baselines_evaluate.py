@@ -148,6 +148,23 @@ def test_times_of_finished_blocks_are_kept_after_a_kill(done, tmp_path):
     assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
 
+def test_times_are_of_the_images_that_are_compared(tmp_path):
+    """A run that had more images before; of a batch that is cut, the time is not known."""
+
+    def rows_of(*ids: int) -> list[dict]:
+        return [{"image_id": number, "token_ids": [1], "finish_reason": "length"} for number in ids]
+
+    for name, seconds in {"greedy": (1, 1, 1), "pai": (2, 8, 9)}.items():
+        for number, second in enumerate(seconds):
+            rows = rows_of(2 * number, 2 * number + 1)
+            Run(tmp_path / name).finish_block(number, rows, rows, seconds=second)
+        (tmp_path / name / "captions_eval_results.json").write_text('{"overall_metrics": {}}')
+    all_images = rows_of(*range(6))
+    for n_images, expected in ((6, 8), (3, 2), (2, 2)):
+        costs = evaluate.costs_of(tmp_path, {"greedy": all_images, "pai": all_images[:n_images]}, batch_size=2)
+        assert costs["pai"]["relative_time"] == expected
+
+
 def test_captions_without_times_are_compared_without_them(flags, done, tmp_path, capsys):
     """A folder that an older version left, and a batch of nothing."""
     _, out = done
