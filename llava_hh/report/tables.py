@@ -15,7 +15,7 @@ CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
     ("mentions", "mentions", "mentions", 1),
     ("length", "length", "length", 1),
 ]
-NO_SETTINGS = ("settings", "image_ids", "seconds")  # of run.json, shown elsewhere or too long
+NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
 
 def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> list[dict]:
