@@ -118,10 +118,8 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     if not record.exists():
         return None
     before = read_json(record)
-    seconds = (before.get("seconds", ""), before.get("seconds_before"))
-    if not isinstance(before.get("settings"), dict) or not all(
-        isinstance(each, float | int | None) for each in seconds
-    ):
+    times = (before.get("seconds", ""), before.get("seconds_before"))
+    if not isinstance(before.get("settings"), dict) or not all(isinstance(each, float | int | None) for each in times):
         raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
     if changed := differences(before["settings"], settings):
         if not any(_is_result(path) for path in folder.rglob("*")):
