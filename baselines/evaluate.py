@@ -191,7 +191,7 @@ def report(
 ) -> None:
     """Write the summary and its table, print the table and draw the figure."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
-    settings = {**evaluation.settings([]).record(), "split": args.split, "methods": methods}
+    settings = {**evaluation.record([]), "split": args.split, "methods": methods}
     settings |= {"left_out": left_out} if left_out else {}
     if {"adhh", "removal"} & sentences.keys():
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
