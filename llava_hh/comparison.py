@@ -69,6 +69,11 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return with_image_ids(path, sentences, metrics["variant"]), metrics
 
 
+def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
+    """By what captions were scored, to compare: the variant of CHAIR, and what is in each image."""
+    return metrics["variant"], sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences)
+
+
 def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -> list[dict]:
     """Entries of a result file, their `image_id` by the rule for the data set that `variant` of CHAIR belongs to.
 

@@ -97,7 +97,7 @@ def test_run_json_holds_the_effective_settings(done):
     assert (decoder["name"], decoder["alpha"], decoder["beta"]) == ("vcd_paper", 2, 0.1)
     assert settings["dola_repo"]["decoder"]["variant"] == "textbook"
     assert settings["dola_repo"]["decoder"]["candidate_layers"] == "even"
-    assert settings["tfhh_1"]["checkpoint"] != settings["tfhh_2"]["checkpoint"]
+    assert settings["tfhh_1"]["model"]["sha256"] != settings["tfhh_2"]["model"]["sha256"]
 
 
 def test_summary_table_and_figure(done):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS, RESULT_FILE, read_scored
+from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, truth_of
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
 from llava_hh.figures.style import picture
 from llava_hh.files import sha256, write_json
@@ -52,7 +52,7 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
     for name, path in files.items():
         sentences, metrics = read_scored(path)
         variant = metrics["variant"]
-        about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))
+        about = truth_of(sentences, metrics)
         first = first or about
         if about != first:
             raise ValueError(f"{path}: other images, ground truth or rules of CHAIR than the first run has")
