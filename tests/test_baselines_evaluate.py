@@ -252,7 +252,7 @@ def test_a_folder_of_other_settings_stops_before_any_captioning(flags, done, tmp
     _, out = done
     shutil.copytree(out / "vcd_paper", tmp_path / "vcd_paper")
     error = one_line_error([*flags, "--methods", "adhh", "vcd_paper", "--out", str(tmp_path)], capsys)
-    assert "decoder was" in error
+    assert "decoder.alpha was 2, is 1.0" in error
     assert [path.name for path in tmp_path.glob("*/")] == ["vcd_paper"]
 
 
