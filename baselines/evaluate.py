@@ -7,7 +7,7 @@ method, and summary.json, .md and .png; run it again to go on after a kill.
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,15 +160,22 @@ def leave_out(entries: dict[str, Entry], try_out: Callable[[str, Entry], object]
     return left_out
 
 
-def costs_of(out: Path, names: Sequence[str]) -> dict[str, dict]:
+def costs_of(out: Path, sentences: Mapping[str, Sequence[dict]], batch_size: int) -> dict[str, dict]:
     """BLEU-4 (a fraction), seconds per generated token, and these relative to greedy, of the finished runs in `out`.
 
     Times are medians over batches; a method's batch is measured by greedy's batch of the same images. What a run
     does not have is left out: BLEU without reference captions, times of captions that an older version left.
+
+    Args:
+        sentences: by method; images that a run has beside these do not count.
     """
-    times = {name: seconds_per_token(Run(out / name)) for name in names}
+    times = {}
+    for name, own in sentences.items():
+        run = Run(out / name)
+        run.samples, run.size = own, batch_size
+        times[name] = seconds_per_token(run)
     found: dict[str, dict] = {}
-    for name in names:
+    for name in sentences:
         overall = read_json(out / name / RESULT_FILE)["overall_metrics"]
         own = {"bleu_4": round(overall["Bleu"][3], 5)} if "Bleu" in overall else {}
         pairs = [(time, base) for time, base in zip(times[name], times["greedy"], strict=False) if time and base]
@@ -184,12 +191,12 @@ def report(
 ) -> None:
     """Write the summary and its table, print the table and draw the figure."""
     seeds = [name for name in sentences if name.startswith("tfhh_")]
-    settings = {**evaluation.settings([]).record(), "split": args.split, "methods": methods}
+    settings = {**evaluation.record([]), "split": args.split, "methods": methods}
     settings |= {"left_out": left_out} if left_out else {}
     if {"adhh", "removal"} & sentences.keys():
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
     summary = compare(sentences, {"tfhh": [sentences[name] for name in seeds]} if seeds else {}, settings)
-    costs = costs_of(args.out, list(sentences))
+    costs = costs_of(args.out, sentences, args.batch_size)
     if seeds:
         shared = set.intersection(*(set(costs[name]) for name in seeds))
         costs["tfhh"] = {key: statistics.fmean(costs[name][key] for name in seeds) for key in sorted(shared)}

@@ -45,6 +45,23 @@ drawn() {
     done
     echo "$split-${number:-all}-seed$seed"
 }
+# keep_own "FLAG ..." ADVICE [GIVEN ...]: refuses, in full or shortened, flags that a wrapper gives each of its calls a value
+# of its own: the last one wins, so all calls would get the same.
+keep_own() {
+    own=$1 advice=$2
+    shift 2
+    for given in "$@"; do
+        case $given in --?*) ;; *) continue ;; esac
+        for flag in $own; do
+            case $flag in
+                "${given%%=*}"*)
+                    echo "error: $flag: the wrapper sets it; $advice" >&2
+                    exit 2
+                    ;;
+            esac
+        done
+    done
+}
 draw_seed=42  # of every draw of images but that of choose_adhh.sh
 choice_seed=1
 choice_images=150

@@ -19,4 +19,4 @@ launch llava_hh.scripts.record_words \
     --image-folder "$coco_path/val2014" --heads "$head_list" --top-k "$top_heads" --limit "$words_of" \
     --out "$decoded/greedy/word_maps"
 
-launch llava_hh.scripts.report "$result_path" "$@"
+launch llava_hh.scripts.report "$result_path" --first "$attributed" "$decoded" "$@"

@@ -8,6 +8,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
+keep_own "--seed --random-heads --out" "change finetune_seeds or result_path of a profile of your own" "$@"
 split=val2014
 objective=minimize_txt
 ce_coeff=1

@@ -169,13 +169,17 @@ class Run:
         return self.samples[number * self.size : (number + 1) * self.size]
 
     def _cut(self, number: int, block: dict) -> tuple[dict, int | None]:
-        """A block with the rows of the samples that are asked for, and their number; None where it is all of it."""
+        """A block with the rows of the samples that are asked for, and their number; None where it is all of it.
+
+        What is left of a block has no `seconds`: they are of all its samples.
+        """
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
             return block, None
         n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
         cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
-        return {**block, **cut, "rows": block["rows"][:n_rows]}, n_rows
+        rest = {name: value for name, value in block.items() if name != "seconds"}
+        return {**rest, **cut, "rows": block["rows"][:n_rows]}, n_rows
 
     def _ids_of(self, number: int) -> list:
         return [sample["image_id"] for sample in self._samples_of(number)]

@@ -84,6 +84,11 @@ def refuse_stale(path: Path, run: object) -> None:
             raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
 
 
+def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
+    """By what captions were scored, to compare: the variant of CHAIR, and what is in each image."""
+    return metrics["variant"], sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences)
+
+
 def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -> list[dict]:
     """Entries of a result file, their `image_id` by the rule for the data set that `variant` of CHAIR belongs to.
 

@@ -116,9 +116,9 @@ def own_problems(captions: Captions) -> Iterator[str]:
     label, record, ids = captions.label, captions.record, captions.image_ids
     if record:
         wanted = len(record["image_ids"])
-        done = captions.n_finished
-        if done is None:
-            done = wanted if record["settings"].get("skip_bad") else len(ids)
+        done = wanted if captions.n_finished is None else captions.n_finished
+        if not record["settings"].get("skip_bad"):
+            done = min(done, len(ids))
         if record["seconds"] is None or done < wanted:
             yield f"unfinished: {label} has {done} of {wanted} images; give its command again to finish it"
     image_id, times = Counter(ids).most_common(1)[0]

@@ -1,7 +1,7 @@
 """Caption the same images under several methods and score each by CHAIR, one result folder per method."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -119,7 +119,8 @@ class CaptionSettings(Settings):
 class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
 
-    samples: `image_id` and `file_name` each; objects, references: what is in each image, and its reference captions.
+    samples: `image_id` and `file_name` each; objects, references: what is in each image, and its reference captions;
+    truth: the files that these are read from, name to sha256.
     """
 
     lvlm: Lvlm
@@ -134,6 +135,7 @@ class Evaluation:
     draw: dict
     limit: int | None = None  # of a method that has the first so many of the images only
     task: dict | None = None  # what else decides the result, for run.json
+    truth: dict[str, str] = field(default_factory=dict)
 
     def of_images(self, image_ids: set[ImageId], chosen: dict) -> "Evaluation":
         """The same for those images alone; `chosen` says by what, for run.json."""
@@ -170,6 +172,10 @@ class Evaluation:
             limit=self.limit,
             image_folder=str(self.image_folder),
         )
+
+    def record(self, method: Method) -> dict:
+        """The settings of a method, and what its captions are scored by: for result files."""
+        return {**self.settings(method).record(), "truth": self.truth}
 
     def try_out(self, method: Method, out: Path) -> None:
         """Decode one token of the first image, so that what would stop `run` stops before any captioning.
@@ -218,6 +224,6 @@ class Evaluation:
             overall = corpus_metrics(sentences, self.dataset.variant)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.settings(method).record()}
+            result = {"sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
             write_json(out / RESULT_FILE, result)
         return sentences

@@ -9,7 +9,7 @@ from llava_hh.data.sample import sample_images
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.evaluation import Evaluation, heads_of_list, list_file
 from llava_hh.heads import Head
-from llava_hh.identity import digest_of
+from llava_hh.identity import digest_of, file_sha256
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import make_folder, make_parent
 
@@ -110,10 +110,11 @@ def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> 
         make_parent(args.summary)
     dataset = load_dataset(args.dataset)
     samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
-    annotations = {}
+    annotations, truth = {}, {}
     if with_truth:
         image_ids = [sample["image_id"] for sample in samples]
         annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
+        truth = {path.name: file_sha256(path) for path in dataset.files(args.annotations)}
     return Evaluation(
         lvlm=load_lvlm(args.model),
         dataset=dataset,
@@ -131,4 +132,5 @@ def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> 
             "n": len(samples),
             "sha256": digest_of(samples),
         },
+        truth=truth,
     )

@@ -124,8 +124,8 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
             )
         return None
     before = read_json(record)
-    seconds = before.get("seconds", "")
-    if not isinstance(before.get("settings"), dict) or not isinstance(seconds, float | int | None):
+    times = (before.get("seconds", ""), before.get("seconds_before"))
+    if not isinstance(before.get("settings"), dict) or not all(isinstance(each, float | int | None) for each in times):
         raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
     if changed := differences(before["settings"], settings):
         if not any(_is_result(path) for path in folder.rglob("*")):
@@ -145,7 +145,8 @@ def _is_result(path: Path) -> bool:
 def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) -> Iterator[Run]:
     """Open the folder of a run, held against other runs until the context is left.
 
-    Its run.json holds settings, provenance, the image ids and, at the end, the seconds and by what each block was made.
+    Its run.json holds settings, provenance, the image ids and, at the end, the seconds and by what each block was made;
+    until then `seconds` is null, and what earlier runs took is `seconds_before`.
 
     Args:
         settings: a folder with results of others is refused. Free fields may differ, and the number of processes.
@@ -159,11 +160,11 @@ def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) ->
     with team.hold(folder):
         agree(folder, settings)
         before = begun_run(folder, settings)
-        spent = (before and before["seconds"]) or 0.0
+        spent = (before or {}).get("seconds") or (before or {}).get("seconds_before") or 0.0
         made_by = provenance()
-        content = {"settings": settings.record(), **made_by, "image_ids": list(manifest), "seconds": spent or None}
+        content = {"settings": settings.record(), **made_by, "image_ids": list(manifest)}
         if team.is_main:
-            write_json(record, content)
+            write_json(record, {**content, "seconds": None, "seconds_before": spent})
         begun = time.monotonic()
         run = Run(folder, {name: made_by[name] for name in MADE_BY}, settings.digest())
         yield run

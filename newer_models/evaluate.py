@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
                 sentences["removal_released"] = own.run("removal_released", [], args.out / "removal_released")
         draws = [evaluation.run(name, method, args.out / name) for name, method in controls.items()]
         if processes().is_main:
-            report(args, evaluation.settings(methods["removal"]).record(), sentences, draws)
+            report(args, evaluation.record(methods["removal"]), sentences, draws)
 
 
 if __name__ == "__main__":

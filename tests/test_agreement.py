@@ -161,11 +161,16 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
 
 
 def test_captions_of_another_run_are_refused(tiny_results, tmp_path, capsys):
-    folder, _, _ = parts_of(tiny_results)
-    other = tiny_results / "val2014" / "greedy" / "captions_eval_results.json"
-    with pytest.raises(SystemExit):
-        attribute_subset.main(["--attribution", str(folder), "--captions", str(other), "--out", str(tmp_path)])
-    assert "lacks image" in capsys.readouterr().err
+    """Of other images; and of the same ones, which an earlier prompt described."""
+    folder, captions, _ = parts_of(tiny_results)
+    content = json.loads(captions.read_text())
+    for entry in content["sentences"]:
+        entry["prompt"] = "describe the cat"
+    (tmp_path / "same.json").write_text(json.dumps(content))
+    for other in (tiny_results / "val2014" / "greedy" / "captions_eval_results.json", tmp_path / "same.json"):
+        with pytest.raises(SystemExit):
+            attribute_subset.main(["--attribution", str(folder), "--captions", str(other), "--out", str(tmp_path)])
+        assert f"--captions {other}: other captions than {folder} was made of" in capsys.readouterr().err
 
 
 def test_decoding_with_lists_of_other_data_sets(tiny_checkpoint, tiny_coco, tmp_path):

@@ -97,7 +97,7 @@ def test_run_json_holds_the_effective_settings(done):
     assert (decoder["name"], decoder["alpha"], decoder["beta"]) == ("vcd_paper", 2, 0.1)
     assert settings["dola_repo"]["decoder"]["variant"] == "textbook"
     assert settings["dola_repo"]["decoder"]["candidate_layers"] == "even"
-    assert settings["tfhh_1"]["checkpoint"] != settings["tfhh_2"]["checkpoint"]
+    assert settings["tfhh_1"]["model"]["sha256"] != settings["tfhh_2"]["model"]["sha256"]
 
 
 def test_summary_table_and_figure(done):
@@ -146,6 +146,23 @@ def test_times_of_finished_blocks_are_kept_after_a_kill(done, tmp_path):
     assert (again[0], again[2]) == (times[0], times[2]) and again[1] != times[1]
     name = "vcd_paper/captions.jsonl"
     assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_times_are_of_the_images_that_are_compared(tmp_path):
+    """A run that had more images before; of a batch that is cut, the time is not known."""
+
+    def rows_of(*ids: int) -> list[dict]:
+        return [{"image_id": number, "token_ids": [1], "finish_reason": "length"} for number in ids]
+
+    for name, seconds in {"greedy": (1, 1, 1), "pai": (2, 8, 9)}.items():
+        for number, second in enumerate(seconds):
+            rows = rows_of(2 * number, 2 * number + 1)
+            Run(tmp_path / name).finish_block(number, rows, rows, seconds=second)
+        (tmp_path / name / "captions_eval_results.json").write_text('{"overall_metrics": {}}')
+    all_images = rows_of(*range(6))
+    for n_images, expected in ((6, 8), (3, 2), (2, 2)):
+        costs = evaluate.costs_of(tmp_path, {"greedy": all_images, "pai": all_images[:n_images]}, batch_size=2)
+        assert costs["pai"]["relative_time"] == expected
 
 
 def test_captions_without_times_are_compared_without_them(flags, done, tmp_path, capsys):
@@ -235,7 +252,7 @@ def test_a_folder_of_other_settings_stops_before_any_captioning(flags, done, tmp
     _, out = done
     shutil.copytree(out / "vcd_paper", tmp_path / "vcd_paper")
     error = one_line_error([*flags, "--methods", "adhh", "vcd_paper", "--out", str(tmp_path)], capsys)
-    assert "decoder was" in error
+    assert "decoder.alpha was 2, is 1.0" in error
     assert [path.name for path in tmp_path.glob("*/")] == ["vcd_paper"]
 
 

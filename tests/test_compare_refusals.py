@@ -222,6 +222,16 @@ def test_an_unfinished_run_is_refused(made, tmp_path, capsys):
     assert compared(tmp_path, greedy, other)["runs"][str(other)]["n"] == LIMIT
 
 
+def test_blocks_that_captions_lack_are_unfinished(made, capsys):
+    """A run that went on with more images and was killed after its last block, as earlier versions left it."""
+    maker, greedy, zero = made
+    lines = (zero / "captions.jsonl").read_text().splitlines(keepends=True)
+    (zero / "captions.jsonl").write_text("".join(lines[:5]))
+    maker.evaluate(zero)
+    lines = refusals(capsys, greedy, zero, "--across", "images")
+    assert lines == [f"unfinished: {zero} has 5 of 8 images; give its command again to finish it"]
+
+
 def test_it_is_said_where_files_were_not_hashed(made, tmp_path, capsys):
     """Blocks as older versions left them."""
     _, greedy, zero = made

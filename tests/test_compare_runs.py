@@ -8,6 +8,7 @@ import pytest
 from compared_runs import LIMIT, chair_i, compared, recall, sentences_of
 
 from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.scripts import summarise_seeds
 
 
 def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tmp_path):
@@ -85,3 +86,20 @@ def test_rows_in_another_order_and_files_instead_of_folders(made, tmp_path):
     first = compared(tmp_path, greedy, maker.edited("again"))["runs"]
     second = compared(tmp_path, greedy / "captions.jsonl", path)["runs"]
     assert list(first.values())[1]["difference"] == second[str(path)]["difference"]
+
+
+@pytest.mark.parametrize("change", [{"mscoco_gt_words": ["cat"]}, None])
+def test_seeds_scored_by_other_truth_or_rules_are_refused(change, tmp_path, capsys):
+    entry = {"image_id": 1, "caption": "A dog.", "words": ["dog"], "mscoco_gt_words": ["dog"]}
+    entry |= {"mscoco_hallucinated_words": [], "mscoco_non_hallucinated_words": [["dog", "dog"]]}
+    entry["mentions"] = [{"word": "dog", "node": "dog", "start": 2, "end": 5, "hallucinated": False}]
+    content = {"sentences": [entry], "overall_metrics": {"variant": "hh"}}
+    other = {"sentences": [entry | (change or {})], "overall_metrics": {"variant": "hh" if change else "original"}}
+    for name, own in {"one": content, "two": content, "greedy": other}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "captions_eval_results.json").write_text(json.dumps(own))
+    runs = [str(tmp_path / name) for name in ("one", "two", "greedy")]
+    with pytest.raises(SystemExit):
+        summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[2]])
+    assert "greedy/captions_eval_results.json: other ground truth or rules of CHAIR than" in capsys.readouterr().err
+    summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[0]])

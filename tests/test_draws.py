@@ -134,6 +134,39 @@ def test_what_a_wrapper_reads_of_results_is_where_another_writes(calls, profile)
         assert written & {path, *path.parents} - {Path(results)} or path == Path(results), f"nothing writes {path}"
 
 
+OWN = [
+    ("bash_scripts/targeted_finetune.sh", ["--steps", "3", "--seed", "7"], "--seed", "change finetune_seeds"),
+    ("bash_scripts/targeted_finetune.sh", ["--random=7"], "--random-heads", "change finetune_seeds"),
+    ("bash_scripts/targeted_finetune.sh", ["--out=x"], "--out", "change finetune_seeds"),
+    (
+        "bash_scripts/analysis/heads_of_parts.sh",
+        ["--limit=3", "--without", "car"],
+        "--without-object",
+        "change part",
+    ),
+    ("bash_scripts/analysis/heads_of_parts.sh", ["--summary=x.json"], "--summary", "change part_objects"),
+    ("bash_scripts/analysis/all.sh", ["--out", "x"], "--out", "change result_path"),
+    ("baselines/bash_scripts/eval_ours_adhh.sh", ["--dataset", "nocaps"], "--dataset", "give DATASET=nocaps"),
+]
+
+
+@pytest.mark.parametrize(("wrapper", "given", "flag", "advice"), OWN)
+def test_flags_by_which_calls_of_a_wrapper_differ_are_refused(wrapper, given, flag, advice):
+    environment = {**os.environ, "PYTHON": "false", "PROFILE": "mini"}
+    command = ["sh", ROOT / wrapper, *given]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {flag}: the wrapper sets it; {advice}") and done.stderr.count("\n") == 1
+
+
+def test_other_flags_reach_the_training_with_every_seed(profile, tmp_path):
+    given = ["--steps", "3", "--save-every=4", "--objective", "maximize_img", "--data", "a --seed"]
+    calls = calls_of(ROOT / "bash_scripts/targeted_finetune.sh", str(profile), tmp_path, *given)
+    trainings = [parsed(module, flags) for module, *flags in calls[:-1]]
+    assert len({args.out for args in trainings}) == 6
+    assert sorted({args.seed for args in trainings}) == [5, 6, 7] and {args.steps for args in trainings} == {3}
+
+
 def test_tuned_models_keep_the_order_of_their_seeds(calls, profile, tmp_path):
     tuned = Path(read_profile(str(profile))["result_path"]) / "targeted_finetune"
     wrapper = ROOT / "baselines/bash_scripts/eval_ours_tfhh.sh"

@@ -73,7 +73,7 @@ def test_removal_on_mllama_and_what_its_code_removed(flags, tmp_path, capsys):
         texts[name] = tuple(json.loads(row)["text"] for row in rows)
     assert len(set(texts.values())) == 4
     settings = json.loads((tmp_path / "out/removal_released/run.json").read_text())["settings"]
-    assert settings["removed_as_released"] == [[1, 0], [2, 3]]
+    assert settings["task"]["removed_as_released"] == [[1, 0], [2, 3]]
 
 
 def test_adhh_of_a_cross_attention_layer_stops_before_captioning(flags, tmp_path, capsys):

@@ -12,6 +12,7 @@ from tiny import TinyBatch, decode_steps
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
 from llava_hh.data.images import load_image
+from llava_hh.files import sha256
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.compare import RESAMPLES, image_weights
@@ -148,6 +149,7 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
         assert result[name]["loss"] == pytest.approx(
             sum(own["nats"] for own in rows[name]) / sum(own["n_tokens"] for own in rows[name])
         )
+    assert result["none"]["captions"]["sha256"] == sha256(greedy / "captions_eval_results.json")
     own = json.loads((greedy / "captions_eval_results.json").read_text())["overall_metrics"]
     assert result["none"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
     assert f"| {own['length']:.1f} | {own['mentions']:.1f} | {100 * own['recall']:.1f} |" in capsys.readouterr().out
@@ -156,6 +158,14 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     (out / "adhh" / "blocks" / "00001.json").unlink()
     reference_loss.main([*flags, *more, "--out", str(out)])
     assert before == {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
+
+
+@pytest.mark.parametrize("run", [{"truth": {"a.json": "1"}}, {"sha256": {"/elsewhere/a.json": "1"}}])
+def test_captions_scored_by_other_annotations_are_refused(run, tmp_path):
+    captions = tmp_path / "captions_eval_results.json"
+    captions.write_text(json.dumps({"sentences": [], "run": run}))
+    with pytest.raises(ValueError, match=f"--captions {captions}: scored by another a.json than --annotations has"):
+        reference_loss.caption_metrics([f"none={captions}"], ["none"], {"a.json": "2", "b.json": "3"})
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from llava_hh.report.folder import ResultFolder
 from llava_hh.report.heads import find_heads
 from llava_hh.report.images import EDGES, shrink_images
 from llava_hh.report.render import render_report
+from llava_hh.report.tables import find_comparisons, headline
 from llava_hh.report.words import LARGEST, NOT_MEASURED, pack
 from llava_hh.scripts import report
 
@@ -100,6 +101,50 @@ def test_heads_not_measured_stay_empty(results):
     image = next(own for own in sets if own["name"] == "train2014")["images"][0]
     missing = np.isnan(unpacked(*image["captions"][0]["influence"][0][1:]).reshape(4, 4))
     assert np.argwhere(missing).tolist() == [[1, 2]]
+
+
+@pytest.fixture
+def draws(results) -> Path:
+    """Folders of an earlier version and of two draws, each with another number of captions."""
+    for n_captions, draw in ((1, ""), (2, "-400-seed42"), (3, "-60-seed7")):
+        if draw:
+            for split in ("train2014", "val2014"):
+                shutil.copytree(results / split, results / f"{split}{draw}")
+        heads = results / f"train2014{draw}" / "identify_attention_head" / "attribution_result.json"
+        heads.write_text(json.dumps({**json.loads(heads.read_text()), "n_captions": n_captions}))
+        summary = results / f"val2014{draw}" / "summary.json"
+        content = json.loads(summary.read_text())
+        content["adhh"]["n"] = n_captions
+        summary.write_text(json.dumps(content))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("first", "shown", "n", "n_maps"),
+    [((), "-400-seed42", 2, 2), (["-60-seed7"], "-60-seed7", 3, 3), ([""], ", of an earlier version", 1, 3)],
+)
+def test_heads_and_the_numbers_on_top_are_of_one_draw_and_name_it(first, shown, n, n_maps, draws):
+    for other in ("", "-60-seed7"):
+        path = draws / f"train2014{other}" / "attention_inheritance" / "attention_inheritance.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"similarity": [[0.5] * 4] * 4}))
+    parts = [draws / f"{split}{draw}" for split in ("train2014", "val2014") for draw in first]
+    results = ResultFolder(draws, parts)
+    heads, (number, *_) = find_heads(results), headline(find_comparisons(results))
+    assert (heads["draw"], number["draw"]) == (f"train2014{shown}", f"val2014{shown}")
+    assert heads["words"].endswith(f"of {n} captions") and number["n"] == n
+    assert len(heads["more"]) == n_maps
+    assert {own["source"].split("/")[0] for own in heads["more"]} == {heads["source"].split("/")[0]}
+
+
+def test_the_page_names_the_draw_of_everything(draws):
+    report.main([str(draws), "--first", str(draws / "train2014-60-seed7"), str(draws / "val2014-60-seed7")])
+    html = (draws / "report.html").read_text()
+    assert "<h2>Heads (train2014-60-seed7)</h2>" in html
+    assert "<p>CHAIR_i with heads switched off (AD-HH), val2014-60-seed7</p>" in html
+    for draw in ("val2014-400-seed42", "val2014-60-seed7", "val2014, of an earlier version"):
+        assert f'<h3>{draw}: <a class="source"' in html
+    assert "<h3>Module level (train2014, of an earlier version)</h3>" in html
 
 
 def test_every_number_has_a_file(tiny_results, capsys):

@@ -72,6 +72,27 @@ def test_a_smaller_limit_reads_a_part_and_a_larger_one_goes_on(tmp_path):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_seconds_are_null_until_all_is_written_and_then_the_sum(tmp_path, monkeypatch):
+    """A finished run goes on with more images and is killed after its last block."""
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    def record() -> dict:
+        return read_json(tmp_path / "run.json")
+
+    work(tmp_path, samples=SAMPLES[:4])
+    (tmp_path / "run.json").write_text(json.dumps({**record(), "seconds": 500.0}))
+    for _ in range(2):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("llava_hh.blocks.Run.write_rows", dies)
+            work(tmp_path)
+        assert (record()["seconds"], record()["seconds_before"]) == (None, 500.0)
+    work(tmp_path)
+    assert record()["seconds"] >= 500
+    assert "seconds_before" not in record()
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     work(tmp_path, Squares(prompt="Describe."))
     with pytest.raises(ValueError, match=r"run\.json: .*prompt was 'Describe\.', is 'Look\.'"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from llava_hh.files import sha256
 from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +167,8 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
         assert {"chair_s", "chair_i", "recall", "mentions", "n", "interval"} <= summary[method].keys()
     evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
     assert summary["adhh"]["chair_i"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    truth = {path.name: sha256(path) for path in (tiny_coco / "annotations").glob("*_*2014.json")}
+    assert truth == evaluated["run"]["truth"] == summary["settings"]["truth"] == choice["settings"]["truth"] != {}
     assert (tmp_path / "val" / "summary_captions.png").exists()
     assert "| random heads, mean of 2 draws |" in capsys.readouterr().out
 

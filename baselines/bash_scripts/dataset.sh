@@ -1,5 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2154  # the wrapper that sources this reads them; the profile sets the others
 # Sourced after the profile: images, annotations, split and result folder of DATASET, which is coco (the default) or nocaps.
+keep_own --dataset "give DATASET=nocaps in front" "$@"
 dataset=${DATASET:-coco}
 case $dataset in
     coco)

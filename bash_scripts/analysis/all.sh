@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 export PROFILE
+keep_own --out "change result_path of a profile of your own" "$@"
 sh bash_scripts/analysis/module_influence.sh
 for figure in attention_bias ${base_model:+attention_inheritance} ${training_checkpoints:+js_div_in_training} attention_reweight_txt \
     attention_reweight_img; do

@@ -8,6 +8,8 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
+keep_own "--with-object --without-object --heads --other-heads --out --summary" \
+    "change part_objects or result_path of a profile of your own" "$@"
 split=val2014
 lists="$attributed/heads_of_parts"
 out="$result_path/heads_of_parts/$(drawn "$split" "$part_images" "$draw_seed" "$@")"

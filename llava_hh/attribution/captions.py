@@ -21,8 +21,10 @@ from llava_hh.comparison import refuse_stale, with_image_ids
 from llava_hh.data.coco import existing_file
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_rows, read_value
+from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
+from llava_hh.identity import identify_checkpoint
 from llava_hh.memory import fit_in_memory, in_parts, smallest_part
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
@@ -83,6 +85,24 @@ def _why_unlike_ours(entry: dict) -> str | None:
     ):
         return f"mentions do not all have {', '.join(fields)} of its caption"
     return None
+
+
+def refuse_other_model(captions: Path, checkpoint: Path) -> None:
+    """See that the run.json beside captions does not name another model than this one; an old one names none.
+
+    Raises:
+        ValueError: it does.
+    """
+    record = captions.with_name("run.json")
+    settings = read_json(record).get("settings") if record.is_file() else None
+    model = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(model, dict) or "sha256" not in model:
+        return
+    if model["sha256"] != identify_checkpoint(checkpoint)["sha256"]:
+        raise ValueError(
+            f"--captions {captions}: of another model ({model.get('name')}) than {checkpoint}, by the content of their "
+            "files; caption with this model"
+        )
 
 
 def digest(entries: list[dict]) -> str:

@@ -28,7 +28,12 @@ def find_figures(results: ResultFolder) -> list[dict]:
         title = f"Fine-tuning, {source.parent.name}"
         figures.append((title, "", source, source.with_name("curves.png")))
     return [
-        {"title": title, "seen": seen, "source": results.link(source), "picture": data_uri(picture)}
+        {
+            "title": f"{title} ({draw})" if (draw := results.draw(source)) else title,
+            "seen": seen,
+            "source": results.link(source),
+            "picture": data_uri(picture),
+        }
         for title, seen, source, picture in figures
         if picture.is_file()
     ]

@@ -1,35 +1,55 @@
 """A folder of results as the report reads it: its files, and how the page names them."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from llava_hh.files import read_json
 
+EARLIER = ", of an earlier version"
+DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")
+
 
 class ResultFolder:
     """What lies below a folder of results, blocks and hidden files aside; the page itself will lie in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first: Sequence[Path] = ()) -> None:
         """List the files.
 
+        Args:
+            first: parts of the folder whose files come before those of others.
         Raises:
             FileNotFoundError: no such folder.
         """
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; expected one of results")
-        self.folder = folder
+        self.folder, self.first = folder, [part.resolve() for part in first]
         self.files: list[Path] = []
         for place, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
             self.files += [Path(place) / name for name in sorted(names)]
 
     def named(self, pattern: str) -> list[Path]:
-        """Files whose name fits the pattern; those nearer to the folder first."""
+        """Files whose name fits the pattern: those of `first`, of earlier versions last, those nearer to the folder."""
         found = [path for path in self.files if fnmatch(path.name, pattern)]
-        return sorted(found, key=lambda path: (len(path.parts), path))
+        return sorted(found, key=self._rank)
+
+    def _rank(self, path: Path) -> tuple:
+        of_others = not any(path.resolve().is_relative_to(part) for part in self.first)
+        return of_others, self.draw(path).endswith(EARLIER), len(path.parts), path
+
+    def draw(self, path: Path) -> str:
+        """The draw of images that a file is of, by its folder's name; "" where no folder is named by one.
+
+        Earlier versions named folders by the split alone, which does not tell one draw from another.
+        """
+        for part in reversed((self.folder.resolve().name, *Path(self.link(path)).parts[:-1])):
+            if name := DRAW.fullmatch(part):
+                return part if name["of"] else part + EARLIER
+        return ""
 
     def link(self, path: Path) -> str:
         """A path as the page links and names it: relative to the folder."""

@@ -12,12 +12,12 @@ DIGITS = 6  # significant, of scores in the page
 def find_heads(results: ResultFolder) -> dict | None:
     """The first attribution of the folder; None where there is none.
 
-    Returns: `source`; `scores`, `low`, `high` (layer, head); the head lists `hal` and `non_hal`, best first; `words`
-        (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers, each with
-        `label`, `source` and `values` (layer, head).
+    Returns: `source` and `draw`; `scores`, `low`, `high` (layer, head); the head lists `hal` and `non_hal`, best first;
+        `words` (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers of
+        the same draw, each with `label`, `source` and `values` (layer, head).
     """
     for path in results.named(ATTRIBUTION):
-        heads = read_form(path, _scores) | {"source": results.link(path)}
+        heads = read_form(path, _scores) | {"source": results.link(path), "draw": results.draw(path)}
         more = [own | {"source": heads["source"]} for own in read_form(path, _of_words)]
         for name, label, read in (
             ("attention_inheritance.json", "similarity to the base model (cosine)", _similarity),
@@ -25,7 +25,8 @@ def find_heads(results: ResultFolder) -> dict | None:
             ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
             ("attention_bias.json", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
         ):
-            for source in results.named(name)[:1]:
+            beside = [source for source in results.named(name) if source.is_relative_to(path.parents[1])]
+            for source in beside[:1]:
                 more.append({"label": label, "source": results.link(source), "values": read_form(source, read)})
         return heads | {"more": more}
     return None

@@ -21,17 +21,18 @@ LARGEST_PAGE = 15_000_000  # bytes
 SCRIPTS = ("grid.js", "heads.js", "words.js", "browser.js")
 
 
-def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200) -> str:
+def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200, first: Sequence[Path] = ()) -> str:
     """The page of a results folder; what the folder doesn't have is left out.
 
     Args:
         summaries: comparisons of methods that lie elsewhere.
         limit: images in the caption browser.
+        first: parts of the folder, such as draws of images, of which the heads and the numbers on top are.
     Raises:
         FileNotFoundError: no such folder, or nothing in it that could be shown.
         ValueError: a result file of another form, or more than LARGEST_PAGE holds.
     """
-    results = ResultFolder(folder)
+    results = ResultFolder(folder, first)
     comparisons = find_comparisons(results, summaries)
     sets, files = find_sets(results, limit)
     heads = find_heads(results)

@@ -15,7 +15,7 @@ CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
     ("mentions", "mentions", "mentions", 1),
     ("length", "length", "length", 1),
 ]
-NO_SETTINGS = ("settings", "image_ids", "seconds")  # of run.json, shown elsewhere or too long
+NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
 
 def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> list[dict]:
@@ -23,19 +23,19 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
 
     Args:
         further: comparisons that lie elsewhere; they come first.
-    Returns: `source`, `heads`, `rows` of cells, `note`, and the `summary` itself.
+    Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the `summary` itself.
     """
     tables = []
     for path in [*further, *results.named("summary*.json")]:
         summary, (heads, rows, note) = read_form(path, lambda content: (content, table_of(content)))
-        tables.append({"source": results.link(path), "heads": heads, "rows": rows, "note": note, "summary": summary})
+        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": summary})
     for path in results.named(POPE_FILE):
         (heads, rows), left_out = read_form(
             path, lambda content: (table_of_pope(content), note_of_left_out(content.get("settings", {})))
         )
         note = f"POPE, with 95% bootstrap intervals over images.{left_out}"
-        tables.append({"source": results.link(path), "heads": heads, "rows": rows, "note": note, "summary": {}})
-    return tables
+        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": {}})
+    return [{**table, "source": results.link(table["path"]), "draw": results.draw(table["path"])} for table in tables]
 
 
 def find_chair(results: ResultFolder) -> dict | None:
@@ -73,6 +73,7 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
                     "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in summary["adhh"]["interval"][metric])),
                     "n": summary["adhh"]["n"],
                     "source": table["source"],
+                    "draw": table["draw"],
                 }
                 for metric, name in (("chair_i", "CHAIR_i"), ("chair_s", "CHAIR_s"), ("recall", "recall"))
             ]

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
-from llava_hh.attribution.captions import CaptionAttribution, CaptionedSettings, digest, hallucinating_captions
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    CaptionedSettings,
+    digest,
+    hallucinating_captions,
+    refuse_other_model,
+)
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import heads_with_text
 from llava_hh.figures import paper
@@ -46,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        refuse_other_model(args.captions, args.model)
         found = hallucinating_captions(args.captions)
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)

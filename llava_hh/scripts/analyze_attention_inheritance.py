@@ -21,7 +21,13 @@ from llava_hh.analysis.inheritance import (
     text_blocks,
     tokens_per_cell,
 )
-from llava_hh.attribution.captions import CaptionAttribution, CaptionedSettings, digest, hallucinating_captions
+from llava_hh.attribution.captions import (
+    CaptionAttribution,
+    CaptionedSettings,
+    digest,
+    hallucinating_captions,
+    refuse_other_model,
+)
 from llava_hh.blocks import Run
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.figures import paper
@@ -77,6 +83,7 @@ def examples_of(run: Run, similarity: np.ndarray, heads: list[Head]) -> dict:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        refuse_other_model(args.captions, args.model)
         found = hallucinating_captions(args.captions)
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)

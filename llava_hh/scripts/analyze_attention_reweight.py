@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
             **({"paper": paper.REWEIGHT[args.span]} if args.paper_values else {}),
         }
         settings = {
-            **evaluation.settings([]).record(),
+            **evaluation.record([]),
             "split": args.split,
             "heads_sha256": sha256(args.heads),
             "top_k": args.top_k,

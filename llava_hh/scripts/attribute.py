@@ -20,6 +20,7 @@ from llava_hh.attribution.captions import (
     OutputsSettings,
     digest,
     hallucinating_captions,
+    refuse_other_model,
 )
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
@@ -114,6 +115,7 @@ def report(result: dict, path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        refuse_other_model(args.captions, args.model)
         found = hallucinating_captions(args.captions)
         entries = found[: args.limit]
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.stored import Columns
 from llava_hh.attribution.summary import summarise
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
@@ -41,15 +42,15 @@ def subset(args: argparse.Namespace) -> dict:
 
     Raises:
         FileNotFoundError: not the folder of a finished attribution.
-        ValueError: captions of other images, or no hallucinated or true word in the images that are kept.
+        ValueError: other captions, or no hallucinated or true word in the images that are kept.
     """
     expected = "the folder of a finished attribution"
     log_probs = load_file(existing_file(args.attribution / "ablations.safetensors", expected))
     whole = read_json(existing_file(args.attribution / "attribution_result.json", expected))
+    if digest(hallucinating_captions(args.captions)) != whole["settings"]["captions_sha256"]:
+        raise ValueError(f"--captions {args.captions}: other captions than {args.attribution} was made of")
     rows = [row for _, row in read_json_lines(args.attribution / "targets.jsonl", expected)]
     objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_scored(args.captions)[0]}
-    if missing := {row["image_id"] for row in rows} - objects.keys():
-        raise ValueError(f"--captions {args.captions}: lacks image {min(missing)} of {args.attribution}")
     attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}
     kept = images_with_objects(attributed, args.with_object, args.without_object)
     chosen = np.array([row["image_id"] in kept for row in rows])

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 sentences = evaluation.run(name, [DeactivateText(tuple(heads[:top_k]), threshold)], args.out / name)
                 points.append({"top_k": top_k, "threshold": threshold, **summarise(sentences)})
         if processes().is_main:
-            report(args, evaluation.settings([]).record(), greedy, points)
+            report(args, evaluation.record([]), greedy, points)
 
 
 if __name__ == "__main__":

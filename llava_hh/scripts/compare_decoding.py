@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         ]
 
         if processes().is_main:
-            report(args, evaluation.settings(switched_off(heads)).record(), sentences, draws)
+            report(args, evaluation.record(switched_off(heads)), sentences, draws)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         randoms = [captions_of_tuned(evaluation, folder, args.out) for folder in args.random_tuned]
         if not processes().is_main:
             return
-        settings = evaluation.settings(adhh).record()
+        settings = evaluation.record(adhh)
         settings |= {"heads_sha256": sha256(args.heads), "top_k": args.top_k, "threshold": args.threshold}
         summary = compare(
             {"greedy": greedy, "adhh": switched_off, **tuned},

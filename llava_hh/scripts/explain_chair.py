@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, refuse_stale
+from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, refuse_stale, truth_of
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json
@@ -53,7 +53,7 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
         refuse_stale(path, read_json(path).get("run"))
         sentences, metrics = read_scored(path)
         variant = metrics["variant"]
-        about = (variant, sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences))
+        about = truth_of(sentences, metrics)
         first = first or about
         if about != first:
             raise ValueError(f"{path}: other images, ground truth or rules of CHAIR than the first run has")

@@ -16,6 +16,7 @@ from llava_hh.attribution.captions import (
     digest,
     hallucinating_captions,
     join_arrays,
+    refuse_other_model,
 )
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import heads_with_text
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
+        refuse_other_model(args.captions, args.model)
         found = hallucinating_captions(args.captions, allow_none=True)
         if not found:
             if processes().is_main:

@@ -5,7 +5,7 @@ reference_loss.json; with --captions, what each method's own captions name and f
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,11 +80,12 @@ def measure(evaluation: Evaluation, interventions: list[Intervention], out: Path
         return run.finished_rows()
 
 
-def caption_metrics(given: Sequence[str], methods: Sequence[str]) -> dict[str, dict]:
-    """Of the files that --captions names, by method: CAPTION_METRICS with their intervals.
+def caption_metrics(given: Sequence[str], methods: Sequence[str], truth: Mapping[str, str]) -> dict[str, dict]:
+    """Of the files that --captions names, by method: CAPTION_METRICS with their intervals, and the file's sha256.
 
     Raises:
-        ValueError: another form than METHOD=FILE, a method that was not measured, or no file of scored captions.
+        ValueError: another form than METHOD=FILE, a method that was not measured, no file of scored captions, or one
+            that says it was scored by other annotations.
     """
     found = {}
     for each in given:
@@ -94,8 +95,13 @@ def caption_metrics(given: Sequence[str], methods: Sequence[str]) -> dict[str, d
         content = read_json(Path(path))
         if "sentences" not in content:
             raise ValueError(f"--captions {path}: no `sentences` there; expected a file of evaluate_chair")
+        made = content.get("run") or {}
+        scored_by = made.get("truth") or {Path(file).name: digest for file, digest in made.get("sha256", {}).items()}
+        if changed := [file for file in truth if scored_by.get(file, truth[file]) != truth[file]]:
+            raise ValueError(f"--captions {path}: scored by another {changed[0]} than --annotations has; score it anew")
         summary = summarise(content["sentences"])
         found[name] = {metric: summary[metric] for metric in CAPTION_METRICS} | {"n": summary["n"]}
+        found[name]["sha256"] = sha256(Path(path))
         found[name]["interval"] = {metric: summary["interval"][metric] for metric in CAPTION_METRICS}
     return found
 
@@ -125,8 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         evaluation = evaluation_from_flags(args)
-        truth = {path.name: sha256(path) for path in evaluation.dataset.files(args.annotations)}
-        task = {"captions_per_image": args.captions_per_image, "annotations_sha256": truth}
+        task = {"captions_per_image": args.captions_per_image, "annotations_sha256": evaluation.truth}
         evaluation = replace(evaluation, task=task)
         heads = heads_with_text(evaluation.lvlm, heads_from_flags(args, evaluation.lvlm, args.top_k), refuse=True)
 
@@ -139,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
             control = control_heads(evaluation.lvlm, heads, seed)
             methods |= {f"random_{name}_{seed}": edit for name, edit in edits(control).items()}
         tuned = {f"tfhh_{place}": path for place, path in enumerate(args.tfhh_model, 1)}
-        captions = caption_metrics(args.captions, [*methods, *tuned])
+        captions = caption_metrics(args.captions, [*methods, *tuned], evaluation.truth)
         rows = {name: measure(evaluation, edit, args.out / name) for name, edit in methods.items()}
         for name, path in tuned.items():
             rows[name] = measure(evaluation.with_model(path), [], args.out / name)

@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("results", type=Path, help="a folder of results, such as results/mini/full, or a part of one")
     add("--summary", type=Path, action="append", default=[], help="a comparison that lies elsewhere; may be repeated")
+    add("--first", type=Path, nargs="+", default=[], help="parts of it that the head map and the numbers on top are of")
     add("--limit", type=SIZE, default=200, help="images in the caption browser")
     return parser
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         if not processes().is_main:
             return
         page = args.results / REPORT
-        write_text(page, render_report(args.results, args.summary, args.limit))
+        write_text(page, render_report(args.results, args.summary, args.limit, args.first))
         print(page)
         if root := index_folder(args.results):
             index = root / "index.html"

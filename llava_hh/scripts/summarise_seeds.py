@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import RESULT_FILE, read_scored, spread_table
+from llava_hh.comparison import RESULT_FILE, read_scored, spread_table, truth_of
 from llava_hh.data.coco import existing_file
 from llava_hh.files import sha256, write_json
 from llava_hh.metrics.compare import spread_over_runs
@@ -30,8 +30,12 @@ def main(argv: list[str] | None = None) -> None:
         if not processes().is_main:
             return
         files = [existing_file(folder / RESULT_FILE, "scored captions") for folder in [*args.runs, *args.reference]]
-        sentences = [read_scored(path)[0] for path in files]
+        scored = [read_scored(path) for path in files]
+        sentences = [own for own, _ in scored]
         spread = spread_over_runs(sentences[: len(args.runs)], sentences[len(args.runs) :])
+        for path, own in zip(files, scored, strict=True):
+            if truth_of(*own) != truth_of(*scored[0]):
+                raise ValueError(f"{path}: other ground truth or rules of CHAIR than {files[0]} has; score it anew")
         if args.out:
             make_parent(args.out)
             hashes = {str(path): sha256(path) for path in files}
