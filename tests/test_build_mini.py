@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tiny import tiny_llama
 from tiny_checkpoint import word_tokenizer
 from tokenizers.normalizers import Replace
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from llava_hh.mini import tuning, vision
@@ -115,3 +116,51 @@ def test_another_seed_trains_another_model(parts, tmp_path):
     assert all(weight.isfinite().all() for weight in other.values())
     assert all(torch.equal(other[key], expected[key]) for key in expected)
     assert any(not torch.equal(other[key], plain[key]) for key in plain)
+
+
+def tiny_tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = [nn.Parameter(torch.ones(width, 2))]
+    optimizer = torch.optim.AdamW(parameters, 0.1)
+    return parameters, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 5)
+
+
+def one_step(parameters, optimizer, schedule) -> None:
+    optimizer.zero_grad()
+    parameters[0].pow(2).sum().backward()
+    optimizer.step()
+    schedule.step()
+
+
+def test_minis_tuning_goes_on_from_its_state_or_says_what_to_do(tmp_path):
+    path, first, second = tmp_path / "tuning_state.pt", tiny_tuning(), tiny_tuning()
+    one_step(*first)
+    tuning.save_state(path, "mine", 1, *first)
+    assert tuning.load_state(path, "mine", *second) == 1
+    for each in (first, second):
+        one_step(*each)
+    assert torch.equal(first[0][0], second[0][0])
+    content = path.read_bytes()
+    for inputs, width, damaged in (
+        ("others", 3, content),
+        ("mine", 1, content),
+        *(("mine", 3, damaged) for damaged in (content[:-50], content[: len(content) // 2], b"", b"x")),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tuning_state\.pt: cannot be gone on from .*; delete it") as error:
+            tuning.load_state(path, inputs, *tiny_tuning(width))
+        assert "\n" not in str(error.value)
+
+
+def test_minis_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
+    path = tmp_path / "tuning_state.pt"
+    tuning.save_state(path, "mine", 1, *tiny_tuning())
+    before = path.read_bytes()
+
+    def full(content, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="make room"):
+        tuning.save_state(path, "mine", 2, *tiny_tuning())
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
