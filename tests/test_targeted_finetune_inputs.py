@@ -2,9 +2,13 @@
 
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from llava_hh import files, identity, runs
+from llava_hh.finetuning.checkpoints import write_manifest
 from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings, sharding
 from llava_hh.scripts import targeted_finetune
 from llava_hh.settings import differences
@@ -50,6 +54,34 @@ def test_a_configuration_of_deepspeed_is_known_by_its_content(deepspeed, tmp_pat
 def test_without_deepspeed_its_variables_decide_nothing(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_CLIPPING", "1.0")
     assert sharding() == "no"
+
+
+def test_each_image_is_read_once_and_by_one_process(tmp_path, monkeypatch, capsys):
+    """The other process sends its share, by the launcher's store: the trainer makes the process group itself."""
+    names = ["a.jpg", "b.jpg", "missing.jpg", "z.jpg"]
+    for name in (names[0], names[1]):
+        (tmp_path / name).write_text(name)
+    team, read = Mock(rank=0, count=2, exchange=lambda own: [own, json.dumps([None, "of z"])]), []
+    monkeypatch.setattr(runs, "processes", lambda: team)
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or f"of {path.stem}")
+    found = targeted_finetune.digests_of_images(tmp_path, [*names, *names])
+    assert found == dict(zip(names, ["of a", "of b", None, "of z"], strict=True)) and read == names[:2]
+    assert not team.gather.called and "sha256 of images: 100%" in capsys.readouterr().err
+
+
+def test_a_finished_model_is_read_once_on_a_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(identity, "SETTLED", -1.0)
+    monkeypatch.setattr(identity, "SMALL", 0)
+    reads, whole = [], identity._digest_with_bar
+    monkeypatch.setattr(identity, "_digest_with_bar", lambda path, size: reads.append(path.name) or whole(path, size))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_text("weights")
+    write_manifest(model, "of mine", 3)
+    for _ in range(2):
+        assert targeted_finetune.is_trained(SimpleNamespace(out=tmp_path, steps=3))
+    assert reads == ["model.safetensors"]
 
 
 def test_every_flag_is_compared_or_free():

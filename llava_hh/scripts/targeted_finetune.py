@@ -5,9 +5,11 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+
+from tqdm import tqdm
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
@@ -50,7 +52,7 @@ from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
-from llava_hh.runs import begun_run, make_folder, processes, start_run
+from llava_hh.runs import begun_run, make_folder, processes, share_out, start_run
 
 MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --out
 
@@ -107,10 +109,20 @@ def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str
     return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if args.released else heads, vocabulary)
 
 
+def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
+
+    def digests(share: Sequence[str]) -> list[str | None]:
+        bar = tqdm(share, desc="sha256 of images", unit="image", disable=not processes().is_main)
+        return [sha256_or_none(folder / name) for name in bar]
+
+    in_order = sorted(set(names))
+    return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
+
+
 def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
     order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
-    names = sorted({name for name in (data[index].image for index in order) if name})
-    images = {name: sha256_or_none(args.image_folder / name) for name in names}
+    images = digests_of_images(args.image_folder, {name for name in (data[index].image for index in order) if name})
     made = {
         "model": describe_loaded(lvlm),
         "heads": [list(head) for head in heads],
