@@ -1,5 +1,6 @@
 """mini's build on a tiny base model: vision tower, tuning with a kill in the middle, assembly."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from llava_hh.mini import tuning, vision
 from llava_hh.mini.dataset import Split, write_split
-from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, VISION_FILE, assemble
+from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, PROJECTOR_FILE, VISION_FILE, assemble
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import build_mini
 
@@ -116,6 +117,74 @@ def test_another_seed_trains_another_model(parts, tmp_path):
     assert all(weight.isfinite().all() for weight in other.values())
     assert all(torch.equal(other[key], expected[key]) for key in expected)
     assert any(not torch.equal(other[key], plain[key]) for key in plain)
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch, capsys):
+    """Runs a stage in small folders, which writes the seed or step that it made; returns these, or its error."""
+    made = []
+
+    def write(path: Path, text: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(text))
+        made.append(text)
+
+    def assembled(base, vision, step, out):
+        write(out / "config.json", step.name)
+
+    monkeypatch.setattr(build_mini, "tune", lambda *args: write(tmp_path / "w" / "step-120" / PROJECTOR_FILE, args[-1]))
+    monkeypatch.setattr(build_mini, "assemble", assembled)
+    monkeypatch.setattr(build_mini, "save_start", lambda base, vision, out, seed: write(out / "config.json", seed))
+    write(tmp_path / "base" / "config.json", "{}")
+    write(tmp_path / "w" / VISION_FILE, "tower")
+    folders = ("--base", tmp_path / "base", "--weights", tmp_path / "w", "--data", tmp_path / "data")
+    folders += ("--model", tmp_path / "model", "--steps", tmp_path / "steps")
+
+    def run(*flags: str) -> list | str:
+        made.clear()
+        try:
+            build_mini.main([*flags[:1], *map(str, folders), *flags[1:]])
+        except SystemExit as stopped:
+            assert stopped.code == 2 and not made
+            return capsys.readouterr().err
+        return list(made)
+
+    return run
+
+
+def test_weights_of_another_seed_are_refused(build, tmp_path):
+    assert build("tune", "--seed", "6") == [6] and build("tune", "--seed", "6") == []
+    error = build("tune")
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "seed was 6, is 5. Name a new folder, or delete it" in error
+    (tmp_path / "w" / VISION_FILE).write_text("another tower")
+    assert "inputs.vision" in build("tune", "--seed", "6")
+
+
+def test_a_checkpoint_of_another_step_is_refused(build, tmp_path):
+    assert build("assemble", "--step", "40") == ["step-040"] and build("assemble", "--step", "40") == []
+    assert "step was 40, is 120" in build("assemble")
+    shutil.rmtree(tmp_path / "base")
+    assert build("assemble", "--step", "40") == []
+
+
+def test_folders_of_steps_are_of_their_weights(build, tmp_path):
+    assert build("steps") == [5, *(f"step-{step:03d}" for step in build_mini.SAVED_STEPS)] and build("steps") == []
+    assert "step-000: is there, made otherwise: seed was 5, is 6" in build("steps", "--seed", "6")
+    (tmp_path / "w" / "step-040").mkdir()
+    (tmp_path / "w" / "step-040" / PROJECTOR_FILE).write_text("of another tuning")
+    assert "step-040: is there, made otherwise: inputs.projector" in build("steps")
+
+
+def test_results_without_a_record_count_as_the_usual_ones(build, tmp_path):
+    for stage in ("tune", "assemble", "steps"):
+        build(stage)
+    for record in tmp_path.rglob("*.made_of.json"):
+        record.unlink()
+    for stage in ("tune", "assemble", "steps"):
+        assert build(stage) == []
+    assert "seed was 5, is 6" in build("tune", "--seed", "6") and "seed was 5, is 6" in build("steps", "--seed", "6")
+    assert "step was 120, is 40" in build("assemble", "--step", "40")
 
 
 def tiny_tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
