@@ -10,7 +10,7 @@ import pytest
 from llava_hh import files, identity, runs
 from llava_hh.finetuning.checkpoints import write_manifest
 from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings, sharding
-from llava_hh.scripts import targeted_finetune
+from llava_hh.scripts import compare_finetuning, targeted_finetune
 from llava_hh.settings import differences
 
 
@@ -82,6 +82,18 @@ def test_a_finished_model_is_read_once_on_a_machine(tmp_path, monkeypatch):
     for _ in range(2):
         assert targeted_finetune.is_trained(SimpleNamespace(out=tmp_path, steps=3))
     assert reads == ["model.safetensors"]
+
+
+def test_the_summary_says_which_model_was_captioned(tmp_path):
+    tuning, captions = tmp_path / "heads_1", tmp_path / "val" / "heads_1"
+    rows = [dict.fromkeys(compare_finetuning.KEPT_LOG, step) for step in (1, 3)]
+    files.write_rows(tuning / "log.jsonl", rows)
+    start, tuned = ({"name": "model", "sha256": sha256, "files": {}} for sha256 in ("start", "tuned"))
+    files.write_json(tuning / "run.json", {"settings": {"model": start, "seed": 1}, "seconds": 2.0})
+    files.write_json(captions / "run.json", {"settings": {"model": tuned}})
+    found = compare_finetuning.describe_tuning(tuning, captions)
+    assert found["model_sha256"] == "tuned" and found["settings"] == {"seed": 1}
+    assert (found["start"], found["end"]) == (rows[0], rows[1])
 
 
 def test_every_flag_is_compared_or_free():
