@@ -24,11 +24,16 @@ SHARED_WITHIN = 10.0  # seconds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
-def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
-    """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process."""
+def share_out(items: Sequence, work: Callable[[Sequence], list], by_store: bool = False) -> list:
+    """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process.
+
+    Args:
+        by_store: by the launcher's store, so that a trainer can still make the process group that it needs.
+    """
     team = processes()
     first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
-    parts = team.gather(json.dumps(work(items[first:last])))
+    put_together = team.exchange if by_store else team.gather
+    parts = put_together(json.dumps(work(items[first:last])))
     return [result for part in parts for result in json.loads(part)]
 
 

@@ -3,9 +3,9 @@
 import json
 import random
 import shutil
-from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,17 +14,15 @@ from faults.checkpoints import EARLIER, LAST, Case, cut_while_it_was_deleted, of
 from safetensors.torch import save_file
 from torch import nn
 
+from llava_hh.files import sha256
 from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.checkpoints import damage_of, last_whole_checkpoint, load_trained_rows, write_manifest
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import TargetedModel
-from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings
 from llava_hh.finetuning.trainer import resume_point
-from llava_hh.mini.tuning import load_state, save_state
 from llava_hh.parts import HOST
 from llava_hh.processes import Processes
 from llava_hh.scripts import targeted_finetune
-from llava_hh.settings import differences
 
 
 def checkpoint(folder: Path, step: int, settings: str = "of mine") -> Path:
@@ -57,19 +55,53 @@ def edit_manifest(path: Path) -> None:
 def test_a_checkpoint_counts_only_as_a_whole(damage, reason, tmp_path):
     earlier, last = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
     (last / "optimizer (1).pt").write_text("a sync program's copy decides nothing")
-    assert last_whole_checkpoint(tmp_path, "of mine") == last
+    assert last_whole_checkpoint(tmp_path) == last
     damage(last)
     passed = []
-    assert last_whole_checkpoint(tmp_path, "of mine", lambda *both: passed.append(both)) == earlier
+    assert last_whole_checkpoint(tmp_path, lambda *both: passed.append(both)) == earlier
     assert [path for path, _ in passed] == [last] and reason in passed[0][1]
 
 
-def test_checkpoints_of_other_steps_and_other_settings_are_passed_over(tmp_path):
+def test_checkpoints_of_other_steps_are_passed_over(tmp_path):
     checkpoint(tmp_path, 3).rename(tmp_path / "checkpoint-5")
-    assert damage_of(tmp_path / "checkpoint-5", None, 5) == "it was renamed: its files are those of step 3"
-    other = checkpoint(tmp_path, 4, "of others")
-    assert damage_of(other, "of mine", 4) == "it was made with other settings"
-    assert last_whole_checkpoint(tmp_path, "of mine") is None and last_whole_checkpoint(tmp_path) == other
+    assert damage_of(tmp_path / "checkpoint-5", 5) == "it was renamed: its files are those of step 3"
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "optimizer.pt"])
+def test_a_file_that_cannot_be_read_stops_and_is_no_damage(file, tmp_path, monkeypatch):
+    last, whole = checkpoint(tmp_path, 2), Path.read_bytes
+
+    def failing(read):
+        def fails(path, *args):
+            if Path(path).name == file:
+                raise OSError(5, "Input/output error", str(path))
+            return read(path, *args)
+
+        return fails
+
+    monkeypatch.setattr(Path, "read_bytes", failing(whole))
+    said = rf"{file}: cannot be read \(Input/output error\), .*; nothing was deleted"
+    with pytest.raises(OSError, match=said) as error:
+        damage_of(last, 2, failing(sha256))
+    assert "\n" not in str(error.value)
+
+
+def test_a_resume_deletes_nothing_and_a_new_checkpoint_replaces_the_damaged_one(tmp_path):
+    """Checkpoints of later steps are no reason to delete the whole ones that a training goes on from."""
+    for step in (2, 4, 6, 8):
+        checkpoint(tmp_path, step)
+    for step in (4, 6, 8):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_text("")
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=tmp_path), log_file=tmp_path / "log.jsonl", recall=lambda _: None
+    )
+    assert resume_point(trainer).name == "checkpoint-2"
+    assert [checkpoints.steps_of(path) for path in checkpoints.own_checkpoints(tmp_path)] == [8, 6, 4, 2]
+    checkpoint(tmp_path, 4)
+    checkpoints.drop_old_checkpoints(tmp_path, 4)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-4"
+    assert (tmp_path / "checkpoint-2").exists()
 
 
 def test_what_a_kill_left_of_a_manifest_is_cleared_up(tmp_path):
@@ -77,7 +109,7 @@ def test_what_a_kill_left_of_a_manifest_is_cleared_up(tmp_path):
     (last / f".manifest.json.{HOST}.123.0123456789abcdef.part").touch()
     write_manifest(last, "of mine", 2)
     assert sorted(path.name for path in last.iterdir()) == ["manifest.json", "optimizer.pt", "pytorch_model_fsdp_0"]
-    assert damage_of(last, "of mine", 2) is None
+    assert damage_of(last, 2) is None
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_and_not_deleted(tmp_path):
@@ -96,7 +128,6 @@ def test_another_number_of_processes_is_said(tmp_path, monkeypatch, capsys):
     recalled = []
     trainer = SimpleNamespace(
         args=SimpleNamespace(output_dir=tmp_path),
-        settings="of mine",
         log_file=tmp_path / "log.jsonl",
         recall=recalled.append,
     )
@@ -125,23 +156,25 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def go_on(folder: Path, before: str, damage=lambda out: None) -> Path:
+def go_on(folder: Path, before: str, damage=lambda out: None, *more: str) -> Path:
     """A training that goes on in a copy of a folder."""
     out = folder / "out"
     if before != "out":
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(folder / before, out)
     damage(out)
-    training.tune([*json.loads((folder / "flags.json").read_text()), "--out", str(out)])
+    training.tune([*json.loads((folder / "flags.json").read_text()), *more, "--out", str(out)])
     return out
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken_and_no_pickle_loaded(folder, capsys, monkeypatch):
     loads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **given: loads.append(given) or load(*args, **given))
-    out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").unlink())
+    monkeypatch.setattr(targeted_finetune, "drop_checkpoints", lambda _: None)
+    out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").rename(out / LAST / "stray"))
+    assert damage_of(out / LAST, 4) is None and not (out / LAST / "stray").exists()
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert warnings == [f"warning: {out / LAST}: passed over, scheduler.pt is missing or cannot be read"]
+    assert warnings == [f"warning: {out / LAST}: passed over, scheduler.pt is missing"]
     assert training.contents(out) == training.contents(folder / "undisturbed")
     assert len(loads) >= 3 and all(given["weights_only"] is True for given in loads)
 
@@ -164,9 +197,26 @@ def test_a_damaged_model_is_an_error_and_is_written_anew_without_training(folder
         go_on(folder, "finished", lambda out: (out / "model" / "model.safetensors").unlink())
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 2 and error.startswith("error: ")
-    assert "model: model.safetensors is missing or cannot be read; delete the folder" in error
+    assert "model: model.safetensors is missing; delete the folder" in error
     out = go_on(folder, "out", lambda out: shutil.rmtree(out / "model"))
     assert training.contents(out) == training.contents(folder / "undisturbed")
+
+
+@pytest.mark.parametrize("before", ["interrupted", "finished"])
+def test_work_of_other_settings_is_refused_and_left(before, folder, capsys, monkeypatch):
+    """Also where run.json does not tell; a command with the settings of the work still goes on with it."""
+
+    def record_of(run):
+        return lambda out: shutil.copyfile(folder / run / "run.json", out / "run.json")
+
+    with pytest.raises(SystemExit) as stopped:
+        go_on(folder, before, record_of("other"), "--seed", "1")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and "made with other settings; choose another --out" in error
+    assert (folder / "out" / "log.jsonl").read_bytes() == (folder / before / "log.jsonl").read_bytes()
+    monkeypatch.setattr(targeted_finetune, "resume_point", spy := Mock(wraps=resume_point))
+    assert training.contents(go_on(folder, "out", record_of(before))) == training.contents(folder / "undisturbed")
+    assert "passed over" not in capsys.readouterr().err and spy.called == (before == "interrupted")
 
 
 @pytest.mark.parametrize("kind", [of_another_run, cut_while_it_was_deleted])
@@ -189,70 +239,3 @@ def judged(kind, folder: Path) -> str | None:
     case = Case(folder / "out", folder / "other", random.Random(0))
     flags = json.loads((folder / "flags.json").read_text())
     return training.judge(kind, case, folder / "interrupted", folder / "undisturbed", flags, folder / "log")
-
-
-# --- settings
-
-
-def test_every_flag_is_compared_or_free(folder):
-    flags = [*json.loads((folder / "flags.json").read_text()), "--out", "x"]
-    given = {*vars(targeted_finetune.parser().parse_args(flags))}
-    named = {each.name for each in fields(FineTuningSettings)}
-    assert given - named == {"out", "debug", "foreign_heads"}
-    assert named - given == {"images", "mixed_precision", "sharding"}
-    settings = FineTuningSettings(**dict.fromkeys(named, 1))
-    for name in named:
-        changed = replace(settings, **{name: 2})
-        assert (name in settings.free()) == (not differences(settings.record(), changed))
-        assert (name in settings.free()) == (digest_of_settings(changed) == digest_of_settings(settings))
-
-
-# --- mini's own tuning
-
-
-def tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    parameters = [nn.Parameter(torch.ones(width, 2))]
-    optimizer = torch.optim.AdamW(parameters, 0.1)
-    return parameters, optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 5)
-
-
-def one_step(parameters, optimizer, schedule) -> None:
-    optimizer.zero_grad()
-    parameters[0].pow(2).sum().backward()
-    optimizer.step()
-    schedule.step()
-
-
-def test_minis_tuning_goes_on_from_its_state_or_says_what_to_do(tmp_path):
-    path, first, second = tmp_path / "tuning_state.pt", tuning(), tuning()
-    one_step(*first)
-    save_state(path, "mine", 1, *first)
-    assert load_state(path, "mine", *second) == 1
-    for each in (first, second):
-        one_step(*each)
-    assert torch.equal(first[0][0], second[0][0])
-    content = path.read_bytes()
-    for inputs, width, damaged in (
-        ("others", 3, content),
-        ("mine", 1, content),
-        *(("mine", 3, damaged) for damaged in (content[:-50], content[: len(content) // 2], b"", b"x")),
-    ):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"tuning_state\.pt: cannot be gone on from .*; delete it") as error:
-            load_state(path, inputs, *tuning(width))
-        assert "\n" not in str(error.value)
-
-
-def test_minis_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
-    path = tmp_path / "tuning_state.pt"
-    save_state(path, "mine", 1, *tuning())
-    before = path.read_bytes()
-
-    def full(content, file):
-        Path(file).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="make room"):
-        save_state(path, "mine", 2, *tuning())
-    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]

@@ -21,6 +21,7 @@ from llava_hh.finetuning.batches import sample_order
 from llava_hh.finetuning.checkpoints import last_whole_checkpoint
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.generation import generate_greedily
+from llava_hh.identity import identify_checkpoint
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.scripts import compare_finetuning, summarise_seeds, targeted_finetune
@@ -308,6 +309,7 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
     assert "TF-HH, mean of 2 seeds" in text and "as many random heads fine-tuned, mean of 1 seeds" in text
     tuning = summary["settings"]["fine_tuning"]["heads_1"]
     assert tuning["end"]["after_image_mass"] < tuning["start"]["after_image_mass"]
+    assert tuning["model_sha256"] == identify_checkpoint(tmp_path / "heads_1" / "model")["sha256"]
     # the captions of a tuned model are those of its checkpoint, loaded plainly
     lvlm = load_lvlm(tmp_path / "heads_1" / "model")
     rows = [json.loads(line) for line in (tmp_path / "val" / "heads_1" / "captions.jsonl").read_text().splitlines()]

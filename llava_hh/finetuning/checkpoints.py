@@ -5,8 +5,8 @@ Each gets a manifest last, with the sha256 of all its files, and of the settings
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -46,31 +46,70 @@ def write_manifest(folder: Path, settings: str, step: int) -> None:
     write_json(folder / MANIFEST, {**content, "sha256": digest_of(content)})
 
 
-def damage_of(folder: Path, settings: str | None, step: int) -> str | None:
-    """Why a folder does not count, None where it is whole: the first file that is missing, changed, or of others.
+def damage_of(folder: Path, step: int, digest: Callable[[Path], str] = sha256) -> str | None:
+    """Why a folder does not count, None where it is whole: the first file that is missing or changed.
 
-    Files that the manifest does not name decide nothing. `settings` None stands for any.
+    Files that the manifest does not name decide nothing.
+
+    Args:
+        digest: the sha256 of a file.
+    Raises:
+        OSError: a file is there and cannot be read, which is no damage: it may be sound.
     """
     try:
-        content = read_json(folder / MANIFEST)
+        content = _read_manifest(folder)
     except FileNotFoundError:
         return f"{MANIFEST} is missing: it was not finished"
-    except (OSError, ValueError):
-        return f"{MANIFEST} is damaged"
-    own = content.pop("sha256", None)
-    if own != digest_of(content):
+    if content is None:
         return f"{MANIFEST} is damaged"
     if content["step"] != step:
         return f"it was renamed: its files are those of step {content['step']}"
-    if settings is not None and content["settings"] != settings:
-        return "it was made with other settings"
     for name, expected in content["files"].items():
         try:
-            if sha256(folder / name) != expected:
-                return f"{name} is damaged"
-        except OSError:
-            return f"{name} is missing or cannot be read"
+            with _no_verdict(folder / name):
+                if digest(folder / name) != expected:
+                    return f"{name} is damaged"
+        except FileNotFoundError:
+            return f"{name} is missing"
     return None
+
+
+def refuse_others(folders: Iterable[Path], settings: str) -> None:
+    """See that no folder was made with other settings; unfinished, damaged and missing ones may be of any.
+
+    Raises:
+        ValueError: one was.
+        OSError: as `damage_of`.
+    """
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            content = _read_manifest(folder)
+            if content and content["settings"] != settings:
+                raise ValueError(f"{folder}: made with other settings; choose another --out, or give those settings")
+
+
+def _read_manifest(folder: Path) -> dict | None:
+    """The content of a folder's manifest, None where it is damaged."""
+    try:
+        with _no_verdict(folder / MANIFEST):
+            content = read_json(folder / MANIFEST)
+    except ValueError:
+        return None
+    return content if content.pop("sha256", None) == digest_of(content) else None
+
+
+@contextmanager
+def _no_verdict(file: Path) -> Iterator[None]:
+    """Say of an error of reading, other than that the file is missing, that nothing is known of the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{file}: cannot be read ({error.strerror}), it may be whole; nothing was deleted. Give the same command "
+            "again when it can be read"
+        ) from error
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -80,18 +119,17 @@ def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(folder).as_posix(), path
 
 
-def last_whole_checkpoint(
-    folder: Path, settings: str | None = None, pass_over: Callable[[Path, str], None] = lambda *_: None
-) -> Path | None:
+def last_whole_checkpoint(folder: Path, pass_over: Callable[[Path, str], None] = lambda *_: None) -> Path | None:
     """The whole checkpoint of the most steps; None without one.
 
     Args:
-        settings: as `damage_of`; pass_over: is given each later one, and why it does not count.
+        pass_over: is given each later one, and why it does not count.
     Raises:
         ValueError: a checkpoint of an earlier version; says how to go on.
+        OSError: as `damage_of`.
     """
     for path in own_checkpoints(folder):
-        problem = damage_of(path, settings, steps_of(path))
+        problem = damage_of(path, steps_of(path))
         if problem is None:
             return path
         if not (path / MANIFEST).exists() and (path / OLD_MARK).exists():
@@ -120,9 +158,9 @@ def drop_checkpoint(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def drop_old_checkpoints(folder: Path) -> None:
-    """Delete all but the last checkpoints."""
-    for path in own_checkpoints(folder)[N_KEPT:]:
+def drop_old_checkpoints(folder: Path, step: int) -> None:
+    """Delete all but the last checkpoints of those up to a step; later ones are damaged, and written anew in time."""
+    for path in [path for path in own_checkpoints(folder) if steps_of(path) <= step][N_KEPT:]:
         drop_checkpoint(path)
 
 

@@ -2,9 +2,13 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from llava_hh.files import read_any_json
 from llava_hh.identity import digest_of
 from llava_hh.settings import Settings, compared
+
+GRADIENTS = ("ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")  # what DeepSpeed does to them
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,8 @@ class FineTuningSettings(Settings):
 
     Args:
         model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
-            in all; mixed_precision, sharding: as `accelerate launch` says; others: as the flags.
+            in all; mixed_precision: as `accelerate launch` says; sharding: as the function of that name; others: as the
+            flags.
     """
 
     model: dict
@@ -37,7 +42,7 @@ class FineTuningSettings(Settings):
     seed: int
     skip_bad: bool
     mixed_precision: str
-    sharding: str
+    sharding: str | dict
     image_folder: str
     gradient_checkpointing: bool
     log_every: int
@@ -52,11 +57,24 @@ class FineTuningSettings(Settings):
         }
 
 
-def sharding() -> str:
-    """What cuts the weights or the optimizer's state over devices; each keeps states of its own in checkpoints."""
-    return next(
-        (each for each in ("fsdp", "deepspeed") if os.environ.get(f"ACCELERATE_USE_{each.upper()}") == "true"), "no"
-    )
+def sharding() -> str | dict:
+    """What cuts the weights or the optimizer's state over devices; each keeps states of its own in checkpoints.
+
+    Of DeepSpeed also its configuration, which may clip gradients, or bring an optimizer of its own.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+        return "no"
+    found = {
+        name.removeprefix("ACCELERATE_").lower(): value
+        for name, value in os.environ.items()
+        if name in GRADIENTS or (name.startswith("ACCELERATE_DEEPSPEED_") and not name.endswith("_PATH"))
+    }
+    file = Path(found.pop("deepspeed_config_file", "none"))
+    if str(file) != "none":
+        found["deepspeed_config_file"] = {"name": file.name, "sha256": digest_of(read_any_json(file))}
+    return {"by": "deepspeed", **found}
 
 
 def mixed_precision() -> str:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,9 @@ class TargetedTrainer(Trainer):
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
         with failing_disk_in_one_line(checkpoint, folder):
+            if self.args.should_save and checkpoint.exists():  # one that was passed over
+                drop_checkpoint(checkpoint)
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self._sum_up()
             self.accelerator.wait_for_everyone()
@@ -142,7 +145,7 @@ class TargetedTrainer(Trainer):
                 since = {"sums": self.sums.tolist(), "n_passes": self.n_passes, "left_out": self.left_out}
                 write_json(checkpoint / SINCE_LOG, since)
                 write_manifest(checkpoint, self.settings, self.state.global_step)
-                drop_old_checkpoints(folder)
+                drop_old_checkpoints(folder, self.state.global_step)
 
     def save_rows(self, folder: Path) -> None:
         """Save the trained rows of all steps, by all processes together."""
@@ -169,25 +172,27 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        last = last_whole_checkpoint(checkpoints)
+        where = "its last whole checkpoint"
+        with suppress(OSError):
+            where = last_whole_checkpoint(checkpoints) or "the start"
         raise OSError(
             f"{written}: could not be written ({in_one_line(error)}); make room and give the same command "
-            f"again, it goes on from {last or 'the start'}"
+            f"again, it goes on from {where}"
         ) from error
 
 
 def resume_point(trainer: TargetedTrainer) -> Path | None:
-    """The checkpoint to go on from, for all processes; says which later ones were passed over, and deletes them.
+    """The checkpoint to go on from, for all processes; says which later ones were passed over, and leaves them.
 
     The log becomes that of the checkpoint.
 
     Raises:
-        ValueError: as `last_whole_checkpoint`, in the first process.
+        ValueError, OSError: as `last_whole_checkpoint`, in the first process.
     """
     team, folder, passed = processes(), Path(trainer.args.output_dir), []
     name = ""
     if team.is_main:
-        last = last_whole_checkpoint(folder, trainer.settings, lambda path, why: passed.append((path, why)))
+        last = last_whole_checkpoint(folder, lambda path, why: passed.append((path, why)))
         for path, why in passed:
             print(f"warning: {path}: passed over, {why}", file=sys.stderr)
         if last is not None:
@@ -200,8 +205,6 @@ def resume_point(trainer: TargetedTrainer) -> Path | None:
                 )
         elif passed:
             print(f"warning: {folder}: no whole checkpoint there; training begins anew", file=sys.stderr)
-        for path, _ in passed:
-            drop_checkpoint(path)
         write_text(trainer.log_file, _text_of(last / LOG_FILE) if last else "")
         name = last.name if last else ""
     name = team.exchange(name)[0]

@@ -28,6 +28,7 @@ SEED = 5
 SAVED_STEPS = tuple(STEPS * part // 6 for part in range(1, 7))
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
 CAPTIONS = Path("annotations", "captions_tune.json")
+ADAPTER_FILE = "adapter_model.safetensors"
 LINEAR_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -133,7 +134,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
         if step in SAVED_STEPS:
             folder = step_folder(out, step)
             adapted.peft_config["default"].save_pretrained(folder)
-            save_half(get_peft_model_state_dict(adapted), folder / "adapter_model.safetensors")
+            save_half(get_peft_model_state_dict(adapted), folder / ADAPTER_FILE)
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
             save_state(state_file, inputs, step, parameters, optimizer, schedule)
 

@@ -33,8 +33,12 @@ def captions_of_tuned(evaluation: Evaluation, folder: Path, out: Path) -> list[d
     return evaluation.with_model(path).run(folder.name, [], out / folder.name)
 
 
-def describe_tuning(folder: Path) -> dict:
-    """Settings of a fine-tuning, and where its log begins and ends (means over a tenth of its rows)."""
+def describe_tuning(folder: Path, captions: Path) -> dict:
+    """Settings of a fine-tuning, which model was captioned, and where its log begins and ends (means of a tenth of it).
+
+    Args:
+        captions: the run folder of the captions of its model.
+    """
     rows = [row for _, row in read_json_lines(folder / "log.jsonl")]
     tenth = max(1, len(rows) // 10)
 
@@ -42,8 +46,10 @@ def describe_tuning(folder: Path) -> dict:
         return {name: round(sum(row[name] for row in part) / len(part), 5) for name in KEPT_LOG}
 
     run = read_json(folder / "run.json")
-    settings = {name: value for name, value in run["settings"].items() if name not in ("model", "data_sha256")}
-    return {"settings": settings, "start": mean(rows[:tenth]), "end": mean(rows[-tenth:]), "seconds": run["seconds"]}
+    settings = {name: value for name, value in run["settings"].items() if name != "model"}
+    captioned = read_json(captions / "run.json")["settings"]["model"]["sha256"]
+    ends = {"start": mean(rows[:tenth]), "end": mean(rows[-tenth:])}
+    return {"settings": settings, "model_sha256": captioned, **ends, "seconds": run["seconds"]}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             settings,
         )
         summary["settings"]["fine_tuning"] = {
-            folder.name: describe_tuning(folder) for folder in [*args.tuned, *args.random_tuned]
+            folder.name: describe_tuning(folder, args.out / folder.name) for folder in [*args.tuned, *args.random_tuned]
         }
         path = args.summary or args.out / "summary.json"
         write_json(path, summary)

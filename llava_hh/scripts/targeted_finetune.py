@@ -5,9 +5,11 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+
+from tqdm import tqdm
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
@@ -21,6 +23,8 @@ from llava_hh.finetuning.checkpoints import (
     damage_of,
     drop_checkpoints,
     load_trained_rows,
+    own_checkpoints,
+    refuse_others,
     steps_of,
     write_manifest,
 )
@@ -44,13 +48,13 @@ from llava_hh.finetuning.trainer import (
 from llava_hh.flags import add_head_flags, heads_from_flags
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
-from llava_hh.identity import describe_loaded, digest_of, identify
+from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
-from llava_hh.runs import make_folder, processes, start_run
+from llava_hh.runs import begun_run, make_folder, processes, share_out, start_run
 
-MODEL, TRAINED = "model", "trained"  # folders in --out
+MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --out
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,10 +109,20 @@ def prepare(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head]) -> dict[str
     return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if args.released else heads, vocabulary)
 
 
+def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
+
+    def digests(share: Sequence[str]) -> list[str | None]:
+        bar = tqdm(share, desc="sha256 of images", unit="image", disable=not processes().is_main)
+        return [sha256_or_none(folder / name) for name in bar]
+
+    in_order = sorted(set(names))
+    return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
+
+
 def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
     order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
-    names = sorted({name for name in (data[index].image for index in order) if name})
-    images = {name: sha256_or_none(args.image_folder / name) for name in names}
+    images = digests_of_images(args.image_folder, {name for name in (data[index].image for index in order) if name})
     made = {
         "model": describe_loaded(lvlm),
         "heads": [list(head) for head in heads],
@@ -154,7 +168,7 @@ def fine_tune(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: Ins
         log=args.out / LOG_FILE,
         settings=settings,
         args=training_arguments(
-            args.out / "checkpoints",
+            args.out / CHECKPOINTS,
             max_steps=args.steps,
             per_device_train_batch_size=args.batch_size // samples_a_pass,
             gradient_accumulation_steps=args.accumulation,
@@ -196,27 +210,28 @@ def save_checkpoint(args: argparse.Namespace, heads: list[Head], out: Path, sett
     tuned = prepare(args, lvlm, heads)
     load_trained_rows(tuned, args.out / TRAINED)
     merge_tuned_rows(lvlm.model, tuned)
-    with failing_disk_in_one_line(out, args.out / "checkpoints"), folder_part_of(out) as part:
+    with failing_disk_in_one_line(out, args.out / CHECKPOINTS), folder_part_of(out) as part:
         lvlm.model.save_pretrained(part)
         lvlm.processor.save_pretrained(part)
         write_manifest(part, settings, args.steps)
 
 
-def is_trained(args: argparse.Namespace, settings: str) -> bool:
+def is_trained(args: argparse.Namespace) -> bool:
     """Whether --out holds the rows of all steps already; the first process looks, for all.
 
     Raises:
         ValueError: --out/model is there, and not as it was written; in the first process.
+        OSError: a file cannot be read; in the first process.
     """
     team, model, problem = processes(), args.out / MODEL, None
     if team.is_main and model.exists():
-        problem = damage_of(model, settings, args.steps)
+        problem = damage_of(model, args.steps, file_sha256)
         if problem:
             raise ValueError(
                 f"{model}: {problem}; delete the folder and give the same command again, it is then written anew"
             )
     elif team.is_main:
-        problem = damage_of(args.out / TRAINED, settings, args.steps)
+        problem = damage_of(args.out / TRAINED, args.steps, file_sha256)
     return not any(team.exchange(problem or ""))
 
 
@@ -231,13 +246,15 @@ def main(argv: list[str] | None = None) -> None:
         heads = chosen_heads(args, lvlm)
         result, settings = args.out / MODEL, settings_of(args, lvlm, heads, data)
         digest = digest_of_settings(settings)
+        begun_run(args.out, settings)  # names the settings that differ, where it can
+        refuse_others([*own_checkpoints(args.out / CHECKPOINTS), args.out / TRAINED, result], digest)
         with start_run(args.out, settings):
-            if not is_trained(args, digest):
+            if not is_trained(args):
                 fine_tune(args, lvlm, heads, data, digest)
             if processes().is_main:
                 if not result.exists():
                     save_checkpoint(args, heads, result, digest)
-                drop_checkpoints(args.out / "checkpoints")
+                drop_checkpoints(args.out / CHECKPOINTS)
         if processes().is_main:
             print(result)
             with picture(args.out / "curves", args.debug) as out:
