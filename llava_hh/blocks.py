@@ -197,9 +197,7 @@ class Run:
             )
         if block["image_ids"][: len(wanted)] != wanted:
             return False
-        if (named := {*block.get("arrays", ()), *block.get("of_block", ())}) and not self._has_arrays(
-            number, block, named
-        ):
+        if not self._has_arrays(number, block):
             return False
         return self.image_of is None or self._has_same_images(number, block)
 
@@ -229,8 +227,11 @@ class Run:
         files = self._own_files("json")
         return next((file for file in files if _read_block(file).get("settings_sha256") != self.settings_sha256), None)
 
-    def _has_arrays(self, number: int, block: dict, names: set[str]) -> bool:
-        path = self._block(number, "safetensors")
+    def _has_arrays(self, number: int, block: dict) -> bool:
+        """Whether a block's arrays are those that were written with it, if it has some."""
+        names, path = {*block.get("arrays", ()), *block.get("of_block", ())}, self._block(number, "safetensors")
+        if not names:
+            return True
         try:
             kept = block.get("arrays_sha256")  # earlier versions kept none
             return names == {*_read_arrays(path)} and kept in (None, sha256(path))

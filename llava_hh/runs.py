@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -188,10 +189,10 @@ def agree(folder: Path, settings: Settings) -> None:
     team = processes()
     if team.count == 1:
         return
-    mark = folder / f".rank_{team.rank}_of_{team.count}"
-    mark.write_text("")
+    mark, token = folder / f".rank_{team.rank}_of_{team.count}", secrets.token_hex(8)
+    mark.write_text(token)  # a mark may be left there of an earlier run
     try:
-        own = {"settings": settings.record(), "host": platform.node()}
+        own = {"settings": settings.record(), "host": platform.node(), "token": token}
         others = [json.loads(text) for text in team.exchange(json.dumps(own))]
         for rank, other in enumerate(others):
             if changed := differences(other["settings"], settings, free=PLACES):
@@ -199,7 +200,8 @@ def agree(folder: Path, settings: Settings) -> None:
                     f"process {rank} on {other['host']} has other settings than process {team.rank} here: "
                     f"{'; '.join(changed)}. All processes need the same flags, variables and files"
                 )
-        unseen = [rank for rank in range(team.count) if not _appears(folder / f".rank_{rank}_of_{team.count}")]
+        marks = {rank: folder / f".rank_{rank}_of_{team.count}" for rank in range(team.count)}
+        unseen = [rank for rank, path in marks.items() if not _appears(path, others[rank]["token"])]
         if any(json.loads(text) for text in team.exchange(json.dumps(unseen))):
             named = ", ".join(f"{rank} on {others[rank]['host']}" for rank in unseen) or "another one"
             raise OSError(
@@ -210,10 +212,10 @@ def agree(folder: Path, settings: Settings) -> None:
         mark.unlink(missing_ok=True)
 
 
-def _appears(path: Path) -> bool:
-    """Whether a file is there; a shared file system may show it late."""
+def _appears(path: Path, text: str) -> bool:
+    """Whether a file of this text is there; a shared file system may show it late."""
     begun = time.monotonic()
-    while not path.exists():
+    while not path.is_file() or path.read_text() != text:
         if time.monotonic() - begun > SHARED_WITHIN:
             return False
         os.listdir(path.parent)  # renews what the client of a network file system has kept
