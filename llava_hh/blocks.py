@@ -90,12 +90,14 @@ class Run:
         sub_batch: int | None = None,
         of_block: dict | None = None,
         rows_of: Sequence[int] | None = None,
+        entries_of: dict[str, Sequence[int]] | None = None,
     ) -> None:
         """Keep the rows of a block, and arrays with an entry for each row; it counts as finished from here on.
 
         Args:
             of_block: arrays of the block as a whole.
             rows_of: how many of the rows each sample has, in order; None is one each.
+            entries_of: how many entries each sample has in an array that has not one for each row, by its name.
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
             sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
@@ -107,6 +109,8 @@ class Run:
             content["arrays_sha256"] = sha256(self._block(number, "safetensors"))
         if rows_of is not None:
             content["rows_of"] = list(rows_of)
+        if entries_of is not None:
+            content["entries_of"] = {name: list(counts) for name, counts in entries_of.items()}
         if seconds is not None:
             content["seconds"] = round(seconds, 6)
         if self.image_of is not None:
@@ -144,12 +148,14 @@ class Run:
             if path.is_file():
                 block, n_rows = self._cut(number, _read_block(self._block(number, "json")))
                 arrays = _read_arrays(path)
-                whole = block.get("of_block", ())
-                yield (
-                    arrays
-                    if n_rows is None
-                    else {name: array if name in whole else array[:n_rows] for name, array in arrays.items()}
-                )
+                if n_rows is not None:
+                    counts, whole = block.get("entries_of", {}), block.get("of_block", ())
+                    ends = {name: sum(own[: len(block["image_ids"])]) for name, own in counts.items()}
+                    arrays = {
+                        name: array if name in whole else array[: ends.get(name, n_rows)]
+                        for name, array in arrays.items()
+                    }
+                yield arrays
 
     def write_rows(self, name: str) -> None:
         """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
@@ -176,6 +182,10 @@ class Run:
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
             return block, None
+        if "rows_of" not in block and len(block["rows"]) != len(ids):
+            raise ValueError(
+                f"{self._block(number, 'json')}: does not say which rows are of which sample; it is taken whole"
+            )
         n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
         cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
         rest = {name: value for name, value in block.items() if name != "seconds"}

@@ -166,8 +166,8 @@ def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
         p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
         rows.append([label, *cells, p, str(entry["n"])])
     note = ""
-    if summary["settings"].get("dataset") == "nocaps":
-        note += f"nocaps, {summary['settings']['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
+    if (draw := summary["settings"].get("draw", {})).get("dataset") == "nocaps":
+        note += f"nocaps, {draw['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
     note += "In brackets: 95% bootstrap intervals over the n images."
     if n_comparisons:
         note += " p: CHAIR_i against greedy, two-sided paired permutation test "

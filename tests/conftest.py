@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from compared_runs import Runs
+from faults.material import Script, make_material, scripts, steps_before
 from tiny import TinyBatch, llava_batch, tiny_llava
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_results import make_results
@@ -84,3 +85,13 @@ def made(compared_session, tmp_path) -> tuple[Runs, Path, Path]:
     maker, greedy, zero = compared_session
     own = Runs(maker.checkpoint, maker.coco, maker.heads, tmp_path)
     return own, greedy, Path(shutil.copytree(zero, tmp_path / "zero"))
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Script]:
+    """Scripts with their flags, on tiny models, and captions that they read."""
+    folder = tmp_path_factory.mktemp("material")
+    make_material(folder)
+    for step in steps_before(folder):
+        step.main([str(flag) for flag in step.flags])
+    return {script.name: script for script in scripts(folder)}

@@ -131,7 +131,11 @@ def test_the_environment_says_how(tmp_path, monkeypatch):
     for name, value in (("DTYPE", "bfloat16"), ("DEVICE_MAP", "cpu"), ("BITS", "8")):
         monkeypatch.setenv(name, value)
     loading = Loading.from_environment()
-    assert loading == Loading("bfloat16", "cpu", 8) and loading.record() == {"dtype": "bfloat16", "bits": 8}
+    assert loading == Loading("bfloat16", "cpu", 8) and loading.record() == {
+        "dtype": "bfloat16",
+        "bits": 8,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
     options = loading.options()
     assert options["quantization_config"].load_in_8bit and not options["quantization_config"].load_in_4bit
     monkeypatch.setenv("BITS", "")

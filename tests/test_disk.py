@@ -28,6 +28,7 @@ import numpy as np
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.figures.style import plt, save_figure
 from llava_hh.runs import start_run
+from seeded import Seeded
 folder, filler = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "filler"
 samples = [{"image_id": number} for number in range(6)]
 
@@ -56,7 +57,7 @@ print("left", *sorted(str(path.relative_to(folder)) for path in folder.rglob("*"
 def test_a_full_disk_keeps_finished_blocks_and_the_command_goes_on(tmp_path):
     """On a file system of 256 kB in a mount namespace of its own."""
     command = ["unshare", "-m", "sh", "-c", SMALL_DISK, "sh", tmp_path, sys.executable, "-c", RUN, tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode in (1, 77) and "not permitted" in done.stderr:
         pytest.skip("no file system can be mounted here")
@@ -113,7 +114,7 @@ with errors_in_one_line(False):
     {"write_tensors": write_tensors, "write_text": write_text}[sys.argv[2]](Path(sys.argv[1]), CONTENT[sys.argv[2]])
 """
     path = tmp_path / f"{write}.out"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-c", script, path, write]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

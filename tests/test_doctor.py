@@ -144,7 +144,7 @@ FAULTS = {
     "head outside": ("heads", lambda f: write_heads(f, [[1, 2], [4, 0]]), "no head L4H0"),
     "another model's heads": (
         "heads",
-        lambda f: write_heads(f, [[1, 2], [0, 0]], settings={"model": {"config_sha256": "0", "weights": {}}}),
+        lambda f: write_heads(f, [[1, 2], [0, 0]], settings={"model": {"sha256": "0"}}),
         "found on another model",
     ),
     "few heads": ("heads", lambda f: write_heads(f, [[1, 2]]), "1 heads, the profile's top_k is 2"),

@@ -258,7 +258,10 @@ def test_wrong_input_is_one_line_before_any_work(change, message, flags, checkpo
 
 
 def test_another_reference_is_refused(flags, finished, checkpoints, capsys):
-    """Checkpoints of one tuning have files of one size, so the folder's name tells them apart."""
+    """Checkpoints of one tuning have files of one size, and differ by content."""
     with pytest.raises(SystemExit):
         analyze_js_divergence.main([*flags, "--reference", str(checkpoints(5)), "--out", str(finished)])
-    assert "begun with other settings: reference was" in capsys.readouterr().err
+    assert (
+        "begun with other settings: model was tiny, is step-05: config.json, model.safetensors changed"
+        in capsys.readouterr().err
+    )

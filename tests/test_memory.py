@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults.kills import without_times
-from faults.material import Script, make_material, scripts, steps_before
+from faults.kills import run_script
 from safetensors.numpy import load_file
 
 from llava_hh import generation, memory
@@ -109,23 +108,6 @@ def test_other_errors_are_not_taken_for_want_of_memory():
 
     with pytest.raises(RuntimeError, match="shapes"):
         fit_in_memory(work, 8)
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory) -> dict[str, Script]:
-    """Scripts with their flags, on tiny models, and captions that they read."""
-    folder = tmp_path_factory.mktemp("material")
-    make_material(folder)
-    for step in steps_before(folder):
-        step.main([str(flag) for flag in step.flags])
-    return {script.name: script for script in scripts(folder)}
-
-
-def run_script(script: Script, out: Path) -> dict:
-    """Its result, without what stands for times."""
-    script.main([str(flag) for flag in (*script.flags, "--out", out)])
-    own = [path for path in sorted(out.glob("*.json")) if path.name not in ("run.json", "ground_truth.json")]
-    return {path.name: without_times(json.loads(path.read_text())) for path in own}
 
 
 def sub_batches(out: Path) -> list[int | None]:

@@ -91,7 +91,7 @@ def test_the_harness(flags, annotations, tmp_path, capsys):
     assert "nocaps, out-domain: CHAIR over 90 coarse classes, not comparable with COCO's. In brackets" in table
     result = json.loads((out / "greedy" / "captions_eval_results.json").read_text())
     assert result["overall_metrics"]["variant"] == "nocaps"
-    assert (result["run"]["dataset"], result["run"]["split"]) == ("nocaps", "out-domain")
+    assert (result["run"]["draw"]["dataset"], result["run"]["draw"]["split"]) == ("nocaps", "out-domain")
     captions = (out / "greedy" / "captions.jsonl").read_bytes()
     rows = [json.loads(line) for line in captions.splitlines()]
     numbers = {row["image_id"]: row["question_id"] for row in rows}

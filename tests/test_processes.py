@@ -50,28 +50,27 @@ def same_files(name: str, folder: Path, alone: dict[str, Path]) -> None:
         assert (folder / file).read_bytes() == (alone[name] / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", ["caption", "attribute"])
-def test_two_processes_and_three_after_a_kill(name, tiny_checkpoint, tiny_coco, alone, tmp_path):
-    captions = alone["evaluate_chair"]
-    whole = tmp_path / "whole"
-    finish(launch(2, f"llava_hh.scripts.{name}", flags_of(name, tiny_checkpoint, tiny_coco, captions, whole)))
-    same_files(name, whole, alone)
+def test_two_processes_leave_what_one_leaves(tiny_checkpoint, tiny_coco, alone, tmp_path):
+    flags = flags_of("attribute", tiny_checkpoint, tiny_coco, alone["evaluate_chair"], tmp_path)
+    finish(launch(2, "llava_hh.scripts.attribute", flags))
+    same_files("attribute", tmp_path, alone)
 
-    killed = tmp_path / "killed"
-    flags = flags_of(name, tiny_checkpoint, tiny_coco, captions, killed)
-    process = launch(2, f"llava_hh.scripts.{name}", flags)
-    while process.poll() is None and not list(killed.glob("blocks/*1.json")):
+
+def test_three_processes_go_on_where_one_of_two_was_killed(tiny_checkpoint, tiny_coco, alone, tmp_path):
+    flags = flags_of("caption", tiny_checkpoint, tiny_coco, alone["evaluate_chair"], tmp_path)
+    process = launch(2, "llava_hh.scripts.caption", flags)
+    while process.poll() is None and not list(tmp_path.glob("blocks/*1.json")):
         time.sleep(0.002)
     for child in psutil.Process(process.pid).children(recursive=True):
         if child.environ().get("RANK") == "1":
             child.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode
-    assert not (killed / FILES[name][0]).exists()
-    n_done, n_all = (len(list(folder.glob("blocks/*.json"))) for folder in (killed, whole))
+    assert not (tmp_path / FILES["caption"][0]).exists()
+    n_done, n_all = (len(list(folder.glob("blocks/*.json"))) for folder in (tmp_path, alone["caption"]))
     assert 1 <= n_done < n_all
-    finish(launch(3, f"llava_hh.scripts.{name}", flags))
-    same_files(name, killed, alone)
+    finish(launch(3, "llava_hh.scripts.caption", flags))
+    same_files("caption", tmp_path, alone)
 
 
 def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tmp_path):

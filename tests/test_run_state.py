@@ -13,6 +13,7 @@ import pytest
 from test_runs import SAMPLES, Squares, work
 from torch.distributed import TCPStore
 
+from llava_hh.command_line import errors_in_one_line
 from llava_hh.comparison import refuse_stale
 from llava_hh.files import sha256, write_json
 from llava_hh.runs import start_run
@@ -123,14 +124,20 @@ def test_scores_of_captions_that_changed_are_refused(tmp_path):
 
 
 RANK = """
-import sys
+import json, sys
+from dataclasses import dataclass
 from pathlib import Path
-sys.path.insert(0, "tests")
-from test_runs import Squares
 from llava_hh import runs
 from llava_hh.command_line import errors_in_one_line
+from llava_hh.settings import Settings
+@dataclass(frozen=True)
+class Squares(Settings):
+    seed: int = 1
+    limit: int = 7
+    def free(self):
+        return {"limit": "the first so many"}
 runs.SHARED_WITHIN = 0.5
-with errors_in_one_line(False), runs.start_run(Path(sys.argv[1]), Squares(**eval(sys.argv[2]))):
+with errors_in_one_line(False), runs.start_run(Path(sys.argv[1]), Squares(**json.loads(sys.argv[2]))):
     pass
 """
 
@@ -141,7 +148,7 @@ def ranks(folders: list[Path], settings: list[dict]) -> list[tuple[str, int]]:
     team |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder), repr(own)],
+            [sys.executable, "-c", RANK, str(folder), json.dumps(own)],
             cwd=ROOT,
             env={**os.environ, **team, "RANK": str(rank)},
             stderr=subprocess.PIPE,
@@ -191,14 +198,11 @@ def test_a_launcher_that_dies_while_a_rank_begins_is_missed(tmp_path):
 
 
 @pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"RANK": "0"}, {"RANK": "2", "WORLD_SIZE": "2"}])
-def test_what_a_launcher_never_says_is_one_line(variables, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", RANK, str(tmp_path), "{}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: RANK=") and done.stderr.count("\n") == 1
+def test_what_a_launcher_never_says_is_one_line(variables, tmp_path, monkeypatch, capsys):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped, errors_in_one_line(False), start_run(tmp_path, Squares()):
+        pass
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: RANK=") and line.count("\n") == 1

@@ -27,6 +27,7 @@ def draw_methods(source: Path, out: Path) -> None:
         axis.set_xlabel(label)
     axes[0].set_yticks(places, list(methods))
     settings = summary["settings"]
-    split = " ".join(settings[key] for key in ("dataset", "split") if key in settings)
+    draw = settings.get("draw", settings)
+    split = " ".join(draw[key] for key in ("dataset", "split") if draw.get(key, "coco") != "coco")
     figure.suptitle(f"{summary['greedy']['n']} images of {split}, 95% bootstrap intervals", fontsize=9)
     save_figure(figure, out)

@@ -69,12 +69,13 @@ def main(argv: list[str] | None = None) -> None:
         both = [head for heads in groups.values() for head in heads]
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
             for number, block in run.blocks(entries, args.batch_size, "attention bias", attribution.image_of):
-                rows, parts = [], []
+                rows, parts, rows_of = [], [], []
                 for entry in block:
                     targets, positions, batch = attribution.prepare(entry)
                     rows += word_rows(entry["image_id"], targets)
+                    rows_of.append(len(targets))
                     parts += [part.numpy() for part in attention_parts(lvlm, batch, [positions], both)]
-                run.finish_block(number, block, rows, {"parts": np.concatenate(parts)})
+                run.finish_block(number, block, rows, {"parts": np.concatenate(parts)}, rows_of=rows_of)
             if not processes().is_main:
                 return
             rows = run.finished_rows()

@@ -24,17 +24,13 @@ from llava_hh.files import write_json, write_tensors
 from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
 from llava_hh.identity import describe_loaded
 from llava_hh.runs import processes, provenance, start_run
-from llava_hh.settings import IMAGES_BY_CONTENT
 
 
 @dataclass(frozen=True)
 class WordSettings(CaptionedSettings):
-    """What decides word maps, heads among it. A block keeps its captions' maps in one piece, so the limit counts."""
+    """What decides word maps, heads among it."""
 
     heads: list[list[int]]
-
-    def free(self) -> dict[str, str]:
-        return {"image_folder": IMAGES_BY_CONTENT}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,8 +69,9 @@ def main(argv: list[str] | None = None) -> None:
                 measured = [
                     measure_caption(attribution.lvlm, entry, *attribution.prepare(entry), heads) for entry in block
                 ]
-                rows = [row for row, _ in measured]
-                run.finish_block(number, block, rows, of_block=join_arrays(arrays for _, arrays in measured))
+                rows, parts = [row for row, _ in measured], [arrays for _, arrays in measured]
+                counts = {name: [len(arrays[name]) for arrays in parts] for name in parts[0]}
+                run.finish_block(number, block, rows, join_arrays(parts), entries_of=counts)
             if not processes().is_main:
                 return
             rows = run.finished_rows()
