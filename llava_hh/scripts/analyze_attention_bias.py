@@ -13,7 +13,6 @@ from llava_hh.analysis.bias import attention_parts, summarise_group, word_rows
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     CaptionedSettings,
-    digest,
     hallucinating_captions,
     refuse_other_model,
 )
@@ -23,8 +22,7 @@ from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
-from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
-from llava_hh.identity import describe_loaded
+from llava_hh.flags import add_caption_flags, add_head_flags, caption_fields, heads_from_flags
 from llava_hh.runs import processes, provenance, start_run
 
 GROUPS = ("hal_heads", "non_hal_heads")
@@ -59,11 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         lvlm = attribution.lvlm
         groups = {group: heads_with_text(lvlm, heads_from_flags(args, lvlm, args.top_k, group)) for group in GROUPS}
         settings = BiasSettings(
-            model=describe_loaded(lvlm),
-            captions_sha256=digest(found),
-            batch_size=args.batch_size,
-            limit=args.limit,
-            image_folder=str(args.image_folder),
+            **caption_fields(args, lvlm, found),
             heads={group: [list(head) for head in heads] for group, heads in groups.items()},
         )
         both = [head for heads in groups.values() for head in heads]

@@ -24,7 +24,6 @@ from llava_hh.analysis.inheritance import (
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     CaptionedSettings,
-    digest,
     hallucinating_captions,
     refuse_other_model,
 )
@@ -34,9 +33,9 @@ from llava_hh.figures import paper
 from llava_hh.figures.attention_inheritance import draw_attention_inheritance
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
-from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
+from llava_hh.flags import add_caption_flags, add_head_flags, caption_fields, heads_from_flags
 from llava_hh.heads import Head
-from llava_hh.identity import describe_loaded, identify_checkpoint
+from llava_hh.identity import identify_checkpoint
 from llava_hh.runs import processes, provenance, start_run
 
 RANKED = ("hal_heads", "non_hal_heads")
@@ -95,11 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         check_vocabulary(lvlm, base, entries)
         firsts = [groups[group][0] for group in RANKED]
         settings = InheritanceSettings(
-            model=describe_loaded(lvlm),
-            captions_sha256=digest(found),
-            batch_size=args.batch_size,
-            limit=args.limit,
-            image_folder=str(args.image_folder),
+            **caption_fields(args, lvlm, found),
             base_model=identify_checkpoint(args.base_model),
             example_heads=[list(head) for head in firsts],
         )

@@ -18,7 +18,6 @@ from llava_hh.attribution.captions import (
     AttributionSettings,
     CaptionAttribution,
     OutputsSettings,
-    digest,
     hallucinating_captions,
     refuse_other_model,
 )
@@ -31,8 +30,7 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
-from llava_hh.flags import add_caption_flags
-from llava_hh.identity import describe_loaded
+from llava_hh.flags import add_caption_flags, caption_fields
 from llava_hh.runs import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -121,11 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
         of_noise = {name: getattr(args, name) for name in ("noise_scale", "noise_seed") if args.ablation == "noise"}
         settings = AttributionSettings(
-            model=describe_loaded(attribution.lvlm),
-            captions_sha256=digest(found),
-            batch_size=args.batch_size,
-            limit=args.limit,
-            image_folder=str(args.image_folder),
+            **caption_fields(args, attribution.lvlm, found),
             released=args.released,
             ablation=args.ablation,
             screen=args.screen,

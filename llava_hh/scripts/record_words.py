@@ -13,7 +13,6 @@ from llava_hh.analysis.word_maps import measure_caption
 from llava_hh.attribution.captions import (
     CaptionAttribution,
     CaptionedSettings,
-    digest,
     hallucinating_captions,
     join_arrays,
     refuse_other_model,
@@ -21,8 +20,7 @@ from llava_hh.attribution.captions import (
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.evaluation import heads_with_text
 from llava_hh.files import write_json, write_tensors
-from llava_hh.flags import add_caption_flags, add_head_flags, heads_from_flags
-from llava_hh.identity import describe_loaded
+from llava_hh.flags import add_caption_flags, add_head_flags, caption_fields, heads_from_flags
 from llava_hh.runs import processes, provenance, start_run
 
 
@@ -57,11 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         attribution = CaptionAttribution(args.model, args.image_folder, released=False, max_rows=0)
         heads = heads_with_text(attribution.lvlm, heads_from_flags(args, attribution.lvlm, args.top_k))
         settings = WordSettings(
-            model=describe_loaded(attribution.lvlm),
-            captions_sha256=digest(found),
-            batch_size=args.batch_size,
-            limit=args.limit,
-            image_folder=str(args.image_folder),
+            **caption_fields(args, attribution.lvlm, found),
             heads=[list(head) for head in heads],
         )
         with start_run(args.out, settings, [entry["image_id"] for entry in entries]) as run:
