@@ -64,7 +64,7 @@ def test_tests_and_benchmarks_are_safe_too():
         "a kernel of the hub": {"test_without_code.py"},
         "trust_remote_code": {"test_export_decoder.py"},
         "calls exec": {"test_export_decoder.py"},
-        "network: imports socket": {"launching.py", "ranks.py", "scale.py"},
+        "network: imports socket": {"launching.py", "pair.py", "scale.py"},
     }
     for path in sorted(set(FILES) - set(PROGRAM)):
         found = problems(path.read_text())

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .changes import CHANGES, Case, Change
+from .case import Case, Change
+from .changes import CHANGES
 from .children import run_to_the_end
 from .kills import contents, difference, prepare, undisturbed
 from .material import Script, scripts
