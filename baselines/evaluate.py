@@ -173,12 +173,17 @@ def costs_of(out: Path, sentences: Mapping[str, Sequence[dict]], batch_size: int
     for name, own in sentences.items():
         run = Run(out / name)
         run.samples, run.size = own, batch_size
-        times[name] = seconds_per_token(run)
+        sizes = [len(block["image_ids"]) for block in run.finished_blocks()]
+        times[name] = list(zip(seconds_per_token(run), sizes, strict=True))
     found: dict[str, dict] = {}
     for name in sentences:
         overall = read_json(out / name / RESULT_FILE)["overall_metrics"]
         own = {"bleu_4": round(overall["Bleu"][3], 5)} if "Bleu" in overall else {}
-        pairs = [(time, base) for time, base in zip(times[name], times["greedy"], strict=False) if time and base]
+        pairs = [
+            (time, base)
+            for (time, n_images), (base, n_base) in zip(times[name], times["greedy"], strict=False)
+            if time and base and n_images == n_base
+        ]
         if pairs:
             own["seconds_per_token"] = round(statistics.median(time for time, _ in pairs), 6)
             own["relative_time"] = round(statistics.median(time / base for time, base in pairs), 4)

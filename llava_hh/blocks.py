@@ -212,7 +212,7 @@ class Run:
         return self.image_of is None or self._has_same_images(number, block)
 
     def _has_same_images(self, number: int, block: dict) -> bool:
-        """Whether a block's images are as they were; False if one that could not be read is there now.
+        """Whether a block's images are as they were; False if one that was left out has changed.
 
         Raises:
             ValueError: an image has changed, or is not there any more.
@@ -220,16 +220,17 @@ class Run:
         before = block.get("image_sha256", ())
         if len(before) != len(block["image_ids"]):
             return False
-        for sample, digest in zip(self._samples_of(number), before, strict=False):
+        counts = block.get("rows_of", [1] * len(before))
+        for sample, digest, n_rows in zip(self._samples_of(number), before, counts, strict=False):
             image = self.image_of(sample)
             now = sha256_or_none(image)
-            if now is None and digest is not None:
+            if digest != now and not n_rows:  # nothing was made of it: it was left out
+                return False
+            if now is None and digest != now:
                 raise ValueError(f"{image}: not there any more, or not readable; is --image-folder the right one?")
-            if digest is not None and digest != now:
+            if digest != now:
                 path = self._block(number, "json")
                 raise ValueError(f"{image}: changed since {path} was made of it; choose another --out or delete {path}")
-            if digest != now:
-                return False
         return True
 
     def unlike_block(self) -> Path | None:

@@ -80,7 +80,8 @@ def refuse_stale(path: Path, run: object) -> None:
     scored = run.get("sha256") if isinstance(run, dict) else None
     for name, digest in scored.items() if isinstance(scored, dict) else ():
         beside = path.with_name(Path(name).name)
-        if beside.is_file() and sha256(beside) != digest:
+        is_meant = not Path(name).exists() or Path(name).resolve() == beside.resolve()  # else it lies elsewhere
+        if is_meant and beside.is_file() and sha256(beside) != digest:
             raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield part
             flush(part)
             os.replace(part, path)
-            with suppress(OSError):  # some file systems of networks cannot flush a folder
-                flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -83,12 +82,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """See that a file, or the names in a folder, are on the disk, so that a lost machine loses neither."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    """See that a file, or the names in a folder, are on the disk, so that a lost machine loses neither.
+
+    Some file systems of networks cannot flush a folder; that is no error.
+    """
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def refuse_foreign(path: Path) -> None:

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -44,7 +43,7 @@ def file_sha256(path: Path) -> str:
     real = Path(path).resolve(strict=True)
     if real.stat().st_size < SMALL:
         return sha256(real)
-    name = f"{platform.node()}:{real}"  # a home may be shared by machines that have other files at one path
+    name = str(real)
     known = {**_read_known(), **_read_here}
     if (digest := _still_known(known, name, real)) is None:
         with _alone(name):  # of several processes one reads, and the others wait

@@ -19,6 +19,7 @@ from llava_hh.locks import hold
 
 LAUNCHER = llava_hh.STARTED_BY
 LONGEST = timedelta(days=30)
+LARGEST_VALUE = 1 << 20  # characters; the store takes 8 MiB at once
 LOOK_EVERY = 5.0  # seconds between looks whether the launcher lives
 SAY_AFTER = 20.0  # seconds of waiting after which it is said for whom
 _numbers = count()  # of the folders that this process has opened; the same in every process of a run
@@ -52,9 +53,16 @@ class Processes:
         if self.count == 1:
             return [text]
         store, key = self._store(), f"llava_hh: exchange {next(_numbers)}"
-        store.set(f"{key} {self.rank}", text)
+        parts = [text[first : first + LARGEST_VALUE] for first in range(0, len(text), LARGEST_VALUE)]
+        for number, part in enumerate(parts):
+            store.set(f"{key} {self.rank} part {number}", part)
+        store.set(f"{key} {self.rank}", str(len(parts)))
         with self._saying("the others to come to the same place"):
-            texts = [store.get(f"{key} {rank}").decode() for rank in range(self.count)]
+            counts = [int(store.get(f"{key} {rank}")) for rank in range(self.count)]
+        texts = [
+            "".join(store.get(f"{key} {rank} part {number}").decode() for number in range(n_parts))
+            for rank, n_parts in enumerate(counts)
+        ]
         store.set(f"{key} {self.rank} heard", "")
         if self.is_main:  # the store may be its own, and end with it
             for rank in range(self.count):

@@ -19,7 +19,7 @@ from llava_hh.processes import processes
 from llava_hh.settings import PLACES, Settings, differences
 
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
-PREPARED = ("run.json", "ground_truth.json")  # files that stand in a folder before any work is finished
+PREPARED = ("run.json", "ground_truth.json", "log.jsonl")  # files that stand in a folder before any work is finished
 MADE_BY = ("commit", "dirty", "versions", "machine")
 SHARED_WITHIN = 10.0  # seconds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")

@@ -30,6 +30,7 @@ from llava_hh.finetuning.checkpoints import (
 )
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
+from llava_hh.memory import is_out_of_memory
 from llava_hh.runs import processes
 
 LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
@@ -172,8 +173,10 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         where = "its last whole checkpoint"
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             where = last_whole_checkpoint(checkpoints) or "the start"
         raise OSError(
             f"{written}: could not be written ({in_one_line(error)}); make room and give the same command "

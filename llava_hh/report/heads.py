@@ -25,7 +25,7 @@ def find_heads(results: ResultFolder) -> dict | None:
             ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
             ("attention_bias.json", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
         ):
-            beside = [source for source in results.named(name) if source.is_relative_to(path.parents[1])]
+            beside = [source for source in results.named(name) if source.is_relative_to(path.parent.parent)]
             for source in beside[:1]:
                 more.append({"label": label, "source": results.link(source), "values": read_form(source, read)})
         return heads | {"more": more}
