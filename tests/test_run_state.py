@@ -69,7 +69,7 @@ def test_arrays_of_another_run_are_made_anew(tmp_path):
 
 
 def test_images_that_come_and_go(tmp_path):
-    """A block that had to leave an image out is done again when it is there; a change of one that it used is refused."""
+    """A block that left an image out is done again when it is there; a change of one that it used is refused."""
     image, done = tmp_path / "image.png", []
 
     def finish() -> None:
