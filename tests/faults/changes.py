@@ -160,13 +160,14 @@ def files_touched(case: Case) -> None:
 
 
 MODEL = ("--model", "--reference")
+OTHER_MODEL = "_eval_results.json: of another model"  # than the captions were made by
 CHANGES = [
-    Change(weights, named=("model.safetensors",)),
-    Change(model_config, named=("config.json",)),
-    Change(generation_config, named=("generation_config.json",)),
-    Change(tokenizer, named=("tokenizer.json", "spell")),
-    Change(chat_template, named=("chat_template",)),
-    Change(processor, named=("processor",)),
+    Change(weights, named=("model.safetensors", OTHER_MODEL)),
+    Change(model_config, named=("config.json", OTHER_MODEL)),
+    Change(generation_config, named=("generation_config.json", OTHER_MODEL)),
+    Change(tokenizer, named=("tokenizer.json", "spell", OTHER_MODEL)),
+    Change(chat_template, named=("chat_template", OTHER_MODEL)),
+    Change(processor, named=("processor", OTHER_MODEL)),
     Change(an_image, named=("changed since", "images")),
     Change(every_image, named=("changed since", "images")),
     Change(an_image_gone, named=("changed since", "images", ".jpg", ".png")),
@@ -185,7 +186,7 @@ CHANGES = [
     Change(smaller_limit, needs=("--limit",), named=("draw", "limit", "questions"), blocks_differ=True),
     Change(larger_limit, needs=("--limit",), named=("draw", "limit", "questions"), blocks_differ=True),
     Change(no_run_json, named=("run.json", "no run of ours wrote it")),
-    Change(no_run_json_and_other_weights, named=("run.json", "no run of ours wrote it")),
+    Change(no_run_json_and_other_weights, named=("run.json", "no run of ours wrote it", OTHER_MODEL)),
     Change(no_run_json_and_other_dtype, named=("run.json", "no run of ours wrote it")),
     Change(run_json_of_another, named=("other settings",)),
     Change(block_of_another, named=("/blocks/",)),
