@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every check: ruff, shell syntax, shellcheck where it is installed, pytest (mini's tests included) on up to 4 cores.
-# 11 minutes on 2 quiet ones.
+# 12 minutes on 2 quiet ones.
 # Usage: sh bash_scripts/test.sh [any argument of pytest]
 set -eu
 cd "$(dirname "$0")/.."
