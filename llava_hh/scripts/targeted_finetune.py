@@ -123,11 +123,6 @@ def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | Non
 def settings_of(args: argparse.Namespace, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
     order = sample_order(data.lengths, data.has_image, args.batch_size, args.steps, args.seed)
     images = digests_of_images(args.image_folder, {name for name in (data[index].image for index in order) if name})
-    if (missing := [name for name, digest in images.items() if digest is None]) and not args.skip_bad:
-        raise FileNotFoundError(
-            f"{args.image_folder / missing[0]}: no such image ({len(missing)} of {len(images)}); is --image-folder the "
-            "right one?"
-        )
     made = {
         "model": describe_loaded(lvlm),
         "heads": [list(head) for head in heads],
