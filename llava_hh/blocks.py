@@ -200,7 +200,6 @@ class Run:
         if not path.is_file():
             return False
         block, wanted = _read_block(path), self._ids_of(number)
-        # earlier versions kept no digest of the settings
         if self.settings_sha256 and block.get("settings_sha256", self.settings_sha256) != self.settings_sha256:
             raise ValueError(
                 f"{path}: made under other settings than those of this run; choose another --out or delete the block"
@@ -267,24 +266,23 @@ class Run:
 
     def _name_others(self) -> None:
         """Clear up what a killed process was writing; name the files of others."""
-        drop_parts(self._blocks_folder)
+        folder = self.folder / "blocks"
+        drop_parts(folder)
         own = {*self._own_files("json"), *self._own_files("safetensors")}
-        seen = (path for path in self._blocks_folder.glob("*") if not path.name.startswith("."))
+        seen = (path for path in folder.glob("*") if not path.name.startswith("."))
         if others := sorted(path.name for path in set(seen) - own):
             names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
-            tqdm.write(f"warning: {self._blocks_folder}: {names}: no run of ours wrote it; left alone", file=sys.stderr)
+            tqdm.write(
+                f"warning: {(self.folder / 'blocks')}: {names}: no run of ours wrote it; left alone", file=sys.stderr
+            )
 
     def _own_files(self, ending: str) -> list[Path]:
         """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""
-        files = (path for path in self._blocks_folder.glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
+        files = (path for path in (self.folder / "blocks").glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
         return sorted((path for path in files if path.is_file()), key=lambda path: int(path.stem))
 
-    @property
-    def _blocks_folder(self) -> Path:
-        return self.folder / "blocks"
-
     def _block(self, number: int, ending: str) -> Path:
-        return self._blocks_folder / f"{number:05d}.{ending}"
+        return self.folder / "blocks" / f"{number:05d}.{ending}"
 
 
 def _read_block(path: Path) -> dict:

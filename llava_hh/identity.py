@@ -21,6 +21,7 @@ from llava_hh.models.lvlm import Lvlm
 from llava_hh.models.original import has_tower, language_files
 from llava_hh.models.original_config import is_original, tower_folder
 from llava_hh.models.weight_files import PROJECTOR, weight_files
+from llava_hh.settings import digest_of
 
 SMALL = 1 << 20  # bytes; a smaller file is read every time
 SETTLED = 2.0  # seconds; a file that changed just now may change again without its times telling
@@ -93,11 +94,6 @@ def why_foreign(origin: object, checkpoint: Path) -> str | None:
     if origin["sha256"] == identify_checkpoint(checkpoint)["sha256"]:
         return None
     return f"found on another model than {checkpoint} ({origin.get('name')}), by the content of their files"
-
-
-def digest_of(content: object) -> str:
-    """A sha256 of JSON-ready content, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def has_config(folder: Path) -> bool:

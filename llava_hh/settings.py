@@ -13,6 +13,11 @@ FOR_PEOPLE = ("name", "files")  # of an identity, beside its sha256
 OLD_IDENTITY = "config_sha256"  # earlier versions knew a checkpoint by its config.json and the sizes of its files
 
 
+def digest_of(content: object) -> str:
+    """A sha256 of JSON-ready content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides the result of one kind of run, made from flags at the edge.
@@ -32,7 +37,7 @@ class Settings:
     def digest(self) -> str:
         """A sha256 of the fields that are compared; each block of a run keeps it."""
         held = {name: compared(value) for name, value in self.record().items() if name not in self.free()}
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+        return digest_of(held)
 
 
 def differences(old: Mapping[str, Any], new: Settings, free: Collection[str] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from llava_hh import files, identity, runs
 from llava_hh.finetuning.checkpoints import write_manifest
-from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings, sharding
+from llava_hh.finetuning.settings import FineTuningSettings, sharding
 from llava_hh.scripts import compare_finetuning, targeted_finetune
 from llava_hh.settings import differences
 
@@ -35,7 +35,7 @@ def test_another_clipping_of_deepspeed_is_another_training(deepspeed):
     deepspeed(GRADIENT_CLIPPING="0.5")
     after = replace(settings(), sharding=sharding())
     assert differences(before.record(), after) == ["sharding.gradient_clipping was '1.0', is '0.5'"]
-    assert digest_of_settings(before) != digest_of_settings(after)
+    assert before.digest() != after.digest()
 
 
 def test_a_configuration_of_deepspeed_is_known_by_its_content(deepspeed, tmp_path):
@@ -47,7 +47,7 @@ def test_a_configuration_of_deepspeed_is_known_by_its_content(deepspeed, tmp_pat
         deepspeed(DEEPSPEED_CONFIG_FILE=str(tmp_path / name))
         found.append(replace(settings(), sharding=sharding()))
     one, moved, other = found
-    assert not differences(one.record(), moved) and digest_of_settings(one) == digest_of_settings(moved)
+    assert not differences(one.record(), moved) and one.digest() == moved.digest()
     assert differences(one.record(), other) == ["sharding.deepspeed_config_file was one, is other: other content"]
 
 
@@ -105,4 +105,4 @@ def test_every_flag_is_compared_or_free():
     for name in named:
         changed = replace(settings(), **{name: 2})
         assert (name in changed.free()) == (not differences(settings().record(), changed))
-        assert (name in changed.free()) == (digest_of_settings(changed) == digest_of_settings(settings()))
+        assert (name in changed.free()) == (changed.digest() == settings().digest())

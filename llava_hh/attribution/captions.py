@@ -20,7 +20,7 @@ from llava_hh.blocks import Run
 from llava_hh.comparison import refuse_stale, with_image_ids
 from llava_hh.data.coco import existing_file
 from llava_hh.data.images import image_path, load_image
-from llava_hh.data.json_lists import read_rows, read_value
+from llava_hh.data.json_lists import read_rows, read_values
 from llava_hh.files import read_json
 from llava_hh.finite import refuse_infinite
 from llava_hh.heads import Head
@@ -50,13 +50,13 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
                 chosen.append({name: entry[name] for name in READ if name in entry})
         if n_captions is None:
             raise KeyError("sentences")
-        metrics, run = (read_value(content, key) for key in ("overall_metrics", "run"))
+        about = read_values(content, ("overall_metrics", "run"))
     except (KeyError, TypeError) as error:
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON as evaluate_chair writes it ({error})") from None
-    refuse_stale(path, run)
+    refuse_stale(path, about.get("run"))
     if not chosen and not allow_none:
         raise ValueError(f"--captions {path}: no caption with a hallucinated object among {n_captions}")
     for entry in chosen:
@@ -66,6 +66,7 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
             raise ValueError(
                 f"--captions {path}: image {entry['image_id']}: {problem}; evaluate what caption.py writes"
             )
+    metrics = about.get("overall_metrics")
     variant = metrics.get("variant") if isinstance(metrics, dict) else None
     return with_image_ids(path, chosen, variant)
 

@@ -69,21 +69,21 @@ def _rows_of(key: str, text: "_Text", skip: Skip) -> Iterator[tuple[str, int, An
         yield key, row, element
 
 
-def read_value(path: Path, key: str) -> Any:
-    """The value of a key of a file's object, None where it has none; its lists are passed over, an element at a time.
+def read_values(path: Path, keys: Container[str]) -> dict[str, Any]:
+    """The values of some keys of a file's object; lists of others are passed over, an element at a time.
 
     Raises:
         ValueError: not JSON, not an object, or not UTF-8.
     """
-    found = None
+    found = {}
     with open(path, encoding="utf-8-sig") as file:
         text = _Text(file)
         text.expect("{")
         for _ in text.elements("}"):
             name = text.value()
             text.expect(":")
-            if name == key:
-                found = text.value()
+            if name in keys:
+                found[name] = text.value()
             elif text.take("["):
                 for _ in text.elements("]"):
                     text.next_value()

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_hh.files import read_any_json
-from llava_hh.identity import digest_of
-from llava_hh.settings import Settings, compared
+from llava_hh.settings import Settings, digest_of
 
 GRADIENTS = ("ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")  # what DeepSpeed does to them
 
@@ -79,10 +78,3 @@ def sharding() -> str | dict:
 
 def mixed_precision() -> str:
     return os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
-
-
-def digest_of_settings(settings: FineTuningSettings) -> str:
-    """A digest of all that is compared when a training goes on."""
-    return digest_of(
-        compared({name: value for name, value in settings.record().items() if name not in settings.free()})
-    )

@@ -36,7 +36,7 @@ from llava_hh.finetuning.head_rows import (
     untie_vocabulary,
 )
 from llava_hh.finetuning.losses import OBJECTIVES, AttentionLoss, TargetedModel
-from llava_hh.finetuning.settings import FineTuningSettings, digest_of_settings, mixed_precision, sharding
+from llava_hh.finetuning.settings import FineTuningSettings, mixed_precision, sharding
 from llava_hh.finetuning.trainer import (
     LEFT_OUT,
     TargetedTrainer,
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
         lvlm = load_lvlm(args.model)
         heads = chosen_heads(args, lvlm)
         result, settings = args.out / MODEL, settings_of(args, lvlm, heads, data)
-        digest = digest_of_settings(settings)
+        digest = settings.digest()
         begun_run(args.out, settings)  # names the settings that differ, where it can
         refuse_others([*own_checkpoints(args.out / CHECKPOINTS), args.out / TRAINED, result], digest)
         with start_run(args.out, settings):
