@@ -1,5 +1,6 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +76,8 @@ class Batch:
     """Left-padded model inputs with the spans that interventions need.
 
     inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the
-    first answer token; sample_ids and images as they were given.
+    first answer token; sample_ids, images and prompts as they were given; n_images: how many of the images each row
+    shows, which stand in the order of the rows.
     """
 
     inputs: dict[str, Tensor]
@@ -83,6 +85,8 @@ class Batch:
     response_start: list[int]
     sample_ids: list
     images: list[Image | None]
+    prompts: list[str]
+    n_images: list[int]
 
 
 class Lvlm:
@@ -135,6 +139,8 @@ class Lvlm:
             response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
             sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
             images=list(images),
+            prompts=list(prompts),
+            n_images=[int(image is not None) for image in images],
         )
 
     def encode_conversations(
@@ -179,7 +185,10 @@ class Lvlm:
         cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
         inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
-        return Batch(inputs, image_mask[:, :width], starts, names, list(images)), labels[:, :width]
+        asked = [turns[0][0] for turns in conversations]
+        shown = [int(image is not None) for image in images]
+        batch = Batch(inputs, image_mask[:, :width], starts, names, list(images), asked, shown)
+        return batch, labels[:, :width]
 
     def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
         token = getattr(self.processor, "image_token", None)
@@ -268,3 +277,11 @@ def _try_out(lvlm: Lvlm) -> None:
         refuse_unknown_ids(lvlm.model, lvlm.tokenizer, torch.tensor(config.pad_token_id), ())
     grey = new_image("RGB", (64, 64), "grey")
     lvlm.encode([grey, grey], ["What is this?", "Is it grey, or is it of another colour?"])
+
+
+def release(lvlm: Lvlm) -> None:
+    """Free a model's memory, before the next one is loaded; it answers nothing any more."""
+    lvlm.model = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
