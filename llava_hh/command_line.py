@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.memory import is_out_of_memory, out_of_memory
 from llava_hh.processes import processes
+from llava_hh.tables import FORMATS
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
     parser = ScriptParser(description)
     parser.add_argument("--debug", action="store_true", help="show a full traceback on errors")
     return parser
+
+
+def add_format_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --format: how `llava_hh.tables.print_table` prints the result."""
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the printed table")
 
 
 @contextmanager
