@@ -119,27 +119,26 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
             has another entry over the method's images.
         repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
     """
-    summary: dict = {"settings": settings, "run": provenance()}
+    methods: dict[str, dict] = {}
     for name, own in sentences.items():
         base = on_same_images(sentences["greedy"], own)
         if len(base) < len(sentences["greedy"]):
-            summary.setdefault(f"greedy, first {len(base)}", summarise(base))
-        summary[name] = summarise(own)
+            methods.setdefault(f"greedy, first {len(base)}", summarise(base))
+        methods[name] = summarise(own)
     for name, difference in compare_with_reference(sentences, "greedy").items():
-        summary[name]["minus_greedy"] = difference
+        methods[name]["minus_greedy"] = difference
     for name, runs in repeated.items():
         if runs:
-            summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
+            methods[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
             if len(runs) > 1:
                 base = on_same_images(sentences["greedy"], runs[0])
-                summary[name]["over_runs"] = spread_over_runs(runs, [base])
-    return summary
+                methods[name]["over_runs"] = spread_over_runs(runs, [base])
+    return {"settings": settings, "run": provenance(), "methods": methods}
 
 
 def methods_of(summary: dict) -> dict[str, dict]:
     """The entries of a summary that are methods, by their label in tables and figures."""
-    entries = {name: entry for name, entry in summary.items() if name not in ("settings", "run")}
-    return {_label(name, entry): entry for name, entry in entries.items()}
+    return {_label(name, entry): entry for name, entry in summary["methods"].items()}
 
 
 def summary_table(summary: dict) -> str:
@@ -218,10 +217,8 @@ def spread_table(spreads: dict[str, dict]) -> str:
 
 
 def _label(name: str, entry: dict) -> str:
-    label = LABELS.get(name, name)
-    if "draws" not in entry:
-        return label
-    return f"{label}, mean of {len(entry['draws'])} {'draws' if name == 'random_heads' else 'seeds'}"
+    label = entry.get("label", name)
+    return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label
 
 
 def _cell(entry: dict, metric: str, factor: int) -> str:

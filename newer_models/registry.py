@@ -32,7 +32,7 @@ class RemovedAsReleased:
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
         with remove_as_released(lvlm.model, self.heads):
-            return generate_greedily(lvlm, batch, max_new_tokens)
+            return Answers(generate_greedily(lvlm, batch, max_new_tokens), {})
 
 
 def make(spec: Spec, material: Material) -> Member:

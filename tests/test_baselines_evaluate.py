@@ -15,7 +15,8 @@ from llava_hh.blocks import Run
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
-from llava_hh.generation import Decoding, answer_samples, seconds_per_token
+from llava_hh.decoding.method import Decoding
+from llava_hh.generation import answer_samples, seconds_per_token
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm

@@ -11,7 +11,7 @@ from tiny_newer import save_tiny_family
 from baselines import evaluate, evaluate_pope, registry
 from baselines.registry import PRESETS
 from llava_hh.comparison import note_of_left_out, table_of
-from llava_hh.generation import CannotDecode
+from llava_hh.decoding.method import CannotDecode
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.tables import find_comparisons
 

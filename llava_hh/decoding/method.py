@@ -132,7 +132,9 @@ class Greedy:
         return {"interventions": described(self.interventions), "decoder": None}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-        return generate_greedily(lvlm, batch, max_new_tokens, self.interventions)
+        with intervene(lvlm.model, batch.image_mask, self.interventions) if self.interventions else nullcontext() as trace:
+            answers = generate_greedily(lvlm, batch, max_new_tokens)
+        return Answers(answers, trace.fired if trace else {})
 
 
 @dataclass(frozen=True)
@@ -193,15 +195,15 @@ def add_fired(counts: dict[Head, Decisions], more: dict[Head, Decisions]) -> Non
 @torch.no_grad()
 def generate_greedily(
     lvlm: Lvlm, batch: Batch, max_new_tokens: int, interventions: Sequence[Intervention] = ()
-) -> Answers:
+) -> list[Answer]:
     """Decode a batch greedily; interventions act in prefill and in every cached step."""
-    with intervene(lvlm.model, batch.image_mask, interventions) if interventions else nullcontext() as trace:
+    with intervene(lvlm.model, batch.image_mask, interventions) if interventions else nullcontext():
         sequences = lvlm.model.generate(**batch.inputs, max_new_tokens=max_new_tokens, do_sample=False)
     answers = []
     for ids in sequences[:, batch.inputs["input_ids"].shape[1] :].tolist():
         end = next((index for index, token in enumerate(ids) if token in lvlm.end_token_ids), None)
         answers.append(Answer(ids[:end], "length" if end is None else "stop"))
-    return Answers(answers, trace.fired if trace else {})
+    return answers
 
 
 def timed(method: Method, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
