@@ -90,7 +90,7 @@ def decode(
     """
     check_input(model, inputs, image_mask, settings, max_new_tokens)
     branches = Branches(model, inputs)
-    ends = end_ids(model)
+    ends = set(end_ids(model))
     with branches.watched():
         logits = branches.step()
         rows = zip(logits, branches.prompt_mask, strict=True)

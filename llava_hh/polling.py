@@ -12,6 +12,7 @@ from llava_hh.blocks import Run
 from llava_hh.data.images import image_path, load_image
 from llava_hh.generation import Decoding, Method, answer_within_memory
 from llava_hh.models.lvlm import Lvlm
+from llava_hh.module_hooks import hooked
 
 WORDS = {"yes": ("Yes", "yes", "YES", " Yes", " yes"), "no": ("No", "no", "NO", " No", " no")}
 
@@ -46,11 +47,8 @@ def collecting_yes_shares(lvlm: Lvlm, shares: list[float]) -> Iterator[None]:
             yes, no = (logits[:, words[word]].logsumexp(-1) for word in ("yes", "no"))
             shares.extend((yes - no).sigmoid().tolist())
 
-    handle = lvlm.model.register_forward_hook(note, with_kwargs=True)
-    try:
+    with hooked([(lvlm.model, note)], with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def ask(

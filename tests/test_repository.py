@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory", "command_line"]
-LAYERS += ["heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks", "models", "identity"]
-LAYERS += ["data", "finite"]
+LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
+LAYERS += ["models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
 LAYERS += ["portable", "flags", "scripts"]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError
@@ -74,9 +73,6 @@ class ChatFamily:
             return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
 
         return split_answers(processor.tokenizer, turns, closing, ends)
-
-    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList:
-        return model.get_decoder().layers
 
     def image_token_ids(self, model: PreTrainedModel) -> list[int]:
         return [model.config.image_token_id]

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
 
+from llava_hh.attention import decoder_layers
 from llava_hh.files import in_one_line
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
@@ -20,7 +21,7 @@ from llava_hh.models.grid import ImageGrid
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
-from llava_hh.models.token_ids import generation_config, see_end_token
+from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ class Family(Protocol):
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]: ...
-    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
 
@@ -81,8 +81,8 @@ class Lvlm:
         self.d_head: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
     @property
-    def decoder_layers(self) -> torch.nn.ModuleList:
-        return self.family.decoder_layers(self.model)
+    def decoder_layers(self) -> list[torch.nn.Module]:
+        return decoder_layers(self.model)
 
     @property
     def tokenizer(self):
@@ -90,8 +90,7 @@ class Lvlm:
 
     @property
     def end_token_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
+        return end_ids(self.model)
 
     def encode(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llava_hh.files import read_json
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # field: whether it may be one id, whether it may be a list, and what is expected
 FORMS = {
@@ -46,6 +46,14 @@ def see_end_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) 
         config.eos_token_id = tokenizer.eos_token_id
     if config.eos_token_id is None:
         raise ValueError("no eos_token_id in generation_config.json, config.json or the tokenizer: no answer would end")
+
+
+def end_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end an answer, each once, by the model's generation config; none if it names none."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return []
+    return list(dict.fromkeys(ends)) if isinstance(ends, list) else [ends]
 
 
 def read_token_ids(path: Path) -> dict[str, Any]:
