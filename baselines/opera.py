@@ -84,7 +84,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: in
     model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
     check_input(model, inputs, image_mask, settings, max_new_tokens)
     branches = Branches(model, inputs)
-    ends = end_ids(model)
+    ends = set(end_ids(model))
     with branches.watched():
         logits = branches.step()
         rows = zip(logits, branches.prompt_mask, strict=True)

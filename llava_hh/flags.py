@@ -9,7 +9,8 @@ from llava_hh.attribution.captions import digest
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.data.sample import sample_images
 from llava_hh.datasets import DATASETS, load_dataset
-from llava_hh.evaluation import Evaluation, heads_of_list, list_file
+from llava_hh.evaluation import Evaluation
+from llava_hh.head_lists import heads_of_list, list_file
 from llava_hh.heads import Head
 from llava_hh.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm

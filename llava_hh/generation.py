@@ -115,7 +115,7 @@ def listed(fired: dict[Head, Decisions]) -> list[list[int]]:
 
 
 def firing_rates(blocks: Iterable[dict]) -> dict[str, dict]:
-    """How often heads fired over the blocks of a run: by head, `fired` and `decided` (counts) and `rate` (a fraction)."""
+    """How often heads fired in a run: by head, `fired` and `decided` (counts) and `rate` (a fraction)."""
     counts: dict[Head, Decisions] = {}
     for block in blocks:
         for layer, head, fired, decided in block.get("fired", ()):

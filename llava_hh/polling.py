@@ -13,6 +13,7 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.decoding.method import Greedy, Method
 from llava_hh.generation import answer_within_memory, listed
 from llava_hh.models.lvlm import Lvlm
+from llava_hh.module_hooks import hooked
 
 WORDS = {"yes": ("Yes", "yes", "YES", " Yes", " yes"), "no": ("No", "no", "NO", " No", " no")}
 
@@ -47,11 +48,8 @@ def collecting_yes_shares(lvlm: Lvlm, shares: list[float]) -> Iterator[None]:
             yes, no = (logits[:, words[word]].logsumexp(-1) for word in ("yes", "no"))
             shares.extend((yes - no).sigmoid().tolist())
 
-    handle = lvlm.model.register_forward_hook(note, with_kwargs=True)
-    try:
+    with hooked([(lvlm.model, note)], with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def ask(
@@ -97,8 +95,6 @@ def ask(
                 row["p_yes"] = round(shares[place], 6)
                 row["answer_by_logits"] = "yes" if shares[place] > 0.5 else "no"
             rows.append(row)
-        run.finish_block(
-            number, block, rows, seconds=spent.seconds, sub_batch=sub_batch, fired=listed(spent.fired)
-        )
+        run.finish_block(number, block, rows, seconds=spent.seconds, sub_batch=sub_batch, fired=listed(spent.fired))
     run.write_rows("answers.jsonl")
     return run.finished_rows()

@@ -36,7 +36,8 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices") / request.param
     save_tiny_family(request.param, folder)
     plain = load_lvlm(folder)
-    layers = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers)
+    first = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers[0])
+    layers = first.removesuffix(".0")
     names = [name for name, _ in (*plain.model.named_parameters(), *plain.model.named_buffers())]
     places = dict.fromkeys((name for name in names if not name.startswith(f"{layers}.")), "cpu")
     places |= {f"{layers}.{n}": "disk" if n in (1, 2) else "cpu" for n in range(plain.n_layers)}

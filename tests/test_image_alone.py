@@ -13,7 +13,7 @@ from tiny_newer import save_tiny_family
 
 from llava_hh.analysis.inheritance import load_base
 from llava_hh.attention import heads_on_image_alone
-from llava_hh.evaluation import control_heads, heads_with_text
+from llava_hh.head_lists import control_heads, heads_with_text
 from llava_hh.files import read_json
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm

@@ -17,10 +17,11 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "command_line"]
-LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
+LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
+LAYERS += ["models", "identity", "head_lists", "data", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
-LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
-LAYERS += ["portable", "flags", "scripts"]
+LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "companions", "doctor", "report"]
+LAYERS += ["portable", "flags", "experiments", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

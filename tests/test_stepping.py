@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 from baselines import greedy
 from baselines.greedy import GreedySettings
-from baselines.stepping import Stepper, decode_rows, decoder_layers
+from baselines.stepping import Stepper, decode_rows
+from llava_hh.attention import decoder_layers
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene

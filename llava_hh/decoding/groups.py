@@ -1,4 +1,4 @@
-"""Methods that come in several: draws of random heads, seeds of a decoder that draws; and all methods of a comparison."""
+"""The methods of a comparison; those that come in several: draws of random heads, seeds of a decoder that draws."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from llava_hh.decoding.grammar import Spec, parse
 from llava_hh.decoding.making import Material, Member, heads_for, make, read_methods, with_choice
 from llava_hh.decoding.method import Greedy
 from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS, METHODS
-from llava_hh.evaluation import control_heads
+from llava_hh.head_lists import control_heads
 
 
 def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:

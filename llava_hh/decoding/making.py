@@ -18,9 +18,9 @@ from llava_hh.decoding.registry import (
     fields_of,
     known_kinds,
 )
-from llava_hh.evaluation import heads_of_list, heads_with_text, list_file
 from llava_hh.files import read_json
 from llava_hh.footprint import stored_tensors
+from llava_hh.head_lists import heads_of_list, heads_with_text, list_file
 from llava_hh.heads import Head, check_heads
 from llava_hh.identity import identify_checkpoint
 from llava_hh.interventions import Intervention

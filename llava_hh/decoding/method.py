@@ -132,7 +132,11 @@ class Greedy:
         return {"interventions": described(self.interventions), "decoder": None}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-        with intervene(lvlm.model, batch.image_mask, self.interventions) if self.interventions else nullcontext() as trace:
+        with (
+            intervene(lvlm.model, batch.image_mask, self.interventions)
+            if self.interventions
+            else nullcontext() as trace
+        ):
             answers = generate_greedily(lvlm, batch, max_new_tokens)
         return Answers(answers, trace.fired if trace else {})
 

@@ -1,7 +1,7 @@
 """The kinds of methods by name. Other people's kinds are registered here, by a file given as `--plugin`.
 
-`register_decoder` and `register_intervention` take one call each. Kinds of `baselines` and `newer_models` are found when
-they are first asked for.
+`register_decoder` and `register_intervention` take one call each. Kinds of `baselines` and `newer_models` are found
+when they are first asked for.
 """
 
 import importlib

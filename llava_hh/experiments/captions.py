@@ -32,7 +32,6 @@ class CaptionTask:
         evaluation: Evaluation,
         members: Sequence[Member],
         results: dict[str, Captioned],
-        left_out: dict[str, str],
         settings: dict,
         out: Path,
     ) -> dict:
@@ -65,8 +64,6 @@ class CaptionTask:
                 entries[group]["fired"] = fired
         for name, first, difference in differences_of_kinds(members, sentences):
             entries[name]["minus_first_of_kind"] = {"first": first, **difference}
-        if left_out:
-            summary["settings"]["left_out"] = left_out
         return summary
 
 
@@ -126,7 +123,7 @@ def differences_of_kinds(
 
 
 def fine_tuning_of(member: Member) -> dict:
-    """Settings of the fine-tuning that a checkpoint is from, and where its log begins and ends (means of a tenth of it).
+    """Settings of the fine-tuning that a checkpoint is from, and how its log begins and ends (means of a tenth of it).
 
     Empty where the checkpoint does not lie in the folder of such a run.
     """

@@ -1,4 +1,4 @@
-"""The choice of AD-HH's top k and threshold among the methods of a comparison, by CHAIR_i at held recall and mentions."""
+"""The choice of AD-HH's top k and threshold in a comparison: lowest CHAIR_i at held recall and mentions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,9 @@ def points_of(summary: Mapping) -> list[dict]:
     for name, described in summary["settings"]["methods"].items():
         edits = described["interventions"]
         if len(edits) == 1 and edits[0]["kind"] == "DeactivateText" and name in summary["methods"]:
-            entry = {key: value for key, value in summary["methods"][name].items() if key not in ("minus_greedy", "label")}
+            entry = {
+                key: value for key, value in summary["methods"][name].items() if key not in ("minus_greedy", "label")
+            }
             points.append({"top_k": len(edits[0]["heads"]), "threshold": edits[0]["threshold"], **entry})
     if not points:
         raise ValueError("--choose: no adhh among --methods")

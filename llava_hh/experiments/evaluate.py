@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_hh.decoding.making import Member
-from llava_hh.decoding.method import CannotDecode, Method
+from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.evaluation import Evaluation
 from llava_hh.models.lvlm import Lvlm, load_lvlm, release
 from llava_hh.runs import processes
@@ -35,7 +35,6 @@ class Task(Protocol):
         evaluation: Evaluation,
         members: Sequence[Member],
         results: dict[str, Any],
-        left_out: dict[str, str],
         settings: dict,
         out: Path,
     ) -> dict:
@@ -77,6 +76,16 @@ def run_methods(
             raise ValueError(f"--methods: this model can have none of them: {reasons}")
     ordered = [member.method.name for member in members if member.method.name in results]
     return {name: results[name] for name in ordered}, settings, left_out
+
+
+def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out: Path) -> dict:
+    """Run every method, and the content of the task's result file in the first process."""
+    record = evaluation.record(Greedy())
+    results, methods, left_out = run_methods(evaluation, members, task, out)
+    settings = {**record, "split": evaluation.draw["split"], "methods": methods}
+    if left_out:
+        settings["left_out"] = left_out
+    return task.report(evaluation, members, results, settings, out) if processes().is_main else {}
 
 
 def _tried_out(

@@ -67,7 +67,6 @@ class LossTask:
         evaluation: Evaluation,
         members: Sequence[Member],
         results: dict[str, list[dict]],
-        left_out: dict[str, str],
         settings: dict,
         out: Path,
     ) -> dict:
@@ -82,7 +81,6 @@ class LossTask:
             if own := self.captions.get(name) or self.captions.get(kinds[name]):
                 entry["captions"] = own
         settings |= self._evaluation(evaluation).settings(Greedy()).record()
-        settings |= {"left_out": left_out} if left_out else {}
         return {"methods": methods, "settings": settings, "run": provenance()}
 
 

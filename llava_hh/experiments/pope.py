@@ -66,7 +66,6 @@ class PopeTask:
         evaluation: Evaluation,
         members: Sequence[Member],
         results: dict[str, dict[str, list[dict]]],
-        left_out: dict[str, str],
         settings: dict,
         out: Path,
     ) -> dict:
@@ -76,7 +75,7 @@ class PopeTask:
             for kind, own in self.questions.items()
         }
         digests = {kind: digest_of(own) for kind, own in self.questions.items()}
-        settings |= {"suffix": self.suffix_name, "questions": digests, **({"left_out": left_out} if left_out else {})}
+        settings |= {"suffix": self.suffix_name, "questions": digests}
         methods = {name: {"label": labels[name], **own} for name, own in judge(results).items()}
         return {"methods": methods, "asked": asked, "settings": settings, "run": provenance()}
 

@@ -1,49 +1,34 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.attention import decoder_layers
 from llava_hh.files import in_one_line
-from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.models.gemma3 import Gemma3
+from llava_hh.models.families import FAMILIES
 from llava_hh.models.grid import ImageGrid
-from llava_hh.models.internvl import InternVL
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
-from llava_hh.models.llava import Llava
-from llava_hh.models.llava_next import LlavaNext
-from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.loading import Loading
-from llava_hh.models.minigpt4 import MiniGpt4
-from llava_hh.models.mllama import Mllama
-from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
-from llava_hh.models.token_ids import generation_config, see_end_token
+from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
 DESCRIBE = "Please describe this image in detail."
-FAMILIES = {  # by config.model_type
-    "llava": Llava,
-    "llava_next": LlavaNext,
-    "mllama": Mllama,
-    "chameleon": Chameleon,
-    "qwen2_5_vl": Qwen25VL,
-    "qwen3_vl": Qwen3VL,
-    "gemma3": Gemma3,
-    "internvl": InternVL,
-    "llava_onevision": LlavaOnevision,
-    "minigpt4": MiniGpt4,
-}
 
 
 class Family(Protocol):
@@ -67,7 +52,6 @@ class Family(Protocol):
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]: ...
-    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
 
@@ -101,8 +85,8 @@ class Lvlm:
         self.d_head: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
     @property
-    def decoder_layers(self) -> torch.nn.ModuleList:
-        return self.family.decoder_layers(self.model)
+    def decoder_layers(self) -> list[torch.nn.Module]:
+        return decoder_layers(self.model)
 
     @property
     def tokenizer(self):
@@ -110,8 +94,7 @@ class Lvlm:
 
     @property
     def end_token_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
+        return end_ids(self.model)
 
     def encode(
         self,

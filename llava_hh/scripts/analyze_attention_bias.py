@@ -17,12 +17,12 @@ from llava_hh.attribution.captions import (
     refuse_other_model,
 )
 from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
-from llava_hh.evaluation import heads_with_text
 from llava_hh.figures import paper
 from llava_hh.figures.attention_bias import draw_attention_bias
 from llava_hh.figures.style import picture
 from llava_hh.files import write_json
 from llava_hh.flags import add_caption_flags, add_head_flags, caption_fields, heads_from_flags
+from llava_hh.head_lists import heads_with_text
 from llava_hh.runs import processes, provenance, start_run
 
 GROUPS = ("hal_heads", "non_hal_heads")
