@@ -8,7 +8,6 @@ and recall count each COCO category once a caption: right categories over named 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import permutation_test, t
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
@@ -146,6 +145,8 @@ def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Seq
     Raises:
         ValueError: fewer than two runs, another number of references, or other images.
     """
+    from scipy.stats import t
+
     if len(runs) < 2 or len(references) not in (1, len(runs)):
         raise ValueError(f"{len(runs)} runs and {len(references)} references; expected two or more, and one or as many")
     references = list(references) * (len(runs) // len(references))
@@ -233,6 +234,8 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
         # Equal differences of other fractions (1/3 - 1/6, 1/2 - 1/3) differ in their last bits. scipy's tolerance is
         # relative to the difference and too small where that is far below the fractions.
         return np.abs(difference).round(12)
+
+    from scipy.stats import permutation_test
 
     # The two samples are marks: 0 where an image keeps its own caption, 1 where it has the reference's.
     test = permutation_test(
