@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
@@ -14,6 +14,8 @@ from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.memory import is_out_of_memory, out_of_memory
 from llava_hh.parsing import ScriptParser, epilog
 from llava_hh.processes import processes
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,15 @@ def parser_of_verbs(description: str | None, verb: str) -> ScriptParser:
 def run_verb(parser: ScriptParser, argv: Sequence[str] | None) -> None:
     """Do what the chosen verb below a verb does; wrong input is one line."""
     args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     with errors_in_one_line(args.debug):
         args.run(args)
+
+
+def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
+    """A dataclass whose fields are flags of the same names, but for `more`."""
+    flags = {each.name: getattr(args, each.name) for each in fields(kind) if each.name not in more}
+    return kind(**flags, **more)
 
 
 @contextmanager

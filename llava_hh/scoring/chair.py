@@ -1,33 +1,43 @@
-"""Score captions by CHAIR: which objects each names, and which of them are not in the image (paper, CHAIR tables).
+"""Captions of a file scored by CHAIR, and the result file that attribution and the analyses read."""
 
-The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
-
-Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
-objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions; BLEU and CIDEr
-too where there are reference captions) and `run`.
-"""
-
-import argparse
 import json
 import sys
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.coco import load_objects
-from llava_hh.datasets import DATASETS, Dataset, ImageId, load_dataset
+from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import Skip, json_rows, printable, refuse, replacing, sha256
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
-from llava_hh.metrics.variants import VARIANTS
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.runs import make_parent, processes, provenance, share_out
 
 Bad = list[str]  # one line for each row that was skipped
+
+
+@dataclass(frozen=True)
+class CaptionsFile:
+    """Captions to score, and by what: the flags of these names.
+
+    Args:
+        annotations, objects: the ground truth is one of them.
+    """
+
+    captions: Path
+    annotations: Path | None = None
+    objects: Path | None = None
+    dataset: str = "coco"
+    variant: str = "hh"
+    id_key: str = "image_id"
+    text_key: str = "text"
+    drop_incomplete: bool = False
+    skip_bad: bool = False
 
 
 def read_captions(
@@ -124,34 +134,38 @@ def table(metrics: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"95% intervals over images: CHAIR_s {of['chair_s']}, CHAIR_i {of['chair_i']}"])
 
 
-def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[str, Any]:
-    """Score the captions that `args` names and return the content of the result file `out`."""
-    dataset = load_dataset(args.dataset, args.variant)
-    bad: Bad | None = [] if args.skip_bad else None
-    rows = read_captions(args.captions, args.id_key, args.text_key, dataset, bad)
+def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[str, Any]:
+    """Return the content of the result file `out`.
+
+    Args:
+        argv: the command, which the file keeps.
+    """
+    dataset = load_dataset(given.dataset, given.variant)
+    bad: Bad | None = [] if given.skip_bad else None
+    rows = read_captions(given.captions, given.id_key, given.text_key, dataset, bad)
     references: dict[ImageId, list[str]] = {}
-    if args.objects:
-        truth = [args.objects]
-        objects = load_objects(args.objects, dataset.image_id, dataset.category, skipper(bad))
+    if given.objects:
+        truth = [given.objects]
+        objects = load_objects(given.objects, dataset.image_id, dataset.category, skipper(bad))
     else:
-        truth, image_ids = dataset.files(args.annotations), [row["image_id"] for _, row in rows]
+        truth, image_ids = dataset.files(given.annotations), [row["image_id"] for _, row in rows]
         cache = out.with_name("ground_truth.json")
-        annotations = dataset.annotations(args.annotations, image_ids, cache, allow_missing=True, skip=skipper(bad))
+        annotations = dataset.annotations(given.annotations, image_ids, cache, allow_missing=True, skip=skipper(bad))
         objects = dataset.objects(annotations)
         references = {image_id: found.captions for image_id, found in annotations.items()}
-    kept = keep_rows_with_truth(rows, objects, (args.captions, args.objects or args.annotations), bad)
+    kept = keep_rows_with_truth(rows, objects, (given.captions, given.objects or given.annotations), bad)
     if not kept:
-        raise ValueError(f"--captions {args.captions}: every row was skipped; nothing to score")
+        raise ValueError(f"--captions {given.captions}: every row was skipped; nothing to score")
 
     def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        cut = drop_incomplete_sentence if args.drop_incomplete else str
+        cut = drop_incomplete_sentence if given.drop_incomplete else str
         return [
             {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
             for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
         ]
 
     sentences = share_out(kept, score)
-    overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": args.drop_incomplete}
+    overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": given.drop_incomplete}
     overall["interval"] = summarise(sentences)["interval"]
     if all(references.get(entry["image_id"]) for entry in sentences):
         captions = [entry["caption"] for entry in sentences]
@@ -163,12 +177,12 @@ def evaluate(args: argparse.Namespace, argv: Sequence[str], out: Path) -> dict[s
             **provenance(),
             "argv": list(argv),
             "variant": dataset.variant,
-            "drop_incomplete": args.drop_incomplete,
-            "id_key": args.id_key,
-            "text_key": args.text_key,
+            "drop_incomplete": given.drop_incomplete,
+            "id_key": given.id_key,
+            "text_key": given.text_key,
             "n_skipped": len(bad or ()),
             "skipped": bad or [],
-            "sha256": {str(path): sha256(path) for path in (args.captions, *truth)},
+            "sha256": {str(path): sha256(path) for path in (given.captions, *truth)},
         },
     }
 
@@ -183,44 +197,21 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
         file.write("], " + json.dumps(rest)[1:] + "\n")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line of this script."""
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("--captions", type=Path, required=True, help="JSON lines, one caption a row; any further fields are kept")
-    add("--dataset", choices=DATASETS, default="coco", help="what the captions are of")
-    add("--id-key", default="image_id", help="key of the image's id in a row (nocaps: or of its file's name)")
-    add("--text-key", default="text", help="key of the caption in a row")
-    truth = parser.add_mutually_exclusive_group(required=True)
-    truth.add_argument(
-        "--annotations", type=Path, help="folder of COCO's captions_*.json and instances_*.json, or nocaps'"
-    )
-    truth.add_argument("--objects", type=Path, help="instead: JSON lines with image_id and objects (names)")
-    add("--out", type=Path, help="result file; captions_eval_results.json beside the captions by default")
-    add("--variant", default="hh", help=f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's")
-    add("--drop-incomplete", action="store_true", help="score captions without an unfinished last sentence")
-    bad = "report, count and skip a bad row of captions or ground truth, where it would stop the run"
-    add("--skip-bad", action="store_true", help=bad)
-    return parser
+def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None) -> None:
+    """Score a file, write captions_eval_results.json beside it or `out`, and print the metrics.
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(argv)
-    out = args.out or args.captions.with_name("captions_eval_results.json")
-    with errors_in_one_line(args.debug):
-        if out.resolve() in {path.resolve() for path in (args.captions, args.objects) if path}:
-            raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        make_parent(out)
-        result = evaluate(args, argv, out)
-        if not processes().is_main:
-            return
-        write_result(out, result)
+    Raises:
+        ValueError: a file or row that cannot be scored, named.
+    """
+    out = out or given.captions.with_name("captions_eval_results.json")
+    if out.resolve() in {path.resolve() for path in (given.captions, given.objects) if path}:
+        raise ValueError(f"--out {out}: is an input of this run; expected another file")
+    make_parent(out)
+    result = score_captions(given, argv, out)
+    if not processes().is_main:
+        return
+    write_result(out, result)
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped")
     print(table(result["overall_metrics"]))
     print(out)
-
-
-if __name__ == "__main__":
-    main()
