@@ -15,7 +15,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory"]
+LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "command_line"]
 LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
