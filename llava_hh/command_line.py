@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 
 from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.memory import is_out_of_memory, out_of_memory
-from llava_hh.parsing import ScriptParser, epilog
+from llava_hh.parsing import OUTPUT, ScriptParser, epilog
 from llava_hh.processes import processes
+from llava_hh.tables import FORMATS
 
 Chosen = TypeVar("Chosen")
 
@@ -43,9 +44,8 @@ class Number:
 
 SIZE = Number(int, "a whole number of at least 1", lambda value: value >= 1)
 COUNT = Number(int, "a whole number of at least 0", lambda value: value >= 0)
-RANDOM_SEED = Number(
-    int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "SEED"
-)  # numpy's bounds
+# numpy's bounds
+RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "SEED")
 RATE = Number(float, "a number above 0", lambda value: 0 < value < inf, "NUMBER")
 FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf, "NUMBER")
 FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1, "FRACTION")
@@ -80,6 +80,11 @@ def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
     """A dataclass whose fields are flags of the same names, but for `more`."""
     flags = {each.name: getattr(args, each.name) for each in fields(kind) if each.name not in more}
     return kind(**flags, **more)
+
+
+def add_format_flag(parser: ScriptParser) -> None:
+    """Add --format: how `llava_hh.tables.print_table` prints the result."""
+    parser.section(OUTPUT).add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the printed table")
 
 
 @contextmanager

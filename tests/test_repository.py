@@ -15,12 +15,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory"]
-LAYERS += ["profiles", "parsing", "command_line"]
+LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
+LAYERS += ["tables", "profiles", "parsing", "command_line"]
 LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "mini", "footprint", "companions", "doctor", "report"]
-LAYERS += ["portable", "flags", "scripts", "__main__"]
+LAYERS += ["scoring", "comparing", "portable", "flags", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

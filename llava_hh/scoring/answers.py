@@ -93,7 +93,7 @@ def summarise_accuracy(rows: Sequence[Mapping]) -> dict:
     sums, counts = np.bincount(place, weights=[row["accuracy"] for row in rows]), np.bincount(place)
     drawn = [weights @ sums / (weights @ counts) for weights in image_weights(len(images), RESAMPLES, seed=0)]
     interval = np.percentile(np.concatenate(drawn), (2.5, 97.5))
-    return {"accuracy": float(sums.sum() / counts.sum()), "interval": interval.tolist(), "n": len(rows)}
+    return {"accuracy": float(sums.sum() / counts.sum()), "interval": {"accuracy": interval.tolist()}, "n": len(rows)}
 
 
 def score_file(
@@ -129,6 +129,6 @@ def score_file(
     run = {**provenance(), "sha256": {str(path): sha256(path) for path in (answers_file, truth_file)}}
     write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
     for name, own in {"all": overall, **overall["by_type"]}.items():
-        low, high = own["interval"]
+        low, high = own["interval"]["accuracy"]
         print(f"{name}: {100 * own['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f}), n = {own['n']}")
     print(out)

@@ -1,6 +1,5 @@
 """Captions of a file scored by CHAIR, and the result file that attribution and the analyses read."""
 
-import json
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +8,16 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llava_hh.comparison import SHOWN, cell
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import Dataset, ImageId, load_dataset
-from llava_hh.files import Skip, json_rows, printable, refuse, replacing, sha256
+from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.runs import make_parent, processes, provenance, share_out
+from llava_hh.tables import Table, print_table
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -107,31 +108,13 @@ def skipper(bad: Bad | None) -> Skip:
     return None if bad is None else skip
 
 
-def table(metrics: Mapping[str, Any]) -> str:
-    """Return the overall metrics as lines of text; shares in percent."""
-    columns = {
-        "CHAIR_s %": f"{100 * metrics['CHAIRs']:.1f}",
-        "CHAIR_i %": f"{100 * metrics['CHAIRi']:.1f}",
-        "precision %": f"{100 * metrics['precision']:.1f}",
-        "recall %": f"{100 * metrics['recall']:.1f}",
-        "F1 %": f"{100 * metrics['f1']:.1f}",
-        "mentions": f"{metrics['mentions']:.1f}",
-        "length": f"{metrics['length']:.1f}",
-        "captions": str(metrics["n"]),
-        "variant": metrics["variant"],
-    }
+def table(metrics: Mapping[str, Any]) -> Table:
+    """The overall metrics as a table of one row; shares in percent, with their intervals."""
+    cells = {head: cell(metrics, name) for name, (head, _) in SHOWN.items()}
+    cells |= {"captions": str(metrics["n"]), "variant": metrics["variant"]}
     if "Bleu" in metrics:
-        columns |= {"BLEU-4": f"{metrics['Bleu'][3]:.3f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}
-    widths = [max(len(name), len(value)) for name, value in columns.items()]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in zip(*columns.items(), strict=True)
-    ]
-    of = {
-        name: "{:.1f} to {:.1f}".format(*(100 * end for end in metrics["interval"][name]))
-        for name in ("chair_s", "chair_i")
-    }
-    return "\n".join([*lines, f"95% intervals over images: CHAIR_s {of['chair_s']}, CHAIR_i {of['chair_i']}"])
+        cells |= {"BLEU-4 %": f"{100 * metrics['Bleu'][3]:.1f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}
+    return Table(list(cells), [list(cells.values())], "In brackets: 95% bootstrap intervals over images.")
 
 
 def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[str, Any]:
@@ -187,16 +170,6 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     }
 
 
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the result file atomically, a sentence at a time: of many captions the whole text is large."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
-        file.write('{"sentences": [')
-        for number, entry in enumerate(result["sentences"]):
-            file.write((", " if number else "") + json.dumps(entry))
-        rest = {key: value for key, value in result.items() if key != "sentences"}
-        file.write("], " + json.dumps(rest)[1:] + "\n")
-
-
 def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None) -> None:
     """Score a file, write captions_eval_results.json beside it or `out`, and print the metrics.
 
@@ -210,8 +183,8 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None) -> No
     result = score_captions(given, argv, out)
     if not processes().is_main:
         return
-    write_result(out, result)
+    write_json(out, result)
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped")
-    print(table(result["overall_metrics"]))
+    print_table(table(result["overall_metrics"]))
     print(out)

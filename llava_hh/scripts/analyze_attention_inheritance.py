@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
             path = args.out / "attention_inheritance.json"
             write_json(path, result)
         for group, summary in result["groups"].items():
-            low, high = summary["interval"]
+            low, high = summary["interval"]["mean"]
             count = f"{len(summary['heads'])} {group}"
             print(f"{count}: similarity {summary['mean']:.3f} ({low:.3f} to {high:.3f}), {len(similarity)} captions")
         print(path)

@@ -64,7 +64,7 @@ def report(result: dict, path: Path) -> None:
     for entry in result["steps"]:
         cells = []
         for name, label in (("hal_heads", "hallucination heads"), ("non_hal_heads", "non-hallucination heads")):
-            low, high = entry[name]["interval"]
+            low, high = entry[name]["interval"]["mean"]
             cells.append(f"{label} {entry[name]['mean']:.4f} ({low:.4f} to {high:.4f})")
         print(f"  step {entry['step']}: {'; '.join(cells)}; median head {entry['percentiles']['50']:.4f}")
     print(path)

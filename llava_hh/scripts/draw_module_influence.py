@@ -8,7 +8,7 @@ import numpy as np
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.figures.module_influence import draw_module_influence
 from llava_hh.figures.style import picture
-from llava_hh.files import read_json, write_json
+from llava_hh.files import read_result, write_json
 from llava_hh.runs import make_folder, processes, provenance
 
 
@@ -26,7 +26,8 @@ def sum_up(modules: dict) -> dict:
     """
     summary = {}
     for kind, module in modules.items():
-        contrast, low = np.array(module["contrastive_influence"]), np.array(module["interval"]["low"])
+        contrast = np.array(module["contrastive_influence"])
+        low = np.array(module["interval"]["contrastive_influence"][0])
         summary[kind] = {
             "sum": float(contrast.sum()),
             "largest": float(contrast.max()),
@@ -40,7 +41,7 @@ def sum_up(modules: dict) -> dict:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        result = read_json(args.attribution)
+        result = read_result(args.attribution)
         if "modules" not in result:
             raise ValueError(f"--attribution {args.attribution}: no `modules`; expected the result of attribute.py")
         if not processes().is_main:
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(args.out)
         summary = sum_up(result["modules"])
         path = args.out / "module_influence.json"
-        counts = {name: result[name] for name in ("n_hallucinated_tokens", "n_non_hallucinated_tokens", "n_captions")}
+        counts = {name: result[name] for name in ("n_hallucinated_words", "n_true_words", "n_captions")}
         write_json(path, {"modules": summary, **counts, "run": provenance()})
     for kind, own in summary.items():
         above = f"{own['n_layers_above_0']} of {own['n_layers']} layers above 0"
