@@ -52,8 +52,8 @@ SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value <
 class ScriptParser(argparse.ArgumentParser):
     """A parser that shows defaults, and whose errors are one line."""
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    def __init__(self, description: str | None = None, **named: Any) -> None:
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **named)
 
     def parse_args(self, *arguments: Any, **named: Any) -> argparse.Namespace:  # type: ignore[override]
         """The flags; an output that is also an input is an error, for it would be overwritten."""

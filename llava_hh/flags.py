@@ -3,15 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from llava_hh.attribution.captions import digest
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.data.sample import sample_images
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.evaluation import Evaluation, heads_of_list, list_file
 from llava_hh.heads import Head
-from llava_hh.identity import describe_loaded, digest_of, file_sha256
+from llava_hh.identity import digest_of, file_sha256
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import make_folder, make_parent
 
@@ -59,21 +57,6 @@ def add_caption_flags(parser: argparse.ArgumentParser) -> None:
     add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
     add("--image-folder", type=Path, required=True, help="folder of the images")
     add("--out", type=Path, required=True, help="result folder")
-
-
-def caption_fields(args: argparse.Namespace, lvlm: Lvlm, found: list[dict]) -> dict[str, Any]:
-    """The fields of `CaptionedSettings`, by the flags of `add_caption_flags`, --batch-size and --limit.
-
-    Args:
-        found: all captions that could be measured.
-    """
-    return {
-        "model": describe_loaded(lvlm),
-        "captions_sha256": digest(found),
-        "batch_size": args.batch_size,
-        "limit": args.limit,
-        "image_folder": str(args.image_folder),
-    }
 
 
 def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:

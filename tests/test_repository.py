@@ -18,7 +18,18 @@ PACKAGE = ROOT / "llava_hh"
 LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory", "command_line"]
 LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
-LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
+LAYERS += [
+    "analysis",
+    "finetuning",
+    "figures",
+    "experiments",
+    "mini",
+    "profiles",
+    "footprint",
+    "companions",
+    "doctor",
+    "report",
+]
 LAYERS += ["portable", "flags", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
