@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
 from llava_hh.datasets import DATASETS, load_dataset
@@ -95,24 +95,6 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
         captions=f"{ATTRIBUTED}/captions_eval_results.json",
         image_folder="{coco_path}/train2014",
     )
-
-
-def caption_fields(args: argparse.Namespace, lvlm: Lvlm, found: list[dict]) -> dict[str, Any]:
-    """The fields of `CaptionedSettings`, by the flags of `add_caption_flags`, --batch-size and --limit.
-
-    Args:
-        found: all captions that could be measured.
-    """
-    from llava_hh.attribution.captions import digest
-    from llava_hh.identity import describe_loaded
-
-    return {
-        "model": describe_loaded(lvlm),
-        "captions_sha256": digest(found),
-        "batch_size": args.batch_size,
-        "limit": args.limit,
-        "image_folder": str(args.image_folder),
-    }
 
 
 def add_head_flags(parser: ScriptParser, required: bool = True) -> None:

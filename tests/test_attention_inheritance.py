@@ -17,7 +17,7 @@ from llava_hh.attention import attention_modules
 from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_attention_inheritance, caption, evaluate_chair
+from llava_hh.scripts import caption, evaluate_chair, figure
 
 close = {"atol": 1e-5, "rtol": 0}
 
@@ -150,13 +150,13 @@ def save_base(folder: Path, n_tokens: int, **shape: int) -> None:
 
 def listed(flags: dict, out: Path, *more: object) -> list[str]:
     pairs = [item for pair in {**flags, "--out": out}.items() for item in pair]
-    return [str(flag) for flag in (*pairs, *more)]
+    return ["inheritance", *(str(flag) for flag in (*pairs, *more))]
 
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    analyze_attention_inheritance.main(listed(flags, out, "--paper-values"))
+    figure.main(listed(flags, out, "--paper-values"))
     return out
 
 
@@ -209,11 +209,11 @@ def test_rerun_resumes_and_another_top_k_needs_no_forward(flags, whole, tmp_path
         seen.append(args)
         return text_blocks(*args)
 
-    monkeypatch.setattr(analyze_attention_inheritance, "text_blocks", counted)
-    analyze_attention_inheritance.main(listed(flags, tmp_path / "resumed", "--paper-values"))
+    monkeypatch.setattr("llava_hh.analysis.inheritance.text_blocks", counted)
+    figure.main(listed(flags, tmp_path / "resumed", "--paper-values"))
     assert len(seen) == 2
     assert result_of(tmp_path / "resumed") == result_of(whole)
-    analyze_attention_inheritance.main(listed({**flags, "--top-k": 3}, tmp_path / "resumed"))
+    figure.main(listed({**flags, "--top-k": 3}, tmp_path / "resumed"))
     assert len(seen) == 2
     again = result_of(tmp_path / "resumed")
     assert again["similarity"] == result_of(whole)["similarity"]
@@ -252,7 +252,7 @@ def test_wrong_input_is_one_line_before_any_work(kind, message, flags, tmp_path,
         changed |= {"--base-model": flags["--base-model"], "--top-k": 9}
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        analyze_attention_inheritance.main(listed(changed, tmp_path / "out"))
+        figure.main(listed(changed, tmp_path / "out"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert stopped.value.code == 2
     assert len(lines) == 1 and message in lines[0]

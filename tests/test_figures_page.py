@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llava_hh.analysis import findings
-from llava_hh.scripts import draw_module_influence, write_figures_page
+from llava_hh.scripts import figure, write_figures_page
 
 MODULES = {
     "mha": {
@@ -38,7 +38,7 @@ def write_attribution(folder: Path) -> Path:
 
 def test_module_level(tmp_path, capsys):
     out = tmp_path / "train2014" / "module_influence"
-    draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+    figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     result = json.loads((out / "module_influence.json").read_text())
     expected = {"largest": 0.3, "largest_layer": 2, "n_layers_above_0": 1, "n_layers": 3}
     assert result["modules"]["mha"] == {"sum": pytest.approx(0.38), **expected}
@@ -53,7 +53,7 @@ def test_an_attribution_without_modules_is_one_line(tmp_path, capsys):
     path = tmp_path / "old.json"
     path.write_text("{}")
     with pytest.raises(SystemExit) as stopped:
-        draw_module_influence.main(["--attribution", str(path), "--out", str(tmp_path)])
+        figure.main(["modules", "--attribution", str(path), "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert f"--attribution {path}: no `modules`" in capsys.readouterr().err
 
@@ -108,7 +108,7 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         out = tmp_path / draw / "module_influence"
-        draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+        figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     write_figures_page.main(["--results", str(tmp_path)])
     page = (tmp_path / "figures.md").read_text()
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):

@@ -19,7 +19,7 @@ LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks"
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
 LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
-LAYERS += ["analysis", "finetuning", "figures", "mini", "footprint", "companions", "doctor", "report"]
+LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "footprint", "companions", "doctor", "report"]
 LAYERS += ["scoring", "comparing", "portable", "flags", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")

@@ -125,7 +125,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
     def refuse(*_, **__):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr("llava_hh.attribution.captions.ablate_every_head", refuse)
+    monkeypatch.setattr("llava_hh.attribution.run.ablate_every_head", refuse)
     monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
     before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))

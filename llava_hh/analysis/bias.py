@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_hh.attribution.targets import Target
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.memory import in_parts
@@ -105,8 +104,3 @@ def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> d
         for name, mean, interval in zip(names, values.mean(0).clip(low, high), intervals, strict=True)
     }
     return {**means, "n_words": len(values)}
-
-
-def word_rows(image_id: int, targets: Sequence[Target]) -> list[dict]:
-    """The rows of a caption's words in a block."""
-    return [{"image_id": image_id, **target.row()} for target in targets]

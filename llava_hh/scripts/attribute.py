@@ -14,15 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.attribution.captions import (
-    AttributionSettings,
-    CaptionAttribution,
-    OutputsSettings,
-    hallucinating_captions,
-    refuse_other_model,
-)
+from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
+from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.stored import join_blocks, stored_columns
 from llava_hh.attribution.summary import summarise
@@ -30,7 +25,7 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
-from llava_hh.flags import add_caption_flags, caption_fields
+from llava_hh.flags import add_caption_flags
 from llava_hh.runs import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -119,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
         of_noise = {name: getattr(args, name) for name in ("noise_scale", "noise_seed") if args.ablation == "noise"}
         settings = AttributionSettings(
-            **caption_fields(args, attribution.lvlm, found),
+            **attribution.fields(found, args.batch_size, args.limit),
             released=args.released,
             ablation=args.ablation,
             screen=args.screen,
