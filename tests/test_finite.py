@@ -13,8 +13,8 @@ from seeded import Seeded
 
 from baselines import greedy
 from baselines.registry import PRESETS
-from llava_hh.attribution.captions import CaptionAttribution
 from llava_hh.attribution.replacement import Zero
+from llava_hh.attribution.run import CaptionAttribution
 from llava_hh.decoding.method import Decoding
 from llava_hh.finite import refuse_infinite, refusing_infinite
 from llava_hh.generation import answer_samples

@@ -27,11 +27,11 @@ def choose(points: Sequence[dict], greedy: Mapping, recall_loss: float, mentions
     kept = [
         point
         for point in points
-        if point["chair_i"] < greedy["chair_i"]  # never so where greedy decoding mentions nothing
+        if point["CHAIRi"] < greedy["CHAIRi"]  # never so where greedy decoding mentions nothing
         and point["recall"] >= greedy["recall"] - recall_loss
         and abs(point["mentions"] / greedy["mentions"] - 1) <= mentions_change
     ]
-    return min(kept, key=lambda point: point["chair_i"], default=None)
+    return min(kept, key=lambda point: point["CHAIRi"], default=None)
 
 
 def choice_of(summary: Mapping, recall_loss: float, mentions_change: float) -> dict:

@@ -92,7 +92,7 @@ def table_of_losses(content: dict) -> Table:
             cells[-1] = f"{entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
         if own := entry.get("captions"):
             cells += [f"{own['length']:.1f}", f"{own['mentions']:.1f}"]
-            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['chair_i']:.1f}"]
+            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['CHAIRi']:.1f}"]
         rows.append(cells + [""] * (len(heads) - len(cells)))
     n_images = methods["greedy"]["n_images"]
     note = f"In brackets: 95% bootstrap intervals over {n_images} images." + note_of_left_out(content["settings"])

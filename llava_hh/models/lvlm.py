@@ -22,13 +22,12 @@ from llava_hh.models.grid import ImageGrid
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
+from llava_hh.models.questions import DESCRIBE as DESCRIBE
 from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
-
-DESCRIBE = "Please describe this image in detail."
 
 
 class Family(Protocol):

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.command_line import COUNT, RANDOM_SEED, errors_in_one_line, script_parser
+from llava_hh.comparison import OF_P_VALUES, SHOWN, cell, family, shown_p
 from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import DATASETS, load_dataset
 from llava_hh.files import printable, write_json
 from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
 from llava_hh.runs import make_parent, provenance
-
-PERCENT = ("chair_s", "chair_i", "precision", "recall", "f1")
+from llava_hh.tables import Estimate, Table, print_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,21 +99,23 @@ def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
     return {**counts, **{kind: examples[:n] for kind, examples in found.items()}}
 
 
-def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> str:
-    """The reference's metrics, and each run's with their differences, as a Markdown table."""
-    rows = [["run", "metric", "value", "minus the reference", "p", "p (Holm)"]]
+def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> Table:
+    """The reference's metrics, and each run's with their differences."""
+    heads, rows = ["run", "metric", "value", "minus the reference", "p", "p (Holm)"], []
     for label, entry in result.items():
         for metric in metrics:
-            factor, unit = (100, " %") if metric in PERCENT else (1, "")
-            cells = [label, metric + unit, f"{factor * entry[metric]:.1f}", "", "", ""]
+            name, factor = SHOWN[metric]
+            cells = [label, name, cell(entry, metric), "", "", ""]
             if label != reference:
                 test = entry["difference"][metric]
-                ends = [test["difference"], *test["interval"]]
-                cells[3:] = ["{:+.2f} ({:+.2f} to {:+.2f})".format(*(factor * end for end in ends))]
-                cells += [f"{test['p']:.3g}", f"{test['p_holm']:.3g}"]
+                cells[3:] = [Estimate(test["difference"], test["interval"]["difference"], factor, "+.2f")]
+                cells += [shown_p(test, "p"), shown_p(test)]
             rows.append(cells)
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+    tests = {label: entry["difference"] for label, entry in result.items() if label != reference}
+    note = (
+        f"n = {result[reference]['n']}; in brackets: 95% bootstrap intervals over images, paired ones of differences; "
+    )
+    return Table(heads, rows, f"{note}p: {OF_P_VALUES}, {family(tests)}.")
 
 
 def describe_examples(reference: str, other: str, found: Mapping) -> str:
@@ -155,9 +157,7 @@ def main(argv: list[str] | None = None) -> None:
                     shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
         settings = {"reference": reference, "metrics": list(args.metrics), "across": args.across, "seed": args.seed}
         write_json(out, {"settings": settings, "runs": result, "run": provenance()})
-        n = result[reference]["n"]
-        print(table(result, reference, args.metrics))
-        print(f"n = {n}; in brackets: paired 95% bootstrap intervals over images; p: two-sided paired permutation test")
+        print_table(table(result, reference, args.metrics))
         print("\n".join([*shown, str(out)]))
 
 

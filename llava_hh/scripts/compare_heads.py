@@ -14,6 +14,7 @@ from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
 from llava_hh.files import sha256, write_json
 from llava_hh.heads import Head
 from llava_hh.runs import make_parent, processes, provenance
+from llava_hh.tables import markdown_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,15 +28,14 @@ def parser() -> argparse.ArgumentParser:
 
 def pair_lines(names: tuple[str, str], rankings: tuple[Ranking, Ranking], found: dict) -> list[str]:
     """What one pair of lists has in common, as a table and a line."""
-    lines = [f"{names[0]} and {names[1]}", "", "| top k | in common | by chance | p | halves of the own images |"]
-    lines.append("|---" * 5 + "|")
+    heads, rows = ["top k", "in common", "by chance", "p", "halves of the own images"], []
     for k, own in found["overlap"].items():
         chance = (f"{own['chance']:.1%}", f"{own['p']:.2g}") if "chance" in own else ("", "")
         within = [f"{ranking.within[k]:.0%}" for ranking in rankings if k in ranking.within]
-        cells = (str(k), f"{own['n']} ({own['share']:.0%})", *chance, ", ".join(within))
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append([str(k), f"{own['n']} ({own['share']:.0%})", *chance, ", ".join(within)])
+    lines = [f"{names[0]} and {names[1]}", "", markdown_table(heads, rows)]
     if correlation := found["rank_correlation"]:
-        low, high = correlation["interval"]
+        low, high = correlation["interval"]["spearman"]
         of = f"over {correlation['n_heads']} heads (95% {low:.2f} to {high:.2f}, bootstrap over heads)"
         lines += ["", f"Spearman's rank correlation {correlation['spearman']:.2f} {of}"]
     return lines

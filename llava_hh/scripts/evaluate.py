@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line import FACTOR, FRACTION, SIZE, errors_in_one_line, script_parser
+from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
 from llava_hh.flags import add_head_flags, add_object_flags, add_sample_flags, chosen_objects
-from llava_hh.tables import FORMATS
+from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
 
 if TYPE_CHECKING:
     from llava_hh.evaluation import Evaluation
@@ -24,44 +24,44 @@ RESULTS = {"chair": "summary.json", "pope": "pope.json", "loss": "reference_loss
 MAX_NEW_TOKENS = {"chair": 128, "pope": 8, "loss": 128}
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add_sample_flags(parser, "val2014", max_new_tokens=None)
+def parser() -> ScriptParser:
+    methods = "adhh:top_k=2,threshold=0.965 random:draws=5,of=adhh vcd_paper:alpha=0.5"
+    parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini --methods {methods}")
+    limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
+    add_sample_flags(
+        parser,
+        "val2014",
+        max_new_tokens=None,
+        profile={"limit": lambda known: limits[known["task"]], "max_new_tokens": own_tokens},
+    )
     add_object_flags(parser)
     add_head_flags(parser, required=False)
-    add = parser.add_argument
-    add(
-        "--methods",
-        nargs="+",
-        default=[],
-        metavar="METHOD",
-        help="kind:field=value,...; such as adhh:top_k=20,threshold=0.4 vcd_paper:alpha=0.5 random:draws=5,of=adhh",
-    )
+    add = parser.section(METHOD).add_argument
+    add("--methods", nargs="+", default=[], metavar="METHOD", help="kind:field=value,...; see the example")
     add("--task", choices=tuple(RESULTS), default="chair", help="what the methods are compared by")
     add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="register methods of your own")
-    add(
-        "--choosing-captions",
-        type=Path,
-        metavar="FILE",
-        help="scored greedy captions of other images, on which random:match=rate measures how often heads fire",
-    )
+    text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
+    add("--choosing-captions", type=Path, metavar="FILE", help=text)
     add("--choosing-images", type=Path, metavar="FOLDER", help="the images of --choosing-captions")
-    add("--summary", type=Path, help="the result file; its table and pictures go beside it")
-    add("--format", choices=FORMATS, default="markdown", help="of the table that is printed")
     add("--choose", action="store_true", help="chair: write choice.json, the best adhh by the rule of the next two")
     add("--recall-loss", type=FRACTION, default=0.04, help="most recall to give up, as a fraction")
     add("--mentions-change", type=FACTOR, default=0.07, help="largest relative change of mentions")
     add("--questions", type=Path, metavar="FOLDER", help="pope: the official coco_pope_*.json; else they are built")
     add("--suffix", choices=("llava", "vcd", "none"), default="llava", help="pope: what follows the question")
-    add("--captions-per-image", type=SIZE, default=5, help="loss: the first so many reference captions of each image")
-    add(
-        "--captions",
-        nargs="*",
-        default=[],
-        metavar="METHOD=FILE",
-        help="loss: captions_eval_results.json of a method, by its kind or folder, to show beside its loss",
-    )
+    text = "loss: the first so many reference captions of each image"
+    add("--captions-per-image", type=SIZE, default=5, help=text)
+    text = "loss: captions_eval_results.json of a method, by its kind or folder, to show beside its loss"
+    add("--captions", nargs="*", default=[], metavar="METHOD=FILE", help=text)
+    add = parser.section(OUTPUT).add_argument
+    add("--summary", type=Path, metavar="FILE", help="the result file; its table and pictures go beside it")
+    add_format_flag(parser)
+    parser.take_from_profile(questions="{pope_questions}")
     return parser
+
+
+def own_tokens(known: Mapping) -> str:
+    """POPE's answers are short whatever the profile says of captions."""
+    return "" if known["task"] == "pope" else "{max_new_tokens}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -160,7 +160,7 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
     from llava_hh.runs import processes
 
     def draw(heads: Sequence, threshold: float, seeds: Sequence[int]) -> Mapping:
-        drawn, rates = matched_controls(
+        found = matched_controls(
             evaluation.lvlm,
             args.choosing_captions,
             args.choosing_images,
@@ -171,9 +171,12 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
             args.batch_size,
         )
         if processes().is_main:
+            rates = {"chosen heads": found.chosen_rates}
+            rates |= {f"seed {seed}": own for seed, own in found.control_rates.items()}
             for who, own in rates.items():
-                print(f"fires at {threshold:g} in the choosing set, {who}: {own}", flush=True)
-        return drawn
+                shares = ", ".join(f"{100 * rate:.2f}%" for rate in own)
+                print(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
+        return found.heads
 
     return draw
 

@@ -79,7 +79,7 @@ def lines(details: dict[str, Any]) -> list[str]:
             what = f"{top['hallucinated']} where there is {top['there']}: {top['n']} of {top['n_hallucinated']}"
             said.append(f"  {len(pairs)} pairs beyond chance (Holm), most often {what}, lift {top['lift']:.1f}")
         if gap := run["positions"]["mention"]["later_minus_earlier"]:
-            low, high = gap["interval"]
+            low, high = gap["interval"]["mean"]
             said.append(
                 f"  hallucinated objects are mentioned {gap['mean']:+.2f} places later ({low:+.2f} to {high:+.2f})"
             )

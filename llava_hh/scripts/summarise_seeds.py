@@ -8,11 +8,12 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import RESULT_FILE, read_scored, spread_table, truth_of
+from llava_hh.comparison import RESULT_FILE, read_scored, table_of_spread, truth_of
 from llava_hh.data.coco import existing_file
 from llava_hh.files import sha256, write_json
 from llava_hh.metrics.compare import spread_over_runs
 from llava_hh.runs import make_parent, processes, provenance
+from llava_hh.tables import print_table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             make_parent(args.out)
             hashes = {str(path): sha256(path) for path in files}
             write_json(args.out, {**spread, "run": {**provenance(), "sha256": hashes}})
-    print(spread_table({args.runs[0].parent.name or "runs": spread}))
+    print_table(table_of_spread({args.runs[0].parent.name or "runs": spread}))
     print(f"\n{spread['n']} images" + (f"\n{args.out}" if args.out else ""))
 
 
