@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from baselines.registry import PRESETS, changed_presets
 from llava_hh.blocks import Run
 from llava_hh.command_line import errors_in_one_line, script_parser
@@ -161,7 +163,7 @@ def leave_out(entries: dict[str, Entry], try_out: Callable[[str, Entry], object]
 
 
 def costs_of(out: Path, sentences: Mapping[str, Sequence[dict]], batch_size: int) -> dict[str, dict]:
-    """BLEU-4 (a fraction), seconds per generated token, and these relative to greedy, of the finished runs in `out`.
+    """BLEU-1 to 4, and seconds per generated token, also relative to greedy, of the finished runs in `out`.
 
     Times are medians over batches; a method's batch is measured by greedy's batch of the same images. What a run
     does not have is left out: BLEU without reference captions, times of captions that an older version left.
@@ -178,7 +180,7 @@ def costs_of(out: Path, sentences: Mapping[str, Sequence[dict]], batch_size: int
     found: dict[str, dict] = {}
     for name in sentences:
         overall = read_json(out / name / RESULT_FILE)["overall_metrics"]
-        own = {"bleu_4": round(overall["Bleu"][3], 5)} if "Bleu" in overall else {}
+        own = {"Bleu": [round(value, 5) for value in overall["Bleu"]]} if "Bleu" in overall else {}
         pairs = [
             (time, base)
             for (time, n_images), (base, n_base) in zip(times[name], times["greedy"], strict=False)
@@ -204,9 +206,9 @@ def report(
     costs = costs_of(args.out, sentences, args.batch_size)
     if seeds:
         shared = set.intersection(*(set(costs[name]) for name in seeds))
-        costs["tfhh"] = {key: statistics.fmean(costs[name][key] for name in seeds) for key in sorted(shared)}
+        costs["tfhh"] = {key: np.mean([costs[name][key] for name in seeds], axis=0).tolist() for key in sorted(shared)}
     for name, own in costs.items():
-        summary[name] |= own
+        summary["methods"][name] |= own
     path = args.summary or args.out / "summary.json"
     write_json(path, summary)
     table = summary_table(summary)

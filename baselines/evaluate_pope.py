@@ -16,7 +16,7 @@ from pathlib import Path
 
 from baselines.evaluate import Entry, add_method_flags, check_flags, entries_from_flags, leave_out
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import BY_LOGITS, POPE_FILE, note_of_left_out, table_of_pope
+from llava_hh.comparison import BY_LOGITS, POPE_FILE, table_of_pope
 from llava_hh.data.coco import load_annotations
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.pope import KINDS, SUFFIXES, build_questions, load_questions
@@ -146,13 +146,9 @@ def main(argv: list[str] | None = None) -> None:
             }
             content = {"methods": found, "asked": asked, "settings": settings, "run": provenance()}
             write_json(path, content)
-            heads, rows = table_of_pope(content)
-            lines = [heads, ["---"] * len(heads), *rows]
-            table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-            if left_out:
-                table += f"\n{note_of_left_out(settings).strip()}\n"
-            write_text(path.with_suffix(".md"), table)
-            print(f"{table}{path}")
+            table = table_of_pope(content).markdown()
+            write_text(path.with_suffix(".md"), f"{table}\n")
+            print(f"{table}\n{path}")
 
 
 if __name__ == "__main__":

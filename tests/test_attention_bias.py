@@ -51,13 +51,16 @@ def test_means_by_hand():
     summary = summarise_group(parts, targets, np.array([7, 8, 8]), [Head(1, 2)])
     assert summary["all"]["image_mass"]["mean"] == pytest.approx(0.3)
     assert summary["hallucinated"]["after_image_mass"]["mean"] == pytest.approx((0.5 + 0.1) / 2)
-    assert summary["real"]["generated_mass"] == {"mean": pytest.approx(0.1), "interval": pytest.approx([0.1, 0.1])}
+    assert summary["true"]["generated_mass"] == {
+        "mean": pytest.approx(0.1),
+        "interval": {"mean": pytest.approx([0.1, 0.1])},
+    }
     # drawn are image 7 twice (0.1), 8 twice (0.4), or both (0.3)
-    assert summary["all"]["image_mass"]["interval"] == pytest.approx([0.1, 0.4])
-    assert [summary[kind]["n_words"] for kind in ("all", "hallucinated", "real")] == [3, 2, 1]
+    assert summary["all"]["image_mass"]["interval"]["mean"] == pytest.approx([0.1, 0.4])
+    assert [summary[kind]["n_words"] for kind in ("all", "hallucinated", "true")] == [3, 2, 1]
     expected = [0.3, 0.4 / 3, 0.5 / 3, 0.4, 0.9 / 3]
     assert [value for name, value in summary["heads"][0].items() if name != "head"] == pytest.approx(expected)
-    assert summarise_group(parts[:1], targets[:1], np.array([7]), [Head(1, 2)])["real"] is None
+    assert summarise_group(parts[:1], targets[:1], np.array([7]), [Head(1, 2)])["true"] is None
 
 
 @pytest.fixture(scope="module")

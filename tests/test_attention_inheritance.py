@@ -106,7 +106,7 @@ def test_summary_by_hand():
     summary = summarise(similarity, groups)
     means = {name: group["mean"] for name, group in summary["groups"].items()}
     assert means == pytest.approx({"hal_heads": 0.5, "non_hal_heads": 0.7, "other_heads": 0.4})
-    assert summary["groups"]["hal_heads"]["interval"] == pytest.approx([0.4, 0.6])  # either caption drawn twice
+    assert summary["groups"]["hal_heads"]["interval"]["mean"] == pytest.approx([0.4, 0.6])  # either caption drawn twice
     assert np.allclose(summary["similarity"], [[0.3, 0.5], [0.7, 0.5]])
     with pytest.raises(ValueError, match="L0H1 is among the hallucination heads and among the others"):
         split_heads((2, 2), [Head(0, 1)], [Head(0, 1)])
@@ -180,7 +180,7 @@ def test_result_of_the_script(flags, whole):
     assert len(groups["other_heads"]["heads"]) == of_heads.size - 4
     for group in groups.values():
         assert group["mean"] == pytest.approx(np.mean([of_heads[layer, head] for layer, head in group["heads"]]))
-        assert group["interval"][0] <= group["mean"] <= group["interval"][1]
+        assert group["interval"]["mean"][0] <= group["mean"] <= group["interval"]["mean"][1]
     assert all((whole / f"attention_inheritance.{ending}").stat().st_size > 1000 for ending in ("png", "pdf"))
 
     lvlm, base = load_lvlm(flags["--model"]), LlamaForCausalLM.from_pretrained(flags["--base-model"])

@@ -13,16 +13,16 @@ MODULES = {
         "contrastive_influence": [0.1, -0.02, 0.3],
         "interval": {"low": [0.05, -0.1, -0.01], "high": [0.2, 0.0, 0.4]},
         "influence_hallucinated": [0.2, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.12, 0.0],
+        "influence_true": [0.1, 0.12, 0.0],
     },
     "mlp": {
         "contrastive_influence": [-0.1, 0.02, 0.0],
         "interval": {"low": [-0.2, 0.01, -0.1], "high": [0.0, 0.03, 0.1]},
         "influence_hallucinated": [0.0, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.08, 0.3],
+        "influence_true": [0.1, 0.08, 0.3],
     },
 }
-COUNTS = {"n_hallucinated_tokens": 5, "n_non_hallucinated_tokens": 9, "n_captions": 4}
+COUNTS = {"n_hallucinated_words": 5, "n_true_words": 9, "n_captions": 4}
 
 
 def mean(value: float, low: float, high: float) -> dict:
@@ -84,7 +84,7 @@ def test_sentences_follow_the_numbers():
 
 def test_reweighting_tells_of_the_farthest_weight():
     def point(chair_i: float, recall: float) -> dict:
-        return {"chair_i": chair_i, "recall": recall, "interval": {"chair_i": [chair_i - 0.01, chair_i + 0.01]}}
+        return {"CHAIRi": chair_i, "recall": recall, "interval": {"CHAIRi": [chair_i - 0.01, chair_i + 0.01]}}
 
     result = {"span": "after_image", "alphas": [1.0, 0.5, 0.0], "n": 40, "settings": {"top_k": 5}}
     result["hal_heads"] = [point(0.12, 0.9), point(0.05, 0.8), point(0.07, 0.5)]

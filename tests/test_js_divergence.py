@@ -166,7 +166,7 @@ def test_summary_and_figure(finished):
             name: np.mean([values[:, *head] for head in result[name]], 0) for name in ("hal_heads", "non_hal_heads")
         }
         for name, own in groups.items():
-            low, high = entry[name]["interval"]
+            low, high = entry[name]["interval"]["mean"]
             assert entry[name]["mean"] == pytest.approx(own.mean())
             assert own.min() <= low <= entry[name]["mean"] <= high <= own.max()
         gap = groups["hal_heads"].mean() - groups["non_hal_heads"].mean()
@@ -187,7 +187,7 @@ def test_one_caption_has_no_interval(flags, tmp_path):
     assert result["n"] == 1
     assert "paper" not in result
     own = result["steps"][0]["hal_heads"]
-    assert own["interval"] == pytest.approx([own["mean"]] * 2)
+    assert own["interval"]["mean"] == pytest.approx([own["mean"]] * 2)
 
 
 def test_the_reference_itself_is_at_zero(flags, tiny_checkpoint, tmp_path):

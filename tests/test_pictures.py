@@ -135,8 +135,8 @@ def test_a_choice_is_made_and_drawn_where_nothing_is_better(name, tmp_path):
 
 
 def test_a_choice_where_greedy_decoding_mentions_nothing():
-    greedy = {"recall": 0.0, "mentions": 0.0, "chair_i": 0.0}
-    assert choose_adhh.choose([{**greedy, "mentions": 2.0, "chair_i": 0.5}], greedy, 0.1, 0.1) is None
+    greedy = {"recall": 0.0, "mentions": 0.0, "CHAIRi": 0.0}
+    assert choose_adhh.choose([{**greedy, "mentions": 2.0, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):

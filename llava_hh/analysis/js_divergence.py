@@ -132,7 +132,7 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
 
     def summary(values: np.ndarray) -> dict:
         mean, interval = mean_with_interval(values, RESAMPLES)
-        return {"mean": float(mean), "interval": interval.tolist()}
+        return {"mean": float(mean), "interval": {"mean": interval.tolist()}}
 
     steps = []
     for step, values in sorted(divergences.items()):

@@ -139,7 +139,7 @@ class Divergence(Figure):
         for entry in result["steps"]:
             cells = []
             for group, label in GROUPS.items():
-                low, high = entry[group]["interval"]
+                low, high = entry[group]["interval"]["mean"]
                 cells.append(f"{label} {entry[group]['mean']:.4f} ({low:.4f} to {high:.4f})")
             median = entry["percentiles"]["50"]
             found.append(f"  step {entry['step']}: {'; '.join(cells)}; median head {median:.4f}")

@@ -100,7 +100,7 @@ class Inheritance(CaptionFigure):
     def lines(self, result: dict) -> list[str]:
         found = []
         for group, summary in result["groups"].items():
-            low, high = summary["interval"]
+            low, high = summary["interval"]["mean"]
             similarity = f"similarity {summary['mean']:.3f} ({low:.3f} to {high:.3f})"
             found.append(f"{len(summary['heads'])} {group}: {similarity}, {result['n_captions']} captions")
         return found

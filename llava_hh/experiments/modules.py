@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from llava_hh.experiments.per_caption import Figure
-from llava_hh.files import read_json
+from llava_hh.files import read_result
 from llava_hh.runs import make_folder, processes
 
-COUNTS = ("n_hallucinated_tokens", "n_non_hallucinated_tokens", "n_captions")
+COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
 
 
 class Modules(Figure):
@@ -23,7 +23,7 @@ class Modules(Figure):
 
     def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
         self.attribution: Path = options["attribution"]
-        result = read_json(self.attribution)
+        result = read_result(self.attribution)
         if "modules" not in result:
             raise ValueError(f"--attribution {self.attribution}: no `modules`; expected the result of attribute")
         if not processes().is_main:
@@ -53,7 +53,8 @@ def sum_up(modules: dict) -> dict:
     """
     summary = {}
     for kind, module in modules.items():
-        contrast, low = np.array(module["contrastive_influence"]), np.array(module["interval"]["low"])
+        contrast = np.array(module["contrastive_influence"])
+        low = np.array(module["interval"]["contrastive_influence"][0])
         summary[kind] = {
             "sum": float(contrast.sum()),
             "largest": float(contrast.max()),

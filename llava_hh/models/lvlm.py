@@ -26,11 +26,11 @@ from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.loading import Loading
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.mllama import Mllama
+from llava_hh.models.questions import DESCRIBE as DESCRIBE
 from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
 from llava_hh.models.token_ids import generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
-DESCRIBE = "Please describe this image in detail."
 FAMILIES = {  # by config.model_type
     "llava": Llava,
     "llava_next": LlavaNext,

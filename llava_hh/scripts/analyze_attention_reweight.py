@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         path = args.out / f"attention_reweight_{args.span}.json"
         write_json(path, {**result, "settings": settings, "run": provenance()})
     for alpha, point in zip(args.alphas, result["hal_heads"], strict=True):
-        values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
+        values = f"CHAIR_i {point['CHAIRi']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
         print(f"weight {alpha:g}: {values}")
     print(path)
     with picture(path.with_suffix(""), args.debug) as out:

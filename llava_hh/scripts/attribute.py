@@ -90,11 +90,11 @@ def chosen_replacement(
 
 
 def report(result: dict, path: Path) -> None:
-    words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):")
     for layer, head in result["hal_heads"][:5]:
         score = result["contrastive_influence"][layer][head]
-        low, high = (result["interval"][end][layer][head] for end in ("low", "high"))
+        low, high = (ends[layer][head] for ends in result["interval"]["contrastive_influence"])
         print(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
     if "shortlist" in result:
         kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))

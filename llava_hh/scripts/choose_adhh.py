@@ -30,11 +30,11 @@ def choose(points: list[dict], greedy: dict, recall_loss: float, mentions_change
     kept = [
         point
         for point in points
-        if point["chair_i"] < greedy["chair_i"]  # never so where greedy decoding mentions nothing
+        if point["CHAIRi"] < greedy["CHAIRi"]  # never so where greedy decoding mentions nothing
         and point["recall"] >= greedy["recall"] - recall_loss
         and abs(point["mentions"] / greedy["mentions"] - 1) <= mentions_change
     ]
-    return min(kept, key=lambda point: point["chair_i"], default=None)
+    return min(kept, key=lambda point: point["CHAIRi"], default=None)
 
 
 def report(args: argparse.Namespace, settings: dict, greedy: dict, points: list[dict]) -> None:
@@ -44,9 +44,9 @@ def report(args: argparse.Namespace, settings: dict, greedy: dict, points: list[
     content = {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points}
     write_json(args.out / "choice.json", {**content, "settings": settings, "run": provenance()})
     for point in points:
-        values = f"CHAIR_i {point['chair_i']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
+        values = f"CHAIR_i {point['CHAIRi']:.1%}  recall {point['recall']:.1%}  mentions {point['mentions']:.1f}"
         print(f"top {point['top_k']:3d}  threshold {point['threshold']:g}  {values}")
-    print(f"greedy: CHAIR_i {greedy['chair_i']:.1%}  recall {greedy['recall']:.1%}  mentions {greedy['mentions']:.1f}")
+    print(f"greedy: CHAIR_i {greedy['CHAIRi']:.1%}  recall {greedy['recall']:.1%}  mentions {greedy['mentions']:.1f}")
     print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
     print(args.out / "choice.json")
     with picture(args.out / "choice", args.debug) as out:

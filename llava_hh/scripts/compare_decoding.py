@@ -65,7 +65,7 @@ def report(args: argparse.Namespace, settings: dict, sentences: dict[str, list],
     summary = compare(sentences, {"random_heads": draws}, settings)
     own = compare_with_reference({name: sentences[name] for name in ("adhh", *others)}, "adhh")
     for name, difference in own.items():
-        summary[name]["minus_adhh"] = difference
+        summary["methods"][name]["minus_adhh"] = difference
     path = args.summary or args.out / "summary.json"
     write_json(path, summary)
     print(f"{summary_table(summary)}\n{path}")

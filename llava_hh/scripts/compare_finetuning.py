@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.comparison import LABELS, compare, spread_table, summary_table
+from llava_hh.comparison import LABELS, compare, summary_table, table_of_spread
 from llava_hh.evaluation import Evaluation, heads_with_text
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.flags import add_adhh_flags, add_sample_flags, evaluation_from_flags, heads_from_flags
@@ -77,9 +77,11 @@ def main(argv: list[str] | None = None) -> None:
         path = args.summary or args.out / "summary.json"
         write_json(path, summary)
         print(summary_table(summary))
-        spreads = {LABELS[name]: entry["over_runs"] for name, entry in summary.items() if "over_runs" in entry}
+        spreads = {
+            LABELS[name]: entry["over_runs"] for name, entry in summary["methods"].items() if "over_runs" in entry
+        }
         if spreads:
-            print(f"\n{spread_table(spreads)}\n")
+            print(f"\n{table_of_spread(spreads).markdown()}\n")
         print(path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.command_line import COUNT, SIZE, errors_in_one_line, script_parser
+from llava_hh.comparison import SHOWN, cell
 from llava_hh.data.images import load_image
 from llava_hh.evaluation import Evaluation, control_heads, heads_with_text
 from llava_hh.files import read_json, sha256, write_json
@@ -20,9 +21,10 @@ from llava_hh.interventions import DeactivateText, Intervention, ZeroHeads
 from llava_hh.memory import in_parts, smallest_part
 from llava_hh.metrics.compare import summarise
 from llava_hh.runs import processes, provenance, start_run
+from llava_hh.tables import Estimate, Table, print_table
 
 REFERENCE = "none"
-CAPTION_METRICS = ("chair_i", "recall", "mentions", "length")  # of a method's own captions
+CAPTION_METRICS = ("length", "mentions", "distinct", "repeated", "recall", "CHAIRi")  # of a method's own captions
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,25 +108,22 @@ def caption_metrics(given: Sequence[str], methods: Sequence[str], truth: Mapping
     return found
 
 
-def table(methods: dict[str, dict]) -> str:
-    """The methods' losses, and what their own captions are like, as a Markdown table."""
-    captioned = any("captions" in entry for entry in methods.values())
+def table(methods: dict[str, dict]) -> Table:
+    """The methods' losses, and what their own captions are like."""
+    captioned = CAPTION_METRICS if any("captions" in entry for entry in methods.values()) else ()
     heads = ["method", "loss, nats per token", "perplexity", f"loss minus {REFERENCE}"]
-    heads += ["words", "objects", "recall %", "CHAIR_i %"] * captioned
+    heads += [SHOWN[metric][0] for metric in captioned]
     rows = []
     for name, entry in methods.items():
-        low, high = entry["interval"]
-        cells = [name, f"{entry['loss']:.3f} ({low:.3f} to {high:.3f})", f"{entry['perplexity']:.2f}", ""]
-        if "difference" in entry:
-            low, high = entry["difference_interval"]
-            cells[-1] = f"{entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-        own = entry.get("captions")
-        if own:
-            cells += [f"{own['length']:.1f}", f"{own['mentions']:.1f}"]
-            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['chair_i']:.1f}"]
-        rows.append(cells + [""] * (len(heads) - len(cells)))
-    lines = [f"| {' | '.join(cells)} |" for cells in [heads, *rows]]
-    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
+        interval = entry["interval"]
+        cells = [name, Estimate(entry["loss"], interval["loss"], form=".3f")]
+        cells.append(Estimate(entry["perplexity"], interval["perplexity"], form=".2f"))
+        cells.append(
+            Estimate(entry["difference"], interval["difference"], form="+.4f") if "difference" in entry else ""
+        )
+        rows.append(cells + [cell(entry.get("captions", {}), metric) for metric in captioned])
+    n_images = methods[REFERENCE]["n_images"]
+    return Table(heads, rows, f"In brackets: 95% bootstrap intervals over {n_images} images.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -157,8 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         settings |= evaluation.settings([]).record()
         path = args.out / "reference_loss.json"
         write_json(path, {"methods": result, "settings": settings, "run": provenance()})
-        n_images = result[REFERENCE]["n_images"]
-        print(f"{table(result)}\nIn brackets: 95% bootstrap intervals over {n_images} images.\n{path}")
+        print_table(table(result))
+        print(path)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
-"""Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
+"""Answers of a file scored by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
 from llava_hh.files import read_json_lines, sha256, write_json
@@ -78,34 +75,24 @@ def table(benchmark: str, result: dict) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("--benchmark", choices=tuple(FIELDS), required=True, help="whose files and metrics")
-    add("--answers", type=Path, required=True, help="JSON lines: question_id and text, for MME prompt as well")
-    add("--annotations", type=Path, required=True, help="AMBER's data folder, or MME's release folder")
-    add("--out", type=Path, help="result file; <benchmark>_results.json beside the answers by default")
-    return parser
+def score_file(benchmark: str, answers_file: Path, annotations: Path, argv: Sequence[str], out: Path | None) -> None:
+    """Score a file, write <benchmark>_results.json beside it or `out`, and print the numbers.
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    args = parser().parse_args(argv)
-    out = args.out or args.answers.with_name(f"{args.benchmark}_results.json")
-    with errors_in_one_line(args.debug):
-        if out.resolve() == args.answers.resolve():
-            raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        make_parent(out)
-        answers = read_answers(args.answers, args.benchmark)
-        if args.benchmark == "amber":
-            result = score_amber(answers, load_amber(args.annotations))
-        else:
-            result = score_mme(load_mme(args.annotations), answers)
-        run = {**provenance(), "argv": argv, "sha256": {str(args.answers): sha256(args.answers)}}
-        write_json(out, {**result, "run": run})
-        print(table(args.benchmark, result))
-        print(out)
-
-
-if __name__ == "__main__":
-    main()
+    Args:
+        annotations: AMBER's data folder, or MME's release folder; argv: the command, which the file keeps.
+    Raises:
+        ValueError: a file or row that cannot be scored, named.
+    """
+    out = out or answers_file.with_name(f"{benchmark}_results.json")
+    if out.resolve() == answers_file.resolve():
+        raise ValueError(f"--out {out}: is an input of this run; expected another file")
+    make_parent(out)
+    answers = read_answers(answers_file, benchmark)
+    if benchmark == "amber":
+        result = score_amber(answers, load_amber(annotations))
+    else:
+        result = score_mme(load_mme(annotations), answers)
+    run = {**provenance(), "argv": list(argv), "sha256": {str(answers_file): sha256(answers_file)}}
+    write_json(out, {**result, "run": run})
+    print(table(benchmark, result))
+    print(out)

@@ -1,17 +1,11 @@
-"""Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match against GQA's.
+"""Short answers of a file scored: VQA accuracy against VQAv2's annotations, exact match against GQA's."""
 
-Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth has
-types) and `questions`, a row each.
-"""
-
-import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.ids import number_or_text
 from llava_hh.metrics.compare import RESAMPLES, image_weights
@@ -99,50 +93,42 @@ def summarise_accuracy(rows: Sequence[Mapping]) -> dict:
     sums, counts = np.bincount(place, weights=[row["accuracy"] for row in rows]), np.bincount(place)
     drawn = [weights @ sums / (weights @ counts) for weights in image_weights(len(images), RESAMPLES, seed=0)]
     interval = np.percentile(np.concatenate(drawn), (2.5, 97.5))
-    return {"accuracy": float(sums.sum() / counts.sum()), "interval": interval.tolist(), "n": len(rows)}
+    return {"accuracy": float(sums.sum() / counts.sum()), "interval": {"accuracy": interval.tolist()}, "n": len(rows)}
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("--answers", type=Path, required=True, help="JSON lines, one answer a row")
-    add("--truth", type=Path, required=True, help="VQAv2's v2_mscoco_*_annotations.json, or GQA's *_questions.json")
-    add("--id-key", default="question_id", help="key of the question's id in a row")
-    add("--text-key", default="text", help="key of the answer in a row")
-    add("--subset", action="store_true", help="score the answered questions alone, where others stop the run")
-    add("--out", type=Path, help="result file; vqa_results.json beside the answers by default")
-    return parser
+def score_file(
+    answers_file: Path, truth_file: Path, id_key: str, text_key: str, subset: bool, out: Path | None
+) -> None:
+    """Score a file, write vqa_results.json beside it or `out`, and print the accuracies.
 
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        out = args.out or args.answers.with_name("vqa_results.json")
-        if out.resolve() in {path.resolve() for path in (args.answers, args.truth)}:
-            raise ValueError(f"--out {out}: is an input of this run; expected another file")
-        make_parent(out)
-        answers, truth = read_answers(args.answers, args.id_key, args.text_key), read_truth(args.truth)
-        if unknown := [name for name in answers if name not in truth]:
-            raise ValueError(f"{args.answers}: question {unknown[0]} is not in {args.truth}")
-        if (missing := [name for name in truth if name not in answers]) and not args.subset:
-            raise ValueError(
-                f"{args.answers}: {len(missing)} of {len(truth)} questions have no answer, such as {missing[0]}; "
-                "--subset scores the others"
-            )
-        rows = score(answers, {name: known for name, known in truth.items() if name in answers})
-        by_type = defaultdict(list)
-        for row in rows:
-            if row["type"] is not None:
-                by_type[row["type"]].append(row)
-        overall = summarise_accuracy(rows)
-        overall["by_type"] = {name: summarise_accuracy(own) for name, own in sorted(by_type.items())}
-        run = {**provenance(), "sha256": {str(path): sha256(path) for path in (args.answers, args.truth)}}
-        write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
-        for name, own in {"all": overall, **overall["by_type"]}.items():
-            low, high = own["interval"]
-            print(f"{name}: {100 * own['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f}), n = {own['n']}")
-        print(out)
-
-
-if __name__ == "__main__":
-    main()
+    Args:
+        id_key, text_key: of a question's id and of the answer in a row.
+        subset: score the answered questions alone, where others are an error.
+    Raises:
+        ValueError: a file or row that cannot be scored, named.
+    """
+    out = out or answers_file.with_name("vqa_results.json")
+    if out.resolve() in {path.resolve() for path in (answers_file, truth_file)}:
+        raise ValueError(f"--out {out}: is an input of this run; expected another file")
+    make_parent(out)
+    answers, truth = read_answers(answers_file, id_key, text_key), read_truth(truth_file)
+    if unknown := [name for name in answers if name not in truth]:
+        raise ValueError(f"{answers_file}: question {unknown[0]} is not in {truth_file}")
+    if (missing := [name for name in truth if name not in answers]) and not subset:
+        raise ValueError(
+            f"{answers_file}: {len(missing)} of {len(truth)} questions have no answer, such as {missing[0]}; "
+            "--subset scores the others"
+        )
+    rows = score(answers, {name: known for name, known in truth.items() if name in answers})
+    by_type = defaultdict(list)
+    for row in rows:
+        if row["type"] is not None:
+            by_type[row["type"]].append(row)
+    overall = summarise_accuracy(rows)
+    overall["by_type"] = {name: summarise_accuracy(own) for name, own in sorted(by_type.items())}
+    run = {**provenance(), "sha256": {str(path): sha256(path) for path in (answers_file, truth_file)}}
+    write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
+    for name, own in {"all": overall, **overall["by_type"]}.items():
+        low, high = own["interval"]["accuracy"]
+        print(f"{name}: {100 * own['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f}), n = {own['n']}")
+    print(out)
