@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a help is shown without loading torch
     from llava_hh.models.lvlm import Lvlm
 
 ATTRIBUTED = "{result_path}/train2014-{attribution_images|all}-seed{draw_seed|42}"  # what attribute.sh makes
+COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
 DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
 
 

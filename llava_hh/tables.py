@@ -5,6 +5,7 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 FORMATS = ("markdown", "csv", "latex")
 LATEX = {
@@ -97,6 +98,11 @@ def print_table(table: Table, form: str = "markdown") -> None:
     print({"markdown": table.markdown, "csv": table.csv, "latex": table.latex}[form]())
     if form == "csv" and table.note:
         print(table.note, file=sys.stderr)
+
+
+def beside(form: str) -> TextIO:
+    """Where to print what stands beside a table: in a file of CSV or LaTeX the table is alone."""
+    return sys.stdout if form == "markdown" else sys.stderr
 
 
 def _in_one_line(text: str) -> str:

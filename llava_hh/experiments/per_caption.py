@@ -2,7 +2,8 @@
 
 The driver `measure_captions` does blocks, resuming, processes and limits; a measure is a function of one caption. A
 `Figure` is a sub-verb of `figure`, and a `CaptionFigure` one that measures a model's own captions. To add one, write a
-file with a subclass and add its line to FIGURES of scripts/figure.py. No module here imports torch before it runs.
+file with a subclass and add its line to FIGURES of scripts/figure.py. Flags are asked of a figure before it runs, so
+its file imports torch and the like inside functions: then a help takes no seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +63,11 @@ def measure_captions(
         image_of: the image file of a caption, whose content the blocks are held to.
         measure: of one caption; a dict is its only row.
     """
+    import torch
+
     for number, block in run.blocks(entries, batch_size, label, image_of):
-        results = [measure(entry) for entry in block]
+        with torch.no_grad():
+            results = [measure(entry) for entry in block]
         found = [Measured([each]) if isinstance(each, dict) else each for each in results]
         names = found[0].arrays
         run.finish_block(

@@ -17,7 +17,7 @@ from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.runs import make_parent, processes, provenance, share_out
-from llava_hh.tables import Table, print_table
+from llava_hh.tables import Table, beside, print_table
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -170,9 +170,11 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     }
 
 
-def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None) -> None:
+def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None, form: str) -> None:
     """Score a file, write captions_eval_results.json beside it or `out`, and print the metrics.
 
+    Args:
+        argv: the command, which the file keeps; form: of the table, one of `llava_hh.tables.FORMATS`.
     Raises:
         ValueError: a file or row that cannot be scored, named.
     """
@@ -185,6 +187,6 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None) -> No
         return
     write_json(out, result)
     if result["run"]["n_skipped"]:
-        print(f"{result['run']['n_skipped']} bad rows skipped")
-    print_table(table(result["overall_metrics"]))
-    print(out)
+        print(f"{result['run']['n_skipped']} bad rows skipped", file=beside(form))
+    print_table(table(result["overall_metrics"]), form)
+    print(out, file=beside(form))

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import chosen, parser_of_verbs, run_verb
+from llava_hh.command_line import add_format_flag, chosen, parser_of_verbs, run_verb
 from llava_hh.datasets import DATASETS
 from llava_hh.flags import from_dataset
 from llava_hh.metrics.variants import VARIANTS
@@ -29,7 +29,7 @@ types) and `questions`, a row each.
 def score_chair(args: argparse.Namespace) -> None:
     from llava_hh.scoring.chair import CaptionsFile, score_file
 
-    score_file(chosen(CaptionsFile, args), args.argv, args.out)
+    score_file(chosen(CaptionsFile, args), args.argv, args.out, args.format)
 
 
 def score_benchmark(args: argparse.Namespace) -> None:
@@ -66,6 +66,7 @@ def add_chair(parser: ScriptParser) -> None:
     add("--skip-bad", action="store_true", help=text)
     text = "result file; captions_eval_results.json beside the captions by default"
     chair.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    add_format_flag(chair)
     chair.take_from_profile(annotations=from_dataset("{coco_path}/annotations", "{nocaps_path}/annotations"))
 
 
@@ -99,9 +100,8 @@ def add_vqa(parser: ScriptParser) -> None:
 def parser() -> ScriptParser:
     """The flags of `llava-hh score`."""
     parser = parser_of_verbs(__doc__, "score")
-    add_chair(parser)
-    add_benchmark(parser)
-    add_vqa(parser)
+    for add in (add_chair, add_benchmark, add_vqa):
+        add(parser)
     return parser
 
 

@@ -1,17 +1,11 @@
-"""CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
+"""CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption."""
 
-Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say), and
-writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
-"""
-
-import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, refuse_stale, truth_of
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
-from llava_hh.figures.style import picture
 from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
@@ -20,7 +14,7 @@ from llava_hh.metrics.variants import load_synonyms
 from llava_hh.runs import make_folder, processes, provenance
 
 
-def result_files(paths: list[Path]) -> dict[str, Path]:
+def result_files(paths: Sequence[Path]) -> dict[str, Path]:
     """The result file of each run, by the name of its folder; a folder of runs stands for all of them, greedy first.
 
     Raises:
@@ -86,34 +80,29 @@ def lines(details: dict[str, Any]) -> list[str]:
     return said
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("captions", type=Path, nargs="+", help=f"{RESULT_FILE} of a run, its folder, or a folder of runs")
-    add("--out", type=Path, required=True, help="result folder")
-    return parser
+PICTURES: dict[str, Callable[[Path, Path], None]] = {
+    "chair_categories": draw_categories,
+    "chair_cooccurrence": draw_co_occurrence,
+    "chair_positions": draw_positions,
+}
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        if not processes().is_main:
-            return
-        files = result_files(args.captions)
-        details = explain(files)
-        make_folder(args.out)
-        hashes = {str(path): sha256(path) for path in files.values()}
-        source = args.out / "chair_details.json"
-        write_json(source, {**details, "run": {**provenance(), "sha256": hashes}})
+def compare_details(captions: Sequence[Path], out: Path) -> Path | None:
+    """Explain result files, write chair_details.json into the folder `out`, and print the most striking.
+
+    Args:
+        captions: result files, their folders, or folders of runs.
+    Returns: that file, which each of PICTURES draws; None for a process that is not the first.
+    Raises:
+        FileNotFoundError, ValueError: as `result_files` and `explain`.
+    """
+    if not processes().is_main:
+        return None
+    files = result_files(captions)
+    details = explain(files)
+    make_folder(out)
+    hashes = {str(path): sha256(path) for path in files.values()}
+    source = out / "chair_details.json"
+    write_json(source, {**details, "run": {**provenance(), "sha256": hashes}})
     print("\n".join([*lines(details), str(source)]))
-    for stem, draw in (
-        ("chair_categories", draw_categories),
-        ("chair_cooccurrence", draw_co_occurrence),
-        ("chair_positions", draw_positions),
-    ):
-        with picture(args.out / stem, args.debug) as out:
-            draw(source, out)
-
-
-if __name__ == "__main__":
-    main()
+    return source
