@@ -17,10 +17,10 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "parts", "files", "settings", "blocks", "ids", "runs", "memory", "command_line"]
 LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
-LAYERS += ["models", "identity", "data", "finite"]
+LAYERS += ["data", "models", "identity", "finite"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "mini", "profiles", "footprint", "companions", "doctor", "report"]
-LAYERS += ["portable", "flags", "scripts"]
+LAYERS += ["portable", "flags", "api", "scripts"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
