@@ -18,10 +18,10 @@ PACKAGE = ROOT / "llava_hh"
 LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
 LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
-LAYERS += ["models", "identity", "head_lists", "data", "finite", "footprint", "decoding"]
+LAYERS += ["data", "models", "identity", "head_lists", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]
-LAYERS += ["scoring", "comparing", "portable", "flags", "scripts", "__main__"]
+LAYERS += ["scoring", "comparing", "portable", "flags", "api", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
