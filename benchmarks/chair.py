@@ -20,7 +20,7 @@ PLAIN = """
 import json, sys
 from pycocotools.coco import COCO
 from llava_hh.metrics import chair, words
-words._split_sentence = words._TOKENIZER.tokenize
+words._split_sentence = words._tokenizer().tokenize
 captions, annotations = sys.argv[1:]
 coco = COCO(annotations)
 for line in open(captions):

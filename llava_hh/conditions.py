@@ -10,8 +10,8 @@ from llava_hh.blocks import Run
 from llava_hh.comparison import RESULT_FILE, read_scored
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, read_json_lines
-from llava_hh.identity import digest_of
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
+from llava_hh.settings import digest_of
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")

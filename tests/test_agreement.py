@@ -57,7 +57,7 @@ def test_correlation_against_scipy_and_a_loop():
     for _ in range(RESAMPLES):
         places = rng.integers(0, 18, 18)
         drawn.append(spearmanr(one[places], other[places]).statistic)
-    assert found["interval"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)).tolist())
+    assert found["interval"]["spearman"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)).tolist())
 
 
 def test_no_correlation_of_too_few_heads_or_equal_scores():

@@ -15,7 +15,8 @@ from llava_hh.blocks import Run
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
-from llava_hh.generation import Decoding, answer_samples, seconds_per_token
+from llava_hh.decoding.method import Decoding
+from llava_hh.generation import answer_samples, seconds_per_token
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.compare import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
@@ -111,7 +112,7 @@ def test_summary_table_and_figure(done):
         assert 0 <= summary[name]["bleu_4"] <= 1
         assert ("minus_greedy" in summary[name]) == (name not in ("greedy", "tfhh"))
     result = json.loads((out / "vcd_paper" / "captions_eval_results.json").read_text())["overall_metrics"]
-    assert summary["vcd_paper"]["chair_i"] == pytest.approx(result["CHAIRi"], abs=1e-5)
+    assert summary["vcd_paper"]["CHAIRi"] == pytest.approx(result["CHAIRi"], abs=1e-5)
     assert summary["vcd_paper"]["bleu_4"] == pytest.approx(result["Bleu"][3], abs=1e-5)
     assert summary["settings"]["methods"]["vcd_paper"]["decoder"]["alpha"] == 2
     table = (out / "summary.md").read_text()
@@ -277,8 +278,8 @@ def test_a_method_may_have_fewer_images(flags, tmp_path):
         for name in ("greedy", "pai")
     }
     assert summary["greedy, first 3"] | {"n": 3} == summarise(sentences["greedy"][:3])
-    expected = summary["pai"]["chair_i"] - summary["greedy, first 3"]["chair_i"]
-    assert summary["pai"]["minus_greedy"]["chair_i"]["difference"] == pytest.approx(expected, abs=2e-5)
+    expected = summary["pai"]["CHAIRi"] - summary["greedy, first 3"]["CHAIRi"]
+    assert summary["pai"]["minus_greedy"]["CHAIRi"]["difference"] == pytest.approx(expected, abs=2e-5)
     evaluate.main([*few, "--limit-of", "pai=5", "opera=3"])
     assert len((tmp_path / "pai" / "captions.jsonl").read_text().splitlines()) == 5
 

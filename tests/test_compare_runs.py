@@ -13,10 +13,10 @@ from llava_hh.scripts import summarise_seeds
 
 def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tmp_path):
     _, greedy, zero = compared_session
-    result = compared(tmp_path, greedy, zero, "--metrics", "chair_i", "recall", "--seed", 3)["runs"][str(zero)]
+    result = compared(tmp_path, greedy, zero, "--metrics", "CHAIRi", "recall", "--seed", 3)["runs"][str(zero)]
     base, own = sentences_of(greedy), sentences_of(zero)
     p_values = []
-    for metric, compute in (("chair_i", chair_i), ("recall", recall)):
+    for metric, compute in (("CHAIRi", chair_i), ("recall", recall)):
         observed = compute(own) - compute(base)
         assert observed != 0
         at_least = 0
@@ -31,7 +31,7 @@ def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tm
             spread.append(compute([own[place] for place in drawn]) - compute([base[place] for place in drawn]))
         found = result["difference"][metric]
         assert found["difference"] == pytest.approx(observed, abs=1e-5)
-        assert found["interval"] == pytest.approx(np.percentile(spread, (2.5, 97.5)), abs=2e-5)
+        assert found["interval"]["difference"] == pytest.approx(np.percentile(spread, (2.5, 97.5)), abs=2e-5)
         assert found["p"] == pytest.approx(p_values[-1], abs=1e-6)
         assert result[metric] == pytest.approx(compute(own), abs=1e-5)
     low, high = sorted(p_values)

@@ -49,7 +49,7 @@ def test_vqa_by_hand(tmp_path, capsys):
     }
     weights = np.concatenate(list(image_weights(2, RESAMPLES, 0)))  # image 3, image 5
     spread = [(0 * three + 1.6 * five) / (three + 2 * five) for three, five in weights]
-    assert overall["interval"] == pytest.approx(np.percentile(spread, (2.5, 97.5)))
+    assert overall["interval"]["accuracy"] == pytest.approx(np.percentile(spread, (2.5, 97.5)))
     assert "number: 50.0% (0.0 to 100.0), n = 2" in capsys.readouterr().out
 
 

@@ -6,23 +6,23 @@ from pathlib import Path
 import pytest
 
 from llava_hh.analysis import findings
-from llava_hh.scripts import draw_module_influence, write_figures_page
+from llava_hh.scripts import figure, write_figures_page
 
 MODULES = {
     "mha": {
         "contrastive_influence": [0.1, -0.02, 0.3],
         "interval": {"low": [0.05, -0.1, -0.01], "high": [0.2, 0.0, 0.4]},
         "influence_hallucinated": [0.2, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.12, 0.0],
+        "influence_true": [0.1, 0.12, 0.0],
     },
     "mlp": {
         "contrastive_influence": [-0.1, 0.02, 0.0],
         "interval": {"low": [-0.2, 0.01, -0.1], "high": [0.0, 0.03, 0.1]},
         "influence_hallucinated": [0.0, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.08, 0.3],
+        "influence_true": [0.1, 0.08, 0.3],
     },
 }
-COUNTS = {"n_hallucinated_tokens": 5, "n_non_hallucinated_tokens": 9, "n_captions": 4}
+COUNTS = {"n_hallucinated_words": 5, "n_true_words": 9, "n_captions": 4}
 
 
 def mean(value: float, low: float, high: float) -> dict:
@@ -38,7 +38,7 @@ def write_attribution(folder: Path) -> Path:
 
 def test_module_level(tmp_path, capsys):
     out = tmp_path / "train2014" / "module_influence"
-    draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+    figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     result = json.loads((out / "module_influence.json").read_text())
     expected = {"largest": 0.3, "largest_layer": 2, "n_layers_above_0": 1, "n_layers": 3}
     assert result["modules"]["mha"] == {"sum": pytest.approx(0.38), **expected}
@@ -53,7 +53,7 @@ def test_an_attribution_without_modules_is_one_line(tmp_path, capsys):
     path = tmp_path / "old.json"
     path.write_text("{}")
     with pytest.raises(SystemExit) as stopped:
-        draw_module_influence.main(["--attribution", str(path), "--out", str(tmp_path)])
+        figure.main(["modules", "--attribution", str(path), "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert f"--attribution {path}: no `modules`" in capsys.readouterr().err
 
@@ -84,7 +84,7 @@ def test_sentences_follow_the_numbers():
 
 def test_reweighting_tells_of_the_farthest_weight():
     def point(chair_i: float, recall: float) -> dict:
-        return {"chair_i": chair_i, "recall": recall, "interval": {"chair_i": [chair_i - 0.01, chair_i + 0.01]}}
+        return {"CHAIRi": chair_i, "recall": recall, "interval": {"CHAIRi": [chair_i - 0.01, chair_i + 0.01]}}
 
     result = {"span": "after_image", "alphas": [1.0, 0.5, 0.0], "n": 40, "settings": {"top_k": 5}}
     result["hal_heads"] = [point(0.12, 0.9), point(0.05, 0.8), point(0.07, 0.5)]
@@ -108,7 +108,7 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         out = tmp_path / draw / "module_influence"
-        draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+        figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     write_figures_page.main(["--results", str(tmp_path)])
     page = (tmp_path / "figures.md").read_text()
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):

@@ -11,7 +11,7 @@ from tiny_newer import save_tiny_family
 from baselines import evaluate, evaluate_pope, registry
 from baselines.registry import PRESETS
 from llava_hh.comparison import note_of_left_out, table_of
-from llava_hh.generation import CannotDecode
+from llava_hh.decoding.method import CannotDecode
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.tables import find_comparisons
 
@@ -68,7 +68,7 @@ def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys
     evaluate.main(without)
     other = json.loads((tmp_path / "without/summary.json").read_text())
     assert "left_out" not in other["settings"]
-    assert other["dola_repo"]["chair_i"] == summary["dola_repo"]["chair_i"]
+    assert other["dola_repo"]["CHAIRi"] == summary["dola_repo"]["CHAIRi"]
     assert table_of(other)[2] == table_of(summary)[2].removesuffix(f" {note}.")
 
 

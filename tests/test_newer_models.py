@@ -14,7 +14,7 @@ from tiny_newer import save_tiny_family
 from torch.testing import assert_close
 
 from llava_hh.data.images import load_image
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import check_heads, load_heads
 from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads

@@ -11,7 +11,7 @@ from tiny_original import N_WORDS, original_weights, write_llava15, write_projec
 
 from llava_hh.files import read_json
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_js_divergence, attribute, caption, convert, evaluate_chair
+from llava_hh.scripts import attribute, caption, convert, evaluate_chair, figure
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_figure_5_is_that_of_the_converted_folders(checkpoints, captions, tiny_c
     }.items():
         flags = ["--reference", folders[0], "--checkpoints", *folders[1:], "--heads", heads, "--top-k", 2, "--limit", 3]
         flags += ["--captions", captions / "captions_eval_results.json", "--image-folder", tiny_coco / "train2014"]
-        analyze_js_divergence.main([str(flag) for flag in (*flags, "--out", tmp_path / kind)])
+        figure.main([str(flag) for flag in ("divergence", *flags, "--out", tmp_path / kind)])
         steps = read_json(tmp_path / kind / "js_divergence.json")["steps"]
         results[kind] = np.array([step["all_heads"] for step in steps])
     assert np.allclose(results["original"], results["converted"], atol=1e-6)

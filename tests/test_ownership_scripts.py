@@ -12,12 +12,12 @@ from llava_hh.scripts import (
     attribute_subset,
     compare,
     compare_heads,
-    draw_module_influence,
     evaluate_benchmark,
     evaluate_chair,
     evaluate_vqa,
     explain_chair,
     export_decoder,
+    figure,
     report,
     write_figures_page,
 )
@@ -163,16 +163,16 @@ def test_pages_of_others_stay(tiny_results, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["attribution_result.json", "head_map.png"])
-@pytest.mark.parametrize("script", [attribute_subset, draw_module_influence, explain_chair])
+@pytest.mark.parametrize("script", [attribute_subset, figure, explain_chair])
 def test_folders_of_derived_results(name, script, tiny_results, tmp_path, capsys):
     attribution = next(tiny_results.rglob("attribution_result.json"))
     captions = next(tiny_results.rglob("captions_eval_results.json"))
     flags = {
         attribute_subset: ["--attribution", attribution.parent, "--captions", captions],
-        draw_module_influence: ["--attribution", attribution],
+        figure: ["modules", "--attribution", attribution],
         explain_chair: [captions],
     }[script]
-    names = {draw_module_influence: "module_influence.json", explain_chair: "chair_details.json"}
+    names = {figure: "module_influence.json", explain_chair: "chair_details.json"}
     own = tmp_path / (names.get(script, name) if name.endswith("json") else name)
     own.write_text("{}")
     refused(capsys, script.main, *flags, "--out", tmp_path)

@@ -111,7 +111,7 @@ def test_intervals_are_over_images(parser):
     for column, name in enumerate(METRICS):
         assert interval[name] == pytest.approx(np.percentile(theirs[:, column], (2.5, 97.5)), abs=0.12)
         found = difference[name]
-        assert found["interval"] == pytest.approx(np.percentile(paired[:, column], (2.5, 97.5)), abs=0.12)
+        assert found["interval"]["difference"] == pytest.approx(np.percentile(paired[:, column], (2.5, 97.5)), abs=0.12)
         values = [score([r["answer"] for r in own], [r["label"] for r in own], parser)[name] for own in (others, rows)]
         assert found["difference"] == pytest.approx(values[0] - values[1], abs=1e-5)
 

@@ -95,10 +95,10 @@ def test_a_summary_equals_a_loop_over_resamples():
     for name in rows:
         assert found[name]["loss"] == pytest.approx(loss(name, once))
         assert found[name]["perplexity"] == pytest.approx(np.exp(loss(name, once)))
-        assert found[name]["interval"] == pytest.approx(np.percentile(spread[name], (2.5, 97.5)))
+        assert found[name]["interval"]["loss"] == pytest.approx(np.percentile(spread[name], (2.5, 97.5)))
     assert found["zero"]["difference"] == pytest.approx(loss("zero", once) - loss("none", once))
     ends = np.percentile(spread["zero"] - spread["none"], (2.5, 97.5))
-    assert found["zero"]["difference_interval"] == pytest.approx(ends)
+    assert found["zero"]["interval"]["difference"] == pytest.approx(ends)
     assert "difference" not in found["none"]
     assert (found["zero"]["n_images"], found["zero"]["n_captions"]) == (5, len(places))
 

@@ -94,7 +94,8 @@ def test_heads_not_measured_stay_empty(results):
     log_probs["heads"][:, 1, 2] = np.nan
     save_file(log_probs, folder / "ablations.safetensors")
     content = json.loads((folder / "attribution_result.json").read_text())
-    content["contrastive_influence"][1][2] = content["interval"]["low"][1][2] = content["interval"]["high"][1][2] = None
+    for scores in (content["contrastive_influence"], *content["interval"]["contrastive_influence"]):
+        scores[1][2] = None
     (folder / "attribution_result.json").write_text(json.dumps(content))
     assert find_heads(ResultFolder(results))["scores"][1][2] is None
     sets, _ = find_sets(ResultFolder(results), limit=100)
@@ -169,12 +170,12 @@ def test_head_numbers_and_the_headline_are_the_files(tiny_results):
     html = render_report(tiny_results)
     heads = data_of(html)["heads"]
     assert np.allclose(heads["scores"], content["contrastive_influence"], rtol=1e-5)
-    assert np.allclose(heads["low"], content["interval"]["low"], rtol=1e-5)
+    assert np.allclose(heads["low"], content["interval"]["contrastive_influence"][0], rtol=1e-5)
     assert heads["hal"] == content["hal_heads"]
     summary = json.loads((tiny_results / "val2014" / "summary.json").read_text())
-    low, high = (100 * end for end in summary["adhh"]["interval"]["chair_i"])
-    assert f"{100 * summary['greedy']['chair_i']:.1f}%" in html
-    assert f"<strong>{100 * summary['adhh']['chair_i']:.1f}%</strong>" in html
+    low, high = (100 * end for end in summary["adhh"]["interval"]["CHAIRi"])
+    assert f"{100 * summary['greedy']['CHAIRi']:.1f}%" in html
+    assert f"<strong>{100 * summary['adhh']['CHAIRi']:.1f}%</strong>" in html
     assert f"{low:.1f} to {high:.1f}, n = 6" in html
     assert f"<td>{100 * summary['greedy']['recall']:.1f} (" in html
 

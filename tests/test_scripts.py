@@ -80,8 +80,8 @@ def test_attribution_result_agrees_with_its_tables(attribution):
     layer, head = np.unravel_index(contrast.argmax(), contrast.shape)
     assert result["hal_heads"][0] == [layer, head]
     assert len(result["hal_heads"]) == len(result["non_hal_heads"]) == 5
-    assert result["n_hallucinated_tokens"] == hallucinated.sum()
-    low, high = (np.array(result["interval"][end]) for end in ("low", "high"))
+    assert result["n_hallucinated_words"] == hallucinated.sum()
+    low, high = np.array(result["interval"]["contrastive_influence"])
     assert ((low < contrast) & (contrast < high)).mean() > 0.8
     assert {"1", "2", "5", "10"} == result["stability"]["half_overlap"].keys()
     assert (attribution / "head_map.png").stat().st_size > 1000
@@ -125,7 +125,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
     def refuse(*_, **__):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr("llava_hh.attribution.captions.ablate_every_head", refuse)
+    monkeypatch.setattr("llava_hh.attribution.run.ablate_every_head", refuse)
     monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
     before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
@@ -164,9 +164,9 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
     compare_decoding.main([*shared, *val, "--top-k", "2", "--threshold", "0.05"])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
     for method in ("greedy", "adhh", "random_heads"):
-        assert {"chair_s", "chair_i", "recall", "mentions", "n", "interval"} <= summary[method].keys()
+        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= summary[method].keys()
     evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
-    assert summary["adhh"]["chair_i"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    assert summary["adhh"]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
     truth = {path.name: sha256(path) for path in (tiny_coco / "annotations").glob("*_*2014.json")}
     assert truth == evaluated["run"]["truth"] == summary["settings"]["truth"] == choice["settings"]["truth"] != {}
     assert (tmp_path / "val" / "summary_captions.png").exists()

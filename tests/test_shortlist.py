@@ -134,8 +134,8 @@ def test_screen_measures_the_best_of_the_estimate(sources, tmp_path, capsys):
     scores = np.array(result["contrastive_influence"], dtype=float)
     assert np.array_equal(np.isnan(scores), ~measured)
     assert np.allclose(scores[measured], np.array(whole["contrastive_influence"])[measured], atol=1e-6)
-    low = np.array(result["interval"]["low"], dtype=float)
-    assert np.allclose(low[measured], np.array(whole["interval"]["low"])[measured], atol=1e-6)
+    low = np.array(result["interval"]["contrastive_influence"][0], dtype=float)
+    assert np.allclose(low[measured], np.array(whole["interval"]["contrastive_influence"][0])[measured], atol=1e-6)
     expected = sorted(map(tuple, np.argwhere(measured)), key=lambda head: -scores[head])[:5]
     assert [tuple(head) for head in result["hal_heads"]] == expected
     assert not {"non_hal_heads", "stability", "modules"} & result.keys()

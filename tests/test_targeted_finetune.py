@@ -17,10 +17,10 @@ from launching import ROOT, finish, launch
 from safetensors.torch import load_file
 
 from llava_hh.data.images import load_image
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.finetuning.batches import sample_order
 from llava_hh.finetuning.checkpoints import last_whole_checkpoint
 from llava_hh.finetuning.losses import TargetedModel
-from llava_hh.generation import generate_greedily
 from llava_hh.identity import identify_checkpoint
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm

@@ -8,9 +8,8 @@ from llava_hh.scripts import (
     attribute,
     caption,
     compare_decoding,
-    draw_module_influence,
     evaluate_chair,
-    record_words,
+    figure,
 )
 
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
@@ -27,14 +26,14 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     captions = ["--captions", str(out / "captions_eval_results.json")]
     attribute.main([*train, *captions, "--limit", "6", "--out", str(out / "identify_attention_head")])
     result = out / "identify_attention_head" / "attribution_result.json"
-    draw_module_influence.main(["--attribution", str(result), "--out", str(out / "module_influence")])
+    figure.main(["modules", "--attribution", str(result), "--out", str(out / "module_influence")])
     heads = ["--heads", str(result), "--top-k", "2"]
     compare_decoding.main(
         [*model, "--image-folder", str(coco / "val2014"), *truth, *heads, "--limit", "6", "--max-new-tokens", "8"]
         + ["--random-draws", "1", "--threshold", "0.2", "--out", str(folder / "val2014")]
     )
     few = [*heads, "--limit", "3", "--batch-size", "2"]
-    record_words.main([*train, *captions, *few, "--out", str(out / "word_maps")])
+    figure.main(["words", *train, *captions, *few, "--out", str(out / "word_maps")])
 
 
 def add_hostile_method(folder: Path) -> None:

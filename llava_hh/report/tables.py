@@ -4,17 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.comparison import POPE_FILE, RESULT_FILE, note_of_left_out, table_of, table_of_pope
+from llava_hh.comparison import POPE_FILE, RESULT_FILE, SHOWN, cell, table_of, table_of_pope
 from llava_hh.report.folder import ResultFolder, read_form
 
-CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
-    ("CHAIRs", "chair_s", "CHAIR_s %", 100),
-    ("CHAIRi", "chair_i", "CHAIR_i %", 100),
-    ("recall", "recall", "recall %", 100),
-    ("f1", "f1", "F1 %", 100),
-    ("mentions", "mentions", "mentions", 1),
-    ("length", "length", "length", 1),
-]
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
 
@@ -23,18 +15,14 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
 
     Args:
         further: comparisons that lie elsewhere; they come first.
-    Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the `summary` itself.
+    Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the summary's `methods`.
     """
     tables = []
     for path in [*further, *results.named("summary*.json")]:
-        summary, (heads, rows, note) = read_form(path, lambda content: (content, table_of(content)))
-        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": summary})
+        summary, table = read_form(path, lambda content: (content, table_of(content)))
+        tables.append({"path": path, **vars(table), "methods": summary["methods"]})
     for path in results.named(POPE_FILE):
-        (heads, rows), left_out = read_form(
-            path, lambda content: (table_of_pope(content), note_of_left_out(content.get("settings", {})))
-        )
-        note = f"POPE, with 95% bootstrap intervals over images.{left_out}"
-        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": {}})
+        tables.append({"path": path, **vars(read_form(path, table_of_pope)), "methods": {}})
     return [{**table, "source": results.link(table["path"]), "draw": results.draw(table["path"])} for table in tables]
 
 
@@ -42,19 +30,13 @@ def find_chair(results: ResultFolder) -> dict | None:
     """CHAIR of every file of captions, one row each; None where there is none."""
     paths = results.named(RESULT_FILE)
     rows = [read_form(path, lambda content, path=path: _chair_cells(results.link(path), content)) for path in paths]
-    heads = ["captions", *(head for _, _, head, _ in CHAIR_COLUMNS), "n"]
+    heads = ["captions", *(head for head, _ in SHOWN.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 
 
 def _chair_cells(source: str, content: dict) -> list[str]:
-    overall, cells = content["overall_metrics"], [source]
-    intervals = overall.get("interval", {})
-    for key, name, _, factor in CHAIR_COLUMNS:
-        cell = f"{factor * overall[key]:.1f}"
-        if name in intervals:
-            cell += " ({:.1f} to {:.1f})".format(*(factor * end for end in intervals[name]))
-        cells.append(cell)
-    return [*cells, str(overall["n"])]
+    overall = content["overall_metrics"]
+    return [source, *(cell(overall, name) for name in SHOWN), str(overall["n"])]
 
 
 def headline(comparisons: Sequence[dict]) -> list[dict]:
@@ -63,19 +45,19 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     From the first comparison that has both; nothing where none has.
     """
     for table in comparisons:
-        summary = table["summary"]
-        if {"greedy", "adhh"} <= summary.keys():
+        methods = table["methods"]
+        if {"greedy", "adhh"} <= methods.keys():
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
-                    "before": f"{100 * summary['greedy'][metric]:.1f}%",
-                    "after": f"{100 * summary['adhh'][metric]:.1f}%",
-                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in summary["adhh"]["interval"][metric])),
-                    "n": summary["adhh"]["n"],
+                    "before": f"{100 * methods['greedy'][metric]:.1f}%",
+                    "after": f"{100 * methods['adhh'][metric]:.1f}%",
+                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in methods["adhh"]["interval"][metric])),
+                    "n": methods["adhh"]["n"],
                     "source": table["source"],
                     "draw": table["draw"],
                 }
-                for metric, name in (("chair_i", "CHAIR_i"), ("chair_s", "CHAIR_s"), ("recall", "recall"))
+                for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
             ]
     return []
 

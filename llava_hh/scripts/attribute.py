@@ -14,15 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.attribution.captions import (
-    AttributionSettings,
-    CaptionAttribution,
-    OutputsSettings,
-    hallucinating_captions,
-    refuse_other_model,
-)
+from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
+from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.stored import join_blocks, stored_columns
 from llava_hh.attribution.summary import summarise
@@ -30,7 +25,7 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, errors_in_one_line,
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.figures.style import picture
 from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
-from llava_hh.flags import add_caption_flags, caption_fields
+from llava_hh.flags import add_caption_flags
 from llava_hh.runs import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -95,11 +90,11 @@ def chosen_replacement(
 
 
 def report(result: dict, path: Path) -> None:
-    words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):")
     for layer, head in result["hal_heads"][:5]:
         score = result["contrastive_influence"][layer][head]
-        low, high = (result["interval"][end][layer][head] for end in ("low", "high"))
+        low, high = (ends[layer][head] for ends in result["interval"]["contrastive_influence"])
         print(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
     if "shortlist" in result:
         kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))
@@ -119,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
         attribution = CaptionAttribution(args.model, args.image_folder, args.released, args.max_rows)
         of_noise = {name: getattr(args, name) for name in ("noise_scale", "noise_seed") if args.ablation == "noise"}
         settings = AttributionSettings(
-            **caption_fields(args, attribution.lvlm, found),
+            **attribution.fields(found, args.batch_size, args.limit),
             released=args.released,
             ablation=args.ablation,
             screen=args.screen,

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         make_folder(args.out)
         path = args.out / "attribution_result.json"
         write_json(path, result)
-    words = f"{result['n_hallucinated_tokens']} hallucinated and {result['n_non_hallucinated_tokens']} true"
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
     first = ", ".join(f"L{layer}H{head}" for layer, head in result["hal_heads"][:5])
     print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
     with picture(args.out / "head_map", args.debug) as out:

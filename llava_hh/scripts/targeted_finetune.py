@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, errors_in_one_line, script_parser
 from llava_hh.data.instruct import InstructionData
-from llava_hh.evaluation import control_heads, heads_with_text
 from llava_hh.figures.finetuning import draw_finetuning
 from llava_hh.figures.style import picture
 from llava_hh.files import json_rows, sha256_or_none
@@ -46,6 +45,7 @@ from llava_hh.finetuning.trainer import (
     training_arguments,
 )
 from llava_hh.flags import add_head_flags, heads_from_flags
+from llava_hh.head_lists import control_heads, heads_with_text
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
 from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_hh.analysis.findings import FIGURES, seen_in
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.files import read_json, write_text
+from llava_hh.files import read_result, write_text
 from llava_hh.runs import processes
 
 TITLE = "# Figures\n"
@@ -24,7 +24,7 @@ def page(results: Path) -> str:
         parts.append(f"## {title}\n")
         sources = sorted(results.glob(f"*/{stem}.json"))
         for source in sources:
-            result = read_json(source)
+            result = read_result(source)
             seen = seen_in(source, result, sentence, wrapper)
             marks = " Hollow marks: the paper." if "paper" in result else ""
             link = source.relative_to(results)

@@ -6,26 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import baselines.evaluate
+import baselines.evaluate_pope
+import newer_models.evaluate
 import torch
 from tiny import IMAGE_TOKEN, tiny_llama
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
 
-import baselines.evaluate
-import baselines.evaluate_pope
-import newer_models.evaluate
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import (
-    analyze_attention_bias,
-    analyze_attention_inheritance,
     analyze_attention_reweight,
-    analyze_js_divergence,
     attribute,
     caption,
     choose_adhh,
     compare_decoding,
     evaluate_chair,
-    record_words,
+    figure,
     reference_loss,
     targeted_finetune,
 )
@@ -107,16 +104,17 @@ def scripts(folder: Path) -> list[Script]:
             targeted_finetune.main,
             ("--model", folder / "model", *heads, *tuning, "--batch-size", 4, "--save-every", 2, "--max-length", 40),
         ),
-        Script("attention_bias", analyze_attention_bias.main, (*words, *heads, "--limit", 6)),
+        Script("attention_bias", figure.main, ("bias", *words, *heads, "--limit", 6)),
         Script(
             "attention_inheritance",
-            analyze_attention_inheritance.main,
-            (*words, *heads, "--limit", 6, "--base-model", folder / "base"),
+            figure.main,
+            ("inheritance", *words, *heads, "--limit", 6, "--base-model", folder / "base"),
         ),
         Script(
             "js_divergence",
-            analyze_js_divergence.main,
+            figure.main,
             (
+                "divergence",
                 *("--reference", folder / "model", "--checkpoints", folder / "tuning" / "step-20", *heads, *captions),
                 *("--image-folder", folder / "coco" / "train2014"),
             ),
@@ -131,7 +129,7 @@ def scripts(folder: Path) -> list[Script]:
             reference_loss.main,
             (*adhh, "--captions-per-image", 2, "--random-draws", 1),
         ),
-        Script("record_words", record_words.main, (*words, *heads, "--limit", 4)),
+        Script("record_words", figure.main, ("words", *words, *heads, "--limit", 4)),
     ]
 
 
