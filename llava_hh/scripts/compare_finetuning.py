@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     add_sample_flags(parser, "val2014")
     add_adhh_flags(parser)
     add = parser.add_argument
-    add("--tuned", type=Path, nargs="+", required=True, help="result folders of targeted_finetune, one per seed")
+    add("--tuned", type=Path, nargs="+", required=True, help="result folders of finetune, one per seed")
     add("--random-tuned", type=Path, nargs="*", default=[], help="the same with --random-heads")
     add("--summary", type=Path, help="the summary (default: summary.json in --out)")
     return parser
@@ -29,7 +29,7 @@ def captions_of_tuned(evaluation: Evaluation, folder: Path, out: Path) -> list[d
     """The scored greedy captions of the model that a fine-tuning left."""
     path = folder / "model"
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no fine-tuned model there; run llava_hh.scripts.targeted_finetune first")
+        raise FileNotFoundError(f"{path}: no fine-tuned model there; run llava-hh finetune first")
     return evaluation.with_model(path).run(folder.name, [], out / folder.name)
 
 

@@ -96,7 +96,7 @@ def caption_metrics(given: Sequence[str], methods: Sequence[str], truth: Mapping
             raise ValueError(f"--captions {each}: expected METHOD=FILE, METHOD being one of: {', '.join(methods)}")
         content = read_json(Path(path))
         if "sentences" not in content:
-            raise ValueError(f"--captions {path}: no `sentences` there; expected a file of evaluate_chair")
+            raise ValueError(f"--captions {path}: no `sentences` there; expected a file of llava-hh score chair")
         made = content.get("run") or {}
         scored_by = made.get("truth") or {Path(file).name: digest for file, digest in made.get("sha256", {}).items()}
         if changed := [file for file in truth if scored_by.get(file, truth[file]) != truth[file]]:

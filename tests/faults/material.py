@@ -10,6 +10,7 @@ import torch
 from tiny import IMAGE_TOKEN, tiny_llama
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
+from verbs import score_chair
 
 import baselines.evaluate
 import baselines.evaluate_pope
@@ -21,10 +22,9 @@ from llava_hh.scripts import (
     caption,
     choose_adhh,
     compare_decoding,
-    evaluate_chair,
     figure,
+    finetune,
     reference_loss,
-    targeted_finetune,
 )
 
 HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
@@ -63,7 +63,7 @@ def steps_before(folder: Path) -> list[Script]:
     truth, out = ("--annotations", folder / "coco" / "annotations"), folder / "captions"
     return [
         Script("caption", caption.main, (*_images(folder, "train2014"), *truth, *_short("train2014"), "--out", out)),
-        Script("evaluate_chair", evaluate_chair.main, ("--captions", out / "captions.jsonl", *truth)),
+        Script("score_chair", score_chair, ("--captions", out / "captions.jsonl", *truth)),
     ]
 
 
@@ -100,8 +100,8 @@ def scripts(folder: Path) -> list[Script]:
         ),
         Script("newer_models", newer_models.evaluate.main, (*few, *heads, "--random-draws", 1, "--threshold", 0.2)),
         Script(
-            "targeted_finetune",
-            targeted_finetune.main,
+            "finetune",
+            finetune.main,
             ("--model", folder / "model", *heads, *tuning, "--batch-size", 4, "--save-every", 2, "--max-length", 40),
         ),
         Script("attention_bias", figure.main, ("bias", *words, *heads, "--limit", 6)),
