@@ -62,25 +62,25 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
+        ValueError: it is not what llava-hh score chair writes; names the first entry of another form.
     """
     content = read_json(path)
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
-        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
     if not sentences:
-        raise ValueError(f"{path}: no captions there; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
     for number, entry in enumerate(sentences):
         form = SCORED_FORM if isinstance(entry, dict) else {}
         wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
         if wrong or not form:
-            what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
+            what = f"its {wrong[0]} is not as llava-hh score chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
     return with_image_ids(path, sentences, metrics["variant"]), metrics
 
 
 def refuse_stale(path: Path, run: object) -> None:
-    """See that captions have not changed since evaluate_chair wrote a result file beside them.
+    """See that captions have not changed since llava-hh score chair wrote a result file beside them.
 
     Args:
         run: what the file says of how it was made.
@@ -92,7 +92,7 @@ def refuse_stale(path: Path, run: object) -> None:
         beside = path.with_name(Path(name).name)
         is_meant = not Path(name).exists() or Path(name).resolve() == beside.resolve()  # else it lies elsewhere
         if is_meant and beside.is_file() and sha256(beside) != digest:
-            raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
+            raise ValueError(f"{path}: {beside.name} beside it has changed since; run llava-hh score chair again")
 
 
 def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:

@@ -16,9 +16,7 @@ READ = {
     "vcd_paper:do_sample=false,top_p=null,alpha=1e-3": Spec(
         "vcd_paper", {"do_sample": False, "top_p": None, "alpha": 0.001}
     ),
-    'random:draws=5,of="scale:span=image,alpha=1.5"': Spec(
-        "random", {"draws": 5, "of": "scale:span=image,alpha=1.5"}
-    ),
+    'random:draws=5,of="scale:span=image,alpha=1.5"': Spec("random", {"draws": 5, "of": "scale:span=image,alpha=1.5"}),
     'dola_repo:candidate_layers="[0, 2]"': Spec("dola_repo", {"candidate_layers": [0, 2]}),
     'adhh:label="say ""no"""': Spec("adhh", {"label": 'say "no"'}),
     "pai:alpha=0.2+adhh:top_k=2,on=clean": Spec("pai", {"alpha": 0.2}, Spec("adhh", {"top_k": 2, "on": "clean"})),
@@ -66,7 +64,9 @@ def test_any_text_goes_through_quotes():
 
 
 def test_folder_names_are_short_and_safe():
-    assert folder_name([["adhh", "top_k=2", "threshold=0.965"]], ["1a2b3c4d"]) == "adhh-top_k=2-threshold=0.965-1a2b3c4d"
+    assert (
+        folder_name([["adhh", "top_k=2", "threshold=0.965"]], ["1a2b3c4d"]) == "adhh-top_k=2-threshold=0.965-1a2b3c4d"
+    )
     assert folder_name([["vcd_paper"], ["adhh", "top_k=2"]], ["12"], "clean") == "vcd_paper+adhh-top_k=2-on=clean-12"
     odd = folder_name([["halc_clean", "detector=/a b/../c:d"]], [])
     assert odd == "halc_clean-detector=_a_b_.._c_d"

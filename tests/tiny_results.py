@@ -3,14 +3,10 @@
 import json
 from pathlib import Path
 
+from verbs import score_chair
+
 from llava_hh.files import write_json
-from llava_hh.scripts import (
-    attribute,
-    caption,
-    compare_decoding,
-    evaluate_chair,
-    figure,
-)
+from llava_hh.scripts import attribute, caption, compare_decoding, figure
 
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
 
@@ -22,7 +18,7 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     truth = ["--annotations", str(coco / "annotations")]
     out = folder / "train2014"
     caption.main([*train, *truth, "--split", "train2014", "--max-new-tokens", "8", "--out", str(out)])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), *truth])
+    score_chair(["--captions", str(out / "captions.jsonl"), *truth])
     captions = ["--captions", str(out / "captions_eval_results.json")]
     attribute.main([*train, *captions, "--limit", "6", "--out", str(out / "identify_attention_head")])
     result = out / "identify_attention_head" / "attribution_result.json"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from llava_hh.comparison import POPE_FILE, RESULT_FILE, SHOWN, cell, table_of, table_of_pope
@@ -84,10 +85,8 @@ def _run(results: ResultFolder, path: Path, content: dict) -> dict:
 
 def _command(argv: list[str]) -> str:
     """What made a run, as "attribute" or "figure bias"."""
-    name, *words = argv
-    if name != "llava-hh":
-        return name.removesuffix(".py")
-    return " ".join(words[: next((place for place, word in enumerate(words) if word.startswith("-")), 2)][:2])
+    words = list(takewhile(lambda word: not word.startswith("-"), argv[1:3]))
+    return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 
 
 def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:

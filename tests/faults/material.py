@@ -10,9 +10,10 @@ import torch
 from tiny import IMAGE_TOKEN, tiny_llama
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
+from verbs import score_chair
 
 from llava_hh.mini.dataset import write_instructions
-from llava_hh.scripts import attribute, caption, evaluate, figure, finetune, score
+from llava_hh.scripts import attribute, caption, evaluate, figure, finetune
 
 HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
 
@@ -50,7 +51,7 @@ def steps_before(folder: Path) -> list[Script]:
     truth, out = ("--annotations", folder / "coco" / "annotations"), folder / "captions"
     return [
         Script("caption", caption.main, (*_images(folder, "train2014"), *truth, *_short("train2014"), "--out", out)),
-        Script("score", score.main, ("chair", "--captions", out / "captions.jsonl", *truth)),
+        Script("score_chair", score_chair, ("--captions", out / "captions.jsonl", *truth)),
     ]
 
 
