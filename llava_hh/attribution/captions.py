@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -129,6 +129,13 @@ class TeacherForced:
     model_path: Path
     image_folder: Path
     released: bool = False
+
+    @classmethod
+    def of(cls, lvlm: Lvlm, image_folder: Path) -> Self:
+        """The same with a model that is loaded already."""
+        teacher = cls(lvlm.path, image_folder)
+        teacher.__dict__["lvlm"] = lvlm  # where cached_property keeps it
+        return teacher
 
     @cached_property
     def lvlm(self) -> Lvlm:

@@ -29,7 +29,7 @@ class Bias(CaptionFigure):
     name, label, paper = "attention_bias", "attention bias", "ATTENTION_BIAS"
 
     def prepare(self) -> None:
-        from llava_hh.evaluation import heads_with_text
+        from llava_hh.head_lists import heads_with_text
 
         self.groups = {group: heads_with_text(self.teacher.lvlm, self.heads(group)) for group in GROUPS}
 

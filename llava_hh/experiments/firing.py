@@ -69,7 +69,8 @@ def fired_counts(lvlm: Lvlm, batch: Batch, n_answers: int, threshold: float, hea
         with intervene(lvlm.model, batch.image_mask, watch, batch.response_start) as trace:
             lvlm.model.base_model(**batch.inputs, use_cache=False)
         trace.finish(n_answers)
-        return np.array([trace.fired[head] for head in part], dtype=np.int64)
+        fired = trace.fired
+        return np.array([fired[head] for head in part], dtype=np.int64)
 
     return np.concatenate(in_parts(counts, heads)[0])
 
@@ -96,6 +97,8 @@ def firing_rates(
     """
     refuse_other_model(captions, lvlm.path)
     every, _ = read_captions(captions)
+    if not every:
+        raise ValueError(f"--captions {captions}: no captions")
     entries = every[:limit]
     teacher = TeacherForced.of(lvlm, image_folder)
     lacking = set(heads_on_image_alone(lvlm.model))
@@ -111,7 +114,7 @@ def firing_rates(
         measure_captions(run, entries, batch_size, "firing rates", teacher.image_of, measure)
         own = ""
         if processes().is_main:
-            fired, decided = found_in(run).arrays["counts"].sum(0).T if entries else np.zeros((2, 1), dtype=int)
+            fired, decided = found_in(run).arrays["counts"].sum(0).T
             if not decided.all():
                 raise ValueError(f"--captions {captions}: no token of them comes after an image")
             rates = np.full((lvlm.n_layers, lvlm.n_heads), np.nan)

@@ -2,7 +2,8 @@
 
 The driver `measure_captions` does blocks, resuming, processes and limits; a measure is a function of one caption. A
 `Figure` is a sub-verb of `figure`, and a `CaptionFigure` one that measures a model's own captions. To add one, write a
-file with a subclass and add its line to FIGURES of scripts/figure.py. No module here imports torch before it runs.
+file with a subclass and add its line to FIGURES of scripts/figure.py. Flags are asked of a figure before it runs, so
+its file imports torch and the like inside functions: then a help takes no seconds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -62,8 +63,11 @@ def measure_captions(
         image_of: the image file of a caption, whose content the blocks are held to.
         measure: of one caption; a dict is its only row.
     """
+    import torch
+
     for number, block in run.blocks(entries, batch_size, label, image_of):
-        results = [measure(entry) for entry in block]
+        with torch.no_grad():
+            results = [measure(entry) for entry in block]
         found = [Measured([each]) if isinstance(each, dict) else each for each in results]
         names = found[0].arrays
         run.finish_block(
@@ -117,12 +121,16 @@ class Figure:
     def draw(self, source: Path, out: Path) -> None:
         """Draw the result file as `out`.png and `out`.pdf; a figure that does not overwrite this has no picture."""
 
+    def of_paper(self, values: Any) -> Any:
+        """Those of the paper's values that belong to this result."""
+        return values
+
     def write(self, out: Path, content: dict, settings: dict | None) -> dict:
         """Write NAME.json, with the paper's values where they are asked for; returns its content."""
         if self.paper and self.options["paper_values"]:
             from llava_hh.figures import paper
 
-            content = {**content, "paper": getattr(paper, self.paper)}
+            content = {**content, "paper": self.of_paper(getattr(paper, self.paper))}
         of_run = {**({} if settings is None else {"settings": settings}), "run": provenance()}
         write_json(out / f"{self.name}.json", {**content, **of_run})
         return content
@@ -171,7 +179,7 @@ class CaptionFigure(Figure):
         Raises:
             ValueError, IndexError: as `heads_of_list`.
         """
-        from llava_hh.evaluation import heads_of_list, list_file
+        from llava_hh.head_lists import heads_of_list, list_file
 
         lvlm, given = self.teacher.lvlm, self.options
         return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])

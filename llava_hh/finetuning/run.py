@@ -7,7 +7,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llava_hh.data.instruct import InstructionData
-from llava_hh.evaluation import control_heads, heads_of_list, heads_with_text, list_file
 from llava_hh.files import json_rows, sha256_or_none
 from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.checkpoints import (
@@ -37,6 +36,7 @@ from llava_hh.finetuning.trainer import (
     train,
     training_arguments,
 )
+from llava_hh.head_lists import control_heads, heads_of_list, heads_with_text, list_file
 from llava_hh.heads import Head
 from llava_hh.hooks import observe
 from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify

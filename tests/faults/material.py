@@ -12,20 +12,8 @@ from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_
 from transformers import LlavaForConditionalGeneration
 from verbs import score_chair
 
-import baselines.evaluate
-import baselines.evaluate_pope
-import newer_models.evaluate
 from llava_hh.mini.dataset import write_instructions
-from llava_hh.scripts import (
-    analyze_attention_reweight,
-    attribute,
-    caption,
-    choose_adhh,
-    compare_decoding,
-    figure,
-    finetune,
-    reference_loss,
-)
+from llava_hh.scripts import attribute, caption, evaluate, figure, finetune
 
 HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
 
@@ -76,29 +64,37 @@ def scripts(folder: Path) -> list[Script]:
     small = ("--limit", 6, "--max-new-tokens", 6, "--batch-size", 2)
     few = (*val, *truth, *small)
     words = (*train, *captions, "--batch-size", 2)
-    adhh = (*few, *heads, "--threshold", 0.05)
+    adhh, others = "adhh:top_k=2,threshold=0.05", "random:draws=1,of=adhh"
+    listed = ("--heads", folder / "heads.json")
     tuning = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco", "--steps", 6)
-    timed = ("summary.md", "summary.png", "summary.pdf")  # they say how long a token took
+    # they say how long a token took
+    timed = ("summary.json", "summary.md", "summary.png", "summary.pdf", "choice.json", "choice.png", "choice.pdf")
+    few = (*few, *listed)
+    scaled = "scale:alpha=0.5,top_k=2"
     return [
         Script("caption", caption.main, (*train, *truth, *_short("train2014"))),
         Script("attribute", attribute.main, (*words, "--limit", 6, "--list-length", 5)),
         Script("attribute --screen", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--screen", 6)),
         Script("attribute --race", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--race", 3)),
-        Script("compare_decoding", compare_decoding.main, (*adhh, "--random-draws", 1)),
+        Script("evaluate", evaluate.main, (*few, "--methods", adhh, others), timed),
         Script(
-            "choose_adhh",
-            choose_adhh.main,
-            (*train, *truth, *small, *heads[:2], "--top-k", 1, "--threshold", 0.1, 0.5),
+            "choice",
+            evaluate.main,
+            (*train, *truth, *small, *listed, "--methods", adhh, "adhh:top_k=1,threshold=0.5", "--choose"),
+            timed,
+        ),
+        Script("decoders", evaluate.main, (*few, "--methods", adhh, "vcd_paper", "dola_repo+adhh", "pai"), timed),
+        Script(
+            "pope",
+            evaluate.main,
+            (*few, "--model", folder / "polled", "--task", "pope", "--methods", adhh, "removal:top_k=2"),
         ),
         Script(
-            "evaluate", baselines.evaluate.main, (*adhh, "--methods", "adhh", "vcd_paper", "dola_repo", "pai"), timed
+            "removal",
+            evaluate.main,
+            (*few, "--methods", "removal:top_k=2", "random:draws=1,of=removal", "adhh:top_k=2,threshold=0.2"),
+            timed,
         ),
-        Script(
-            "evaluate_pope",
-            baselines.evaluate_pope.main,
-            (*adhh, "--model", folder / "polled", "--methods", "adhh", "removal"),
-        ),
-        Script("newer_models", newer_models.evaluate.main, (*few, *heads, "--random-draws", 1, "--threshold", 0.2)),
         Script(
             "finetune",
             finetune.main,
@@ -119,15 +115,11 @@ def scripts(folder: Path) -> list[Script]:
                 *("--image-folder", folder / "coco" / "train2014"),
             ),
         ),
-        Script(
-            "attention_reweight",
-            analyze_attention_reweight.main,
-            (*few, *heads, "--random-draws", 1, "--span", "after_image", "--alphas", 1, 0.5),
-        ),
+        Script("factors", evaluate.main, (*few, "--methods", scaled, f'random:draws=1,of="{scaled}"'), timed),
         Script(
             "reference_loss",
-            reference_loss.main,
-            (*adhh, "--captions-per-image", 2, "--random-draws", 1),
+            evaluate.main,
+            (*few, "--task", "loss", "--methods", adhh, others, "--captions-per-image", 2),
         ),
         Script("record_words", figure.main, ("words", *words, *heads, "--limit", 4)),
     ]
