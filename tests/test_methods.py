@@ -73,7 +73,7 @@ def test_a_folder_is_named_by_what_decides_its_captions(material, lvlm, tmp_path
 def test_random_heads_are_a_group(material):
     specs = read_methods(["adhh:top_k=2,threshold=0.3", "random:draws=3,of=adhh"])
     members = make_members(specs, material)
-    assert [member.method.kind for member in members] == ["greedy", "greedy", *["greedy"] * 3]
+    assert [member.method.kind for member in members] == ["greedy", *["adhh"] * 4]
     drawn = members[2:]
     assert {member.group for member in drawn} == {"random heads"}
     chosen = {Head(3, 1), Head(0, 2)}
