@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention import decoder_layers
+from llava_hh.models.token_ids import end_ids
+from llava_hh.module_hooks import hooked
 
 # inputs with one entry per row of the batch; any other has one per image
 PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -81,26 +84,14 @@ class Stepper:
         """
         kept: dict[int, Tensor] = {}
         modules = decoder_layers(self.model)
-        handles = []
-        try:
-            for layer in layers:
 
-                def keep(_: nn.Module, args: tuple, kwargs: dict, layer: int = layer) -> None:
-                    # a copy, so that a view doesn't hold the whole prefill
-                    kept[layer] = (args[0] if args else kwargs["hidden_states"])[:, -1].clone()
+        def keep(layer: int, _: nn.Module, args: tuple, kwargs: dict) -> None:
+            # a copy, so that a view doesn't hold the whole prefill
+            kept[layer] = (args[0] if args else kwargs["hidden_states"])[:, -1].clone()
 
-                handles.append(modules[layer].register_forward_pre_hook(keep, with_kwargs=True))
+        hooks = ((modules[layer], partial(keep, layer)) for layer in layers)
+        with hooked(hooks, before=True, with_kwargs=True):
             yield kept
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of the language model in order, found as the parents of its attention modules."""
-    numbers = {id(module): layer for layer, module in attention_modules(model).items()}
-    found = {numbers[id(child)]: part for part in model.modules() for child in part.children() if id(child) in numbers}
-    return [found[layer] for layer in sorted(found)]
 
 
 @torch.no_grad()
@@ -134,14 +125,6 @@ def decode_rows(
         fed = [pad if over else token for token, over in zip(tokens, ended, strict=True)]
         logits = stepper.step(torch.tensor(fed).repeat_interleave(copies))
     return rows
-
-
-def end_ids(model: PreTrainedModel) -> set[int]:
-    """The ids that end an answer, by the model's generation config; none if it names none."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return set()
-    return set(ends) if isinstance(ends, list) else {ends}
 
 
 def pad_id(model: PreTrainedModel) -> int:

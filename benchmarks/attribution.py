@@ -30,6 +30,7 @@ from llava_hh.metrics.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.module_hooks import hooked
 
 MINI = REPO / "checkpoints" / "mini" / "model"
 TARGETS = 6  # words to explain in one caption
@@ -118,12 +119,9 @@ def ablate_step(case: Case, cache: DynamicCache, position: int, target: int, att
         z[..., head * width : (head + 1) * width] = 0
         return (z,)
 
-    handle = attention.o_proj.register_forward_pre_hook(zero)
-    try:
+    with hooked([(attention.o_proj, zero)], before=True):
         token = case.inputs["input_ids"][:, position : position + 1]
         logits = case.model(input_ids=token, past_key_values=cache, use_cache=True).logits
-    finally:
-        handle.remove()
     cache.crop(-1)
     return float(logits[0, -1].float().softmax(-1)[target])
 

@@ -1,14 +1,17 @@
-"""The attention modules of a language model, and which attention function they run."""
+"""The attention modules of a language model, the layers around them, and which attention function they run."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llava_hh.heads import Head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
@@ -34,6 +37,16 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     if not modules:
         raise ValueError(f"{type(model).__name__} has no attention module with a layer_idx and an o_proj")
     return dict(sorted(modules.items()))
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder layers of the language model, in order: the modules that hold its attention modules.
+
+    Raises:
+        ValueError: as `attention_modules`.
+    """
+    parent_of = {child: parent for parent in model.modules() for child in parent.children()}
+    return [parent_of[attention] for attention in attention_modules(model).values()]
 
 
 def attends_to_image_alone(module: nn.Module) -> bool:
@@ -63,6 +76,10 @@ def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
         ValueError: the name is not registered, as an attention function or as a mask function (without the latter
             transformers drops the mask in silence); or the model does not look its attention function up.
     """
+    from transformers import PreTrainedModel
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
     if name != "eager" and name not in ALL_ATTENTION_FUNCTIONS:
         raise ValueError(f"attention {name!r} is not registered with AttentionInterface")
     if name not in ALL_MASK_ATTENTION_FUNCTIONS:

@@ -254,7 +254,5 @@ def _times(ratio: float | None) -> str:
 
 
 def _label(name: str, entry: dict) -> str:
-    label = LABELS.get(name, name)
-    if "draws" not in entry:
-        return label
-    return f"{label}, mean of {len(entry['draws'])} {'draws' if name == 'random_heads' else 'seeds'}"
+    label = entry.get("label", name)
+    return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label

@@ -1,11 +1,14 @@
 """Numbers that are none: noticed by one reduction of each step's logits, then traced to a layer by a second pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+
+from llava_hh.module_hooks import hooked
 
 
 class NotFinite(ArithmeticError):
@@ -26,11 +29,8 @@ def refusing_infinite(model: nn.Module) -> Iterator[None]:
         if not torch.stack(output.logits[:, -1].aminmax()).isfinite().all():
             raise NotFinite("what the vocabulary matrix makes of the last decoder layer (the logits)")
 
-    handle = model.register_forward_hook(check)
-    try:
+    with hooked([(model, check)]):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -49,16 +49,12 @@ def refusing_infinite_layers(layers: Iterable[nn.Module]) -> Iterator[None]:
         place = "the input of decoder layer 0 (embeddings of the tokens, features of the image)"
         check(args[0] if args else kwargs["hidden_states"], place)
 
+    def check_output(number: int, _: nn.Module, args: tuple, output: Any) -> None:
+        check(output[0] if isinstance(output, tuple) else output, f"the output of decoder layer {number}")
+
     layers = list(layers)
-    with ExitStack() as stack:
-        first = layers[0].register_forward_pre_hook(check_input, with_kwargs=True)
-        stack.callback(first.remove)
-        for number, layer in enumerate(layers):
-
-            def check_output(_: nn.Module, args: tuple, output: Any, place: str = f"decoder layer {number}") -> None:
-                check(output[0] if isinstance(output, tuple) else output, f"the output of {place}")
-
-            stack.callback(layer.register_forward_hook(check_output).remove)
+    after = ((layer, partial(check_output, number)) for number, layer in enumerate(layers))
+    with hooked([(layers[0], check_input)], before=True, with_kwargs=True), hooked(after):
         yield
 
 

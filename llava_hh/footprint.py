@@ -9,7 +9,7 @@ import torch
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import FAMILIES
-from llava_hh.models.original_config import is_original, read_fields
+from llava_hh.models.original_fields import is_original, read_fields
 from llava_hh.models.weight_files import StoredTensor, tensors_of, weight_files
 
 

@@ -16,8 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_hh.attention import attends_to_image_alone, attention_modules, switch_attention
+from llava_hh.attention_call import AttentionCall
 from llava_hh.heads import Head, by_layer, check_heads
-from llava_hh.interventions import AttentionCall, Intervention, ZeroHeads
+from llava_hh.interventions import Intervention
 from llava_hh.spans import AnswerRows, SpanFinder, Spans, image_only_spans
 from llava_hh.trace import Trace, watch_generate
 
@@ -66,6 +67,7 @@ def intervene(
     image_mask: Tensor,
     interventions: Sequence[Intervention],
     response_start: Sequence[int] | Tensor | None = None,
+    on_rows: Sequence[bool] | Tensor | None = None,
 ) -> Iterator[Trace]:
     """Apply `interventions` to every forward pass of `model`, and so to `model.generate`, while the block is open.
 
@@ -77,20 +79,20 @@ def intervene(
         image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams). What
             lies behind it is the answer, so a second turn of a conversation needs a block of its own.
         response_start: the answer's first position in each row, where image_mask covers some of the answer.
+        on_rows: whether each row of image_mask is edited, such as one of two twins; the other rows keep every bit and
+            take no decisions. None is all rows.
 
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: a bad image_mask or response_start; a model whose attention cannot be replaced; in a layer that
-            attends to the image alone (Mllama's cross-attention), an edit of what comes after the image or of answer
-            rows; in `generate`, a prompt of another length than image_mask.
+        ValueError: a bad image_mask, response_start or on_rows; a model whose attention cannot be replaced; in a layer
+            that attends to the image alone (Mllama's cross-attention), an edit of what comes after the image or of
+            answer rows; in `generate`, a prompt of another length than image_mask.
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
-    block = _Block(SpanFinder(image_mask, response_start))
+    block = _Block(SpanFinder(image_mask, response_start, on_rows))
     for number, intervention in enumerate(interventions):
-        alpha = getattr(intervention, "alpha", None)
-        if isinstance(alpha, tuple) and len(alpha) != len(image_mask):
-            raise ValueError(f"ScaleAttention has {len(alpha)} alphas for the {len(image_mask)} rows of image_mask")
+        intervention.check(len(image_mask))
         for layer, heads in by_layer(intervention.heads).items():
             block.edits.setdefault(layer, []).append((number, intervention, heads))
     with _open(model, block, [head for each in interventions for head in each.heads]):
@@ -236,7 +238,9 @@ def _attention(
     if edits:
         call.output = output.clone()
     for block, number, edit, heads in sorted(edits, key=lambda each: each[2].order):
-        spans = None if isinstance(edit, ZeroHeads) else _find_spans(module, block, call, kwargs.get("sliding_window"))
+        spans = None
+        if edit.needs_spans or block.spans.is_of_some_rows:
+            spans = _find_spans(module, block, call, kwargs.get("sliding_window") if edit.needs_spans else None)
         if edit.acts_on_answers:
             answers = block.answers(call)
             if answers.first == query.shape[2]:
@@ -254,7 +258,8 @@ def _find_spans(module: nn.Module, block: _Block, call: AttentionCall, window: i
     batch, _, n_queries, _ = call.query.shape
     n_keys = call.key.shape[2]
     if attends_to_image_alone(module):
-        return image_only_spans(batch, n_keys, call.key.device)
+        rows = block.spans.rows(batch, call.key.device)
+        return image_only_spans(batch, n_keys, call.key.device).on(rows)
     if window is not None and n_queries < n_keys and n_keys >= window:
         raise NotImplementedError(
             f"layer {module.layer_idx} slides over {window} keys: which of them are cached is unknown"

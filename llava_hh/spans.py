@@ -22,11 +22,30 @@ class AnswerRows(NamedTuple):
 
 
 class Spans(NamedTuple):
-    """Sets of positions for every row of a forward pass, each (batch, key) bool; and its answer rows, where needed."""
+    """Sets of positions for every row of a forward pass, each (batch, key) bool; and its answer rows, where needed.
+
+    rows: (batch,) bool, where edits are of some rows alone. Other rows have empty sets and no answer rows.
+    """
 
     image: Tensor
     after_image: Tensor
     answers: AnswerRows | None = None
+    rows: Tensor | None = None
+
+    def on(self, rows: Tensor | None) -> "Spans":
+        """These spans on some of the rows, (batch,) bool; None is all."""
+        if rows is None:
+            return self
+        image, after_image = (span & rows[:, None] for span in self[:2])
+        return self._replace(image=image, after_image=after_image, rows=rows)
+
+
+def after_last_image(image_mask: Tensor, n_keys: int) -> Tensor:
+    """The keys after the last image position of each row, (row, key) bool; a row without an image has none."""
+    positions = torch.arange(image_mask.shape[1], device=image_mask.device)
+    # one column beyond the prompt, always -1, so that a prompt of length 0 has a maximum as well
+    last = pad(torch.where(image_mask, positions, -1), (0, 1), value=-1).amax(1, keepdim=True)
+    return (torch.arange(n_keys, device=last.device) > last) & (last >= 0)
 
 
 class SpanFinder:
@@ -43,30 +62,42 @@ class SpanFinder:
         image_mask: (batch, prompt position) bool, True where the position holds a feature of an image.
         response_start: each row's first position of the answer, where image_mask covers some of the answer; without it
             the answer begins behind image_mask.
+        on_rows: whether each row is edited; of the others all spans are empty. None is all.
 
     Raises:
-        ValueError: `image_mask` is not a two-dimensional bool tensor with at least one row, or `response_start` has
-            another number of rows.
+        ValueError: `image_mask` is not a two-dimensional bool tensor with at least one row, or `response_start` or
+            `on_rows` has another number of rows.
 
     Source: the paper's decoding (AD-HH) calls the after-image span the text.
     Differs: the released code takes constants (image from 35, 576 long) for all rows; ours come from each row.
     """
 
-    def __init__(self, image_mask: Tensor, response_start: Sequence[int] | Tensor | None = None) -> None:
+    def __init__(
+        self,
+        image_mask: Tensor,
+        response_start: Sequence[int] | Tensor | None = None,
+        on_rows: Sequence[bool] | Tensor | None = None,
+    ) -> None:
         if image_mask.dim() != 2 or image_mask.dtype != torch.bool or not len(image_mask):
             shape = tuple(image_mask.shape)
             raise ValueError(f"image_mask must be (batch, position) bool, not {shape} {image_mask.dtype}")
-        if response_start is not None and len(response_start) != len(image_mask):
-            raise ValueError(f"response_start has {len(response_start)} rows, image_mask has {len(image_mask)}")
+        for name, value in (("response_start", response_start), ("on_rows", on_rows)):
+            if value is not None and len(value) != len(image_mask):
+                raise ValueError(f"{name} has {len(value)} rows, image_mask has {len(image_mask)}")
+        self._on_rows = None if on_rows is None else torch.as_tensor(on_rows, device=image_mask.device)
+        if on_rows is not None and (self._on_rows.dim() != 1 or self._on_rows.dtype != torch.bool):
+            raise ValueError(f"on_rows must be true or false for each row, not {on_rows}")
         self._image, self.width = image_mask, image_mask.shape[1]
         starts = [self.width] * len(image_mask) if response_start is None else map(int, response_start)
         self._predicting = torch.tensor([start - 1 for start in starts], device=image_mask.device)
         self.first_predicting = max(0, int(self._predicting.min()))  # in any row
-        positions = torch.arange(image_mask.shape[1], device=image_mask.device)
-        # one column beyond the prompt, always -1, so that a prompt of length 0 has a maximum as well
-        self._last_image = pad(torch.where(image_mask, positions, -1), (0, 1), value=-1).amax(1)
         self._size = (0, 0)
         self._found: dict[torch.device, Spans] = {}
+
+    @property
+    def is_of_some_rows(self) -> bool:
+        """Whether there are rows that are not edited for being named in `on_rows`."""
+        return self._on_rows is not None
 
     def copies(self, batch: int) -> int:
         """How often each row of the prompt stands in a batch of `batch` rows: 1, or the number of beams.
@@ -96,12 +127,18 @@ class SpanFinder:
         if device not in self._found:
             copies = self.copies(batch)
             image = pad(self._image, (0, max(0, n_keys - self._image.shape[1])))[:, :n_keys]
-            last = self._last_image[:, None]
-            after_image = (torch.arange(n_keys, device=last.device) > last) & (last >= 0)
-            self._found[device] = Spans(
-                *(span.repeat_interleave(copies, 0).to(device) for span in (image, after_image))
-            )
+            spans = (image, after_last_image(self._image, n_keys))
+            found = Spans(*(span.repeat_interleave(copies, 0).to(device) for span in spans))
+            self._found[device] = found.on(self.rows(batch, device))
         return self._found[device]
+
+    def rows(self, batch: int, device: torch.device | str) -> Tensor | None:
+        """Which of `batch` rows are edited, (batch,) bool; None is all.
+
+        Raises:
+            ValueError: `batch` is no multiple of the prompt's rows.
+        """
+        return None if self._on_rows is None else self._on_rows.repeat_interleave(self.copies(batch)).to(device)
 
     def find_answers(
         self, batch: int, n_queries: int, n_keys: int, first_index: int | Tensor, device: torch.device
@@ -123,7 +160,8 @@ class SpanFinder:
             first = min(max(0, self.first_predicting - int(first_index)), n_queries)
         index = torch.arange(n_queries, device=device) + first_index
         predicting = self._predicting.repeat_interleave(self.copies(batch)).to(device)
-        return AnswerRows(first, index, index >= predicting[:, None])
+        predict, rows = index >= predicting[:, None], self.rows(batch, device)
+        return AnswerRows(first, index, predict if rows is None else predict & rows[:, None])
 
 
 def image_only_spans(batch: int, n_keys: int, device: torch.device | str) -> Spans:

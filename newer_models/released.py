@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llava_hh.attention import attention_modules
 from llava_hh.heads import by_layer
+from llava_hh.module_hooks import hooked
 
 
 def check_released(model: PreTrainedModel) -> None:
@@ -18,7 +20,9 @@ def check_released(model: PreTrainedModel) -> None:
     """
     found = model.config.model_type
     if found != "mllama":
-        raise ValueError(f"--released is about the indexing of mllama's heads; this model is {found}, leave it out")
+        raise ValueError(
+            f"removal_released is about the indexing of mllama's heads; this model is {found}, leave it out"
+        )
 
 
 @contextmanager
@@ -37,18 +41,13 @@ def remove_as_released(model: PreTrainedModel, heads: Sequence[tuple[int, int]])
     numbered = [module for name, module in model.named_modules() if "o_proj" in name]
     n_heads = model.config.get_text_config().num_attention_heads
     d_head = next(iter(attention_modules(model).values())).o_proj.in_features // n_heads
-    handles = []
-    try:
-        for layer, chosen in by_layer(heads).items():
 
-            def zero(_: nn.Module, args: tuple[Tensor], chosen: list[int] = chosen) -> tuple[Tensor]:
-                outputs = args[0].clone()
-                for head in chosen:
-                    outputs[..., head * d_head : (head + 1) * d_head] = 0
-                return (outputs,)
+    def zero(chosen: list[int], _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        outputs = args[0].clone()
+        for head in chosen:
+            outputs[..., head * d_head : (head + 1) * d_head] = 0
+        return (outputs,)
 
-            handles.append(numbered[layer].register_forward_pre_hook(zero))
+    hooks = ((numbered[layer], partial(zero, chosen)) for layer, chosen in by_layer(heads).items())
+    with hooked(hooks, before=True):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,7 +8,7 @@ import pytest
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import ScaleAttention
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm

@@ -17,7 +17,8 @@ from baselines.halc import HalcSettings
 from baselines.registry import PRESETS
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
-from llava_hh.generation import Decoding, answer_samples, generate_greedily
+from llava_hh.decoding.method import Decoding, generate_greedily
+from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -35,7 +36,8 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices") / request.param
     save_tiny_family(request.param, folder)
     plain = load_lvlm(folder)
-    layers = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers)
+    first = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers[0])
+    layers = first.removesuffix(".0")
     names = [name for name, _ in (*plain.model.named_parameters(), *plain.model.named_buffers())]
     places = dict.fromkeys((name for name in names if not name.startswith(f"{layers}.")), "cpu")
     places |= {f"{layers}.{n}": "disk" if n in (1, 2) else "cpu" for n in range(plain.n_layers)}

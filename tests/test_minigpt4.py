@@ -21,7 +21,8 @@ from transformers import LlamaForCausalLM
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
 from llava_hh.blocks import Run
-from llava_hh.generation import caption_images, generate_greedily
+from llava_hh.decoding.method import generate_greedily
+from llava_hh.generation import caption_images
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm

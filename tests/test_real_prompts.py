@@ -20,7 +20,8 @@ from llava_hh.models.minigpt4 import PROMPTS as MINIGPT4_PROMPTS
 from llava_hh.models.minigpt4 import MiniGpt4
 from llava_hh.models.minigpt4_checkpoint import load_tokenizer as load_llama_tokenizer
 from llava_hh.models.minigpt4_model import MiniGpt4Processor
-from llava_hh.models.original_config import build_processor, load_tokenizer, model_config, read_fields, vision_config
+from llava_hh.models.original_config import build_processor, load_tokenizer, model_config, vision_config
+from llava_hh.models.original_fields import read_fields
 
 IMAGE = Image.new("RGB", (640, 480), "grey")
 # LLaVA's tokenizer_image_token with the slow LlamaTokenizer, and sentencepiece itself

@@ -17,10 +17,11 @@ PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
-LAYERS += ["heads", "attention", "spans", "interventions", "trace", "hooks", "models", "identity", "data", "finite"]
+LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
+LAYERS += ["data", "models", "identity", "head_lists", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
-LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "footprint", "companions", "doctor", "report"]
-LAYERS += ["scoring", "comparing", "portable", "flags", "scripts", "__main__"]
+LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]
+LAYERS += ["scoring", "comparing", "portable", "flags", "api", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")

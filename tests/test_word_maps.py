@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_hh.analysis import word_maps
 from llava_hh.analysis.word_maps import encode_weights, token_texts
 from llava_hh.data.images import load_image
-from llava_hh.evaluation import heads_with_text
+from llava_hh.head_lists import heads_with_text
 from llava_hh.heads import Head
 from llava_hh.models.grid import central_square, padded_square, square_grid
 from llava_hh.models.lvlm import load_lvlm

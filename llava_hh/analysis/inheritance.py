@@ -21,6 +21,7 @@ from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.weight_files import check_files
 from llava_hh.models.without_code import from_folder
+from llava_hh.module_hooks import hooked
 
 RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map
@@ -160,19 +161,14 @@ def causal_blocks(
     modules = attention_modules(model)
     rows, columns = torch.tril_indices(n_last, n_last)
     kept: dict[int, Tensor] = {}
-    handles = []
     with record(model, image_mask, maps=[(layer, head) for layer in modules for head in heads]) as trace:
 
         def keep_block(module: nn.Module, _args: Any, _output: Any) -> None:
             maps = trace.maps[module.layer_idx].pop()[0, :, -n_last:, -n_last:]  # head row column
             kept[module.layer_idx] = maps[:, rows.to(maps.device), columns.to(maps.device)].cpu()
 
-        try:
-            handles += [module.register_forward_hook(keep_block) for module in modules.values()]
+        with hooked((module, keep_block) for module in modules.values()):
             model.base_model(**inputs, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
     return torch.stack([kept[layer] for layer in modules])
 
 

@@ -5,14 +5,16 @@ One sample is recorded at a time and leaves sums; the sums of samples, blocks an
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention import attention_modules, decoder_layers
 from llava_hh.attribution.replacement import KINDS, OutputStatistics
+from llava_hh.module_hooks import hooked
 
 
 @torch.no_grad()
@@ -37,26 +39,18 @@ def record_outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], positio
     def keep(kind: str, layer: int, output: Tensor) -> None:
         seen[kind][layer] = output[0, where.to(output.device)].float().cpu()
 
-    def after_attention(module: nn.Module, args: tuple, output: Tensor, layer: int) -> None:
+    def after_attention(layer: int, module: nn.Module, args: tuple, output: Tensor) -> None:
         keep("heads", layer, args[0].unflatten(-1, (n_heads, -1)))
         keep("mha", layer, output)
 
-    def after_mlp(module: nn.Module, args: tuple, output: object, layer: int) -> None:
+    def after_mlp(layer: int, module: nn.Module, args: tuple, output: object) -> None:
         keep("mlp", layer, tensor_of(module, output))
 
-    handles = []
-    try:
-        for layer, parent in enclosing_layers(model, attentions).items():
-            for module, hook in ((attentions[layer].o_proj, after_attention), (mlp_of(parent), after_mlp)):
-                handles.append(
-                    module.register_forward_hook(
-                        lambda *call, layer=layer, hook=hook: hook(*call, layer=layer)  # call: module, args, output
-                    )
-                )
+    hooks = [(attention.o_proj, partial(after_attention, layer)) for layer, attention in attentions.items()]
+    layers = zip(attentions, decoder_layers(model), strict=True)
+    hooks += [(mlp_of(parent), partial(after_mlp, layer)) for layer, parent in layers]
+    with hooked(hooks):
         model.base_model(**inputs, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     for kind, by_layer in seen.items():
         if len({output.shape for output in by_layer.values()}) != 1 or len(by_layer) != len(attentions):
             raise ValueError(f"{kind} outputs of {len(by_layer)} of {len(attentions)} layers, or not all of one width")
@@ -109,12 +103,6 @@ def statistics_of(parts: Iterable[Mapping[str, np.ndarray]]) -> OutputStatistics
     return OutputStatistics(**arrays, count=count)
 
 
-def enclosing_layers(model: PreTrainedModel, attentions: Mapping[int, nn.Module]) -> dict[int, nn.Module]:
-    """The decoder layer around each attention module."""
-    parent_of = {child: parent for parent in model.modules() for child in parent.children()}
-    return {layer: parent_of[attention] for layer, attention in attentions.items()}
-
-
 def mlp_of(layer: nn.Module) -> nn.Module:
     """The MLP of a decoder layer.
 
@@ -141,14 +129,8 @@ def editing_outputs(edits: Mapping[nn.Module, Callable[[Tensor], None]]) -> Iter
         output = tensor_of(module, output)
         edits[module](output.view(-1, output.shape[-1]))
 
-    handles = []
-    try:
-        for module in edits:
-            handles.append(module.register_forward_hook(edit_output))
+    with hooked((module, edit_output) for module in edits):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     for module, count in runs.items():
         if count != 1:
             raise ValueError(

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from llava_hh.attribution.outputs import editing_outputs, enclosing_layers, mlp_of
+from llava_hh.attention import decoder_layers
+from llava_hh.attribution.outputs import editing_outputs, mlp_of
 from llava_hh.attribution.replacement import Copies
 from llava_hh.attribution.shared_prefix import PrefixRows, sharing_prefix
+from llava_hh.module_hooks import hooked
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {
@@ -32,7 +34,7 @@ class Prefix:
     embeddings: Tensor | None = None  # batch position d_model: the input of the first layer
     layers_return_tuples: bool = False  # Chameleon's do
 
-    def record(self, args: tuple, kwargs: dict) -> None:
+    def record(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs.pop("hidden_states")
         if self.embeddings is None:
@@ -42,18 +44,9 @@ class Prefix:
 
 def read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], inputs: Mapping[str, Tensor]) -> Prefix:
     """Run the sample once, without the vocabulary product, and keep what the sweeps read."""
-    prefix = Prefix(list(enclosing_layers(model, attentions).values()), list(attentions.values()))
-    handles = []
-    try:
-        for layer in prefix.layers:
-            hook = layer.register_forward_pre_hook(
-                lambda _, args, kwargs: prefix.record(args, kwargs), with_kwargs=True
-            )
-            handles.append(hook)
+    prefix = Prefix(decoder_layers(model), list(attentions.values()))
+    with hooked(((layer, prefix.record) for layer in prefix.layers), before=True, with_kwargs=True):
         model.base_model(**inputs, past_key_values=prefix.cache, use_cache=True)
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(prefix.arguments) != len(prefix.layers):
         raise ValueError(
             f"{len(prefix.arguments)} decoder layers ran instead of {len(prefix.layers)}: "

@@ -30,7 +30,7 @@ class Bias(CaptionFigure):
     profile = {"top_k": "{bias_top_k}"}
 
     def prepare(self) -> None:
-        from llava_hh.evaluation import heads_with_text
+        from llava_hh.head_lists import heads_with_text
 
         self.groups = {group: heads_with_text(self.teacher.lvlm, self.heads(group)) for group in GROUPS}
 

@@ -124,12 +124,16 @@ class Figure:
     def draw(self, source: Path, out: Path) -> None:
         """Draw the result file as `out`.png and `out`.pdf; a figure that does not overwrite this has no picture."""
 
+    def of_paper(self, values: Any) -> Any:
+        """Those of the paper's values that belong to this result."""
+        return values
+
     def write(self, out: Path, content: dict, settings: dict | None) -> dict:
         """Write NAME.json, with the paper's values where they are asked for; returns its content."""
         if self.paper and self.options["paper_values"]:
             from llava_hh.figures import paper
 
-            content = {**content, "paper": getattr(paper, self.paper)}
+            content = {**content, "paper": self.of_paper(getattr(paper, self.paper))}
         of_run = {**({} if settings is None else {"settings": settings}), "run": provenance()}
         write_json(out / f"{self.name}.json", {**content, **of_run})
         return content
@@ -178,7 +182,7 @@ class CaptionFigure(Figure):
         Raises:
             ValueError, IndexError: as `heads_of_list`.
         """
-        from llava_hh.evaluation import heads_of_list, list_file
+        from llava_hh.head_lists import heads_of_list, list_file
 
         lvlm, given = self.teacher.lvlm, self.options
         return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])

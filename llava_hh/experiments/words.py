@@ -27,7 +27,7 @@ class Words(CaptionFigure):
     top_k, limit, without = 5, 24, "no word maps"
 
     def prepare(self) -> None:
-        from llava_hh.evaluation import heads_with_text
+        from llava_hh.head_lists import heads_with_text
 
         self.chosen = heads_with_text(self.teacher.lvlm, self.heads())
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from llava_hh.attention_call import AttentionCall
 from llava_hh.finetuning.settings import OBJECTIVES
-from llava_hh.interventions import AttentionCall
+from llava_hh.spans import after_last_image
 
 IGNORED = -100  # the label of a position that is no part of an answer
 TINY = 1e-8  # keeps a logarithm finite; the released code's value
@@ -48,9 +49,7 @@ class AttentionLoss:
         self.image_mask = image_mask
         self.rows = answer_rows(image_mask, labels)
         self.first_row = int(self.rows.any(0).int().argmax()) if self.rows.any() else labels.shape[1]
-        positions = torch.arange(image_mask.shape[1], device=image_mask.device)
-        last_image = torch.where(image_mask, positions, -1).amax(1, keepdim=True)
-        self.after_image = positions > last_image
+        self.after_image = after_last_image(image_mask, image_mask.shape[1])
 
     def __call__(self, layer: int, heads: Tensor, call: AttentionCall) -> None:
         # recomputation under gradient checkpointing has to do the same operations again, but counts once

@@ -4,19 +4,22 @@ A family names its model and processor classes and the tensors that its processo
 different with it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from jinja2 import TemplateError
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from llava_hh.models.weight_files import first_line, refuse_wrong_weights
 from llava_hh.models.without_code import from_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 
 class ChatFamily:
@@ -70,9 +73,6 @@ class ChatFamily:
             return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
 
         return split_answers(processor.tokenizer, turns, closing, ends)
-
-    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList:
-        return model.get_decoder().layers
 
     def image_token_ids(self, model: PreTrainedModel) -> list[int]:
         return [model.config.image_token_id]

@@ -1,15 +1,17 @@
 """A checkpoint folder of either layout, transformers' or LLaVA's own: of what type it is, and loading it."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llava_hh.models.chat import load_whole
-from llava_hh.models.original import find_parts, load_original, open_original
-from llava_hh.models.original_config import check_supported, is_original, read_fields, uses_tiles
+from llava_hh.models.original_fields import check_supported, is_original, read_fields, uses_tiles
 from llava_hh.models.weight_files import StoredTensor, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 
 def model_type_of(path: Path) -> str | None:
@@ -32,7 +34,13 @@ def load_config(path: Path) -> PreTrainedConfig:
     Raises:
         OSError, ValueError: as `model_type_of` and `open_original`.
     """
-    return open_original(path).config if is_original(read_fields(path)) else from_folder(AutoConfig, path)
+    if is_original(read_fields(path)):
+        from llava_hh.models.original import open_original
+
+        return open_original(path).config
+    from transformers import AutoConfig
+
+    return from_folder(AutoConfig, path)
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
@@ -43,6 +51,8 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
     """
     if not is_original(fields := read_fields(path)):
         return tensors_of(weight_files(path))
+    from llava_hh.models.original import find_parts
+
     _, own, _, beside = find_parts(path, fields)
     return own + beside
 
@@ -56,5 +66,9 @@ def load_checkpoint(
         OSError, ValueError: as `open_original` and `load_whole`.
     """
     if is_original(read_fields(path)):
+        from llava_hh.models.original import load_original
+
         return load_original(path, **options)
+    from transformers import AutoProcessor
+
     return load_whole(model_class, path, **options), from_folder(AutoProcessor, path)

@@ -1,14 +1,19 @@
 """The image token as text: its characters, tokenised as LLaVA's own tokenizer does, which has no such token."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
+from typing import TYPE_CHECKING
 
 from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import ProcessorMixin
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 NO_TEXT = "\ufdd0"  # a code point that no text has
 

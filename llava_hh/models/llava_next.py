@@ -13,7 +13,7 @@ from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 from llava_hh.models.chat import ChatFamily
 from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
 from llava_hh.models.llava import VICUNA_SYSTEM, complete_image_length, unspoken_ids
-from llava_hh.models.original_config import read_fields
+from llava_hh.models.original_fields import read_fields
 
 _PARTS = (
     "{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import BitsAndBytesConfig
 
 
 @dataclass(frozen=True)
@@ -49,5 +48,7 @@ class Loading:
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "device_map": device_map}
         options["attn_implementation"] = "sdpa"
         if self.bits:
+            from transformers import BitsAndBytesConfig
+
             options["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{self.bits}bit": True})
         return options

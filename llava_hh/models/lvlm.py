@@ -1,48 +1,34 @@
 """The one door to a vision-language model: load_lvlm, Lvlm, Batch."""
 
+from __future__ import annotations
+
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
-from transformers import PreTrainedModel, ProcessorMixin
 
+from llava_hh.attention import decoder_layers
+from llava_hh.data.images import own_image
 from llava_hh.files import in_one_line
-from llava_hh.models.chameleon import Chameleon
 from llava_hh.models.checkpoint import model_type_of
-from llava_hh.models.gemma3 import Gemma3
+from llava_hh.models.families import FAMILIES
 from llava_hh.models.grid import ImageGrid
-from llava_hh.models.internvl import InternVL
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
-from llava_hh.models.llava import Llava
-from llava_hh.models.llava_next import LlavaNext
-from llava_hh.models.llava_onevision import LlavaOnevision
 from llava_hh.models.loading import Loading
-from llava_hh.models.minigpt4 import MiniGpt4
-from llava_hh.models.mllama import Mllama
 from llava_hh.models.questions import DESCRIBE as DESCRIBE
-from llava_hh.models.qwen_vl import Qwen3VL, Qwen25VL
-from llava_hh.models.token_ids import generation_config, see_end_token
+from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
-FAMILIES = {  # by config.model_type
-    "llava": Llava,
-    "llava_next": LlavaNext,
-    "mllama": Mllama,
-    "chameleon": Chameleon,
-    "qwen2_5_vl": Qwen25VL,
-    "qwen3_vl": Qwen3VL,
-    "gemma3": Gemma3,
-    "internvl": InternVL,
-    "llava_onevision": LlavaOnevision,
-    "minigpt4": MiniGpt4,
-}
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 class Family(Protocol):
@@ -66,7 +52,6 @@ class Family(Protocol):
     def answer_parts(
         self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
     ) -> list[tuple[list[int], bool]]: ...
-    def decoder_layers(self, model: PreTrainedModel) -> torch.nn.ModuleList: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
 
@@ -75,7 +60,8 @@ class Batch:
     """Left-padded model inputs with the spans that interventions need.
 
     inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the
-    first answer token; sample_ids and images as they were given.
+    first answer token; sample_ids, images and prompts as they were given; n_images: how many of the images each row
+    shows, which stand in the order of the rows.
     """
 
     inputs: dict[str, Tensor]
@@ -83,6 +69,8 @@ class Batch:
     response_start: list[int]
     sample_ids: list
     images: list[Image | None]
+    prompts: list[str]
+    n_images: list[int]
 
 
 class Lvlm:
@@ -97,8 +85,8 @@ class Lvlm:
         self.d_head: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
     @property
-    def decoder_layers(self) -> torch.nn.ModuleList:
-        return self.family.decoder_layers(self.model)
+    def decoder_layers(self) -> list[torch.nn.Module]:
+        return decoder_layers(self.model)
 
     @property
     def tokenizer(self):
@@ -106,12 +94,11 @@ class Lvlm:
 
     @property
     def end_token_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
+        return end_ids(self.model)
 
     def encode(
         self,
-        images: Sequence[Image | None],
+        images: Sequence[Image | str | Path | None],
         prompts: Sequence[str],
         responses: Sequence[Sequence[int]] | None = None,
         sample_ids: Sequence | None = None,
@@ -119,10 +106,11 @@ class Lvlm:
         """Make a left-padded batch of one question per row.
 
         Args:
-            images: one per row, None for a row of text only.
+            images: one per row, a path, a PIL image, or None for a row of text only.
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
+        images = [each if each is None or getattr(each, "mode", "") == "RGB" else own_image(each) for each in images]
         rows, tensors = self.family.encode(self.processor, images, prompts)
         starts = [len(ids) for ids in rows]
         if responses is not None:
@@ -134,8 +122,16 @@ class Lvlm:
             image_mask=self._image_mask(inputs["input_ids"]),
             response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
             sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
-            images=list(images),
+            images=images,
+            prompts=list(prompts),
+            n_images=[int(image is not None) for image in images],
         )
+
+    def caption(self, images: str | Path | Image | Sequence[str | Path | Image], **settings: Any) -> list[str]:
+        """Caption images; `llava_hh.caption` says what `method`, `prompt`, `max_new_tokens` and `batch_size` are."""
+        import llava_hh  # it stands on all layers
+
+        return llava_hh.caption(self, images, **settings)
 
     def encode_conversations(
         self,
@@ -179,7 +175,10 @@ class Lvlm:
         cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
         inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
-        return Batch(inputs, image_mask[:, :width], starts, names, list(images)), labels[:, :width]
+        asked = [turns[0][0] for turns in conversations]
+        shown = [int(image is not None) for image in images]
+        batch = Batch(inputs, image_mask[:, :width], starts, names, list(images), asked, shown)
+        return batch, labels[:, :width]
 
     def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
         token = getattr(self.processor, "image_token", None)
@@ -268,3 +267,11 @@ def _try_out(lvlm: Lvlm) -> None:
         refuse_unknown_ids(lvlm.model, lvlm.tokenizer, torch.tensor(config.pad_token_id), ())
     grey = new_image("RGB", (64, 64), "grey")
     lvlm.encode([grey, grey], ["What is this?", "Is it grey, or is it of another colour?"])
+
+
+def release(lvlm: Lvlm) -> None:
+    """Free a model's memory, before the next one is loaded; it answers nothing any more."""
+    lvlm.model = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -94,9 +94,6 @@ class MiniGpt4:
         """
         return text.split("###")[0].split("Assistant:")[-1]
 
-    def decoder_layers(self, model: MiniGpt4ForConditionalGeneration) -> torch.nn.ModuleList:
-        return model.model.language_model.layers
-
     def image_token_ids(self, model: MiniGpt4ForConditionalGeneration) -> list[int]:
         return [model.config.image_token_id]
 

@@ -24,15 +24,12 @@ from transformers import (
 
 from llava_hh.models.original_config import (
     build_processor,
-    check_supported,
-    find_folder,
     generation_config,
-    is_original,
     load_tokenizer,
     model_config,
-    read_fields,
     vision_config,
 )
+from llava_hh.models.original_fields import check_supported, find_folder, is_original, read_fields
 from llava_hh.models.weight_files import (
     PROJECTOR,
     StoredTensor,

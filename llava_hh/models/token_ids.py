@@ -1,11 +1,14 @@
 """What a checkpoint says about decoding: token ids alone. How to decode is for the method to say, not for a file."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llava_hh.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # field: whether it may be one id, whether it may be a list, and what is expected
 FORMS = {
@@ -25,6 +28,8 @@ def generation_config(folder: Path) -> GenerationConfig:
         penalty of 1.05), sampling or a cache that is off. Greedy decoding would be another method on each model, and
         attribution would measure other probabilities than those that decided.
     """
+    from transformers import GenerationConfig
+
     found = read_token_ids(folder / "config.json")
     if (path := folder / "generation_config.json").is_file():
         found |= {name: value for name, value in read_token_ids(path).items() if value is not None}
@@ -41,6 +46,14 @@ def see_end_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) 
         config.eos_token_id = tokenizer.eos_token_id
     if config.eos_token_id is None:
         raise ValueError("no eos_token_id in generation_config.json, config.json or the tokenizer: no answer would end")
+
+
+def end_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end an answer, each once, by the model's generation config; none if it names none."""
+    ends = model.generation_config.eos_token_id
+    if ends is None:
+        return []
+    return list(dict.fromkeys(ends)) if isinstance(ends, list) else [ends]
 
 
 def read_token_ids(path: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import dynamic_module_utils
-
 from llava_hh.files import read_json
 
 IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -32,6 +30,8 @@ def from_folder(kind: Any, folder: Path, **options: Any) -> Any:
 @contextmanager
 def _never_asking() -> Iterator[None]:
     """Have transformers refuse code where it would ask on the terminal: it forgets our answer for some inner parts."""
+    from transformers import dynamic_module_utils
+
     seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import baselines.evaluate
+import baselines.evaluate_pope
+import newer_models.evaluate
 import torch
 from tiny import IMAGE_TOKEN, tiny_llama
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
 
-import baselines.evaluate
-import baselines.evaluate_pope
-import newer_models.evaluate
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import (
     analyze_attention_reweight,

@@ -1,0 +1,101 @@
+"""What a checkpoint's config.json says of its layout, read without transformers: LLaVA's own, or transformers'."""
+
+from pathlib import Path
+
+from llava_hh.files import read_json
+from llava_hh.models.weight_files import refuse_adapter
+
+MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
+# fields that change what the model computes, and the values of them that transformers' classes can follow
+SUPPORTED = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_feature": ("patch", "cls_patch"),
+    "mm_use_im_start_end": (False,),
+    "mm_use_im_patch_token": (False,),
+}
+# openai's; a checkpoint that holds its vision tower is complete without the folder that describes it
+KNOWN_TOWERS = {
+    "clip-vit-large-patch14-336": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    }
+}
+
+
+def read_fields(folder: Path) -> dict:
+    """A checkpoint's config.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: there is an adapter alone.
+    """
+    if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
+        raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
+    return read_json(folder / "config.json")
+
+
+def is_original(fields: dict) -> bool:
+    """Whether a config.json is LLaVA's own; llava-hf's has the same model_type, but describes the tower itself."""
+    return "mm_vision_tower" in fields and "vision_config" not in fields
+
+
+def check_supported(folder: Path, fields: dict) -> None:
+    """Refuse LLaVAs with other parts than those of 1.5 and 1.6.
+
+    Raises:
+        ValueError: names the field, its value and what was expected.
+    """
+    if fields.get("model_type") not in MODEL_TYPES:
+        expected = " or ".join(MODEL_TYPES)
+        raise ValueError(f"{folder}: an original LLaVA of model type {fields.get('model_type')!r}; expected {expected}")
+    needed = ["vocab_size", *["image_grid_pinpoints"] * uses_tiles(fields)]
+    if absent := [name for name in needed if name not in fields]:
+        raise ValueError(f"{folder / 'config.json'}: no {absent[0]} there")
+    for name, values in SUPPORTED.items():
+        if (value := fields.get(name, values[0])) not in values:
+            raise ValueError(f"{folder}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
+    if uses_tiles(fields):
+        pinpoints, merge = fields["image_grid_pinpoints"], fields.get("mm_patch_merge_type")
+        if merge != "spatial_unpad":
+            raise ValueError(f"{folder}: mm_patch_merge_type {merge!r} is not supported; expected 'spatial_unpad'")
+        if not isinstance(pinpoints, list):
+            raise ValueError(f"{folder}: image_grid_pinpoints {pinpoints!r} is not supported; expected a list of pairs")
+
+
+def uses_tiles(fields: dict) -> bool:
+    """Whether it is a LLaVA-1.6, which sees an image whole and in tiles.
+
+    All others see a square, whatever they say: "square" stands in the config of a projector's training.
+    """
+    return str(fields.get("image_aspect_ratio")).startswith("anyres")
+
+
+def find_folder(name: str, checkpoint: Path, field: str) -> Path:
+    """The folder that a field of config.json means: a path, or the last part of a hub's name, at checkpoints/ or near.
+
+    Raises:
+        FileNotFoundError: says where it was expected.
+    """
+    last = Path(name).name
+    for folder in (Path(name), checkpoint.parent / last, checkpoint.parent.parent / last, Path("checkpoints") / last):
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{checkpoint}: its {field} is {name!r}; download it to checkpoints/{last}, or put its path into config.json"
+    )
+
+
+def tower_folder(folder: Path, fields: dict, is_inside: bool) -> Path | None:
+    """The folder that describes the vision tower, None for a known one whose weights the checkpoint holds.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    name = str(fields["mm_vision_tower"])
+    return None if is_inside and Path(name).name in KNOWN_TOWERS else find_folder(name, folder, "mm_vision_tower")
