@@ -6,7 +6,7 @@ from pathlib import Path
 from verbs import score_chair
 
 from llava_hh.files import write_json
-from llava_hh.scripts import attribute, caption, compare_decoding, figure
+from llava_hh.scripts import attribute, caption, evaluate, figure
 
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
 
@@ -24,9 +24,10 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     result = out / "identify_attention_head" / "attribution_result.json"
     figure.main(["modules", "--attribution", str(result), "--out", str(out / "module_influence")])
     heads = ["--heads", str(result), "--top-k", "2"]
-    compare_decoding.main(
-        [*model, "--image-folder", str(coco / "val2014"), *truth, *heads, "--limit", "6", "--max-new-tokens", "8"]
-        + ["--random-draws", "1", "--threshold", "0.2", "--out", str(folder / "val2014")]
+    methods = ["--methods", "adhh:top_k=2,threshold=0.2", "random:draws=1,of=adhh"]
+    evaluate.main(
+        [*model, "--image-folder", str(coco / "val2014"), *truth, *heads[:2], "--limit", "6", "--max-new-tokens", "8"]
+        + [*methods, "--out", str(folder / "val2014")]
     )
     few = [*heads, "--limit", "3", "--batch-size", "2"]
     figure.main(["words", *train, *captions, *few, "--out", str(out / "word_maps")])
