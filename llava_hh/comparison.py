@@ -21,7 +21,7 @@ from llava_hh.runs import provenance
 from llava_hh.tables import Estimate, Table
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
-LABELS = {
+LABELS = {  # of methods in results that do not say theirs
     "greedy": "greedy",
     "adhh": "AD-HH",
     "removal": "heads removed",
@@ -203,9 +203,14 @@ def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
     return f"{bound}{test[key]:.2g}"
 
 
+def label_of(name: str, content: Mapping[str, Any]) -> str:
+    """What a method is called in tables: as its result says, or by its name."""
+    return str(content.get("label") or LABELS.get(name, name))
+
+
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
     """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
-    named = [f"{LABELS.get(name, name)} ({why})" for name, why in settings.get("left_out", {}).items()]
+    named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
     return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
 
@@ -216,7 +221,7 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
     for name, judges in content["methods"].items():
         for judge in ("llava", BY_LOGITS):
             for kind, own in judges.get(judge, {}).items():
-                cells = [LABELS.get(name, name), kind, judge if judge == BY_LOGITS else "text"]
+                cells = [label_of(name, judges), kind, judge if judge == BY_LOGITS else "text"]
                 cells += [_with_interval(own, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
                 unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
                 rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
@@ -254,5 +259,5 @@ def _times(ratio: float | None) -> str:
 
 
 def _label(name: str, entry: dict) -> str:
-    label = entry.get("label", name)
+    label = label_of(name, entry)
     return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label

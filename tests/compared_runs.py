@@ -32,7 +32,7 @@ class Runs:
         return self.evaluate(self.caption(name, *more))
 
     def edited(self, name: str, *more: object) -> Path:
-        return self.make(name, "--edit", "zero", "--heads", self.heads, "--top-k", 2, *more)
+        return self.make(name, "--method", "removal:top_k=2", "--heads", self.heads, *more)
 
 
 def compared(tmp_path: Path, *flags: object) -> dict:

@@ -91,7 +91,9 @@ def test_a_help_says_what_it_should(prog):
         if action.nargs != 0 and not action.choices:
             assert formatter._format_args(action, formatter._get_default_metavar_for_optional(action)), name
             shown = action.metavar or getattr(action.type, "metavar", None)
-            assert shown and (shown != action.dest.upper() or name in ("--seed", "--method", "runs", "results", "captions")), name
+            assert shown and (
+                shown != action.dest.upper() or name in ("--seed", "--method", "runs", "results", "captions")
+            ), name
         if action.default not in (None, [], (), "", argparse.SUPPRESS) and action.default is not False:
             assert "default" in formatter._get_help_string(action), name
 

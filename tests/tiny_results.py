@@ -24,13 +24,18 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     result = out / "identify_attention_head" / "attribution_result.json"
     figure.main(["modules", "--attribution", str(result), "--out", str(out / "module_influence")])
     heads = ["--heads", str(result), "--top-k", "2"]
-    methods = ["--methods", "adhh:top_k=2,threshold=0.2", "random:draws=1,of=adhh"]
     evaluate.main(
         [*model, "--image-folder", str(coco / "val2014"), *truth, *heads[:2], "--limit", "6", "--max-new-tokens", "8"]
-        + [*methods, "--out", str(folder / "val2014")]
+        + ["--methods", "adhh:top_k=2,threshold=0.2", "random:draws=1,of=adhh", "--out", str(folder / "val2014")]
     )
     few = [*heads, "--limit", "3", "--batch-size", "2"]
     figure.main(["words", *train, *captions, *few, "--out", str(out / "word_maps")])
+
+
+def of_kind(folder: Path, kind: str) -> Path:
+    """The folder of the only method of a kind, or of its only random draw ("random")."""
+    (found,) = folder.glob(f"{kind}-*")
+    return found
 
 
 def add_hostile_method(folder: Path) -> None:
