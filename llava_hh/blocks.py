@@ -6,7 +6,6 @@ the files of its own blocks into the shared folder, and the first one merges the
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from tqdm import tqdm
 
 from llava_hh.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.parts import drop_parts
 from llava_hh.processes import processes
-from llava_hh.progress import Forecast, progress
+from llava_hh.progress import Forecast, announce, progress
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
@@ -72,8 +70,8 @@ class Run:
                 if not self._is_finished(number):
                     forecast.begin()
                     yield number, self._samples_of(number)
-                    after = (each for each in own if each > number and not self._block(each, "json").is_file())
-                    forecast.end(sizes[number], sum(sizes[each] for each in after))
+                    later = (each for each in own if each > number and not self._block(each, "json").is_file())
+                    forecast.end(sizes[number], (sizes[each] for each in later))
                 bar.update(sizes[number])
         team.wait()
         if team.is_main:
@@ -276,9 +274,7 @@ class Run:
         seen = (path for path in folder.glob("*") if not path.name.startswith("."))
         if others := sorted(path.name for path in set(seen) - own):
             names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
-            tqdm.write(
-                f"warning: {(self.folder / 'blocks')}: {names}: no run of ours wrote it; left alone", file=sys.stderr
-            )
+            announce(f"warning: {folder}: {names}: no run of ours wrote it; left alone")
 
     def _own_files(self, ending: str) -> list[Path]:
         """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""

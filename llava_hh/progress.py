@@ -16,10 +16,12 @@ def announce(text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def progress(label: str, unit: str, items: Iterable | None = None, total: int | None = None, **more: Any) -> tqdm:
-    """A bar over items, or up to a total: on a terminal, and in the first process alone."""
-    shown = None if processes().is_main else True
-    return tqdm(items, desc=label, unit=unit, total=total, disable=shown, **more)
+def progress(
+    label: str, unit: str, items: Iterable | None = None, total: int | None = None, hidden: bool = False, **more: Any
+) -> tqdm:
+    """A bar over items, or up to a total: on a terminal alone, in the first process alone, and not if `hidden`."""
+    disable = True if hidden or not processes().is_main else None
+    return tqdm(items, desc=label, unit=unit, total=total, disable=disable, **more)
 
 
 class Forecast:
@@ -32,9 +34,9 @@ class Forecast:
         """A part of the work begins."""
         self.begun = time.monotonic()
 
-    def end(self, done: int, left: int) -> None:
-        """It is over: so many units were done, so many are left."""
-        if left and done and not self.said:
+    def end(self, done: int, later: Iterable[int]) -> None:
+        """It is over: so many units were done, so many are in each later part, which is read once."""
+        if not self.said and (left := sum(later)):
             rate = done / max(time.monotonic() - self.begun, 1e-9)
             about = f"about {in_words(left / rate)}, at {rate:.2g} {self.unit}s a second"
             announce(f"{self.label}: {left} {self.unit}s are left: {about}")

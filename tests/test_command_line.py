@@ -16,6 +16,7 @@ from llava_hh.command_line import SIZE, parser_of_verbs, run_verb, script_parser
 from llava_hh.parsing import METHOD, MODEL, SECTIONS, ScriptParser
 from llava_hh.profiles import read_profile
 
+SAY_IT = ("--seed", "--method", "runs", "results", "captions")  # their names say what they take
 NAMES = [verb for verbs in VERBS.values() for verb in verbs]
 NEVER_LOADED = {"torch", "transformers", "matplotlib", "scipy"}
 PARSERS = {each.prog: each for name in NAMES for each in parsers(import_module(f"llava_hh.scripts.{name}").parser())}
@@ -91,9 +92,7 @@ def test_a_help_says_what_it_should(prog):
         if action.nargs != 0 and not action.choices:
             assert formatter._format_args(action, formatter._get_default_metavar_for_optional(action)), name
             shown = action.metavar or getattr(action.type, "metavar", None)
-            assert shown and (
-                shown != action.dest.upper() or name in ("--seed", "--method", "runs", "results", "captions")
-            ), name
+            assert shown and (shown != action.dest.upper() or name in SAY_IT), name
         if action.default not in (None, [], (), "", argparse.SUPPRESS) and action.default is not False:
             assert "default" in formatter._get_help_string(action), name
 

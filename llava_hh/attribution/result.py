@@ -76,7 +76,7 @@ def attribute_captions(given: Attribution) -> Path | None:
     entries = found[: given.limit]
     attribution = CaptionAttribution(given.model, given.image_folder, given.released, given.max_rows)
     settings = given.settings(attribution, found)
-    n_words = sum(len(entry[f"mscoco_{kind}hallucinated_words"]) for entry in entries for kind in ("", "non_"))
+    n_words = sum(len(entry["mentions"]) for entry in entries)
     how = f"{given.ablation} ablation" + "".join(
         f", {name} {number}" for name, number in (("screen", given.screen), ("race", given.race)) if number
     )

@@ -48,7 +48,7 @@ class Rest(TrainerCallback):
         self.forecast.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.forecast.end(1, state.max_steps - state.global_step)
+        self.forecast.end(1, [state.max_steps - state.global_step])
 
 
 class TargetedTrainer(Trainer):
