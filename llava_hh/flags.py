@@ -75,8 +75,13 @@ def add_sample_flags(
     add = parser.section(SPEED).add_argument
     add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
     add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
-    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    add_out_flag(parser)
     parser.take_from_profile(**{**templates, **(profile or {}), "out": (profile or {}).get("out", DRAWN)})
+
+
+def add_out_flag(parser: ScriptParser) -> None:
+    """The flag that says where results go."""
+    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
 
 
 def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
@@ -90,7 +95,7 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
     text = "captions_eval_results.json of this model's greedy captions"
     add("--captions", type=Path, metavar="FILE", required=True, help=text)
     add("--image-folder", type=Path, metavar="FOLDER", required=required, help="folder of the images")
-    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    add_out_flag(parser)
     parser.take_from_profile(
         model="{model_path}",
         captions=f"{ATTRIBUTED}/captions_eval_results.json",
