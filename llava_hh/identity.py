@@ -159,7 +159,9 @@ def _digest_with_bar(path: Path, size: int) -> str:
     digest = hashlib.sha256()
     with (
         open(path, "rb") as file,
-        tqdm(total=size, desc=f"sha256 of {path.name}", unit="B", unit_scale=True, disable=size < 1 << 30) as bar,
+        tqdm(
+            total=size, desc=f"sha256 of {path.name}", unit="B", unit_scale=True, disable=size < 1 << 30 or None
+        ) as bar,
     ):
         while piece := file.read(1 << 24):
             digest.update(piece)

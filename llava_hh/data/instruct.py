@@ -91,7 +91,9 @@ class InstructionData:
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
-            tqdm(total=size, desc=f"reading {self.path.name}", unit="B", unit_scale=True, disable=size < CHUNK) as bar,
+            tqdm(
+                total=size, desc=f"reading {self.path.name}", unit="B", unit_scale=True, disable=size < CHUNK or None
+            ) as bar,
         ):
             # one byte a character, so that places in the text are places in the file; rows are decoded anew
             text = file.read(max(CHUNK, len(BOM))).decode("latin-1")

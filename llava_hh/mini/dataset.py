@@ -42,7 +42,7 @@ def write_split(split: Split, folder: Path) -> None:
     pictures = folder / split.name
     pictures.mkdir(parents=True, exist_ok=True)
     images, captions, instances = [], [], []
-    for image_id in tqdm(range(split.first_id, split.first_id + split.size), desc=f"mini {split.name}"):
+    for image_id in tqdm(range(split.first_id, split.first_id + split.size), desc=f"mini {split.name}", disable=None):
         scene = sample_scene(rng, split.together, split.unseen)
         picture, boxes = render(scene, rng)
         file_name = f"COCO_{split.name}_{image_id:012d}.jpg"

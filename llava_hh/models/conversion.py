@@ -43,7 +43,7 @@ def write_shards(original: Original, folder: Path, dtype: torch.dtype) -> None:
     """The weights in safetensors files of SHARD_BYTES at most (a larger tensor has its own), and their index."""
     shards = plan_shards(original, dtype)
     places, total = {}, sum(n_bytes(original, name, dtype) for shard in shards for name in shard)
-    with tqdm(total=total, desc="weights", unit="B", unit_scale=True) as bar:
+    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, disable=None) as bar:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             write_shard({name: original.tensors[name] for name in names}, folder / file, dtype)

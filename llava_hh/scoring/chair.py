@@ -16,6 +16,7 @@ from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
 from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.words import drop_incomplete_sentence
+from llava_hh.progress import progress
 from llava_hh.runs import make_parent, processes, provenance, share_out
 from llava_hh.tables import Table, beside, print_table
 
@@ -144,7 +145,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
         cut = drop_incomplete_sentence if given.drop_incomplete else str
         return [
             {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
-            for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
+            for row in progress("CHAIR", "caption", share)
         ]
 
     sentences = share_out(kept, score)
