@@ -1,8 +1,9 @@
-"""Where interventions and recordings meet a model: one registered attention function, three context managers.
+"""Where interventions and recordings meet a model: one registered attention function, and context managers.
 
 The function is fused attention; for the heads that an open block names, it then edits the output, records, or hands
-the call to an observer. What is open hangs on the attention modules themselves, so autograd's recompute threads and
-copies of a config see the right state, and a module without an open block runs plain fused attention.
+the call to an observer. Attribution lets other functions answer in its place. What is open hangs on the attention
+modules themselves, so autograd's recompute threads and copies of a config see the right state, and a module without
+an open block runs plain fused attention.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,9 @@ from llava_hh.trace import Trace, watch_generate
 
 ATTENTION = "llava_hh"
 Observer = Callable[[int, Tensor, AttentionCall], None]
+Answer = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
 _BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
+_ANSWER = "llava_hh_answer"  # that of what answers in place of fused attention
 
 
 class _Block:
@@ -150,6 +153,28 @@ def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: 
         yield
 
 
+@contextmanager
+def answering(module: nn.Module, answer: Answer) -> Iterator[None]:
+    """Let `answer` attend for an attention module while the context is open, under `switch_attention` to ATTENTION.
+
+    Args:
+        answer: from query, key, value (batch, head, position, d_head) and the scaling, None for d_head**-0.5, to the
+            heads' outputs, (batch, query, head, d_head).
+    Raises:
+        ValueError: on leaving, if it was not asked and no other exception is on its way.
+    """
+    asked: list[bool] = []
+    module.__dict__[_ANSWER] = answer, asked
+    try:
+        yield
+    finally:
+        del module.__dict__[_ANSWER]
+    if not asked:
+        known = "Llama, Mistral, Llava, Mllama, Chameleon, ..."
+        what = f"does not attend through transformers' AttentionInterface; ablation needs one that does ({known})"
+        raise ValueError(f"{type(module).__name__} {what}")
+
+
 def is_edited(model: PreTrainedModel) -> bool:
     """Whether a block of `intervene` with something to edit is open on the model."""
     blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(_BLOCKS, ()))
@@ -207,6 +232,10 @@ def _attention(
     Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head), mask (batch, 1, query,
     key) or None; returns (batch, query, head, d_head), and no maps.
     """
+    if _ANSWER in module.__dict__:
+        answer, asked = module.__dict__[_ANSWER]
+        asked.append(True)
+        return answer(query, key, value, scaling), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     blocks: list[_Block] = module.__dict__.get(_BLOCKS, [])
     if not blocks:
