@@ -27,7 +27,10 @@ setup(
         "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
         "tqdm>=4.66",  # progress bars
     ],
-    entry_points={"lmms_eval.models": ["llava_hh = baselines.lmms_eval_model:manifest"]},
+    entry_points={
+        "console_scripts": ["llava-hh = llava_hh.__main__:main"],
+        "lmms_eval.models": ["llava_hh = baselines.lmms_eval_model:manifest"],
+    },
     extras_require={
         "lmms-eval": ["lmms-eval>=0.7"],  # other benchmarks on our models; it pulls torchvision, av and 50 others
         "mini": [

@@ -10,7 +10,7 @@ from transformers.cache_utils import DynamicLayer
 
 from baselines.stepping import Stepper
 from llava_hh.attention import attention_modules
-from llava_hh.generation import CannotDecode
+from llava_hh.decoding.method import CannotDecode
 from llava_hh.heads import Head
 from llava_hh.hooks import is_edited, observe
 from llava_hh.interventions import AttentionCall
@@ -28,16 +28,15 @@ class Branches(Stepper):
         inputs: as `Stepper`.
 
     Raises:
-        CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys.
-        NotImplementedError: a block of `intervene` that is open, since branches share columns, by which it finds the
-            rows that predict the answer.
+        CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys; a block of
+            `intervene` that is open, since branches share columns, by which it finds the rows that predict the answer.
     """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
         if "cross_attention_mask" in inputs:
             raise CannotDecode("this model reads its image by cross-attention, not at positions of the prompt")
         if is_edited(model):
-            raise NotImplementedError("branches are not decoded inside intervene, for they share columns")
+            raise CannotDecode("branches are not decoded inside intervene, for they share columns")
         super().__init__(model, inputs)
         self._attention: Tensor | None = None  # of the last `grow`
         self._growing = False

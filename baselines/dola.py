@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from baselines.settings import is_number, is_whole, require
 from baselines.stepping import Stepper, decode_rows
 from llava_hh.attention import decoder_layers
-from llava_hh.generation import DecodeContext
+from llava_hh.models.lvlm import Batch, Lvlm
 
 SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer
 
@@ -54,17 +54,10 @@ class DolaSettings:
 PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}
 
 
-def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: DolaSettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> list[list[int]]:
     """Decode greedily from DoLa's scores. A plain language model will do, by input_ids or inputs_embeds.
 
-    Args and Returns: as `llava_hh.generation.Decoder`.
+    Args and Returns: as `llava_hh.decoding.method.Decoder`.
     Raises:
         ValueError: a candidate layer that the model does not have.
     Source: Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality in LLMs" (ICLR 2024), its code,
@@ -72,8 +65,8 @@ def decode(
     Differs: the code chooses one layer for the whole batch, and filters the earlier layer by the batch's first row;
         ours is per row. Suppressed ids are left out of both distributions, as if the vocabulary lacked them.
     """
-    layers = candidate_layers(model, settings)
-    stepper = Stepper(model, inputs)
+    layers = candidate_layers(lvlm.model, settings)
+    stepper = Stepper(lvlm.model, batch.inputs)
     with stepper.watch(layers) as hidden:
         return decode_rows(
             stepper, lambda logits: layer_scores(stepper, hidden, layers, logits, settings).argmax(-1), max_new_tokens

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from baselines.stepping import Stepper, decode_rows
-from llava_hh.generation import DecodeContext
+from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
@@ -17,16 +14,9 @@ class GreedySettings:
 PRESETS = {"greedy": GreedySettings()}
 
 
-def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: GreedySettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> list[list[int]]:
     """The most likely token of every step; token by token what `model.generate(do_sample=False)` gives.
 
-    Args and Returns: as `llava_hh.generation.Decoder`.
+    Args and Returns: as `llava_hh.decoding.method.Decoder`.
     """
-    return decode_rows(Stepper(model, inputs), lambda logits: logits.argmax(-1), max_new_tokens)
+    return decode_rows(Stepper(lvlm.model, batch.inputs), lambda logits: logits.argmax(-1), max_new_tokens)

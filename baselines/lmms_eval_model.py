@@ -11,8 +11,8 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from baselines.registry import PRESETS
-from llava_hh.evaluation import heads_of_list, list_file
 from llava_hh.generation import Decoding, Method, decode_answers, generate_greedily
+from llava_hh.head_lists import heads_of_list, list_file
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.runs import processes

@@ -13,7 +13,7 @@ from baselines.branching import Branches
 from baselines.retrospection import Search, State
 from baselines.settings import is_number, is_whole, require
 from baselines.stepping import end_ids
-from llava_hh.generation import DecodeContext
+from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,7 @@ PRESETS = {"opera": OperaSettings(), "opera_fast": OperaSettings(num_candidates=
 
 
 @torch.no_grad()
-def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: OperaSettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: int) -> list[list[int]]:
     """Decode by OPERA. A plain language model will do, by input_ids or inputs_embeds.
 
     All candidates of all beams of all rows are looked ahead in one forward, and what was computed for those that are
@@ -71,11 +64,11 @@ def decode(
     one forward more, for its tokens come from the whole vocabulary. Every row has its own beams, history and
     positions, and the prompt is cached once per row.
 
-    Args and Returns: as `llava_hh.generation.Decoder`.
+    Args and Returns: as `llava_hh.decoding.method.Decoder`.
     Raises:
         ValueError: an image_mask that doesn't fit the inputs, `max_new_tokens` below 1, more candidates than the
             vocabulary has.
-        CannotDecode, NotImplementedError: as `Branches`.
+        CannotDecode: as `Branches`.
     Source: Huang et al., "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty
         and Retrospection-Allocation" (CVPR 2024), and its code.
     Differs: the code mixes the rows of a batch, and takes one image span for all. It computes in the model's
@@ -88,6 +81,7 @@ def decode(
         scored per generated token, as in today's beam search; the code counts the prompt's tokens too. Where several
         positions are equally common, the smallest counts. Suppressed ids are never candidates.
     """
+    model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
     check_input(model, inputs, image_mask, settings, max_new_tokens)
     branches = Branches(model, inputs)
     ends = set(end_ids(model))

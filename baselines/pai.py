@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from baselines.settings import is_number, is_share, is_whole, require
 from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
 from llava_hh.attention import attention_modules
-from llava_hh.generation import CannotDecode, DecodeContext
+from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import BoostImageScores
+from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,11 @@ PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}
 
 
 def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: PaiSettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
+    lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS
 ) -> list[list[int]]:
     """Decode greedily by PAI; a row and its twin without the image go through the model in the same forward.
 
-    Args and Returns: as `llava_hh.generation.Decoder`.
+    Args and Returns: as `llava_hh.decoding.method.Decoder`.
     Raises:
         ValueError: layers that the model does not have.
         CannotDecode: a model that reads its image by cross-attention, where there is no image-free twin.
@@ -74,6 +70,7 @@ def decode(
         The boosted softmax is fp32 here, and so is the guidance. The README advises nucleus sampling; its captioning
         script is greedy by default, as ours is.
     """
+    model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
     if "cross_attention_mask" in inputs:
         raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
     heads = boosted_heads(model, settings)
@@ -87,7 +84,9 @@ def decode(
             logits = guide(logits[::2], logits[1::2], settings.gamma, settings.beta)
         return logits.argmax(-1)
 
-    with intervene(model, image_mask, boost) if settings.alpha else nullcontext():
+    is_clean = torch.arange(len(image_mask)) % (1 + guided) == 0
+    boosted = intervene(model, image_mask, boost) if settings.alpha else nullcontext()
+    with boosted, edits.open(model, image_mask, is_clean):
         return decode_rows(Stepper(model, inputs), choose, max_new_tokens, copies=1 + guided)
 
 

@@ -1,7 +1,6 @@
 """VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
-    PreTrainedModel,
     ProcessorMixin,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -20,7 +18,8 @@ from transformers import (
 from baselines.sampling import draw_tokens, sample_generator
 from baselines.settings import is_number, is_share, is_whole, require
 from baselines.stepping import PER_ROW, Stepper, decode_rows
-from llava_hh.generation import CannotDecode, DecodeContext
+from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
+from llava_hh.models.lvlm import Batch, Lvlm
 
 N_NOISE_STEPS = 1000
 
@@ -82,16 +81,11 @@ PRESETS = {"vcd_paper": VCD_PAPER, "vcd_repo": VCD_REPO}
 
 
 def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: VcdSettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
+    lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS
 ) -> list[list[int]]:
     """Decode by VCD; both images of a row go through the model in the same forward, as adjacent rows.
 
-    Args and Returns: as `llava_hh.generation.Decoder`; a block of `intervene` may be open on the same image_mask.
+    Args and Returns: as `llava_hh.decoding.method.Decoder`; a block of `intervene` may be open on the same image_mask.
     Raises:
         ValueError: no context, or one of another length.
         CannotDecode: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
@@ -100,18 +94,19 @@ def decode(
     Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
         has nothing to contrast: it is decoded from its plain logits.
     """
-    if context is None or len(context.sample_ids) != len(image_mask):
-        found = "none" if context is None else f"one of {len(context.sample_ids)} sample ids"
-        raise ValueError(f"VCD needs a context with a sample id for each of {len(image_mask)} rows, not {found}")
-    twins = with_noised_twins(inputs, image_mask, settings, context)
-    generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in context.sample_ids]
+    if len(batch.sample_ids) != len(batch.image_mask):
+        raise ValueError(f"VCD needs a sample id for each of {len(batch.image_mask)} rows, not {len(batch.sample_ids)}")
+    twins = with_noised_twins(lvlm, batch, settings)
+    generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
     warpers = settings.warpers()
 
     def choose(logits: Tensor) -> Tensor:
         scores = contrast(logits[::2], logits[1::2], settings.alpha, settings.beta)
         return draw_tokens(warpers(None, scores), generators) if settings.do_sample else scores.argmax(-1)
 
-    return decode_rows(Stepper(model, twins), choose, max_new_tokens, copies=2)
+    mask = batch.image_mask.repeat_interleave(2, 0)
+    with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
+        return decode_rows(Stepper(lvlm.model, twins), choose, max_new_tokens, copies=2)
 
 
 def contrast(clean: Tensor, noised: Tensor, alpha: float, beta: float) -> Tensor:
@@ -160,15 +155,14 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
     return signal * pixels + noise * drawn
 
 
-def with_noised_twins(
-    inputs: dict[str, Tensor], image_mask: Tensor, settings: VcdSettings, context: DecodeContext
-) -> dict[str, Tensor]:
+def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[str, Tensor]:
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        CannotDecode: image positions without pixel_values, or images that cannot be dealt to the rows.
+        CannotDecode: image positions without pixel_values.
     """
-    if image_mask.any() and "pixel_values" not in inputs:
+    inputs = batch.inputs
+    if batch.image_mask.any() and "pixel_values" not in inputs:
         raise CannotDecode(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
     twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
     others = [name for name in inputs if name not in PER_ROW]
@@ -176,32 +170,16 @@ def with_noised_twins(
         return twins
     noised = inputs["pixel_values"].clone()
     pixels, lengths = noised[None], [1] * len(noised)
-    if context.image_pixels is not None:
-        pixels, lengths = context.image_pixels(context.processor, {**inputs, "pixel_values": noised})
-    counts = images_per_row(image_mask, len(lengths))
+    if read := getattr(lvlm.family, "image_pixels", None):
+        pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": noised})
+    counts = batch.n_images
     entries = [sum(lengths[first:end]) for first, end in pairwise(accumulate(counts, initial=0))]
-    for own, sample_id in zip(pixels.split(entries, 1), context.sample_ids, strict=True):
+    for own, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
         generator = sample_generator(settings.seed, sample_id, "noise")
-        own.copy_(add_noise(own[0], generator, settings, context.processor))
+        own.copy_(add_noise(own[0], generator, settings, lvlm.processor))
     for name in others:
         is_pixels = name == "pixel_values"
         shown = inputs[name].split(entries if is_pixels else counts)
         twin = noised.split(entries) if is_pixels else shown
         twins[name] = torch.cat([part for pair in zip(shown, twin, strict=True) for part in pair])
     return twins
-
-
-def images_per_row(image_mask: Tensor, n_images: int) -> Sequence[int]:
-    """How many of a batch's images each row shows; images stand in the order of the rows.
-
-    Raises:
-        CannotDecode: several images in a row, of different lengths.
-    """
-    lengths = image_mask.sum(1).tolist()
-    shown = [int(length > 0) for length in lengths]
-    if sum(shown) == n_images:
-        return shown
-    length, rest = divmod(sum(lengths), max(n_images, 1))
-    if rest or not length or any(own % length for own in lengths):
-        raise CannotDecode(f"{n_images} images cannot be dealt to rows of {lengths} image positions")
-    return [own // length for own in lengths]

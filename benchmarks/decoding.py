@@ -19,7 +19,8 @@ from measuring import REPO, benchmark_parser, finish, measure_process, ratio, sh
 from baselines.dola import candidate_layers
 from baselines.registry import PRESETS
 from llava_hh.command_line import SIZE
-from llava_hh.generation import Decoding, Method, answer_samples
+from llava_hh.decoding.method import Decoding, Method
+from llava_hh.generation import answer_samples
 from llava_hh.heads import random_heads
 from llava_hh.interventions import DeactivateText
 from llava_hh.mini.world import render, sample_scene

@@ -91,6 +91,7 @@ class Run:
         of_block: dict | None = None,
         rows_of: Sequence[int] | None = None,
         entries_of: dict[str, Sequence[int]] | None = None,
+        fired: Sequence[Sequence[int]] = (),
     ) -> None:
         """Keep the rows of a block, and arrays with an entry for each row; it counts as finished from here on.
 
@@ -99,6 +100,7 @@ class Run:
             rows_of: how many of the rows each sample has, in order; None is one each.
             entries_of: how many entries each sample has in an array that has not one for each row, by its name.
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
+            fired: how often heads fired, kept there too.
             sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
         if named := {**(arrays or {}), **(of_block or {})}:
@@ -115,6 +117,8 @@ class Run:
             content["seconds"] = round(seconds, 6)
         if self.image_of is not None:
             content["image_sha256"] = [sha256_or_none(self.image_of(sample)) for sample in samples]
+        if fired:
+            content["fired"] = [list(counts) for counts in fired]
         if sub_batch is not None:
             content["sub_batch"] = sub_batch
         if self.settings_sha256 is not None:
@@ -177,7 +181,7 @@ class Run:
     def _cut(self, number: int, block: dict) -> tuple[dict, int | None]:
         """A block with the rows of the samples that are asked for, and their number; None where it is all of it.
 
-        What is left of a block has no `seconds`: they are of all its samples.
+        What is left of a block has no `seconds` and no `fired`: they are of all its samples.
         """
         ids = block["image_ids"]
         if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
@@ -188,7 +192,7 @@ class Run:
             )
         n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
         cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
-        rest = {name: value for name, value in block.items() if name != "seconds"}
+        rest = {name: value for name, value in block.items() if name not in ("seconds", "fired")}
         return {**rest, **cut, "rows": block["rows"][:n_rows]}, n_rows
 
     def _ids_of(self, number: int) -> list:

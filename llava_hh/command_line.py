@@ -1,20 +1,22 @@
 """What every script's command line shares: a description, --debug, types of numbers, and errors in one line."""
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
 from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.memory import is_out_of_memory, out_of_memory
+from llava_hh.parsing import OUTPUT, ScriptParser, epilog
 from llava_hh.processes import processes
+from llava_hh.tables import FORMATS
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Number:
     kind: type[int] | type[float]
     expected: str
     allows: Callable[[float], bool]
+    metavar: str = "N"
 
     def __call__(self, text: str) -> float:
         try:
@@ -41,46 +44,47 @@ class Number:
 
 SIZE = Number(int, "a whole number of at least 1", lambda value: value >= 1)
 COUNT = Number(int, "a whole number of at least 0", lambda value: value >= 0)
-RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)  # numpy's bounds
-RATE = Number(float, "a number above 0", lambda value: 0 < value < inf)
-FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf)
-FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1)
-OUTPUTS = ("out", "summary")  # flags of what is written
-SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value < 1)
+# numpy's bounds
+RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "SEED")
+RATE = Number(float, "a number above 0", lambda value: 0 < value < inf, "NUMBER")
+FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf, "NUMBER")
+FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1, "FRACTION")
+SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value < 1, "FRACTION")
 
 
-class ScriptParser(argparse.ArgumentParser):
-    """A parser that shows defaults, and whose errors are one line."""
+def script_parser(description: str | None, verb: str = "", example: str = "") -> ScriptParser:
+    """The parser of a verb.
 
-    def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-
-    def parse_args(self, *arguments: Any, **named: Any) -> argparse.Namespace:  # type: ignore[override]
-        """The flags; an output that is also an input is an error, for it would be overwritten."""
-        args = super().parse_args(*arguments, **named)
-        given = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
-        read = {
-            os.path.realpath(path) for name in given if name not in OUTPUTS for path in given[name] if _is_path(path)
-        }
-        for name in OUTPUTS:
-            written = getattr(args, name, None)
-            if _is_path(written) and os.path.realpath(written) in read:
-                self.error(f"--{name} {written}: is an input of this run; expected another")
-        return args
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists the flags\n")
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, Path)
-
-
-def script_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows defaults and knows --debug; `description` is the module's docstring."""
-    parser = ScriptParser(description)
+    Args:
+        description: the module's docstring; example: a whole command.
+    """
+    parser = ScriptParser(description=description, prog=f"llava-hh {verb}" if verb else None, epilog=epilog(example))
     parser.add_argument("--debug", action="store_true", help="show a full traceback on errors")
     return parser
+
+
+def parser_of_verbs(description: str | None, verb: str) -> ScriptParser:
+    """The parser of a verb that has verbs below it, which `ScriptParser.verb` adds."""
+    return ScriptParser(description=description, prog=f"llava-hh {verb}")
+
+
+def run_verb(parser: ScriptParser, argv: Sequence[str] | None) -> None:
+    """Do what the chosen verb below a verb does; wrong input is one line."""
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    with errors_in_one_line(args.debug):
+        args.run(args)
+
+
+def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
+    """A dataclass whose fields are flags of the same names, but for `more`."""
+    flags = {each.name: getattr(args, each.name) for each in fields(kind) if each.name not in more}
+    return kind(**flags, **more)
+
+
+def add_format_flag(parser: ScriptParser) -> None:
+    """Add --format: how `llava_hh.tables.print_table` prints the result."""
+    parser.section(OUTPUT).add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the printed table")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from llava_hh.files import read_json, sha256
 from llava_hh.ids import whole_id
 from llava_hh.metrics.compare import (
     PERMUTATIONS,
+    TESTED,
     compare_with_reference,
     on_same_images,
     spread_over_runs,
@@ -17,9 +18,10 @@ from llava_hh.metrics.compare import (
 )
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
 from llava_hh.runs import provenance
+from llava_hh.tables import Estimate, Table
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
-LABELS = {
+LABELS = {  # of methods in results that do not say theirs
     "greedy": "greedy",
     "adhh": "AD-HH",
     "removal": "heads removed",
@@ -30,6 +32,7 @@ LABELS = {
 }
 POPE_FILE = "pope.json"
 BY_LOGITS = "logits"  # POPE judged by the likelier of yes and no, beside the parsers of text
+OF_P_VALUES = f"two-sided paired permutation test ({PERMUTATIONS:,} resamples, or all swaps if fewer)"
 # what is read of scored captions: the type of each value, and of what is in its list
 SCORED_FORM = {
     "image_id": (int | str, object),
@@ -40,10 +43,17 @@ SCORED_FORM = {
     "mscoco_hallucinated_words": (list, list),
     "mscoco_non_hallucinated_words": (list, list),
 }
-# head of the column, factor and format; a column that no method has is left out
-OPTIONAL = {
-    "bleu_4": ("BLEU-4 %", 100, "{:.1f}"),
-    "relative_time": ("time per token", 1, "{:.2f}x"),
+# metrics of captions in tables: head of the column, and the factor on the value in a file
+SHOWN = {
+    "CHAIRs": ("CHAIR_s %", 100),
+    "CHAIRi": ("CHAIR_i %", 100),
+    "precision": ("precision %", 100),
+    "recall": ("recall %", 100),
+    "f1": ("F1 %", 100),
+    "mentions": ("mentions", 1),
+    "distinct": ("distinct objects", 1),
+    "repeated": ("repeated %", 100),
+    "length": ("length", 1),
 }
 
 
@@ -52,25 +62,25 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
+        ValueError: it is not what llava-hh score chair writes; names the first entry of another form.
     """
     content = read_json(path)
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
-        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
     if not sentences:
-        raise ValueError(f"{path}: no captions there; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
     for number, entry in enumerate(sentences):
         form = SCORED_FORM if isinstance(entry, dict) else {}
         wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
         if wrong or not form:
-            what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
+            what = f"its {wrong[0]} is not as llava-hh score chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
     return with_image_ids(path, sentences, metrics["variant"]), metrics
 
 
 def refuse_stale(path: Path, run: object) -> None:
-    """See that captions have not changed since evaluate_chair wrote a result file beside them.
+    """See that captions have not changed since llava-hh score chair wrote a result file beside them.
 
     Args:
         run: what the file says of how it was made.
@@ -82,7 +92,7 @@ def refuse_stale(path: Path, run: object) -> None:
         beside = path.with_name(Path(name).name)
         is_meant = not Path(name).exists() or Path(name).resolve() == beside.resolve()  # else it lies elsewhere
         if is_meant and beside.is_file() and sha256(beside) != digest:
-            raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
+            raise ValueError(f"{path}: {beside.name} beside it has changed since; run llava-hh score chair again")
 
 
 def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
@@ -119,111 +129,135 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
             has another entry over the method's images.
         repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
     """
-    summary: dict = {"settings": settings, "run": provenance()}
+    methods: dict[str, dict] = {}
     for name, own in sentences.items():
         base = on_same_images(sentences["greedy"], own)
         if len(base) < len(sentences["greedy"]):
-            summary.setdefault(f"greedy, first {len(base)}", summarise(base))
-        summary[name] = summarise(own)
+            methods.setdefault(f"greedy, first {len(base)}", summarise(base))
+        methods[name] = summarise(own)
     for name, difference in compare_with_reference(sentences, "greedy").items():
-        summary[name]["minus_greedy"] = difference
+        methods[name]["minus_greedy"] = difference
     for name, runs in repeated.items():
         if runs:
-            summary[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
+            methods[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
             if len(runs) > 1:
                 base = on_same_images(sentences["greedy"], runs[0])
-                summary[name]["over_runs"] = spread_over_runs(runs, [base])
-    return summary
+                methods[name]["over_runs"] = spread_over_runs(runs, [base])
+    return {"settings": settings, "run": provenance(), "methods": methods}
 
 
 def methods_of(summary: dict) -> dict[str, dict]:
-    """The entries of a summary that are methods, by their label in tables and figures."""
-    entries = {name: entry for name, entry in summary.items() if name not in ("settings", "run")}
-    return {_label(name, entry): entry for name, entry in entries.items()}
+    """The methods of a summary, by their label in tables and figures."""
+    return {_label(name, entry): entry for name, entry in summary["methods"].items()}
 
 
 def summary_table(summary: dict) -> str:
     """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
-    heads, rows, note = table_of(summary)
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
-    return "\n".join([*lines, "", note])
+    return table_of(summary).markdown()
 
 
-def table_of(summary: dict) -> tuple[list[str], list[list[str]], str]:
-    """Column heads, a row of cells per method, and a line that says what intervals and p-values are."""
-    methods = methods_of(summary)
-    optional = {key: shown for key, shown in OPTIONAL.items() if any(key in entry for entry in methods.values())}
-    heads = ["method", "CHAIR_s %", "CHAIR_i %", "recall %", "F1 %", "mentions", "length"]
-    heads += [head for head, _, _ in optional.values()] + ["p (CHAIR_i)", "n"]
-    rows = []
-    n_comparisons = 0
-    for label, entry in methods.items():
-        cells = [_cell(entry, metric, 100) for metric in ("chair_s", "chair_i", "recall", "f1")]
-        cells += [_cell(entry, metric, 1) for metric in ("mentions", "length")]
-        for key, (_, factor, form) in optional.items():
-            cells.append(form.format(factor * entry[key]) if entry.get(key) is not None else "")
-        tested = entry.get("minus_greedy", {})
-        n_comparisons += len(tested)
-        p = f"{tested['chair_i']['p_holm']:.2g}" if tested else ""
-        rows.append([label, *cells, p, str(entry["n"])])
+def table_of(summary: dict) -> Table:
+    """A row per method with the metrics that are tested, and a note of what intervals and p-values are.
+
+    A column that no method has a value for is left out.
+    """
+    methods, tests = methods_of(summary), tests_of(summary)
+    columns = {SHOWN[name][0]: [cell(entry, name) for entry in methods.values()] for name in TESTED}
+    columns |= {
+        "BLEU-4 %": [f"{100 * entry['Bleu'][3]:.1f}" if "Bleu" in entry else "" for entry in methods.values()],
+        "time per token": [_times(entry.get("relative_time")) for entry in methods.values()],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    columns["p (CHAIR_i)"] = [shown_p(entry.get("minus_greedy", {}).get("CHAIRi")) for entry in methods.values()]
+    columns["n"] = [str(entry["n"]) for entry in methods.values()]
     note = ""
     if (draw := summary["settings"].get("draw", {})).get("dataset") == "nocaps":
         note += f"nocaps, {draw['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
     note += "In brackets: 95% bootstrap intervals over the n images."
-    if n_comparisons:
-        note += " p: CHAIR_i against greedy, two-sided paired permutation test "
-        note += f"({PERMUTATIONS:,} resamples, or all swaps if fewer), Holm over {n_comparisons} comparisons."
-    if "relative_time" in optional:
+    if tests:
+        note += f" p: CHAIR_i against greedy, {OF_P_VALUES}, {family(tests)}."
+    if "time per token" in columns:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
-    return heads, rows, note + note_of_left_out(summary["settings"])
+    rows = [list(row) for row in zip(methods, *columns.values(), strict=True)]
+    return Table(["method", *columns], rows, note + note_of_left_out(summary["settings"]))
+
+
+def tests_of(summary: dict) -> dict[str, dict]:
+    """The tests against greedy decoding, by the name of the method."""
+    methods = summary["methods"].items()
+    return {name: entry["minus_greedy"] for name, entry in methods if "minus_greedy" in entry}
+
+
+def family(tests: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """Of which tests Holm's correction is, in words; `tests` as `compare_with_reference` returns them."""
+    metrics = list(dict.fromkeys(metric for own in tests.values() for metric in own))
+    n, names = sum(map(len, tests.values())), ", ".join(SHOWN[name][0].removesuffix(" %") for name in metrics)
+    return f"Holm over {n} tests ({len(tests)} method{'s' * (len(tests) > 1)} x {len(metrics)} metrics: {names})"
+
+
+def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
+    """A p-value of `compare_with_reference`; where more resamples could make it smaller, it is said to be a bound."""
+    if test is None:
+        return ""
+    bound = "<= " if test["p"] <= test["p_floor"] < 1 else ""
+    return f"{bound}{test[key]:.2g}"
+
+
+def label_of(name: str, content: Mapping[str, Any]) -> str:
+    """What a method is called in tables: as its result says, or by its name."""
+    return str(content.get("label") or LABELS.get(name, name))
 
 
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
     """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
-    named = [f"{LABELS.get(name, name)} ({why})" for name, why in settings.get("left_out", {}).items()]
+    named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
     return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
 
-def table_of_pope(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of POPE's results: by text (LLaVA's parser) and by the likelier of yes and no, with intervals."""
+def table_of_pope(content: Mapping[str, Any]) -> Table:
+    """POPE's results by text (LLaVA's parser) and by the likelier of yes and no, with intervals."""
     heads = ["method", "questions", "judged by", "accuracy %", "F1 %", "yes %", "unknown % (strict)", "n"]
     rows = []
     for name, judges in content["methods"].items():
         for judge in ("llava", BY_LOGITS):
             for kind, own in judges.get(judge, {}).items():
-                cells = [LABELS.get(name, name), kind, judge if judge == BY_LOGITS else "text"]
-                for metric in ("accuracy", "f1", "yes_ratio"):
-                    ends = own.get("interval", {}).get(metric)
-                    between = f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
-                    cells.append(f"{100 * own[metric]:.1f}{between}")
+                cells = [label_of(name, judges), kind, judge if judge == BY_LOGITS else "text"]
+                cells += [_with_interval(own, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
                 unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
                 rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
-    return heads, rows
+    left_out = note_of_left_out(content.get("settings", {}))
+    return Table(heads, rows, f"POPE, with 95% bootstrap intervals over images.{left_out}")
 
 
-def spread_table(spreads: dict[str, dict]) -> str:
-    """A Markdown table of what `spread_over_runs` made of each, by label: shares in percent, differences in points."""
-    lines = ["| over runs | metric | mean | SD | range | minus reference (95% over runs) | SD of one over images |"]
-    lines.append("|---" * 7 + "|")
+def table_of_spread(spreads: dict[str, dict]) -> Table:
+    """What `spread_over_runs` made of each, by label: shares in percent, differences in points."""
+    heads = ["over runs", "metric", "mean", "SD", "range", "minus reference (95% over runs)", "SD of one over images"]
+    rows = []
     for label, spread in spreads.items():
-        for metric, name in {"chair_s": "CHAIR_s %", "chair_i": "CHAIR_i %", "recall": "recall %"}.items():
+        for metric in ("CHAIRs", "CHAIRi", "recall"):
             own, difference = spread[metric], spread[metric]["minus_reference"]
             low, high = (100 * end for end in own["range"])
-            ends = " to ".join(f"{100 * end:+.1f}" for end in difference["t_interval"])
-            cells = [f"{label}, {spread['n_runs']} runs", name, f"{100 * own['mean']:.1f}", f"{100 * own['sd']:.1f}"]
-            cells += [f"{low:.1f} to {high:.1f}", f"{100 * difference['mean']:+.1f} ({ends})"]
-            cells.append(f"{100 * difference['sd_images']:.1f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            cells = [f"{label}, {spread['n_runs']} runs", SHOWN[metric][0]]
+            cells += [f"{100 * own['mean']:.1f}", f"{100 * own['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
+            cells.append(Estimate(difference["mean"], difference["interval"]["mean"], 100, "+.1f"))
+            rows.append([*cells, f"{100 * difference['sd_images']:.1f}"])
+    return Table(heads, rows)
+
+
+def cell(entry: Mapping[str, Any], metric: str) -> str:
+    """One of SHOWN with its interval, if the entry has both; empty where it has no such metric."""
+    return _with_interval(entry, metric, SHOWN[metric][1]) if metric in entry else ""
+
+
+def _with_interval(entry: Mapping[str, Any], metric: str, factor: int) -> str:
+    ends = entry.get("interval", {}).get(metric)
+    return f"{factor * entry[metric]:.1f}" if ends is None else Estimate(entry[metric], ends, factor)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
 
 
 def _label(name: str, entry: dict) -> str:
-    label = LABELS.get(name, name)
-    if "draws" not in entry:
-        return label
-    return f"{label}, mean of {len(entry['draws'])} {'draws' if name == 'random_heads' else 'seeds'}"
-
-
-def _cell(entry: dict, metric: str, factor: int) -> str:
-    low, high = entry["interval"][metric]
-    return f"{factor * entry[metric]:.1f} ({factor * low:.1f} to {factor * high:.1f})"
+    label = label_of(name, entry)
+    return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label

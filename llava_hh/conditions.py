@@ -10,8 +10,8 @@ from llava_hh.blocks import Run
 from llava_hh.comparison import RESULT_FILE, read_scored
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import read_json, read_json_lines
-from llava_hh.identity import digest_of
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
+from llava_hh.settings import digest_of
 
 # What two runs may differ in on request: it is then what is compared, or was found not to matter.
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")
@@ -62,7 +62,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     elif not scored.is_file():
-        raise FileNotFoundError(f"{scored}: not there; run llava_hh.scripts.evaluate_chair, or {SCORED_ANEW}")
+        raise FileNotFoundError(f"{scored}: not there; run llava-hh score chair, or {SCORED_ANEW}")
     else:
         sentences, scoring = read_scored(scored)
     blocks = list(Run(file.parent).finished_blocks())
@@ -125,7 +125,7 @@ def own_problems(captions: Captions) -> Iterator[str]:
     if times > 1:
         yield f"rows: {label} has image {image_id} {times} times; expected one caption an image"
     if captions.stale:
-        yield f"scores: {label} holds other captions than its {RESULT_FILE}; run evaluate_chair, or {SCORED_ANEW}"
+        yield f"scores: {label} holds other captions than its {RESULT_FILE}; run llava-hh score chair, or {SCORED_ANEW}"
     if captions.scoring:
         variant = captions.scoring["variant"]
         rules = load_dataset("nocaps") if variant == NOCAPS else load_dataset("coco", variant)

@@ -21,9 +21,9 @@ from llava_hh.data.coco import annotation_files, load_image_list
 from llava_hh.data.images import image_path, load_image
 from llava_hh.data.json_lists import read_lists
 from llava_hh.data.sample import sample_images
-from llava_hh.evaluation import heads_with_text
 from llava_hh.files import in_one_line, read_json
 from llava_hh.footprint import advice, can_use_disk, free_memory, loaded_bytes, stored_tensors
+from llava_hh.head_lists import heads_with_text
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
 from llava_hh.hooks import intervene
 from llava_hh.identity import why_foreign

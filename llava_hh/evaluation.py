@@ -1,93 +1,24 @@
 """Caption the same images under several methods and score each by CHAIR, one result folder per method."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-from llava_hh.attention import heads_on_image_alone
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.images import image_path, load_image
-from llava_hh.datasets import Dataset, ImageId
+from llava_hh.data.sample import sample_images
+from llava_hh.datasets import Dataset, ImageId, load_dataset
+from llava_hh.decoding.method import Method
 from llava_hh.files import write_json
-from llava_hh.generation import Decoding, Method, answer_samples, caption_images
-from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
-from llava_hh.identity import describe_loaded, digest_of, why_foreign
+from llava_hh.generation import answer_samples, caption_images, firing_rates, seconds_per_token
+from llava_hh.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.runs import begun_run, processes, start_run
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.runs import begun_run, make_folder, processes, start_run
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
-
-
-def describe_method(method: Method) -> dict:
-    """JSON-ready settings of interventions or of a decoder, for run.json."""
-    if isinstance(method, Decoding):
-        return {"interventions": [], "decoder": method.describe()}
-    listed = () if callable(method) else method
-    return {"interventions": [{"kind": type(each).__name__, **asdict(each)} for each in listed]}
-
-
-def list_file(path: Path, lvlm: Lvlm) -> Path:
-    """The file of a head list; of "published", that of the list which was published for this model.
-
-    Raises:
-        ValueError: none was.
-    """
-    if path != Path("published"):
-        return path
-    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
-
-
-def heads_of_list(
-    path: Path, lvlm: Lvlm, top_k: int, key: str = "hal_heads", allow_foreign: bool = False
-) -> list[Head]:
-    """The first `top_k` heads of the list in a file.
-
-    Args:
-        key: "hal_heads" or "non_hal_heads".
-        allow_foreign: take a list that was found on another model.
-    Raises:
-        ValueError: the list was found on another model, or is no head list.
-        IndexError: a head that the model does not have.
-    """
-    heads = load_heads(path, key, top_k)
-    check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
-        raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
-    return heads
-
-
-def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> list[Head]:
-    """Those of `heads` that attend to text; prints a line that names the others.
-
-    Args:
-        refuse: raise an error where there are others.
-    Raises:
-        ValueError: there are others and `refuse` is set, or all of `heads` attend to the image alone.
-    """
-    lacking = set(heads_on_image_alone(lvlm.model))
-    kept = [head for head in heads if head not in lacking]
-    if len(kept) < len(heads):
-        names = ", ".join(str(head) for head in heads if head in lacking)
-        text = f"these heads attend to the image alone, nothing comes after it there: {names}"
-        if refuse or not kept:
-            raise ValueError(text)
-        if processes().is_main:
-            print(f"left out: {text}")
-    return kept
-
-
-def control_heads(lvlm: Lvlm, heads: Sequence[Head], seed: int, with_text: bool = True) -> list[Head]:
-    """As many random heads as `heads`, none of them among these: the control of an intervention on `heads`.
-
-    Args:
-        with_text: draw only heads that attend to text, because the intervention acts on what comes after the image.
-    Raises:
-        ValueError: there are too few heads to draw from.
-    """
-    taken = [*heads, *heads_on_image_alone(lvlm.model)] if with_text else heads
-    return random_heads(lvlm.n_layers, lvlm.n_heads, len(heads), seed, exclude=taken)
 
 
 @dataclass(frozen=True)
@@ -113,6 +44,15 @@ class CaptionSettings(Settings):
 
     def free(self) -> dict[str, str]:
         return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+
+
+class Captioned(NamedTuple):
+    """The captions of a method, a row each; how often heads fired (`firing_rates`); and of each block the seconds per
+    generated token (None where the time was not kept) and how many images it has."""
+
+    rows: list[dict]
+    fired: dict[str, dict]
+    times: list[tuple[float | None, int]]
 
 
 @dataclass(frozen=True)
@@ -149,9 +89,9 @@ class Evaluation:
     def image_of(self, sample: dict) -> Path:
         return image_path(self.image_folder, sample["file_name"])
 
-    def with_model(self, path: Path) -> "Evaluation":
-        """The same for another checkpoint."""
-        return replace(self, lvlm=load_lvlm(path))
+    def with_model(self, lvlm: Lvlm) -> "Evaluation":
+        """The same for another model."""
+        return replace(self, lvlm=lvlm)
 
     @cached_property
     def model(self) -> dict:
@@ -166,7 +106,7 @@ class Evaluation:
             prompt=self.prompt,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
-            **describe_method(method),
+            **method.describe(),
             skip_bad=skip_bad,
             task=self.task,
             limit=self.limit,
@@ -190,15 +130,11 @@ class Evaluation:
         images = [load_image(self.image_of(sample)) for sample in first]
         answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
 
-    def caption(self, label: str, method: Method, out: Path, skip_bad: bool = False) -> list[dict]:
-        """Caption by `method` into the folder `out` (captions.jsonl, run.json); returns the rows.
-
-        Args:
-            method: as in caption_images; what a function of the batch goes by, `task` has to tell run.json.
-        """
+    def caption(self, method: Method, out: Path, skip_bad: bool = False) -> "Captioned":
+        """Caption by `method` into the folder `out` (captions.jsonl, run.json)."""
         manifest = [sample["image_id"] for sample in self.samples]
         with start_run(out, self.settings(method, skip_bad), manifest) as run:
-            return caption_images(
+            rows = caption_images(
                 self.lvlm,
                 self.samples,
                 self.image_folder,
@@ -208,22 +144,75 @@ class Evaluation:
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
                 method=method,
-                label=label,
+                label=method.label,
                 skip_bad=skip_bad,
             )
+            sizes = [len(block["image_ids"]) for block in run.finished_blocks()]
+            times = list(zip(seconds_per_token(run), sizes, strict=True))
+            return Captioned(rows, firing_rates(run.finished_blocks()), times)
 
     def score(self, rows: Sequence[dict]) -> list[dict]:
         """Rows of captions with their CHAIR beside them: sentences."""
         return [{**row, **self.dataset.score(row["text"], self.objects[row["image_id"]])} for row in rows]
 
-    def run(self, label: str, method: Method, out: Path) -> list[dict]:
-        """Caption by `method` and score into the folder `out`; returns the sentences of RESULT_FILE."""
-        sentences = self.score(self.caption(label, method, out))
+    def run(self, method: Method, out: Path) -> "Captioned":
+        """Caption by `method` and score into the folder `out`; the rows are the sentences of RESULT_FILE."""
+        found = self.caption(method, out)
+        sentences = self.score(found.rows)
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = corpus_metrics(sentences, self.dataset.variant)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
+            about = {"label": method.label, "kind": method.kind}
+            result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
+            if found.fired:
+                result["fired"] = found.fired
             write_json(out / RESULT_FILE, result)
-        return sentences
+        return found._replace(rows=sentences)
+
+
+def open_evaluation(
+    model: Path,
+    image_folder: Path,
+    annotations: Path,
+    split: str,
+    out: Path,
+    dataset: str = "coco",
+    limit: int | None = None,
+    seed: int = 42,
+    prompt: str = DESCRIBE,
+    max_new_tokens: int = 128,
+    batch_size: int = 20,
+    with_truth: bool = True,
+) -> Evaluation:
+    """Draw images, load the model and, where captions are scored, the ground truth.
+
+    Args:
+        annotations: folder of COCO's captions_*.json and instances_*.json, or nocaps'; split: whose images are drawn.
+        out: the result folder, which is made.
+        limit: how many images; None is all.
+    Raises:
+        ValueError, OSError: something of it is not there or not as it should be.
+    """
+    make_folder(out)
+    data = load_dataset(dataset)
+    samples = sample_images(data.images(annotations, split), limit, seed)
+    found, truth = {}, {}
+    if with_truth:
+        image_ids = [sample["image_id"] for sample in samples]
+        found = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
+        truth = {path.name: file_sha256(path) for path in data.files(annotations)}
+    return Evaluation(
+        lvlm=load_lvlm(model),
+        dataset=data,
+        samples=samples,
+        image_folder=image_folder,
+        objects=data.objects(found),
+        references={image_id: own.captions for image_id, own in found.items()},
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        draw={"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)},
+        truth=truth,
+    )

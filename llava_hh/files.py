@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.numpy import save
 
 from llava_hh.parts import part_of
+from llava_hh.schema import json_pieces, refuse_other_version, with_version
 
 # keys that JSON files of ours have, and the type of their values
 JSON_MARKS: tuple[dict[str, type], ...] = (
@@ -36,8 +37,10 @@ FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file so that a reader finds the old one or the new one, never a part."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """Write a JSON file atomically, piece by piece; a result, which has a `run`, says its `schema_version`."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines(json_pieces(with_version(content)))
+        file.write("\n")
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
@@ -235,6 +238,13 @@ def read_json(path: Path) -> dict:
     content = read_any_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_result(path: Path) -> dict:
+    """As `read_json`, of a result file; ValueError where another version of this package wrote it."""
+    content = read_json(path)
+    refuse_other_version(path, content)
     return content
 
 

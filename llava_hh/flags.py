@@ -1,23 +1,35 @@
 """Flags that several scripts share, and what is made of them: nothing below the scripts sees a command line."""
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from llava_hh.attribution.captions import digest
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
-from llava_hh.data.sample import sample_images
-from llava_hh.datasets import DATASETS, load_dataset
-from llava_hh.evaluation import Evaluation, heads_of_list, list_file
-from llava_hh.heads import Head
-from llava_hh.identity import describe_loaded, digest_of, file_sha256
-from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.runs import make_folder, make_parent
+from llava_hh.datasets import DATASETS
+from llava_hh.models.questions import DESCRIBE
+from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
+from llava_hh.runs import make_parent
+
+if TYPE_CHECKING:  # a help is shown without loading torch
+    from llava_hh.evaluation import Evaluation
+    from llava_hh.heads import Head
+    from llava_hh.models.lvlm import Lvlm
+
+ATTRIBUTED = "{result_path}/train2014-{attribution_images|all}-seed{draw_seed|42}"  # what attribute.sh makes
+COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
+DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
+
+
+def from_dataset(of_coco: str, of_nocaps: str) -> Template:
+    """A template for each data set."""
+    return lambda known: of_nocaps if known.get("dataset") == "nocaps" else of_coco
 
 
 def add_sample_flags(
-    parser: argparse.ArgumentParser,
+    parser: ScriptParser,
     split: str,
     limit: int | None = None,
     seed: int = 42,
@@ -25,72 +37,84 @@ def add_sample_flags(
     max_new_tokens: int = 128,
     with_prompt: bool = True,
     datasets: Sequence[str] = DATASETS,
+    profile: Mapping[str, Template] | None = None,
 ) -> None:
     """The flags that say which model captions which images, with these defaults.
 
     Args:
         with_prompt: one question is asked about all images, and --prompt may change it.
         datasets: what the images may be of.
+        profile: what a profile fills beside what it always does, or in its place, such as --out.
     """
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
+    add = parser.section(MODEL).add_argument
+    add("--model", type=Path, metavar="FOLDER", required=True, help="checkpoint folder")
+    add("--image-folder", type=Path, metavar="FOLDER", required=True, help="folder of the images")
     add("--dataset", choices=datasets, default="coco", help="what the images are of")
     add(
         "--annotations",
         type=Path,
+        metavar="FOLDER",
         required=True,
         help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
     )
-    add("--split", default=split, help="whose captions file the images are sampled from; nocaps: a domain, out-domain")
-    add("--limit", type=SIZE, default=limit, help="how many images; None is all")
+    text = "whose captions file the images are sampled from; nocaps: a domain, out-domain"
+    add("--split", metavar="NAME", default=split, help=text)
+    add("--limit", type=SIZE, default=limit, help="how many images; all where it is not given")
     add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
+    templates: dict[str, Template] = {
+        "model": "{model_path}",
+        "image_folder": from_dataset("{coco_path}/{split}", "{nocaps_path}/images/val"),
+        "annotations": from_dataset("{coco_path}/annotations", "{nocaps_path}/annotations"),
+        "limit": "{report_images}",
+        "max_new_tokens": "{max_new_tokens}",
+        "batch_size": "{batch_size}",
+    }
     if with_prompt:
-        add("--prompt", default=DESCRIBE, help="the question")
+        add("--prompt", metavar="TEXT", default=DESCRIBE, help="the question")
+        templates["prompt"] = "{question}"
+    add = parser.section(SPEED).add_argument
     add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
     add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
-    add("--out", type=Path, required=True, help="result folder")
+    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    parser.take_from_profile(**{**templates, **(profile or {}), "out": (profile or {}).get("out", DRAWN)})
 
 
-def add_caption_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which model's captions of which images are looked at."""
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="checkpoint folder")
-    add("--captions", type=Path, required=True, help="captions_eval_results.json of this model's greedy captions")
-    add("--image-folder", type=Path, required=True, help="folder of the images")
-    add("--out", type=Path, required=True, help="result folder")
-
-
-def caption_fields(args: argparse.Namespace, lvlm: Lvlm, found: list[dict]) -> dict[str, Any]:
-    """The fields of `CaptionedSettings`, by the flags of `add_caption_flags`, --batch-size and --limit.
+def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
+    """The flags that say which model's captions of which images are looked at.
 
     Args:
-        found: all captions that could be measured.
+        required: of the model and the images.
     """
-    return {
-        "model": describe_loaded(lvlm),
-        "captions_sha256": digest(found),
-        "batch_size": args.batch_size,
-        "limit": args.limit,
-        "image_folder": str(args.image_folder),
-    }
+    add = parser.section(MODEL).add_argument
+    add("--model", type=Path, metavar="FOLDER", required=required, help="checkpoint folder")
+    text = "captions_eval_results.json of this model's greedy captions"
+    add("--captions", type=Path, metavar="FILE", required=True, help=text)
+    add("--image-folder", type=Path, metavar="FOLDER", required=required, help="folder of the images")
+    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    parser.take_from_profile(
+        model="{model_path}",
+        captions=f"{ATTRIBUTED}/captions_eval_results.json",
+        image_folder="{coco_path}/train2014",
+    )
 
 
-def add_head_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that name a head list."""
-    add = parser.add_argument
-    add("--heads", type=Path, required=required, help="head list (attribution_result.json), or: published")
+    add = parser.section(METHOD).add_argument
+    text = "head list (attribution_result.json), or: published"
+    add("--heads", type=Path, metavar="FILE", required=required, help=text)
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
+    parser.take_from_profile(heads="{head_list}")
 
 
-def add_adhh_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_adhh_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that say which heads AD-HH switches off, and when."""
     add_head_flags(parser, required)
-    add = parser.add_argument
+    add = parser.section(METHOD).add_argument
     add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
-    add(
-        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
-    )
+    text = "attention mass after the image at which a head is switched off"
+    add("--threshold", type=FRACTION, default=0.4, help=text)
+    parser.take_from_profile(top_k="{top_k}", threshold="{threshold}")
 
 
 def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
@@ -104,13 +128,15 @@ def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str 
         ValueError: the list was found on another model, or is no head list, or none was published for this model.
         IndexError: a head that the model does not have.
     """
+    from llava_hh.head_lists import heads_of_list, list_file
+
     args.heads = list_file(args.heads, lvlm)
     return heads_of_list(args.heads, lvlm, top_k, key, args.foreign_heads)
 
 
-def add_object_flags(parser: argparse.ArgumentParser) -> None:
+def add_object_flags(parser: ScriptParser) -> None:
     """The flags that keep only the images with, or without, some objects: two parts of a data set."""
-    group = parser.add_mutually_exclusive_group()
+    group = parser.section(MODEL).add_mutually_exclusive_group()
     group.add_argument("--with-object", nargs="+", metavar="NAME", help="only images that have one of these objects")
     group.add_argument("--without-object", nargs="+", metavar="NAME", help="only images that have none of these")
 
@@ -122,32 +148,10 @@ def chosen_objects(args: argparse.Namespace) -> dict:
 
 def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> Evaluation:
     """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
-    make_folder(args.out)
+    from llava_hh.evaluation import open_evaluation
+
     if getattr(args, "summary", None):
         make_parent(args.summary)
-    dataset = load_dataset(args.dataset)
-    samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
-    annotations, truth = {}, {}
-    if with_truth:
-        image_ids = [sample["image_id"] for sample in samples]
-        annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
-        truth = {path.name: file_sha256(path) for path in dataset.files(args.annotations)}
-    return Evaluation(
-        lvlm=load_lvlm(args.model),
-        dataset=dataset,
-        samples=samples,
-        image_folder=args.image_folder,
-        objects=dataset.objects(annotations),
-        references={image_id: found.captions for image_id, found in annotations.items()},
-        prompt=args.prompt,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        draw={
-            "dataset": args.dataset,
-            "split": args.split,
-            "seed": args.seed,
-            "n": len(samples),
-            "sha256": digest_of(samples),
-        },
-        truth=truth,
-    )
+    names = ("model", "image_folder", "annotations", "split", "out", "dataset", "limit", "seed", "prompt")
+    flags = {name: getattr(args, name) for name in (*names, "max_new_tokens", "batch_size")}
+    return open_evaluation(**flags, with_truth=with_truth)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from llava_hh.blocks import Run
 from llava_hh.data.images import image_path, load_image
-from llava_hh.generation import Decoding, Method, answer_within_memory
+from llava_hh.decoding.method import Greedy, Method
+from llava_hh.generation import answer_within_memory, listed
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.module_hooks import hooked
 
@@ -60,14 +61,13 @@ def ask(
     suffix: str,
     max_new_tokens: int,
     batch_size: int,
-    method: Method = (),
+    method: Method,
     label: str = "answers",
 ) -> list[dict]:
     """Answer questions block by block and write answers.jsonl, one row per question in the order of `questions`.
 
     Args:
         questions: as `llava_hh.data.pope` makes them; suffix: what follows the text of each in the prompt.
-        method: interventions under greedy decoding, or a decoder.
     Returns: the rows: the question with `prompt`, `answer` (the text), `token_ids`, and, unless by a decoder, `p_yes`
         (`collecting_yes_shares`) and `answer_by_logits`, yes where that is more than a half.
     Raises:
@@ -82,8 +82,8 @@ def ask(
     for number, block in run.blocks(questions, batch_size, label, image_of):
         prompts = [question["text"] + suffix for question in block]
         shares: list[float] = []
-        with nullcontext() if isinstance(method, Decoding) else collecting_yes_shares(lvlm, shares):
-            answers, seconds, sub_batch = answer_within_memory(
+        with collecting_yes_shares(lvlm, shares) if isinstance(method, Greedy) else nullcontext():
+            answers, spent, sub_batch = answer_within_memory(
                 lvlm, block, lambda question: read(image_of(question)), method, prompts, max_new_tokens
             )
         shares = shares[-len(block) :]  # those before are of batches that memory had no room for
@@ -95,6 +95,6 @@ def ask(
                 row["p_yes"] = round(shares[place], 6)
                 row["answer_by_logits"] = "yes" if shares[place] > 0.5 else "no"
             rows.append(row)
-        run.finish_block(number, block, rows, seconds=seconds, sub_batch=sub_batch)
+        run.finish_block(number, block, rows, seconds=spent.seconds, sub_batch=sub_batch, fired=listed(spent.fired))
     run.write_rows("answers.jsonl")
     return run.finished_rows()

@@ -40,6 +40,24 @@ class Settings:
         return digest_of(held)
 
 
+@dataclass(frozen=True)
+class CaptionedSettings(Settings):
+    """What decides a measurement on captions, one after the other.
+
+    Args:
+        model: as `describe_loaded`; captions_sha256: of all captions that could be measured; limit: the first so many.
+    """
+
+    model: dict
+    captions_sha256: str
+    batch_size: int
+    limit: int | None
+    image_folder: str
+
+    def free(self) -> dict[str, str]:
+        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+
+
 def differences(old: Mapping[str, Any], new: Settings, free: Collection[str] | None = None) -> list[str]:
     """In what a run's settings differ from those in its run.json, a text for each.
 

@@ -20,7 +20,9 @@ def check_released(model: PreTrainedModel) -> None:
     """
     found = model.config.model_type
     if found != "mllama":
-        raise ValueError(f"--released is about the indexing of mllama's heads; this model is {found}, leave it out")
+        raise ValueError(
+            f"removal_released is about the indexing of mllama's heads; this model is {found}, leave it out"
+        )
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from llava_hh.generation import DecodeContext
+from llava_hh.decoding.method import Answer, Decoding
+from llava_hh.models.lvlm import Batch, Lvlm
 
 ROWS = [[3, "image", 6], [11], [5, "image"], ["image", 2], [1], [7, "image", 9], [2, "image", 1], [4]]
 MEANS, SPREADS = [0.4, 0.5, 0.6], [0.2, 0.25, 0.5]
@@ -26,20 +27,39 @@ def eight_rows(dtype: torch.dtype = torch.float32) -> TinyBatch:
     return batch
 
 
-def context_for(n_rows: int, first: int = 0) -> DecodeContext:
-    ids = [f"sample {number}" for number in range(first, first + n_rows)]
-    return DecodeContext(PROCESSOR, [None] * n_rows, [""] * n_rows, ids)
+def ids_of(n_rows: int, first: int = 0) -> list[str]:
+    return [f"sample {number}" for number in range(first, first + n_rows)]
 
 
-def single_rows(batch: TinyBatch) -> Iterator[tuple[TinyBatch, DecodeContext]]:
-    """Every row on its own, without padding; a row has one image or none."""
+def as_batch(batch: TinyBatch, ids: list | None = None) -> Batch:
+    """What decoders take; the images of a batch are equally long."""
+    n_rows = len(batch.image_mask)
+    n_images = len(batch.inputs.get("pixel_values", ()))
+    length = int(batch.image_mask.sum()) // max(n_images, 1)
+    shown = [int(own) // length if length else 0 for own in batch.image_mask.sum(1)]
+    starts = [batch.image_mask.shape[1]] * n_rows
+    names = ids_of(n_rows) if ids is None else ids
+    return Batch(batch.inputs, batch.image_mask, starts, names, [None] * n_rows, [""] * n_rows, shown)
+
+
+def as_lvlm(model: PreTrainedModel, processor: Any = PROCESSOR) -> SimpleNamespace:
+    return SimpleNamespace(model=model, processor=processor, family=None)
+
+
+def answers_of(lvlm: Lvlm, batch: Batch, decode: Callable, settings: object, n_tokens: int) -> list[Answer]:
+    """What a decoder answers to a batch, as the harness asks it."""
+    return Decoding("tried", decode, settings).answer(lvlm, batch, n_tokens).answers
+
+
+def single_rows(batch: TinyBatch) -> Iterator[tuple[TinyBatch, list[str]]]:
+    """Every row on its own, without padding, and its id; a row has one image or none."""
     images = iter(batch.inputs["pixel_values"].split(1))
     for row, real in enumerate(batch.real):
         inputs = {name: batch.inputs[name][row : row + 1, real] for name in ("input_ids", "attention_mask")}
         mask = batch.image_mask[row : row + 1, real]
         if mask.any():
             inputs["pixel_values"] = next(images)
-        yield TinyBatch(inputs, mask), context_for(1, row)
+        yield TinyBatch(inputs, mask), ids_of(1, row)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from verbs import score_chair
 
 from llava_hh.analysis.bias import attention_parts, summarise_group
 from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_attention_bias, attribute, caption, evaluate_chair
+from llava_hh.scripts import attribute, caption, figure
 
 HEADS = [Head(2, 3), Head(0, 1), Head(2, 0), Head(3, 2)]  # not in the order of the layers
 
@@ -51,13 +52,16 @@ def test_means_by_hand():
     summary = summarise_group(parts, targets, np.array([7, 8, 8]), [Head(1, 2)])
     assert summary["all"]["image_mass"]["mean"] == pytest.approx(0.3)
     assert summary["hallucinated"]["after_image_mass"]["mean"] == pytest.approx((0.5 + 0.1) / 2)
-    assert summary["real"]["generated_mass"] == {"mean": pytest.approx(0.1), "interval": pytest.approx([0.1, 0.1])}
+    assert summary["true"]["generated_mass"] == {
+        "mean": pytest.approx(0.1),
+        "interval": {"mean": pytest.approx([0.1, 0.1])},
+    }
     # drawn are image 7 twice (0.1), 8 twice (0.4), or both (0.3)
-    assert summary["all"]["image_mass"]["interval"] == pytest.approx([0.1, 0.4])
-    assert [summary[kind]["n_words"] for kind in ("all", "hallucinated", "real")] == [3, 2, 1]
+    assert summary["all"]["image_mass"]["interval"]["mean"] == pytest.approx([0.1, 0.4])
+    assert [summary[kind]["n_words"] for kind in ("all", "hallucinated", "true")] == [3, 2, 1]
     expected = [0.3, 0.4 / 3, 0.5 / 3, 0.4, 0.9 / 3]
     assert [value for name, value in summary["heads"][0].items() if name != "head"] == pytest.approx(expected)
-    assert summarise_group(parts[:1], targets[:1], np.array([7]), [Head(1, 2)])["real"] is None
+    assert summarise_group(parts[:1], targets[:1], np.array([7]), [Head(1, 2)])["true"] is None
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
     model = ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "train2014")]
     sample = ["--annotations", str(tiny_coco / "annotations"), "--split", "train2014", "--max-new-tokens", "8"]
     caption.main([*model, *sample, "--limit", "6", "--out", str(folder)])
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), *sample[:2]])
+    score_chair(["--captions", str(folder / "captions.jsonl"), *sample[:2]])
     captions = ["--captions", str(folder / "captions_eval_results.json")]
     attribute.main([*model, *captions, "--list-length", "3", "--out", str(folder / "heads")])
     heads = ["--heads", str(folder / "heads" / "attribution_result.json"), "--top-k", "3"]
@@ -75,7 +79,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
 
 def test_script_and_rerun(flags, tmp_path, monkeypatch):
     out = ["--out", str(tmp_path), "--limit", "5"]
-    analyze_attention_bias.main([*flags, *out, "--paper-values"])
+    figure.main(["bias", *flags, *out, "--paper-values"])
     result = json.loads((tmp_path / "attention_bias.json").read_text())
     assert result["n_captions"] == 5
     for summary in result["groups"].values():
@@ -88,13 +92,13 @@ def test_script_and_rerun(flags, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr(analyze_attention_bias, "attention_parts", refuse)
-    analyze_attention_bias.main([*flags, *out])
+    monkeypatch.setattr("llava_hh.analysis.bias.attention_parts", refuse)
+    figure.main(["bias", *flags, *out])
     assert "paper" not in json.loads((tmp_path / "attention_bias.json").read_text())
 
 
 def test_too_many_heads_is_one_line(flags, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        analyze_attention_bias.main([*flags, "--top-k", "9", "--out", str(tmp_path)])
+        figure.main(["bias", *flags, "--top-k", "9", "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert "'hal_heads' has 3 heads, 9 were asked for" in capsys.readouterr().err

@@ -11,13 +11,14 @@ import torch
 from tiny import IMAGE_LENGTH, IMAGE_TOKEN, N_HEADS, N_LAYERS, TinyBatch, llava_batch, tiny_llama
 from torch.testing import assert_close
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+from verbs import score_chair
 
 from llava_hh.analysis.inheritance import TextBlocks, split_heads, summarise, text_blocks, tokens_per_cell
 from llava_hh.attention import attention_modules
 from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_attention_inheritance, caption, evaluate_chair
+from llava_hh.scripts import caption, figure
 
 close = {"atol": 1e-5, "rtol": 0}
 
@@ -106,7 +107,7 @@ def test_summary_by_hand():
     summary = summarise(similarity, groups)
     means = {name: group["mean"] for name, group in summary["groups"].items()}
     assert means == pytest.approx({"hal_heads": 0.5, "non_hal_heads": 0.7, "other_heads": 0.4})
-    assert summary["groups"]["hal_heads"]["interval"] == pytest.approx([0.4, 0.6])  # either caption drawn twice
+    assert summary["groups"]["hal_heads"]["interval"]["mean"] == pytest.approx([0.4, 0.6])  # either caption drawn twice
     assert np.allclose(summary["similarity"], [[0.3, 0.5], [0.7, 0.5]])
     with pytest.raises(ValueError, match="L0H1 is among the hallucination heads and among the others"):
         split_heads((2, 2), [Head(0, 1)], [Head(0, 1)])
@@ -124,7 +125,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> dict[str, object]:
     data = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "train2014", "--out", folder]
     data += ["--annotations", tiny_coco / "annotations", "--split", "train2014", "--max-new-tokens", 10]
     caption.main([str(flag) for flag in data])
-    evaluate_chair.main([f"--captions={folder / 'captions.jsonl'}", f"--annotations={tiny_coco / 'annotations'}"])
+    score_chair([f"--captions={folder / 'captions.jsonl'}", f"--annotations={tiny_coco / 'annotations'}"])
     save_base(folder / "base", IMAGE_TOKEN)
     heads = {"hal_heads": [[2, 1], [0, 3], [1, 1]], "non_hal_heads": [[3, 0], [1, 2], [0, 0]]}
     (folder / "heads.json").write_text(json.dumps(heads))
@@ -150,13 +151,13 @@ def save_base(folder: Path, n_tokens: int, **shape: int) -> None:
 
 def listed(flags: dict, out: Path, *more: object) -> list[str]:
     pairs = [item for pair in {**flags, "--out": out}.items() for item in pair]
-    return [str(flag) for flag in (*pairs, *more)]
+    return ["inheritance", *(str(flag) for flag in (*pairs, *more))]
 
 
 @pytest.fixture(scope="module")
 def whole(flags, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    analyze_attention_inheritance.main(listed(flags, out, "--paper-values"))
+    figure.main(listed(flags, out, "--paper-values"))
     return out
 
 
@@ -180,7 +181,7 @@ def test_result_of_the_script(flags, whole):
     assert len(groups["other_heads"]["heads"]) == of_heads.size - 4
     for group in groups.values():
         assert group["mean"] == pytest.approx(np.mean([of_heads[layer, head] for layer, head in group["heads"]]))
-        assert group["interval"][0] <= group["mean"] <= group["interval"][1]
+        assert group["interval"]["mean"][0] <= group["mean"] <= group["interval"]["mean"][1]
     assert all((whole / f"attention_inheritance.{ending}").stat().st_size > 1000 for ending in ("png", "pdf"))
 
     lvlm, base = load_lvlm(flags["--model"]), LlamaForCausalLM.from_pretrained(flags["--base-model"])
@@ -209,11 +210,11 @@ def test_rerun_resumes_and_another_top_k_needs_no_forward(flags, whole, tmp_path
         seen.append(args)
         return text_blocks(*args)
 
-    monkeypatch.setattr(analyze_attention_inheritance, "text_blocks", counted)
-    analyze_attention_inheritance.main(listed(flags, tmp_path / "resumed", "--paper-values"))
+    monkeypatch.setattr("llava_hh.analysis.inheritance.text_blocks", counted)
+    figure.main(listed(flags, tmp_path / "resumed", "--paper-values"))
     assert len(seen) == 2
     assert result_of(tmp_path / "resumed") == result_of(whole)
-    analyze_attention_inheritance.main(listed({**flags, "--top-k": 3}, tmp_path / "resumed"))
+    figure.main(listed({**flags, "--top-k": 3}, tmp_path / "resumed"))
     assert len(seen) == 2
     again = result_of(tmp_path / "resumed")
     assert again["similarity"] == result_of(whole)["similarity"]
@@ -252,7 +253,7 @@ def test_wrong_input_is_one_line_before_any_work(kind, message, flags, tmp_path,
         changed |= {"--base-model": flags["--base-model"], "--top-k": 9}
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        analyze_attention_inheritance.main(listed(changed, tmp_path / "out"))
+        figure.main(listed(changed, tmp_path / "out"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert stopped.value.code == 2
     assert len(lines) == 1 and message in lines[0]

@@ -8,7 +8,7 @@ import pytest
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head, random_heads
 from llava_hh.interventions import ScaleAttention
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
@@ -61,8 +61,8 @@ def test_result_and_figure(done):
     _, out = done
     result = json.loads((out / "attention_reweight_after_image.json").read_text())
     greedy = json.loads((out / "greedy" / "captions_eval_results.json").read_text())["overall_metrics"]
-    assert result["hal_heads"][0]["chair_i"] == pytest.approx(greedy["CHAIRi"], abs=1e-5)
-    assert [point["chair_i"] for point in result["random_heads"][0]["draws"]] == [result["hal_heads"][0]["chair_i"]] * 2
+    assert result["hal_heads"][0]["CHAIRi"] == pytest.approx(greedy["CHAIRi"], abs=1e-5)
+    assert [point["CHAIRi"] for point in result["random_heads"][0]["draws"]] == [result["hal_heads"][0]["CHAIRi"]] * 2
     assert result["minus_greedy"].keys() == {"0.5", "0"}
     assert len(result["random_heads"]) == 3
     assert result["paper"]["hal_heads"][-1] == 0.084

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from decoding import answers_of
 from PIL import Image
 from tiny_llava15 import OBJECTS, save_tiny_llava15
 
@@ -12,7 +13,7 @@ from baselines.dola import DolaSettings
 from baselines.opera import OperaSettings
 from baselines.pai import PaiSettings
 from baselines.vcd import VcdSettings
-from llava_hh.generation import decode_answers, generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
@@ -57,18 +58,18 @@ def encode(lvlm, photos, rows=slice(None)):
 
 @pytest.mark.parametrize(("name", "preset", "settings"), PRESETS, ids=[preset for _, preset, _ in PRESETS])
 def test_presets_answer_in_the_vocabulary(lvlm, photos, name, preset, settings):
-    answers = decode_answers(lvlm, encode(lvlm, photos), PROMPTS, DECODERS[name], settings, N_TOKENS)
+    answers = answers_of(lvlm, encode(lvlm, photos), DECODERS[name], settings, N_TOKENS)
     assert len(answers) == len(photos)
     for answer in answers:
         assert answer.finish_reason == ("stop" if len(answer.token_ids) < N_TOKENS else "length")
         assert not set(answer.token_ids) & set(lvlm.model.generation_config.suppress_tokens)
         assert set(lvlm.tokenizer.decode(answer.token_ids).split()) <= set(OBJECTS) or name == "vcd"
-    again = decode_answers(lvlm, encode(lvlm, photos), PROMPTS, DECODERS[name], settings, N_TOKENS)
+    again = answers_of(lvlm, encode(lvlm, photos), DECODERS[name], settings, N_TOKENS)
     assert again == answers
     if lvlm.model.dtype == torch.float32:
         for i, answer in enumerate(answers):
             alone = encode(lvlm, photos, slice(i, i + 1))
-            assert decode_answers(lvlm, alone, PROMPTS[i : i + 1], DECODERS[name], settings, N_TOKENS) == [answer]
+            assert answers_of(lvlm, alone, DECODERS[name], settings, N_TOKENS) == [answer]
 
 
 @pytest.mark.parametrize(
@@ -84,5 +85,5 @@ def test_presets_answer_in_the_vocabulary(lvlm, photos, name, preset, settings):
 )
 def test_settings_that_do_nothing_are_greedy(exact, photos, name, settings):
     batch = encode(exact, photos)
-    answers = decode_answers(exact, batch, PROMPTS, DECODERS[name], settings, N_TOKENS)
+    answers = answers_of(exact, batch, DECODERS[name], settings, N_TOKENS)
     assert answers == generate_greedily(exact, batch, N_TOKENS)

@@ -7,8 +7,8 @@ from coco_files import write_coco
 from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from llava_hh.data.coco import load_annotations
-from llava_hh.metrics.chair import corpus_metrics, find_objects, objects_of, score_caption
-from llava_hh.metrics.compare import METRICS, metrics_of, sentence_counts
+from llava_hh.metrics.chair import METRICS, corpus_metrics, find_objects, objects_of, score_caption
+from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.metrics.words import _PLAIN, _split_sentence, drop_incomplete_sentence, split_sentences, tokenize
 
@@ -157,6 +157,8 @@ def test_corpus_numbers():
         "recall": 3 / 6,
         "f1": 2 * 3 / (5 + 6),
         "mentions": 6 / 4,
+        "distinct": 5 / 4,
+        "repeated": 1 / 6,  # the second dog
         "length": 18 / 4,
         "n": 4,
         "n_mentions": 6,
@@ -167,13 +169,12 @@ def test_corpus_numbers():
 
 def test_corpus_numbers_are_those_that_get_intervals():
     captions = [("A dog, a dog and a cat.", {"dog", "car"}), ("A cup on a table.", {"cup"}), ("Blue sky", {"kite"})]
-    sentences = [score_caption(text, objects) for text, objects in captions]
-    overall = corpus_metrics(sentences)
-    tested = dict(zip(METRICS, metrics_of(sentence_counts(sentences).sum(0), len(sentences)), strict=True))
-    names = {"chair_s": "CHAIRs", "chair_i": "CHAIRi"}
-    assert {names.get(name, name): value for name, value in tested.items()} == pytest.approx(
-        {names.get(name, name): overall[names.get(name, name)] for name in METRICS}
+    sentences = [{"image_id": n, **score_caption(*each)} for n, each in enumerate(captions)]
+    overall, summary = corpus_metrics(sentences), summarise(sentences)
+    assert {name: overall[name] for name in METRICS} == pytest.approx(
+        {name: summary[name] for name in METRICS}, abs=1e-5
     )
+    assert tuple(summary["interval"]) == METRICS
 
 
 @pytest.mark.parametrize("score", [find_objects, lambda text, variant: score_caption(text, set(), variant)])

@@ -6,11 +6,11 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
+from verbs import compare_details
 
 from llava_hh.metrics.chair import corpus_metrics, score_caption
 from llava_hh.metrics.chair_details import N_PARTS, by_category, by_position, co_occurrence, mention_places, wilson
 from llava_hh.metrics.compare import RESAMPLES, image_weights
-from llava_hh.scripts import explain_chair
 
 # caption, what is in the image
 CAPTIONS = [
@@ -50,9 +50,10 @@ def test_categories_by_hand():
         "zebra": (0, 0, 0, 0, 0, 0),
     }
     assert (table["knife"]["rate"], table["cup"]["missed_rate"]) == (1, pytest.approx(1 / 3, abs=1e-5))
-    assert [table["zebra"][key] for key in ("rate", "interval", "missed_rate", "missed_interval")] == [None] * 4
-    assert table["knife"]["interval"] == wilson(2, 2)
-    assert table["cup"]["missed_interval"] == wilson(1, 3)
+    assert [table["zebra"][key] for key in ("rate", "missed_rate")] == [None] * 2
+    assert table["zebra"]["interval"] == {"rate": None, "missed_rate": None}
+    assert table["knife"]["interval"]["rate"] == wilson(2, 2)
+    assert table["cup"]["interval"]["missed_rate"] == wilson(1, 3)
 
 
 def test_categories_add_up_to_chair():
@@ -128,7 +129,7 @@ def test_positions_by_hand():
         *[(0, 0)] * 5,
     ]
     assert [own["share"] for own in by_mention["places"][:4]] == [0, pytest.approx(2 / 3, abs=1e-5), 1, None]
-    assert by_mention["places"][3]["interval"] is None
+    assert by_mention["places"][3]["interval"] == {"share": None}
     # hallucinated at 1, 2, 1; true ones at 0, 0, 1, 0, 0, 0
     assert by_mention["later_minus_earlier"]["mean"] == pytest.approx(4 / 3 - 1 / 6, abs=1e-5)
 
@@ -156,8 +157,8 @@ def test_intervals_of_positions_against_a_loop(kind):
     found = by_position(sentences)[kind]
     for own, expected in zip(found["places"], shares, strict=False):
         if own["mentions"]:
-            assert own["interval"] == pytest.approx(np.percentile(expected, (2.5, 97.5)).tolist(), abs=1e-5)
-    assert found["later_minus_earlier"]["interval"] == pytest.approx(
+            assert own["interval"]["share"] == pytest.approx(np.percentile(expected, (2.5, 97.5)).tolist(), abs=1e-5)
+    assert found["later_minus_earlier"]["interval"]["mean"] == pytest.approx(
         np.percentile(gaps, (2.5, 97.5)).tolist(), abs=1e-5
     )
     assert len(by_position(sentences)["part"]["places"]) == N_PARTS
@@ -176,7 +177,7 @@ def test_script_on_a_folder_of_runs(tmp_path, capsys):
     write_run(tmp_path / "runs" / "adhh", right)
     write_run(tmp_path / "runs" / "greedy", CAPTIONS)
     out = tmp_path / "out"
-    explain_chair.main([str(tmp_path / "runs"), "--out", str(out)])
+    compare_details([str(tmp_path / "runs"), "--out", str(out)])
     details = json.loads((out / "chair_details.json").read_text())
     assert [run["label"] for run in details["runs"].values()] == ["greedy", "AD-HH"]
     assert details["runs"]["greedy"]["categories"]["knife"] == by_category(entries(), ["knife"])["knife"]
@@ -197,7 +198,7 @@ def test_script_on_a_folder_of_runs(tmp_path, capsys):
         ("other", "other images, ground truth or rules of CHAIR than the first run has"),
         ("twice", "two runs are called 'greedy'"),
         ("missing", "expected a captions_eval_results.json, or a folder of runs that have one"),
-        ("bare", "entry 0 of `sentences`: its caption is not as evaluate_chair writes it"),
+        ("bare", "entry 0 of `sentences`: its caption is not as llava-hh score chair writes it"),
     ],
 )
 def test_script_refuses(problem, line, tmp_path, capsys):
@@ -211,5 +212,5 @@ def test_script_refuses(problem, line, tmp_path, capsys):
     if problem == "bare":
         second.write_text('{"sentences": [{"image_id": 1}], "overall_metrics": {"variant": "hh"}}')
     with pytest.raises(SystemExit):
-        explain_chair.main([str(greedy), str(second), "--out", str(tmp_path / "out")])
+        compare_details([str(greedy), str(second), "--out", str(tmp_path / "out")])
     assert line in capsys.readouterr().err

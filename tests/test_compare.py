@@ -7,23 +7,25 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from llava_hh.metrics.chair import score_caption
+from llava_hh.metrics.chair import score_caption, sentence_counts
 from llava_hh.metrics.compare import (
     METRICS,
     PERMUTATIONS,
     RESAMPLES,
+    TESTED,
     compare_with_reference,
     holm,
     image_weights,
     mean_with_interval,
     permutation_p_values,
-    sentence_counts,
+    smallest_p,
     spread_over_runs,
     summarise,
     summarise_mean,
 )
 
 CAPTIONS = [("A dog and a cat.", {"dog"}), ("A fork.", {"fork", "knife"}), ("Nothing here.", {"car"})] * 4
+NO_DIFFERENCE = {"difference": 0.0, "interval": {"difference": [0.0, 0.0]}, "p": 1.0, "p_holm": 1.0}
 
 
 def entries(captions=CAPTIONS):
@@ -54,7 +56,9 @@ def fractions_of(sentences):
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else Fraction(0)
     chairs = (Fraction(sum(map(bool, wrong)), n), Fraction(n_wrong, max(1, mentions)))
     length = Fraction(sum(len(entry["words"]) for entry in sentences), n)
-    return [*chairs, precision, recall, f1, Fraction(mentions, n), length]
+    distinct = sum(len({*mine, *others}) for mine, others in zip(right, wrong, strict=True))
+    repeated = 1 - Fraction(distinct, mentions) if mentions else Fraction(0)
+    return [*chairs, precision, recall, f1, Fraction(mentions, n), Fraction(distinct, n), repeated, length]
 
 
 def exact_p_values(own, reference):
@@ -73,8 +77,8 @@ def exact_p_values(own, reference):
 
 def test_values_by_hand():
     summary = summarise(entries())
-    assert summary["chair_s"] == pytest.approx(4 / 12, abs=1e-5)
-    assert summary["chair_i"] == pytest.approx(4 / 12, abs=1e-5)  # cat, of dog, cat, fork
+    assert summary["CHAIRs"] == pytest.approx(4 / 12, abs=1e-5)
+    assert summary["CHAIRi"] == pytest.approx(4 / 12, abs=1e-5)  # cat, of dog, cat, fork
     assert summary["precision"] == pytest.approx(8 / 12, abs=1e-5)  # dog and fork, of dog, cat, fork
     assert summary["recall"] == pytest.approx(8 / 16)  # dog and fork, of dog, fork, knife, car
     assert summary["f1"] == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2), abs=1e-5)
@@ -85,8 +89,10 @@ def test_values_by_hand():
 
 def test_precision_and_recall_count_a_category_once_a_caption():
     summary = summarise(entries([("A dog, a puppy, dogs and a cat.", {"dog"}), ("A dog.", {"dog"})]))
-    assert summary["chair_i"] == 0.2
+    assert summary["CHAIRi"] == 0.2
     assert summary["precision"] == pytest.approx(2 / 3, abs=1e-5)
+    assert (summary["mentions"], summary["distinct"]) == (5 / 2, 3 / 2)  # dog and cat; dog
+    assert summary["repeated"] == pytest.approx(1 - 3 / 5)
     assert summary["recall"] == 1.0
 
 
@@ -112,7 +118,7 @@ def test_interval_equals_a_plain_bootstrap():
         wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in drawn)
         total = wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in drawn)
         values.append(wrong / max(total, 1))
-    assert summarise(sentences)["interval"]["chair_i"] == pytest.approx(np.percentile(values, (2.5, 97.5)), abs=1e-5)
+    assert summarise(sentences)["interval"]["CHAIRi"] == pytest.approx(np.percentile(values, (2.5, 97.5)), abs=1e-5)
 
 
 def test_weights_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
@@ -126,7 +132,7 @@ def test_weights_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
 def test_mean_of_draws():
     first, second = entries(), entries([("A car.", {"car"})] * 12)
     mean = summarise_mean([first, second])
-    assert mean["chair_i"] == pytest.approx((4 / 12 + 0) / 2, abs=1e-5)
+    assert mean["CHAIRi"] == pytest.approx((4 / 12 + 0) / 2, abs=1e-5)
     assert mean["recall"] == pytest.approx((0.5 + 1) / 2)
 
 
@@ -146,7 +152,7 @@ def test_spread_over_runs_by_its_definitions(own_reference):
             assert found["range"] == pytest.approx([min(own), max(own)], abs=1e-5)
         half = 4.302652729911275 * stdev(differences) / 3**0.5  # Student's t, two degrees of freedom
         expected = [mean(differences) - half, mean(differences) + half]
-        assert spread[metric]["minus_reference"]["t_interval"] == pytest.approx(expected, abs=2e-5)
+        assert spread[metric]["minus_reference"]["interval"]["mean"] == pytest.approx(expected, abs=2e-5)
     chosen = [np.repeat(range(9), times) for times in np.concatenate([*image_weights(9, RESAMPLES, 0)]).astype(int)]
     variances = []
     for run, other in zip(runs, paired, strict=True):
@@ -154,7 +160,7 @@ def test_spread_over_runs_by_its_definitions(own_reference):
             [[bool(e["mscoco_hallucinated_words"]) for e in entries] for entries in (run, other)], dtype=float
         )
         variances.append(np.var([wrong[0, own].mean() - wrong[1, own].mean() for own in chosen], ddof=1))
-    assert spread["chair_s"]["minus_reference"]["sd_images"] == pytest.approx(np.mean(variances) ** 0.5, abs=1e-5)
+    assert spread["CHAIRs"]["minus_reference"]["sd_images"] == pytest.approx(np.mean(variances) ** 0.5, abs=1e-5)
 
 
 def test_spread_needs_runs_and_the_same_images():
@@ -170,16 +176,16 @@ def test_difference_and_interval_are_paired():
     greedy = entries()
     better = entries([(text.replace(" and a cat", ""), objects) for text, objects in CAPTIONS])
     difference = compare_with_reference({"greedy": greedy, "better": better}, "greedy")["better"]
-    assert tuple(difference) == METRICS
-    assert difference["chair_s"]["difference"] == pytest.approx(-4 / 12, abs=1e-5)
+    assert tuple(difference) == TESTED
+    assert difference["CHAIRs"]["difference"] == pytest.approx(-4 / 12, abs=1e-5)
     # the same images in both: the same recall in every resample
-    assert difference["recall"] == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "p_holm": 1.0}
+    assert difference["recall"] == NO_DIFFERENCE | {"p_floor": round(2 / 2**12, 6)}
     weights = np.concatenate(list(image_weights(12, RESAMPLES, seed=0)))
     expected = np.percentile(-weights[:, ::3].sum(1) / 12, (2.5, 97.5))
-    assert difference["chair_s"]["interval"] == pytest.approx(expected, abs=1e-5)
+    assert difference["CHAIRs"]["interval"]["difference"] == pytest.approx(expected, abs=1e-5)
     # 4 captions differ, all to the better: 2 of the 16 ways to swap them are as far apart
-    assert difference["chair_s"]["p"] == 2 / 16
-    assert difference["chair_s"]["p_holm"] == 7 * 2 / 16
+    assert difference["CHAIRs"]["p"] == 2 / 16
+    assert difference["CHAIRs"]["p_holm"] == 8 * 2 / 16
 
 
 @pytest.mark.parametrize(
@@ -192,7 +198,7 @@ def test_p_values_equal_all_swaps_in_exact_fractions(n, seed):
         "b": random_entries(n, seed + 100),
         "reference": random_entries(n, seed + 200),
     }
-    result = compare_with_reference(methods, "reference")
+    result = compare_with_reference(methods, "reference", METRICS)
     for name in ("a", "b") if n < 10 else ("a",):
         expected = exact_p_values(methods[name], methods["reference"])
         assert [result[name][metric]["p"] for metric in METRICS] == pytest.approx(expected, abs=1e-6)
@@ -204,14 +210,14 @@ def test_equal_differences_of_unequal_fractions_are_ties():
     own[:, 1], own[:, 2] = (447, 450), (1000, 1000)
     reference[:, 1], reference[:, 2] = (895, 895), (2000, 2000)
     assert 897 / 2000 - 1790 / 4000 > 1345 / 3000 - 1342 / 3000  # by rounding alone
-    assert permutation_p_values(own[None], reference)[0, METRICS.index("chair_i")] == 1.0
+    assert permutation_p_values(own[None], reference)[0, METRICS.index("CHAIRi")] == 1.0
 
 
 def test_random_swaps_come_near_all_swaps():
     methods = {"own": random_entries(16, 0), "reference": random_entries(16, 1)}
     change = sentence_counts(methods["own"]) - sentence_counts(methods["reference"])
     signs = 1 - 2 * np.array(list(product([0, 1], repeat=16)))
-    for metric, column in (("chair_s", 0), ("mentions", 2), ("length", 6)):  # plain sums
+    for metric, column in (("CHAIRs", 0), ("mentions", 2), ("length", 6)):  # plain sums
         expected = np.mean(np.abs(signs @ change[:, column]) >= abs(change[:, column].sum()))
         found = compare_with_reference(methods, "reference")["own"][metric]["p"]
         assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / PERMUTATIONS) + 1e-4)
@@ -222,28 +228,37 @@ def test_equal_captions_have_p_of_one(n):
     same = random_entries(n, 3)
     result = compare_with_reference({"greedy": same, "same": same}, "greedy")["same"]
     for entry in result.values():
-        assert entry == {"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0, "p_holm": 1.0}
+        assert {**entry, "p_floor": None} == NO_DIFFERENCE | {"p_floor": None}
 
 
 def test_a_difference_of_zero_between_other_captions_has_p_of_one():
     first, second = ("A cat.", {"dog"}), ("A dog.", {"dog"})
     methods = {"greedy": entries([first, second] * 20), "other": entries([second, first] * 20)}
-    assert compare_with_reference(methods, "greedy", ["chair_i"])["other"]["chair_i"]["p"] == 1.0
+    assert compare_with_reference(methods, "greedy", ["CHAIRi"])["other"]["CHAIRi"]["p"] == 1.0
 
 
 def test_one_image_says_nothing():
     methods = {"greedy": entries([("A cat.", {"dog"})]), "other": entries([("A dog.", {"dog"})])}
-    assert compare_with_reference(methods, "greedy", ["chair_i"])["other"]["chair_i"]["p"] == 1.0
+    assert compare_with_reference(methods, "greedy", ["CHAIRi"])["other"]["CHAIRi"]["p"] == 1.0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 13, 14, 30])
+def test_the_smallest_p_is_that_of_a_difference_in_all_images(n):
+    worse = [("A dog and a cat.", {"dog"}), *[("A dog and " + "a cat, " * k, {"dog"}) for k in range(1, n)]]
+    methods = {"greedy": entries(worse[:n]), "other": entries([("A dog.", {"dog"})] * n)}
+    found = compare_with_reference(methods, "greedy", ["mentions"])["other"]["mentions"]
+    assert found["p"] == found["p_floor"] == round(smallest_p(n), 6)
+    assert smallest_p(n) == {1: 1.0, 2: 0.5, 5: 2 / 32, 13: 2 / 8192}.get(n, 1 / 10_000)
 
 
 def test_correction_is_over_the_chosen_metrics_of_all_methods():
     methods = {name: random_entries(40, seed) for seed, name in enumerate(("greedy", "a", "b", "c"))}
-    chosen = compare_with_reference(methods, "greedy", ["chair_i", "length"])
-    assert {tuple(entry) for entry in chosen.values()} == {("chair_i", "length")}
+    chosen = compare_with_reference(methods, "greedy", ["CHAIRi", "length"])
+    assert {tuple(entry) for entry in chosen.values()} == {("CHAIRi", "length")}
     flat = [entry for own in chosen.values() for entry in own.values()]
     assert [entry["p_holm"] for entry in flat] == pytest.approx(holm([entry["p"] for entry in flat]), abs=1e-5)
     everything = compare_with_reference(methods, "greedy")
-    assert chosen["b"]["chair_i"]["p"] == everything["b"]["chair_i"]["p"]
+    assert chosen["b"]["CHAIRi"]["p"] == everything["b"]["CHAIRi"]["p"]
     assert compare_with_reference({"greedy": methods["greedy"]}, "greedy") == {}
 
 
@@ -260,7 +275,7 @@ def test_a_method_with_fewer_images_is_compared_over_them():
     together = [entry for own in found.values() for entry in own.values()]
     assert [entry["p_holm"] for entry in together] == pytest.approx(corrected, abs=1e-4)
     for own, other in zip(found.values(), alone.values(), strict=True):
-        for metric in METRICS:
+        for metric in TESTED:
             assert {**own[metric], "p_holm": None} == {**other[metric], "p_holm": None}
 
 
@@ -288,8 +303,8 @@ def test_wrong_input_is_named():
     first, second = entries(), entries()
     with pytest.raises(ValueError, match="no method 'nobody'.*: greedy, other"):
         compare_with_reference({"greedy": first, "other": second}, "nobody")
-    with pytest.raises(ValueError, match="'chair_x' is not known; expected some of: chair_s"):
-        compare_with_reference({"greedy": first, "other": second}, "greedy", ["chair_i", "chair_x"])
+    with pytest.raises(ValueError, match="'chair_x' is not known; expected some of: CHAIRs"):
+        compare_with_reference({"greedy": first, "other": second}, "greedy", ["CHAIRi", "chair_x"])
     with pytest.raises(ValueError, match="same images"):
         compare_with_reference({"greedy": first[1:], "other": second[:-1]}, "greedy")
     with pytest.raises(ValueError, match="same images"):

@@ -1,4 +1,4 @@
-"""scripts.compare: a refusal by name for whatever makes runs differ, and what lifts it."""
+"""compare runs: a refusal by name for whatever makes runs differ, and what lifts it."""
 
 import json
 import shutil
@@ -183,7 +183,7 @@ def test_runs_scored_otherwise_are_refused_and_can_be_scored_here(
     assert second in line.split(f", {other} has ")[1]
     assert line.endswith("; pass --annotations to score all of them here by one")
     anew = compared(tmp_path, greedy, other, "--annotations", truth)["runs"][str(other)]
-    assert anew["chair_i"] == pytest.approx(chair_i(before), abs=1e-5)
+    assert anew["CHAIRi"] == pytest.approx(chair_i(before), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_scores_that_do_not_hold_are_refused(change, start, made, monkeypatch, t
     (line,) = refusals(capsys, greedy, other)
     assert line.startswith(start.format(other))
     anew = compared(tmp_path, greedy, other, "--annotations", maker.coco / "annotations")["runs"][str(other)]
-    assert anew["chair_i"] == pytest.approx(chair_i(before), abs=1e-5)
+    assert anew["CHAIRi"] == pytest.approx(chair_i(before), abs=1e-5)
 
 
 def test_other_pixels_under_the_same_name_are_refused(made, tmp_path, capsys):
@@ -274,7 +274,7 @@ def test_everything_that_differs_is_named(made, capsys):
     ("damage", "message"),
     [
         (lambda zero: (zero / "captions.jsonl").unlink(), "captions.jsonl: no such file; expected a result folder"),
-        (lambda zero: (zero / "captions_eval_results.json").unlink(), "run llava_hh.scripts.evaluate_chair"),
+        (lambda zero: (zero / "captions_eval_results.json").unlink(), "run llava-hh score chair"),
         (lambda zero: (zero / "captions.jsonl").write_text("[1]\n"), "row 1: expected an object, found a list"),
         (lambda zero: (zero / "captions.jsonl").write_text(""), "no row there"),
         (lambda zero: (zero / "run.json").write_text("{}"), "no 'settings' there; expected that of a captioning run"),

@@ -1,4 +1,4 @@
-"""scripts.compare: statistics against plain loops, wins and losses, captions that cannot steer the terminal."""
+"""compare runs: statistics against plain loops, wins and losses, captions that cannot steer the terminal."""
 
 import json
 from itertools import product
@@ -6,17 +6,17 @@ from itertools import product
 import numpy as np
 import pytest
 from compared_runs import LIMIT, chair_i, compared, recall, sentences_of
+from verbs import compare_seeds
 
 from llava_hh.metrics.compare import RESAMPLES, image_weights
-from llava_hh.scripts import summarise_seeds
 
 
 def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tmp_path):
     _, greedy, zero = compared_session
-    result = compared(tmp_path, greedy, zero, "--metrics", "chair_i", "recall", "--seed", 3)["runs"][str(zero)]
+    result = compared(tmp_path, greedy, zero, "--metrics", "CHAIRi", "recall", "--seed", 3)["runs"][str(zero)]
     base, own = sentences_of(greedy), sentences_of(zero)
     p_values = []
-    for metric, compute in (("chair_i", chair_i), ("recall", recall)):
+    for metric, compute in (("CHAIRi", chair_i), ("recall", recall)):
         observed = compute(own) - compute(base)
         assert observed != 0
         at_least = 0
@@ -31,7 +31,7 @@ def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tm
             spread.append(compute([own[place] for place in drawn]) - compute([base[place] for place in drawn]))
         found = result["difference"][metric]
         assert found["difference"] == pytest.approx(observed, abs=1e-5)
-        assert found["interval"] == pytest.approx(np.percentile(spread, (2.5, 97.5)), abs=2e-5)
+        assert found["interval"]["difference"] == pytest.approx(np.percentile(spread, (2.5, 97.5)), abs=2e-5)
         assert found["p"] == pytest.approx(p_values[-1], abs=1e-6)
         assert result[metric] == pytest.approx(compute(own), abs=1e-5)
     low, high = sorted(p_values)
@@ -100,6 +100,6 @@ def test_seeds_scored_by_other_truth_or_rules_are_refused(change, tmp_path, caps
         (tmp_path / name / "captions_eval_results.json").write_text(json.dumps(own))
     runs = [str(tmp_path / name) for name in ("one", "two", "greedy")]
     with pytest.raises(SystemExit):
-        summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[2]])
+        compare_seeds(["--runs", *runs[:2], "--reference", runs[2]])
     assert "greedy/captions_eval_results.json: other ground truth or rules of CHAIR than" in capsys.readouterr().err
-    summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[0]])
+    compare_seeds(["--runs", *runs[:2], "--reference", runs[0]])

@@ -17,7 +17,8 @@ from baselines.pai import PaiSettings
 from baselines.registry import PRESETS
 from baselines.sampling import sample_generator
 from baselines.vcd import VCD_PAPER, VCD_REPO, VcdSettings, noise_scales, with_noised_twins
-from llava_hh.generation import DecodeContext, Decoding, answer_samples
+from llava_hh.decoding.method import Decoding
+from llava_hh.generation import answer_samples
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 SAMPLES = [{"image_id": f"sample {n}"} for n in range(4)]
@@ -97,10 +98,9 @@ def test_patches_are_seen_as_pixels_of_channels(qwen):
 @pytest.mark.parametrize("settings", [VCD_PAPER, VCD_REPO], ids=["normalized", "raw_unnormalized"])
 def test_each_row_of_patches_has_noise_of_its_own(qwen, settings):
     """Computed patch by patch: both frames show the same noised picture, a row without an image nothing."""
-    batch = qwen.encode(IMAGES, QUESTIONS)
     names = [sample["image_id"] for sample in SAMPLES]
-    context = DecodeContext(qwen.processor, IMAGES, QUESTIONS, names, image_pixels=qwen.family.image_pixels)
-    twins = with_noised_twins(batch.inputs, batch.image_mask, settings, context)
+    batch = qwen.encode(IMAGES, QUESTIONS, sample_ids=names)
+    twins = with_noised_twins(qwen, batch, settings)
     signal, noise = noise_scales(settings.noise_step)
     lengths = [int(grid.prod()) for grid in batch.inputs["image_grid_thw"]]
     lengths.insert(2, 0)

@@ -17,7 +17,8 @@ from baselines.halc import HalcSettings
 from baselines.registry import PRESETS
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
-from llava_hh.generation import Decoding, answer_samples, generate_greedily
+from llava_hh.decoding.method import Decoding, generate_greedily
+from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ZeroHeads

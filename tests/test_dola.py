@@ -3,7 +3,17 @@ from copy import deepcopy
 
 import pytest
 import torch
-from decoding import double, eight_rows, forward, generated, generation_settings, single_rows, slow_decode
+from decoding import (
+    as_batch,
+    as_lvlm,
+    double,
+    eight_rows,
+    forward,
+    generated,
+    generation_settings,
+    single_rows,
+    slow_decode,
+)
 from tiny import IMAGE_TOKEN, N_LAYERS, TinyBatch, tiny_llama
 from torch.testing import assert_close
 
@@ -15,7 +25,7 @@ VARIANTS = ["released", "textbook"]
 
 
 def decode(model, batch, settings, n_tokens=N_TOKENS):
-    return dola.decode(model, batch.inputs, batch.image_mask, settings, n_tokens)
+    return dola.decode(as_lvlm(model), as_batch(batch), settings, n_tokens)
 
 
 def probabilities(logits):

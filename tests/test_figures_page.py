@@ -4,29 +4,30 @@ import json
 from pathlib import Path
 
 import pytest
+from verbs import report_figures
 
 from llava_hh.analysis import findings
-from llava_hh.scripts import draw_module_influence, write_figures_page
+from llava_hh.scripts import figure
 
 MODULES = {
     "mha": {
         "contrastive_influence": [0.1, -0.02, 0.3],
-        "interval": {"low": [0.05, -0.1, -0.01], "high": [0.2, 0.0, 0.4]},
+        "interval": {"contrastive_influence": [[0.05, -0.1, -0.01], [0.2, 0.0, 0.4]]},
         "influence_hallucinated": [0.2, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.12, 0.0],
+        "influence_true": [0.1, 0.12, 0.0],
     },
     "mlp": {
         "contrastive_influence": [-0.1, 0.02, 0.0],
-        "interval": {"low": [-0.2, 0.01, -0.1], "high": [0.0, 0.03, 0.1]},
+        "interval": {"contrastive_influence": [[-0.2, 0.01, -0.1], [0.0, 0.03, 0.1]]},
         "influence_hallucinated": [0.0, 0.1, 0.3],
-        "influence_non_hallucinated": [0.1, 0.08, 0.3],
+        "influence_true": [0.1, 0.08, 0.3],
     },
 }
-COUNTS = {"n_hallucinated_tokens": 5, "n_non_hallucinated_tokens": 9, "n_captions": 4}
+COUNTS = {"n_hallucinated_words": 5, "n_true_words": 9, "n_captions": 4}
 
 
 def mean(value: float, low: float, high: float) -> dict:
-    return {"mean": value, "interval": [low, high]}
+    return {"mean": value, "interval": {"mean": [low, high]}}
 
 
 def write_attribution(folder: Path) -> Path:
@@ -38,7 +39,7 @@ def write_attribution(folder: Path) -> Path:
 
 def test_module_level(tmp_path, capsys):
     out = tmp_path / "train2014" / "module_influence"
-    draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+    figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
     result = json.loads((out / "module_influence.json").read_text())
     expected = {"largest": 0.3, "largest_layer": 2, "n_layers_above_0": 1, "n_layers": 3}
     assert result["modules"]["mha"] == {"sum": pytest.approx(0.38), **expected}
@@ -53,7 +54,7 @@ def test_an_attribution_without_modules_is_one_line(tmp_path, capsys):
     path = tmp_path / "old.json"
     path.write_text("{}")
     with pytest.raises(SystemExit) as stopped:
-        draw_module_influence.main(["--attribution", str(path), "--out", str(tmp_path)])
+        figure.main(["modules", "--attribution", str(path), "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert f"--attribution {path}: no `modules`" in capsys.readouterr().err
 
@@ -84,7 +85,7 @@ def test_sentences_follow_the_numbers():
 
 def test_reweighting_tells_of_the_farthest_weight():
     def point(chair_i: float, recall: float) -> dict:
-        return {"chair_i": chair_i, "recall": recall, "interval": {"chair_i": [chair_i - 0.01, chair_i + 0.01]}}
+        return {"CHAIRi": chair_i, "recall": recall, "interval": {"CHAIRi": [chair_i - 0.01, chair_i + 0.01]}}
 
     result = {"span": "after_image", "alphas": [1.0, 0.5, 0.0], "n": 40, "settings": {"top_k": 5}}
     result["hal_heads"] = [point(0.12, 0.9), point(0.05, 0.8), point(0.07, 0.5)]
@@ -100,20 +101,32 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(SystemExit) as stopped:
-        write_figures_page.main(["--results", str(tmp_path)])
+        report_figures([str(tmp_path)])
     assert stopped.value.code == 2
     assert f"{path}: not the form of this figure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "schema"), [({"run": {}}, 1), ({"run": {}, "schema_version": 3}, 3)])
+def test_a_result_of_another_version_is_one_line(tmp_path, capsys, content, schema):
+    path = tmp_path / "train2014" / "attention_bias" / "attention_bias.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stopped:
+        report_figures(["--results", str(tmp_path)])
+    assert stopped.value.code == 2
+    line = f"{path}: another version of this package wrote it (schema {schema}, not 2); give the command that made it"
+    assert line in capsys.readouterr().err
 
 
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         out = tmp_path / draw / "module_influence"
-        draw_module_influence.main(["--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
-    write_figures_page.main(["--results", str(tmp_path)])
+        figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
+    report_figures([str(tmp_path)])
     page = (tmp_path / "figures.md").read_text()
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         assert f"![Module level]({draw}/module_influence/module_influence.png)" in page
         assert f"Numbers: [{draw}/module_influence/module_influence.json]" in page
     assert page.count("Not made yet: `sh bash_scripts/analysis/") == 5
-    for _, _, _, wrapper in write_figures_page.FIGURES:
+    for _, _, _, wrapper in findings.FIGURES:
         assert (Path(__file__).parents[1] / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()

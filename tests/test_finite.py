@@ -13,10 +13,11 @@ from seeded import Seeded
 
 from baselines import greedy
 from baselines.registry import PRESETS
-from llava_hh.attribution.captions import CaptionAttribution
 from llava_hh.attribution.replacement import Zero
+from llava_hh.attribution.run import CaptionAttribution
+from llava_hh.decoding.method import Decoding
 from llava_hh.finite import refuse_infinite, refusing_infinite
-from llava_hh.generation import Decoding, answer_samples
+from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import Lvlm, load_lvlm

@@ -7,7 +7,7 @@ from transformers import LlavaForConditionalGeneration
 
 from llava_hh.data.coco import load_image_list
 from llava_hh.data.images import load_image
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.chat import render

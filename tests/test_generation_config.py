@@ -23,7 +23,7 @@ from tiny_original import CLIP, N_WORDS, original_weights, write_llava15
 from baselines import greedy
 from baselines.stepping import Stepper
 from llava_hh.data.coco import load_image_list
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.lvlm import FAMILIES as SUPPORTED
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.polling import ask
@@ -167,7 +167,7 @@ def check_greedy(folder: Path) -> None:
     assert lengths[0] > 1 and set(lengths[1:]) == {1}, "a pass over the whole sequence for each token"
     batch = lvlm.encode(images_of(lvlm), QUESTIONS)
     settings = greedy.GreedySettings()
-    assert greedy.decode(lvlm.model, batch.inputs, batch.image_mask, settings, N_TOKENS) == expected
+    assert greedy.decode(lvlm, batch, settings, N_TOKENS) == expected
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

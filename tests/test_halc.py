@@ -9,6 +9,7 @@ from zlib import crc32
 
 import pytest
 import torch
+from decoding import answers_of
 from PIL import Image
 from tiny_llava15 import save_tiny_llava15
 
@@ -17,7 +18,8 @@ from baselines.halc import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, windows_around
 from baselines.halc.words import checked_word
 from baselines.stepping import end_ids
-from llava_hh.generation import Decoding, answer_samples, decode_answers
+from llava_hh.decoding.method import Decoding
+from llava_hh.generation import answer_samples
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 N_TOKENS = 14
@@ -66,7 +68,7 @@ def use(monkeypatch, detector: Detector) -> None:
 
 def answers(lvlm: Lvlm, images: list, prompts: list[str], settings: object, decode, n_tokens: int = N_TOKENS) -> list:
     batch = lvlm.encode(images, prompts, sample_ids=[f"sample {row}" for row in range(len(images))])
-    return [answer.token_ids for answer in decode_answers(lvlm, batch, prompts, decode, settings, n_tokens)]
+    return [answer.token_ids for answer in answers_of(lvlm, batch, decode, settings, n_tokens)]
 
 
 @torch.no_grad()
@@ -79,7 +81,7 @@ def slow_halc(lvlm: Lvlm, image, prompt: str, settings: HalcSettings, rng: rando
     while len(context) < N_TOKENS:
         ids = [token for token, _ in context]
         batch = lvlm.encode([image], [prompt], [ids])
-        following = dola.decode(lvlm.model, batch.inputs, batch.image_mask, settings.base, 1)[0]
+        following = dola.decode(lvlm, batch, settings.base, 1)[0]
         if not fixed:
             own, before = ids[-1], ids[:-1]
             caption = [token for token, kept in context if kept]
@@ -208,9 +210,6 @@ def test_released_captions_end_after_nine_repetitions(lvlm, monkeypatch):
 
 
 def test_wrong_calls(lvlm, tmp_path: Path):
-    batch = lvlm.encode([photo(0)], [DESCRIBE])
-    with pytest.raises(ValueError, match="HALC needs the images"):
-        halc.decode(lvlm.model, batch.inputs, batch.image_mask, SETTINGS, 4)
     with pytest.raises(FileNotFoundError, match="no config.json there; get IDEA-Research"):
         answers(lvlm, [photo(0)], [DESCRIBE], replace(SETTINGS, detector=str(tmp_path)), halc.decode)
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):

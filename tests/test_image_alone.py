@@ -10,25 +10,23 @@ import numpy as np
 import pytest
 from test_scripts import caption_flags
 from tiny_newer import save_tiny_family
+from verbs import score_chair
 
 from llava_hh.analysis.inheritance import load_base
 from llava_hh.attention import heads_on_image_alone
-from llava_hh.evaluation import control_heads, heads_with_text
 from llava_hh.files import read_json
+from llava_hh.head_lists import control_heads, heads_with_text
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.scripts import (
-    analyze_attention_bias,
     analyze_attention_reweight,
-    analyze_js_divergence,
     caption,
     choose_adhh,
     compare_decoding,
     compare_finetuning,
-    evaluate_chair,
-    record_words,
+    figure,
+    finetune,
     reference_loss,
-    targeted_finetune,
 )
 from newer_models import evaluate
 
@@ -55,7 +53,7 @@ def words(checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
     """The flags of what looks at captions."""
     folder = tmp_path_factory.mktemp("words")
     caption.main([*caption_flags(checkpoint, tiny_coco, folder), "--limit", "6"])
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "train2014"]
     return [str(flag) for flag in (*flags, "--captions", folder / "captions_eval_results.json", "--limit", 3)]
 
@@ -93,7 +91,7 @@ def test_adhh_with_random_heads_goes_through(checkpoint, tiny_coco, tmp_path):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out", "--limit", 2]
     flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 4, "--random-draws", 6]
     compare_decoding.main([*map(str, flags), *heads_file(tmp_path, TEXT[:2])])
-    assert len(read_json(tmp_path / "out/summary.json")["random_heads"]["draws"]) == 6
+    assert len(read_json(tmp_path / "out/summary.json")["methods"]["random_heads"]["draws"]) == 6
 
 
 def test_removal_draws_from_all_heads(checkpoint, tiny_coco, tmp_path):
@@ -105,14 +103,14 @@ def test_removal_draws_from_all_heads(checkpoint, tiny_coco, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", [choose_adhh, compare_finetuning, reference_loss, analyze_attention_reweight, targeted_finetune]
+    "script", [choose_adhh, compare_finetuning, reference_loss, analyze_attention_reweight, finetune]
 )
 def test_a_list_that_a_method_cannot_take_is_refused_before_any_captioning(
     script, checkpoint, tiny_coco, tmp_path, capsys
 ):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out"]
     flags += [*heads_file(tmp_path, [[0, 1], [1, 2], [1, 0]])]
-    if script is targeted_finetune:
+    if script is finetune:
         data = [{"id": "0", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "dog"}]}]
         (tmp_path / "data.json").write_text(json.dumps(data))
         flags += ["--data", tmp_path / "data.json", "--random-heads", 1]
@@ -145,7 +143,7 @@ def test_figure_3_leaves_such_heads_out_by_name(words, tmp_path, capsys):
     for name, hal in {"mixed": [[0, 1], [1, 2], [2, 3]], "alone": [[0, 1], [2, 3]]}.items():
         (tmp_path / name).mkdir()
         flags = heads_file(tmp_path / name, hal, TEXT[2:] + [[1, 0]] * (name == "mixed"))
-        analyze_attention_bias.main([*words, *flags, "--out", str(tmp_path / name / "out")])
+        figure.main(["bias", *words, *flags, "--out", str(tmp_path / name / "out")])
         results[name] = read_json(tmp_path / name / "out/attention_bias.json")["groups"]
         said = [line for line in capsys.readouterr().out.splitlines() if WITHOUT_TEXT in line]
         expected = [f"left out: these heads {WITHOUT_TEXT}{head}" for head in ("L1H2", "L1H0")]
@@ -157,17 +155,17 @@ def test_figure_3_leaves_such_heads_out_by_name(words, tmp_path, capsys):
             assert mixed["all"][part]["mean"] == pytest.approx(alone["all"][part]["mean"], abs=1e-6)
 
 
-@pytest.mark.parametrize("script", [analyze_attention_bias, record_words])
-def test_nothing_but_such_heads_is_one_line(script, words, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["bias", "words"])
+def test_nothing_but_such_heads_is_one_line(name, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        script.main([*words, *heads_file(tmp_path, [[1, 3], [1, 1]]), "--out", str(tmp_path / "out")])
+        figure.main([name, *words, *heads_file(tmp_path, [[1, 3], [1, 1]]), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == f"error: these heads {WITHOUT_TEXT}L1H3, L1H1"
 
 
 def test_word_maps_name_what_they_leave_out(words, tmp_path, capsys):
-    record_words.main([*words, *heads_file(tmp_path, [[1, 3], [2, 0]]), "--out", str(tmp_path / "out")])
+    figure.main(["words", *words, *heads_file(tmp_path, [[1, 3], [2, 0]]), "--out", str(tmp_path / "out")])
     assert f"left out: these heads {WITHOUT_TEXT}L1H3\n" in capsys.readouterr().out
     assert read_json(tmp_path / "out/word_maps.json")["heads"] == [[2, 0]]
 
@@ -181,6 +179,6 @@ def test_figure_5_takes_every_head(checkpoint, words, tmp_path):
     """Attention over the image's keys is a distribution as well; a model has not moved from itself."""
     shutil.copytree(checkpoint, tmp_path / "checkpoint-10")
     flags = ["--reference", str(checkpoint), "--checkpoints", str(tmp_path / "checkpoint-10"), *words[2:]]
-    analyze_js_divergence.main([*flags, *heads_file(tmp_path, [[1, 3], [2, 0]]), "--out", str(tmp_path / "out")])
+    figure.main(["divergence", *flags, *heads_file(tmp_path, [[1, 3], [2, 0]]), "--out", str(tmp_path / "out")])
     [step] = read_json(tmp_path / "out/js_divergence.json")["steps"]
     assert np.array(step["all_heads"]).shape == (3, 4) and not np.any(step["all_heads"])

@@ -15,10 +15,12 @@ from scipy.spatial.distance import jensenshannon
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
 from llava_hh.analysis import js_divergence as analysis
+from llava_hh.experiments import divergence
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
+from llava_hh.models import lvlm
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_js_divergence
+from llava_hh.scripts import figure
 
 ROUNDINGS = 8  # of a term of the divergence, which is at most ln 2: three logarithms, products, sums
 CAPTIONS = ("a dog and the cat .", "the dog .", "a dog and a dog and the cat and a cat .")
@@ -68,7 +70,7 @@ def flags(tiny_checkpoint, tiny_coco, checkpoints, tmp_path_factory) -> list[str
 @pytest.fixture(scope="module")
 def finished(flags, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    analyze_js_divergence.main([*flags, "--out", str(out), "--paper-values"])
+    figure.main(["divergence", *flags, "--out", str(out), "--paper-values"])
     return out
 
 
@@ -164,7 +166,7 @@ def test_summary_and_figure(finished):
             name: np.mean([values[:, *head] for head in result[name]], 0) for name in ("hal_heads", "non_hal_heads")
         }
         for name, own in groups.items():
-            low, high = entry[name]["interval"]
+            low, high = entry[name]["interval"]["mean"]
             assert entry[name]["mean"] == pytest.approx(own.mean())
             assert own.min() <= low <= entry[name]["mean"] <= high <= own.max()
         gap = groups["hal_heads"].mean() - groups["non_hal_heads"].mean()
@@ -180,28 +182,28 @@ def test_summary_and_figure(finished):
 
 
 def test_one_caption_has_no_interval(flags, tmp_path):
-    analyze_js_divergence.main([*flags, "--out", str(tmp_path), "--limit", "1"])
+    figure.main(["divergence", *flags, "--out", str(tmp_path), "--limit", "1"])
     result = json.loads((tmp_path / "js_divergence.json").read_text())
     assert result["n"] == 1
     assert "paper" not in result
     own = result["steps"][0]["hal_heads"]
-    assert own["interval"] == pytest.approx([own["mean"]] * 2)
+    assert own["interval"]["mean"] == pytest.approx([own["mean"]] * 2)
 
 
 def test_the_reference_itself_is_at_zero(flags, tiny_checkpoint, tmp_path):
     shutil.copytree(tiny_checkpoint, tmp_path / "step-0")
     chosen = ["--checkpoints", str(tmp_path / "step-0"), "--out", str(tmp_path / "out")]
-    analyze_js_divergence.main([*flags, *chosen])
+    figure.main(["divergence", *flags, *chosen])
     result = json.loads((tmp_path / "out" / "js_divergence.json").read_text())
     assert np.abs(result["steps"][0]["all_heads"]).max() == 0
 
 
 def test_a_rerun_does_only_what_is_missing(flags, finished, checkpoints, tmp_path, monkeypatch):
     """A killed run keeps its finished checkpoints and blocks; only what is left over is loaded and measured."""
-    monkeypatch.setattr(analysis, "BLOCK", 2)
+    monkeypatch.setattr(divergence, "BLOCK", 2)
     out = ["--out", str(tmp_path), "--paper-values"]
-    analyze_js_divergence.main([*flags, "--checkpoints", str(checkpoints(5)), *out])
-    plain, loaded, calls = analysis.load_lvlm, [], []
+    figure.main(["divergence", *flags, "--checkpoints", str(checkpoints(5)), *out])
+    plain, loaded, calls = lvlm.load_lvlm, [], []
 
     def load(path: Path):
         loaded.append(path)
@@ -214,15 +216,15 @@ def test_a_rerun_does_only_what_is_missing(flags, finished, checkpoints, tmp_pat
         return mean_divergence(*args)
 
     mean_divergence = analysis.mean_divergence
-    monkeypatch.setattr(analysis, "load_lvlm", load)
+    monkeypatch.setattr(lvlm, "load_lvlm", load)
     with monkeypatch.context() as patch:
         patch.setattr(analysis, "mean_divergence", dies_in_the_second_block)
         with pytest.raises(KeyboardInterrupt):
-            analyze_js_divergence.main([*flags, *out])
+            figure.main(["divergence", *flags, *out])
     assert loaded == [checkpoints(20)]
-    analyze_js_divergence.main([*flags, *out])
+    figure.main(["divergence", *flags, *out])
     assert loaded == [checkpoints(20)] * 2
-    analyze_js_divergence.main([*flags, *out])
+    figure.main(["divergence", *flags, *out])
     assert loaded == [checkpoints(20)] * 2
     whole, resumed = (json.loads((folder / "js_divergence.json").read_text()) for folder in (finished, tmp_path))
     assert whole["steps"] == resumed["steps"]
@@ -249,7 +251,7 @@ def test_wrong_input_is_one_line_before_any_work(change, message, flags, checkpo
         config["text_config"]["num_attention_heads"] = 2
         (folder / "narrow-9" / "config.json").write_text(json.dumps(config))
     with pytest.raises(SystemExit) as stopped:
-        analyze_js_divergence.main([*flags, "--out", str(tmp_path / "out"), *map(str, change(folder))])
+        figure.main(["divergence", *flags, "--out", str(tmp_path / "out"), *map(str, change(folder))])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip()
     assert message in error
@@ -260,7 +262,7 @@ def test_wrong_input_is_one_line_before_any_work(change, message, flags, checkpo
 def test_another_reference_is_refused(flags, finished, checkpoints, capsys):
     """Checkpoints of one tuning have files of one size, and differ by content."""
     with pytest.raises(SystemExit):
-        analyze_js_divergence.main([*flags, "--reference", str(checkpoints(5)), "--out", str(finished)])
+        figure.main(["divergence", *flags, "--reference", str(checkpoints(5)), "--out", str(finished)])
     assert (
         "begun with other settings: model was tiny, is step-05: config.json, model.safetensors changed"
         in capsys.readouterr().err

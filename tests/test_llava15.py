@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor
 
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.llava import is_llava15, pad_to_square

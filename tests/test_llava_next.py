@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decoding import answers_of
 from PIL import Image
 from test_ablation import hook_output
 from tiny_original import tiny_llava16, write_llava16, yi_tokens
@@ -14,7 +15,7 @@ from torch.testing import assert_close
 
 from baselines import dola, greedy, opera, pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.generation import decode_answers, generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 N_TOKENS = 5
@@ -143,7 +144,7 @@ def test_attribution_of_an_original_equals_a_pass_per_head(lvlm):
 )
 def test_decoders_without_their_contrast_are_greedy(lvlm, decoder, settings):
     batch = lvlm.encode(IMAGES, QUESTIONS)
-    answers = decode_answers(lvlm, batch, QUESTIONS, decoder.decode, settings, N_TOKENS)
+    answers = answers_of(lvlm, batch, decoder.decode, settings, N_TOKENS)
     assert answers == generate_greedily(lvlm, batch, N_TOKENS)
 
 
@@ -159,9 +160,7 @@ def test_decoders_without_their_contrast_are_greedy(lvlm, decoder, settings):
 )
 def test_decoders_do_not_depend_on_the_batch(lvlm, decoder, settings):
     ids = ["a", "b", "c", "d", "e"]
-    together = decode_answers(
-        lvlm, lvlm.encode(IMAGES, QUESTIONS, sample_ids=ids), QUESTIONS, decoder.decode, settings, 4
-    )
+    together = answers_of(lvlm, lvlm.encode(IMAGES, QUESTIONS, sample_ids=ids), decoder.decode, settings, 4)
     for image, question, sample, expected in zip(IMAGES, QUESTIONS, ids, together, strict=True):
         alone = lvlm.encode([image], [question], sample_ids=[sample])
-        assert decode_answers(lvlm, alone, [question], decoder.decode, settings, 4) == [expected]
+        assert answers_of(lvlm, alone, decoder.decode, settings, 4) == [expected]

@@ -15,8 +15,7 @@ from PIL import Image
 
 from baselines import pai
 from baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
-from baselines.registry import PRESETS
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -141,7 +140,7 @@ def test_each_method_answers_as_it_does_elsewhere(tiny_checkpoint, heads_file):
         "greedy": generate_greedily(lvlm, batch, 12)[0].token_ids,
         "adhh": generate_greedily(lvlm, batch, 12, [DeactivateText(tuple(HEADS), 0.3)])[0].token_ids,
         "removal": generate_greedily(lvlm, batch, 12, [ZeroHeads(tuple(HEADS))])[0].token_ids,
-        "pai": pai.decode(lvlm.model, batch.inputs, batch.image_mask, PRESETS["pai"].settings, 12)[0],
+        "pai": pai.decode(lvlm, batch, pai.PRESETS["pai"], 12)[0],
     }
     assert len({tuple(ids) for ids in tokens.values()}) == 4, "each method says something of its own"
     for method, ids in tokens.items():

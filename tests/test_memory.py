@@ -12,7 +12,7 @@ from faults.kills import run_script
 from safetensors.numpy import load_file
 
 from llava_hh import generation, memory
-from llava_hh.attribution import captions
+from llava_hh.attribution import run as attribution
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.memory import fit_in_memory, is_out_of_memory
 from llava_hh.models import lvlm
@@ -151,7 +151,7 @@ def test_reference_loss_takes_fewer_captions(material, few_rows, tmp_path):
 
 def test_estimates_take_fewer_targets(material, tmp_path, monkeypatch):
     expected = run_script(material["attribute --screen"], tmp_path / "all")
-    estimate, refused = captions.estimate_every_head, []
+    estimate, refused = attribution.estimate_every_head, []
 
     def of_few(model, inputs, positions, ids):
         if len(positions) > 1:
@@ -159,7 +159,7 @@ def test_estimates_take_fewer_targets(material, tmp_path, monkeypatch):
             raise torch.OutOfMemoryError(CPU_ERROR)
         return estimate(model, inputs, positions, ids)
 
-    monkeypatch.setattr(captions, "estimate_every_head", of_few)
+    monkeypatch.setattr(attribution, "estimate_every_head", of_few)
     assert equal(run_script(material["attribute --screen"], tmp_path / "few"), expected)
     assert refused and 1 in sub_batches(tmp_path / "few")
 

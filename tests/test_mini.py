@@ -6,13 +6,14 @@ from hashlib import sha256
 
 import pytest
 import torch
+from decoding import answers_of
 from PIL import Image
 from pycocotools.coco import COCO
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from baselines import dola, halc, pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.generation import decode_answers, generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.metrics.chair import find_objects
@@ -195,7 +196,7 @@ def single_step(mini, cache, token, head):
 def test_without_their_contrast_decoders_are_greedy_on_mini(mini, picture, decoder, settings):
     prompts = [DESCRIBE, "What is this?"]
     batch = mini.encode([picture[1]] * 2, prompts)
-    answers = decode_answers(mini, batch, prompts, decoder.decode, settings, 24)
+    answers = answers_of(mini, batch, decoder.decode, settings, 24)
     assert answers == generate_greedily(mini, batch, 24)
     assert any(len(answer.token_ids) == 24 for answer in answers)
 
@@ -205,7 +206,7 @@ def test_halc_with_nothing_checked_is_dola_on_mini(mini, picture):
     mine = {"detector": "mini", "scorer": "mini"}
     batch = mini.encode([picture[1]], [DESCRIBE])
     unchecked, checked, base = (
-        decode_answers(mini, batch, [DESCRIBE], decoder.decode, settings, 24)
+        answers_of(mini, batch, decoder.decode, settings, 24)
         for decoder, settings in (
             (halc, halc.HalcSettings(**mine, skip_rate=1)),
             (halc, halc.HalcSettings(**mine)),

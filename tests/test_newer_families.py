@@ -17,9 +17,9 @@ from baselines import greedy
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.finetuning.head_rows import tune_head_rows
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
-from llava_hh.generation import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, observe, record
 from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
@@ -251,7 +251,7 @@ def test_targeted_losses_equal_eager(lvlm):
 def test_decoders_step_as_generate_does(lvlm):
     batch = lvlm.encode(images_of(lvlm), QUESTIONS)
     generated = [answer.token_ids for answer in generate_greedily(lvlm, batch, 6)]
-    assert greedy.decode(lvlm.model, batch.inputs, batch.image_mask, greedy.GreedySettings(), 6) == generated
+    assert greedy.decode(lvlm, batch, greedy.GreedySettings(), 6) == generated
 
 
 @torch.no_grad()

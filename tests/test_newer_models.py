@@ -12,15 +12,16 @@ from test_scripts import attribute_flags, caption_flags
 from tiny import tiny_mllama
 from tiny_newer import save_tiny_family
 from torch.testing import assert_close
+from verbs import score_chair
 
 from llava_hh.data.images import load_image
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import check_heads, load_heads
 from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import attribute, caption, evaluate_chair, targeted_finetune
+from llava_hh.scripts import attribute, caption, finetune
 from newer_models import evaluate
 from newer_models.released import remove_as_released
 
@@ -65,7 +66,7 @@ def test_released_removal_is_in_the_vision_tower():
 def test_removal_on_mllama_and_what_its_code_removed(flags, tmp_path, capsys):
     evaluate.main([*flags, "--released"])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary.keys() == {"greedy", "removal", "removal_released", "random_heads", "settings", "run"}
+    assert summary["methods"].keys() == {"greedy", "removal", "removal_released", "random_heads"}
     assert "| heads removed, released indexing |" in capsys.readouterr().out
     texts = {}
     for name in ("greedy", "removal", "removal_released", "random_42"):
@@ -94,7 +95,7 @@ def test_released_indexing_is_of_mllama_alone(flags, tiny_checkpoint, capsys):
 def test_adhh_beside_removal_on_another_family(flags, tiny_checkpoint, tmp_path):
     evaluate.main([*flags, "--model", str(tiny_checkpoint), "--threshold", "0.2"])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert {"removal", "adhh"} < summary.keys() and summary["settings"]["threshold"] == 0.2
+    assert {"removal", "adhh"} < summary["methods"].keys() and summary["settings"]["threshold"] == 0.2
     interventions = json.loads((tmp_path / "out/adhh/run.json").read_text())["settings"]["interventions"]
     assert [each["kind"] for each in interventions] == ["DeactivateText"]
 
@@ -103,7 +104,7 @@ def test_attribution_of_mllama_from_captions_on(mllama_path, tiny_coco, tmp_path
     """Cross-attention layers are ranked with the others."""
     caption.main(caption_flags(mllama_path, tiny_coco, tmp_path))
     annotations = str(tiny_coco / "annotations")
-    evaluate_chair.main(["--captions", str(tmp_path / "captions.jsonl"), "--annotations", annotations])
+    score_chair(["--captions", str(tmp_path / "captions.jsonl"), "--annotations", annotations])
     result = tmp_path / "captions_eval_results.json"
     attribute.main(attribute_flags(mllama_path, tiny_coco, result, tmp_path / "heads"))
     found = json.loads((tmp_path / "heads/attribution_result.json").read_text())
@@ -139,7 +140,7 @@ def test_finetuning_leaves_a_checkpoint_of_the_family(name, tiny_coco, tmp_path)
     flags = ["--model", tmp_path / "model", "--heads", tmp_path / "heads.json", "--top-k", 2, "--no-lm-head"]
     flags += ["--data", tiny_coco / "instruct_train2014.json", "--image-folder", tiny_coco, "--max-length", 60]
     flags += ["--steps", 2, "--batch-size", 3, "--learning-rate", 1e-2, "--out", tmp_path / "out"]
-    targeted_finetune.main([str(flag) for flag in flags])
+    finetune.main([str(flag) for flag in flags])
     before, after = load_lvlm(tmp_path / "model"), load_lvlm(tmp_path / "out/model")
     image = load_image(next((tiny_coco / "train2014").iterdir()))
     moved = [

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from decoding import double, eight_rows, forward, generation_settings, single_rows
+from decoding import as_batch, as_lvlm, double, eight_rows, forward, generation_settings, single_rows
 from slow_opera import SlowOpera
 from tiny import IMAGE_TOKEN, TinyBatch, tiny_llama, tiny_mistral_gqa, tiny_mllama
 from torch.testing import assert_close
@@ -31,7 +31,7 @@ RETURNING = [
 
 
 def decode(model, batch, settings, n_tokens=N_TOKENS):
-    return opera.decode(model, batch.inputs, batch.image_mask, settings, n_tokens)
+    return opera.decode(as_lvlm(model), as_batch(batch), settings, n_tokens)
 
 
 @pytest.fixture(scope="module")

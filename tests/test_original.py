@@ -26,7 +26,7 @@ from transformers import LlavaNextForConditionalGeneration
 
 from llava_hh.analysis.inheritance import load_base, text_blocks
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.generation import generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
 from llava_hh.identity import checkpoint_files, identify_checkpoint

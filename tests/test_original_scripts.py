@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_llava15 import OBJECTS, save_tiny_llava15
 from tiny_original import N_WORDS, original_weights, write_llava15, write_projector
+from verbs import score_chair
 
 from llava_hh.files import read_json
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import analyze_js_divergence, attribute, caption, convert, evaluate_chair
+from llava_hh.scripts import attribute, caption, convert, figure
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def captions(checkpoints, tiny_coco, tmp_path_factory) -> Path:
     flags = ["--model", model, "--image-folder", tiny_coco / "train2014", "--annotations", tiny_coco / "annotations"]
     flags += ["--split", "train2014", "--out", out, "--limit", 6, "--max-new-tokens", 8]
     caption.main([str(flag) for flag in flags])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -71,7 +72,7 @@ def test_figure_5_is_that_of_the_converted_folders(checkpoints, captions, tiny_c
     }.items():
         flags = ["--reference", folders[0], "--checkpoints", *folders[1:], "--heads", heads, "--top-k", 2, "--limit", 3]
         flags += ["--captions", captions / "captions_eval_results.json", "--image-folder", tiny_coco / "train2014"]
-        analyze_js_divergence.main([str(flag) for flag in (*flags, "--out", tmp_path / kind)])
+        figure.main([str(flag) for flag in ("divergence", *flags, "--out", tmp_path / kind)])
         steps = read_json(tmp_path / kind / "js_divergence.json")["steps"]
         results[kind] = np.array([step["all_heads"] for step in steps])
     assert np.allclose(results["original"], results["converted"], atol=1e-6)

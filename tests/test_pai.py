@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 from decoding import (
+    as_batch,
+    as_lvlm,
     double,
     eight_rows,
     generated,
@@ -27,7 +29,7 @@ HEADS = [Head(layer, head) for layer in (1, 2) for head in range(N_HEADS)]
 
 
 def decode(model, batch, settings, n_tokens=N_TOKENS):
-    return pai.decode(model, batch.inputs, batch.image_mask, settings, n_tokens)
+    return pai.decode(as_lvlm(model), as_batch(batch), settings, n_tokens)
 
 
 def without_image(alone):

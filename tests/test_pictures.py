@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_repository import BASELINES, MODULES, NEWER
 from tiny_checkpoint import SINGLE_WORDS
+from verbs import compare_details, report_html
 
 from llava_hh.comparison import compare
 from llava_hh.figures import caption_examples
@@ -20,7 +21,7 @@ from llava_hh.figures.style import picture, plt, save_figure
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.metrics.chair import corpus_metrics, score_caption
 from llava_hh.metrics.compare import summarise
-from llava_hh.scripts import choose_adhh, compare_decoding, explain_chair, record_words, report
+from llava_hh.scripts import choose_adhh, compare_decoding, figure
 
 OBJECTS = [{"dog"}, {"dog", "chair"}, {"cat"}, set()]
 LEGAL = {
@@ -118,7 +119,7 @@ def test_details_and_methods_of_every_legal_kind_are_drawn(name, tmp_path, capsy
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_methods(summary, tmp_path / "summary")
-        explain_chair.main([*map(str, paths), "--out", str(tmp_path / "out")])
+        compare_details([*map(str, paths), "--out", str(tmp_path / "out")])
     for picture_of in ("summary", "out/chair_categories", "out/chair_cooccurrence", "out/chair_positions"):
         assert is_drawn(tmp_path / picture_of)
     assert "warning" not in capsys.readouterr().err
@@ -135,8 +136,8 @@ def test_a_choice_is_made_and_drawn_where_nothing_is_better(name, tmp_path):
 
 
 def test_a_choice_where_greedy_decoding_mentions_nothing():
-    greedy = {"recall": 0.0, "mentions": 0.0, "chair_i": 0.0}
-    assert choose_adhh.choose([{**greedy, "mentions": 2.0, "chair_i": 0.5}], greedy, 0.1, 0.1) is None
+    greedy = {"recall": 0.0, "mentions": 0.0, "CHAIRi": 0.0}
+    assert choose_adhh.choose([{**greedy, "mentions": 2.0, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
@@ -212,9 +213,11 @@ def test_the_page_is_written_where_nothing_is_hallucinated(tiny_checkpoint, tmp_
     """bash_scripts/report.sh records words first; captions without a hallucination have none to record."""
     captions = write_run(tmp_path / "results" / "greedy", ["A dog.", "\n\n", "A cat.", "Nothing.\n\nNothing."])
     flags = ["--model", tiny_checkpoint, "--captions", captions, "--image-folder", tmp_path / "results" / "images"]
-    record_words.main([str(flag) for flag in (*flags, "--heads", "none.json", "--out", tmp_path / "results" / "maps")])
+    figure.main(
+        [str(flag) for flag in ("words", *flags, "--heads", "none.json", "--out", tmp_path / "results" / "maps")]
+    )
     assert capsys.readouterr().out == f"{captions}: no caption with a hallucinated object, so there are no word maps\n"
-    report.main([str(tmp_path / "results")])
+    report_html([str(tmp_path / "results")])
     assert "Nothing.\\n\\nNothing." in (tmp_path / "results" / "report.html").read_text()
 
 

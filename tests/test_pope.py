@@ -111,14 +111,14 @@ def test_intervals_are_over_images(parser):
     for column, name in enumerate(METRICS):
         assert interval[name] == pytest.approx(np.percentile(theirs[:, column], (2.5, 97.5)), abs=0.12)
         found = difference[name]
-        assert found["interval"] == pytest.approx(np.percentile(paired[:, column], (2.5, 97.5)), abs=0.12)
+        assert found["interval"]["difference"] == pytest.approx(np.percentile(paired[:, column], (2.5, 97.5)), abs=0.12)
         values = [score([r["answer"] for r in own], [r["label"] for r in own], parser)[name] for own in (others, rows)]
         assert found["difference"] == pytest.approx(values[0] - values[1], abs=1e-5)
 
 
 def test_the_same_answers_differ_by_nothing_and_other_questions_are_refused():
     rows = polled(1)
-    same = {"difference": 0, "interval": [0, 0]}
+    same = {"difference": 0, "interval": {"difference": [0, 0]}}
     assert compare(rows, [dict(row) for row in rows], "llava") == dict.fromkeys(METRICS, same)
     with pytest.raises(ValueError, match="the same questions"):
         compare(rows, rows[1:], "llava")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from eager_edits import eager_edits
 from tiny import TinyBatch, decode_steps
+from verbs import score_chair
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
@@ -17,7 +18,7 @@ from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import caption, evaluate_chair, reference_loss
+from llava_hh.scripts import caption, reference_loss
 
 HEADS = (Head(0, 1), Head(1, 2), Head(2, 0), Head(3, 3))
 PROMPT = "describe the dog"
@@ -95,10 +96,10 @@ def test_a_summary_equals_a_loop_over_resamples():
     for name in rows:
         assert found[name]["loss"] == pytest.approx(loss(name, once))
         assert found[name]["perplexity"] == pytest.approx(np.exp(loss(name, once)))
-        assert found[name]["interval"] == pytest.approx(np.percentile(spread[name], (2.5, 97.5)))
+        assert found[name]["interval"]["loss"] == pytest.approx(np.percentile(spread[name], (2.5, 97.5)))
     assert found["zero"]["difference"] == pytest.approx(loss("zero", once) - loss("none", once))
     ends = np.percentile(spread["zero"] - spread["none"], (2.5, 97.5))
-    assert found["zero"]["difference_interval"] == pytest.approx(ends)
+    assert found["zero"]["interval"]["difference"] == pytest.approx(ends)
     assert "difference" not in found["none"]
     assert (found["zero"]["n_images"], found["zero"]["n_captions"]) == (5, len(places))
 
@@ -127,7 +128,7 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     greedy = tmp_path / "greedy"
     caption.main([*flags[:14], "--max-new-tokens", "6", "--out", str(greedy)])
     truth = str(tiny_coco / "annotations")
-    evaluate_chair.main(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
+    score_chair(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
     more = ["--tfhh-model", str(tuned), "--captions", f"none={greedy / 'captions_eval_results.json'}"]
     reference_loss.main([*flags, *more, "--out", str(out)])
     result = json.loads((out / "reference_loss.json").read_text())["methods"]
@@ -152,7 +153,11 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     assert result["none"]["captions"]["sha256"] == sha256(greedy / "captions_eval_results.json")
     own = json.loads((greedy / "captions_eval_results.json").read_text())["overall_metrics"]
     assert result["none"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
-    assert f"| {own['length']:.1f} | {own['mentions']:.1f} | {100 * own['recall']:.1f} |" in capsys.readouterr().out
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    heads, cells = next((heads, cells) for heads, cells in zip(table, table[1:], strict=False) if cells[0] == "| none")
+    shown = {head.rstrip(" |"): cell.split(" (")[0] for head, cell in zip(heads, cells, strict=True)}
+    values = {"length": own["length"], "mentions": own["mentions"], "recall %": 100 * own["recall"]}
+    assert {name: shown[name] for name in values} == {name: f"{value:.1f}" for name, value in values.items()}
 
     before = {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
     (out / "adhh" / "blocks" / "00001.json").unlink()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from verbs import report_html
 
 from llava_hh.report.captions import find_sets
 from llava_hh.report.folder import ResultFolder
@@ -18,7 +19,6 @@ from llava_hh.report.images import EDGES, shrink_images
 from llava_hh.report.render import render_report
 from llava_hh.report.tables import find_comparisons, headline
 from llava_hh.report.words import LARGEST, NOT_MEASURED, pack
-from llava_hh.scripts import report
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -94,7 +94,8 @@ def test_heads_not_measured_stay_empty(results):
     log_probs["heads"][:, 1, 2] = np.nan
     save_file(log_probs, folder / "ablations.safetensors")
     content = json.loads((folder / "attribution_result.json").read_text())
-    content["contrastive_influence"][1][2] = content["interval"]["low"][1][2] = content["interval"]["high"][1][2] = None
+    for scores in (content["contrastive_influence"], *content["interval"]["contrastive_influence"]):
+        scores[1][2] = None
     (folder / "attribution_result.json").write_text(json.dumps(content))
     assert find_heads(ResultFolder(results))["scores"][1][2] is None
     sets, _ = find_sets(ResultFolder(results), limit=100)
@@ -114,7 +115,7 @@ def draws(results) -> Path:
         heads.write_text(json.dumps({**json.loads(heads.read_text()), "n_captions": n_captions}))
         summary = results / f"val2014{draw}" / "summary.json"
         content = json.loads(summary.read_text())
-        content["adhh"]["n"] = n_captions
+        content["methods"]["adhh"]["n"] = n_captions
         summary.write_text(json.dumps(content))
     return results
 
@@ -138,7 +139,7 @@ def test_heads_and_the_numbers_on_top_are_of_one_draw_and_name_it(first, shown, 
 
 
 def test_the_page_names_the_draw_of_everything(draws):
-    report.main([str(draws), "--first", str(draws / "train2014-60-seed7"), str(draws / "val2014-60-seed7")])
+    report_html([str(draws), "--first", str(draws / "train2014-60-seed7"), str(draws / "val2014-60-seed7")])
     html = (draws / "report.html").read_text()
     assert "<h2>Heads (train2014-60-seed7)</h2>" in html
     assert "<p>CHAIR_i with heads switched off (AD-HH), val2014-60-seed7</p>" in html
@@ -148,7 +149,7 @@ def test_the_page_names_the_draw_of_everything(draws):
 
 
 def test_every_number_has_a_file(tiny_results, capsys):
-    report.main([str(tiny_results)])
+    report_html([str(tiny_results)])
     assert capsys.readouterr().out.split() == [
         str(tiny_results / "report.html"),
         str(tiny_results.parent.resolve() / "index.html"),
@@ -169,14 +170,14 @@ def test_head_numbers_and_the_headline_are_the_files(tiny_results):
     html = render_report(tiny_results)
     heads = data_of(html)["heads"]
     assert np.allclose(heads["scores"], content["contrastive_influence"], rtol=1e-5)
-    assert np.allclose(heads["low"], content["interval"]["low"], rtol=1e-5)
+    assert np.allclose(heads["low"], content["interval"]["contrastive_influence"][0], rtol=1e-5)
     assert heads["hal"] == content["hal_heads"]
-    summary = json.loads((tiny_results / "val2014" / "summary.json").read_text())
-    low, high = (100 * end for end in summary["adhh"]["interval"]["chair_i"])
-    assert f"{100 * summary['greedy']['chair_i']:.1f}%" in html
-    assert f"<strong>{100 * summary['adhh']['chair_i']:.1f}%</strong>" in html
+    methods = json.loads((tiny_results / "val2014" / "summary.json").read_text())["methods"]
+    low, high = (100 * end for end in methods["adhh"]["interval"]["CHAIRi"])
+    assert f"{100 * methods['greedy']['CHAIRi']:.1f}%" in html
+    assert f"<strong>{100 * methods['adhh']['CHAIRi']:.1f}%</strong>" in html
     assert f"{low:.1f} to {high:.1f}, n = 6" in html
-    assert f"<td>{100 * summary['greedy']['recall']:.1f} (" in html
+    assert f"<td>{100 * methods['greedy']['recall']:.1f} (" in html
 
 
 def test_a_part_of_a_folder_shows_that_part(tiny_results, results, monkeypatch):
@@ -205,7 +206,7 @@ def test_images_that_are_gone_are_left_out(results):
 def test_wrong_input_is_one_line(results, capsys):
     def said(*flags: object) -> str:
         with pytest.raises(SystemExit) as stopped:
-            report.main([*map(str, flags)])
+            report_html([*map(str, flags)])
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
@@ -213,7 +214,7 @@ def test_wrong_input_is_one_line(results, capsys):
     (results / "empty").mkdir()
     assert "no captions, comparisons or attribution there" in said(results / "empty")
     assert "argument --limit: '0': expected a whole number of at least 1" in said(results, "--limit", 0)
-    (results / "val2014" / "summary.json").write_text('{"settings": {}, "greedy": {"n": 3}}')
+    (results / "val2014" / "summary.json").write_text('{"settings": {}, "methods": {"greedy": {}}}')
     assert f"{results / 'val2014' / 'summary.json'}: not the form of such a result file" in said(results)
 
 
@@ -233,8 +234,8 @@ def test_images_shrink_until_they_fit(tmp_path):
 
 
 def test_the_index_lists_all_runs_and_reports(results):
-    report.main([str(results)])
-    report.main([str(results / "val2014")])
+    report_html([str(results)])
+    report_html([str(results / "val2014")])
     html = (results.parent / "index.html").read_text()
     runs = {path.relative_to(results.parent).as_posix() for path in results.rglob("run.json")}
     assert len(runs) == 6

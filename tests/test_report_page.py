@@ -78,8 +78,8 @@ def test_a_head_tells_its_numbers(page, results):
         page.run(f"signed({value})")
         for value in (
             content["contrastive_influence"][2][3],
-            content["interval"]["low"][2][3],
-            content["interval"]["high"][2][3],
+            content["interval"]["contrastive_influence"][0][2][3],
+            content["interval"]["contrastive_influence"][1][2][3],
         )
     )
     assert page.run("tip.hidden") is False
@@ -273,9 +273,13 @@ def write_large(folder: Path, images: Path, n_images: int = 200) -> None:
     run = {"image_folder": str(images)}
     write_json(folder / "captions_eval_results.json", {"sentences": sentences, "overall_metrics": overall, "run": run})
     heads = random.normal(size=(32, 32)).tolist()
-    scores = {"contrastive_influence": heads, "interval": {"low": heads, "high": heads}, "hal_heads": [[3, 4]]}
-    scores |= {"influence_hallucinated": heads, "influence_non_hallucinated": heads, "read_out": "probability"}
-    counts = {"n_hallucinated_tokens": 1200, "n_non_hallucinated_tokens": 1, "n_captions": n_images}
+    scores = {
+        "contrastive_influence": heads,
+        "interval": {"contrastive_influence": [heads, heads]},
+        "hal_heads": [[3, 4]],
+    }
+    scores |= {"influence_hallucinated": heads, "influence_true": heads, "read_out": "probability"}
+    counts = {"n_hallucinated_words": 1200, "n_true_words": 1, "n_captions": n_images}
     write_json(folder / "heads" / "attribution_result.json", {**scores, **counts, "settings": {}})
     (folder / "heads" / "targets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in targets))
     clean = random.uniform(-3, 0, len(targets)).astype(np.float32)

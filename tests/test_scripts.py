@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from verbs import score_chair
 
 from llava_hh.files import sha256
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding
 
 ROOT = Path(__file__).parents[1]
 LENGTH = "10"
@@ -36,7 +37,7 @@ def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
     """A folder with greedy captions and their evaluation."""
     out = tmp_path_factory.mktemp("captions")
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, out))
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -80,8 +81,8 @@ def test_attribution_result_agrees_with_its_tables(attribution):
     layer, head = np.unravel_index(contrast.argmax(), contrast.shape)
     assert result["hal_heads"][0] == [layer, head]
     assert len(result["hal_heads"]) == len(result["non_hal_heads"]) == 5
-    assert result["n_hallucinated_tokens"] == hallucinated.sum()
-    low, high = (np.array(result["interval"][end]) for end in ("low", "high"))
+    assert result["n_hallucinated_words"] == hallucinated.sum()
+    low, high = np.array(result["interval"]["contrastive_influence"])
     assert ((low < contrast) & (contrast < high)).mean() > 0.8
     assert {"1", "2", "5", "10"} == result["stability"]["half_overlap"].keys()
     assert (attribution / "head_map.png").stat().st_size > 1000
@@ -125,7 +126,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
     def refuse(*_, **__):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr("llava_hh.attribution.captions.ablate_every_head", refuse)
+    monkeypatch.setattr("llava_hh.attribution.run.ablate_every_head", refuse)
     monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
     before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
@@ -136,7 +137,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
 def test_kill_and_rerun_leave_the_same_bytes(tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
     """kill -9 after the first finished block; the rerun completes the rest. Other scripts: test_faults.py."""
     flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
-    command = [sys.executable, "-m", "llava_hh.scripts.attribute", *flags]
+    command = [sys.executable, "-m", "llava_hh", "attribute", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     blocks = tmp_path / "blocks"
@@ -164,9 +165,9 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
     compare_decoding.main([*shared, *val, "--top-k", "2", "--threshold", "0.05"])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
     for method in ("greedy", "adhh", "random_heads"):
-        assert {"chair_s", "chair_i", "recall", "mentions", "n", "interval"} <= summary[method].keys()
+        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= summary["methods"][method].keys()
     evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
-    assert summary["adhh"]["chair_i"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    assert summary["methods"]["adhh"]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
     truth = {path.name: sha256(path) for path in (tiny_coco / "annotations").glob("*_*2014.json")}
     assert truth == evaluated["run"]["truth"] == summary["settings"]["truth"] == choice["settings"]["truth"] != {}
     assert (tmp_path / "val" / "summary_captions.png").exists()

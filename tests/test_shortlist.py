@@ -10,11 +10,12 @@ import torch
 from scipy.stats import t as student
 from test_ablation import ablate_one_by_one, llama_case, llava_case, mllama_case, padded_llava_case
 from test_scripts import attribute_flags, caption_flags, read_attribution
+from verbs import score_chair
 
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head, estimated_influence
 from llava_hh.attribution.race import beaten_heads
-from llava_hh.scripts import attribute, caption, evaluate_chair
+from llava_hh.scripts import attribute, caption
 
 STEP = 0.02
 
@@ -113,7 +114,7 @@ def sources(tiny_checkpoint, tiny_coco, tmp_path_factory) -> tuple[list[str], Pa
     """Flags of attribution but --out, and the folder of the exact one."""
     folder = tmp_path_factory.mktemp("captions")
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, folder))
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     exact = tmp_path_factory.mktemp("exact")
     flags = attribute_flags(tiny_checkpoint, tiny_coco, folder / "captions_eval_results.json", exact)
     attribute.main(flags)
@@ -134,8 +135,8 @@ def test_screen_measures_the_best_of_the_estimate(sources, tmp_path, capsys):
     scores = np.array(result["contrastive_influence"], dtype=float)
     assert np.array_equal(np.isnan(scores), ~measured)
     assert np.allclose(scores[measured], np.array(whole["contrastive_influence"])[measured], atol=1e-6)
-    low = np.array(result["interval"]["low"], dtype=float)
-    assert np.allclose(low[measured], np.array(whole["interval"]["low"])[measured], atol=1e-6)
+    low = np.array(result["interval"]["contrastive_influence"][0], dtype=float)
+    assert np.allclose(low[measured], np.array(whole["interval"]["contrastive_influence"][0])[measured], atol=1e-6)
     expected = sorted(map(tuple, np.argwhere(measured)), key=lambda head: -scores[head])[:5]
     assert [tuple(head) for head in result["hal_heads"]] == expected
     assert not {"non_hal_heads", "stability", "modules"} & result.keys()

@@ -90,7 +90,7 @@ def test_overlap_equals_splits_written_out():
     assert 0 < len(shares[1]) < 60  # splits with a half of one kind are dropped
     for k, own in shares.items():
         assert result[k]["mean"] == pytest.approx(np.mean(own))
-        assert result[k]["interval"] == pytest.approx(list(np.percentile(own, (2.5, 97.5))))
+        assert result[k]["interval"]["mean"] == pytest.approx(list(np.percentile(own, (2.5, 97.5))))
         assert result[k]["chance"] == k / 12
         assert result[k]["n_splits"] == len(own)
     assert result[12]["mean"] == 1.0
@@ -139,10 +139,10 @@ def test_picture_of_scores_and_intervals(read_out, tmp_path):
     result = {
         "hal_heads": rank_heads(contrast, 4)[0],
         "contrastive_influence": contrast.tolist(),
-        "interval": {"low": low.tolist(), "high": high.tolist()},
+        "interval": {"contrastive_influence": [low.tolist(), high.tolist()]},
         "read_out": read_out,
-        "n_hallucinated_tokens": int(hallucinated.sum()),
-        "n_non_hallucinated_tokens": int((~hallucinated).sum()),
+        "n_hallucinated_words": int(hallucinated.sum()),
+        "n_true_words": int((~hallucinated).sum()),
         "n_captions": 8,
     }
     (tmp_path / "result.json").write_text(json.dumps(result))

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from decoding import context_for, eight_rows, generated, generation_settings, single_rows
+from decoding import answers_of, as_batch, as_lvlm, eight_rows, generated, generation_settings, single_rows
 from tiny import TinyBatch, tiny_chameleon, tiny_llama, tiny_mllama
 from torch.testing import assert_close
 
@@ -8,7 +8,7 @@ from baselines import greedy
 from baselines.greedy import GreedySettings
 from baselines.stepping import Stepper, decode_rows
 from llava_hh.attention import decoder_layers
-from llava_hh.generation import decode_answers, generate_greedily
+from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
@@ -19,7 +19,7 @@ SETTINGS = GreedySettings()
 
 
 def decode(model, batch, n_tokens=N_TOKENS):
-    return greedy.decode(model, batch.inputs, batch.image_mask, SETTINGS, n_tokens, context_for(len(batch.image_mask)))
+    return greedy.decode(as_lvlm(model), as_batch(batch), SETTINGS, n_tokens)
 
 
 def test_greedy_equals_generate(llava):
@@ -137,9 +137,9 @@ def test_answers_of_a_decoder_are_those_of_generate(tiny_checkpoint):
     prompts = ["describe", "describe a dog and the cat", "the"]
     batch = lvlm.encode([None] * 3, prompts, sample_ids=[5, 6, 7])
     free = generate_greedily(lvlm, batch, N_TOKENS)
-    assert decode_answers(lvlm, batch, prompts, greedy.decode, SETTINGS, N_TOKENS) == free
+    assert answers_of(lvlm, batch, greedy.decode, SETTINGS, N_TOKENS) == free
     with generation_settings(lvlm.model, eos_token_id=[free[0].token_ids[2]]):
-        answers = decode_answers(lvlm, batch, prompts, greedy.decode, SETTINGS, N_TOKENS)
+        answers = answers_of(lvlm, batch, greedy.decode, SETTINGS, N_TOKENS)
         assert answers == generate_greedily(lvlm, batch, N_TOKENS)
     assert answers[0].finish_reason == "stop"
 

@@ -9,22 +9,23 @@ from decoding import (
     MEANS,
     PROCESSOR,
     SPREADS,
-    context_for,
+    as_batch,
+    as_lvlm,
     double,
     eight_rows,
     generated,
     generation_settings,
+    ids_of,
     last_logits,
     single_rows,
     slow_decode,
 )
-from tiny import llava_batch
+from tiny import TinyBatch, llava_batch
 from torch.testing import assert_close
 
 from baselines import vcd
 from baselines.sampling import draw_tokens, sample_generator
-from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, images_per_row, noise_scales
-from llava_hh.generation import DecodeContext
+from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, noise_scales
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
@@ -35,10 +36,8 @@ WILD = VcdSettings(temperature=1.5, noise_step=999, beta=0.02, top_k=40, top_p=0
 SPACES = ["normalized", "raw_unnormalized"]
 
 
-def decode(model, batch, settings, n_tokens=N_TOKENS, context=None):
-    return vcd.decode(
-        model, batch.inputs, batch.image_mask, settings, n_tokens, context or context_for(len(batch.image_mask))
-    )
+def decode(model, batch, settings, n_tokens=N_TOKENS, ids=None, processor=PROCESSOR):
+    return vcd.decode(as_lvlm(model, processor), as_batch(batch, ids), settings, n_tokens)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +81,12 @@ def test_scores_equal_full_forwards(llava, space):
     """Every token is the argmax of the contrast of two whole uncached forwards, the plausible set found by a loop."""
     model, batch = double(llava), eight_rows(torch.float64)
     settings = replace(GREEDY, noise_space=space)
-    context = context_for(8)
 
     def choose(row, alone, answer):
         z = last_logits(model, alone, answer).tolist()
         other = z
         if "pixel_values" in alone.inputs:
-            noised = slow_noise(alone.inputs["pixel_values"], context.sample_ids[row], settings)
+            noised = slow_noise(alone.inputs["pixel_values"], ids_of(8)[row], settings)
             other = last_logits(model, alone, answer, pixel_values=noised).tolist()
         plausible = [w for w in range(len(z)) if z[w] >= math.log(settings.beta) + max(z)]
         return max(plausible, key=lambda w: (1 + settings.alpha) * z[w] - settings.alpha * other[w])
@@ -114,7 +112,7 @@ def test_settings_that_do_nothing_are_greedy(llava, settings):
 def test_a_batch_equals_its_rows_alone(llava, settings):
     model, batch = double(llava), eight_rows(torch.float64)
     together = decode(model, batch, settings)
-    assert together == [decode(model, alone, settings, context=own)[0] for alone, own in single_rows(batch)]
+    assert together == [decode(model, alone, settings, ids=own)[0] for alone, own in single_rows(batch)]
     assert together == decode(model, batch, settings)
 
 
@@ -122,12 +120,11 @@ def test_draws_depend_on_seed_and_sample(llava):
     batch = eight_rows()
     rows = decode(llava, batch, WILD)
     assert rows != decode(llava, batch, replace(WILD, seed=4))
-    same = DecodeContext(PROCESSOR, [None] * 2, [""] * 2, ["x", "x"])
     twice = llava_batch([[3], [3]])
     twice.inputs["input_ids"][1] = twice.inputs["input_ids"][0]
-    first, second = decode(llava, twice, WILD, context=same)
+    first, second = decode(llava, twice, WILD, ids=["x", "x"])
     assert first == second
-    first, second = decode(llava, twice, WILD, context=context_for(2))
+    first, second = decode(llava, twice, WILD, ids=ids_of(2))
     assert first != second
 
 
@@ -174,24 +171,13 @@ def test_an_open_intervention_sees_both_images(llava):
         together = decode(model, batch, GREEDY)
     for row, (alone, own) in enumerate(single_rows(batch)):
         with intervene(model, alone.image_mask, edits):
-            assert decode(model, alone, GREEDY, context=own) == [together[row]]
+            assert decode(model, alone, GREEDY, ids=own) == [together[row]]
     assert together != decode(model, batch, GREEDY)
-
-
-def test_images_are_dealt_to_rows():
-    mask = torch.zeros(4, 12, dtype=torch.bool)
-    mask[0, 2:6] = mask[2, :8] = True
-    assert images_per_row(mask, 3) == [1, 0, 2, 0]
-    assert images_per_row(mask, 2) == [1, 0, 1, 0]  # of different lengths
-    with pytest.raises(
-        NotImplementedError, match=r"5 images cannot be dealt to rows of \[4, 0, 8, 0\] image positions"
-    ):
-        images_per_row(mask, 5)
 
 
 def test_rows_of_two_images_are_noised_whole(gqa_llava):
     batch = llava_batch([[2, "image", 3, "image"], [4], ["image", 1]])
-    twins = vcd.with_noised_twins(batch.inputs, batch.image_mask, GREEDY, context_for(3))
+    twins = vcd.with_noised_twins(as_lvlm(gqa_llava), as_batch(batch), GREEDY)
     pixels = batch.inputs["pixel_values"]
     assert torch.equal(twins["pixel_values"][[0, 1, 4]], pixels)
     expected = [slow_noise(part, f"sample {row}", GREEDY) for part, row in ((pixels[:2], 0), (pixels[2:], 2))]
@@ -230,13 +216,10 @@ def test_wrong_settings_are_one_line(wrong, words):
 
 def test_wrong_input_is_one_line(gqa_llava):
     batch = eight_rows()
-    with pytest.raises(ValueError, match="needs a context with a sample id for each of 8 rows, not none"):
-        vcd.decode(gqa_llava, batch.inputs, batch.image_mask, GREEDY, 3)
-    with pytest.raises(ValueError, match="for each of 8 rows, not one of 2 sample ids"):
-        decode(gqa_llava, batch, GREEDY, context=context_for(2))
+    with pytest.raises(ValueError, match="needs a sample id for each of 8 rows, not 2"):
+        decode(gqa_llava, batch, GREEDY, ids=ids_of(2))
     with pytest.raises(NotImplementedError, match="which the inputs lack; they hold input_ids, attention_mask"):
         ids = {name: batch.inputs[name] for name in ("input_ids", "attention_mask")}
-        vcd.decode(gqa_llava, ids, batch.image_mask, GREEDY, 3, context_for(8))
-    plain = DecodeContext(SimpleNamespace(image_processor=None), [None] * 8, [""] * 8, range(8))
+        decode(gqa_llava, TinyBatch(ids, batch.image_mask), GREEDY, 3)
     with pytest.raises(NotImplementedError, match="undoes normalisation, which NoneType does not do"):
-        decode(gqa_llava, batch, VCD_REPO, context=plain)
+        decode(gqa_llava, batch, VCD_REPO, processor=SimpleNamespace(image_processor=None))

@@ -14,13 +14,14 @@ from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from llava_hh.analysis import word_maps
 from llava_hh.analysis.word_maps import encode_weights, token_texts
 from llava_hh.data.images import load_image
-from llava_hh.evaluation import heads_with_text
+from llava_hh.head_lists import heads_with_text
 from llava_hh.heads import Head
 from llava_hh.models.grid import central_square, padded_square, square_grid
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import record_words
+from llava_hh.scripts import figure
 
 
 def eager_rows(lvlm, image, prompt: str, token_ids: list[int]) -> tuple[torch.Tensor, list[int], int]:
@@ -86,13 +87,13 @@ def test_a_rerun_records_nothing_twice(tiny_results, tiny_checkpoint, tiny_coco,
         2,
     ]
     done = []
-    measure = record_words.measure_caption
-    monkeypatch.setattr(record_words, "measure_caption", lambda *given: done.append(given) or measure(*given))
-    record_words.main([*map(str, flags), "--limit", "3"])
+    measure = word_maps.measure_caption
+    monkeypatch.setattr(word_maps, "measure_caption", lambda *given: done.append(given) or measure(*given))
+    figure.main(["words", *map(str, flags), "--limit", "3"])
     assert not done
     name = "word_maps.safetensors"
     assert (tmp_path / "maps" / name).read_bytes() == (source / "word_maps" / name).read_bytes()
-    record_words.main([*map(str, flags), "--limit", "5"])
+    figure.main(["words", *map(str, flags), "--limit", "5"])
     assert len(done) == 3  # block 1 has another caption now, block 2 is new
 
 

@@ -1,11 +1,11 @@
 """HALC's loop: DoLa, and a check of every noun when it is complete."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from baselines.dola import candidate_layers, layer_scores
 from baselines.halc.detector import Detector, load_detector
@@ -14,7 +14,8 @@ from baselines.halc.settings import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
 from baselines.halc.words import added_text, begins_word, checked_word
 from baselines.stepping import Stepper, end_ids
-from llava_hh.generation import DecodeContext
+from llava_hh.decoding.method import NO_EDITS, Edits
+from llava_hh.models.lvlm import Batch, Lvlm
 
 LEAST_TOKENS = 8  # of a caption, before a word may be left out
 MOST_REPETITIONS = 8  # released: how often a token may follow itself
@@ -22,22 +23,17 @@ MOST_REPETITIONS = 8  # released: how often a token may follow itself
 
 @torch.no_grad()
 def decode(
-    model: PreTrainedModel,
-    inputs: dict[str, Tensor],
-    image_mask: Tensor,
-    settings: HalcSettings,
-    max_new_tokens: int,
-    context: DecodeContext | None = None,
+    lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int, edits: Edits = NO_EDITS
 ) -> list[list[int]]:
     """Decode by HALC, one row after the other; rows without an image by its base alone.
 
     A check takes one forward of four rows over prompt and caption, and one over them in a new cache where the word
     changes.
 
-    Args and Returns: as `llava_hh.generation.Decoder`. Words that were left out count as tokens, so an answer that
+    Args and Returns: as `llava_hh.decoding.method.Decoder`. Words that were left out count as tokens, so an answer that
         lacks some is taken for one that ended by itself even where it was cut off.
     Raises:
-        ValueError: no context, `max_new_tokens` below 1, a candidate layer that the model does not have; as
+        ValueError: `max_new_tokens` below 1, a candidate layer that the model does not have; as
             `load_detector` and `load_scorer`.
         FileNotFoundError: no detector or scorer there.
     Source: Chen et al., "HALC: Object Hallucination Reduction via Adaptive Focal-Contrast Decoding" (ICML 2024), its
@@ -47,13 +43,11 @@ def decode(
         not checked again. Suppressed logits are left as they are; the code writes the mask of one window into others.
         The code's several beams are not offered.
     """
-    if context is None or context.encode is None:
-        raise ValueError("HALC needs the images and the way to encode them: pass a context")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     tools = load_detector(settings), load_scorer(settings)
     return [
-        Caption(model, context, row, settings, *tools).decode(max_new_tokens) for row in range(len(context.prompts))
+        Caption(lvlm, batch, row, settings, edits, *tools).decode(max_new_tokens) for row in range(len(batch.prompts))
     ]
 
 
@@ -64,10 +58,11 @@ class Caption:
     ids: tokens that the model has before it; `left_out` are the positions of those that the answer lacks.
     """
 
-    model: PreTrainedModel
-    context: DecodeContext
+    lvlm: Lvlm
+    batch: Batch
     row: int
     settings: HalcSettings
+    edits: Edits
     detector: Detector
     scorer: Scorer
     ids: list[int] = field(default_factory=list)
@@ -77,14 +72,14 @@ class Caption:
     repetitions: int = 0
 
     def __post_init__(self) -> None:
-        self.ends = end_ids(self.model)
-        self.layers = candidate_layers(self.model, self.settings.base)
-        self.image = self.context.images[self.row]
-        self.rng = Random(f"{self.settings.seed} {self.context.sample_ids[self.row]}")
+        self.ends = end_ids(self.lvlm.model)
+        self.layers = candidate_layers(self.lvlm.model, self.settings.base)
+        self.image = self.batch.images[self.row]
+        self.rng = Random(f"{self.settings.seed} {self.batch.sample_ids[self.row]}")
 
     @property
     def tokenizer(self):
-        return self.context.processor.tokenizer
+        return self.lvlm.tokenizer
 
     @property
     def answer(self) -> list[int]:
@@ -98,8 +93,7 @@ class Caption:
 
     def _extend(self, max_new_tokens: int) -> bool:
         """Add tokens until the answer is done (True) or a word was replaced (False)."""
-        stepper = self._stepper([self.image])
-        with stepper.watch(self.layers) as hidden:
+        with self._stepper([self.image]) as stepper, stepper.watch(self.layers) as hidden:
             logits = stepper.step()
             while len(self.ids) < max_new_tokens:
                 token = int(layer_scores(stepper, hidden, self.layers, logits, self.settings.base).argmax(-1))
@@ -150,7 +144,8 @@ class Caption:
     def _choose(self, box: tuple[float, float, float, float]) -> int:
         """The token that the windows propose at the word's place, and that fits the image best."""
         windows = [crop(self.image, window) for window in windows_around(box, self.settings.expand_ratio)]
-        logits = self._stepper(windows, self.ids[: self.word_start]).step()
+        with self._stepper(windows, self.ids[: self.word_start]) as stepper:
+            logits = stepper.step()
         settings = self.settings
         proposed = list(dict.fromkeys(contrast_windows(logits, settings.candidates, settings.contrast_weight)))
         before = [token for place, token in enumerate(self.ids[: self.word_start]) if place not in self.left_out]
@@ -165,8 +160,12 @@ class Caption:
     def _added(self, token: int) -> str:
         return added_text(self.tokenizer, self.ids, token)
 
-    def _stepper(self, images: list, ids: list[int] | None = None) -> Stepper:
+    @contextmanager
+    def _stepper(self, images: list, ids: list[int] | None = None) -> Iterator[Stepper]:
         """The prompt with each of the images, and the caption so far (or `ids`) behind it, in a cache of its own."""
-        prompts = [self.context.prompts[self.row]] * len(images)
+        prompts = [self.batch.prompts[self.row]] * len(images)
         answers = [self.ids if ids is None else ids] * len(images)
-        return Stepper(self.model, self.context.encode(images, prompts, answers).inputs)
+        shown = self.lvlm.encode(images, prompts, answers)
+        is_clean = torch.full((len(images),), len(images) == 1)  # the windows' crops are the other branches
+        with self.edits.open(self.lvlm.model, shown.image_mask, is_clean, shown.response_start):
+            yield Stepper(self.lvlm.model, shown.inputs)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_hh.attribution.targets import Target
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.memory import in_parts
@@ -70,18 +69,18 @@ def part_masks(image: Tensor, start: int) -> Tensor:
 def summarise_group(
     parts: np.ndarray, targets: Sequence[Mapping], image_ids: np.ndarray, heads: Sequence[Head]
 ) -> dict:
-    """Means of a group of heads with 95% bootstrap intervals over images, for all, hallucinated and real words.
+    """Means of a group of heads with 95% bootstrap intervals over images, for all, hallucinated and true words.
 
     Args:
         parts: (word, head, part) of PARTS.
-    Returns: {"all" | "hallucinated" | "real": {part: {"mean", "interval"}, "n_words"}, "heads": [{"head", part: mean}]}
+    Returns: {"all" | "hallucinated" | "true": {part: {"mean", "interval"}, "n_words"}, "heads": [{"head", part: mean}]}
         with AFTER_IMAGE among the parts. A kind without words is None.
     """
     values = np.concatenate([parts, parts[..., 1:3].sum(-1, keepdims=True)], axis=-1).astype(np.float64)
     names = (*PARTS, AFTER_IMAGE)
     wrong = np.array([target["hallucinated"] for target in targets], dtype=bool)
     summary: dict = {}
-    for kind, chosen in (("all", wrong | True), ("hallucinated", wrong), ("real", ~wrong)):
+    for kind, chosen in (("all", wrong | True), ("hallucinated", wrong), ("true", ~wrong)):
         summary[kind] = _means(values[chosen].mean(1), image_ids[chosen], names) if chosen.any() else None
     summary["heads"] = [
         {"head": list(head), **dict(zip(names, means.tolist(), strict=True))}
@@ -101,12 +100,7 @@ def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> d
     low, high = values.min(0), values.max(0)  # rounding can put a mean of equal values beyond them
     intervals = np.percentile(drawn, (2.5, 97.5), axis=0).clip(low, high).T
     means = {
-        name: {"mean": float(mean), "interval": interval.tolist()}
+        name: {"mean": float(mean), "interval": {"mean": interval.tolist()}}
         for name, mean, interval in zip(names, values.mean(0).clip(low, high), intervals, strict=True)
     }
     return {**means, "n_words": len(values)}
-
-
-def word_rows(image_id: int, targets: Sequence[Target]) -> list[dict]:
-    """The rows of a caption's words in a block."""
-    return [{"image_id": image_id, **target.row()} for target in targets]

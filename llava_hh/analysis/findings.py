@@ -6,13 +6,14 @@ from typing import Any
 
 
 def _interval(value: Mapping[str, Any], form: str = ".3f") -> str:
-    low, high = value["interval"]
+    low, high = value["interval"]["mean"]
     return f"{value['mean']:{form}} ({low:{form}} to {high:{form}})"
 
 
 def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     """How the first mean stands to the second, and whether their intervals overlap."""
-    apart = first["interval"][0] > second["interval"][1] or second["interval"][0] > first["interval"][1]
+    ends, others = (value["interval"]["mean"] for value in (first, second))
+    apart = ends[0] > others[1] or others[0] > ends[1]
     word = (
         "more than"
         if first["mean"] > second["mean"]
@@ -61,8 +62,8 @@ def attention_reweight(result: Mapping[str, Any]) -> str:
     place = max(range(len(alphas)), key=lambda index: abs(alphas[index] - 1))
 
     def of(point: Mapping[str, Any]) -> str:
-        low, high = point["interval"]["chair_i"]
-        return f"CHAIR_i {point['chair_i']:.1%} ({low:.1%} to {high:.1%}), recall {point['recall']:.1%}"
+        low, high = point["interval"]["CHAIRi"]
+        return f"CHAIR_i {point['CHAIRi']:.1%} ({low:.1%} to {high:.1%}), recall {point['recall']:.1%}"
 
     sentence = (
         f"Over {result['n']} images, untouched: {of(result['hal_heads'][alphas.index(1)])}. With the attention {where} "

@@ -201,7 +201,11 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
     found = zip(groups.items(), means, intervals.T, strict=True)
     return {
         "groups": {
-            name: {"mean": float(mean), "interval": interval.tolist(), "heads": [list(head) for head in heads]}
+            name: {
+                "mean": float(mean),
+                "interval": {"mean": interval.tolist()},
+                "heads": [list(head) for head in heads],
+            }
             for (name, heads), mean, interval in found
         },
         "similarity": values.mean(0).tolist(),

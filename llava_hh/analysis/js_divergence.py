@@ -8,16 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_hh.attribution.captions import CaptionAttribution
-from llava_hh.blocks import Run
 from llava_hh.heads import Head
 from llava_hh.hooks import record
-from llava_hh.memory import in_parts, smallest_part
+from llava_hh.memory import in_parts
 from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.checkpoint import load_config
-from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
+from llava_hh.models.lvlm import Batch, Lvlm
 
-BLOCK = 4  # captions that a rerun skips together, and that a process takes at once
 RESAMPLES = 2000
 PERCENTILES = (10, 50, 90)
 
@@ -125,28 +122,6 @@ def divergence_of(reference: Lvlm, tuned: Lvlm, batch: Batch) -> tuple[Tensor, i
     return torch.cat(parts), size
 
 
-def measure_checkpoint(source: CaptionAttribution, checkpoint: Path, entries: list[dict], run: Run) -> None:
-    """Divergence of a checkpoint from the reference on every caption; (caption, layer, head) stays in the run's blocks.
-
-    Both models are in memory, and both models' maps of one caption; a model is loaded only for unfinished blocks.
-
-    Args:
-        source: the reference and how captions become its teacher-forced inputs; the checkpoint gets the same ids.
-    """
-    tuned: Lvlm | None = None
-    for number, block in run.blocks(entries, BLOCK, checkpoint.name, source.image_of):
-        tuned = tuned or load_lvlm(checkpoint)
-        found, sizes = [], []
-        for entry in block:
-            divergence, size = divergence_of(source.lvlm, tuned, source.prepare(entry)[-1])
-            found.append(divergence)
-            sizes.append(size)
-        rows = [{"image_id": entry["image_id"]} for entry in block]
-        run.finish_block(
-            number, block, rows, {"divergence": torch.stack(found).numpy()}, sub_batch=smallest_part(sizes)
-        )
-
-
 def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequence[Head]]) -> dict:
     """Means with intervals, of the named groups and over all heads, by step; JSON-ready, nats.
 
@@ -157,7 +132,7 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
 
     def summary(values: np.ndarray) -> dict:
         mean, interval = mean_with_interval(values, RESAMPLES)
-        return {"mean": float(mean), "interval": interval.tolist()}
+        return {"mean": float(mean), "interval": {"mean": interval.tolist()}}
 
     steps = []
     for step, values in sorted(divergences.items()):

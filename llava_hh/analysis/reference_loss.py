@@ -81,9 +81,8 @@ def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed
         interval = np.percentile(spread[name], (2.5, 97.5))
         result[name] = {
             "loss": float(means[name]),
-            "interval": interval.tolist(),
             "perplexity": float(np.exp(means[name])),
-            "perplexity_interval": np.exp(interval).tolist(),
+            "interval": {"loss": interval.tolist(), "perplexity": np.exp(interval).tolist()},
             "n_images": len(images),
             "n_captions": len(place),
             "n_tokens": int(tokens.sum()),
@@ -91,5 +90,5 @@ def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed
         if name != reference:
             result[name]["difference"] = float(means[name] - means[reference])
             ends = np.percentile(spread[name] - spread[reference], (2.5, 97.5))
-            result[name]["difference_interval"] = ends.tolist()
+            result[name]["interval"]["difference"] = ends.tolist()
     return result

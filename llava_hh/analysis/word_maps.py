@@ -78,7 +78,7 @@ def measure_caption(
     """A row of word_maps.json and the arrays of one caption: `codes` (byte,), `scales` (word, head, 2), `parts`.
 
     Args:
-        targets, positions, batch: as `CaptionAttribution.prepare` makes them of `entry`.
+        targets, positions, batch: as `TeacherForced.prepare` makes them of `entry`.
     """
     parts, weights = record_words(lvlm, batch, positions, heads)
     image = batch.image_mask[0].cpu()

@@ -96,7 +96,7 @@ def correlate_ranks(first: np.ndarray, second: np.ndarray, seed: int = 0) -> dic
     rng = np.random.default_rng(seed)
     drawn = np.stack([_spearman(pairs[:, rng.integers(0, n, n)]) for _ in range(RESAMPLES)])
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return {"spearman": float(_spearman(pairs)), "n_heads": n, "interval": [float(low), float(high)]}
+    return {"spearman": float(_spearman(pairs)), "n_heads": n, "interval": {"spearman": [float(low), float(high)]}}
 
 
 def _spearman(pairs: np.ndarray) -> float:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llava_hh.attribution.captions import AttributionSettings, CaptionAttribution, join_arrays
+from llava_hh.attribution.captions import join_arrays
 from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
 from llava_hh.attribution.estimate import estimated_influence
 from llava_hh.attribution.race import beaten_heads
 from llava_hh.attribution.replacement import Replacement
+from llava_hh.attribution.run import AttributionSettings, CaptionAttribution
 from llava_hh.blocks import Run
 from llava_hh.heads import Head
 from llava_hh.runs import start_run

@@ -132,7 +132,8 @@ def overlap_of_halves(contrasts: np.ndarray, ks: Sequence[int]) -> dict[int, dic
         contrasts: (split, half, head), as `half_contrasts`.
         ks: lengths of the list, each from 1 to the number of heads.
     Returns:
-        {k: {"mean", "interval": [2.5% and 97.5% of the splits], "chance": of two random lists, "n_splits": kept}}
+        {k: {"mean", "interval": {"mean": [2.5% and 97.5% of the splits]}, "chance": of two random lists,
+        "n_splits": kept}}
     Raises:
         ValueError: a k that is not a number of heads.
     """
@@ -147,7 +148,7 @@ def overlap_of_halves(contrasts: np.ndarray, ks: Sequence[int]) -> dict[int, dic
     return {
         k: {
             "mean": float(np.mean(own)),
-            "interval": np.percentile(own, (2.5, 97.5)).tolist(),
+            "interval": {"mean": np.percentile(own, (2.5, 97.5)).tolist()},
             "chance": k / n_heads,
             "n_splits": len(own),
         }

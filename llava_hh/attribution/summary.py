@@ -59,9 +59,9 @@ class Scores:
 
         return {
             "contrastive_influence": placed(self.contrast),
-            "interval": {"low": placed(self.low), "high": placed(self.high)},
+            "interval": {"contrastive_influence": [placed(self.low), placed(self.high)]},
             "influence_hallucinated": placed(self.of_hallucinated),
-            "influence_non_hallucinated": placed(self.of_others),
+            "influence_true": placed(self.of_others),
         }
 
 
@@ -101,7 +101,7 @@ def summarise(
         **result,
         **({"modules": modules} if modules else {}),
         "read_out": read_out,
-        "n_hallucinated_tokens": int(hallucinated.sum()),
-        "n_non_hallucinated_tokens": int((~hallucinated).sum()),
+        "n_hallucinated_words": int(hallucinated.sum()),
+        "n_true_words": int((~hallucinated).sum()),
         "n_captions": len(set(image_ids.tolist())),
     }

@@ -14,7 +14,7 @@ PARTS = {
     "generated_mass": "of that:\nanswer so far",
     "rest_mass": "before\nthe image",
 }
-KINDS = {"hallucinated": ("//", "hallucinated words"), "real": ("", "real words")}
+KINDS = {"hallucinated": ("//", "hallucinated words"), "true": ("", "true words")}
 
 
 def draw_attention_bias(source: Path, out: Path) -> None:
@@ -39,7 +39,7 @@ def _draw_parts(axis: Axes, result: dict) -> None:
                 continue
             places = np.arange(len(PARTS)) + (2 * row + column - 1.5) * width
             means = np.array([summary[kind][part]["mean"] for part in PARTS])
-            low, high = np.array([summary[kind][part]["interval"] for part in PARTS]).T
+            low, high = np.array([summary[kind][part]["interval"]["mean"] for part in PARTS]).T
             style = {"color": GROUP_COLOURS[group], "edgecolor": "white", "hatch": hatch}
             shown.append(axis.bar(places, means, width, label=f"{GROUP_LABELS[group]}, {label}", **style))
             axis.errorbar(

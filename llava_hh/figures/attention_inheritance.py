@@ -65,7 +65,7 @@ def _draw_example(axes: np.ndarray, group: str, example: dict) -> None:
 def _draw_groups(axis: Axes, result: dict) -> None:
     of_heads = np.array(result["similarity"])  # layer head
     for place, (group, summary) in enumerate(result["groups"].items()):
-        low, high = summary["interval"]
+        low, high = summary["interval"]["mean"]
         mean, colour = summary["mean"], COLOURS[group]
         axis.bar(place, mean, 0.7, color=colour, alpha=0.45)
         axis.errorbar(place, mean, [[mean - low], [high - mean]], fmt="none", ecolor="black", lw=1.2, capsize=4)

@@ -7,7 +7,7 @@ import numpy as np
 from llava_hh.figures.style import GREEDY, GROUP_COLOURS, plt, save_figure
 from llava_hh.files import read_json
 
-PANELS = {"chair_i": ("CHAIR_i, %", 100), "recall": ("recall, %", 100), "mentions": ("mentions a caption", 1)}
+PANELS = {"CHAIRi": ("CHAIR_i, %", 100), "recall": ("recall, %", 100), "mentions": ("mentions a caption", 1)}
 SPANS = {"after_image": "attention after the image", "image": "attention on the image"}
 
 
@@ -34,7 +34,7 @@ def draw_attention_reweight(source: Path, out: Path) -> None:
             capsize=2,
             label="hallucination heads",
         )
-        if metric == "chair_i" and "paper" in result:
+        if metric == "CHAIRi" and "paper" in result:
             paper = result["paper"]
             for group, colour in (("hal_heads", GROUP_COLOURS["hal_heads"]), ("random_heads", GREEDY)):
                 name = "paper, hallucination heads" if group == "hal_heads" else "paper, random heads"

@@ -15,13 +15,15 @@ LEAST_LINES = 12  # of a row, so that its image is not too small
 MOST_LINES = 40  # of a caption
 
 
-def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Path, n_images: int = 3) -> None:
+def draw_caption_examples(
+    before: Path, after: Path, image_folder: Path, out: Path, label: str = "AD-HH", n_images: int = 3
+) -> None:
     """Draw the first `n_images` whose caption in `before` hallucinates and is another one in `after`.
 
     Where there are none, the first hallucinating captions are drawn, and where there are none of these, the first.
 
     Args:
-        before, after: captions_eval_results.json of two methods over the same images.
+        before, after: captions_eval_results.json of two methods over the same images; label: of the second.
     """
     entries = read_json(before)["sentences"]
     others = {entry["image_id"]: entry for entry in read_json(after)["sentences"]}
@@ -29,14 +31,14 @@ def draw_caption_examples(before: Path, after: Path, image_folder: Path, out: Pa
     changed = [entry for entry in wrong if others[entry["image_id"]]["caption"] != entry["caption"]]
     which = "images whose greedy caption hallucinates nothing"
     if wrong:
-        which = f"images whose hallucinating greedy caption is {'another one' if changed else 'the same'} under AD-HH"
+        which = f"images whose hallucinating greedy caption is {'another one' if changed else 'the same'} under {label}"
     shown = (changed or wrong or entries)[:n_images]
     if not shown:
         raise ValueError(f"{before}: no captions to draw")
     texts = [
         (
             (f"greedy, image {entry['image_id']}", entry),
-            ("heads switched off (AD-HH)", others[entry["image_id"]]),
+            (label, others[entry["image_id"]]),
         )
         for entry in shown
     ]

@@ -13,8 +13,8 @@ N_CATEGORIES = 20
 N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them
 LEAST_MENTIONS = 10  # of a place in the caption that is drawn
 RATES = {
-    ("rate", "interval", "named"): "hallucinated, % of captions that name it",
-    ("missed_rate", "missed_interval", "there"): "missed, % of images that have it",
+    "rate": "hallucinated, % of captions that name it",
+    "missed_rate": "missed, % of images that have it",
 }
 PLACES = {
     "part": "part of the caption, of equal length",
@@ -31,10 +31,12 @@ def draw_categories(source: Path, out: Path) -> None:
     order = sorted(first, key=lambda name: (-first[name]["hallucinated"], -first[name]["missed"], name))[:N_CATEGORIES]
     rows = np.arange(len(order))
     figure, axes = plt.subplots(1, 2, figsize=(9, 1.6 + 0.27 * len(order)), sharey=True, layout="constrained")
-    for axis, ((rate, interval, _), label) in zip(axes, RATES.items(), strict=True):
+    for axis, (rate, label) in zip(axes, RATES.items(), strict=True):
         for shift, run, colour in _beside(runs):
             own = [run["categories"][name] for name in order]
-            _points(axis, rows + shift, [(e[rate], e[interval]) for e in own], colour, run["label"], upright=False)
+            _points(
+                axis, rows + shift, [(e[rate], e["interval"][rate]) for e in own], colour, run["label"], upright=False
+            )
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
     counts = [f"{name} ({first[name]['hallucinated']}/{first[name]['named']})" for name in order]
@@ -89,7 +91,7 @@ def draw_positions(source: Path, out: Path) -> None:
     for axis, (kind, label) in zip(axes, PLACES.items(), strict=True):
         for shift, run, colour in _beside(runs):
             own = run["positions"][kind]["places"]
-            drawn = [(e["share"] if e["mentions"] >= LEAST_MENTIONS else None, e["interval"]) for e in own]
+            drawn = [(e["share"] if e["mentions"] >= LEAST_MENTIONS else None, e["interval"]["share"]) for e in own]
             _points(axis, np.arange(1, len(own) + 1) + shift, drawn, colour, run["label"], upright=True)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel(label)

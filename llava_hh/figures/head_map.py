@@ -44,11 +44,11 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     bar = figure.colorbar(image, ax=left, aspect=30)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    intervals = np.array([result["interval"]["low"], result["interval"]["high"]], dtype=float)  # end layer head
+    intervals = np.array(result["interval"]["contrastive_influence"], dtype=float)  # end layer head
     _draw_strongest(right, contrast, intervals, strongest)
     right.set_xlabel(label, fontsize=8)
 
-    words = f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} true object words"
+    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
     ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""
     figure.suptitle(
         f"Contrastive influence of attention heads\n{ablation}{words}, {result['n_captions']} captions", fontsize=9

@@ -22,7 +22,7 @@ def draw_js_divergence(divergences: Path, out: Path) -> None:
     axis.plot(steps, median, "--", color="0.6", lw=1, marker="_", label="all heads, median")
     for key, (label, colour) in GROUPS.items():
         means = np.array([entry[key]["mean"] for entry in entries])
-        ends = np.array([entry[key]["interval"] for entry in entries]).T  # end step
+        ends = np.array([entry[key]["interval"]["mean"] for entry in entries]).T  # end step
         label = f"{len(result[key])} {label if len(result[key]) > 1 else label.removesuffix('s')}"
         axis.plot(steps, means, "o-", color=colour, ms=4, lw=1.4, label=label)
         axis.vlines(steps, *ends, color=colour, lw=1.4)

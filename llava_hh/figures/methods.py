@@ -8,7 +8,7 @@ from llava_hh.comparison import methods_of
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
 from llava_hh.files import read_json
 
-PANELS = {"chair_i": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
+PANELS = {"CHAIRi": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
 
 
 def draw_methods(source: Path, out: Path) -> None:
@@ -23,11 +23,11 @@ def draw_methods(source: Path, out: Path) -> None:
         # an estimate may lie outside its percentile interval
         spread = np.maximum((values - low, high - values), 0)
         axis.errorbar(values, places, xerr=spread, fmt="o", color=WRONG, ms=4, capsize=2, lw=1.2)
-        axis.axvline(100 * summary["greedy"][metric], color=GREEDY, lw=0.8, ls="--")
+        axis.axvline(100 * summary["methods"]["greedy"][metric], color=GREEDY, lw=0.8, ls="--")
         axis.set_xlabel(label)
     axes[0].set_yticks(places, list(methods))
     settings = summary["settings"]
     draw = settings.get("draw", settings)
     split = " ".join(draw[key] for key in ("dataset", "split") if draw.get(key, "coco") != "coco")
-    figure.suptitle(f"{summary['greedy']['n']} images of {split}, 95% bootstrap intervals", fontsize=9)
+    figure.suptitle(f"{summary['methods']['greedy']['n']} images of {split}, 95% bootstrap intervals", fontsize=9)
     save_figure(figure, out)

@@ -18,16 +18,16 @@ def draw_module_influence(attribution: Path, out: Path) -> None:
         module = result["modules"][kind]
         layers = np.arange(len(module["contrastive_influence"]))
         left.plot(layers, module["influence_hallucinated"], color=colour, label=label)
-        left.plot(layers, module["influence_non_hallucinated"], color=colour, ls=":", label=f"{label}, real words")
+        left.plot(layers, module["influence_true"], color=colour, ls=":", label=f"{label}, true words")
         right.plot(layers, module["contrastive_influence"], color=colour, label=label)
-        right.fill_between(layers, module["interval"]["low"], module["interval"]["high"], color=colour, alpha=0.2, lw=0)
-    left.set_title("on hallucinated words, and on real ones (dotted)", fontsize=8)
-    right.set_title("hallucinated minus real, 95% bootstrap intervals over images", fontsize=8)
+        right.fill_between(layers, *module["interval"]["contrastive_influence"], color=colour, alpha=0.2, lw=0)
+    left.set_title("on hallucinated words, and on true ones (dotted)", fontsize=8)
+    right.set_title("hallucinated minus true, 95% bootstrap intervals over images", fontsize=8)
     for axis in (left, right):
         axis.axhline(0, color="0.6", lw=0.8)
         axis.set_xlabel("layer")
     left.set_ylabel(f"influence ({result['read_out']})")
     right.legend(fontsize=7, frameon=False)
-    words = f"{result['n_hallucinated_tokens']} hallucinated, {result['n_non_hallucinated_tokens']} real object words"
+    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
     figure.suptitle(f"Modules ablated at the predicting position ({result['ablation']}): {words}", fontsize=9)
     save_figure(figure, out)

@@ -16,15 +16,15 @@ def draw_trade_off(sweep: Path, out: Path) -> None:
     for place, top_k in enumerate(tops):
         own = sorted((p for p in points if p["top_k"] == top_k), key=lambda point: point["threshold"])
         colour = colours(place / max(1, len(tops) - 1))
-        recall, chair = [100 * p["recall"] for p in own], [100 * p["chair_i"] for p in own]
+        recall, chair = [100 * p["recall"] for p in own], [100 * p["CHAIRi"] for p in own]
         axis.plot(recall, chair, "o-", color=colour, ms=4, lw=1, label=f"top {top_k}")
         for x, y, point in zip(recall, chair, own, strict=True):
             axis.annotate(f"{point['threshold']:g}", (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
     greedy, chosen = content["greedy"], content["chosen"]
-    axis.plot(100 * greedy["recall"], 100 * greedy["chair_i"], "*", color=GREEDY, ms=12, label="greedy")
+    axis.plot(100 * greedy["recall"], 100 * greedy["CHAIRi"], "*", color=GREEDY, ms=12, label="greedy")
     if chosen:
         axis.plot(
-            100 * chosen["recall"], 100 * chosen["chair_i"], "o", mfc="none", mec=WRONG, ms=12, mew=1.5, label="chosen"
+            100 * chosen["recall"], 100 * chosen["CHAIRi"], "o", mfc="none", mec=WRONG, ms=12, mew=1.5, label="chosen"
         )
     axis.set_xlabel("recall of objects, %")
     axis.set_ylabel("CHAIR_i, % (lower is better)")

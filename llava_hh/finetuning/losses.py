@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from llava_hh.attention_call import AttentionCall
+from llava_hh.finetuning.settings import OBJECTIVES
 from llava_hh.spans import after_last_image
 
-OBJECTIVES = ("minimize_txt", "maximize_img", "maximize_entropy")
 IGNORED = -100  # the label of a position that is no part of an answer
 TINY = 1e-8  # keeps a logarithm finite; the released code's value
 

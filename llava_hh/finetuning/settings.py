@@ -7,6 +7,7 @@ from pathlib import Path
 from llava_hh.files import read_any_json
 from llava_hh.settings import Settings, digest_of
 
+OBJECTIVES = ("minimize_txt", "maximize_img", "maximize_entropy")
 GRADIENTS = ("ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")  # what DeepSpeed does to them
 
 

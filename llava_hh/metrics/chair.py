@@ -1,6 +1,10 @@
 """CHAIR: the COCO objects that a caption names, and which of them the image doesn't show (paper, tables of CHAIR).
 
-CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share of hallucinated mentions; fractions.
+METRICS of a corpus: CHAIRs, the share of captions with a hallucinated object, and CHAIRi, the share of hallucinated
+mentions (CHAIR_s and CHAIR_i in tables); precision, recall and f1, by categories that count once a caption: right ones
+over named ones, and over those in the image; all five are fractions. `mentions`, `distinct` (categories named, right or
+wrong) and `length` (words, after double words were joined) are means a caption; `repeated` is the share of mentions
+whose category the caption had named before. Ratios are of sums over the captions; one with a denominator of zero is 0.
 Numbers of different variants (`llava_hh.metrics.variants`) are not comparable to within a point; `hh` is the paper's.
 """
 
@@ -8,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from llava_hh.data.coco import ImageAnnotations
 from llava_hh.metrics.variants import Variant, load_synonyms, load_variant
 from llava_hh.metrics.words import Token, tokenize
+
+METRICS = ("CHAIRs", "CHAIRi", "precision", "recall", "f1", "mentions", "distinct", "repeated", "length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +104,7 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
     items, mentions = read_caption(caption, rules)
     wrong = [mention for mention in mentions if mention.node not in objects]
     right = [mention for mention in mentions if mention.node in objects]
-    found, named = {mention.node for mention in right}, {mention.node for mention in mentions}
-    return {
+    entry = {
         "caption": caption,
         "mscoco_hallucinated_words": [[mention.word, mention.node] for mention in wrong],
         "mscoco_non_hallucinated_words": [[mention.word, mention.node] for mention in right],
@@ -116,36 +123,48 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
             }
             for mention in mentions
         ],
-        "metrics": {
-            "CHAIRs": int(bool(wrong)),
-            "CHAIRi": _share(len(wrong), len(mentions)),
-            **_precision_recall_f1(len(found), len(named), len(objects)),
-        },
     }
+    values = corpus_metrics([entry])
+    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **{name: values[name] for name in METRICS[1:5]}}}
+
+
+def sentence_counts(sentences: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Counts to sum up, (sentence, 7): wrong caption, wrong mentions, mentions, right, named and true nodes, words."""
+    rows = []
+    for entry in sentences:
+        wrong, right = entry["mscoco_hallucinated_words"], entry["mscoco_non_hallucinated_words"]
+        found, named = {node for _, node in right}, {node for _, node in [*right, *wrong]}
+        nodes = (len(found), len(named), len(entry["mscoco_gt_words"]))
+        rows.append((bool(wrong), len(wrong), len(wrong) + len(right), *nodes, len(entry["words"])))
+    return np.array(rows, dtype=np.float64).reshape(-1, 7)
+
+
+def metrics_of(totals: np.ndarray, n: int) -> np.ndarray:
+    """METRICS of n captions from summed counts, (..., 7) -> (..., 9); what has a denominator of zero is 0."""
+    captions, wrong, mentions, found, named, there, words = np.moveaxis(totals, -1, 0)
+    some = max(n, 1)
+    columns = (
+        captions / some,
+        wrong / np.maximum(mentions, 1),
+        found / np.maximum(named, 1),
+        found / np.maximum(there, 1),
+        2 * found / np.maximum(named + there, 1),  # harmonic mean of the two above
+        mentions / some,
+        named / some,
+        (mentions - named) / np.maximum(mentions, 1),
+        words / some,
+    )
+    return np.stack(columns, axis=-1)
 
 
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
-    """Sum up the entries that `score_caption` made (or a result file holds) with this variant.
-
-    Returns: CHAIRs, CHAIRi, precision, recall and f1 as fractions over the corpus (precision and recall: distinct right
-        categories of each caption over the distinct ones it names and over ground truth, all summed before dividing; f1
-        their harmonic mean), `mentions` and `length` as means a caption (mentions; items after double words were
-        joined), counts, and the variant. What has a denominator of zero is 0.
-    """
-    n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
-    n_mentions = n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences)
-    n_captions_wrong = sum(bool(entry["mscoco_hallucinated_words"]) for entry in sentences)
-    n_found = sum(len({node for _, node in entry["mscoco_non_hallucinated_words"]}) for entry in sentences)
-    n_named = n_found + sum(len({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in sentences)
+    """METRICS of entries that `score_caption` made (or a result file holds) with this variant; counts; the variant."""
+    totals = sentence_counts(sentences).sum(0)
     return {
-        "CHAIRs": _share(n_captions_wrong, len(sentences)),
-        "CHAIRi": _share(n_wrong, n_mentions),
-        **_precision_recall_f1(n_found, n_named, sum(len(entry["mscoco_gt_words"]) for entry in sentences)),
-        "mentions": _share(n_mentions, len(sentences)),
-        "length": _share(sum(len(entry["words"]) for entry in sentences), len(sentences)),
+        **dict(zip(METRICS, metrics_of(totals, len(sentences)).tolist(), strict=True)),
         "n": len(sentences),
-        "n_mentions": n_mentions,
-        "n_hallucinated_mentions": n_wrong,
+        "n_mentions": int(totals[2]),
+        "n_hallucinated_mentions": int(totals[1]),
         "variant": variant,
     }
 
@@ -168,12 +187,3 @@ def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh")
         named = {mention.node for caption in found.captions for mention in find_objects(caption, variant)}
         objects[image_id] = found.categories | named if named else found.categories
     return objects
-
-
-def _precision_recall_f1(n_found: int, n_named: int, n_there: int) -> dict[str, float]:
-    shares = {"precision": _share(n_found, n_named), "recall": _share(n_found, n_there)}
-    return {**shares, "f1": _share(2 * n_found, n_named + n_there)}
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0

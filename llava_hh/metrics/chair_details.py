@@ -28,8 +28,8 @@ def by_category(sentences: Sequence[Mapping[str, Any]], categories: Iterable[str
     """Counts of every category, also of those that never occur.
 
     Returns: of each, `mentions` and `hallucinated_mentions` as CHAIR_i counts them; then in captions: `named`,
-        `hallucinated` (of the named), `rate` (their ratio) and its 95% Wilson `interval`; `there` (images that have
-        it), `missed` (of these, captions that don't name it), `missed_rate` and `missed_interval`. Fractions; None
+        `hallucinated` (of the named) and `rate` (their ratio); `there` (images that have it), `missed` (of these,
+        captions that don't name it) and `missed_rate`; and the 95% Wilson `interval` of both rates. Fractions; None
         where there is nothing to divide by.
     """
     table = {}
@@ -45,11 +45,10 @@ def by_category(sentences: Sequence[Mapping[str, Any]], categories: Iterable[str
             "named": named,
             "hallucinated": wrong,
             "rate": _share(wrong, named),
-            "interval": wilson(wrong, named),
             "there": sum(there),
             "missed": missed,
             "missed_rate": _share(missed, sum(there)),
-            "missed_interval": wilson(missed, sum(there)),
+            "interval": {"rate": wilson(wrong, named), "missed_rate": wilson(missed, sum(there))},
         }
     return table
 
@@ -146,13 +145,13 @@ def _shares(totals: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
                 "mentions": int(right + wrong),
                 "hallucinated": int(wrong),
                 "share": _share(wrong, right + wrong),
-                "interval": _percentiles(some[:, 1] / some.sum(1)) if len(some) else None,
+                "interval": {"share": _percentiles(some[:, 1] / some.sum(1)) if len(some) else None},
             }
         )
     gap = None
     if totals.sum(1).all():
         both = resampled[resampled.sum(2).all(1)]
-        gap = {"mean": round(float(_later(totals)), 5), "interval": _percentiles(_later(both))}
+        gap = {"mean": round(float(_later(totals)), 5), "interval": {"mean": _percentiles(_later(both))}}
     return {"places": places, "later_minus_earlier": gap}
 
 

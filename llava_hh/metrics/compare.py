@@ -1,45 +1,15 @@
-"""Metrics of captions with bootstrap intervals over images, and paired tests of methods against a reference.
-
-METRICS are chair_s, chair_i, precision, recall, f1 (fractions), mentions and length (means a caption; length in words
-after double words were joined). Ratios are of sums over the captions; one with a denominator of zero is 0. Precision
-and recall count each COCO category once a caption: right categories over named ones, and over those in the image.
-"""
+"""Metrics of captions with bootstrap intervals over images, and paired tests of methods against a reference."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import permutation_test, t
+
+from llava_hh.metrics.chair import METRICS, metrics_of, sentence_counts
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
 PIECE = 2**21  # most numbers in one array of resamples; bounds the memory
-METRICS = ("chair_s", "chair_i", "precision", "recall", "f1", "mentions", "length")
-
-
-def sentence_counts(sentences: Sequence[Mapping]) -> np.ndarray:
-    """Counts to sum up, (sentence, 7): wrong caption, wrong mentions, mentions, right, named and true nodes, words."""
-    rows = []
-    for entry in sentences:
-        wrong, right = entry["mscoco_hallucinated_words"], entry["mscoco_non_hallucinated_words"]
-        found, named = {node for _, node in right}, {node for _, node in [*right, *wrong]}
-        nodes = (len(found), len(named), len(entry["mscoco_gt_words"]))
-        rows.append((bool(wrong), len(wrong), len(wrong) + len(right), *nodes, len(entry["words"])))
-    return np.array(rows, dtype=np.float64)
-
-
-def metrics_of(totals: np.ndarray, n: int) -> np.ndarray:
-    """METRICS of n captions from summed counts, (..., 7) -> (..., 7)."""
-    captions, wrong, mentions, found, named, there, words = np.moveaxis(totals, -1, 0)
-    columns = (
-        captions / n,
-        wrong / np.maximum(mentions, 1),
-        found / np.maximum(named, 1),
-        found / np.maximum(there, 1),
-        2 * found / np.maximum(named + there, 1),  # harmonic mean of the two above
-        mentions / n,
-        words / n,
-    )
-    return np.stack(columns, axis=-1)
+TESTED = tuple(name for name in METRICS if name != "precision")  # those that tables of methods show
 
 
 def image_weights(n_images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -63,7 +33,7 @@ def mean_with_interval(values: np.ndarray, resamples: int, seed: int = 0) -> tup
 
 
 def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
-    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 7); the same seed draws the same images."""
+    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 9); the same seed draws the same images."""
     counts = sentence_counts(sentences)
     n = len(counts)
     return np.concatenate([metrics_of(weights @ counts, n) for weights in image_weights(n, RESAMPLES, seed)])
@@ -97,7 +67,7 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
 
 
 def compare_with_reference(
-    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] = METRICS, seed: int = 0
+    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] = TESTED, seed: int = 0
 ) -> dict[str, dict[str, dict]]:
     """Each method's metrics minus those of the reference, over the method's images.
 
@@ -107,8 +77,9 @@ def compare_with_reference(
         metrics: which of METRICS. Holm's correction is over all methods and metrics of the call, so name all that are
             reported and no more.
     Returns:
-        {method: {metric: {"difference", "interval": [low, high], "p", "p_holm"}}} without the reference: the paired
-        95% bootstrap interval over images, and the p-value of `permutation_p_values` before and after correction.
+        {method: {metric: {"difference", "interval": {"difference": [low, high]}, "p", "p_holm", "p_floor"}}} without
+        the reference: the paired 95% bootstrap interval over images, the p-value of `permutation_p_values` before and
+        after correction, and the smallest that it could be; where `p` is that, both are upper bounds.
     Raises:
         ValueError: an unknown reference or metric, no captions, or other images or another order of images.
     """
@@ -139,13 +110,15 @@ def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Seq
         runs: scored captions of each run, all on the same images in the same order.
         references: one for all runs, or one for each.
     Returns: {"n_runs", "n" (images), metric: {"values", "mean", "sd", "range", "minus_reference": {"values", "mean",
-        "sd", "range", "t_interval", "sd_images"}}}. `sd` is over runs (n - 1 in the denominator). `t_interval`: 95%
-        interval of the mean difference over runs, as if they were drawn from a normal distribution; the images stay the
+        "sd", "range", "interval": {"mean"}, "sd_images"}}}. `sd` is over runs (n - 1 in the denominator). `interval`:
+        95%, of the mean difference over runs, as if they were drawn from a normal distribution; the images stay the
         same. `sd_images`: root mean square over runs of the bootstrap standard deviation over images of one run's
         difference; where it is above `sd`, other images would change one run's result more than another seed.
     Raises:
         ValueError: fewer than two runs, another number of references, or other images.
     """
+    from scipy.stats import t
+
     if len(runs) < 2 or len(references) not in (1, len(runs)):
         raise ValueError(f"{len(runs)} runs and {len(references)} references; expected two or more, and one or as many")
     references = list(references) * (len(runs) // len(references))
@@ -163,7 +136,7 @@ def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Seq
         half = t.ppf(0.975, len(runs) - 1) * difference.std(ddof=1) / np.sqrt(len(runs))
         result[metric] = _spread(own) | {
             "minus_reference": _spread(difference)
-            | {"t_interval": _rounded(difference.mean() + np.array([-half, half]))}
+            | {"interval": {"mean": _rounded(difference.mean() + np.array([-half, half]))}}
             | {"sd_images": round(float(sd_images[place]), 5)}
         }
     return result
@@ -206,8 +179,9 @@ def _differences(
         result[name] = {
             metric: {
                 "difference": round(float(value[place]), 5),
-                "interval": _rounded(intervals[place]),
+                "interval": {"difference": _rounded(intervals[place])},
                 "p": float(p[place]),
+                "p_floor": round(smallest_p(n), 6),
             }
             for metric, place in ((metric, METRICS.index(metric)) for metric in metrics)
         }
@@ -215,7 +189,7 @@ def _differences(
 
 
 def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Two-sided p-values of the paired differences in METRICS, (method, image, 7) and (image, 7) -> (method, 7).
+    """Two-sided p-values of the paired differences in METRICS, (method, image, 7) and (image, 7) -> (method, 9).
 
     Null: on each image it is an even chance which of the two captions is the method's. Both captions of a random set of
     images are swapped whole and the metrics computed anew; p is the share of swaps with at least the observed absolute
@@ -234,6 +208,8 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
         # relative to the difference and too small where that is far below the fractions.
         return np.abs(difference).round(12)
 
+    from scipy.stats import permutation_test
+
     # The two samples are marks: 0 where an image keeps its own caption, 1 where it has the reference's.
     test = permutation_test(
         (np.zeros(n), np.ones(n)),
@@ -247,6 +223,14 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
         rng=np.random.default_rng(seed),
     )
     return test.pvalue
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p-value that `permutation_p_values` can have with n images.
+
+    Only the observed difference is then so large; swapping all images makes the same one with the other sign.
+    """
+    return 2 / 2**n if 2**n <= PERMUTATIONS else 1 / (PERMUTATIONS + 1)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

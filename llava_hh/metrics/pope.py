@@ -119,7 +119,10 @@ def compare(rows: Sequence[Mapping], reference: Sequence[Mapping], parser: str, 
     own, base = (summarise(answered, parser, key) for answered in (rows, reference))
     spread = resampled_metrics(rows, parser, key) - resampled_metrics(reference, parser, key)
     intervals = _intervals(np.percentile(spread, (2.5, 97.5), axis=0).T)
-    return {name: {"difference": round(own[name] - base[name], 5), "interval": intervals[name]} for name in METRICS}
+    return {
+        name: {"difference": round(own[name] - base[name], 5), "interval": {"difference": intervals[name]}}
+        for name in METRICS
+    }
 
 
 def resampled_metrics(rows: Sequence[Mapping], parser: str, key: str = "answer", seed: int = 0) -> np.ndarray:

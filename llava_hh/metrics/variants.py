@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.resources import files
 
-import nltk
-from nltk.stem import WordNetLemmatizer
-
 from llava_hh.metrics.singular import singularize
 from llava_hh.metrics.words import Token
 
@@ -118,6 +115,9 @@ def all_singular(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _all_lemmas(tokens: Sequence[Token]) -> list[Token]:
+    import nltk
+    from nltk.stem import WordNetLemmatizer
+
     lemmatizer = WordNetLemmatizer()
     tagged = nltk.pos_tag([token.word for token in tokens])
     return [
@@ -127,6 +127,8 @@ def _all_lemmas(tokens: Sequence[Token]) -> list[Token]:
 
 
 def _require_lemma_data() -> None:
+    import nltk
+
     missing = []
     for name, kind in LEMMA_DATA.items():
         try:

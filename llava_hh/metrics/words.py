@@ -7,9 +7,11 @@ off its word). On lower-case text nearly all of the model is silent, and what is
 
 import re
 import sys
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
-from nltk.tokenize.destructive import NLTKWordTokenizer
+if TYPE_CHECKING:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
 
 # Words whose "." never ends a sentence. Source: the abbreviations of punkt's English model (Kiss and Strunk, 2006).
 _ABBREVIATIONS = (
@@ -28,7 +30,6 @@ _BLANKS = re.compile(r"\s*")
 _LAST_WORD = re.compile(r"(?:(?!--)[^\s)\";}\]*:@'({\[!?`&#,])*\Z")
 _NUMBER_OR_INITIAL = re.compile(r"-?[.,]?\d[\d,.-]*|[^\W\d]")
 _LONGEST = 40  # characters looked at before a "."; the longest abbreviation has seven
-_TOKENIZER = NLTKWordTokenizer()
 # Sentences that the tokenizer does nothing with but cut off commas and the mark at the end, at a tenth of its time
 _PLAIN = re.compile(r"(?!.*--)[a-z-]+(?:,? [a-z-]+)*[.?!]?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.?!]")
@@ -100,13 +101,20 @@ def drop_incomplete_sentence(caption: str) -> str:
     return whole[: end if places is None else places[end - 1] + 1]
 
 
+@cache
+def _tokenizer() -> "NLTKWordTokenizer":
+    from nltk.tokenize.destructive import NLTKWordTokenizer  # half a second, for captions alone
+
+    return NLTKWordTokenizer()
+
+
 def _split_sentence(sentence: str) -> list[str]:
     """What nltk's tokenizer makes of a lower-case sentence."""
     if _PLAIN.fullmatch(sentence):
         words = _PLAIN_TOKEN.findall(sentence)
         if _CONTRACTIONS.isdisjoint(words):
             return words
-    return _TOKENIZER.tokenize(sentence)
+    return _tokenizer().tokenize(sentence)
 
 
 def tokenize(caption: str) -> list[Token]:

@@ -23,13 +23,12 @@ from llava_hh.models.grid import ImageGrid
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
+from llava_hh.models.questions import DESCRIBE as DESCRIBE
 from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
 from llava_hh.models.weight_files import check_files, weight_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
-
-DESCRIBE = "Please describe this image in detail."
 
 
 class Family(Protocol):
@@ -61,7 +60,8 @@ class Batch:
     """Left-padded model inputs with the spans that interventions need.
 
     inputs: what model.forward takes; image_mask: (row, position) bool; response_start: per row, the position of the
-    first answer token; sample_ids and images as they were given.
+    first answer token; sample_ids, images and prompts as they were given; n_images: how many of the images each row
+    shows, which stand in the order of the rows.
     """
 
     inputs: dict[str, Tensor]
@@ -69,6 +69,8 @@ class Batch:
     response_start: list[int]
     sample_ids: list
     images: list[Image | None]
+    prompts: list[str]
+    n_images: list[int]
 
 
 class Lvlm:
@@ -121,6 +123,8 @@ class Lvlm:
             response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
             sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
             images=images,
+            prompts=list(prompts),
+            n_images=[int(image is not None) for image in images],
         )
 
     def caption(self, images: str | Path | Image | Sequence[str | Path | Image], **settings: Any) -> list[str]:
@@ -171,7 +175,10 @@ class Lvlm:
         cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
         inputs = self._complete(whole | cut)
         labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
-        return Batch(inputs, image_mask[:, :width], starts, names, list(images)), labels[:, :width]
+        asked = [turns[0][0] for turns in conversations]
+        shown = [int(image is not None) for image in images]
+        batch = Batch(inputs, image_mask[:, :width], starts, names, list(images), asked, shown)
+        return batch, labels[:, :width]
 
     def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
         token = getattr(self.processor, "image_token", None)

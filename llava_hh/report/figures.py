@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llava_hh.analysis.findings import FIGURES, seen_in
-from llava_hh.files import read_json
+from llava_hh.files import read_result
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.images import data_uri
 
@@ -13,7 +13,7 @@ def find_figures(results: ResultFolder) -> list[dict]:
     figures = []
     for title, stem, sentence, wrapper in FIGURES:
         for source in results.named(f"{Path(stem).name}.json"):
-            result = read_json(source)
+            result = read_result(source)
             marks = " Hollow marks: the paper." if "paper" in result else ""
             figures.append(
                 (title, seen_in(source, result, sentence, wrapper) + marks, source, source.with_suffix(".png"))
@@ -46,6 +46,6 @@ def _choice(content: dict) -> str:
         return f"{tried} None did better than greedy decoding."
     what = f"top {chosen['top_k']} heads at threshold {chosen['threshold']:g}"
     return (
-        f"{tried} Chosen: {what}, CHAIR_i {chosen['chair_i']:.1%} and recall {chosen['recall']:.1%} "
-        f"(greedy {greedy['chair_i']:.1%} and {greedy['recall']:.1%})."
+        f"{tried} Chosen: {what}, CHAIR_i {chosen['CHAIRi']:.1%} and recall {chosen['recall']:.1%} "
+        f"(greedy {greedy['CHAIRi']:.1%} and {greedy['recall']:.1%})."
     )

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files import read_json
+from llava_hh.files import read_result
 
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")
@@ -62,7 +62,7 @@ def read_form(path: Path, read: Callable[[dict], Any]) -> Any:
     Raises:
         ValueError: it lacks what is read; one line that names the file.
     """
-    content = read_json(path)
+    content = read_result(path)
     try:
         return read(content)
     except (KeyError, TypeError, IndexError, AttributeError) as error:

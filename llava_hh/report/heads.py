@@ -40,13 +40,11 @@ def rounded(value: object) -> object:
 
 
 def _scores(content: dict) -> dict:
-    words = (
-        f"{content['n_hallucinated_tokens']} hallucinated and {content['n_non_hallucinated_tokens']} true object words"
-    )
+    words = f"{content['n_hallucinated_words']} hallucinated and {content['n_true_words']} true object words"
     return {
         "scores": rounded(content["contrastive_influence"]),
-        "low": rounded(content["interval"]["low"]),
-        "high": rounded(content["interval"]["high"]),
+        "low": rounded(content["interval"]["contrastive_influence"][0]),
+        "high": rounded(content["interval"]["contrastive_influence"][1]),
         "hal": content["hal_heads"],
         "non_hal": content.get("non_hal_heads", []),
         "words": f"{words} of {content['n_captions']} captions",
@@ -62,7 +60,7 @@ def _scores(content: dict) -> dict:
 def _of_words(content: dict) -> list[dict]:
     return [
         {"label": f"influence on {words} words", "values": rounded(content[name])}
-        for name, words in (("influence_hallucinated", "hallucinated"), ("influence_non_hallucinated", "true"))
+        for name, words in (("influence_hallucinated", "hallucinated"), ("influence_true", "true"))
     ]
 
 

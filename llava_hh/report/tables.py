@@ -2,19 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
-from llava_hh.comparison import POPE_FILE, RESULT_FILE, note_of_left_out, table_of, table_of_pope
+from llava_hh.comparison import POPE_FILE, RESULT_FILE, SHOWN, cell, table_of, table_of_pope
 from llava_hh.report.folder import ResultFolder, read_form
 
-CHAIR_COLUMNS = [  # in overall_metrics, in its interval, head, factor
-    ("CHAIRs", "chair_s", "CHAIR_s %", 100),
-    ("CHAIRi", "chair_i", "CHAIR_i %", 100),
-    ("recall", "recall", "recall %", 100),
-    ("f1", "f1", "F1 %", 100),
-    ("mentions", "mentions", "mentions", 1),
-    ("length", "length", "length", 1),
-]
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
 
@@ -23,18 +16,14 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
 
     Args:
         further: comparisons that lie elsewhere; they come first.
-    Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the `summary` itself.
+    Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the summary's `methods`.
     """
     tables = []
     for path in [*further, *results.named("summary*.json")]:
-        summary, (heads, rows, note) = read_form(path, lambda content: (content, table_of(content)))
-        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": summary})
+        summary, table = read_form(path, lambda content: (content, table_of(content)))
+        tables.append({"path": path, **vars(table), "methods": summary["methods"]})
     for path in results.named(POPE_FILE):
-        (heads, rows), left_out = read_form(
-            path, lambda content: (table_of_pope(content), note_of_left_out(content.get("settings", {})))
-        )
-        note = f"POPE, with 95% bootstrap intervals over images.{left_out}"
-        tables.append({"path": path, "heads": heads, "rows": rows, "note": note, "summary": {}})
+        tables.append({"path": path, **vars(read_form(path, table_of_pope)), "methods": {}})
     return [{**table, "source": results.link(table["path"]), "draw": results.draw(table["path"])} for table in tables]
 
 
@@ -42,19 +31,13 @@ def find_chair(results: ResultFolder) -> dict | None:
     """CHAIR of every file of captions, one row each; None where there is none."""
     paths = results.named(RESULT_FILE)
     rows = [read_form(path, lambda content, path=path: _chair_cells(results.link(path), content)) for path in paths]
-    heads = ["captions", *(head for _, _, head, _ in CHAIR_COLUMNS), "n"]
+    heads = ["captions", *(head for head, _ in SHOWN.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 
 
 def _chair_cells(source: str, content: dict) -> list[str]:
-    overall, cells = content["overall_metrics"], [source]
-    intervals = overall.get("interval", {})
-    for key, name, _, factor in CHAIR_COLUMNS:
-        cell = f"{factor * overall[key]:.1f}"
-        if name in intervals:
-            cell += " ({:.1f} to {:.1f})".format(*(factor * end for end in intervals[name]))
-        cells.append(cell)
-    return [*cells, str(overall["n"])]
+    overall = content["overall_metrics"]
+    return [source, *(cell(overall, name) for name in SHOWN), str(overall["n"])]
 
 
 def headline(comparisons: Sequence[dict]) -> list[dict]:
@@ -63,19 +46,20 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     From the first comparison that has both; nothing where none has.
     """
     for table in comparisons:
-        summary = table["summary"]
-        if {"greedy", "adhh"} <= summary.keys():
+        methods = table["methods"]
+        adhh = next((own for name, own in methods.items() if own.get("kind", name) == "adhh"), None)
+        if "greedy" in methods and adhh:
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
-                    "before": f"{100 * summary['greedy'][metric]:.1f}%",
-                    "after": f"{100 * summary['adhh'][metric]:.1f}%",
-                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in summary["adhh"]["interval"][metric])),
-                    "n": summary["adhh"]["n"],
+                    "before": f"{100 * methods['greedy'][metric]:.1f}%",
+                    "after": f"{100 * adhh[metric]:.1f}%",
+                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric])),
+                    "n": adhh["n"],
                     "source": table["source"],
                     "draw": table["draw"],
                 }
-                for metric, name in (("chair_i", "CHAIR_i"), ("chair_s", "CHAIR_s"), ("recall", "recall"))
+                for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
             ]
     return []
 
@@ -92,12 +76,18 @@ def _run(results: ResultFolder, path: Path, content: dict) -> dict:
     about = {name: value for name, value in content.items() if name not in NO_SETTINGS}
     return {
         "source": results.link(path),
-        "script": content["argv"][0].removesuffix(".py"),
+        "script": _command(content["argv"]),
         "date": content["date"],
         "n": len(content["image_ids"]),
         "seconds": None if content["seconds"] is None else f"{content['seconds']:,.0f}",
         "lines": _lines({**content["settings"], **about}),
     }
+
+
+def _command(argv: list[str]) -> str:
+    """What made a run, as "attribute" or "figure bias"."""
+    words = list(takewhile(lambda word: not word.startswith("-"), argv[1:3]))
+    return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 
 
 def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:

@@ -1,164 +1,130 @@
-"""Compare finished runs with the first of them: paired statistics, and the images where a run does better or worse.
+"""Compare what is finished: runs, head lists, seeds, or the objects that are hallucinated."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_hh.command_line import COUNT, RANDOM_SEED, SIZE, add_format_flag, chosen, parser_of_verbs, run_verb
+from llava_hh.comparison import RESULT_FILE
+from llava_hh.conditions import LIFTABLE
+from llava_hh.datasets import DATASETS
+from llava_hh.flags import COMPARED
+from llava_hh.metrics.chair import METRICS
+from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
+
+RUNS = """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
 
 Runs are result folders or captions.jsonl files, of the same images. What was made or scored in other ways is refused.
 Writes comparison.json.
 """
+HEADS = """Compare head lists: heads in common, rank correlation of scores, and which heads they share.
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside what two lists have in common
+stands what the lists of two halves of their own images have in common: where that is as little, the data sets need not
+differ, their captions are few.
+"""
+SEEDS = """How far CHAIR and recall vary over runs that differ in their seed alone: mean, standard deviation, range.
 
-from llava_hh.command_line import COUNT, RANDOM_SEED, errors_in_one_line, script_parser
-from llava_hh.conditions import LIFTABLE, Captions, hashed_images, load_captions, refuse_mismatches
-from llava_hh.datasets import DATASETS, load_dataset
-from llava_hh.files import printable, write_json
-from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
-from llava_hh.runs import make_parent, provenance
+Each run is a folder with the captions_eval_results.json of one seed (a fine-tuned model, a model trained anew, a draw
+of random heads), all on the same images; what they are compared with is one run, or one for each seed.
+"""
+DETAILS = """CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
 
-PERCENT = ("chair_s", "chair_i", "precision", "recall", "f1")
+Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say), and
+writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("runs", type=Path, nargs="+", metavar="RUN", help="result folder or captions.jsonl; the first is the reference")
+def compare_runs(args: argparse.Namespace) -> None:
+    from llava_hh.comparing.runs import Comparison, compare_runs
+
+    compare_runs(chosen(Comparison, args), args.out, args.format)
+
+
+def compare_heads(args: argparse.Namespace) -> None:
+    from llava_hh.comparing.heads import compare_heads
+
+    compare_heads(args.lists, args.top_k, args.out)
+
+
+def compare_seeds(args: argparse.Namespace) -> None:
+    from llava_hh.comparing.seeds import compare_seeds
+
+    compare_seeds(args.runs, args.reference, args.out, args.format)
+
+
+def compare_details(args: argparse.Namespace) -> None:
+    from llava_hh.comparing.details import PICTURES, compare_details
+    from llava_hh.figures.style import picture
+
+    if source := compare_details(args.captions, args.out):
+        for stem, draw in PICTURES.items():
+            with picture(args.out / stem, args.debug) as out:
+                draw(source, out)
+
+
+def add_runs(parser: ScriptParser) -> None:
+    example = "llava-hh compare runs results/mini/full/val2014-500-seed42/greedy my_captions.jsonl --across record"
+    runs = parser.verb("runs", compare_runs, RUNS, example)
+    text = "result folder or captions.jsonl; the first is the reference"
+    runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
+    add = runs.section(METHOD).add_argument
     add("--across", nargs="+", choices=LIFTABLE, default=[], help="what the runs may differ in")
-    add("--metrics", nargs="+", choices=METRICS, default=METRICS, help="those to test; Holm's correction is over them")
-    add("--annotations", type=Path, help="score all captions here by these annotations; default: take their scores")
+    text = "those to test; Holm's correction is over them"
+    add("--metrics", nargs="+", choices=METRICS, default=METRICS, help=text)
+    text = "score all captions here by these annotations, where their own scores are taken otherwise"
+    add("--annotations", type=Path, metavar="FOLDER", help=text)
     add("--dataset", choices=DATASETS, default="coco", help="with --annotations: what the images are of")
-    add("--variant", default="hh", help="with --annotations: the variant of CHAIR")
-    add("--examples", type=COUNT, default=3, help="images to show where a run names fewer objects wrongly, and more")
+    add("--variant", metavar="NAME", default="hh", help="with --annotations: the variant of CHAIR")
     add("--seed", type=RANDOM_SEED, default=0, help="of resamples and permutations")
-    add("--out", type=Path, help="result file (default: comparison.json beside the folder of the reference)")
+    add = runs.section(OUTPUT).add_argument
+    add("--examples", type=COUNT, default=3, help="images to show where a run names fewer objects wrongly, and more")
+    text = "result file; comparison.json beside the folder of the reference by default"
+    add("--out", type=Path, metavar="FILE", help=text)
+    add_format_flag(runs)
+
+
+def add_heads(parser: ScriptParser) -> None:
+    heads = parser.verb("heads", compare_heads, HEADS, "llava-hh compare heads checkpoints/heads/llava-v1.5-*.json")
+    heads.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
+    text = "how many heads of each list are named"
+    heads.section(METHOD).add_argument("--top-k", type=SIZE, default=20, help=text)
+    text = "write all of it to this JSON file"
+    heads.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    heads.take_from_profile(lists="{head_list} {published_heads}")
+
+
+def add_seeds(parser: ScriptParser) -> None:
+    example = "llava-hh compare seeds --runs results/seed_1 results/seed_2 --reference results/greedy"
+    seeds = parser.verb("seeds", compare_seeds, SEEDS, example)
+    add = seeds.section(MODEL).add_argument
+    add("--runs", type=Path, metavar="FOLDER", nargs="+", required=True, help="result folders, one per seed")
+    text = "what to compare with: one folder, or one per seed"
+    add("--reference", type=Path, metavar="FOLDER", nargs="+", required=True, help=text)
+    text = "write all of it to this JSON file"
+    seeds.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    add_format_flag(seeds)
+
+
+def add_details(parser: ScriptParser) -> None:
+    details = parser.verb("details", compare_details, DETAILS, "llava-hh compare details --profile mini")
+    text = f"{RESULT_FILE} of a run, its folder, or a folder of runs"
+    details.add_argument("captions", type=Path, nargs="+", metavar="CAPTIONS", help=text)
+    text = "result folder"
+    details.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help=text)
+    details.take_from_profile(captions=COMPARED, out=f"{COMPARED}/chair_details")
+
+
+def parser() -> ScriptParser:
+    """The flags of `llava-hh compare`."""
+    parser = parser_of_verbs(__doc__, "compare")
+    for add in (add_runs, add_heads, add_seeds, add_details):
+        add(parser)
     return parser
 
 
-def scorer(args: argparse.Namespace, cache: Path) -> Callable[[Sequence[dict]], list[dict]]:
-    """What scores rows of captions by --annotations, --dataset and --variant."""
-    dataset = load_dataset(args.dataset, args.variant)
-
-    def score(rows: Sequence[dict]) -> list[dict]:
-        ids = []
-        for place, row in enumerate(rows, start=1):
-            try:
-                ids.append(dataset.image_id(row.get("image_id")))
-                if not isinstance(row.get("text"), str):
-                    raise ValueError(f"text is {row.get('text')!r:.80}")
-            except ValueError as error:
-                expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
-                raise ValueError(f"caption {place}: {error}; {expected}") from None
-        objects = dataset.objects(dataset.annotations(args.annotations, ids, cache))
-        return [
-            {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
-            for row, image_id in zip(rows, ids, strict=True)
-        ]
-
-    return score
-
-
-def load_runs(args: argparse.Namespace, out: Path) -> list[Captions]:
-    """The runs of the command line, all in the order of the reference's images.
-
-    Raises:
-        ValueError, FileNotFoundError: a file that cannot be read, a run given twice, or runs that cannot be compared.
-    """
-    places = [path.resolve() for path in args.runs]
-    if len(places) < 2 or len(set(places)) < len(places):
-        raise ValueError(f"runs {', '.join(map(str, args.runs))}: expected two or more different ones")
-    score = scorer(args, out.with_name("ground_truth.json")) if args.annotations else None
-    runs = [load_captions(path, score) for path in args.runs]
-    refuse_mismatches(runs, args.across)
-    common = set.intersection(*(set(run.image_ids) for run in runs))
-    if not common:
-        raise ValueError("images: there is none that all runs have")
-    order = [image_id for image_id in runs[0].image_ids if image_id in common]
-    entries = [{entry["image_id"]: entry for entry in run.sentences} for run in runs]
-    return [replace(run, sentences=[own[i] for i in order]) for run, own in zip(runs, entries, strict=True)]
-
-
-def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
-    """Images where `other` names fewer (wins) or more (losses) different hallucinated objects than the reference.
-
-    Returns: how many images of each kind, and the `n` of wins and losses with the largest differences, both captions
-        and their hallucinated objects.
-    """
-    found: dict[str, list[dict]] = {"wins": [], "losses": []}
-    for base, own in zip(reference.sentences, other.sentences, strict=True):
-        wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in (base, own)]
-        gained = len(wrong[0]) - len(wrong[1])
-        if gained:
-            example = {"image_id": base["image_id"], "image": base.get("image"), "fewer": gained}
-            for label, entry, objects in zip(("reference", "other"), (base, own), wrong, strict=True):
-                example[label] = {"caption": entry["caption"], "hallucinated": objects}
-            found["wins" if gained > 0 else "losses"].append(example)
-    counts = {f"n_{kind}": len(examples) for kind, examples in found.items()}
-    counts["n_ties"] = len(reference.sentences) - sum(counts.values())
-    for examples in found.values():
-        examples.sort(key=lambda example: -abs(example["fewer"]))
-    return {**counts, **{kind: examples[:n] for kind, examples in found.items()}}
-
-
-def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> str:
-    """The reference's metrics, and each run's with their differences, as a Markdown table."""
-    rows = [["run", "metric", "value", "minus the reference", "p", "p (Holm)"]]
-    for label, entry in result.items():
-        for metric in metrics:
-            factor, unit = (100, " %") if metric in PERCENT else (1, "")
-            cells = [label, metric + unit, f"{factor * entry[metric]:.1f}", "", "", ""]
-            if label != reference:
-                test = entry["difference"][metric]
-                ends = [test["difference"], *test["interval"]]
-                cells[3:] = ["{:+.2f} ({:+.2f} to {:+.2f})".format(*(factor * end for end in ends))]
-                cells += [f"{test['p']:.3g}", f"{test['p_holm']:.3g}"]
-            rows.append(cells)
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
-def describe_examples(reference: str, other: str, found: Mapping) -> str:
-    """Wins and losses as text for a terminal: what captions hold of control characters is spelled out."""
-    lines = [
-        f"{other} names fewer hallucinated objects than {reference} in {found['n_wins']} images, more in "
-        f"{found['n_losses']}, as many in {found['n_ties']}"
-    ]
-    for kind, name in (("wins", "fewer"), ("losses", "more")):
-        for example in found[kind]:
-            lines.append(f"{name}: image {example['image_id']} ({example['image']})")
-            for label, key in ((reference, "reference"), (other, "other")):
-                objects = ", ".join(example[key]["hallucinated"]) or "none"
-                lines.append(f"  {label} [{objects}]: {example[key]['caption']}")
-    return "\n".join(printable(line.replace("\n", "\\n")) for line in lines)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        first = args.runs[0]
-        folder = first if first.is_dir() else first.parent
-        out = args.out or folder.parent / "comparison.json"
-        make_parent(out)
-        runs = load_runs(args, out)
-        reference = runs[0].label
-        sentences = {run.label: run.sentences for run in runs}
-        differences = compare_with_reference(sentences, reference, args.metrics, args.seed)
-        result, shown = {}, []
-        for run in runs:
-            made_with = run.record and run.record["settings"]
-            result[run.label] = {**summarise(run.sentences, args.seed), "made_with": made_with}
-            if run.label != reference:
-                found = wins_and_losses(runs[0], run, args.examples)
-                n_hashed = len(hashed_images(runs[0], run))
-                result[run.label] |= {"difference": differences[run.label], **found, "n_same_files": n_hashed}
-                shown.append(describe_examples(reference, run.label, found))
-                if n_hashed < len(run.sentences):
-                    shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
-        settings = {"reference": reference, "metrics": list(args.metrics), "across": args.across, "seed": args.seed}
-        write_json(out, {"settings": settings, "runs": result, "run": provenance()})
-        n = result[reference]["n"]
-        print(table(result, reference, args.metrics))
-        print(f"n = {n}; in brackets: paired 95% bootstrap intervals over images; p: two-sided paired permutation test")
-        print("\n".join([*shown, str(out)]))
+def main(argv: Sequence[str] | None = None) -> None:
+    run_verb(parser(), argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""llava-hh VERB ...: one command for all that the package does."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "Captions and their scores": {
+        "caption": "caption images by one method: greedy decoding, AD-HH, another decoder",
+        "evaluate": "compare methods on the same images: CHAIR, POPE, or the loss of reference captions",
+        "score": "score captions and answers that are there already: CHAIR, AMBER, MME, VQA",
+        "compare": "compare finished runs, head lists, seeds, or objects that are hallucinated",
+    },
+    "Hallucination heads": {
+        "attribute": "find the heads: the influence of every head on hallucinated and true object words",
+        "finetune": "train the heads to attend less to text (TF-HH)",
+        "export": "write AD-HH as a folder that plain transformers loads",
+    },
+    "Figures and pages": {
+        "figure": "draw the figures of the paper",
+        "report": "write the results of a folder as a page",
+    },
+    "Checkpoints and set-up": {
+        "doctor": "check in under a minute that all is there that a profile needs",
+        "convert": "write an original LLaVA checkpoint in the transformers layout",
+        "mini": "make mini: the small model and the drawn scenes that run on any computer",
+    },
+}
+USAGE = """usage: llava-hh VERB [flags]
+
+Find the attention heads that make vision-language models hallucinate objects, and switch them off.
+"""
+
+
+def overview() -> str:
+    """The verbs in groups, a line each."""
+    groups = [
+        "\n".join([f"{title}:", *(f"  {verb:<10} {line}" for verb, line in verbs.items())])
+        for title, verbs in VERBS.items()
+    ]
+    return "\n\n".join([USAGE.rstrip(), *groups, "llava-hh VERB --help lists the flags of a verb, with an example."])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the first word says; only its module is imported."""
+    verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(overview())
+    elif not any(verb in verbs for verbs in VERBS.values()):
+        names = ", ".join(verb for verbs in VERBS.values() for verb in verbs)
+        print(f"error: {verb!r} is no verb of llava-hh; expected one of: {names}", file=sys.stderr)
+        raise SystemExit(2)
+    else:
+        importlib.import_module(f"llava_hh.scripts.{verb}").main(rest)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "llava-hh"  # what result files keep
+    main()

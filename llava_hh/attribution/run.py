@@ -1,0 +1,164 @@
+"""Attribution over a set of captions: their target words, ablations block by block, and what these add up to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llava_hh.attribution.ablation import Ablated, ablate_every_head
+from llava_hh.attribution.captions import TeacherForced, join_arrays
+from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
+from llava_hh.attribution.replacement import OutputStatistics, Replacement
+from llava_hh.attribution.targets import Target
+from llava_hh.blocks import Run
+from llava_hh.finite import refuse_infinite
+from llava_hh.heads import Head
+from llava_hh.memory import fit_in_memory, in_parts, smallest_part
+from llava_hh.settings import IMAGES_BY_CONTENT, CaptionedSettings
+
+OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
+Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
+
+
+@dataclass(frozen=True)
+class OutputsSettings(CaptionedSettings):
+    """What decides the mean outputs of heads and modules; they are of all captions, so the limit counts."""
+
+    released: bool
+
+    def free(self) -> dict[str, str]:
+        return {"image_folder": IMAGES_BY_CONTENT}
+
+
+@dataclass(frozen=True)
+class AttributionSettings(CaptionedSettings):
+    """What decides an attribution. Where statistics of all captions enter each block, the limit counts."""
+
+    released: bool
+    ablation: str
+    noise_scale: float | None = None
+    noise_seed: int | None = None
+    screen: int | None = None
+    race: int | None = None
+    read_out: str | None = None
+    round: int | None = None
+    heads: list | None = None
+
+    def free(self) -> dict[str, str]:
+        of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
+        return {"image_folder": IMAGES_BY_CONTENT} if of_all else super().free()
+
+
+@dataclass(frozen=True)
+class CaptionAttribution(TeacherForced):
+    """How captions are attributed: by which model, with which target rule, in how much memory."""
+
+    max_rows: int = 4096
+
+    def measure(
+        self, entry: dict, replacement: Replacement, heads: list[Head] | None = None
+    ) -> tuple[list[Target], Ablated, int | None]:
+        """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
+
+        Args:
+            heads: these alone, and no modules.
+        Returns: these, and how many rows at once memory had room for; None if max_rows.
+        """
+        targets, positions, batch = self.prepare(entry)
+
+        def ablate(max_rows: int) -> Ablated:
+            return ablate_every_head(
+                self.lvlm.model,
+                batch.inputs,
+                positions,
+                [target.token_id for target in targets],
+                max_rows=max_rows,
+                heads=heads,
+                modules=heads is None,
+                replacement=replacement,
+                sample_id=entry["image_id"],
+            )
+
+        copies_of_a_layer = self.lvlm.n_heads + 2  # with its attention and its MLP
+        ablated, rows = fit_in_memory(ablate, self.max_rows, min(self.max_rows, 1 + copies_of_a_layer))
+        return targets, ablated, rows if rows < self.max_rows else None
+
+    def gather_outputs(self, entries: list[dict], run: Run) -> OutputStatistics:
+        """Mean and standard deviation of every head's and module's output at the positions that predict targets."""
+        for number, block in run.blocks(entries, OUTPUTS_BLOCK, "module outputs", self.image_of):
+            recorded = []
+            for entry in block:
+                _, positions, batch = self.prepare(entry)
+                recorded.append(sums_of(record_outputs(self.lvlm.model, batch.inputs, positions)))
+            run.finish_block(number, block, [], of_block=add_sums(recorded))
+        return statistics_of(run.finished_arrays())
+
+    def run_blocks(
+        self,
+        entries: list[dict],
+        replacement: Replacement,
+        run: Run,
+        batch_size: int,
+        heads: list[Head] | None = None,
+    ) -> None:
+        """Measure all captions; rows and arrays of every target stay in the run's blocks.
+
+        Args:
+            heads: as for `measure`.
+        """
+
+        def log_probs_of(entry: dict) -> Found:
+            targets, ablated, rows = self.measure(entry, replacement, heads)
+            names = ("clean", "heads", *(("mha", "mlp") if heads is None else ()))
+            return targets, {name: getattr(ablated, name) for name in names}, rows
+
+        self._keep_blocks(entries, run, batch_size, "attribution", log_probs_of)
+
+    def estimate_blocks(self, entries: list[dict], run: Run, batch_size: int) -> None:
+        """Estimate the effect of every head on all captions, as `run_blocks`: arrays `clean` and `drops`."""
+
+        def estimates_of(entry: dict) -> Found:
+            targets, positions, batch = self.prepare(entry)
+
+            def estimate(part: Sequence[int]) -> tuple[Tensor, Tensor]:
+                own, ids = [positions[place] for place in part], [targets[place].token_id for place in part]
+                return estimate_every_head(self.lvlm.model, batch.inputs, own, ids)
+
+            parts, size = in_parts(estimate, range(len(targets)))
+            clean, drops = (torch.cat(own) for own in zip(*parts, strict=True))
+            return targets, {"clean": clean, "drops": drops}, size
+
+        self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
+
+    def _keep_blocks(
+        self,
+        entries: list[dict],
+        run: Run,
+        batch_size: int,
+        label: str,
+        tensors_of: Callable[[dict], Found],
+    ) -> None:
+        """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
+        for number, block in run.blocks(entries, batch_size, label, self.image_of):
+            rows, found, sizes, rows_of = [], [], [], []
+            for entry in block:
+                targets, tensors, size = tensors_of(entry)
+                self._refuse_infinite(entry, tensors)
+                sizes.append(size)
+                rows_of.append(len(targets))
+                rows += [{"image_id": entry["image_id"], **target.row()} for target in targets]
+                found.append(tensors)
+            arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
+            for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
+                row["clean_log_prob"] = log_prob
+            run.finish_block(number, block, rows, arrays, sub_batch=smallest_part(sizes), rows_of=rows_of)
+
+    def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
+        """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""
+        if all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "heads" or "mha" in tensors):
+            return
+        batch = self.prepare(entry)[2]
+        run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
+        refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])

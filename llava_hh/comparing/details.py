@@ -1,0 +1,109 @@
+"""CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_hh.comparison import RESULT_FILE, label_of, read_scored, refuse_stale, truth_of
+from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
+from llava_hh.files import read_json, sha256, write_json
+from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
+from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
+from llava_hh.metrics.nocaps_chair import load_classes
+from llava_hh.metrics.variants import load_synonyms
+from llava_hh.runs import make_folder, processes, provenance
+
+
+def result_files(paths: Sequence[Path]) -> dict[str, Path]:
+    """The result file of each run, by the name of its folder; a folder of runs stands for all of them, greedy first.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: two runs of one name.
+    """
+    files: list[Path] = []
+    for path in paths:
+        own = path if path.is_file() else path / RESULT_FILE
+        below = sorted(path.glob(f"*/{RESULT_FILE}"), key=lambda file: (file.parent.name != "greedy", file.parent.name))
+        found = [own] if own.is_file() else below
+        if not found:
+            raise FileNotFoundError(f"{path}: expected a {RESULT_FILE}, or a folder of runs that have one")
+        files += found
+    names = [file.resolve().parent.name for file in files]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two runs are called {twice!r}, by their folders; expected different names")
+    return dict(zip(names, files, strict=True))
+
+
+def explain(files: dict[str, Path]) -> dict[str, Any]:
+    """The content of chair_details.json.
+
+    Raises:
+        ValueError: runs on other images or by other rules of CHAIR than the first.
+    """
+    runs, first = {}, None
+    for name, path in files.items():
+        content = read_json(path)
+        refuse_stale(path, content.get("run"))
+        sentences, metrics = read_scored(path)
+        variant = metrics["variant"]
+        about = truth_of(sentences, metrics)
+        first = first or about
+        if about != first:
+            raise ValueError(f"{path}: other images, ground truth or rules of CHAIR than the first run has")
+        names = [label.lower() for label in load_classes()] if variant == NOCAPS else sorted(load_synonyms())
+        runs[name] = {
+            "label": label_of(name, content),
+            "categories": by_category(sentences, names),
+            "co_occurrence": co_occurrence(sentences),
+            "positions": by_position(sentences),
+        }
+    return {"runs": runs, "n": len(first[1]), "variant": first[0]}
+
+
+def lines(details: dict[str, Any]) -> list[str]:
+    """What each run hallucinates most, its strongest pair, and whether hallucination grows along its captions."""
+    said = []
+    for run in details["runs"].values():
+        worst = sorted(run["categories"].items(), key=lambda item: -item[1]["hallucinated"])[:3]
+        parts = [f"{name} {own['hallucinated']} of {own['named']}" for name, own in worst if own["hallucinated"]]
+        said.append(f"{run['label']}: hallucinated most, in captions that name it: {', '.join(parts) or 'nothing'}")
+        if pairs := [pair for pair in run["co_occurrence"] if pair["p_holm"] < 0.05]:
+            top = max(pairs, key=lambda pair: pair["n"])
+            what = f"{top['hallucinated']} where there is {top['there']}: {top['n']} of {top['n_hallucinated']}"
+            said.append(f"  {len(pairs)} pairs beyond chance (Holm), most often {what}, lift {top['lift']:.1f}")
+        if gap := run["positions"]["mention"]["later_minus_earlier"]:
+            low, high = gap["interval"]["mean"]
+            said.append(
+                f"  hallucinated objects are mentioned {gap['mean']:+.2f} places later ({low:+.2f} to {high:+.2f})"
+            )
+    return said
+
+
+PICTURES: dict[str, Callable[[Path, Path], None]] = {
+    "chair_categories": draw_categories,
+    "chair_cooccurrence": draw_co_occurrence,
+    "chair_positions": draw_positions,
+}
+
+
+def compare_details(captions: Sequence[Path], out: Path) -> Path | None:
+    """Explain result files, write chair_details.json into the folder `out`, and print the most striking.
+
+    Args:
+        captions: result files, their folders, or folders of runs.
+    Returns: that file, which each of PICTURES draws; None for a process that is not the first.
+    Raises:
+        FileNotFoundError, ValueError: as `result_files` and `explain`.
+    """
+    if not processes().is_main:
+        return None
+    files = result_files(captions)
+    details = explain(files)
+    make_folder(out)
+    hashes = {str(path): sha256(path) for path in files.values()}
+    source = out / "chair_details.json"
+    write_json(source, {**details, "run": {**provenance(), "sha256": hashes}})
+    print("\n".join([*lines(details), str(source)]))
+    return source

@@ -1,0 +1,159 @@
+"""Finished runs against the first of them: paired statistics, and the images where a run does better or worse."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llava_hh.comparison import OF_P_VALUES, SHOWN, cell, family, shown_p
+from llava_hh.conditions import Captions, hashed_images, load_captions, refuse_mismatches
+from llava_hh.datasets import load_dataset
+from llava_hh.files import printable, write_json
+from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
+from llava_hh.runs import make_parent, provenance
+from llava_hh.tables import Estimate, Table, beside, print_table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which runs are compared, and how: the flags of these names."""
+
+    runs: Sequence[Path]
+    across: Sequence[str] = ()
+    metrics: Sequence[str] = METRICS
+    annotations: Path | None = None
+    dataset: str = "coco"
+    variant: str = "hh"
+    examples: int = 3
+    seed: int = 0
+
+
+def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[dict]]:
+    """What scores rows of captions by --annotations, --dataset and --variant."""
+    dataset = load_dataset(given.dataset, given.variant)
+
+    def score(rows: Sequence[dict]) -> list[dict]:
+        ids = []
+        for place, row in enumerate(rows, start=1):
+            try:
+                ids.append(dataset.image_id(row.get("image_id")))
+                if not isinstance(row.get("text"), str):
+                    raise ValueError(f"text is {row.get('text')!r:.80}")
+            except ValueError as error:
+                expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
+                raise ValueError(f"caption {place}: {error}; {expected}") from None
+        objects = dataset.objects(dataset.annotations(given.annotations, ids, cache))
+        return [
+            {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
+            for row, image_id in zip(rows, ids, strict=True)
+        ]
+
+    return score
+
+
+def load_runs(given: Comparison, out: Path) -> list[Captions]:
+    """The runs of the command line, all in the order of the reference's images.
+
+    Raises:
+        ValueError, FileNotFoundError: a file that cannot be read, a run given twice, or runs that cannot be compared.
+    """
+    places = [path.resolve() for path in given.runs]
+    if len(places) < 2 or len(set(places)) < len(places):
+        raise ValueError(f"runs {', '.join(map(str, given.runs))}: expected two or more different ones")
+    score = scorer(given, out.with_name("ground_truth.json")) if given.annotations else None
+    runs = [load_captions(path, score) for path in given.runs]
+    refuse_mismatches(runs, given.across)
+    common = set.intersection(*(set(run.image_ids) for run in runs))
+    if not common:
+        raise ValueError("images: there is none that all runs have")
+    order = [image_id for image_id in runs[0].image_ids if image_id in common]
+    entries = [{entry["image_id"]: entry for entry in run.sentences} for run in runs]
+    return [replace(run, sentences=[own[i] for i in order]) for run, own in zip(runs, entries, strict=True)]
+
+
+def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
+    """Images where `other` names fewer (wins) or more (losses) different hallucinated objects than the reference.
+
+    Returns: how many images of each kind, and the `n` of wins and losses with the largest differences, both captions
+        and their hallucinated objects.
+    """
+    found: dict[str, list[dict]] = {"wins": [], "losses": []}
+    for base, own in zip(reference.sentences, other.sentences, strict=True):
+        wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in (base, own)]
+        gained = len(wrong[0]) - len(wrong[1])
+        if gained:
+            example = {"image_id": base["image_id"], "image": base.get("image"), "fewer": gained}
+            for label, entry, objects in zip(("reference", "other"), (base, own), wrong, strict=True):
+                example[label] = {"caption": entry["caption"], "hallucinated": objects}
+            found["wins" if gained > 0 else "losses"].append(example)
+    counts = {f"n_{kind}": len(examples) for kind, examples in found.items()}
+    counts["n_ties"] = len(reference.sentences) - sum(counts.values())
+    for examples in found.values():
+        examples.sort(key=lambda example: -abs(example["fewer"]))
+    return {**counts, **{kind: examples[:n] for kind, examples in found.items()}}
+
+
+def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> Table:
+    """The reference's metrics, and each run's with their differences."""
+    heads, rows = ["run", "metric", "value", "minus the reference", "p", "p (Holm)"], []
+    for label, entry in result.items():
+        for metric in metrics:
+            name, factor = SHOWN[metric]
+            cells = [label, name, cell(entry, metric), "", "", ""]
+            if label != reference:
+                test = entry["difference"][metric]
+                cells[3:] = [Estimate(test["difference"], test["interval"]["difference"], factor, "+.2f")]
+                cells += [shown_p(test, "p"), shown_p(test)]
+            rows.append(cells)
+    tests = {label: entry["difference"] for label, entry in result.items() if label != reference}
+    note = (
+        f"n = {result[reference]['n']}; in brackets: 95% bootstrap intervals over images, paired ones of differences; "
+    )
+    return Table(heads, rows, f"{note}p: {OF_P_VALUES}, {family(tests)}.")
+
+
+def describe_examples(reference: str, other: str, found: Mapping) -> str:
+    """Wins and losses as text for a terminal: what captions hold of control characters is spelled out."""
+    lines = [
+        f"{other} names fewer hallucinated objects than {reference} in {found['n_wins']} images, more in "
+        f"{found['n_losses']}, as many in {found['n_ties']}"
+    ]
+    for kind, name in (("wins", "fewer"), ("losses", "more")):
+        for example in found[kind]:
+            lines.append(f"{name}: image {example['image_id']} ({example['image']})")
+            for label, key in ((reference, "reference"), (other, "other")):
+                objects = ", ".join(example[key]["hallucinated"]) or "none"
+                lines.append(f"  {label} [{objects}]: {example[key]['caption']}")
+    return "\n".join(printable(line.replace("\n", "\\n")) for line in lines)
+
+
+def compare_runs(given: Comparison, out: Path | None, form: str) -> None:
+    """Compare runs, write comparison.json beside the folder of the first or `out`, and print a table and examples.
+
+    Args:
+        form: of the table, one of `llava_hh.tables.FORMATS`.
+    Raises:
+        ValueError, FileNotFoundError: as `load_runs`.
+    """
+    first = given.runs[0]
+    folder = first if first.is_dir() else first.parent
+    out = out or folder.parent / "comparison.json"
+    make_parent(out)
+    runs = load_runs(given, out)
+    reference = runs[0].label
+    sentences = {run.label: run.sentences for run in runs}
+    differences = compare_with_reference(sentences, reference, given.metrics, given.seed)
+    result, shown = {}, []
+    for run in runs:
+        made_with = run.record and run.record["settings"]
+        result[run.label] = {**summarise(run.sentences, given.seed), "made_with": made_with}
+        if run.label != reference:
+            found = wins_and_losses(runs[0], run, given.examples)
+            n_hashed = len(hashed_images(runs[0], run))
+            result[run.label] |= {"difference": differences[run.label], **found, "n_same_files": n_hashed}
+            shown.append(describe_examples(reference, run.label, found))
+            if n_hashed < len(run.sentences):
+                shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
+    settings = {"reference": reference, "metrics": list(given.metrics), "across": list(given.across)}
+    write_json(out, {"settings": {**settings, "seed": given.seed}, "runs": result, "run": provenance()})
+    print_table(table(result, reference, given.metrics), form)
+    print("\n".join([*shown, str(out)]), file=beside(form))

@@ -1,0 +1,38 @@
+"""How far CHAIR and recall vary over runs that differ in their seed alone: mean, standard deviation, range."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_hh.comparison import RESULT_FILE, read_scored, table_of_spread, truth_of
+from llava_hh.data.coco import existing_file
+from llava_hh.files import sha256, write_json
+from llava_hh.metrics.compare import spread_over_runs
+from llava_hh.runs import make_parent, processes, provenance
+from llava_hh.tables import beside, print_table
+
+
+def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | None, form: str) -> None:
+    """Print the spread of runs and of their differences from the reference, and write it to the file `out`.
+
+    Args:
+        runs: result folders, one per seed; reference: one folder, or one per seed.
+        form: of the table, one of `llava_hh.tables.FORMATS`.
+    Raises:
+        FileNotFoundError: a folder without scored captions.
+        ValueError: other images, ground truth or rules of CHAIR in one of them.
+    """
+    if not processes().is_main:
+        return
+    files = [existing_file(folder / RESULT_FILE, "scored captions") for folder in [*runs, *reference]]
+    scored = [read_scored(path) for path in files]
+    sentences = [own for own, _ in scored]
+    spread = spread_over_runs(sentences[: len(runs)], sentences[len(runs) :])
+    for path, own in zip(files, scored, strict=True):
+        if truth_of(*own) != truth_of(*scored[0]):
+            raise ValueError(f"{path}: other ground truth or rules of CHAIR than {files[0]} has; score it anew")
+    if out:
+        make_parent(out)
+        hashes = {str(path): sha256(path) for path in files}
+        write_json(out, {**spread, "run": {**provenance(), "sha256": hashes}})
+    print_table(table_of_spread({runs[0].parent.name or "runs": spread}), form)
+    print(f"\n{spread['n']} images" + (f"\n{out}" if out else ""), file=beside(form))

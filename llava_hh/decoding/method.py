@@ -1,0 +1,222 @@
+"""What a method is: a name, settings, and answers to a batch. Greedy decoding, interventions, checkpoints and decoders
+are all methods."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llava_hh.heads import Head
+from llava_hh.hooks import intervene
+from llava_hh.identity import has_config, identify
+from llava_hh.interventions import Decisions, Intervention
+from llava_hh.models.lvlm import Batch, Lvlm
+
+BRANCHES = ("all", "clean")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Generated token ids without the end token; finish_reason is "stop" (end token) or "length"."""
+
+    token_ids: list[int]
+    finish_reason: str
+
+
+class Answers(NamedTuple):
+    """The answers of a batch, a row each; how often `DeactivateText` fired on which head; seconds, prefill included."""
+
+    answers: list[Answer]
+    fired: dict[Head, Decisions]
+    seconds: float = 0.0
+
+
+class CannotDecode(NotImplementedError):
+    """A model of a kind that a method cannot have; a comparison leaves the method out and says why."""
+
+
+class Method(Protocol):
+    """A way to answer. `llava_hh.decoding.making` makes methods from text.
+
+    Attributes:
+        name: of its result folder; label: in tables; kind: of the grammar.
+        checkpoint: the folder of the model that it is for, None for that of the comparison.
+    """
+
+    name: str
+    label: str
+    kind: str
+    checkpoint: Path | None
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready settings, `interventions` and `decoder`: what a run of the method is held to."""
+
+    def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
+        """Answer the questions of a batch.
+
+        Raises:
+            CannotDecode: a model of a kind that the method cannot have; on the first token at the latest.
+        """
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Interventions that a decoder applies to its own forwards: to all its branches, or to the clean one alone.
+
+    A decoder that runs a row in several branches opens them itself, for only it knows which branch is which.
+    """
+
+    interventions: tuple[Intervention, ...] = ()
+    on: str = "all"
+    fired: dict[Head, Decisions] = field(default_factory=dict)
+
+    @contextmanager
+    def open(
+        self,
+        model: PreTrainedModel,
+        image_mask: Tensor,
+        is_clean: Tensor | None = None,
+        response_start: Sequence[int] | None = None,
+    ) -> Iterator[None]:
+        """Apply them to every forward while the block is open.
+
+        Args:
+            image_mask: of the rows that the forwards have, all branches among them.
+            is_clean: (row,) bool, whether a row is of the clean branch; None: all are.
+            response_start: as `intervene` takes it.
+        """
+        if not self.interventions:
+            yield
+            return
+        rows = is_clean if self.on == "clean" else None
+        with intervene(model, image_mask, self.interventions, response_start, on_rows=rows) as trace:
+            yield
+        add_fired(self.fired, trace.fired)
+
+
+NO_EDITS = Edits()
+
+
+class Decoder(Protocol):
+    """A way to decode a batch, such as `baselines.vcd.decode`.
+
+    Args:
+        settings: the decoder's own frozen dataclass.
+        edits: what it applies to its forwards; only decoders registered with `edits_itself` are given any.
+    Returns: the token ids of each row, without the end token; a row of fewer than `max_new_tokens` ids stopped by
+        itself, others were cut off. End tokens and suppressed ids are those of model.generation_config.
+    Raises:
+        CannotDecode: a model of a kind that the decoder cannot have; on the first token at the latest.
+    """
+
+    def __call__(self, lvlm: Lvlm, batch: Batch, settings: Any, max_new_tokens: int) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy decoding, under interventions or of another checkpoint than the comparison's."""
+
+    interventions: tuple[Intervention, ...] = ()
+    name: str = "greedy"
+    label: str = "greedy"
+    kind: str = "greedy"
+    checkpoint: Path | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"interventions": described(self.interventions), "decoder": None}
+
+    def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
+        with (
+            intervene(lvlm.model, batch.image_mask, self.interventions)
+            if self.interventions
+            else nullcontext() as trace
+        ):
+            answers = generate_greedily(lvlm, batch, max_new_tokens)
+        return Answers(answers, trace.fired if trace else {})
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder with its settings (a frozen dataclass), under interventions or none.
+
+    Args:
+        edits_itself: whether `decode` takes `edits`; else the interventions act on all of its forwards, whose rows
+            must be those of the batch, each once or several times in a row.
+    """
+
+    preset: str
+    decode: Decoder
+    settings: Any
+    edits_itself: bool = False
+    interventions: tuple[Intervention, ...] = ()
+    on: str = "all"
+    name: str = ""
+    label: str = ""
+    checkpoint: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.preset
+
+    def describe(self) -> dict[str, Any]:
+        """The name and every setting; checkpoints that the decoder works with by their content."""
+        tools = getattr(self.settings, "tools", dict)()
+        known = {name: identify(path) for name, path in tools.items() if path.is_file() or has_config(path)}
+        decoder = {"name": self.preset, **asdict(self.settings), **known}
+        if self.interventions:
+            decoder["interventions_on"] = self.on
+        return {"interventions": described(self.interventions), "decoder": decoder}
+
+    def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
+        edits = Edits(self.interventions, self.on)
+        if self.interventions and self.edits_itself:
+            rows = self.decode(lvlm, batch, self.settings, max_new_tokens, edits=edits)
+        else:
+            with edits.open(lvlm.model, batch.image_mask):
+                rows = self.decode(lvlm, batch, self.settings, max_new_tokens)
+        answers = [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
+        return Answers(answers, edits.fired)
+
+
+def described(interventions: Sequence[Intervention]) -> list[dict]:
+    """Interventions, JSON-ready."""
+    return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
+
+
+def add_fired(counts: dict[Head, Decisions], more: dict[Head, Decisions]) -> None:
+    """Add to counts of decisions by head."""
+    for head, (fired, decided) in more.items():
+        before = counts.get(head, Decisions(0, 0))
+        counts[head] = Decisions(before.fired + fired, before.decided + decided)
+
+
+@torch.no_grad()
+def generate_greedily(
+    lvlm: Lvlm, batch: Batch, max_new_tokens: int, interventions: Sequence[Intervention] = ()
+) -> list[Answer]:
+    """Decode a batch greedily; interventions act in prefill and in every cached step."""
+    with intervene(lvlm.model, batch.image_mask, interventions) if interventions else nullcontext():
+        sequences = lvlm.model.generate(**batch.inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    answers = []
+    for ids in sequences[:, batch.inputs["input_ids"].shape[1] :].tolist():
+        end = next((index for index, token in enumerate(ids) if token in lvlm.end_token_ids), None)
+        answers.append(Answer(ids[:end], "length" if end is None else "stop"))
+    return answers
+
+
+def timed(method: Method, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
+    """A method's answers, with the seconds that they took."""
+    begun = time.perf_counter()
+    found = method.answer(lvlm, batch, max_new_tokens)  # lists of ints, so a GPU is done with them
+    return found._replace(seconds=time.perf_counter() - begun)
+
+
+def renamed(method: Method, **changed: Any) -> Method:
+    """The same method under another name or label."""
+    return replace(method, **changed)

@@ -1,0 +1,152 @@
+"""The kinds of methods by name. Other people's kinds are registered here, by a file given as `--plugin`.
+
+`register_decoder` and `register_intervention` take one call each. Kinds of `baselines` and `newer_models` are found
+when they are first asked for.
+"""
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llava_hh.decoding.method import Decoder
+from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.settings import digest_of
+
+MODULES = ("baselines.registry", "newer_models.registry")  # they register kinds when imported
+HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}
+EVERY_KIND = ("label", "limit")  # fields that every kind has: its name in tables, the first so many images
+GROUPS = {"random": ["of", "draws", "match"], "seeds": ["of", "n"]}
+
+
+@dataclass(frozen=True)
+class InterventionKind:
+    make: Callable[..., Intervention]
+    defaults: Mapping[str, Any]
+    label: str
+    on_text: bool | Callable[[Mapping[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class DecoderKind:
+    decode: Decoder
+    settings: Any
+    label: str
+    edits_itself: bool
+
+
+INTERVENTIONS: dict[str, InterventionKind] = {}
+DECODERS: dict[str, DecoderKind] = {}
+METHODS: dict[str, Callable[..., Any]] = {}
+
+
+def register_intervention(
+    name: str,
+    make: Callable[..., Intervention],
+    label: str | None = None,
+    on_text: bool | Callable[[Mapping[str, Any]], bool] = True,
+    **defaults: Any,
+) -> None:
+    """Add a kind of intervention under greedy decoding.
+
+    Args:
+        make: from heads and the fields by name to the intervention; defaults: these fields with their defaults, None
+            where one has to be given.
+        on_text: whether it acts on what comes after the image, or from the fields to that: heads that attend to the
+            image alone are refused then.
+    Raises:
+        ValueError: a name that is taken or no name.
+    """
+    INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text)
+
+
+def register_decoder(
+    name: str, decode: Decoder, settings: Any, label: str | None = None, edits_itself: bool = False
+) -> None:
+    """Add a kind of decoder; `settings` is a frozen dataclass, whose fields are the kind's fields.
+
+    Args:
+        edits_itself: as in `llava_hh.decoding.method.Decoding`.
+    Raises:
+        ValueError: a name that is taken or no name.
+    """
+    DECODERS[_free(name)] = DecoderKind(decode, settings, label or name, edits_itself)
+
+
+def register_method(name: str, make: Callable[..., Any]) -> None:
+    """Add a kind of method of any other form; `make` reads the fields itself."""
+    METHODS[_free(name)] = make
+
+
+def _free(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"method kind {name!r}: expected letters, digits and _")
+    if name in {*INTERVENTIONS, *DECODERS, *METHODS, *GROUPS}:
+        raise ValueError(f"method kind {name!r} is registered already")
+    return name
+
+
+register_intervention("adhh", DeactivateText, "AD-HH", threshold=0.4)
+register_intervention("removal", ZeroHeads, "heads removed", on_text=False)
+register_intervention(
+    "scale",
+    ScaleAttention,
+    "attention scaled",
+    lambda given: given["span"] == "after_image",
+    alpha=None,
+    span="after_image",
+)
+register_intervention("boost", BoostImageScores, "attention to the image raised", on_text=False, alpha=None)
+
+
+def load_plugin(path: Path) -> None:
+    """Run a Python file that registers methods, families or figures.
+
+    Raises:
+        OSError: no such file.
+        ValueError: it fails; names the file and says why.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--plugin {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"llava_hh_plugin_{digest_of(str(path.resolve()))[:8]}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+
+
+def known_kinds() -> list[str]:
+    """All kinds of methods."""
+    for module in MODULES:
+        if importlib.util.find_spec(module.split(".")[0]) is not None:
+            importlib.import_module(module)
+    return ["greedy", *INTERVENTIONS, "tfhh", *METHODS, *DECODERS, *GROUPS]
+
+
+def fields_of(kind: str) -> list[str]:
+    """The fields that a kind has."""
+    if kind in INTERVENTIONS:
+        own = [*HEAD_FIELDS, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
+    elif kind in DECODERS:
+        own = [each.name for each in fields(DECODERS[kind].settings)]
+    else:
+        own = {
+            "greedy": [],
+            "tfhh": ["path", "group"],
+            **GROUPS,
+        }.get(kind, [*HEAD_FIELDS])
+    return [*own, *EVERY_KIND]
+
+
+def describe_fields(kind: str) -> str:
+    """The fields of a kind with their defaults, for help texts."""
+    if kind in DECODERS:
+        defaults = {each.name: getattr(DECODERS[kind].settings, each.name) for each in fields(DECODERS[kind].settings)}
+    else:
+        defaults = {**HEAD_FIELDS, **INTERVENTIONS[kind].defaults}
+    return ",".join(f"{name}={json.dumps(value, default=str)}" for name, value in defaults.items())

@@ -1,0 +1,132 @@
+"""The task of POPE: yes-or-no questions about objects, random, popular and adversarial ones.
+
+Answers are judged by their text, under three parsers, and by which of yes and no is likelier (not for decoders).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llava_hh.comparison import BY_LOGITS
+from llava_hh.data.coco import load_annotations
+from llava_hh.data.images import load_image
+from llava_hh.data.pope import KINDS, build_questions, load_questions
+from llava_hh.data.sample import sample_images
+from llava_hh.decoding.making import Member
+from llava_hh.decoding.method import Method
+from llava_hh.evaluation import CaptionSettings, Evaluation
+from llava_hh.generation import answer_samples
+from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
+from llava_hh.polling import ask
+from llava_hh.runs import begun_run, provenance, start_run
+from llava_hh.settings import digest_of
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class PopeTask:
+    """POPE's questions by kind; `suffix` is what follows the text of each in the prompt, `suffix_name` its name."""
+
+    questions: Mapping[str, Sequence[dict]]
+    suffix: str
+    suffix_name: str
+
+    def _settings(self, evaluation: Evaluation, method: Method, kind: str) -> CaptionSettings:
+        task = {"suffix": self.suffix_name, "questions": digest_of(self.questions[kind])}
+        return replace(evaluation, task=task).settings(method)
+
+    def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+        for kind in self.questions:
+            begun_run(out / kind, self._settings(evaluation, method, kind))
+        first = next(question for asked in self.questions.values() for question in asked)
+        image = load_image(evaluation.image_of({"file_name": first["image"]}))
+        answer_samples(evaluation.lvlm, [first], [image], method, first["text"] + self.suffix, 1)
+
+    def run(self, evaluation: Evaluation, method: Method, out: Path) -> dict[str, list[dict]]:
+        answers = {}
+        for kind, asked in self.questions.items():
+            manifest = [question["question_id"] for question in asked]
+            with start_run(out / kind, self._settings(evaluation, method, kind), manifest) as run:
+                answers[kind] = ask(
+                    evaluation.lvlm,
+                    asked,
+                    evaluation.image_folder,
+                    run,
+                    suffix=self.suffix,
+                    max_new_tokens=evaluation.max_new_tokens,
+                    batch_size=evaluation.batch_size,
+                    method=method,
+                    label=f"{method.label}, {kind}",
+                )
+        return answers
+
+    def report(
+        self,
+        evaluation: Evaluation,
+        members: Sequence[Member],
+        results: dict[str, dict[str, list[dict]]],
+        settings: dict,
+        out: Path,
+    ) -> dict:
+        labels = {member.method.name: member.method.label for member in members}
+        asked = {
+            kind: {"images": len({question["image"] for question in own}), "questions": len(own)}
+            for kind, own in self.questions.items()
+        }
+        digests = {kind: digest_of(own) for kind, own in self.questions.items()}
+        settings |= {"suffix": self.suffix_name, "questions": digests}
+        methods = {name: {"label": labels[name], **own} for name, own in judge(results).items()}
+        return {"methods": methods, "asked": asked, "settings": settings, "run": provenance()}
+
+
+def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
+    """METRICS by method, judge (a parser, or logits) and kind, with differences to greedy decoding; and their average.
+
+    Args:
+        answers: by method and kind.
+    """
+    found: dict[str, dict] = {}
+    for name, by_kind in answers.items():
+        judges = {parser: (parser, "answer") for parser in PARSERS}
+        if all("p_yes" in row for rows in by_kind.values() for row in rows):
+            judges[BY_LOGITS] = ("strict", "answer_by_logits")
+        found[name] = {}
+        for judge_name, (parser, key) in judges.items():
+            own = {kind: summarise(rows, parser, key) for kind, rows in by_kind.items()}
+            for kind, rows in by_kind.items():
+                if name != "greedy":
+                    own[kind]["minus_greedy"] = compare(rows, answers["greedy"][kind], parser, key)
+            own[AVERAGE] = {metric: sum(each[metric] for each in own.values()) / len(own) for metric in METRICS}
+            found[name][judge_name] = own
+    return found
+
+
+def questions_about(
+    evaluation: Evaluation, annotations: Path, official: Path | None, limit: int | None, seed: int, cache: Path
+) -> dict[str, list[dict]]:
+    """The questions by kind about `limit` images: of the official files, or built from annotations.
+
+    Args:
+        official: folder of coco_pope_*.json; None builds them, about images that have three objects.
+    Raises:
+        ValueError: no image has three objects.
+        OSError: a file that is not there.
+    """
+    if official:
+        read = {kind: load_questions(official / f"coco_pope_{kind}.json") for kind in KINDS}
+        return {kind: about_first_images(questions, limit) for kind, questions in read.items()}
+    ids = [sample["image_id"] for sample in evaluation.samples]
+    found = load_annotations(annotations, ids, cache=cache)
+    objects = {image_id: found[image_id].categories for image_id in ids}
+    enough = [sample for sample in evaluation.samples if len(objects[sample["image_id"]]) >= 3]
+    if not enough:
+        raise ValueError(f"--annotations {annotations}: no image with three objects to ask about")
+    chosen = sample_images(enough, min(limit or len(enough), len(enough)), seed)
+    return {kind: build_questions(chosen, objects, kind, seed) for kind in KINDS}
+
+
+def about_first_images(questions: Sequence[dict], n: int | None) -> list[dict]:
+    """The questions about the first `n` images that are asked about, in order."""
+    first = set(list(dict.fromkeys(question["image"] for question in questions))[:n])
+    return [question for question in questions if question["image"] in first]

@@ -1,0 +1,100 @@
+"""What a comparison shows: its table, pictures, the rates at which heads fired, the choice of a setting."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llava_hh.comparison import note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.evaluation import RESULT_FILE
+from llava_hh.experiments.choice import choice_of
+from llava_hh.figures.caption_examples import draw_caption_examples
+from llava_hh.figures.methods import draw_methods
+from llava_hh.figures.style import picture
+from llava_hh.figures.trade_off import draw_trade_off
+from llava_hh.files import write_json, write_text
+from llava_hh.tables import Table, print_table
+
+
+def show_table(path: Path, table: Table, form: str) -> None:
+    """Print a table in a format, and write it as Markdown beside the result file."""
+    write_text(path.with_suffix(".md"), table.markdown() + "\n")
+    print_table(table, form)
+
+
+def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, form: str, debug: bool) -> None:
+    """The table of a comparison of captions, how its groups vary, what heads did, and its pictures.
+
+    Args:
+        path: the summary; folder: of the methods' folders.
+    """
+    show_table(path, table_of(summary), form)
+    methods = summary["methods"]
+    spreads = {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}
+    if spreads := {name: own for name, own in spreads.items() if not methods[name].get("draws_heads")}:
+        print()
+        print_table(table_of_spread(spreads), form)
+        print()
+    for name, entry in methods.items():
+        if rates := entry.get("fired"):
+            print(f"fired, {entry.get('label', name)}: {in_words(rates)}")
+    print(path)
+    with picture(path.with_suffix(""), debug) as out:
+        draw_methods(path, out)
+    n_images = methods["greedy"]["n"]
+    shown = (e for e in methods.values() if e.get("kind") not in ("greedy", None) and e["n"] == n_images)
+    if changed := next(shown, None):
+        with picture(path.with_name(f"{path.stem}_captions"), debug) as out:
+            greedy, other = (folder / name / RESULT_FILE for name in ("greedy", changed["folder"]))
+            draw_caption_examples(greedy, other, image_folder, out, changed["label"])
+
+
+def in_words(rates: Mapping[str, Mapping]) -> str:
+    """How often each head fired; of a group, the mean over the heads of each of its draws."""
+    if all("rate" in own for own in rates.values()):
+        return ", ".join(f"{head} {100 * own['rate']:.1f}%" for head, own in rates.items())
+    means = [sum(own["rate"] for own in draw.values()) / len(draw) for draw in rates.values()]
+    return "mean over the heads of each draw " + ", ".join(f"{100 * mean:.1f}%" for mean in means)
+
+
+def show_choice(out: Path, summary: dict, recall_loss: float, mentions_change: float, debug: bool) -> None:
+    """Write choice.json, print the chosen setting and draw the trade-off."""
+    content = choice_of(summary, recall_loss, mentions_change)
+    path, chosen = out / "choice.json", content["chosen"]
+    write_json(path, content)
+    print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
+    print(path)
+    with picture(out / "choice", debug) as picture_path:
+        draw_trade_off(path, picture_path)
+
+
+def show_pope(path: Path, content: dict, form: str) -> None:
+    """POPE's table."""
+    show_table(path, table_of_pope(content), form)
+    print(path)
+
+
+def show_losses(path: Path, content: dict, form: str) -> None:
+    """The table of losses."""
+    show_table(path, table_of_losses(content), form)
+    print(path)
+
+
+def table_of_losses(content: dict) -> Table:
+    """The methods' losses, and what their own captions are like."""
+    methods = content["methods"]
+    captioned = any("captions" in entry for entry in methods.values())
+    heads = ["method", "loss, nats per token", "perplexity", "loss minus greedy"]
+    heads += ["words", "objects", "recall %", "CHAIR_i %"] * captioned
+    rows = []
+    for entry in methods.values():
+        low, high = entry["interval"]
+        cells = [entry["label"], f"{entry['loss']:.3f} ({low:.3f} to {high:.3f})", f"{entry['perplexity']:.2f}", ""]
+        if "difference" in entry:
+            low, high = entry["difference_interval"]
+            cells[-1] = f"{entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        if own := entry.get("captions"):
+            cells += [f"{own['length']:.1f}", f"{own['mentions']:.1f}"]
+            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['CHAIRi']:.1f}"]
+        rows.append(cells + [""] * (len(heads) - len(cells)))
+    n_images = methods["greedy"]["n_images"]
+    note = f"In brackets: 95% bootstrap intervals over {n_images} images." + note_of_left_out(content["settings"])
+    return Table(heads, rows, note)

@@ -1,0 +1,46 @@
+"""One Markdown page of the paper's figures: each picture with a sentence of what is seen, from their JSON files."""
+
+from pathlib import Path
+
+from llava_hh.analysis.findings import FIGURES, seen_in
+from llava_hh.files import read_result, write_text
+from llava_hh.runs import processes
+
+TITLE = "# Figures\n"
+
+
+def page(results: Path) -> str:
+    """The page's text: a figure of every draw of images; one not made yet is named with the script that makes it."""
+    parts = [TITLE]
+    for title, stem, sentence, wrapper in FIGURES:
+        parts.append(f"## {title}\n")
+        sources = sorted(results.glob(f"*/{stem}.json"))
+        for source in sources:
+            result = read_result(source)
+            seen = seen_in(source, result, sentence, wrapper)
+            marks = " Hollow marks: the paper." if "paper" in result else ""
+            link = source.relative_to(results)
+            if source.with_suffix(".png").is_file():
+                parts.append(f"![{title}]({link.with_suffix('.png')})\n")
+            parts.append(f"{seen}{marks} Numbers: [{link}]({link})\n")
+        if not sources:
+            parts.append(f"Not made yet: `sh bash_scripts/analysis/{wrapper}.sh`\n")
+    return "\n".join(parts)
+
+
+def write_page(results: Path) -> Path | None:
+    """Write figures.md into a profile's result folder, and return it; None for a process that is not the first.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        FileExistsError: the file is there and no run of ours wrote it.
+    """
+    if not results.is_dir():
+        raise FileNotFoundError(f"{results}: no such folder")
+    if not processes().is_main:
+        return None
+    path = results / "figures.md"
+    if path.exists() and not path.read_bytes().startswith(TITLE.encode()):
+        raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it")
+    write_text(path, page(results))
+    return path

@@ -1,0 +1,52 @@
+"""The form of result files: which version of their keys they have (docs/files.md), and how their JSON is laid out."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+SCHEMA_VERSION = 2  # files of schema 1 have no `schema_version`
+ONE_A_LINE = ("sentences",)  # lists of which each entry is one line, however long
+
+
+def with_version(content: object) -> object:
+    """JSON content, with its `schema_version` first if it is a result: an object with a `run`."""
+    is_result = isinstance(content, dict) and isinstance(content.get("run"), dict)
+    return {"schema_version": SCHEMA_VERSION, **content} if is_result else content
+
+
+def refuse_other_version(path: Path, content: dict) -> None:
+    """See that the keys of a result file are those of this version.
+
+    Raises:
+        ValueError: they are of another one; says how to go on.
+    """
+    version = content.get("schema_version", 1 if "run" in content else SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        what = f"{path}: another version of this package wrote it (schema {version}, not {SCHEMA_VERSION})"
+        raise ValueError(f"{what}; give the command that made it again (finished work is kept), or move it away")
+
+
+def json_pieces(content: object, margin: str = "\n", in_lines: bool = False) -> Iterator[str]:
+    """The text of JSON in pieces, an entry a line; a list without lists and objects, such as a head, is one line.
+
+    Args:
+        margin: what begins a line.
+        in_lines: whether each entry of a list is one line, whatever is in it.
+    """
+    if isinstance(content, dict) and content:
+        sign = "{"
+        for key, value in content.items():
+            name = key if isinstance(key, str) else json.dumps(key)
+            yield f"{sign}{margin} {json.dumps(name, ensure_ascii=False)}: "
+            yield from json_pieces(value, f"{margin} ", in_lines=key in ONE_A_LINE)
+            sign = ","
+        yield f"{margin}}}"
+    elif isinstance(content, list | tuple) and any(isinstance(each, dict | list | tuple) for each in content):
+        sign = "["
+        for value in content:
+            yield f"{sign}{margin} "
+            yield from [json.dumps(value, ensure_ascii=False)] if in_lines else json_pieces(value, f"{margin} ")
+            sign = ","
+        yield f"{margin}]"
+    else:
+        yield json.dumps(content, ensure_ascii=False)

@@ -1,0 +1,192 @@
+"""Captions of a file scored by CHAIR, and the result file that attribution and the analyses read."""
+
+import sys
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from llava_hh.comparison import SHOWN, cell
+from llava_hh.data.coco import load_objects
+from llava_hh.datasets import Dataset, ImageId, load_dataset
+from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
+from llava_hh.metrics.caption_scores import score_against_references
+from llava_hh.metrics.chair import corpus_metrics
+from llava_hh.metrics.compare import summarise
+from llava_hh.metrics.words import drop_incomplete_sentence
+from llava_hh.runs import make_parent, processes, provenance, share_out
+from llava_hh.tables import Table, beside, print_table
+
+Bad = list[str]  # one line for each row that was skipped
+
+
+@dataclass(frozen=True)
+class CaptionsFile:
+    """Captions to score, and by what: the flags of these names.
+
+    Args:
+        annotations, objects: the ground truth is one of them.
+    """
+
+    captions: Path
+    annotations: Path | None = None
+    objects: Path | None = None
+    dataset: str = "coco"
+    variant: str = "hh"
+    id_key: str = "image_id"
+    text_key: str = "text"
+    drop_incomplete: bool = False
+    skip_bad: bool = False
+
+
+def read_captions(
+    path: Path, id_key: str, text_key: str, dataset: Dataset, bad: Bad | None = None
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return the rows of a JSONL file as (row number from 1, row), with the id in `image_id` and the text in `caption`.
+
+    Args:
+        bad: a list takes one line for each bad row, which is left out; with None the first bad row is an error.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row without an id of `dataset` under `id_key` or a string under `text_key`; or no row at all.
+    """
+    rows, skip = [], skipper(bad)
+    for number, row in json_rows(path, "JSON lines, one caption a row (--captions)", skip):
+        try:
+            rows.append((number, _caption_row(row, id_key, text_key, dataset)))
+        except ValueError as error:
+            refuse(f"{path}, row {number}: {error}", skip)
+    if not rows:
+        raise ValueError(f"--captions {path}: no caption to score; expected at least one row")
+    return rows
+
+
+def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
+    for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
+        if key not in row:
+            keys = " ".join(", ".join(sorted(row)).split()) or "none"
+            raise ValueError(f"no key {key!r} ({flag}); its keys are {keys}")
+    try:
+        image_id, text = dataset.image_id(row[id_key]), row[text_key]
+    except ValueError:
+        raise ValueError(f"{id_key!r} (--id-key) is {row[id_key]!r}; expected {dataset.id_expected}") from None
+    if not isinstance(text, str):
+        raise ValueError(f"{text_key!r} (--text-key) is {text!r}; expected a string")
+    return {**row, "image_id": image_id, "caption": text}
+
+
+def keep_rows_with_truth(
+    rows: Sequence[tuple[int, dict[str, Any]]], known: Container[int], source: tuple[Path, Path], bad: Bad | None = None
+) -> list[dict[str, Any]]:
+    """Return the rows of images that have ground truth.
+
+    Args:
+        source: captions and ground truth, for the message of an image without ground truth.
+    Raises:
+        ValueError: an image that `known` lacks, unless `bad` is a list.
+    """
+    kept = []
+    for number, row in rows:
+        if row["image_id"] in known:
+            kept.append(row)
+        else:
+            captions, truth = source
+            refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", skipper(bad))
+    return kept
+
+
+def skipper(bad: Bad | None) -> Skip:
+    """What notes in `bad`, and says, which row is skipped; None where a bad row is an error."""
+
+    def skip(problem: str) -> None:
+        if processes().is_main:
+            tqdm.write(f"skipped: {printable(problem)}", file=sys.stderr)
+        bad.append(problem)
+
+    return None if bad is None else skip
+
+
+def table(metrics: Mapping[str, Any]) -> Table:
+    """The overall metrics as a table of one row; shares in percent, with their intervals."""
+    cells = {head: cell(metrics, name) for name, (head, _) in SHOWN.items()}
+    cells |= {"captions": str(metrics["n"]), "variant": metrics["variant"]}
+    if "Bleu" in metrics:
+        cells |= {"BLEU-4 %": f"{100 * metrics['Bleu'][3]:.1f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}
+    return Table(list(cells), [list(cells.values())], "In brackets: 95% bootstrap intervals over images.")
+
+
+def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[str, Any]:
+    """Return the content of the result file `out`.
+
+    Args:
+        argv: the command, which the file keeps.
+    """
+    dataset = load_dataset(given.dataset, given.variant)
+    bad: Bad | None = [] if given.skip_bad else None
+    rows = read_captions(given.captions, given.id_key, given.text_key, dataset, bad)
+    references: dict[ImageId, list[str]] = {}
+    if given.objects:
+        truth = [given.objects]
+        objects = load_objects(given.objects, dataset.image_id, dataset.category, skipper(bad))
+    else:
+        truth, image_ids = dataset.files(given.annotations), [row["image_id"] for _, row in rows]
+        cache = out.with_name("ground_truth.json")
+        annotations = dataset.annotations(given.annotations, image_ids, cache, allow_missing=True, skip=skipper(bad))
+        objects = dataset.objects(annotations)
+        references = {image_id: found.captions for image_id, found in annotations.items()}
+    kept = keep_rows_with_truth(rows, objects, (given.captions, given.objects or given.annotations), bad)
+    if not kept:
+        raise ValueError(f"--captions {given.captions}: every row was skipped; nothing to score")
+
+    def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        cut = drop_incomplete_sentence if given.drop_incomplete else str
+        return [
+            {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
+            for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
+        ]
+
+    sentences = share_out(kept, score)
+    overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": given.drop_incomplete}
+    overall["interval"] = summarise(sentences)["interval"]
+    if all(references.get(entry["image_id"]) for entry in sentences):
+        captions = [entry["caption"] for entry in sentences]
+        overall |= score_against_references(captions, [references[entry["image_id"]] for entry in sentences])
+    return {
+        "sentences": sentences,
+        "overall_metrics": overall,
+        "run": {
+            **provenance(),
+            "argv": list(argv),
+            "variant": dataset.variant,
+            "drop_incomplete": given.drop_incomplete,
+            "id_key": given.id_key,
+            "text_key": given.text_key,
+            "n_skipped": len(bad or ()),
+            "skipped": bad or [],
+            "sha256": {str(path): sha256(path) for path in (given.captions, *truth)},
+        },
+    }
+
+
+def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None, form: str) -> None:
+    """Score a file, write captions_eval_results.json beside it or `out`, and print the metrics.
+
+    Args:
+        argv: the command, which the file keeps; form: of the table, one of `llava_hh.tables.FORMATS`.
+    Raises:
+        ValueError: a file or row that cannot be scored, named.
+    """
+    out = out or given.captions.with_name("captions_eval_results.json")
+    if out.resolve() in {path.resolve() for path in (given.captions, given.objects) if path}:
+        raise ValueError(f"--out {out}: is an input of this run; expected another file")
+    make_parent(out)
+    result = score_captions(given, argv, out)
+    if not processes().is_main:
+        return
+    write_json(out, result)
+    if result["run"]["n_skipped"]:
+        print(f"{result['run']['n_skipped']} bad rows skipped", file=beside(form))
+    print_table(table(result["overall_metrics"]), form)
+    print(out, file=beside(form))

@@ -1,0 +1,185 @@
+"""Methods compared on the same images, prompt and model: captions and their CHAIR, POPE's questions, or reference loss.
+
+Greedy decoding is always among them, as the reference. Every method is tried out before any work; one that the model
+cannot have is left out, and the result says why. Writes a folder per method and the result: summary.json (captions),
+pope.json or reference_loss.json, with its table and pictures. Run it again to go on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
+from llava_hh.flags import add_head_flags, add_object_flags, add_sample_flags, chosen_objects
+from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
+
+if TYPE_CHECKING:
+    from llava_hh.evaluation import Evaluation
+    from llava_hh.experiments.evaluate import Task
+
+RESULTS = {"chair": "summary.json", "pope": "pope.json", "loss": "reference_loss.json"}
+MAX_NEW_TOKENS = {"chair": 128, "pope": 8, "loss": 128}
+
+
+def parser() -> ScriptParser:
+    methods = "adhh:top_k=2,threshold=0.965 random:draws=5,of=adhh vcd_paper:alpha=0.5"
+    parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini --methods {methods}")
+    limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
+    add_sample_flags(
+        parser,
+        "val2014",
+        max_new_tokens=None,
+        profile={"limit": lambda known: limits[known["task"]], "max_new_tokens": own_tokens},
+    )
+    add_object_flags(parser)
+    add_head_flags(parser, required=False)
+    add = parser.section(METHOD).add_argument
+    add("--methods", nargs="+", default=[], metavar="METHOD", help="kind:field=value,...; see the example")
+    add("--task", choices=tuple(RESULTS), default="chair", help="what the methods are compared by")
+    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="register methods of your own")
+    text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
+    add("--choosing-captions", type=Path, metavar="FILE", help=text)
+    add("--choosing-images", type=Path, metavar="FOLDER", help="the images of --choosing-captions")
+    add("--choose", action="store_true", help="chair: write choice.json, the best adhh by the rule of the next two")
+    add("--recall-loss", type=FRACTION, default=0.04, help="most recall to give up, as a fraction")
+    add("--mentions-change", type=FACTOR, default=0.07, help="largest relative change of mentions")
+    add("--questions", type=Path, metavar="FOLDER", help="pope: the official coco_pope_*.json; else they are built")
+    add("--suffix", choices=("llava", "vcd", "none"), default="llava", help="pope: what follows the question")
+    text = "loss: the first so many reference captions of each image"
+    add("--captions-per-image", type=SIZE, default=5, help=text)
+    text = "loss: captions_eval_results.json of a method, by its kind or folder, to show beside its loss"
+    add("--captions", nargs="*", default=[], metavar="METHOD=FILE", help=text)
+    add = parser.section(OUTPUT).add_argument
+    add("--summary", type=Path, metavar="FILE", help="the result file; its table and pictures go beside it")
+    add_format_flag(parser)
+    parser.take_from_profile(questions="{pope_questions}")
+    return parser
+
+
+def own_tokens(known: Mapping) -> str:
+    """POPE's answers are short whatever the profile says of captions."""
+    return "" if known["task"] == "pope" else "{max_new_tokens}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with errors_in_one_line(args.debug):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """The comparison that the flags name, and its result."""
+    from llava_hh.decoding.groups import make_members
+    from llava_hh.decoding.making import Material, read_methods
+    from llava_hh.decoding.registry import load_plugin
+    from llava_hh.experiments.evaluate import run_task, with_own_labels
+    from llava_hh.experiments.shown import show_captions, show_choice, show_losses, show_pope
+    from llava_hh.files import write_json
+    from llava_hh.footprint import stored_tensors
+    from llava_hh.runs import processes
+
+    for path in args.plugin:
+        load_plugin(path)
+    specs = read_methods(args.methods)
+    if args.choose and args.task != "chair":
+        raise ValueError(f"--choose goes with --task chair, not {args.task}")
+    if args.max_new_tokens is None:
+        args.max_new_tokens = MAX_NEW_TOKENS[args.task]
+    stored_tensors(args.model)
+    evaluation, task = prepare(args)
+    material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
+    members = with_own_labels(make_members(specs, material))
+    if processes().is_main:
+        images = f"{len(evaluation.samples)} images of {args.split}"
+        print(f"{args.task}: {images}, {len(members)} methods, {args.model.name}, into {args.out}", flush=True)
+    content = run_task(evaluation, members, task, args.out)
+    if not processes().is_main:
+        return
+    path = args.summary or args.out / RESULTS[args.task]
+    write_json(path, content)
+    if args.task == "pope":
+        show_pope(path, content, args.format)
+    elif args.task == "loss":
+        show_losses(path, content, args.format)
+    else:
+        show_captions(path, content, args.out, args.image_folder, args.format, args.debug)
+        if args.choose:
+            show_choice(args.out, content, args.recall_loss, args.mentions_change, args.debug)
+
+
+def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:
+    """The images, the model and the task of the flags."""
+    from llava_hh.datasets import images_with_objects
+    from llava_hh.experiments.captions import CaptionTask
+    from llava_hh.experiments.losses import LossTask, caption_metrics
+    from llava_hh.flags import evaluation_from_flags
+
+    if args.task == "pope":
+        return prepare_pope(args)
+    evaluation = evaluation_from_flags(args)
+    if chosen := chosen_objects(args):
+        kept = images_with_objects(evaluation.objects, args.with_object, args.without_object)
+        evaluation = evaluation.of_images(kept, chosen)
+    if args.task == "loss":
+        return evaluation, LossTask(args.captions_per_image, caption_metrics(args.captions, evaluation.truth))
+    return evaluation, CaptionTask()
+
+
+def prepare_pope(args: argparse.Namespace) -> tuple[Evaluation, Task]:
+    """POPE's images are chosen among those with three objects, so --limit is theirs."""
+    from llava_hh.data.pope import SUFFIXES
+    from llava_hh.experiments.pope import PopeTask, questions_about
+    from llava_hh.files import write_rows
+    from llava_hh.flags import evaluation_from_flags
+    from llava_hh.runs import processes
+
+    if args.dataset != "coco" or chosen_objects(args):
+        raise ValueError(
+            "--task pope asks about COCO's images; leave --dataset, --with-object and --without-object out"
+        )
+    every_image = argparse.Namespace(**{**vars(args), "limit": None, "prompt": None})
+    evaluation = evaluation_from_flags(every_image, with_truth=False)
+    cache = args.out / "ground_truth.json"
+    questions = questions_about(evaluation, args.annotations, args.questions, args.limit, args.seed, cache)
+    if processes().is_main and not args.questions:
+        for kind, asked in questions.items():
+            write_rows(args.out / f"questions_{kind}.jsonl", asked)
+    return evaluation, PopeTask(questions, SUFFIXES[args.suffix], args.suffix)
+
+
+def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[..., Mapping] | None:
+    """What draws heads that fire as often, where --choosing-captions names captions to measure that on."""
+    if args.choosing_captions is None:
+        return None
+    if args.choosing_images is None:
+        raise ValueError("--choosing-captions needs --choosing-images, the folder of their images")
+    from llava_hh.experiments.firing import matched_controls
+    from llava_hh.runs import processes
+
+    def draw(heads: Sequence, threshold: float, seeds: Sequence[int]) -> Mapping:
+        found = matched_controls(
+            evaluation.lvlm,
+            args.choosing_captions,
+            args.choosing_images,
+            heads,
+            threshold,
+            seeds,
+            args.out / f"firing_rates-threshold={threshold:g}",
+            args.batch_size,
+        )
+        if processes().is_main:
+            rates = {"chosen heads": found.chosen_rates}
+            rates |= {f"seed {seed}": own for seed, own in found.control_rates.items()}
+            for who, own in rates.items():
+                shares = ", ".join(f"{100 * rate:.2f}%" for rate in own)
+                print(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
+        return found.heads
+
+    return draw
+
+
+if __name__ == "__main__":
+    main()
