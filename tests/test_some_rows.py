@@ -116,9 +116,7 @@ def test_attribution_of_an_edited_model_is_refused(mha_llava):
     alone = llava_batch([[3, "image", 6]])
     arguments = (mha_llava, alone.inputs, [5], [9])
     expected = ablate_every_head(*arguments)
-    with record(
-        mha_llava, alone.image_mask, mass=HEADS[:1]
-    ) as trace:
+    with record(mha_llava, alone.image_mask, mass=HEADS[:1]) as trace:
         assert torch.equal(ablate_every_head(*arguments).heads, expected.heads)
     assert [entry.shape[2] for entry in trace.mass[0]] == [alone.image_mask.shape[1]]
     refused = pytest.raises(ValueError, match="edited by an open block of intervene; attribution is of the model")
