@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llava_hh.attending import ATTENTION
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.ablation import check_targets
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Zero
 from llava_hh.attribution.sweep import read_prefix, sweep
 from llava_hh.attribution.vocabulary import target_log_probs
-from llava_hh.hooks import ATTENTION
 
 
 def estimate_every_head(

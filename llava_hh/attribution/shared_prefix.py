@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class PrefixRows:
-    """A batch of one-token rows of an attention module; called, it answers for the module (`hooks.answering`).
+    """A batch of one-token rows of an attention module; called, it answers for the module (`attending.answering`).
 
     A row is one token at one target position. Keys and values of the prefix are those of a single sample.
     """
