@@ -216,7 +216,7 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
     for name, judges in content["methods"].items():
         for judge in ("llava", BY_LOGITS):
             for kind, own in judges.get(judge, {}).items():
-                cells = [LABELS.get(name, name), kind, judge if judge == BY_LOGITS else "text"]
+                cells = [judges.get("label", name), kind, judge if judge == BY_LOGITS else "text"]
                 cells += [_with_interval(own, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
                 unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
                 rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
