@@ -89,7 +89,9 @@ def table_of_losses(content: dict) -> Table:
         interval = entry["interval"]
         cells = [entry["label"], Estimate(entry["loss"], interval["loss"], form=".3f")]
         cells.append(Estimate(entry["perplexity"], interval["perplexity"], form=".2f"))
-        cells.append(Estimate(entry["difference"], interval["difference"], form="+.4f") if "difference" in entry else "")
+        cells.append(
+            Estimate(entry["difference"], interval["difference"], form="+.4f") if "difference" in entry else ""
+        )
         rows.append(cells + [cell(entry.get("captions", {}), metric) for metric in captioned])
     n_images = methods["greedy"]["n_images"]
     note = f"In brackets: 95% bootstrap intervals over {n_images} images." + note_of_left_out(content["settings"])
