@@ -1,16 +1,24 @@
 #!/bin/sh
 # AD-HH's top_k and threshold, chosen on train2014 images from the whole trade-off between CHAIR_i and recall.
 # Needs bash_scripts/attribute.sh. Writes choice.{json,png,pdf} under the profile's result_path/choose_adhh/
-# train2014-150-seed1; use it by sh bash_scripts/decoding.sh --choice <that choice.json>.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/choose_adhh.sh [any flag of llava_hh.scripts.choose_adhh]
+# train2014-<choice_images>-seed1; use it by sh bash_scripts/decoding.sh --methods adhh:choice=<that choice.json>.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/choose_adhh.sh [any flag of llava-hh evaluate]
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 split=train2014
+numbers_of_heads="1 2 5"
+thresholds="0.4 0.9 0.95 0.965 0.97"
+recall_loss=0.04      # most recall to give up, as a fraction
+mentions_change=0.07  # largest relative change of mentions
 
-launch llava_hh.scripts.choose_adhh \
-    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-    --heads "$head_list" \
-    ${question:+--prompt "$question"} --limit "$choice_images" --seed "$choice_seed" \
-    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" \
+methods=
+for heads in $numbers_of_heads; do
+    for mass in $thresholds; do methods="$methods adhh:top_k=$heads,threshold=$mass"; done
+done
+
+# shellcheck disable=SC2086  # methods is a list
+launch llava_hh evaluate --profile "$PROFILE" \
+    --split "$split" --limit "$choice_images" --seed "$choice_seed" --methods $methods \
+    --choose --recall-loss "$recall_loss" --mentions-change "$mentions_change" \
     --out "$result_path/choose_adhh/$(drawn "$split" "$choice_images" "$choice_seed" "$@")" "$@"

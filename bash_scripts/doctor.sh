@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks in under a minute that everything a profile's scripts need is there; a line per check, status 1 if one failed.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/doctor.sh
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/doctor.sh [any flag of llava-hh doctor]
 set -eu
 cd "$(dirname "$0")/.."
-. bash_scripts/python.sh
-"$PYTHON" -m llava_hh.scripts.doctor --profile "${PROFILE:-mini}" "$@"
+. bash_scripts/profile.sh
+"$PYTHON" -m llava_hh doctor --profile "$PROFILE" "$@"

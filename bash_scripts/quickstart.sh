@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 PROFILE=mini_quick
 export PROFILE PYTHON
 . bash_scripts/profile.sh
+no_flags "$@"
 
 sh bash_scripts/mini/data.sh
 sh bash_scripts/mini/checkpoint.sh

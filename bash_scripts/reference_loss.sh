@@ -1,8 +1,8 @@
 #!/bin/sh
-# Language-model loss of reference captions under AD-HH, zeroed heads and random ones: whether a method harms what the model
+# Language-model loss of reference captions under AD-HH, removed heads and random ones: whether a method harms what the model
 # knows. Needs bash_scripts/attribute.sh. Writes reference_loss.json under the profile's
-# result_path/val2014-100-seed42/reference_loss.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reference_loss.sh [any flag of llava_hh.scripts.reference_loss]
+# result_path/val2014-<reference_images>-seed42/reference_loss.
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reference_loss.sh [any flag of llava-hh evaluate]
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
@@ -13,16 +13,20 @@ num_draws=3
 out="$result_path/$(drawn "$split" "$reference_images" "$draw_seed" "$@")/reference_loss"
 decoded="$result_path/$(drawn "$split" "$report_images" "$draw_seed")"
 
-captions=  # what the methods' own captions are like, where decoding.sh has made them
-for each in adhh=adhh none=greedy; do
-    file="$decoded/${each#*=}/captions_eval_results.json"
-    if [ -f "$file" ]; then captions=yes && set -- "${each%=*}=$file" "$@"; fi
+greedy="$decoded/greedy/captions_eval_results.json"  # what captions are like, where decoding.sh has made them
+captions=
+for adhh in "$decoded/adhh-top_k=$top_k-threshold=$threshold-"*/captions_eval_results.json; do
+    if [ -f "$adhh" ]; then captions="${captions}1"; fi
 done
+if [ "$captions" = 1 ] && [ -f "$greedy" ]; then  # of one head list
+    set -- "greedy=$greedy" "adhh=$adhh" "$@"
+else
+    captions=
+fi
 
-launch llava_hh.scripts.reference_loss \
-    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-    --heads "$head_list" \
-    --top-k "$top_k" --threshold "$threshold" --random-draws "$num_draws" \
-    ${question:+--prompt "$question"} --limit "$reference_images" --seed "$draw_seed" \
-    --captions-per-image "$captions_per_image" --batch-size "$baseline_batch_size" \
+launch llava_hh evaluate --profile "$PROFILE" \
+    --task loss --captions-per-image "$captions_per_image" \
+    --split "$split" --limit "$reference_images" --seed "$draw_seed" --batch-size "$baseline_batch_size" \
+    --methods "adhh:top_k=$top_k,threshold=$threshold" "removal:top_k=$top_k" \
+        "random:draws=$num_draws,of=adhh" "random:draws=$num_draws,of=removal" \
     --out "$out" ${captions:+--captions} "$@"

@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
 . bash_scripts/profile.sh
+no_flags "$@"
 export PROFILE PYTHON
 case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 
@@ -20,7 +21,11 @@ do_step() {
         weights) sh bash_scripts/mini/checkpoint.sh ;;
         attribute) sh bash_scripts/attribute.sh ;;
         choose_adhh) sh bash_scripts/choose_adhh.sh ;;
-        decoding) sh bash_scripts/decoding.sh ${mini:+--choice "$choice"} ;;
+        decoding)
+            chosen="adhh:choice=\"$choice\""
+            random="random:draws=$random_draws,of=adhh"
+            sh bash_scripts/decoding.sh ${mini:+--methods "$chosen" "$random" "$random,match=rate"}
+            ;;
         chair_details) sh bash_scripts/analysis/chair_details.sh ;;
         pope) sh bash_scripts/pope.sh ;;
         checkpoints_of_tuning) sh bash_scripts/mini/steps.sh ;;

@@ -4,11 +4,14 @@
 # Several GPUs: LAUNCH="accelerate launch --config_file bash_scripts/accelerate/ddp.yaml" in front.
 # Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and
 # targeted_finetune/val2014-<finetune_report_images>-seed42/summary.json under result_path.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/targeted_finetune.sh [any flag of llava_hh.scripts.targeted_finetune]
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/targeted_finetune.sh [flags of finetune and evaluate]
+# A flag goes to those of the two that know it; --image-folder, --batch-size and --skip-bad go to finetune.
+# --limit is evaluate's: the number of images to caption.
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 keep_own "--seed --random-heads --out" "change finetune_seeds or result_path of a profile of your own" "$@"
+share "finetune evaluate" "finetune: --image-folder --batch-size --skip-bad" "$@"
 split=val2014
 objective=minimize_txt
 ce_coeff=1
@@ -19,22 +22,19 @@ for seed in $finetune_seeds; do
     for kind in heads random; do
         random_heads=
         if [ "$kind" = random ]; then random_heads=$seed; fi
-        launch llava_hh.scripts.targeted_finetune \
+        with finetune launch llava_hh finetune \
             --model "$model_path" --heads "$head_list" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
             --data "$instruct_path" --image-folder "$instruct_images" \
             --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
             --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
             ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --save-every "$save_every" \
-            --seed "$seed" --out "$out/${kind}_$seed" "$@"
+            --seed "$seed" --out "$out/${kind}_$seed"
     done
 done
 
-set -- --tuned
-for seed in $finetune_seeds; do set -- "$@" "$out/heads_$seed"; done
-set -- "$@" --random-tuned
-for seed in $finetune_seeds; do set -- "$@" "$out/random_$seed"; done
-launch llava_hh.scripts.compare_finetuning \
-    --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-    --heads "$head_list" --top-k "$top_k" --threshold "$threshold" "$@" \
-    ${question:+--prompt "$question"} --limit "$finetune_report_images" --seed "$draw_seed" \
-    --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "$out/$(drawn "$split" "$finetune_report_images" "$draw_seed")"
+set -- "adhh:top_k=$top_k,threshold=$threshold"
+for seed in $finetune_seeds; do set -- "$@" "tfhh:path=\"$out/heads_$seed/model\""; done
+for seed in $finetune_seeds; do set -- "$@" "tfhh:path=\"$out/random_$seed/model\",group=random_heads_tuned"; done
+with evaluate launch llava_hh evaluate --profile "$PROFILE" \
+    --split "$split" --limit "$finetune_report_images" --seed "$draw_seed" --methods "$@" \
+    --out "$out/$(with evaluate drawn "$split" "$finetune_report_images" "$draw_seed")"

@@ -5,7 +5,6 @@ import json
 
 import pytest
 from coco_files import write_coco
-
 from llava_hh.scripts.evaluate_chair import main
 
 ROWS = [

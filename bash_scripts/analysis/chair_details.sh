@@ -1,11 +1,11 @@
 #!/bin/sh
-# CHAIR in detail: by category, by what is really in the image, by place in the caption; all methods that were compared on
-# val2014 side by side. Needs bash_scripts/decoding.sh; seconds.
+# CHAIR in detail: by category, by what is really in the image, by place in the caption; greedy decoding and AD-HH as compared
+# on val2014, side by side. Needs bash_scripts/decoding.sh; seconds.
 # Writes chair_details.json and chair_{categories,cooccurrence,positions}.{png,pdf} in the draw's folder of decoding.sh.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/chair_details.sh [any flag of llava_hh.scripts.explain_chair]
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/chair_details.sh [any flag of llava-hh compare details]
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 results="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 
-launch llava_hh.scripts.explain_chair "$results/greedy" "$results/adhh" --out "$results/chair_details" "$@"
+launch llava_hh compare details "$results/greedy" "$results"/adhh-* --out "$results/chair_details" "$@"

@@ -4,33 +4,36 @@
 # val2014. Needs bash_scripts/attribute.sh. mini: about 10 minutes on one core.
 # Writes heads_of_parts/{with,without}/attribution_result.json and compare.json in the draw's folder of attribute.sh, and
 # heads_of_parts/val2014-<part_images>-seed42_{with,without}/summary.json under the profile's result_path.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_parts.sh [any flag of llava_hh.scripts.compare_decoding]
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_parts.sh [flags of compare heads and evaluate]
+# A flag goes to those of the two that know it.
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
-keep_own "--with-object --without-object --heads --other-heads --out --summary" \
-    "change part_objects or result_path of a profile of your own" "$@"
+keep_own "--with-object --without-object --heads --methods --out --summary" \
+    "change part_objects, part_top_k or result_path of a profile of your own" "$@"
+share "compare.heads evaluate" "" "$@"
 split=val2014
 lists="$attributed/heads_of_parts"
-out="$result_path/heads_of_parts/$(drawn "$split" "$part_images" "$draw_seed" "$@")"
+out="$result_path/heads_of_parts/$(with evaluate drawn "$split" "$part_images" "$draw_seed")"
 
 # shellcheck disable=SC2086  # part_objects is a list
 for part in with without; do
-    launch llava_hh.scripts.attribute_subset \
-        --attribution "$attributed/identify_attention_head" --captions "$attributed/captions_eval_results.json" \
+    launch llava_hh attribute \
+        --of "$attributed/identify_attention_head" --captions "$attributed/captions_eval_results.json" \
         "--$part-object" $part_objects --list-length "$list_length" --out "$lists/$part"
 done
 
-launch llava_hh.scripts.compare_heads "$lists/with/attribution_result.json" "$lists/without/attribution_result.json" --out "$lists/compare.json"
+with heads launch llava_hh compare heads \
+    "$lists/with/attribution_result.json" "$lists/without/attribution_result.json" --out "$lists/compare.json"
 
+adhh=adhh:top_k=$part_top_k,threshold=$part_threshold
 other=without
 # shellcheck disable=SC2086
 for part in with without; do
-    launch llava_hh.scripts.compare_decoding \
-        --model "$model_path" --image-folder "$coco_path/$split" --annotations "$coco_path/annotations" --split "$split" \
-        "--$part-object" $part_objects --heads "$lists/$part/attribution_result.json" \
-        --other-heads "$other=$lists/$other/attribution_result.json" --top-k "$part_top_k" --threshold "$part_threshold" \
-        --random-draws "$random_draws" ${question:+--prompt "$question"} --limit "$part_images" --seed "$draw_seed" \
-        --max-new-tokens "$max_new_tokens" --batch-size "$batch_size" --out "${out}_$part" "$@"
+    with evaluate launch llava_hh evaluate --profile "$PROFILE" \
+        --split "$split" --limit "$part_images" --seed "$draw_seed" "--$part-object" $part_objects \
+        --heads "$lists/$part/attribution_result.json" \
+        --methods "$adhh" "$adhh,heads=\"$lists/$other/attribution_result.json\"" "random:draws=$random_draws,of=\"$adhh\"" \
+        --out "${out}_$part"
     other=with
 done

@@ -1,10 +1,9 @@
 #!/bin/sh
 # Module level: influence of whole attention and MLP modules, layer by layer. Needs bash_scripts/attribute.sh; seconds.
 # Writes module_influence.json, .png, .pdf in the draw's folder of attribute.sh.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/module_influence.sh
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/module_influence.sh [any flag of llava-hh figure modules]
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 
-launch llava_hh.scripts.draw_module_influence \
-    --attribution "$head_list" --out "$attributed/module_influence"
+launch llava_hh figure modules --attribution "$head_list" --out "$attributed/module_influence" "$@"

@@ -1,10 +1,10 @@
 #!/bin/sh
 # mini's weights from nothing: data, vision tower (3 minutes), projector and LoRA tuning (half an hour), checkpoint. On 2 cores.
 # Skips what is there; tuning goes on from its last saved step. To train anew, give new folders: --weights, --model.
-# Usage: sh bash_scripts/mini/build.sh [any flag of llava_hh.scripts.build_mini]
+# Usage: sh bash_scripts/mini/build.sh [any flag of llava-hh mini]
 set -eu
 cd "$(dirname "$0")/../.."
 . bash_scripts/python.sh
 for stage in data base vision tune assemble; do
-    "$PYTHON" -m llava_hh.scripts.build_mini "$stage" "$@"
+    "$PYTHON" -m llava_hh mini "$stage" "$@"
 done

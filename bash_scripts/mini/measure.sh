@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 PROFILE=mini
 export PROFILE
 . bash_scripts/profile.sh
+no_flags "$@"
 decoded="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 reweighted="$result_path/$(drawn val2014 "$reweight_images" "$draw_seed")/attention_reweight"
 finetuned="$result_path/targeted_finetune"

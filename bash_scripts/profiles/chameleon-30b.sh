@@ -1,15 +1,7 @@
-# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
-# Sourced by the wrappers: Chameleon 30B.
-. bash_scripts/profiles/llava-v1.5-7b.sh
+# Chameleon 30B, asked as the 7B.
+inherit=chameleon-7b
 model_path=checkpoints/chameleon-30b
 result_path=results/coco/chameleon-30b
+published_heads=checkpoints/heads/chameleon-30b.json
 batch_size=4
 baseline_batch_size=4
-published_heads=checkpoints/heads/chameleon-30b.json
-# the paper asks with the image after the question; without <image> the image comes first
-question="Please describe this image in detail.<image>"
-# figures 4 and 5 need a base model and checkpoints of the tuning
-base_model=
-reference_model=
-training_checkpoints=
-paper_values=

@@ -1,6 +1,5 @@
-# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
-# Sourced by the wrappers: mini with small samples, for bash_scripts/quickstart.sh.
-. bash_scripts/profiles/mini.sh
+# mini with small samples, for bash_scripts/quickstart.sh.
+inherit=mini
 result_path=results/mini/quick
 attribution_images=120
 report_images=60

@@ -1,12 +1,3 @@
-# shellcheck shell=sh disable=SC2034  # the wrapper that sources this reads them
-# Sourced by the wrappers: Qwen3-VL-8B-Instruct; bash_scripts/attribute.sh finds its heads.
-. bash_scripts/profiles/llava-v1.5-7b.sh
+# Qwen3-VL-8B-Instruct; bash_scripts/attribute.sh finds its heads.
 model_path=checkpoints/Qwen3-VL-8B-Instruct
 result_path=results/coco/qwen3-vl-8b
-batch_size=8
-baseline_batch_size=8
-# figures 4 and 5 need a base model and checkpoints of the tuning
-base_model=
-reference_model=
-training_checkpoints=
-paper_values=

@@ -19,6 +19,7 @@ from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llava_hh.decoding.method import Method
     from llava_hh.interventions import Intervention
     from llava_hh.trace import Trace
 
@@ -48,7 +49,7 @@ def load(
 def caption(
     lvlm: Lvlm,
     images: str | Path | Image | Sequence[str | Path | Image],
-    method: str | Sequence[Intervention] = "greedy",
+    method: str | Sequence[Intervention] | Method = "greedy",
     prompt: str = DESCRIBE,
     max_new_tokens: int = 128,
     batch_size: int = 8,
@@ -57,7 +58,8 @@ def caption(
 
     Args:
         images: paths or PIL images, or one of them.
-        method: "greedy", or interventions under greedy decoding.
+        method: such as "adhh:heads=FILE,top_k=2,threshold=0.965" or "vcd_paper" (`llava_hh.decoding.grammar`), or
+            interventions under greedy decoding.
         batch_size: images at once; fewer where memory has no room for them.
 
     Returns: a text for each image, in order.
@@ -70,7 +72,7 @@ def caption(
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
     images = [images] if isinstance(images, str | Path | Image) else list(images)
-    chosen = _method(method)
+    chosen = _method(lvlm, method)
     samples = [{"image_id": number, "image": image} for number, image in enumerate(images)]
     texts: list[str] = []
     for first in range(0, len(samples), batch_size):
@@ -82,13 +84,18 @@ def caption(
     return texts
 
 
-def _method(method: str | Sequence[Intervention]) -> Any:
-    """What `llava_hh.generation` takes for a method. The one place where the caller's word for it is read."""
-    if isinstance(method, str):
-        if method != "greedy":
-            raise ValueError(f"method {method!r}: expected 'greedy', or a list of interventions")
-        return ()
-    return list(method)
+def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method:
+    from llava_hh.decoding.making import Material, make, read_methods
+    from llava_hh.decoding.method import Greedy
+    from llava_hh.decoding.registry import GROUPS
+
+    if not isinstance(method, str):
+        return Greedy(tuple(method)) if isinstance(method, Sequence) else method
+    (spec,) = read_methods([method])
+    if spec.kind in GROUPS or spec.kind == "tfhh":
+        what = "is several methods" if spec.kind in GROUPS else "is another checkpoint, which llava_hh.load loads"
+        raise ValueError(f"method {method!r} {what}; expected one method for this model")
+    return make(spec, Material(lvlm)).method
 
 
 def intervene(
