@@ -46,14 +46,15 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     """
     for table in comparisons:
         methods = table["methods"]
-        if {"greedy", "adhh"} <= methods.keys():
+        adhh = next((entry for name, entry in methods.items() if entry.get("kind", name) == "adhh"), None)
+        if adhh and "greedy" in methods:
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
                     "before": f"{100 * methods['greedy'][metric]:.1f}%",
-                    "after": f"{100 * methods['adhh'][metric]:.1f}%",
-                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in methods["adhh"]["interval"][metric])),
-                    "n": methods["adhh"]["n"],
+                    "after": f"{100 * adhh[metric]:.1f}%",
+                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric])),
+                    "n": adhh["n"],
                     "source": table["source"],
                     "draw": table["draw"],
                 }
