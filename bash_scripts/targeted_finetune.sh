@@ -22,13 +22,9 @@ for seed in $finetune_seeds; do
     for kind in heads random; do
         random_heads=
         if [ "$kind" = random ]; then random_heads=$seed; fi
-        with finetune launch llava_hh finetune \
-            --model "$model_path" --heads "$head_list" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
-            --data "$instruct_path" --image-folder "$instruct_images" \
-            --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
-            --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
-            ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --save-every "$save_every" \
-            --seed "$seed" --out "$out/${kind}_$seed"
+        with finetune launch llava_hh finetune --profile "$PROFILE" \
+            --objective "$objective" --ce-coeff "$ce_coeff" --save-every "$save_every" \
+            --seed "$seed" ${random_heads:+--random-heads "$random_heads"} --out "$out/${kind}_$seed"
     done
 done
 

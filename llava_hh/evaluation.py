@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 from llava_hh.comparison import RESULT_FILE
 from llava_hh.data.images import image_path, load_image
-from llava_hh.datasets import Dataset, ImageId
+from llava_hh.data.sample import sample_images
+from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.decoding.method import Method
 from llava_hh.files import write_json
 from llava_hh.generation import answer_samples, caption_images, firing_rates, seconds_per_token
-from llava_hh.identity import describe_loaded, digest_of
+from llava_hh.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.metrics.caption_scores import score_against_references
 from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.models.lvlm import Lvlm
-from llava_hh.runs import begun_run, processes, start_run
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.runs import begun_run, make_folder, processes, start_run
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 
 
@@ -168,3 +169,49 @@ class Evaluation:
                 result["fired"] = found.fired
             write_json(out / RESULT_FILE, result)
         return found._replace(rows=sentences)
+
+
+def open_evaluation(
+    model: Path,
+    image_folder: Path,
+    annotations: Path,
+    split: str,
+    out: Path,
+    dataset: str = "coco",
+    limit: int | None = None,
+    seed: int = 42,
+    prompt: str = DESCRIBE,
+    max_new_tokens: int = 128,
+    batch_size: int = 20,
+    with_truth: bool = True,
+) -> Evaluation:
+    """Draw images, load the model and, where captions are scored, the ground truth.
+
+    Args:
+        annotations: folder of COCO's captions_*.json and instances_*.json, or nocaps'; split: whose images are drawn.
+        out: the result folder, which is made.
+        limit: how many images; None is all.
+    Raises:
+        ValueError, OSError: something of it is not there or not as it should be.
+    """
+    make_folder(out)
+    data = load_dataset(dataset)
+    samples = sample_images(data.images(annotations, split), limit, seed)
+    found, truth = {}, {}
+    if with_truth:
+        image_ids = [sample["image_id"] for sample in samples]
+        found = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
+        truth = {path.name: file_sha256(path) for path in data.files(annotations)}
+    return Evaluation(
+        lvlm=load_lvlm(model),
+        dataset=data,
+        samples=samples,
+        image_folder=image_folder,
+        objects=data.objects(found),
+        references={image_id: own.captions for image_id, own in found.items()},
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        draw={"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)},
+        truth=truth,
+    )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
-from llava_hh.datasets import DATASETS, load_dataset
+from llava_hh.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
-from llava_hh.runs import make_folder, make_parent
+from llava_hh.runs import make_parent
 
 if TYPE_CHECKING:  # a help is shown without loading torch
     from llava_hh.evaluation import Evaluation
@@ -148,37 +148,10 @@ def chosen_objects(args: argparse.Namespace) -> dict:
 
 def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> Evaluation:
     """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
-    from llava_hh.data.sample import sample_images
-    from llava_hh.evaluation import Evaluation
-    from llava_hh.identity import digest_of, file_sha256
-    from llava_hh.models.lvlm import load_lvlm
+    from llava_hh.evaluation import open_evaluation
 
-    make_folder(args.out)
     if getattr(args, "summary", None):
         make_parent(args.summary)
-    dataset = load_dataset(args.dataset)
-    samples = sample_images(dataset.images(args.annotations, args.split), args.limit, args.seed)
-    annotations, truth = {}, {}
-    if with_truth:
-        image_ids = [sample["image_id"] for sample in samples]
-        annotations = dataset.annotations(args.annotations, image_ids, cache=args.out / "ground_truth.json")
-        truth = {path.name: file_sha256(path) for path in dataset.files(args.annotations)}
-    return Evaluation(
-        lvlm=load_lvlm(args.model),
-        dataset=dataset,
-        samples=samples,
-        image_folder=args.image_folder,
-        objects=dataset.objects(annotations),
-        references={image_id: found.captions for image_id, found in annotations.items()},
-        prompt=args.prompt,
-        max_new_tokens=args.max_new_tokens,
-        batch_size=args.batch_size,
-        draw={
-            "dataset": args.dataset,
-            "split": args.split,
-            "seed": args.seed,
-            "n": len(samples),
-            "sha256": digest_of(samples),
-        },
-        truth=truth,
-    )
+    names = ("model", "image_folder", "annotations", "split", "out", "dataset", "limit", "seed", "prompt")
+    flags = {name: getattr(args, name) for name in (*names, "max_new_tokens", "batch_size")}
+    return open_evaluation(**flags, with_truth=with_truth)

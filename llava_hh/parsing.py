@@ -16,8 +16,9 @@ NOT_GIVEN = object()
 STORING = (argparse._StoreAction, argparse._StoreConstAction, argparse.BooleanOptionalAction)
 NAME = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
 Known = Mapping[str, Any]  # settings of a profile, and the flags so far
-# Such as "{coco_path}/{split}"; "{limit|all}" has a text for a name without a value.
-Template = str | Callable[[Known], str]
+# Such as "{coco_path}/{split}"; "{limit|all}" has a text for a name without a value. For a flag of several values a
+# template of several words, or a list of templates.
+Template = str | Callable[[Known], str | list[str]]
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -113,9 +114,8 @@ class ScriptParser(argparse.ArgumentParser):
             values[name] = self._default(actions[name])
         if values.get("profile"):
             self._fill(values, actions)
-        needed = (each for each in actions.values() if getattr(each, "needed", False))
-        if missing := [_spelled(each) for each in needed if values[each.dest] in (None, [])]:
-            self.error(f"the following arguments are required: {', '.join(missing)} (or --profile NAME)")
+        needed = [name for name, each in actions.items() if getattr(each, "needed", False)]
+        self.require(namespace, *needed)
         for group in filled:
             if all(values[each.dest] in (None, False) for each in group._group_actions):
                 names = " ".join(map(_spelled, group._group_actions))
@@ -137,17 +137,19 @@ class ScriptParser(argparse.ArgumentParser):
             if {name, *others} & self.given:
                 continue
             known = {key: value for key, value in values.items() if value is not None} | profile
-            text = filled(template(known) if callable(template) else template, known)
-            if text:
-                values[name] = self._read(actions[name], text, values["profile"])
+            wanted = template(known) if callable(template) else template
+            if isinstance(wanted, str):
+                wanted = wanted.split() if actions[name].nargs in ("*", "+") else [wanted]
+            texts = [filled(text, known) for text in wanted]
+            if texts and all(texts):
+                values[name] = self._read(actions[name], texts, values["profile"])
 
-    def _read(self, action: argparse.Action, text: str, profile: str) -> Any:
-        """The value of a flag that a profile gives as this text."""
+    def _read(self, action: argparse.Action, texts: list[str], profile: str) -> Any:
+        """The value of a flag that a profile gives as these texts."""
         if action.nargs == 0:
             return action.const
         try:
-            words = text.split() if action.nargs in ("*", "+") else [text]
-            return self._get_values(action, [_from_root(action, word) for word in words])
+            return self._get_values(action, [_from_root(action, text) for text in texts])
         except argparse.ArgumentError as error:
             self.error(f"--profile {profile}: {error}")
 
@@ -167,6 +169,12 @@ class ScriptParser(argparse.ArgumentParser):
         """End with an error where one of these flags was given."""
         if wrong := sorted(self.given & names):
             self.error(f"--{wrong[0].replace('_', '-')}: {why}")
+
+    def require(self, args: argparse.Namespace, *names: str) -> None:
+        """End with an error where one of these flags has no value."""
+        missing = [name for name in names if getattr(args, name) in (None, [])]
+        if spelled := [_spelled(each) for each in self._actions if each.dest in missing]:
+            self.error(f"the following arguments are required: {', '.join(spelled)} (or --profile NAME)")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help lists the flags\n")

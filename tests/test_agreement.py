@@ -197,8 +197,8 @@ def test_decoding_with_lists_of_other_data_sets(tiny_checkpoint, tiny_coco, tmp_
         for method in ("adhh", "adhh_b", "adhh_same")
     }
     assert heads == {"adhh": FIRST[:2], "adhh_b": SECOND[2:4], "adhh_same": FIRST[:2]}
-    assert all(own["difference"] == 0 for own in summary["adhh_same"]["minus_adhh"].values())
-    assert set(summary["adhh_b"]) >= {"minus_greedy", "minus_adhh"}
+    assert all(own["difference"] == 0 for own in summary["methods"]["adhh_same"]["minus_adhh"].values())
+    assert set(summary["methods"]["adhh_b"]) >= {"minus_greedy", "minus_adhh"}
 
 
 def test_names_of_other_lists():

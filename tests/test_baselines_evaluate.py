@@ -105,19 +105,21 @@ def test_summary_table_and_figure(done):
     _, out = done
     summary = json.loads((out / "summary.json").read_text())
     rows = ["greedy", *PRESETS, "adhh", "tfhh_1", "tfhh_2", "tfhh"]
-    assert [name for name in summary if name not in ("settings", "run")] == rows
-    assert summary["greedy"]["relative_time"] == 1
+    assert list(summary) == ["schema_version", "settings", "run", "methods"]
+    methods = summary["methods"]
+    assert list(methods) == rows
+    assert methods["greedy"]["relative_time"] == 1
     for name in rows:
-        assert summary[name]["relative_time"] > 0 and summary[name]["seconds_per_token"] > 0
-        assert 0 <= summary[name]["bleu_4"] <= 1
-        assert ("minus_greedy" in summary[name]) == (name not in ("greedy", "tfhh"))
+        assert methods[name]["relative_time"] > 0 and methods[name]["seconds_per_token"] > 0
+        assert len(methods[name]["Bleu"]) == 4 and all(0 <= value <= 1 for value in methods[name]["Bleu"])
+        assert ("minus_greedy" in methods[name]) == (name not in ("greedy", "tfhh"))
     result = json.loads((out / "vcd_paper" / "captions_eval_results.json").read_text())["overall_metrics"]
-    assert summary["vcd_paper"]["CHAIRi"] == pytest.approx(result["CHAIRi"], abs=1e-5)
-    assert summary["vcd_paper"]["bleu_4"] == pytest.approx(result["Bleu"][3], abs=1e-5)
+    assert methods["vcd_paper"]["CHAIRi"] == pytest.approx(result["CHAIRi"], abs=1e-5)
+    assert methods["vcd_paper"]["Bleu"] == pytest.approx(result["Bleu"], abs=1e-5)
     assert summary["settings"]["methods"]["vcd_paper"]["decoder"]["alpha"] == 2
     table = (out / "summary.md").read_text()
     assert "| BLEU-4 % | time per token | p (CHAIR_i) | n |" in table
-    assert "| TF-HH, mean of 2 seeds |" in table and "Holm over 42 comparisons" in table
+    assert "| TF-HH, mean of 2 seeds |" in table and "Holm over 48 tests (6 methods x 8 metrics: " in table
     for ending in ("png", "pdf"):
         assert (out / f"summary.{ending}").stat().st_size > 1000
 
@@ -271,15 +273,20 @@ def test_a_method_may_have_fewer_images(flags, tmp_path):
     few = [*flags, "--methods", "pai", "adhh", "--out", str(tmp_path), "--limit-of", "pai=3"]
     evaluate.main(few)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    methods = {name: entry["n"] for name, entry in summary.items() if name not in ("settings", "run")}
-    assert methods == {"greedy": 6, "greedy, first 3": 3, "pai": 3, "adhh": 6}
+    methods = summary["methods"]
+    assert {name: entry["n"] for name, entry in methods.items()} == {
+        "greedy": 6,
+        "greedy, first 3": 3,
+        "pai": 3,
+        "adhh": 6,
+    }
     sentences = {
         name: json.loads((tmp_path / name / "captions_eval_results.json").read_text())["sentences"]
         for name in ("greedy", "pai")
     }
-    assert summary["greedy, first 3"] | {"n": 3} == summarise(sentences["greedy"][:3])
-    expected = summary["pai"]["CHAIRi"] - summary["greedy, first 3"]["CHAIRi"]
-    assert summary["pai"]["minus_greedy"]["CHAIRi"]["difference"] == pytest.approx(expected, abs=2e-5)
+    assert methods["greedy, first 3"] | {"n": 3} == summarise(sentences["greedy"][:3])
+    expected = methods["pai"]["CHAIRi"] - methods["greedy, first 3"]["CHAIRi"]
+    assert methods["pai"]["minus_greedy"]["CHAIRi"]["difference"] == pytest.approx(expected, abs=2e-5)
     evaluate.main([*few, "--limit-of", "pai=5", "opera=3"])
     assert len((tmp_path / "pai" / "captions.jsonl").read_text().splitlines()) == 5
 

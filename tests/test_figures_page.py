@@ -11,13 +11,13 @@ from llava_hh.scripts import figure, write_figures_page
 MODULES = {
     "mha": {
         "contrastive_influence": [0.1, -0.02, 0.3],
-        "interval": {"low": [0.05, -0.1, -0.01], "high": [0.2, 0.0, 0.4]},
+        "interval": {"contrastive_influence": [[0.05, -0.1, -0.01], [0.2, 0.0, 0.4]]},
         "influence_hallucinated": [0.2, 0.1, 0.3],
         "influence_true": [0.1, 0.12, 0.0],
     },
     "mlp": {
         "contrastive_influence": [-0.1, 0.02, 0.0],
-        "interval": {"low": [-0.2, 0.01, -0.1], "high": [0.0, 0.03, 0.1]},
+        "interval": {"contrastive_influence": [[-0.2, 0.01, -0.1], [0.0, 0.03, 0.1]]},
         "influence_hallucinated": [0.0, 0.1, 0.3],
         "influence_true": [0.1, 0.08, 0.3],
     },
@@ -26,7 +26,7 @@ COUNTS = {"n_hallucinated_words": 5, "n_true_words": 9, "n_captions": 4}
 
 
 def mean(value: float, low: float, high: float) -> dict:
-    return {"mean": value, "interval": [low, high]}
+    return {"mean": value, "interval": {"mean": [low, high]}}
 
 
 def write_attribution(folder: Path) -> Path:
@@ -103,6 +103,18 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
         write_figures_page.main(["--results", str(tmp_path)])
     assert stopped.value.code == 2
     assert f"{path}: not the form of this figure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "schema"), [({"run": {}}, 1), ({"run": {}, "schema_version": 3}, 3)])
+def test_a_result_of_another_version_is_one_line(tmp_path, capsys, content, schema):
+    path = tmp_path / "train2014" / "attention_bias" / "attention_bias.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as stopped:
+        write_figures_page.main(["--results", str(tmp_path)])
+    assert stopped.value.code == 2
+    line = f"{path}: another version of this package wrote it (schema {schema}, not 2); give the command that made it"
+    assert line in capsys.readouterr().err
 
 
 def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):

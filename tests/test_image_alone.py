@@ -91,7 +91,7 @@ def test_adhh_with_random_heads_goes_through(checkpoint, tiny_coco, tmp_path):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out", "--limit", 2]
     flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 4, "--random-draws", 6]
     compare_decoding.main([*map(str, flags), *heads_file(tmp_path, TEXT[:2])])
-    assert len(read_json(tmp_path / "out/summary.json")["random_heads"]["draws"]) == 6
+    assert len(read_json(tmp_path / "out/summary.json")["methods"]["random_heads"]["draws"]) == 6
 
 
 def test_removal_draws_from_all_heads(checkpoint, tiny_coco, tmp_path):

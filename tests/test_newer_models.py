@@ -65,7 +65,7 @@ def test_released_removal_is_in_the_vision_tower():
 def test_removal_on_mllama_and_what_its_code_removed(flags, tmp_path, capsys):
     evaluate.main([*flags, "--released"])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary.keys() == {"greedy", "removal", "removal_released", "random_heads", "settings", "run"}
+    assert summary["methods"].keys() == {"greedy", "removal", "removal_released", "random_heads"}
     assert "| heads removed, released indexing |" in capsys.readouterr().out
     texts = {}
     for name in ("greedy", "removal", "removal_released", "random_42"):
@@ -94,7 +94,7 @@ def test_released_indexing_is_of_mllama_alone(flags, tiny_checkpoint, capsys):
 def test_adhh_beside_removal_on_another_family(flags, tiny_checkpoint, tmp_path):
     evaluate.main([*flags, "--model", str(tiny_checkpoint), "--threshold", "0.2"])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert {"removal", "adhh"} < summary.keys() and summary["settings"]["threshold"] == 0.2
+    assert {"removal", "adhh"} < summary["methods"].keys() and summary["settings"]["threshold"] == 0.2
     interventions = json.loads((tmp_path / "out/adhh/run.json").read_text())["settings"]["interventions"]
     assert [each["kind"] for each in interventions] == ["DeactivateText"]
 

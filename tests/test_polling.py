@@ -132,7 +132,8 @@ def test_the_summary_is_the_scores_of_the_rows(done):
         three = [judges["llava"][kind]["accuracy"] for kind in ("random", "popular", "adversarial")]
         assert judges["llava"]["average"]["accuracy"] == pytest.approx(sum(three) / 3, abs=1e-5)
     table = (done / "pope.md").read_text().splitlines()
-    assert len(table) == 2 + 4 * (3 * 2 + 2) - 4
+    assert table[-2:] == ["", "POPE, with 95% bootstrap intervals over images."]
+    assert len(table) == 2 + 4 * (3 * 2 + 2) - 4 + 2
     assert result["settings"]["suffix"] == "llava"
 
 

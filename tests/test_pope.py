@@ -118,7 +118,7 @@ def test_intervals_are_over_images(parser):
 
 def test_the_same_answers_differ_by_nothing_and_other_questions_are_refused():
     rows = polled(1)
-    same = {"difference": 0, "interval": [0, 0]}
+    same = {"difference": 0, "interval": {"difference": [0, 0]}}
     assert compare(rows, [dict(row) for row in rows], "llava") == dict.fromkeys(METRICS, same)
     with pytest.raises(ValueError, match="the same questions"):
         compare(rows, rows[1:], "llava")

@@ -115,7 +115,7 @@ def draws(results) -> Path:
         heads.write_text(json.dumps({**json.loads(heads.read_text()), "n_captions": n_captions}))
         summary = results / f"val2014{draw}" / "summary.json"
         content = json.loads(summary.read_text())
-        content["adhh"]["n"] = n_captions
+        content["methods"]["adhh"]["n"] = n_captions
         summary.write_text(json.dumps(content))
     return results
 
@@ -172,12 +172,12 @@ def test_head_numbers_and_the_headline_are_the_files(tiny_results):
     assert np.allclose(heads["scores"], content["contrastive_influence"], rtol=1e-5)
     assert np.allclose(heads["low"], content["interval"]["contrastive_influence"][0], rtol=1e-5)
     assert heads["hal"] == content["hal_heads"]
-    summary = json.loads((tiny_results / "val2014" / "summary.json").read_text())
-    low, high = (100 * end for end in summary["adhh"]["interval"]["CHAIRi"])
-    assert f"{100 * summary['greedy']['CHAIRi']:.1f}%" in html
-    assert f"<strong>{100 * summary['adhh']['CHAIRi']:.1f}%</strong>" in html
+    methods = json.loads((tiny_results / "val2014" / "summary.json").read_text())["methods"]
+    low, high = (100 * end for end in methods["adhh"]["interval"]["CHAIRi"])
+    assert f"{100 * methods['greedy']['CHAIRi']:.1f}%" in html
+    assert f"<strong>{100 * methods['adhh']['CHAIRi']:.1f}%</strong>" in html
     assert f"{low:.1f} to {high:.1f}, n = 6" in html
-    assert f"<td>{100 * summary['greedy']['recall']:.1f} (" in html
+    assert f"<td>{100 * methods['greedy']['recall']:.1f} (" in html
 
 
 def test_a_part_of_a_folder_shows_that_part(tiny_results, results, monkeypatch):
@@ -214,7 +214,7 @@ def test_wrong_input_is_one_line(results, capsys):
     (results / "empty").mkdir()
     assert "no captions, comparisons or attribution there" in said(results / "empty")
     assert "argument --limit: '0': expected a whole number of at least 1" in said(results, "--limit", 0)
-    (results / "val2014" / "summary.json").write_text('{"settings": {}, "greedy": {"n": 3}}')
+    (results / "val2014" / "summary.json").write_text('{"settings": {}, "methods": {"greedy": {}}}')
     assert f"{results / 'val2014' / 'summary.json'}: not the form of such a result file" in said(results)
 
 

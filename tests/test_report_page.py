@@ -273,7 +273,11 @@ def write_large(folder: Path, images: Path, n_images: int = 200) -> None:
     run = {"image_folder": str(images)}
     write_json(folder / "captions_eval_results.json", {"sentences": sentences, "overall_metrics": overall, "run": run})
     heads = random.normal(size=(32, 32)).tolist()
-    scores = {"contrastive_influence": heads, "interval": {"low": heads, "high": heads}, "hal_heads": [[3, 4]]}
+    scores = {
+        "contrastive_influence": heads,
+        "interval": {"contrastive_influence": [heads, heads]},
+        "hal_heads": [[3, 4]],
+    }
     scores |= {"influence_hallucinated": heads, "influence_true": heads, "read_out": "probability"}
     counts = {"n_hallucinated_words": 1200, "n_true_words": 1, "n_captions": n_images}
     write_json(folder / "heads" / "attribution_result.json", {**scores, **counts, "settings": {}})

@@ -20,10 +20,10 @@ PACKAGE = ROOT / "llava_hh"
 LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
 LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
-LAYERS += ["models", "identity", "head_lists", "data", "finite", "footprint", "decoding"]
+LAYERS += ["data", "models", "identity", "head_lists", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]
-LAYERS += ["scoring", "comparing", "portable", "flags", "route", "scripts", "__main__"]
+LAYERS += ["scoring", "comparing", "portable", "flags", "route", "api", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
@@ -139,9 +139,9 @@ def test_measure_makes_every_call(tmp_path):
     calls = [called(call) for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
     expected = ["mini", "mini", "mini", "caption", "score chair", "attribute", "evaluate", "evaluate"]
     expected += ["compare details", "evaluate", "mini", "mini", "figure modules", "figure bias", "figure inheritance"]
-    expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report pages"]
+    expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
     expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 4, "evaluate"]
-    expected += [*["evaluate"] * 4, "figure words", "figure words", "report"]
+    expected += [*["evaluate"] * 4, "figure words", "figure words", "report html"]
     assert calls == expected
 
 

@@ -164,9 +164,9 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
     compare_decoding.main([*shared, *val, "--top-k", "2", "--threshold", "0.05"])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
     for method in ("greedy", "adhh", "random_heads"):
-        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= summary[method].keys()
+        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= summary["methods"][method].keys()
     evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
-    assert summary["adhh"]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    assert summary["methods"]["adhh"]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
     truth = {path.name: sha256(path) for path in (tiny_coco / "annotations").glob("*_*2014.json")}
     assert truth == evaluated["run"]["truth"] == summary["settings"]["truth"] == choice["settings"]["truth"] != {}
     assert (tmp_path / "val" / "summary_captions.png").exists()

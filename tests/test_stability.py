@@ -139,7 +139,7 @@ def test_picture_of_scores_and_intervals(read_out, tmp_path):
     result = {
         "hal_heads": rank_heads(contrast, 4)[0],
         "contrastive_influence": contrast.tolist(),
-        "interval": {"low": low.tolist(), "high": high.tolist()},
+        "interval": {"contrastive_influence": [low.tolist(), high.tolist()]},
         "read_out": read_out,
         "n_hallucinated_words": int(hallucinated.sum()),
         "n_true_words": int((~hallucinated).sum()),

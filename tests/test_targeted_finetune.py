@@ -291,15 +291,16 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
     compare_finetuning.main([str(flag) for flag in compared])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
     rows = ["greedy", "adhh", "heads_1", "heads_2", "tfhh", "random_heads_tuned"]
-    assert [name for name in summary if name not in ("settings", "run")] == rows
-    assert summary["tfhh"]["mentions"] == pytest.approx(
-        (summary["heads_1"]["mentions"] + summary["heads_2"]["mentions"]) / 2
+    methods = summary["methods"]
+    assert list(methods) == rows
+    assert methods["tfhh"]["mentions"] == pytest.approx(
+        (methods["heads_1"]["mentions"] + methods["heads_2"]["mentions"]) / 2
     )
-    assert summary["heads_1"]["minus_greedy"].keys() == summary["adhh"]["minus_greedy"].keys()
-    over = summary["tfhh"]["over_runs"]["mentions"]
-    assert over["values"] == [summary[name]["mentions"] for name in ("heads_1", "heads_2")]
-    assert over["minus_reference"]["mean"] == pytest.approx(over["mean"] - summary["greedy"]["mentions"], abs=2e-5)
-    assert "over_runs" not in summary["random_heads_tuned"]
+    assert methods["heads_1"]["minus_greedy"].keys() == methods["adhh"]["minus_greedy"].keys()
+    over = methods["tfhh"]["over_runs"]["mentions"]
+    assert over["values"] == [methods[name]["mentions"] for name in ("heads_1", "heads_2")]
+    assert over["minus_reference"]["mean"] == pytest.approx(over["mean"] - methods["greedy"]["mentions"], abs=2e-5)
+    assert "over_runs" not in methods["random_heads_tuned"]
     out = tmp_path / "seeds.json"
     runs, greedy = [str(tmp_path / "val" / f"heads_{seed}") for seed in (1, 2)], str(tmp_path / "val" / "greedy")
     summarise_seeds.main(["--runs", *runs, "--reference", greedy, "--out", str(out)])

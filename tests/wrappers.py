@@ -59,5 +59,5 @@ def parsed(call: list[str]) -> argparse.Namespace:
 
 def called(call: list[str]) -> str:
     """The verb of a call, with what stands below it."""
-    below = call[1:2] if call[0] in ("score", "compare", "figure") or call[1:2] == ["pages"] else []
+    below = call[1:2] if call[0] in ("score", "compare", "figure", "report") else []
     return " ".join([call[0], *below])

@@ -84,6 +84,27 @@ def load_image(path: Path) -> Image.Image:
     raise ValueError(f"{path if str(path).isprintable() else repr(str(path))}: {problem}")
 
 
+def own_image(image: str | Path | Image.Image) -> Image.Image:
+    """An image that somebody has as a file or as a PIL image, as RGB.
+
+    Raises:
+        ValueError: as `load_image`; or it is neither.
+        MemoryError: as `load_image`.
+    """
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"image {image!r:.80}: expected a path or a PIL image")
+    name = getattr(image, "filename", "") or f"a PIL image of {image.width} x {image.height} pixels"
+    try:
+        problem = _why_unfit(image)
+        if problem is None:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # it is read only now, and damaged
+        problem = f"a damaged image ({' '.join(str(error).split())})"
+    raise ValueError(f"{name}: {problem}")
+
+
 def _read(source: Path | io.BytesIO) -> Image.Image | str:
     """The image as RGB, or why it is not read."""
     with warnings.catch_warnings():

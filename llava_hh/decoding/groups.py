@@ -51,7 +51,10 @@ def _group(spec: Spec, specs: Sequence[Spec], material: Material) -> list[Member
     else:
         members = _random_draws(spec, target, number, material)
         label = label or f"random heads{', as often active' if spec.fields.get('match') == 'rate' else ''}"
-        label += "" if len(specs) <= 2 or len({str(e) for e in specs if e.kind == "random"}) < 2 else f" ({target})"
+        alike = [
+            each for each in specs if each.kind == "random" and each.fields.get("match") == spec.fields.get("match")
+        ]
+        label += f" ({target})" if len(alike) > 1 else ""
     return [replace(member, spec=spec, limit=limit, group=label) for member in members]
 
 

@@ -58,8 +58,14 @@ class CaptionTask:
                     **({"fired": results[name].fired} if results[name].fired else {}),
                     **costs[name],
                 }
+        is_random = {member.group: member.spec.kind == "random" for member in members}
         for group, names in grouped.items():
-            entries[group] |= {"label": group, "folders": names, **mean_costs([costs[name] for name in names])}
+            entries[group] |= {
+                "label": group,
+                "folders": names,
+                "draws_heads": is_random[group],
+                **mean_costs([costs[name] for name in names]),
+            }
             if fired := {name: results[name].fired for name in names if results[name].fired}:
                 entries[group]["fired"] = fired
         for name, first, difference in differences_of_kinds(members, sentences):

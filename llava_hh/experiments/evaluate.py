@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from llava_hh.decoding.making import Member
+from llava_hh.decoding.groups import make_members
+from llava_hh.decoding.making import Material, Member, read_methods
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
-from llava_hh.evaluation import Evaluation
+from llava_hh.evaluation import Evaluation, open_evaluation
+from llava_hh.files import write_json
 from llava_hh.models.lvlm import Lvlm, load_lvlm, release
 from llava_hh.runs import processes
 
@@ -112,3 +114,38 @@ def with_own_labels(members: Sequence[Member]) -> list[Member]:
         else replace(member, method=replace(member.method, label=f"{member.method.label} ({member.spec})"))
         for member in members
     ]
+
+
+def evaluate(
+    methods: Sequence[str],
+    model: str | Path,
+    image_folder: str | Path,
+    annotations: str | Path,
+    out: str | Path,
+    split: str = "val2014",
+    heads: str | Path | None = None,
+    allow_foreign: bool = False,
+    **options: Any,
+) -> dict:
+    """Compare methods on the same images by CHAIR, as the verb `evaluate` does; a folder per method, and summary.json.
+
+    Args:
+        methods: such as ["adhh:top_k=2,threshold=0.965", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
+            greedy decoding is always among them.
+        model, image_folder, annotations, out: paths; out is gone on with where it was begun.
+        heads: the head list of methods that name none; allow_foreign: of another model.
+        options: as `llava_hh.evaluation.open_evaluation`: dataset, limit, seed, prompt, max_new_tokens, batch_size.
+    Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.
+    Raises:
+        ValueError, IndexError, OSError: something that cannot be; names it.
+    """
+    from llava_hh.experiments.captions import CaptionTask
+
+    specs, folder = read_methods(methods), Path(out)
+    paths = (Path(each) for each in (model, image_folder, annotations))
+    evaluation = open_evaluation(*paths, split, folder, **options)
+    material = Material(evaluation.lvlm, Path(heads) if heads else None, allow_foreign, options.get("seed", 42))
+    members = with_own_labels(make_members(specs, material))
+    content = run_task(evaluation, members, CaptionTask(), folder)
+    write_json(folder / "summary.json", content)
+    return content

@@ -28,7 +28,8 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
     """
     show_table(path, table_of(summary), form)
     methods = summary["methods"]
-    if spreads := {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}:
+    spreads = {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}
+    if spreads := {name: own for name, own in spreads.items() if not methods[name].get("draws_heads")}:
         print()
         print_table(table_of_spread(spreads), form)
         print()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure
@@ -53,6 +54,18 @@ def draw_head_map(attribution: Path, out: Path) -> None:
         f"Contrastive influence of attention heads\n{ablation}{words}, {result['n_captions']} captions", fontsize=9
     )
     save_figure(figure, out)
+
+
+def influence_map(influence: np.ndarray, strongest: list[tuple[int, int]], title: str) -> Figure:
+    """A figure of the influence of heads, (layer, head) fractions, with the ranks of the strongest in it."""
+    n_layers, n_heads = influence.shape
+    width, height = np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))  # inches
+    figure = Figure(figsize=(width + 2.2, height + 1.2), layout="constrained")
+    axis = figure.subplots()
+    image = _draw_map(axis, influence, strongest, font=min(6.0, 42 * height / n_layers, 42 * width / n_heads))
+    figure.colorbar(image, ax=axis, aspect=30).set_label(READ_OUT_LABELS["probability"], fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    return figure
 
 
 def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], font: float) -> AxesImage:

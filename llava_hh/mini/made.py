@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_hh.files import read_json, write_json
 from llava_hh.identity import identify
-from llava_hh.mini.tuning import SAVED_STEPS, SEED
+from llava_hh.mini.recipe import SAVED_STEPS, SEED
 from llava_hh.runs import provenance
 from llava_hh.settings import Settings, differences
 

@@ -19,13 +19,12 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.files import in_one_line, replacing
 from llava_hh.identity import digest_of, file_sha256, identify_checkpoint
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
+from llava_hh.mini.recipe import SAVED_STEPS, SEED, STEPS
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.lvlm import DESCRIBE
 
-STEPS, BATCH, LEARNING_RATE, RANK = 120, 12, 5e-4, 8
-SEED = 5
-SAVED_STEPS = tuple(STEPS * part // 6 for part in range(1, 7))
+BATCH, LEARNING_RATE, RANK = 12, 5e-4, 8
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
 CAPTIONS = Path("annotations", "captions_tune.json")
 ADAPTER_FILE = "adapter_model.safetensors"

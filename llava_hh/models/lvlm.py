@@ -15,6 +15,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from llava_hh.attention import decoder_layers
+from llava_hh.data.images import own_image
 from llava_hh.files import in_one_line
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
@@ -97,7 +98,7 @@ class Lvlm:
 
     def encode(
         self,
-        images: Sequence[Image | None],
+        images: Sequence[Image | str | Path | None],
         prompts: Sequence[str],
         responses: Sequence[Sequence[int]] | None = None,
         sample_ids: Sequence | None = None,
@@ -105,10 +106,11 @@ class Lvlm:
         """Make a left-padded batch of one question per row.
 
         Args:
-            images: one per row, None for a row of text only.
+            images: one per row, a path, a PIL image, or None for a row of text only.
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
+        images = [each if each is None or getattr(each, "mode", "") == "RGB" else own_image(each) for each in images]
         rows, tensors = self.family.encode(self.processor, images, prompts)
         starts = [len(ids) for ids in rows]
         if responses is not None:
@@ -120,10 +122,16 @@ class Lvlm:
             image_mask=self._image_mask(inputs["input_ids"]),
             response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
             sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
-            images=list(images),
+            images=images,
             prompts=list(prompts),
             n_images=[int(image is not None) for image in images],
         )
+
+    def caption(self, images: str | Path | Image | Sequence[str | Path | Image], **settings: Any) -> list[str]:
+        """Caption images; `llava_hh.caption` says what `method`, `prompt`, `max_new_tokens` and `batch_size` are."""
+        import llava_hh  # it stands on all layers
+
+        return llava_hh.caption(self, images, **settings)
 
     def encode_conversations(
         self,

@@ -74,12 +74,20 @@ def _run(results: ResultFolder, path: Path, content: dict) -> dict:
     about = {name: value for name, value in content.items() if name not in NO_SETTINGS}
     return {
         "source": results.link(path),
-        "script": content["argv"][0].removesuffix(".py"),
+        "script": _command(content["argv"]),
         "date": content["date"],
         "n": len(content["image_ids"]),
         "seconds": None if content["seconds"] is None else f"{content['seconds']:,.0f}",
         "lines": _lines({**content["settings"], **about}),
     }
+
+
+def _command(argv: list[str]) -> str:
+    """What made a run, as "attribute" or "figure bias"."""
+    name, *words = argv
+    if name != "llava-hh":
+        return name.removesuffix(".py")
+    return " ".join(words[: next((place for place, word in enumerate(words) if word.startswith("-")), 2)][:2])
 
 
 def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:

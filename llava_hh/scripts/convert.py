@@ -1,32 +1,38 @@
 """Write an original LLaVA checkpoint (liuhaotian/llava-v1.5-7b and others) in the transformers layout.
 
-Every script reads the originals as they are; this is for other programs, and for a folder without the vision tower's.
+Every verb reads the originals as they are; this is for other programs, and for a folder without the vision tower's.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.models.conversion import convert_original
+from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
 
-DTYPES = {"auto": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = ("auto", "float16", "bfloat16", "float32")
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("--model", type=Path, required=True, help="folder of the original checkpoint")
-    add("--out", type=Path, required=True, help="the new folder")
-    add("--dtype", choices=DTYPES, default="auto", help="of the weights that are written; auto is the checkpoint's own")
+def parser() -> ScriptParser:
+    """The flags of `llava-hh convert`."""
+    example = "llava-hh convert --model checkpoints/llava-v1.5-7b --out checkpoints/converted"
+    parser = script_parser(__doc__, "convert", example)
+    text = "folder of the original checkpoint"
+    parser.section(MODEL).add_argument("--model", type=Path, metavar="FOLDER", required=True, help=text)
+    text = "of the weights that are written; auto is the checkpoint's own"
+    parser.section(METHOD).add_argument("--dtype", choices=DTYPES, default="auto", help=text)
+    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="the new folder")
+    parser.take_from_profile(model="{model_path}")
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        convert_original(args.model, args.out, DTYPES[args.dtype])
+        import torch
+
+        from llava_hh.models.conversion import convert_original
+
+        convert_original(args.model, args.out, None if args.dtype == "auto" else getattr(torch, args.dtype))
         print(args.out)
 
 

@@ -1,32 +1,36 @@
-"""Check in under a minute that all a profile's scripts need is there: packages, weights, prompt, data, heads, disk.
+"""Check in under a minute that all a profile's verbs need is there: packages, weights, prompt, data, heads, disk.
 
 Prints a line per check; exits with status 1 if one of them failed.
 """
 
-import argparse
 import sys
-
-from tqdm import tqdm
+from collections.abc import Sequence
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.doctor import REMEDIES, Examination, Line
+from llava_hh.parsing import ScriptParser
 from llava_hh.profiles import read_profile
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    parser.add_argument("--profile", default="mini", help="a name in bash_scripts/profiles, or the path of such a file")
+def parser() -> ScriptParser:
+    """The flags of `llava-hh doctor`."""
+    parser = script_parser(__doc__, "doctor", "llava-hh doctor --profile llava-v1.5-7b")
+    text = "a name in bash_scripts/profiles, or the path of such a file"
+    parser.add_argument("--profile", metavar="NAME", default="mini", help=text)
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold any character, terminals may not
     with errors_in_one_line(args.debug):
         profile = read_profile(args.profile)
-    with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False) as bar:
+    from tqdm import tqdm
+
+    from llava_hh.doctor import REMEDIES, Examination, Line
+
+    with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False, disable=None) as bar:
 
         def report(line: Line) -> None:
             text = f"{line.name:<13} {line.status:<8} {line.text}"

@@ -1,46 +1,73 @@
-"""A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
-
-The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing from
-elsewhere. Where heads look at words is shown for captions that record_words went through. If the folder lies below one
-named results, the index.html there is renewed: all runs and reports.
-"""
+"""Write what a folder of results has as a page to look at."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
-from llava_hh.files import is_ours, write_text
-from llava_hh.report.index import REPORT, index_folder
-from llava_hh.report.render import render_index, render_report
-from llava_hh.runs import processes
+from llava_hh.command_line import SIZE, parser_of_verbs, run_verb
+from llava_hh.flags import ATTRIBUTED, COMPARED
+from llava_hh.parsing import MODEL, SPEED, ScriptParser
+
+HTML = """A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
+
+The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing from
+elsewhere. Where heads look at words is shown for captions that `figure words` went through. If the folder lies below
+one named results, the index.html there is renewed: all runs and reports.
+"""
+FIGURES = """The paper's figures as one Markdown page: each picture with a sentence of what is seen.
+
+Writes figures.md into that folder, from the figures' JSON files.
+"""
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("results", type=Path, help="a folder of results, such as results/mini/full, or a part of one")
-    add("--summary", type=Path, action="append", default=[], help="a comparison that lies elsewhere; may be repeated")
-    add("--first", type=Path, nargs="+", default=[], help="parts of it that the head map and the numbers on top are of")
-    add("--limit", type=SIZE, default=200, help="images in the caption browser")
+def write_html(args: argparse.Namespace) -> None:
+    from llava_hh.files import is_ours, write_text
+    from llava_hh.report.index import REPORT, index_folder
+    from llava_hh.report.render import render_index, render_report
+    from llava_hh.runs import processes
+
+    if not processes().is_main:
+        return
+    page = args.results / REPORT
+    write_text(page, render_report(args.results, args.summary, args.limit, args.first))
+    print(page)
+    if root := index_folder(args.results):
+        index = root / "index.html"
+        if index.exists() and not is_ours(index):
+            print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
+            return
+        write_text(index, render_index(root))
+        print(index)
+
+
+def write_figures(args: argparse.Namespace) -> None:
+    from llava_hh.report.figures_page import write_page
+
+    if path := write_page(args.results):
+        print(path)
+
+
+def parser() -> ScriptParser:
+    """The flags of `llava-hh report`."""
+    parser = parser_of_verbs(__doc__, "report")
+    html = parser.verb("html", write_html, HTML, "llava-hh report html results/mini/full")
+    text = "a folder of results, such as results/mini/full, or a part of one"
+    html.add_argument("results", type=Path, metavar="RESULTS", help=text)
+    add, text = html.section(MODEL).add_argument, "a comparison that lies elsewhere; may be repeated"
+    add("--summary", type=Path, metavar="FILE", action="append", default=[], help=text)
+    text = "parts of it that the head map and the numbers on top are of"
+    add("--first", type=Path, metavar="FOLDER", nargs="+", default=[], help=text)
+    html.section(SPEED).add_argument("--limit", type=SIZE, default=200, help="images in the caption browser")
+    html.take_from_profile(results="{result_path}", first=f"{ATTRIBUTED} {COMPARED}")
+    figures = parser.verb("figures", write_figures, FIGURES, "llava-hh report figures results/mini/full")
+    figures.add_argument("results", type=Path, metavar="RESULTS", help="the result folder of a profile")
+    figures.take_from_profile(results="{result_path}")
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        if not processes().is_main:
-            return
-        page = args.results / REPORT
-        write_text(page, render_report(args.results, args.summary, args.limit, args.first))
-        print(page)
-        if root := index_folder(args.results):
-            index = root / "index.html"
-            if index.exists() and not is_ours(index):
-                print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
-                return
-            write_text(index, render_index(root))
-            print(index)
+def main(argv: Sequence[str] | None = None) -> None:
+    run_verb(parser(), argv)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Write AD-HH as a folder that plain transformers loads by `custom_generate=`, without this package."""
 
-import argparse
 import json
 from pathlib import Path
 
 from llava_hh import portable
-from llava_hh.command_line import FRACTION, SIZE, errors_in_one_line, script_parser
 from llava_hh.files import is_ours, write_json, write_text
-from llava_hh.heads import Head, load_heads
+from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.runs import make_folder
 
@@ -61,27 +59,3 @@ def export_decoder(heads: list[Head], threshold: float, out: Path, source: str) 
     write_text(code, fill_template(heads, threshold))
     write_text(out / "custom_generate" / "requirements.txt", REQUIREMENTS)
     write_text(out / "README.md", README.format(folder=out.name, n_heads=len(heads), threshold=threshold))
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    add = parser.add_argument
-    add("--heads", type=Path, required=True, help="head list (attribution_result.json, checkpoints/heads/*.json)")
-    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
-    add(
-        "--threshold", type=FRACTION, default=0.4, help="attention mass after the image at which a head is switched off"
-    )
-    add("--out", type=Path, required=True, help="the new folder")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        heads = load_heads(args.heads, top_k=args.top_k)
-        export_decoder(heads, args.threshold, args.out, args.heads.name)
-        print(args.out)
-
-
-if __name__ == "__main__":
-    main()

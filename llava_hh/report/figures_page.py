@@ -1,20 +1,12 @@
 """One Markdown page of the paper's figures: each picture with a sentence of what is seen, from their JSON files."""
 
-import argparse
 from pathlib import Path
 
 from llava_hh.analysis.findings import FIGURES, seen_in
-from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.files import read_result, write_text
 from llava_hh.runs import processes
 
 TITLE = "# Figures\n"
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    parser.add_argument("--results", type=Path, required=True, help="result folder of a profile")
-    return parser
 
 
 def page(results: Path) -> str:
@@ -36,18 +28,19 @@ def page(results: Path) -> str:
     return "\n".join(parts)
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        if not args.results.is_dir():
-            raise FileNotFoundError(f"--results {args.results}: no such folder")
-        if processes().is_main:
-            path = args.results / "figures.md"
-            if path.exists() and not path.read_bytes().startswith(TITLE.encode()):
-                raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it")
-            write_text(path, page(args.results))
-            print(path)
+def write_page(results: Path) -> Path | None:
+    """Write figures.md into a profile's result folder, and return it; None for a process that is not the first.
 
-
-if __name__ == "__main__":
-    main()
+    Raises:
+        FileNotFoundError: no such folder.
+        FileExistsError: the file is there and no run of ours wrote it.
+    """
+    if not results.is_dir():
+        raise FileNotFoundError(f"{results}: no such folder")
+    if not processes().is_main:
+        return None
+    path = results / "figures.md"
+    if path.exists() and not path.read_bytes().startswith(TITLE.encode()):
+        raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it")
+    write_text(path, page(results))
+    return path

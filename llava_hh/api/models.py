@@ -1,0 +1,162 @@
+"""Loading a model, captioning with it, and editing or recording its attention, for people who write Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from llava_hh.data.images import own_image
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llava_hh.decoding.method import Method
+    from llava_hh.interventions import Intervention
+    from llava_hh.trace import Trace
+
+
+def load(
+    path: str | Path, dtype: str | torch.dtype | None = None, device_map: str | dict[str, Any] | None = None
+) -> Lvlm:
+    """Load a checkpoint folder, in the transformers layout or LLaVA's own.
+
+    Args:
+        dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". What is None goes by the environment
+            variables DTYPE and DEVICE_MAP, or else is the checkpoint's own type, on the GPU if there is one.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: a family that is not known, weights that are missing, left over or damaged, or no such dtype.
+    """
+    loading = Loading.from_environment()
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        if not isinstance(getattr(torch, name, None), torch.dtype):
+            raise ValueError(f"dtype {dtype!r}: expected a dtype of torch, such as 'bfloat16'")
+        loading = replace(loading, dtype=name)
+    return load_lvlm(path, loading if device_map is None else replace(loading, device_map=device_map))
+
+
+def caption(
+    lvlm: Lvlm,
+    images: str | Path | Image | Sequence[str | Path | Image],
+    method: str | Sequence[Intervention] | Method = "greedy",
+    prompt: str = DESCRIBE,
+    max_new_tokens: int = 128,
+    batch_size: int = 8,
+) -> list[str]:
+    """Caption images, as the scripts do; `Lvlm.caption` is the same.
+
+    Args:
+        images: paths or PIL images, or one of them.
+        method: such as "adhh:heads=FILE,top_k=2,threshold=0.965" or "vcd_paper" (`llava_hh.decoding.grammar`), or
+            interventions under greedy decoding.
+        batch_size: images at once; fewer where memory has no room for them.
+
+    Returns: a text for each image, in order.
+    Raises:
+        ValueError: an image that cannot be read, no such method, or a number that is not above 0.
+    """
+    from llava_hh.generation import answer_within_memory
+
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
+    images = [images] if isinstance(images, str | Path | Image) else list(images)
+    chosen = _method(lvlm, method)
+    samples = [{"image_id": number, "image": image} for number, image in enumerate(images)]
+    texts: list[str] = []
+    for first in range(0, len(samples), batch_size):
+        block = samples[first : first + batch_size]
+        answers, *_ = answer_within_memory(
+            lvlm, block, lambda sample: own_image(sample["image"]), chosen, [prompt] * len(block), max_new_tokens
+        )
+        texts += [lvlm.answer_text(answer.token_ids) for answer in answers]
+    return texts
+
+
+def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method:
+    from llava_hh.decoding.making import Material, make, read_methods
+    from llava_hh.decoding.method import Greedy
+    from llava_hh.decoding.registry import GROUPS
+
+    if not isinstance(method, str):
+        return Greedy(tuple(method)) if isinstance(method, Sequence) else method
+    (spec,) = read_methods([method])
+    if spec.kind in GROUPS or spec.kind == "tfhh":
+        what = "is several methods" if spec.kind in GROUPS else "is another checkpoint, which llava_hh.load loads"
+        raise ValueError(f"method {method!r} {what}; expected one method for this model")
+    return make(spec, Material(lvlm)).method
+
+
+def intervene(
+    model: Lvlm | PreTrainedModel,
+    batch: Batch | Tensor,
+    interventions: Sequence[Intervention],
+    response_start: Sequence[int] | Tensor | None = None,
+    on_rows: Sequence[bool] | Tensor | None = None,
+    gradients: bool | None = None,
+) -> AbstractContextManager[Trace]:
+    """Apply `interventions` to every forward pass of the model, and so to `generate`, while the block is open.
+
+    With an `Lvlm` and a `Batch` of it, the spans are the batch's, and forwards run without gradients. With a
+    transformers model and its image_mask, (batch, prompt position) bool, this is `llava_hh.hooks.intervene`, which
+    says what is legal and what is raised.
+
+    Args:
+        gradients: whether forwards keep them; None: with a transformers model.
+    """
+    from llava_hh.hooks import intervene as open_block
+
+    if isinstance(batch, Batch) and response_start is None:
+        response_start = batch.response_start
+    return _opened(model, batch, gradients, open_block, interventions, response_start, on_rows)
+
+
+def record(
+    model: Lvlm | PreTrainedModel,
+    batch: Batch | Tensor,
+    mass: Iterable[tuple[int, int]] | None = None,
+    maps: Iterable[tuple[int, int]] | None = None,
+    gradients: bool | None = None,
+) -> AbstractContextManager[Trace]:
+    """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
+
+    Args:
+        model, batch, gradients: as for `intervene`.
+        mass: heads whose mass on the image and after it is kept, in `trace.mass[layer]`, a (batch, head, query, 2)
+            tensor for each forward; maps: heads whose maps are kept, in `trace.maps[layer]`.
+
+    Raises:
+        IndexError, ValueError, RuntimeError, NotImplementedError: as `llava_hh.hooks.record`.
+    """
+    from llava_hh.hooks import record as open_block
+
+    return _opened(model, batch, gradients, open_block, mass, maps)
+
+
+@contextmanager
+def _opened(
+    model: Lvlm | PreTrainedModel,
+    batch: Batch | Tensor,
+    gradients: bool | None,
+    open_block: Callable[..., AbstractContextManager[Trace]],
+    *arguments: Any,
+) -> Iterator[Trace]:
+    is_ours = isinstance(model, Lvlm)
+    keeps = not is_ours if gradients is None else gradients
+    image_mask = batch.image_mask if isinstance(batch, Batch) else batch
+    with (
+        nullcontext() if keeps else torch.no_grad(),
+        open_block(model.model if is_ours else model, image_mask, *arguments) as trace,
+    ):
+        yield trace

@@ -1,0 +1,85 @@
+"""The head list of a part of the images of a finished attribution, such as those with or without some object.
+
+Nothing is measured again, for the influence on every word was kept: seconds, no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from llava_hh.attribution.captions import digest, hallucinating_captions
+from llava_hh.attribution.stored import Columns
+from llava_hh.attribution.summary import summarise
+from llava_hh.comparison import read_scored
+from llava_hh.data.coco import existing_file
+from llava_hh.datasets import images_with_objects
+from llava_hh.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.runs import make_folder, processes, provenance
+
+MARKS = ("hallucinated", "image_id")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the images of the attribution in the folder `of`: the flags of these names.
+
+    captions: the captions_eval_results.json that it was of; list_length: heads in each of the two lists.
+    """
+
+    of: Path
+    captions: Path
+    with_object: Sequence[str] | None
+    without_object: Sequence[str] | None
+    list_length: int
+    out: Path
+
+
+def part_of_images(given: Part) -> dict:
+    """The content of attribution_result.json for these images.
+
+    Raises:
+        FileNotFoundError: not the folder of a finished attribution.
+        ValueError: other captions, or no hallucinated or true word in the images that are kept.
+    """
+    expected = "the folder of a finished attribution"
+    log_probs = load_file(existing_file(given.of / "ablations.safetensors", expected))
+    whole = read_json(existing_file(given.of / "attribution_result.json", expected))
+    if digest(hallucinating_captions(given.captions)) != whole["settings"]["captions_sha256"]:
+        raise ValueError(f"--captions {given.captions}: other captions than {given.of} was made of")
+    rows = [row for _, row in read_json_lines(given.of / "targets.jsonl", expected)]
+    objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_scored(given.captions)[0]}
+    attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}
+    kept = images_with_objects(attributed, given.with_object, given.without_object)
+    chosen = np.array([row["image_id"] in kept for row in rows])
+    marks = (np.array([row[name] for row, own in zip(rows, chosen, strict=True) if own]) for name in MARKS)
+    own_log_probs = {name: Columns(array[chosen]) for name, array in log_probs.items()}
+    part = {"with_object": given.with_object, "without_object": given.without_object}
+    part["whole"] = sha256(given.of / "targets.jsonl")
+    return {
+        **summarise(*marks, own_log_probs, whole["read_out"], given.list_length),
+        "ablation": whole["ablation"],
+        "settings": {**whole["settings"], **part},
+        "run": provenance(),
+    }
+
+
+def write_part(given: Part) -> Path | None:
+    """Write attribution_result.json of a part of the images, and print its first heads.
+
+    Returns: that file; None for a process that is not the first.
+    Raises:
+        FileNotFoundError, ValueError: as `part_of_images`.
+    """
+    if not processes().is_main:
+        return None
+    result = part_of_images(given)
+    make_folder(given.out)
+    path = given.out / "attribution_result.json"
+    write_json(path, result)
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
+    first = ", ".join(f"L{layer}H{head}" for layer, head in result["hal_heads"][:5])
+    print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
+    return path

@@ -1,0 +1,122 @@
+"""An attribution, from scored captions to attribution_result.json and the text about it."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
+from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
+from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
+from llava_hh.attribution.shortlist import race, screen
+from llava_hh.attribution.stored import join_blocks, stored_columns
+from llava_hh.attribution.summary import summarise
+from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
+from llava_hh.runs import processes, provenance, start_run
+
+TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What is attributed, and how: the flags of these names."""
+
+    model: Path
+    captions: Path
+    image_folder: Path
+    limit: int | None
+    ablation: str
+    noise_scale: float
+    noise_seed: int
+    read_out: str
+    released: bool
+    screen: int | None
+    race: int | None
+    list_length: int
+    max_rows: int
+    batch_size: int
+    out: Path
+
+    def settings(self, attribution: CaptionAttribution, found: list[dict]) -> AttributionSettings:
+        """What decides the result; `found` are all captions that could be attributed."""
+        of_noise = {name: getattr(self, name) for name in ("noise_scale", "noise_seed") if self.ablation == "noise"}
+        return AttributionSettings(
+            **attribution.fields(found, self.batch_size, self.limit),
+            released=self.released,
+            ablation=self.ablation,
+            screen=self.screen,
+            race=self.race,
+            read_out=self.read_out if self.screen or self.race else None,
+            **of_noise,
+        )
+
+    def replacement(
+        self, attribution: CaptionAttribution, entries: list[dict], settings: AttributionSettings
+    ) -> Replacement:
+        """What takes an ablated output's place; means and deviations are gathered first, in a run of their own."""
+        if self.ablation == "zero":
+            return Zero()
+        folder = self.out / "module_outputs"
+        shared = {each.name: getattr(settings, each.name) for each in fields(OutputsSettings)}
+        with start_run(folder, OutputsSettings(**shared), [entry["image_id"] for entry in entries]) as run:
+            outputs = attribution.gather_outputs(entries, run)
+        return Mean(outputs) if self.ablation == "mean" else Noise(outputs, self.noise_scale, self.noise_seed)
+
+
+def attribute_captions(given: Attribution) -> Path | None:
+    """Attribute captions, or go on with it, and write attribution_result.json, targets.jsonl, ablations.safetensors.
+
+    Returns: the first of them; None for a process that is not the first.
+    Raises:
+        ValueError, OSError: captions of another model or without a hallucination, or a folder of another run.
+    """
+    refuse_other_model(given.captions, given.model)
+    found = hallucinating_captions(given.captions)
+    entries = found[: given.limit]
+    attribution = CaptionAttribution(given.model, given.image_folder, given.released, given.max_rows)
+    settings = given.settings(attribution, found)
+    with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
+        replacement = given.replacement(attribution, entries, settings)
+        how = (attribution, entries, replacement, run, settings, given.batch_size, given.read_out)
+        measured = None
+        if given.screen:
+            measured = screen(*how, given.screen)
+        elif given.race:
+            measured = race(*how, given.race)
+        else:
+            attribution.run_blocks(entries, replacement, run, given.batch_size)
+        if not processes().is_main:
+            return None
+        if measured:
+            write_rows(given.out / TARGETS, measured.rows)
+            write_tensors(given.out / ABLATIONS, measured.log_probs)
+        else:
+            run.write_rows(TARGETS)
+            join_blocks(run, given.out / ABLATIONS)
+        rows = ((row["hallucinated"], row["image_id"]) for _, row in read_json_lines(given.out / TARGETS))
+        marks = map(np.array, zip(*rows, strict=True))
+        length = min(given.list_length, given.race or given.screen or given.list_length)
+        result = summarise(*marks, stored_columns(given.out / ABLATIONS), given.read_out, length)
+        result |= {"shortlist": measured.about} if measured else {}
+        about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
+        path = given.out / "attribution_result.json"
+        write_json(path, {**result, **about})
+    print("\n".join([*lines(result), str(path)]))
+    return path
+
+
+def lines(result: dict) -> list[str]:
+    """The strongest heads of a result, and how far its lists can be trusted."""
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
+    said = [f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):"]
+    for layer, head in result["hal_heads"][:5]:
+        score = result["contrastive_influence"][layer][head]
+        low, high = (ends[layer][head] for ends in result["interval"]["contrastive_influence"])
+        said.append(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
+    if "shortlist" in result:
+        kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))
+        said.append(f"  {kind}: {done:,} exact evaluations instead of {whole:,}, {whole / done:.1f}x fewer")
+    for k, overlap in result.get("stability", {"half_overlap": {}})["half_overlap"].items():
+        chance = f"{overlap['chance']:.1%} by chance"
+        said.append(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
+    return said

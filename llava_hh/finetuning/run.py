@@ -1,0 +1,252 @@
+"""TF-HH from a checkpoint, a head list and conversations to a fine-tuned checkpoint; a killed training goes on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from llava_hh.data.instruct import InstructionData
+from llava_hh.files import json_rows, sha256_or_none
+from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
+from llava_hh.finetuning.checkpoints import (
+    LOG_FILE,
+    damage_of,
+    drop_checkpoints,
+    load_trained_rows,
+    own_checkpoints,
+    refuse_others,
+    steps_of,
+    write_manifest,
+)
+from llava_hh.finetuning.head_rows import (
+    TunedRows,
+    first_head_of_each_layer,
+    merge_tuned_rows,
+    tune_head_rows,
+    untie_vocabulary,
+)
+from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
+from llava_hh.finetuning.settings import FineTuningSettings, mixed_precision, sharding
+from llava_hh.finetuning.trainer import (
+    LEFT_OUT,
+    TargetedTrainer,
+    failing_disk_in_one_line,
+    resume_point,
+    train,
+    training_arguments,
+)
+from llava_hh.head_lists import control_heads, heads_of_list, heads_with_text, list_file
+from llava_hh.heads import Head
+from llava_hh.hooks import observe
+from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify
+from llava_hh.models.loading import Loading
+from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.parts import folder_part_of
+from llava_hh.runs import begun_run, make_folder, processes, share_out, start_run
+
+MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --out
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what, and how: the flags of these names."""
+
+    model: Path
+    heads: Path
+    foreign_heads: bool
+    top_k: int
+    random_heads: int | None
+    released: bool
+    data: Path
+    image_folder: Path
+    skip_bad: bool
+    objective: str
+    ce_coeff: float
+    attention_coeff: float
+    lm_head: bool | None
+    untie: bool
+    steps: int
+    batch_size: int
+    accumulation: int
+    learning_rate: float
+    warmup: float
+    max_length: int
+    gradient_checkpointing: bool
+    seed: int
+    log_every: int
+    save_every: int
+    out: Path
+
+
+def chosen_heads(given: Training, lvlm: Lvlm) -> list[Head]:
+    """The heads whose attention the loss is about: the top k, or as many random ones."""
+    listed = heads_of_list(list_file(given.heads, lvlm), lvlm, given.top_k, allow_foreign=given.foreign_heads)
+    heads = heads_with_text(lvlm, listed, refuse=True)
+    return heads if given.random_heads is None else control_heads(lvlm, heads, given.random_heads)
+
+
+def prepare(given: Training, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRows]:
+    """Make what is trained trainable, and nothing else."""
+    tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
+    if given.untie:
+        untie_vocabulary(lvlm.model)
+        tied = False
+    vocabulary = not tied if given.lm_head is None else given.lm_head
+    return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if given.released else heads, vocabulary)
+
+
+def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
+
+    def digests(share: Sequence[str]) -> list[str | None]:
+        bar = tqdm(share, desc="sha256 of images", unit="image", disable=not processes().is_main)
+        return [sha256_or_none(folder / name) for name in bar]
+
+    in_order = sorted(set(names))
+    return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
+
+
+def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
+    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+    images = digests_of_images(given.image_folder, {name for name in (data[index].image for index in order) if name})
+    made = {
+        "model": describe_loaded(lvlm),
+        "heads": [list(head) for head in heads],
+        "data": identify(given.data),
+        "images": {"sha256": digest_of(images)},
+        "image_folder": str(given.image_folder),
+        "mixed_precision": mixed_precision(),
+        "sharding": sharding(),
+    }
+    flags = [each.name for each in fields(FineTuningSettings) if each.name not in made]
+    return FineTuningSettings(**made, **{name: getattr(given, name) for name in flags})
+
+
+def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, settings: str) -> None:
+    """Train into --out; the trained rows end up in --out/trained.
+
+    Args:
+        settings: their digest.
+    Raises:
+        ValueError: flags that do not fit together, or data that teach nothing.
+    """
+    if given.ce_coeff == given.attention_coeff == 0:
+        raise ValueError("--ce-coeff 0 --attention-coeff 0: expected a loss to train for")
+    samples_a_pass = processes().count * given.accumulation
+    if given.batch_size % samples_a_pass:
+        raise ValueError(
+            f"--batch-size {given.batch_size} is no multiple of {processes().count} processes x "
+            f"{given.accumulation} passes"
+        )
+    if given.gradient_checkpointing:
+        lvlm.model.activation_checkpointing_enable({"use_reentrant": False})
+    n_parameters = lvlm.model.num_parameters()
+    tuned = prepare(given, lvlm, heads)
+    print(f"training {sum(part.rows.numel() for part in tuned.values()):,} of {n_parameters:,} parameters")
+    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+    collate = Collator(lvlm, data, given.image_folder, given.max_length, given.skip_bad)
+    refuse_nothing_to_learn(collate, order, from_images=given.attention_coeff > 0)
+    attention = AttentionLoss(given.objective)
+    trainer = TargetedTrainer(
+        TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff),
+        tuned=tuned,
+        order=order,
+        log=given.out / LOG_FILE,
+        settings=settings,
+        args=training_arguments(
+            given.out / CHECKPOINTS,
+            max_steps=given.steps,
+            per_device_train_batch_size=given.batch_size // samples_a_pass,
+            gradient_accumulation_steps=given.accumulation,
+            learning_rate=given.learning_rate,
+            warmup_steps=given.warmup,
+            logging_steps=given.log_every,
+            save_steps=given.save_every,
+            seed=given.seed,
+        ),
+        train_dataset=Places(len(data)),
+        data_collator=collate,
+    )
+    last = resume_point(trainer)
+    if last and steps_of(last) == given.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
+        load_trained_rows(tuned, last)
+    else:
+        with observe(lvlm.model, heads, attention):
+            train(trainer, last)
+    if processes().is_main:
+        say_what_was_left_out(given, trainer.left_out)
+    trainer.save_rows(given.out / TRAINED)
+
+
+def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
+    """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
+    rows = [row for _, row in json_rows(given.out / LOG_FILE, "the log of this training")]
+    logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
+    bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
+    drawn = given.steps * given.batch_size
+    if bad:
+        print(f"{bad:,} of {drawn:,} samples were left out for a bad image")
+    if unanswered:
+        print(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {given.max_length} tokens")
+
+
+def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str) -> None:
+    """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
+    lvlm = load_lvlm(given.model, Loading(device_map="cpu"))
+    tuned = prepare(given, lvlm, heads)
+    load_trained_rows(tuned, given.out / TRAINED)
+    merge_tuned_rows(lvlm.model, tuned)
+    with failing_disk_in_one_line(out, given.out / CHECKPOINTS), folder_part_of(out) as part:
+        lvlm.model.save_pretrained(part)
+        lvlm.processor.save_pretrained(part)
+        write_manifest(part, settings, given.steps)
+
+
+def is_trained(given: Training) -> bool:
+    """Whether --out holds the rows of all steps already; the first process looks, for all.
+
+    Raises:
+        ValueError: --out/model is there, and not as it was written; in the first process.
+        OSError: a file cannot be read; in the first process.
+    """
+    team, model, problem = processes(), given.out / MODEL, None
+    if team.is_main and model.exists():
+        problem = damage_of(model, given.steps, file_sha256)
+        if problem:
+            raise ValueError(
+                f"{model}: {problem}; delete the folder and give the same command again, it is then written anew"
+            )
+    elif team.is_main:
+        problem = damage_of(given.out / TRAINED, given.steps, file_sha256)
+    return not any(team.exchange(problem or ""))
+
+
+def finetune(given: Training) -> Path | None:
+    """Train, or go on with it; writes `out`/model, an ordinary checkpoint folder, and the log.
+
+    Returns: the log, for its curves; None for a process that is not the first.
+    Raises:
+        ValueError, OSError: flags, data or a head list that do not fit, or a folder of another run.
+    """
+    make_folder(given.out)
+    data = InstructionData(given.data, given.skip_bad)
+    for message in data.bad:
+        print(f"skipped: {message}")
+    lvlm = load_lvlm(given.model)
+    heads = chosen_heads(given, lvlm)
+    result, settings = given.out / MODEL, settings_of(given, lvlm, heads, data)
+    digest = settings.digest()
+    begun_run(given.out, settings)  # names the settings that differ, where it can
+    refuse_others([*own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result], digest)
+    with start_run(given.out, settings):
+        if not is_trained(given):
+            fine_tune(given, lvlm, heads, data, digest)
+        if processes().is_main:
+            if not result.exists():
+                save_checkpoint(given, heads, result, digest)
+            drop_checkpoints(given.out / CHECKPOINTS)
+    if not processes().is_main:
+        return None
+    print(result)
+    return given.out / LOG_FILE
