@@ -5,13 +5,13 @@
 # Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and
 # targeted_finetune/val2014-<finetune_report_images>-seed42/summary.json under result_path.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/targeted_finetune.sh [flags of finetune and evaluate]
-# A flag goes to those of the two that know it; --image-folder, --batch-size and --skip-bad go to finetune.
+# A flag goes to those of the two that know it; --image-folder and --batch-size go to finetune.
 # --limit is evaluate's: the number of images to caption.
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 keep_own "--seed --random-heads --out" "change finetune_seeds or result_path of a profile of your own" "$@"
-share "finetune evaluate" "finetune: --image-folder --batch-size --skip-bad" "$@"
+share "finetune evaluate" "finetune: --image-folder --batch-size" "$@"
 split=val2014
 objective=minimize_txt
 ce_coeff=1

@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     verbs, own, *words = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(errors="surrogateescape")  # a word may hold any bytes
     label, _, flags = own.partition(":")
-    with errors_in_one_line("--debug" in words):
+    with errors_in_one_line(debug=False):
         found = share(verbs.split(), (label, flags.split()), words)
     for name, given in (found or {}).items():
         print(f"flags_of_{name}={shlex.quote(shlex.join(given))}")
