@@ -164,7 +164,8 @@ class Evaluation:
             overall = corpus_metrics(sentences, self.dataset.variant)
             if all(references):
                 overall |= score_against_references([entry["caption"] for entry in sentences], references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
+            about = {"label": method.label, "kind": method.kind}
+            result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
             if found.fired:
                 result["fired"] = found.fired
             write_json(out / RESULT_FILE, result)

@@ -5,12 +5,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.stats import spearmanr
+from verbs import compare_heads
 
 from llava_hh.attribution.agreement import RESAMPLES, compare_rankings, correlate_ranks, in_how_many, load_ranking
 from llava_hh.datasets import images_with_objects
 from llava_hh.heads import PUBLISHED, Head
-from llava_hh.scripts import attribute_subset, compare_decoding, compare_heads
+from llava_hh.scripts import attribute, compare_decoding
 
 
 def write_list(path, heads, **content):
@@ -75,7 +77,7 @@ def test_script_with_a_published_list(tmp_path, capsys):
     heads = json.loads((PUBLISHED / "llava-v1.5-7b.json").read_text())["hal_heads"]
     own = write_list(tmp_path / "own.json", heads[1:5] + [[0, 0]], n_layers=32, n_heads=32)
     out = tmp_path / "out.json"
-    compare_heads.main([str(PUBLISHED / "llava-v1.5-7b.json"), str(own), "--top-k", "5", "--out", str(out)])
+    compare_heads([str(PUBLISHED / "llava-v1.5-7b.json"), str(own), "--top-k", "5", "--out", str(out)])
     content = json.loads(out.read_text())
     assert [content["pairs"][0]["overlap"][k]["n"] for k in ("1", "2", "5")] == [0, 1, 4]
     assert [entry["head"] for entry in content["heads"]] == [*heads[1:5], heads[0], [0, 0]]
@@ -94,7 +96,7 @@ def test_script_with_a_published_list(tmp_path, capsys):
 )
 def test_script_refuses(lists, line, capsys):
     with pytest.raises(SystemExit):
-        compare_heads.main([str(PUBLISHED / f"llava-v1.5-{name}.json") for name in lists])
+        compare_heads([str(PUBLISHED / f"llava-v1.5-{name}.json") for name in lists])
     assert line in capsys.readouterr().err
 
 
@@ -130,14 +132,14 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
     """A part's scores are differences of means over its own words; all images give the whole list."""
     folder, captions, objects = parts_of(tiny_results)
     whole = json.loads((folder / "attribution_result.json").read_text())
-    flags = ["--attribution", str(folder), "--captions", str(captions)]
-    attribute_subset.main([*flags, "--out", str(tmp_path / "all")])
+    flags = ["--of", str(folder), "--captions", str(captions)]
+    attribute.main([*flags, "--out", str(tmp_path / "all")])
     everything = json.loads((tmp_path / "all" / "attribution_result.json").read_text())
     for key in ("hal_heads", "non_hal_heads", "contrastive_influence", "interval", "modules", "stability"):
         assert everything[key] == whole[key], key
 
     rows = [json.loads(line) for line in (folder / "targets.jsonl").read_text().splitlines()]
-    arrays = attribute_subset.load_file(folder / "ablations.safetensors")
+    arrays = load_file(folder / "ablations.safetensors")
     drops = np.exp(arrays["clean"])[:, None, None] - np.exp(arrays["heads"])
     for name in sorted({own for names in objects.values() for own in names}):
         means = []
@@ -152,7 +154,7 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
             break
     else:
         pytest.fail("no object splits these images")
-    attribute_subset.main([*flags, "--with-object", name, "--out", str(tmp_path / "part")])
+    attribute.main([*flags, "--with-object", name, "--out", str(tmp_path / "part")])
     part = json.loads((tmp_path / "part" / "attribution_result.json").read_text())
     assert part["contrastive_influence"] == pytest.approx(means[0] - means[1], abs=1e-6)
     assert part["n_captions"] == sum(name in names for names in objects.values())
@@ -169,7 +171,7 @@ def test_captions_of_another_run_are_refused(tiny_results, tmp_path, capsys):
     (tmp_path / "same.json").write_text(json.dumps(content))
     for other in (tiny_results / "val2014" / "greedy" / "captions_eval_results.json", tmp_path / "same.json"):
         with pytest.raises(SystemExit):
-            attribute_subset.main(["--attribution", str(folder), "--captions", str(other), "--out", str(tmp_path)])
+            attribute.main(["--of", str(folder), "--captions", str(other), "--out", str(tmp_path)])
         assert f"--captions {other}: other captions than {folder} was made of" in capsys.readouterr().err
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from verbs import score_chair
 
 from llava_hh.identity import identify_checkpoint
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +52,7 @@ def caption_flags(checkpoint: Path, coco: Path, out: Path, *more: object) -> lis
 def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("captions")
     caption.main([str(flag) for flag in caption_flags(tiny_checkpoint, tiny_coco, out)])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -118,7 +119,7 @@ def test_broken_line_of_captions(captions, tiny_coco, tmp_path, refused):
     broken = tmp_path / "captions.jsonl"
     broken.write_text("\n".join([*lines[:3], lines[3][:40], *lines[4:]]))
     flags = ["--captions", broken, "--annotations", tiny_coco / "annotations"]
-    refused(evaluate_chair.main, flags, f"{broken}, row 4: not JSON")
+    refused(score_chair, flags, f"{broken}, row 4: not JSON")
 
 
 def test_broken_result_file(captions, tiny_checkpoint, tiny_coco, tmp_path, refused):
@@ -136,7 +137,7 @@ def test_broken_annotations(kind, captions, tiny_checkpoint, coco, refused, tmp_
     path = coco / "annotations" / f"{kind}_train2014.json"
     path.write_text(path.read_text()[:500])
     flags = ["--captions", captions / "captions.jsonl", "--annotations", coco / "annotations", "--out", tmp_path / "x"]
-    refused(evaluate_chair.main, flags, str(path))
+    refused(score_chair, flags, str(path))
     if kind == "captions":
         refused(caption.main, caption_flags(tiny_checkpoint, coco, tmp_path / "out"), str(path))
 
@@ -182,7 +183,7 @@ def test_empty_folders(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     refused(caption.main, [*flags, "--image-folder", empty], f"{empty}/", "no such image")
     refused(caption.main, [*flags, "--annotations", empty], str(empty), "captions_train2014.json")
     refused(caption.main, [*flags, "--model", empty], f"{empty}: no config.json")
-    refused(evaluate_chair.main, ["--captions", captions / "captions.jsonl", "--annotations", empty], str(empty))
+    refused(score_chair, ["--captions", captions / "captions.jsonl", "--annotations", empty], str(empty))
 
 
 def test_no_hallucinated_word(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):

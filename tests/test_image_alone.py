@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_scripts import caption_flags
 from tiny_newer import save_tiny_family
+from verbs import score_chair
 
 from llava_hh.analysis.inheritance import load_base
 from llava_hh.attention import heads_on_image_alone
@@ -23,10 +24,9 @@ from llava_hh.scripts import (
     choose_adhh,
     compare_decoding,
     compare_finetuning,
-    evaluate_chair,
     figure,
+    finetune,
     reference_loss,
-    targeted_finetune,
 )
 from newer_models import evaluate
 
@@ -53,7 +53,7 @@ def words(checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
     """The flags of what looks at captions."""
     folder = tmp_path_factory.mktemp("words")
     caption.main([*caption_flags(checkpoint, tiny_coco, folder), "--limit", "6"])
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "train2014"]
     return [str(flag) for flag in (*flags, "--captions", folder / "captions_eval_results.json", "--limit", 3)]
 
@@ -103,14 +103,14 @@ def test_removal_draws_from_all_heads(checkpoint, tiny_coco, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script", [choose_adhh, compare_finetuning, reference_loss, analyze_attention_reweight, targeted_finetune]
+    "script", [choose_adhh, compare_finetuning, reference_loss, analyze_attention_reweight, finetune]
 )
 def test_a_list_that_a_method_cannot_take_is_refused_before_any_captioning(
     script, checkpoint, tiny_coco, tmp_path, capsys
 ):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out"]
     flags += [*heads_file(tmp_path, [[0, 1], [1, 2], [1, 0]])]
-    if script is targeted_finetune:
+    if script is finetune:
         data = [{"id": "0", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "dog"}]}]
         (tmp_path / "data.json").write_text(json.dumps(data))
         flags += ["--data", tmp_path / "data.json", "--random-heads", 1]

@@ -12,6 +12,7 @@ from test_scripts import attribute_flags, caption_flags
 from tiny import tiny_mllama
 from tiny_newer import save_tiny_family
 from torch.testing import assert_close
+from verbs import score_chair
 
 from llava_hh.data.images import load_image
 from llava_hh.decoding.method import generate_greedily
@@ -20,7 +21,7 @@ from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import attribute, caption, evaluate_chair, targeted_finetune
+from llava_hh.scripts import attribute, caption, finetune
 from newer_models import evaluate
 from newer_models.released import remove_as_released
 
@@ -103,7 +104,7 @@ def test_attribution_of_mllama_from_captions_on(mllama_path, tiny_coco, tmp_path
     """Cross-attention layers are ranked with the others."""
     caption.main(caption_flags(mllama_path, tiny_coco, tmp_path))
     annotations = str(tiny_coco / "annotations")
-    evaluate_chair.main(["--captions", str(tmp_path / "captions.jsonl"), "--annotations", annotations])
+    score_chair(["--captions", str(tmp_path / "captions.jsonl"), "--annotations", annotations])
     result = tmp_path / "captions_eval_results.json"
     attribute.main(attribute_flags(mllama_path, tiny_coco, result, tmp_path / "heads"))
     found = json.loads((tmp_path / "heads/attribution_result.json").read_text())
@@ -139,7 +140,7 @@ def test_finetuning_leaves_a_checkpoint_of_the_family(name, tiny_coco, tmp_path)
     flags = ["--model", tmp_path / "model", "--heads", tmp_path / "heads.json", "--top-k", 2, "--no-lm-head"]
     flags += ["--data", tiny_coco / "instruct_train2014.json", "--image-folder", tiny_coco, "--max-length", 60]
     flags += ["--steps", 2, "--batch-size", 3, "--learning-rate", 1e-2, "--out", tmp_path / "out"]
-    targeted_finetune.main([str(flag) for flag in flags])
+    finetune.main([str(flag) for flag in flags])
     before, after = load_lvlm(tmp_path / "model"), load_lvlm(tmp_path / "out/model")
     image = load_image(next((tiny_coco / "train2014").iterdir()))
     moved = [

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write_official
 from test_repository import ROOT, calls_of
+from verbs import score_chair
 
 from baselines import evaluate
-from llava_hh.scripts import caption, evaluate_chair
+from llava_hh.scripts import caption
 
 ROWS = [
     {"question_id": 1, "image": f"{CANS}.jpg", "image_id": CANS, "text": "Two cans, a cup and a dog on a table."},
@@ -31,7 +32,7 @@ def annotations(request, tmp_path) -> Path:
 def test_captions_are_scored(annotations, id_key, tmp_path, capsys):
     captions = write_rows(tmp_path / "captions.jsonl", ROWS)
     argv = ["--dataset", "nocaps", "--captions", str(captions), "--annotations", str(annotations), "--id-key", id_key]
-    evaluate_chair.main(argv)
+    score_chair(argv)
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     first, second = result["sentences"]
     assert (first["image_id"], first["question_id"]) == (CANS, 1)
@@ -57,17 +58,15 @@ def refused(main, capsys, *argv) -> str:
 def test_wrong_flags_and_rows(annotations, tmp_path, capsys):
     captions = write_rows(tmp_path / "captions.jsonl", ROWS)
     given = ["--dataset", "nocaps", "--captions", captions]
-    error = refused(evaluate_chair.main, capsys, *given, "--objects", captions)
+    error = refused(score_chair, capsys, *given, "--objects", captions)
     assert f"{captions}, row 1: expected `image_id` and `objects`, a list of names; no `objects`" in error
     given += ["--annotations", annotations]
-    assert "--variant clean: nocaps-CHAIR has only" in refused(
-        evaluate_chair.main, capsys, *given, "--variant", "clean"
-    )
-    error = refused(evaluate_chair.main, capsys, *given, "--id-key", "question_id")
+    assert "--variant clean: nocaps-CHAIR has only" in refused(score_chair, capsys, *given, "--variant", "clean")
+    error = refused(score_chair, capsys, *given, "--id-key", "question_id")
     assert f"{captions}, row 1: 'question_id' (--id-key) is 1; expected the Open Images id of an image" in error
     write_rows(captions, [*ROWS, {**ROWS[0], "image_id": "f" * 16}])
-    assert f"row 3: image {'f' * 16} has no ground truth" in refused(evaluate_chair.main, capsys, *given)
-    evaluate_chair.main([*map(str, given), "--skip-bad"])
+    assert f"row 3: image {'f' * 16} has no ground truth" in refused(score_chair, capsys, *given)
+    score_chair([*map(str, given), "--skip-bad"])
     assert "1 bad rows skipped" in capsys.readouterr().out
 
 
@@ -100,7 +99,7 @@ def test_the_harness(flags, annotations, tmp_path, capsys):
     assert [row["image"] for row in rows] == [f"{name}.jpg" for name in numbers]
 
     again = ["--captions", out / "greedy" / "captions.jsonl", "--annotations", annotations, "--out", tmp_path / "own"]
-    evaluate_chair.main(["--dataset", "nocaps", *map(str, again)])
+    score_chair(["--dataset", "nocaps", *map(str, again)])
     own = json.loads((tmp_path / "own").read_text())
     assert own["overall_metrics"]["CHAIRi"] == result["overall_metrics"]["CHAIRi"]
     assert [entry["mentions"] for entry in own["sentences"]] == [entry["mentions"] for entry in result["sentences"]]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_repository import BASELINES, MODULES, NEWER
 from tiny_checkpoint import SINGLE_WORDS
+from verbs import compare_details, report_html
 
 from llava_hh.comparison import compare
 from llava_hh.figures import caption_examples
@@ -20,7 +21,7 @@ from llava_hh.figures.style import picture, plt, save_figure
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.metrics.chair import corpus_metrics, score_caption
 from llava_hh.metrics.compare import summarise
-from llava_hh.scripts import choose_adhh, compare_decoding, explain_chair, figure, report
+from llava_hh.scripts import choose_adhh, compare_decoding, figure
 
 OBJECTS = [{"dog"}, {"dog", "chair"}, {"cat"}, set()]
 LEGAL = {
@@ -118,7 +119,7 @@ def test_details_and_methods_of_every_legal_kind_are_drawn(name, tmp_path, capsy
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_methods(summary, tmp_path / "summary")
-        explain_chair.main([*map(str, paths), "--out", str(tmp_path / "out")])
+        compare_details([*map(str, paths), "--out", str(tmp_path / "out")])
     for picture_of in ("summary", "out/chair_categories", "out/chair_cooccurrence", "out/chair_positions"):
         assert is_drawn(tmp_path / picture_of)
     assert "warning" not in capsys.readouterr().err
@@ -216,7 +217,7 @@ def test_the_page_is_written_where_nothing_is_hallucinated(tiny_checkpoint, tmp_
         [str(flag) for flag in ("words", *flags, "--heads", "none.json", "--out", tmp_path / "results" / "maps")]
     )
     assert capsys.readouterr().out == f"{captions}: no caption with a hallucinated object, so there are no word maps\n"
-    report.main([str(tmp_path / "results")])
+    report_html([str(tmp_path / "results")])
     assert "Nothing.\\n\\nNothing." in (tmp_path / "results" / "report.html").read_text()
 
 

@@ -11,6 +11,7 @@ from launching import finish, launch
 from test_repository import ROOT, calls_of
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 from transformers import LlavaForConditionalGeneration
+from verbs import report_html
 
 from baselines import evaluate_pope
 from llava_hh.data.images import load_image
@@ -20,7 +21,6 @@ from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids
-from llava_hh.scripts import report
 
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
@@ -210,7 +210,7 @@ def test_wrapper(tmp_path):
 def test_the_report_has_its_table(done, tiny_results, tmp_path):
     folder = Path(shutil.copytree(tiny_results, tmp_path / "results"))
     shutil.copytree(done, folder / "pope" / "val2014")
-    report.main([str(folder)])
+    report_html([str(folder)])
     page = (folder / "report.html").read_text()
     assert "pope/val2014/pope.json" in page and "unknown % (strict)" in page and "adversarial" in page
     accuracy = read_json(done / "pope.json")["methods"]["greedy"]["logits"]["popular"]["accuracy"]

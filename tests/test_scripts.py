@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from verbs import score_chair
 
 from llava_hh.files import sha256
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding
 
 ROOT = Path(__file__).parents[1]
 LENGTH = "10"
@@ -36,7 +37,7 @@ def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
     """A folder with greedy captions and their evaluation."""
     out = tmp_path_factory.mktemp("captions")
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, out))
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -136,7 +137,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
 def test_kill_and_rerun_leave_the_same_bytes(tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
     """kill -9 after the first finished block; the rerun completes the rest. Other scripts: test_faults.py."""
     flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
-    command = [sys.executable, "-m", "llava_hh.scripts.attribute", *flags]
+    command = [sys.executable, "-m", "llava_hh", "attribute", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     blocks = tmp_path / "blocks"
