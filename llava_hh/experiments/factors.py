@@ -20,6 +20,8 @@ class Factors(Figure):
     """
 
     paper = "REWEIGHT"  # by span
+    example = " --summary results/mini/full/attention_reweight/summary_txt.json --span after_image"
+    options: Mapping[str, Any] = {"span": "SPAN"}  # until it runs
 
     @property
     def name(self) -> str:  # type: ignore[override]

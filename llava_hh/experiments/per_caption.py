@@ -108,6 +108,7 @@ class Figure:
     name: ClassVar[str]
     paper: ClassVar[str | None] = None
     profile: ClassVar[Mapping[str, Template]] = {}
+    example: ClassVar[str] = ""  # further flags of the example in its help
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:
