@@ -16,8 +16,7 @@ from pathlib import Path
 
 from llava_hh.files import read_json, sha256, write_text
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.models.original import has_tower, language_files
-from llava_hh.models.original_fields import is_original, tower_folder
+from llava_hh.models.original_fields import has_tower, is_original, language_files, tower_folder
 from llava_hh.models.weight_files import PROJECTOR, weight_files
 from llava_hh.progress import progress
 from llava_hh.settings import digest_of

@@ -12,7 +12,8 @@ from verbs import compare_heads
 from llava_hh.attribution.agreement import RESAMPLES, compare_rankings, correlate_ranks, in_how_many, load_ranking
 from llava_hh.datasets import images_with_objects
 from llava_hh.heads import PUBLISHED, Head
-from llava_hh.scripts import attribute, compare_decoding
+from llava_hh.metrics.compare import compare_with_reference
+from llava_hh.scripts import attribute, evaluate
 
 
 def write_list(path, heads, **content):
@@ -176,34 +177,35 @@ def test_captions_of_another_run_are_refused(tiny_results, tmp_path, capsys):
 
 
 def test_decoding_with_lists_of_other_data_sets(tiny_checkpoint, tiny_coco, tmp_path):
-    """Each list is AD-HH with its heads; the same list under another name is no different from the first."""
+    """Each list is AD-HH with its heads, compared with greedy decoding and with the first list."""
     own = write_list(tmp_path / "own.json", FIRST)
     other = write_list(tmp_path / "other.json", SECOND[2:])
     truth = json.loads((tiny_coco / "annotations" / "instances_val2014.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     name = min(names[row["category_id"]] for row in truth["annotations"])
     out = tmp_path / "out"
-    compare_decoding.main(
+    settings = "top_k=2,threshold=0.1"
+    methods = [f'adhh:{settings},heads="{own}"', f'adhh:{settings},heads="{other}",label=b']
+    evaluate.main(
         ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "val2014")]
         + ["--annotations", str(tiny_coco / "annotations"), "--max-new-tokens", "6", "--without-object", name]
-        + ["--heads", str(own), "--other-heads", f"b={other}", f"same={own}", "--top-k", "2", "--threshold", "0.1"]
-        + ["--random-draws", "1", "--out", str(out)]
+        + ["--methods", *methods, "--out", str(out)]
     )
     summary = json.loads((out / "summary.json").read_text())
-    kept = json.loads((out / "adhh_b" / "captions_eval_results.json").read_text())["sentences"]
+    _, first, second = summary["methods"]
+    kept = json.loads((out / second / "captions_eval_results.json").read_text())["sentences"]
     assert kept
     assert all(name not in entry["mscoco_gt_words"] for entry in kept)
     assert summary["settings"]["draw"]["without_object"] == [name]
     heads = {
         method: json.loads((out / method / "run.json").read_text())["settings"]["interventions"][0]["heads"]
-        for method in ("adhh", "adhh_b", "adhh_same")
+        for method in (first, second)
     }
-    assert heads == {"adhh": FIRST[:2], "adhh_b": SECOND[2:4], "adhh_same": FIRST[:2]}
-    assert all(own["difference"] == 0 for own in summary["methods"]["adhh_same"]["minus_adhh"].values())
-    assert set(summary["methods"]["adhh_b"]) >= {"minus_greedy", "minus_adhh"}
-
-
-def test_names_of_other_lists():
-    for wrong in (["list.json"], ["a/b=list.json"], ["=list.json"], ["a=1.json", "a=2.json"]):
-        with pytest.raises(ValueError, match="expected NAME=FILE"):
-            compare_decoding.named_files(wrong)
+    assert heads == {first: FIRST[:2], second: SECOND[2:4]}
+    assert summary["methods"][second]["label"] == "b"
+    assert summary["methods"][second]["minus_first_of_kind"].pop("first") == first
+    sentences = {
+        method: json.loads((out / method / "captions_eval_results.json").read_text())["sentences"]
+        for method in (first, second)
+    }
+    assert summary["methods"][second]["minus_first_of_kind"] == compare_with_reference(sentences, first)[second]

@@ -13,7 +13,7 @@ from PIL import Image
 from verbs import score_chair
 
 from llava_hh.identity import identify_checkpoint
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding
+from llava_hh.scripts import attribute, caption, evaluate
 
 ROOT = Path(__file__).parents[1]
 
@@ -147,10 +147,10 @@ def write_heads(path: Path, heads: list, model: dict | None = None) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", [caption, compare_decoding, choose_adhh])
+@pytest.mark.parametrize("script", [caption, evaluate])
 def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tmp_path, refused):
-    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--top-k", 2)
-    flags += ["--edit", "zero"] if script is caption else []
+    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out")
+    flags += ["--method" if script is caption else "--methods", "removal:top_k=2"]
     heads = tmp_path / "heads.json"
     flags += ["--heads", heads]
     write_heads(heads, [[0, 1], [31, 2]])
@@ -171,9 +171,9 @@ def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tm
         script.main([str(flag) for flag in [*flags, "--limit", 2]])
 
 
-def test_heads_without_edit_and_edit_without_heads(tiny_checkpoint, coco, tmp_path, refused):
-    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--edit", "adhh")
-    refused(caption.main, flags, "--edit adhh needs --heads")
+def test_a_method_without_heads(tiny_checkpoint, coco, tmp_path, refused):
+    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--method", "adhh")
+    refused(caption.main, flags, "method 'adhh' needs heads=FILE, or --heads")
 
 
 def test_empty_folders(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
@@ -213,15 +213,15 @@ def test_folder_of_other_settings(tiny_checkpoint, tiny_coco, captions, refused)
     assert (captions / "captions.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("script", [caption, compare_decoding, attribute])
+@pytest.mark.parametrize("script", [caption, evaluate, attribute])
 def test_unwritable_folder(script, tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     (tmp_path / "file").write_text("")
     flags = caption_flags(tiny_checkpoint, tiny_coco, tmp_path)
     if script is attribute:
         flags = ["--model", tiny_checkpoint, "--captions", captions / "captions_eval_results.json"]
         flags += ["--image-folder", tiny_coco / "train2014"]
-    if script is compare_decoding:
-        flags += ["--heads", write_heads(tmp_path / "heads.json", [[0, 1]]), "--top-k", 1]
+    if script is evaluate:
+        flags += ["--heads", write_heads(tmp_path / "heads.json", [[0, 1]]), "--methods", "adhh:top_k=1"]
     for folder in (tmp_path / "file" / "out", Path("/proc/results")):
         refused(script.main, [*flags, "--out", folder], f"--out {folder}: cannot be written")
 

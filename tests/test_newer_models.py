@@ -1,13 +1,11 @@
 """newer_models and its profiles end to end on random models; attribution of a model that reads images in layers."""
 
-import importlib
 import json
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from test_repository import ROOT, calls_of
 from test_scripts import attribute_flags, caption_flags
 from tiny import tiny_mllama
 from tiny_newer import save_tiny_family
@@ -16,7 +14,6 @@ from verbs import score_chair
 
 from llava_hh.data.images import load_image
 from llava_hh.decoding.method import generate_greedily
-from llava_hh.heads import check_heads, load_heads
 from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
 from llava_hh.mini.dataset import write_instructions
@@ -25,7 +22,6 @@ from llava_hh.scripts import attribute, caption, finetune
 from newer_models import evaluate
 from newer_models.released import remove_as_released
 
-PROFILES = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
 
 
 @pytest.fixture(scope="module")
@@ -110,25 +106,6 @@ def test_attribution_of_mllama_from_captions_on(mllama_path, tiny_coco, tmp_path
     found = json.loads((tmp_path / "heads/attribution_result.json").read_text())
     scores = torch.tensor(found["contrastive_influence"])
     assert scores.shape == (3, 4) and (scores != 0).all()
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("wrapper", ["newer_models/decoding.sh", "bash_scripts/attribute.sh"])
-def test_profiles_of_newer_models(profile, wrapper, tmp_path):
-    asked = set()
-    for module, *given in calls_of(ROOT / wrapper, profile, tmp_path):
-        args = importlib.import_module(module).parser().parse_args(given)
-        asked.add(getattr(args, "prompt", None))
-        if module == "newer_models.evaluate":
-            assert (args.top_k, args.limit) == (10, 500)
-            assert (args.threshold is None) == profile.startswith("llama")
-            published = profile.startswith(("llama", "chameleon"))
-            assert (args.heads.parts[:2] == ("checkpoints", "heads")) == published
-            if published:
-                size = json.loads((ROOT / args.heads).read_text())
-                check_heads(load_heads(ROOT / args.heads, top_k=10), size["n_layers"], size["n_heads"])
-    order = "<image>" if profile.startswith("chameleon") else ""
-    assert f"Please describe this image in detail.{order}" in asked
 
 
 @pytest.mark.parametrize("name", ["mllama", "chameleon", "qwen2_5_vl", "gemma3"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write_official
-from test_repository import ROOT, calls_of
 from verbs import score_chair
 
 from baselines import evaluate
@@ -116,26 +115,3 @@ def test_captions_without_ground_truth_need_only_the_list(flags, annotations, tm
     caption.main([*flags, "--out", str(tmp_path / "out")])
     rows = (tmp_path / "out" / "captions.jsonl").read_text().splitlines()
     assert [json.loads(row)["image_id"] for row in rows] == [CANS, STREET, SHOES]
-
-
-@pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
-def test_wrappers_take_nocaps(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("DATASET", "nocaps")
-    [(_, *given)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "llava-v1.5-7b", tmp_path)
-    args = evaluate.parser().parse_args(given)
-    assert (args.dataset, args.split, args.limit) == ("nocaps", "out-domain", 500)
-    assert (args.image_folder, args.annotations) == (
-        Path("dataset/nocaps/images/val"),
-        Path("dataset/nocaps/annotations"),
-    )
-    assert args.out == Path("results/coco/llava-v1.5-7b/baselines/nocaps_out-domain-500-seed42")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "message"), [("nocaps", "PROFILE=mini has no nocaps"), ("flickr", "no such data set")]
-)
-def test_wrappers_refuse_what_is_not_there(dataset, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("DATASET", dataset)
-    (tmp_path / "calls").write_text("")
-    with pytest.raises(AssertionError, match=f"error: DATASET={dataset}: {message}"):
-        calls_of(ROOT / "baselines/bash_scripts/eval_baselines.sh", "mini", tmp_path)

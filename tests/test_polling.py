@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from launching import finish, launch
-from test_repository import ROOT, calls_of
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 from transformers import LlavaForConditionalGeneration
 from verbs import report_html
@@ -195,16 +194,6 @@ def test_wrong_flags_are_one_line(flags, done, tiny_checkpoint, tmp_path, capsys
     assert "max_new_tokens was 3, is 4" in one_line_error([*flags, *out, "--max-new-tokens", 4], capsys)
     wordless = [*flags, "--model", tiny_checkpoint, "--out", tmp_path / "wordless"]
     assert "no token for the word yes" in one_line_error(wordless, capsys)
-
-
-def test_wrapper(tmp_path):
-    [(module, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "mini", tmp_path)
-    args = evaluate_pope.parser().parse_args(given)
-    assert module == "baselines.evaluate_pope"
-    assert (args.limit, args.questions, args.top_k, args.threshold) == (60, None, 2, 0.965)
-    (tmp_path / "llava").mkdir()
-    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
-    assert evaluate_pope.parser().parse_args(given).limit == 500
 
 
 def test_the_report_has_its_table(done, tiny_results, tmp_path):

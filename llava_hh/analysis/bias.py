@@ -11,6 +11,7 @@ from llava_hh.hooks import record
 from llava_hh.memory import in_parts
 from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.spans import after_last_image
 
 # What a row of attention is split into; the four sum to 1.
 PARTS = ("image_mass", "question_mass", "generated_mass", "rest_mass")
@@ -59,10 +60,8 @@ def part_masks(image: Tensor, start: int) -> Tensor:
     Args:
         image: (key,) bool; start: the first key of the answer.
     """
-    keys = torch.arange(len(image))
-    last_image = int(keys[image].max()) if image.any() else len(keys)
-    generated = keys >= start
-    question = (keys > last_image) & ~generated
+    generated = torch.arange(len(image)) >= start
+    question = after_last_image(image[None], len(image))[0] & ~generated
     return torch.stack([image, question, generated, ~(image | question | generated)]).float()
 
 

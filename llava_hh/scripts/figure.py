@@ -22,6 +22,7 @@ FIGURES = {
     "divergence": "llava_hh.experiments.divergence:Divergence",
     "words": "llava_hh.experiments.words:Words",
     "modules": "llava_hh.experiments.modules:Modules",
+    "factors": "llava_hh.experiments.factors:Factors",
 }
 # what a profile fills of the flags that several figures have
 TEMPLATES = {
