@@ -1,6 +1,7 @@
 """What a fine-tuning is known by: DeepSpeed's configuration and the images; and what its summary says of its model."""
 
 import json
+import sys
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -67,6 +68,7 @@ def test_each_image_is_read_once_and_by_one_process(tmp_path, monkeypatch):
     for name in (names[0], names[1]):
         (tmp_path / name).write_text(name)
     team, read = Mock(rank=0, count=2, exchange=lambda own: [own, json.dumps([None, "of z"])]), []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # bars are for terminals
     monkeypatch.setattr(runs, "processes", lambda: team)
     monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or f"of {path.stem}")
     found = digests_of_images(tmp_path, [*names, *names])
