@@ -19,6 +19,7 @@ class Factors(Figure):
     each where random heads are to stand beside. Greedy decoding is the factor 1.
     """
 
+    folder = "attention_reweight"
     paper = "REWEIGHT"  # by span
 
     @property
