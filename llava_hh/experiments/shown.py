@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.comparison import SHOWN, cell, note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.comparison import SHOWN, cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
 from llava_hh.evaluation import RESULT_FILE
 from llava_hh.experiments.choice import choice_of
 from llava_hh.experiments.losses import CAPTION_METRICS

@@ -59,7 +59,7 @@ def add_figure(parser: ScriptParser, name: str) -> None:
     figure = figure_of(name)
     about = getdoc(figure) or ""
     own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} --profile mini{figure.example}")
-    templates = {"out": f"{ATTRIBUTED}/{figure.name}", **figure.profile}
+    templates = {"out": f"{ATTRIBUTED}/{figure.folder or figure.name}", **figure.profile}
     if isinstance(figure, CaptionFigure):
         add_caption_flags(own)
         add_head_flags(own)
