@@ -12,5 +12,5 @@ launch llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$report_images" --seed "$draw_seed" \
     --methods "adhh:top_k=$top_k,threshold=$threshold" \
         "random:draws=$random_draws,of=adhh" "random:draws=$random_draws,of=adhh,match=rate" \
-    --choosing-captions "$attributed/captions_eval_results.json" \
+    --choosing-captions "$attributed/captions_eval_results.json" --choosing-images "$coco_path/train2014" \
     --out "$result_path/$(drawn "$split" "$report_images" "$draw_seed" "$@")" "$@"

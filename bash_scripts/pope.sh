@@ -7,11 +7,9 @@ set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 split=val2014
-suffix=llava    # what follows the question: that of LLaVA-1.5's evaluation; vcd; none
-answer_tokens=8 # longest answer
+suffix=llava  # what follows the question: that of LLaVA-1.5's evaluation; vcd; none
 
 launch llava_hh evaluate --profile "$PROFILE" \
-    --task pope ${pope_questions:+--questions "$pope_questions"} --suffix "$suffix" \
-    --split "$split" --limit "$pope_images" --seed "$draw_seed" --max-new-tokens "$answer_tokens" \
+    --task pope --suffix "$suffix" --split "$split" --limit "$pope_images" --seed "$draw_seed" \
     --methods "adhh:top_k=$top_k,threshold=$threshold" \
     --out "$result_path/pope/$(drawn "$split" "$pope_images" "$draw_seed" "$@")" "$@"

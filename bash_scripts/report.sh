@@ -1,13 +1,13 @@
 #!/bin/sh
 # The results of a profile as one page to look at: where the top heads look at object words is recorded, then report.html
 # written. Needs bash_scripts/attribute.sh and bash_scripts/decoding.sh; shows whatever else is there.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/report.sh [flags of figure words and report]
-# A flag goes to those of the two that know it; --limit goes to report (images in its browser).
+# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/report.sh [flags of figure words and report html]
+# A flag goes to those of the two that know it; --limit goes to html (images in its browser).
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 keep_own "--captions --image-folder --out" "change result_path of a profile of your own" "$@"
-share "figure.words report" "report: --limit" "$@"
+share "figure.words report.html" "html: --limit" "$@"
 top_heads=5
 words_of=24  # captions with a hallucination, of each split
 decoded="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
@@ -20,4 +20,4 @@ with words launch llava_hh figure words --profile "$PROFILE" \
     --captions "$decoded/greedy/captions_eval_results.json" --image-folder "$coco_path/val2014" \
     --top-k "$top_heads" --limit "$words_of" --out "$decoded/greedy/word_maps"
 
-with report launch llava_hh report "$result_path" --first "$attributed" "$decoded"
+with html launch llava_hh report html "$result_path" --first "$attributed" "$decoded"

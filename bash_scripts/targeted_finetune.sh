@@ -5,13 +5,13 @@
 # Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and
 # targeted_finetune/val2014-<finetune_report_images>-seed42/summary.json under result_path.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/targeted_finetune.sh [flags of finetune and evaluate]
-# A flag goes to those of the two that know it; --image-folder, --batch-size and --skip-bad go to finetune.
+# A flag goes to those of the two that know it; --image-folder and --batch-size go to finetune.
 # --limit is evaluate's: the number of images to caption.
 set -eu
 cd "$(dirname "$0")/.."
 . bash_scripts/profile.sh
 keep_own "--seed --random-heads --out" "change finetune_seeds or result_path of a profile of your own" "$@"
-share "finetune evaluate" "finetune: --image-folder --batch-size --skip-bad" "$@"
+share "finetune evaluate" "finetune: --image-folder --batch-size" "$@"
 split=val2014
 objective=minimize_txt
 ce_coeff=1
@@ -22,13 +22,9 @@ for seed in $finetune_seeds; do
     for kind in heads random; do
         random_heads=
         if [ "$kind" = random ]; then random_heads=$seed; fi
-        with finetune launch llava_hh finetune \
-            --model "$model_path" --heads "$head_list" --top-k "$finetune_top_k" ${random_heads:+--random-heads "$random_heads"} \
-            --data "$instruct_path" --image-folder "$instruct_images" \
-            --objective "$objective" --ce-coeff "$ce_coeff" --attention-coeff "$finetune_attention_coeff" \
-            --steps "$finetune_steps" --batch-size "$finetune_batch_size" --learning-rate "$finetune_learning_rate" \
-            ${finetune_checkpointing:+--gradient-checkpointing} ${finetune_untie:+--untie} --save-every "$save_every" \
-            --seed "$seed" --out "$out/${kind}_$seed"
+        with finetune launch llava_hh finetune --profile "$PROFILE" \
+            --objective "$objective" --ce-coeff "$ce_coeff" --save-every "$save_every" \
+            --seed "$seed" ${random_heads:+--random-heads "$random_heads"} --out "$out/${kind}_$seed"
     done
 done
 

@@ -1,6 +1,6 @@
 """CHAIR at scale: 100,000 captions against 8 million annotation rows, and what the plain way takes for a tenth of it.
 
-Ours is the script evaluate_chair, in a process of its own. Plain: json.load of the annotations, pycocotools' index, and
+Ours is `llava-hh score chair`, in a process of its own. Plain: json.load of the annotations, pycocotools' index, and
 nltk's tokenizer on every caption, in another process; the two take turns on the tenth.
 """
 
@@ -58,7 +58,7 @@ def measure(way: str, n_captions: int, n_rows: int, seed: int) -> dict:
     """One run of one way on data made for it."""
     with tempfile.TemporaryDirectory() as folder:
         captions, annotations = write_data(Path(folder), n_captions, n_rows, seed)
-        command = ["-m", "llava_hh.scripts.evaluate_chair", "--captions", captions, "--annotations", annotations]
+        command = ["-m", "llava_hh", "score", "chair", "--captions", captions, "--annotations", annotations]
         if way == "plain":
             command = ["-c", PLAIN, captions, annotations / "instances_val2014.json"]
         done = measure_process(command)

@@ -18,9 +18,9 @@ sys.path.insert(0, str(REPO / "tests"))
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 
 
-def peak_of(module: str, flags: list[object]) -> float:
-    """Largest resident memory of one run of a script, MiB."""
-    return measure_process(["-m", f"llava_hh.scripts.{module}", *flags])["peak_mib"]
+def peak_of(verb: str, flags: list[object]) -> float:
+    """Largest resident memory of one run of a verb, MiB."""
+    return measure_process(["-m", "llava_hh", *verb.split(), *flags])["peak_mib"]
 
 
 def measure(folder: Path, sizes: list[int], seed: int) -> list[dict]:
@@ -33,7 +33,7 @@ def measure(folder: Path, sizes: list[int], seed: int) -> list[dict]:
         out = folder / str(size)
         sample = ["--annotations", coco / "annotations", "--split", "train2014", "--limit", size, "--seed", seed]
         peaks["caption"].append(peak_of("caption", [*data, *sample, "--max-new-tokens", 10, "--out", out]))
-        peak_of("evaluate_chair", ["--captions", out / "captions.jsonl", "--annotations", coco / "annotations"])
+        peak_of("score chair", ["--captions", out / "captions.jsonl", "--annotations", coco / "annotations"])
         captions = ["--captions", out / "captions_eval_results.json"]
         peaks["attribute"].append(peak_of("attribute", [*data, *captions, "--out", out / "attribution"]))
     return [

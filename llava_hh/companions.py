@@ -9,8 +9,8 @@ from llava_hh.data.nocaps import annotation_files
 from llava_hh.files import refuse_pointer
 from llava_hh.footprint import stored_tensors
 from llava_hh.models.weight_files import check_files
+from llava_hh.profiles import training_checkpoints
 
-LISTS = ("training_checkpoints",)  # settings of several paths, with blanks between
 NONE = "the profile names none"
 MINI = "mini"  # HALC's tools that are made of mini's own vision tower
 
@@ -70,14 +70,15 @@ class Companions:
         return ", ".join(map(str, folders)) or NONE
 
     def _there(self, *names: str) -> list[Path]:
-        """The paths that these settings name; LISTS name several.
+        """The paths that these settings name; training_checkpoints are several.
 
         Raises:
             Unready: none of them is there.
             FileNotFoundError: some are there, and others not.
         """
-        named = [self.profile[name].split() if name in LISTS else [self.profile[name]] for name in names]
-        paths = [self.root / path for group in named for path in filter(None, group)]
+        several = {"training_checkpoints": training_checkpoints(self.profile)}
+        named = [path for name in names for path in several.get(name, [self.profile[name]])]
+        paths = [self.root / path for path in named if path]
         missing = [path for path in paths if not path.exists()]
         if paths and len(missing) == len(paths):
             raise Unready(f"{', '.join(names)}: nothing at {missing[0]} yet")

@@ -21,7 +21,7 @@ from llava_hh.runs import provenance
 from llava_hh.tables import Estimate, Table
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
-LABELS = {
+LABELS = {  # of methods in results that do not say theirs
     "greedy": "greedy",
     "adhh": "AD-HH",
     "removal": "heads removed",
@@ -62,25 +62,25 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not what evaluate_chair writes; names the first entry of another form.
+        ValueError: it is not what llava-hh score chair writes; names the first entry of another form.
     """
     content = read_json(path)
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
-        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
     if not sentences:
-        raise ValueError(f"{path}: no captions there; expected what evaluate_chair writes")
+        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
     for number, entry in enumerate(sentences):
         form = SCORED_FORM if isinstance(entry, dict) else {}
         wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
         if wrong or not form:
-            what = f"its {wrong[0]} is not as evaluate_chair writes it" if wrong else "it is not an object"
+            what = f"its {wrong[0]} is not as llava-hh score chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
     return with_image_ids(path, sentences, metrics["variant"]), metrics
 
 
 def refuse_stale(path: Path, run: object) -> None:
-    """See that captions have not changed since evaluate_chair wrote a result file beside them.
+    """See that captions have not changed since llava-hh score chair wrote a result file beside them.
 
     Args:
         run: what the file says of how it was made.
@@ -92,7 +92,7 @@ def refuse_stale(path: Path, run: object) -> None:
         beside = path.with_name(Path(name).name)
         is_meant = not Path(name).exists() or Path(name).resolve() == beside.resolve()  # else it lies elsewhere
         if is_meant and beside.is_file() and sha256(beside) != digest:
-            raise ValueError(f"{path}: {beside.name} beside it has changed since; run evaluate_chair again")
+            raise ValueError(f"{path}: {beside.name} beside it has changed since; run llava-hh score chair again")
 
 
 def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
@@ -203,9 +203,14 @@ def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
     return f"{bound}{test[key]:.2g}"
 
 
+def label_of(name: str, content: Mapping[str, Any]) -> str:
+    """What a method is called in tables: as its result says, or by its name."""
+    return str(content.get("label") or LABELS.get(name, name))
+
+
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
     """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
-    named = [f"{LABELS.get(name, name)} ({why})" for name, why in settings.get("left_out", {}).items()]
+    named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
     return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
 
@@ -216,7 +221,7 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
     for name, judges in content["methods"].items():
         for judge in ("llava", BY_LOGITS):
             for kind, own in judges.get(judge, {}).items():
-                cells = [judges.get("label", name), kind, judge if judge == BY_LOGITS else "text"]
+                cells = [label_of(name, judges), kind, judge if judge == BY_LOGITS else "text"]
                 cells += [_with_interval(own, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
                 unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
                 rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
@@ -254,5 +259,5 @@ def _times(ratio: float | None) -> str:
 
 
 def _label(name: str, entry: dict) -> str:
-    label = entry.get("label", name)
+    label = label_of(name, entry)
     return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label

@@ -62,7 +62,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
     elif not scored.is_file():
-        raise FileNotFoundError(f"{scored}: not there; run llava_hh.scripts.evaluate_chair, or {SCORED_ANEW}")
+        raise FileNotFoundError(f"{scored}: not there; run llava-hh score chair, or {SCORED_ANEW}")
     else:
         sentences, scoring = read_scored(scored)
     blocks = list(Run(file.parent).finished_blocks())
@@ -125,7 +125,7 @@ def own_problems(captions: Captions) -> Iterator[str]:
     if times > 1:
         yield f"rows: {label} has image {image_id} {times} times; expected one caption an image"
     if captions.stale:
-        yield f"scores: {label} holds other captions than its {RESULT_FILE}; run evaluate_chair, or {SCORED_ANEW}"
+        yield f"scores: {label} holds other captions than its {RESULT_FILE}; run llava-hh score chair, or {SCORED_ANEW}"
     if captions.scoring:
         variant = captions.scoring["variant"]
         rules = load_dataset("nocaps") if variant == NOCAPS else load_dataset("coco", variant)

@@ -161,7 +161,8 @@ class Evaluation:
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = overall_metrics(sentences, self.dataset.variant, references)
-            result = {"sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
+            about = {"label": method.label, "kind": method.kind}
+            result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
             if found.fired:
                 result["fired"] = found.fired
             write_json(out / RESULT_FILE, result)

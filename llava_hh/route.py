@@ -93,7 +93,7 @@ def _known(flag: re.Match, parsers: dict[str, argparse.ArgumentParser]) -> tuple
 def _see_that_it_parses(label: str, parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Parse what was given to a verb, without what the wrapper gives to it."""
     for action in [*parser._actions]:
-        action.required = False
+        action.required = action.needed = False  # `needed` is what a profile may fill
         if not action.option_strings:
             parser._actions.remove(action)
     for group in parser._mutually_exclusive_groups:
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     verbs, own, *words = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(errors="surrogateescape")  # a word may hold any bytes
     label, _, flags = own.partition(":")
-    with errors_in_one_line("--debug" in words):
+    with errors_in_one_line(debug=False):
         found = share(verbs.split(), (label, flags.split()), words)
     for name, given in (found or {}).items():
         print(f"flags_of_{name}={shlex.quote(shlex.join(given))}")

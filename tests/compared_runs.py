@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from verbs import compare_runs, score_chair
 
-from llava_hh.scripts import caption, compare, evaluate_chair
+from llava_hh.scripts import caption
 
 LIMIT = 8
 
@@ -24,19 +25,19 @@ class Runs:
 
     def evaluate(self, folder: Path, *more: object) -> Path:
         flags = ["--captions", folder / "captions.jsonl", "--annotations", self.coco / "annotations", *more]
-        evaluate_chair.main([str(flag) for flag in flags])
+        score_chair([str(flag) for flag in flags])
         return folder
 
     def make(self, name: str, *more: object) -> Path:
         return self.evaluate(self.caption(name, *more))
 
     def edited(self, name: str, *more: object) -> Path:
-        return self.make(name, "--edit", "zero", "--heads", self.heads, "--top-k", 2, *more)
+        return self.make(name, "--method", "removal:top_k=2", "--heads", self.heads, *more)
 
 
 def compared(tmp_path: Path, *flags: object) -> dict:
     out = tmp_path / "comparison.json"
-    compare.main([str(flag) for flag in (*flags, "--out", out)])
+    compare_runs([str(flag) for flag in (*flags, "--out", out)])
     return json.loads(out.read_text())
 
 
@@ -44,7 +45,7 @@ def refusals(capsys: pytest.CaptureFixture, *flags: object) -> list[str]:
     """The lines of the error with which the script stops."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        compare.main([str(flag) for flag in flags])
+        compare_runs([str(flag) for flag in flags])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     return error[error.index("error: ") + len("error: ") :].strip().splitlines()

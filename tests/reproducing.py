@@ -25,7 +25,7 @@ def reproduce(folder: Path, clock: str, record: str = "") -> tuple[list[str], li
         (binaries / name).chmod(0o755)
     (results / "reproduce.txt").write_text(record)
     profile = folder / "own.sh"
-    profile.write_text(f". bash_scripts/profiles/llava-v1.5-7b.sh\nresult_path={results}\nmodel_path={folder}\n")
+    profile.write_text(f'inherit=llava-v1.5-7b\nresult_path="{results}"\nmodel_path="{folder}"\n')
     environment = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PROFILE": str(profile)}
     command = ["/bin/sh", ROOT / "bash_scripts/reproduce.sh"]
     environment["PYTHON"] = str(binaries / "python")

@@ -5,12 +5,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.stats import spearmanr
+from verbs import compare_heads
 
 from llava_hh.attribution.agreement import RESAMPLES, compare_rankings, correlate_ranks, in_how_many, load_ranking
 from llava_hh.datasets import images_with_objects
 from llava_hh.heads import PUBLISHED, Head
-from llava_hh.scripts import attribute_subset, compare_decoding, compare_heads
+from llava_hh.metrics.compare import compare_with_reference
+from llava_hh.scripts import attribute, evaluate
 
 
 def write_list(path, heads, **content):
@@ -75,7 +78,7 @@ def test_script_with_a_published_list(tmp_path, capsys):
     heads = json.loads((PUBLISHED / "llava-v1.5-7b.json").read_text())["hal_heads"]
     own = write_list(tmp_path / "own.json", heads[1:5] + [[0, 0]], n_layers=32, n_heads=32)
     out = tmp_path / "out.json"
-    compare_heads.main([str(PUBLISHED / "llava-v1.5-7b.json"), str(own), "--top-k", "5", "--out", str(out)])
+    compare_heads([str(PUBLISHED / "llava-v1.5-7b.json"), str(own), "--top-k", "5", "--out", str(out)])
     content = json.loads(out.read_text())
     assert [content["pairs"][0]["overlap"][k]["n"] for k in ("1", "2", "5")] == [0, 1, 4]
     assert [entry["head"] for entry in content["heads"]] == [*heads[1:5], heads[0], [0, 0]]
@@ -94,7 +97,7 @@ def test_script_with_a_published_list(tmp_path, capsys):
 )
 def test_script_refuses(lists, line, capsys):
     with pytest.raises(SystemExit):
-        compare_heads.main([str(PUBLISHED / f"llava-v1.5-{name}.json") for name in lists])
+        compare_heads([str(PUBLISHED / f"llava-v1.5-{name}.json") for name in lists])
     assert line in capsys.readouterr().err
 
 
@@ -130,14 +133,14 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
     """A part's scores are differences of means over its own words; all images give the whole list."""
     folder, captions, objects = parts_of(tiny_results)
     whole = json.loads((folder / "attribution_result.json").read_text())
-    flags = ["--attribution", str(folder), "--captions", str(captions)]
-    attribute_subset.main([*flags, "--out", str(tmp_path / "all")])
+    flags = ["--of", str(folder), "--captions", str(captions)]
+    attribute.main([*flags, "--out", str(tmp_path / "all")])
     everything = json.loads((tmp_path / "all" / "attribution_result.json").read_text())
     for key in ("hal_heads", "non_hal_heads", "contrastive_influence", "interval", "modules", "stability"):
         assert everything[key] == whole[key], key
 
     rows = [json.loads(line) for line in (folder / "targets.jsonl").read_text().splitlines()]
-    arrays = attribute_subset.load_file(folder / "ablations.safetensors")
+    arrays = load_file(folder / "ablations.safetensors")
     drops = np.exp(arrays["clean"])[:, None, None] - np.exp(arrays["heads"])
     for name in sorted({own for names in objects.values() for own in names}):
         means = []
@@ -152,7 +155,7 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
             break
     else:
         pytest.fail("no object splits these images")
-    attribute_subset.main([*flags, "--with-object", name, "--out", str(tmp_path / "part")])
+    attribute.main([*flags, "--with-object", name, "--out", str(tmp_path / "part")])
     part = json.loads((tmp_path / "part" / "attribution_result.json").read_text())
     assert part["contrastive_influence"] == pytest.approx(means[0] - means[1], abs=1e-6)
     assert part["n_captions"] == sum(name in names for names in objects.values())
@@ -169,39 +172,40 @@ def test_captions_of_another_run_are_refused(tiny_results, tmp_path, capsys):
     (tmp_path / "same.json").write_text(json.dumps(content))
     for other in (tiny_results / "val2014" / "greedy" / "captions_eval_results.json", tmp_path / "same.json"):
         with pytest.raises(SystemExit):
-            attribute_subset.main(["--attribution", str(folder), "--captions", str(other), "--out", str(tmp_path)])
+            attribute.main(["--of", str(folder), "--captions", str(other), "--out", str(tmp_path)])
         assert f"--captions {other}: other captions than {folder} was made of" in capsys.readouterr().err
 
 
 def test_decoding_with_lists_of_other_data_sets(tiny_checkpoint, tiny_coco, tmp_path):
-    """Each list is AD-HH with its heads; the same list under another name is no different from the first."""
+    """Each list is AD-HH with its heads, compared with greedy decoding and with the first list."""
     own = write_list(tmp_path / "own.json", FIRST)
     other = write_list(tmp_path / "other.json", SECOND[2:])
     truth = json.loads((tiny_coco / "annotations" / "instances_val2014.json").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     name = min(names[row["category_id"]] for row in truth["annotations"])
     out = tmp_path / "out"
-    compare_decoding.main(
+    settings = "top_k=2,threshold=0.1"
+    methods = [f'adhh:{settings},heads="{own}"', f'adhh:{settings},heads="{other}",label=b']
+    evaluate.main(
         ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "val2014")]
         + ["--annotations", str(tiny_coco / "annotations"), "--max-new-tokens", "6", "--without-object", name]
-        + ["--heads", str(own), "--other-heads", f"b={other}", f"same={own}", "--top-k", "2", "--threshold", "0.1"]
-        + ["--random-draws", "1", "--out", str(out)]
+        + ["--methods", *methods, "--out", str(out)]
     )
     summary = json.loads((out / "summary.json").read_text())
-    kept = json.loads((out / "adhh_b" / "captions_eval_results.json").read_text())["sentences"]
+    _, first, second = summary["methods"]
+    kept = json.loads((out / second / "captions_eval_results.json").read_text())["sentences"]
     assert kept
     assert all(name not in entry["mscoco_gt_words"] for entry in kept)
     assert summary["settings"]["draw"]["without_object"] == [name]
     heads = {
         method: json.loads((out / method / "run.json").read_text())["settings"]["interventions"][0]["heads"]
-        for method in ("adhh", "adhh_b", "adhh_same")
+        for method in (first, second)
     }
-    assert heads == {"adhh": FIRST[:2], "adhh_b": SECOND[2:4], "adhh_same": FIRST[:2]}
-    assert all(own["difference"] == 0 for own in summary["methods"]["adhh_same"]["minus_adhh"].values())
-    assert set(summary["methods"]["adhh_b"]) >= {"minus_greedy", "minus_adhh"}
-
-
-def test_names_of_other_lists():
-    for wrong in (["list.json"], ["a/b=list.json"], ["=list.json"], ["a=1.json", "a=2.json"]):
-        with pytest.raises(ValueError, match="expected NAME=FILE"):
-            compare_decoding.named_files(wrong)
+    assert heads == {first: FIRST[:2], second: SECOND[2:4]}
+    assert summary["methods"][second]["label"] == "b"
+    assert summary["methods"][second]["minus_first_of_kind"].pop("first") == first
+    sentences = {
+        method: json.loads((out / method / "captions_eval_results.json").read_text())["sentences"]
+        for method in (first, second)
+    }
+    assert summary["methods"][second]["minus_first_of_kind"] == compare_with_reference(sentences, first)[second]

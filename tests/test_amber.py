@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from verbs import score_benchmark
 
 from llava_hh.data.amber import Annotation, load_amber
 from llava_hh.metrics.amber import (
@@ -16,7 +17,6 @@ from llava_hh.metrics.amber import (
     score_amber,
     score_description,
 )
-from llava_hh.scripts import evaluate_benchmark
 
 RELATION = {
     "dog": [],
@@ -168,7 +168,7 @@ def test_the_script(folder, capsys):
     rows = [{"question_id": 1, "text": ONE}, {"question_id": 3, "text": "No"}]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = ["--benchmark", "amber", "--answers", str(answers), "--annotations", str(folder)]
-    evaluate_benchmark.main(flags)
+    score_benchmark(flags)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "descriptions (n = 1): chair 28.6%, cover 100.0%, hal 100.0%, cog 100.0%"
     assert printed[1] == "questions, all (n = 1): accuracy 100.0%, precision 100.0%, recall 100.0%, f1 100.0%"
@@ -177,7 +177,7 @@ def test_the_script(folder, capsys):
     assert result["sentences"][0]["hallucinated"] == ["cat", "bus"]
     assert result["generative"]["chair"] == 2 / 7
     with pytest.raises(SystemExit):
-        evaluate_benchmark.main([*flags, "--out", str(answers)])
+        score_benchmark([*flags, "--out", str(answers)])
     assert "is an input of this run" in capsys.readouterr().err
 
 
@@ -211,7 +211,7 @@ def test_damaged_files_are_one_line(folder, capsys, file, content, message):
         (folder / file).write_text(content)
     flags = ["--answers", str(folder / "answers.jsonl"), "--annotations", str(folder)]
     with pytest.raises(SystemExit) as stopped:
-        evaluate_benchmark.main(["--benchmark", "amber", *flags])
+        score_benchmark(["--benchmark", "amber", *flags])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
     assert message in error and file in error

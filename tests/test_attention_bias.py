@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from verbs import score_chair
 
 from llava_hh.analysis.bias import attention_parts, summarise_group
 from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import attribute, caption, evaluate_chair, figure
+from llava_hh.scripts import attribute, caption, figure
 
 HEADS = [Head(2, 3), Head(0, 1), Head(2, 0), Head(3, 2)]  # not in the order of the layers
 
@@ -69,7 +70,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
     model = ["--model", str(tiny_checkpoint), "--image-folder", str(tiny_coco / "train2014")]
     sample = ["--annotations", str(tiny_coco / "annotations"), "--split", "train2014", "--max-new-tokens", "8"]
     caption.main([*model, *sample, "--limit", "6", "--out", str(folder)])
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), *sample[:2]])
+    score_chair(["--captions", str(folder / "captions.jsonl"), *sample[:2]])
     captions = ["--captions", str(folder / "captions_eval_results.json")]
     attribute.main([*model, *captions, "--list-length", "3", "--out", str(folder / "heads")])
     heads = ["--heads", str(folder / "heads" / "attribution_result.json"), "--top-k", "3"]

@@ -11,13 +11,14 @@ import torch
 from tiny import IMAGE_LENGTH, IMAGE_TOKEN, N_HEADS, N_LAYERS, TinyBatch, llava_batch, tiny_llama
 from torch.testing import assert_close
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
+from verbs import score_chair
 
 from llava_hh.analysis.inheritance import TextBlocks, split_heads, summarise, text_blocks, tokens_per_cell
 from llava_hh.attention import attention_modules
 from llava_hh.data.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import caption, evaluate_chair, figure
+from llava_hh.scripts import caption, figure
 
 close = {"atol": 1e-5, "rtol": 0}
 
@@ -124,7 +125,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> dict[str, object]:
     data = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "train2014", "--out", folder]
     data += ["--annotations", tiny_coco / "annotations", "--split", "train2014", "--max-new-tokens", 10]
     caption.main([str(flag) for flag in data])
-    evaluate_chair.main([f"--captions={folder / 'captions.jsonl'}", f"--annotations={tiny_coco / 'annotations'}"])
+    score_chair([f"--captions={folder / 'captions.jsonl'}", f"--annotations={tiny_coco / 'annotations'}"])
     save_base(folder / "base", IMAGE_TOKEN)
     heads = {"hal_heads": [[2, 1], [0, 3], [1, 1]], "non_hal_heads": [[3, 0], [1, 2], [0, 0]]}
     (folder / "heads.json").write_text(json.dumps(heads))

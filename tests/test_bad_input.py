@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from verbs import score_chair
 
 from llava_hh.identity import identify_checkpoint
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+from llava_hh.scripts import attribute, caption, evaluate
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +52,7 @@ def caption_flags(checkpoint: Path, coco: Path, out: Path, *more: object) -> lis
 def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("captions")
     caption.main([str(flag) for flag in caption_flags(tiny_checkpoint, tiny_coco, out)])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -118,7 +119,7 @@ def test_broken_line_of_captions(captions, tiny_coco, tmp_path, refused):
     broken = tmp_path / "captions.jsonl"
     broken.write_text("\n".join([*lines[:3], lines[3][:40], *lines[4:]]))
     flags = ["--captions", broken, "--annotations", tiny_coco / "annotations"]
-    refused(evaluate_chair.main, flags, f"{broken}, row 4: not JSON")
+    refused(score_chair, flags, f"{broken}, row 4: not JSON")
 
 
 def test_broken_result_file(captions, tiny_checkpoint, tiny_coco, tmp_path, refused):
@@ -136,7 +137,7 @@ def test_broken_annotations(kind, captions, tiny_checkpoint, coco, refused, tmp_
     path = coco / "annotations" / f"{kind}_train2014.json"
     path.write_text(path.read_text()[:500])
     flags = ["--captions", captions / "captions.jsonl", "--annotations", coco / "annotations", "--out", tmp_path / "x"]
-    refused(evaluate_chair.main, flags, str(path))
+    refused(score_chair, flags, str(path))
     if kind == "captions":
         refused(caption.main, caption_flags(tiny_checkpoint, coco, tmp_path / "out"), str(path))
 
@@ -146,10 +147,10 @@ def write_heads(path: Path, heads: list, model: dict | None = None) -> Path:
     return path
 
 
-@pytest.mark.parametrize("script", [caption, compare_decoding, choose_adhh])
+@pytest.mark.parametrize("script", [caption, evaluate])
 def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tmp_path, refused):
-    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--top-k", 2)
-    flags += ["--edit", "zero"] if script is caption else []
+    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out")
+    flags += ["--method" if script is caption else "--methods", "removal:top_k=2"]
     heads = tmp_path / "heads.json"
     flags += ["--heads", heads]
     write_heads(heads, [[0, 1], [31, 2]])
@@ -170,9 +171,9 @@ def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tm
         script.main([str(flag) for flag in [*flags, "--limit", 2]])
 
 
-def test_heads_without_edit_and_edit_without_heads(tiny_checkpoint, coco, tmp_path, refused):
-    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--edit", "adhh")
-    refused(caption.main, flags, "--edit adhh needs --heads")
+def test_a_method_without_heads(tiny_checkpoint, coco, tmp_path, refused):
+    flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--method", "adhh")
+    refused(caption.main, flags, "method 'adhh' needs heads=FILE, or --heads")
 
 
 def test_empty_folders(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
@@ -182,7 +183,7 @@ def test_empty_folders(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     refused(caption.main, [*flags, "--image-folder", empty], f"{empty}/", "no such image")
     refused(caption.main, [*flags, "--annotations", empty], str(empty), "captions_train2014.json")
     refused(caption.main, [*flags, "--model", empty], f"{empty}: no config.json")
-    refused(evaluate_chair.main, ["--captions", captions / "captions.jsonl", "--annotations", empty], str(empty))
+    refused(score_chair, ["--captions", captions / "captions.jsonl", "--annotations", empty], str(empty))
 
 
 def test_no_hallucinated_word(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
@@ -212,15 +213,15 @@ def test_folder_of_other_settings(tiny_checkpoint, tiny_coco, captions, refused)
     assert (captions / "captions.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("script", [caption, compare_decoding, attribute])
+@pytest.mark.parametrize("script", [caption, evaluate, attribute])
 def test_unwritable_folder(script, tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     (tmp_path / "file").write_text("")
     flags = caption_flags(tiny_checkpoint, tiny_coco, tmp_path)
     if script is attribute:
         flags = ["--model", tiny_checkpoint, "--captions", captions / "captions_eval_results.json"]
         flags += ["--image-folder", tiny_coco / "train2014"]
-    if script is compare_decoding:
-        flags += ["--heads", write_heads(tmp_path / "heads.json", [[0, 1]]), "--top-k", 1]
+    if script is evaluate:
+        flags += ["--heads", write_heads(tmp_path / "heads.json", [[0, 1]]), "--methods", "adhh:top_k=1"]
     for folder in (tmp_path / "file" / "out", Path("/proc/results")):
         refused(script.main, [*flags, "--out", folder], f"--out {folder}: cannot be written")
 

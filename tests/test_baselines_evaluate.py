@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from launching import finish, launch
 from safetensors.torch import load_file, save_file
-from test_repository import ROOT, calls_of
 
 from baselines import dola, evaluate, pai, vcd
 from llava_hh.blocks import Run
@@ -257,16 +256,6 @@ def test_a_folder_of_other_settings_stops_before_any_captioning(flags, done, tmp
     error = one_line_error([*flags, "--methods", "adhh", "vcd_paper", "--out", str(tmp_path)], capsys)
     assert "decoder.alpha was 2, is 1.0" in error
     assert [path.name for path in tmp_path.glob("*/")] == ["vcd_paper"]
-
-
-@pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
-def test_wrappers_name_known_methods_and_share_a_folder(name, tmp_path):
-    [(module, *flags)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "mini", tmp_path)
-    args = evaluate.parser().parse_args(flags)
-    assert module == "baselines.evaluate"
-    assert set(args.methods) <= set(evaluate.METHODS)
-    assert ("tfhh" in args.methods) == bool(args.tfhh_model)
-    assert args.out == Path("results/mini/full/baselines/val2014-60-seed42") and args.limit == 60
 
 
 def test_a_method_may_have_fewer_images(flags, tmp_path):

@@ -12,11 +12,11 @@ from tokenizers.normalizers import Replace
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from llava_hh.mini import tuning, vision
+from llava_hh.mini import stages, tuning, vision
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, PROJECTOR_FILE, VISION_FILE, assemble
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import build_mini
+from llava_hh.scripts import mini
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,9 @@ def test_every_step_and_the_start_become_folders(parts, tmp_path, monkeypatch):
     """Step 0 has the base language model; a rerun leaves finished folders alone."""
     tune(parts, tmp_path / "adapters")
     (tmp_path / "adapters" / VISION_FILE).write_bytes((parts / VISION_FILE).read_bytes())
-    monkeypatch.setattr(build_mini, "SAVED_STEPS", (2, 4))
+    monkeypatch.setattr(stages, "SAVED_STEPS", (2, 4))
     flags = ["--base", parts / "base", "--weights", tmp_path / "adapters", "--steps", tmp_path / "steps"]
-    build_mini.main(["steps", *map(str, flags)])
+    mini.main(["steps", *map(str, flags)])
     models = [load_lvlm(tuning.step_folder(tmp_path / "steps", step)).model.model for step in (0, 2, 4)]
     base = AutoModelForCausalLM.from_pretrained(parts / "base")
     start, first, last = (model.language_model.layers[0].self_attn.q_proj.weight for model in models)
@@ -97,8 +97,8 @@ def test_every_step_and_the_start_become_folders(parts, tmp_path, monkeypatch):
     assert not torch.equal(start, first)
     assert not torch.equal(first, last)
     for name in ("assemble", "save_start"):
-        monkeypatch.setattr(build_mini, name, lambda *_, **__: pytest.fail("a finished folder was made again"))
-    build_mini.main(["steps", *map(str, flags)])
+        monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("a finished folder was made again"))
+    mini.main(["steps", *map(str, flags)])
 
 
 def test_another_seed_trains_another_model(parts, tmp_path):
@@ -108,7 +108,7 @@ def test_another_seed_trains_another_model(parts, tmp_path):
         folder.mkdir()
         (folder / VISION_FILE).write_bytes((parts / VISION_FILE).read_bytes())
         flags = ["--base", parts / "base", "--weights", folder, "--data", parts / "data"]
-        build_mini.main(["tune", *map(str, flags), *seed])
+        mini.main(["tune", *map(str, flags), *seed])
     tuning.tune(parts / "base", parts / VISION_FILE, parts / "data", tmp_path / "expected", seed=3)
     plain, other, expected = (
         load_file(tuning.step_folder(tmp_path / name, 4) / "adapter_model.safetensors")
@@ -132,9 +132,9 @@ def build(tmp_path, monkeypatch, capsys):
     def assembled(base, vision, step, out):
         write(out / "config.json", step.name)
 
-    monkeypatch.setattr(build_mini, "tune", lambda *args: write(tmp_path / "w" / "step-120" / PROJECTOR_FILE, args[-1]))
-    monkeypatch.setattr(build_mini, "assemble", assembled)
-    monkeypatch.setattr(build_mini, "save_start", lambda base, vision, out, seed: write(out / "config.json", seed))
+    monkeypatch.setattr(stages, "tune", lambda *args: write(tmp_path / "w" / "step-120" / PROJECTOR_FILE, args[-1]))
+    monkeypatch.setattr(stages, "assemble", assembled)
+    monkeypatch.setattr(stages, "save_start", lambda base, vision, out, seed: write(out / "config.json", seed))
     write(tmp_path / "base" / "config.json", "{}")
     write(tmp_path / "w" / VISION_FILE, "tower")
     folders = ("--base", tmp_path / "base", "--weights", tmp_path / "w", "--data", tmp_path / "data")
@@ -143,7 +143,7 @@ def build(tmp_path, monkeypatch, capsys):
     def run(*flags: str) -> list | str:
         made.clear()
         try:
-            build_mini.main([*flags[:1], *map(str, folders), *flags[1:]])
+            mini.main([*flags[:1], *map(str, folders), *flags[1:]])
         except SystemExit as stopped:
             assert stopped.code == 2 and not made
             return capsys.readouterr().err
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_step_is_refused(build, tmp_path):
 
 
 def test_folders_of_steps_are_of_their_weights(build, tmp_path):
-    assert build("steps") == [5, *(f"step-{step:03d}" for step in build_mini.SAVED_STEPS)] and build("steps") == []
+    assert build("steps") == [5, *(f"step-{step:03d}" for step in stages.SAVED_STEPS)] and build("steps") == []
     assert "step-000: is there, made otherwise: seed was 5, is 6" in build("steps", "--seed", "6")
     (tmp_path / "w" / "step-040").mkdir()
     (tmp_path / "w" / "step-040" / PROJECTOR_FILE).write_text("of another tuning")

@@ -6,11 +6,11 @@ from math import comb, sqrt
 
 import numpy as np
 import pytest
+from verbs import compare_details
 
 from llava_hh.metrics.chair import corpus_metrics, score_caption
 from llava_hh.metrics.chair_details import N_PARTS, by_category, by_position, co_occurrence, mention_places, wilson
 from llava_hh.metrics.compare import RESAMPLES, image_weights
-from llava_hh.scripts import explain_chair
 
 # caption, what is in the image
 CAPTIONS = [
@@ -177,7 +177,7 @@ def test_script_on_a_folder_of_runs(tmp_path, capsys):
     write_run(tmp_path / "runs" / "adhh", right)
     write_run(tmp_path / "runs" / "greedy", CAPTIONS)
     out = tmp_path / "out"
-    explain_chair.main([str(tmp_path / "runs"), "--out", str(out)])
+    compare_details([str(tmp_path / "runs"), "--out", str(out)])
     details = json.loads((out / "chair_details.json").read_text())
     assert [run["label"] for run in details["runs"].values()] == ["greedy", "AD-HH"]
     assert details["runs"]["greedy"]["categories"]["knife"] == by_category(entries(), ["knife"])["knife"]
@@ -198,7 +198,7 @@ def test_script_on_a_folder_of_runs(tmp_path, capsys):
         ("other", "other images, ground truth or rules of CHAIR than the first run has"),
         ("twice", "two runs are called 'greedy'"),
         ("missing", "expected a captions_eval_results.json, or a folder of runs that have one"),
-        ("bare", "entry 0 of `sentences`: its caption is not as evaluate_chair writes it"),
+        ("bare", "entry 0 of `sentences`: its caption is not as llava-hh score chair writes it"),
     ],
 )
 def test_script_refuses(problem, line, tmp_path, capsys):
@@ -212,5 +212,5 @@ def test_script_refuses(problem, line, tmp_path, capsys):
     if problem == "bare":
         second.write_text('{"sentences": [{"image_id": 1}], "overall_metrics": {"variant": "hh"}}')
     with pytest.raises(SystemExit):
-        explain_chair.main([str(greedy), str(second), "--out", str(tmp_path / "out")])
+        compare_details([str(greedy), str(second), "--out", str(tmp_path / "out")])
     assert line in capsys.readouterr().err

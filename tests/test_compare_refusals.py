@@ -1,4 +1,4 @@
-"""scripts.compare: a refusal by name for whatever makes runs differ, and what lifts it."""
+"""compare runs: a refusal by name for whatever makes runs differ, and what lifts it."""
 
 import json
 import shutil
@@ -274,7 +274,7 @@ def test_everything_that_differs_is_named(made, capsys):
     ("damage", "message"),
     [
         (lambda zero: (zero / "captions.jsonl").unlink(), "captions.jsonl: no such file; expected a result folder"),
-        (lambda zero: (zero / "captions_eval_results.json").unlink(), "run llava_hh.scripts.evaluate_chair"),
+        (lambda zero: (zero / "captions_eval_results.json").unlink(), "run llava-hh score chair"),
         (lambda zero: (zero / "captions.jsonl").write_text("[1]\n"), "row 1: expected an object, found a list"),
         (lambda zero: (zero / "captions.jsonl").write_text(""), "no row there"),
         (lambda zero: (zero / "run.json").write_text("{}"), "no 'settings' there; expected that of a captioning run"),

@@ -1,4 +1,4 @@
-"""scripts.compare: statistics against plain loops, wins and losses, captions that cannot steer the terminal."""
+"""compare runs: statistics against plain loops, wins and losses, captions that cannot steer the terminal."""
 
 import json
 from itertools import product
@@ -6,9 +6,9 @@ from itertools import product
 import numpy as np
 import pytest
 from compared_runs import LIMIT, chair_i, compared, recall, sentences_of
+from verbs import compare_seeds
 
 from llava_hh.metrics.compare import RESAMPLES, image_weights
-from llava_hh.scripts import summarise_seeds
 
 
 def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tmp_path):
@@ -100,6 +100,6 @@ def test_seeds_scored_by_other_truth_or_rules_are_refused(change, tmp_path, caps
         (tmp_path / name / "captions_eval_results.json").write_text(json.dumps(own))
     runs = [str(tmp_path / name) for name in ("one", "two", "greedy")]
     with pytest.raises(SystemExit):
-        summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[2]])
+        compare_seeds(["--runs", *runs[:2], "--reference", runs[2]])
     assert "greedy/captions_eval_results.json: other ground truth or rules of CHAIR than" in capsys.readouterr().err
-    summarise_seeds.main(["--runs", *runs[:2], "--reference", runs[0]])
+    compare_seeds(["--runs", *runs[:2], "--reference", runs[0]])

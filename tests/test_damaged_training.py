@@ -22,7 +22,6 @@ from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.finetuning.trainer import resume_point
 from llava_hh.parts import HOST
 from llava_hh.processes import Processes
-from llava_hh.scripts import targeted_finetune
 
 
 def checkpoint(folder: Path, step: int, settings: str = "of mine") -> Path:
@@ -170,7 +169,7 @@ def go_on(folder: Path, before: str, damage=lambda out: None, *more: str) -> Pat
 def test_the_checkpoint_before_a_damaged_one_is_taken_and_no_pickle_loaded(folder, capsys, monkeypatch):
     loads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **given: loads.append(given) or load(*args, **given))
-    monkeypatch.setattr(targeted_finetune, "drop_checkpoints", lambda _: None)
+    monkeypatch.setattr("llava_hh.finetuning.run.drop_checkpoints", lambda _: None)
     out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").rename(out / LAST / "stray"))
     assert damage_of(out / LAST, 4) is None and not (out / LAST / "stray").exists()
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
@@ -214,7 +213,7 @@ def test_work_of_other_settings_is_refused_and_left(before, folder, capsys, monk
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 2 and "made with other settings; choose another --out" in error
     assert (folder / "out" / "log.jsonl").read_bytes() == (folder / before / "log.jsonl").read_bytes()
-    monkeypatch.setattr(targeted_finetune, "resume_point", spy := Mock(wraps=resume_point))
+    monkeypatch.setattr("llava_hh.finetuning.run.resume_point", spy := Mock(wraps=resume_point))
     assert training.contents(go_on(folder, "out", record_of(before))) == training.contents(folder / "undisturbed")
     assert "passed over" not in capsys.readouterr().err and spy.called == (before == "interrupted")
 

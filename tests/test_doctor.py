@@ -35,15 +35,11 @@ def patient(sound, tmp_path) -> Path:
 
 
 def write_profile(folder: Path) -> None:
-    lines = [f"model_path={folder}/model", f"coco_path={folder}/coco", f"result_path={folder}/results/tiny"]
-    lines += [
-        "base_model=",
-        "reference_model=",
-        "training_checkpoints=",
-        "instruct_path=",
-        *(f"{name}=2" for name in TOP_KS),
-    ]
-    (folder / "profile.sh").write_text("\n".join([". bash_scripts/profiles/mini.sh", *lines, ""]))
+    settings = {"model_path": f"{folder}/model", "coco_path": f"{folder}/coco", "result_path": f"{folder}/results/tiny"}
+    settings |= dict.fromkeys(("base_model", "reference_model", "training_checkpoints", "instruct_path"), "")
+    settings |= dict.fromkeys(TOP_KS, "2")
+    lines = [f'{name}="{value}"\n' for name, value in settings.items()]
+    (folder / "profile.sh").write_text("".join(["inherit=mini\n", *lines]))
 
 
 def examine(folder: Path, capsys) -> dict[str, tuple[str, str]]:
@@ -104,9 +100,10 @@ def lose_shard(folder: Path) -> None:
     whole.rename(folder / "model" / names[0])
 
 
-def set_number(folder: Path, name: str, value: object) -> None:
-    with open(folder / "profile.sh", "a") as file:
-        file.write(f"{name}={value}\n")
+def set_setting(folder: Path, name: str, value: object) -> None:
+    path = folder / "profile.sh"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{name}=")]
+    path.write_text("\n".join([*kept, f'{name}="{value}"', ""]))
 
 
 def write_heads(folder: Path, heads: list, **about: object) -> Path:
@@ -150,26 +147,26 @@ FAULTS = {
     "few heads": ("heads", lambda f: write_heads(f, [[1, 2]]), "1 heads, the profile's top_k is 2"),
     "few heads for another number": (
         "heads",
-        lambda f: (write_heads(f, [[1, 2], [0, 0]]), set_number(f, "part_top_k", 3)),
+        lambda f: (write_heads(f, [[1, 2], [0, 0]]), set_setting(f, "part_top_k", 3)),
         "hal_heads has 2 heads, the profile's part_top_k is 3",
     ),
     "few of the other heads": (
         "heads",
-        lambda f: (write_heads(f, [[1, 2], [0, 0], [0, 1]]), set_number(f, "bias_top_k", 3)),
+        lambda f: (write_heads(f, [[1, 2], [0, 0], [0, 1]]), set_setting(f, "bias_top_k", 3)),
         "non_hal_heads has 2 heads, the profile's bias_top_k is 3",
     ),
     "more heads than there are": (
         "heads",
-        lambda f: set_number(f, "top_k", 17),
+        lambda f: set_setting(f, "top_k", 17),
         "the model has 16 heads: hal_heads has 16 heads, the profile's top_k is 17",
     ),
     "few published heads": (
         "heads",
-        lambda f: (set_number(f, "published_heads", write_heads(f, [[1, 2]])), set_number(f, "removal_top_k", 2)),
+        lambda f: (set_setting(f, "published_heads", write_heads(f, [[1, 2]])), set_setting(f, "removal_top_k", 2)),
         "hal_heads has 1 heads, the profile's removal_top_k is 2",
     ),
-    "no number of heads": ("numbers", lambda f: set_number(f, "top_k", 0), "top_k is '0', expected a whole number of"),
-    "a threshold above 1": ("numbers", lambda f: set_number(f, "threshold", 4), "threshold is '4', expected a number"),
+    "no number of heads": ("numbers", lambda f: set_setting(f, "top_k", 0), "top_k is '0', expected a whole number of"),
+    "a threshold above 1": ("numbers", lambda f: set_setting(f, "threshold", 4), "threshold is '4', expected a number"),
     "results are a file": ("disk", lambda f: (f / "results").write_text(""), "results"),
 }
 
@@ -216,7 +213,7 @@ def test_heads_that_attend_to_the_image_alone_are_named(sound, tmp_path, capsys)
     assert "attend to the image alone, nothing comes after it there: L1H3" in examine(tmp_path, capsys)["heads"][1]
     published = tmp_path / "published.json"
     own.rename(published)
-    set_number(tmp_path, "published_heads", published)
+    set_setting(tmp_path, "published_heads", published)
     mark, text = examine(tmp_path, capsys)["heads"]
     assert (
         mark == "ok"

@@ -9,7 +9,7 @@ import torch
 from nocaps_files import write_official
 from safetensors.torch import load_file, save_file
 from test_checkpoint_files import POINTER
-from test_doctor import examine, write_profile
+from test_doctor import examine, set_setting, write_profile
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_llava15 import save_tiny_llava15
 from tiny_matchers import save_tiny_blip, save_tiny_dino
@@ -125,7 +125,7 @@ def sound(tmp_path_factory) -> Path:
 NAMED = {
     "base_model": "llama",
     "reference_model": "model",
-    "training_checkpoints": "checkpoint-500 {}/checkpoint-1000",
+    "training_steps": "",
     "instruct_path": "instruct.json",
     "instruct_images": "coco",
     "halc_detector": "dino",
@@ -139,8 +139,9 @@ BESIDE = ("figure 4", "figure 5", "TF-HH", "HALC", "nocaps")
 def patient(sound, tmp_path) -> Path:
     folder = Path(shutil.copytree(sound, tmp_path / "patient"))
     write_profile(folder)
-    with open(folder / "profile.sh", "a") as file:
-        file.writelines(f'{name}="{folder}/{path.format(folder)}"\n' for name, path in NAMED.items())
+    for name, path in NAMED.items():
+        set_setting(folder, name, folder / path)
+    set_setting(folder, "training_checkpoints", "checkpoint-500 checkpoint-1000")
     return folder
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from coco_files import write_coco
-from llava_hh.scripts.evaluate_chair import main
+from verbs import score_chair as main
 
 ROWS = [
     {"question_id": 5, "image_id": 1, "text": "A dog and a cat.", "token_ids": [1, 2, 3], "finish_reason": "eos"},
@@ -45,7 +45,7 @@ def test_annotations(tmp_path, captions, capsys):
     overall = result["overall_metrics"]
     assert (overall["CHAIRs"], overall["CHAIRi"], overall["recall"], overall["n"]) == (1 / 2, 1 / 3, 2 / 4, 2)
     run = result["run"]
-    assert (run["argv"], run["variant"], run["n_skipped"]) == (argv, "hh", 0)
+    assert (run["argv"], run["variant"], run["n_skipped"]) == (["chair", *argv], "hh", 0)
     assert run["sha256"][str(captions)] == hashlib.sha256(captions.read_bytes()).hexdigest()
     assert len(run["sha256"]) == 5
     printed = capsys.readouterr().out.splitlines()

@@ -1,12 +1,12 @@
-"""scripts.evaluate_vqa: VQAv2 and GQA files by hand, the interval by a loop, and what is refused."""
+"""score vqa: VQAv2 and GQA files by hand, the interval by a loop, and what is refused."""
 
 import json
 
 import numpy as np
 import pytest
+from verbs import score_vqa
 
 from llava_hh.metrics.compare import RESAMPLES, image_weights
-from llava_hh.scripts import evaluate_vqa
 
 
 def vqa_file(path):
@@ -33,7 +33,7 @@ def answers_file(path, answers):
 
 def scored(tmp_path, truth, answers, *more):
     given = answers_file(tmp_path / "answers.jsonl", answers)
-    evaluate_vqa.main(["--answers", str(given), "--truth", str(truth), *more])
+    score_vqa(["--answers", str(given), "--truth", str(truth), *more])
     return json.loads((tmp_path / "vqa_results.json").read_text())
 
 
@@ -88,7 +88,7 @@ def test_wrong_answers_are_one_line(content, more, message, tmp_path, capsys):
     given, truth = tmp_path / "answers.jsonl", vqa_file(tmp_path / "truth.json")
     given.write_text(content)
     with pytest.raises(SystemExit) as stopped:
-        evaluate_vqa.main(["--answers", str(given), "--truth", str(truth), *more])
+        score_vqa(["--answers", str(given), "--truth", str(truth), *more])
     assert stopped.value.code == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert message in error

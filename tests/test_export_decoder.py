@@ -17,7 +17,7 @@ from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.portable import generate
-from llava_hh.scripts import export_decoder
+from llava_hh.scripts import export
 
 HEADS = [Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 1)]
 THRESHOLD = 0.5
@@ -82,7 +82,7 @@ def test_plain_transformers_decodes_as_we_do(checkpoints, tmp_path):
     listed.write_text(json.dumps({"hal_heads": [*HEADS, [0, 0]]}))
     folder = tmp_path / "adhh"
     arguments = ["--heads", str(listed), "--top-k", "4", "--threshold", str(THRESHOLD), "--out", str(folder)]
-    export_decoder.main(arguments)
+    export.main(arguments)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PLAIN % N_TOKENS, str(folder), *map(str, checkpoints.values())]
@@ -136,7 +136,7 @@ def test_the_folder_says_what_is_in_it(tmp_path, capsys):
     listed = tmp_path / "attribution_result.json"
     listed.write_text(json.dumps({"hal_heads": [[16, 29], [26, 9], [13, 31]]}))
     flags = ["--heads", str(listed), "--out", str(tmp_path / "adhh")]
-    export_decoder.main([*flags, "--top-k", "2", "--threshold", "0.965"])
+    export.main([*flags, "--top-k", "2", "--threshold", "0.965"])
     content = json.loads((tmp_path / "adhh/heads.json").read_text())
     assert content == {"hal_heads": [[16, 29], [26, 9]], "threshold": 0.965, "source": "attribution_result.json"}
     code: dict = {"__name__": "generate"}
@@ -148,7 +148,7 @@ def test_the_folder_says_what_is_in_it(tmp_path, capsys):
         ("--threshold", "1.5", "expected a fraction from 0 to 1"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            export_decoder.main([*flags, "--top-k", "2", flag, value])
+            export.main([*flags, "--top-k", "2", flag, value])
         assert stopped.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from verbs import report_figures
 
 from llava_hh.analysis import findings
-from llava_hh.scripts import figure, write_figures_page
+from llava_hh.scripts import figure
 
 MODULES = {
     "mha": {
@@ -100,7 +101,7 @@ def test_a_result_of_another_form_is_one_line(tmp_path, capsys):
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(SystemExit) as stopped:
-        write_figures_page.main(["--results", str(tmp_path)])
+        report_figures([str(tmp_path)])
     assert stopped.value.code == 2
     assert f"{path}: not the form of this figure" in capsys.readouterr().err
 
@@ -111,7 +112,7 @@ def test_a_result_of_another_version_is_one_line(tmp_path, capsys, content, sche
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stopped:
-        write_figures_page.main(["--results", str(tmp_path)])
+        report_figures([str(tmp_path)])
     assert stopped.value.code == 2
     line = f"{path}: another version of this package wrote it (schema {schema}, not 2); give the command that made it"
     assert line in capsys.readouterr().err
@@ -121,11 +122,11 @@ def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         out = tmp_path / draw / "module_influence"
         figure.main(["modules", "--attribution", str(write_attribution(tmp_path)), "--out", str(out)])
-    write_figures_page.main(["--results", str(tmp_path)])
+    report_figures([str(tmp_path)])
     page = (tmp_path / "figures.md").read_text()
     for draw in ("train2014-3000-seed42", "train2014-60-seed7"):
         assert f"![Module level]({draw}/module_influence/module_influence.png)" in page
         assert f"Numbers: [{draw}/module_influence/module_influence.json]" in page
     assert page.count("Not made yet: `sh bash_scripts/analysis/") == 5
-    for _, _, _, wrapper in write_figures_page.FIGURES:
+    for _, _, _, wrapper in findings.FIGURES:
         assert (Path(__file__).parents[1] / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()

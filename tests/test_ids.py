@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from nocaps_files import CANS, CAPTION_FILE, NEAR, write_official
+from verbs import score_chair, score_vqa
 
 from llava_hh.attribution.captions import hallucinating_captions
 from llava_hh.comparison import read_scored
@@ -17,7 +18,8 @@ from llava_hh.data.pope import load_questions
 from llava_hh.files import sha256
 from llava_hh.heads import Head, load_heads
 from llava_hh.ids import number_or_text, whole_id
-from llava_hh.scripts import evaluate_benchmark, evaluate_chair, evaluate_vqa
+from llava_hh.scoring import answers as vqa
+from llava_hh.scoring import benchmarks
 
 NO_IDS = [None, True, 100.5, 1.0, [1], {}, "one", "", "1.0", " 1", "\u0661", "9" * 5000]  # the last is an Arabic digit
 TEXTS = {"digits": str, "padded": "{:012d}".format}
@@ -71,7 +73,7 @@ def test_text_of_digits_is_the_number(place, write, tmp_path):
     if place == "rows":
         rows = [{**row, "image_id": write(row["image_id"])} for row in rows]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    evaluate_chair.main(["--captions", str(tmp_path / "c.jsonl"), "--annotations", str(folder)])
+    score_chair(["--captions", str(tmp_path / "c.jsonl"), "--annotations", str(folder)])
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     overall = result["overall_metrics"]
     assert (overall["CHAIRs"], overall["CHAIRi"]) == (1 / 2, 1 / 3)
@@ -92,7 +94,7 @@ def test_what_is_no_id_is_refused_with_file_and_row(place, value, tmp_path, caps
             load_image_list(folder / "captions_val2014.json")
         return
     with pytest.raises(SystemExit) as stopped:
-        evaluate_chair.main(["--captions", str(tmp_path / "c.jsonl"), "--annotations", str(folder)])
+        score_chair(["--captions", str(tmp_path / "c.jsonl"), "--annotations", str(folder)])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.count("\n") == 1
     assert named.get(place, "row 2 of `annotations`") in error and "whole number" in error
@@ -114,9 +116,9 @@ def test_images_that_no_instances_file_lists_are_not_images_without_objects(tmp_
     captions.write_text('{"image_id": 1, "text": "A dog."}\n{"image_id": 2, "text": "A cat."}\n')
     flags = ["--captions", str(captions), "--annotations", str(folder)]
     with pytest.raises(SystemExit):
-        evaluate_chair.main(flags)
+        score_chair(flags)
     assert f"{captions}, row 2: image 2 has no ground truth in {folder}" in capsys.readouterr().err
-    evaluate_chair.main([*flags, "--skip-bad"])
+    score_chair([*flags, "--skip-bad"])
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     assert result["run"]["n_skipped"] == 1 and [entry["image_id"] for entry in result["sentences"]] == [1]
 
@@ -163,17 +165,17 @@ READERS = {  # a file of two rows with ids, what reads it, and what its ids are
     ),
     "answers to AMBER": (
         lambda ids: "".join(json.dumps({"question_id": own, "text": "Yes"}) + "\n" for own in ids),
-        lambda path: list(evaluate_benchmark.read_answers(path, "amber")),
+        lambda path: list(benchmarks.read_answers(path, "amber")),
         ", row 2: ",
     ),
     "answers to VQA": (
         lambda ids: "".join(json.dumps({"question_id": own, "text": "Yes"}) + "\n" for own in ids),
-        lambda path: [int(name) for name in evaluate_vqa.read_answers(path, "question_id", "text")],
+        lambda path: [int(name) for name in vqa.read_answers(path, "question_id", "text")],
         ", row 2: ",
     ),
     "truth of VQA": (
         lambda ids: json.dumps({"annotations": [{"question_id": own, "image_id": 1, "answers": []} for own in ids]}),
-        lambda path: [int(name) for name in evaluate_vqa.read_truth(path)],
+        lambda path: [int(name) for name in vqa.read_truth(path)],
         ", row 2: ",
     ),
     "heads": (
@@ -201,7 +203,7 @@ def test_answers_and_truth_of_vqa_meet(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text('{"question_id": "007", "text": "yes"}\n')
     truth = {"annotations": [{"question_id": 7, "image_id": "1", "answers": [{"answer": "yes"}] * 10}]}
     (tmp_path / "t.json").write_text(json.dumps(truth))
-    evaluate_vqa.main(["--answers", str(tmp_path / "a.jsonl"), "--truth", str(tmp_path / "t.json")])
+    score_vqa(["--answers", str(tmp_path / "a.jsonl"), "--truth", str(tmp_path / "t.json")])
     assert "all: 100.0%" in capsys.readouterr().out
 
 
@@ -234,7 +236,7 @@ def test_amber_and_nocaps(tmp_path):
 def test_scored_captions(value, tmp_path):
     (tmp_path / "c.jsonl").write_text('{"image_id": 1, "text": "A cat."}\n{"image_id": 2, "text": "A cat."}\n')
     (tmp_path / "o.jsonl").write_text('{"image_id": 1, "objects": []}\n{"image_id": 2, "objects": []}\n')
-    evaluate_chair.main(["--captions", str(tmp_path / "c.jsonl"), "--objects", str(tmp_path / "o.jsonl")])
+    score_chair(["--captions", str(tmp_path / "c.jsonl"), "--objects", str(tmp_path / "o.jsonl")])
     path = tmp_path / "captions_eval_results.json"
     content = json.loads(path.read_text())
     for entry in content["sentences"]:
@@ -256,7 +258,7 @@ def test_ids_of_nocaps_stay_text(tmp_path):
     captions, objects = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
     captions.write_text(json.dumps({"image_id": name, "text": "A dog."}) + "\n")
     objects.write_text(json.dumps({"image_id": f"{name}.jpg", "objects": ["Tin can"]}) + "\n")
-    evaluate_chair.main(["--captions", str(captions), "--objects", str(objects), "--dataset", "nocaps"])
+    score_chair(["--captions", str(captions), "--objects", str(objects), "--dataset", "nocaps"])
     assert read_scored(tmp_path / "captions_eval_results.json")[0][0]["image_id"] == name
 
 

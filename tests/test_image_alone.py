@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from test_scripts import caption_flags
 from tiny_newer import save_tiny_family
+from verbs import score_chair
 
 from llava_hh.analysis.inheritance import load_base
 from llava_hh.attention import heads_on_image_alone
@@ -17,18 +18,7 @@ from llava_hh.files import read_json
 from llava_hh.head_lists import control_heads, heads_with_text
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.scripts import (
-    analyze_attention_reweight,
-    caption,
-    choose_adhh,
-    compare_decoding,
-    compare_finetuning,
-    evaluate_chair,
-    figure,
-    reference_loss,
-    targeted_finetune,
-)
-from newer_models import evaluate
+from llava_hh.scripts import caption, evaluate, figure, finetune
 
 TEXT = [[0, 1], [2, 3], [2, 0], [0, 2]]
 WITHOUT_TEXT = "attend to the image alone, nothing comes after it there: "
@@ -53,7 +43,7 @@ def words(checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
     """The flags of what looks at captions."""
     folder = tmp_path_factory.mktemp("words")
     caption.main([*caption_flags(checkpoint, tiny_coco, folder), "--limit", "6"])
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "train2014"]
     return [str(flag) for flag in (*flags, "--captions", folder / "captions_eval_results.json", "--limit", 3)]
 
@@ -89,39 +79,45 @@ def test_controls_of_other_models_are_those_of_the_whole_model(tiny_checkpoint):
 
 def test_adhh_with_random_heads_goes_through(checkpoint, tiny_coco, tmp_path):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out", "--limit", 2]
-    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 4, "--random-draws", 6]
-    compare_decoding.main([*map(str, flags), *heads_file(tmp_path, TEXT[:2])])
-    assert len(read_json(tmp_path / "out/summary.json")["methods"]["random_heads"]["draws"]) == 6
+    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 4]
+    flags += [*heads_file(tmp_path, TEXT[:2])[:2], "--methods", "adhh:top_k=2", "random:draws=6,of=adhh"]
+    evaluate.main([*map(str, flags)])
+    assert len(read_json(tmp_path / "out/summary.json")["methods"]["random heads"]["draws"]) == 6
 
 
 def test_removal_draws_from_all_heads(checkpoint, tiny_coco, tmp_path):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out", "--limit", 1]
-    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 2, "--random-draws", 3]
-    evaluate.main([*map(str, flags), *heads_file(tmp_path, TEXT[:2])])
-    drawn = [read_json(path)["settings"]["interventions"] for path in tmp_path.glob("out/random_*/run.json")]
+    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 2]
+    flags += [*heads_file(tmp_path, TEXT[:2])[:2], "--methods", "removal:top_k=2", "random:draws=3,of=removal"]
+    evaluate.main([*map(str, flags)])
+    drawn = [read_json(path)["settings"]["interventions"] for path in tmp_path.glob("out/random-*/run.json")]
     assert len(drawn) == 3 and any(layer == 1 for [each] in drawn for layer, _ in each["heads"])
 
 
 @pytest.mark.parametrize(
-    "script", [choose_adhh, compare_finetuning, reference_loss, analyze_attention_reweight, targeted_finetune]
+    "more",
+    [
+        ["--methods", "adhh:top_k=3", "--choose"],
+        ["--methods", "adhh:top_k=3", "--task", "loss"],
+        ["--methods", "scale:top_k=3,alpha=0.5"],
+        ["--methods", "vcd_paper+adhh:top_k=3"],
+        None,
+    ],
 )
 def test_a_list_that_a_method_cannot_take_is_refused_before_any_captioning(
-    script, checkpoint, tiny_coco, tmp_path, capsys
+    more, checkpoint, tiny_coco, tmp_path, capsys
 ):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out"]
-    flags += [*heads_file(tmp_path, [[0, 1], [1, 2], [1, 0]])]
-    if script is targeted_finetune:
+    listed = heads_file(tmp_path, [[0, 1], [1, 2], [1, 0]])
+    if more is None:
+        flags += listed
         data = [{"id": "0", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "dog"}]}]
         (tmp_path / "data.json").write_text(json.dumps(data))
         flags += ["--data", tmp_path / "data.json", "--random-heads", 1]
     else:
-        flags += ["--annotations", tiny_coco / "annotations", "--split", "val2014"]
-    more = {
-        compare_finetuning: ["--tuned", tmp_path],
-        analyze_attention_reweight: ["--span", "after_image", "--alphas", 1],
-    }
+        flags += ["--annotations", tiny_coco / "annotations", "--split", "val2014", *listed[:2], *more]
     with pytest.raises(SystemExit) as stopped:
-        script.main([str(flag) for flag in (*flags, *more.get(script, []))])
+        (finetune if more is None else evaluate).main([str(flag) for flag in flags])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == f"error: these heads {WITHOUT_TEXT}L1H2, L1H0"
@@ -130,11 +126,12 @@ def test_a_list_that_a_method_cannot_take_is_refused_before_any_captioning(
 
 def test_more_attention_to_the_image_takes_every_head(checkpoint, tiny_coco, tmp_path):
     flags = ["--model", checkpoint, "--image-folder", tiny_coco / "val2014", "--out", tmp_path / "out", "--limit", 2]
-    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 3, "--random-draws", 2]
-    flags += ["--span", "image", "--alphas", 1.0, 2.0]
-    analyze_attention_reweight.main([*map(str, flags), *heads_file(tmp_path, [[1, 0], [0, 1]])])
-    result = read_json(tmp_path / "out/attention_reweight_image.json")
-    assert result["settings"]["hal_heads"] == [[1, 0], [0, 1]]
+    flags += ["--annotations", tiny_coco / "annotations", "--max-new-tokens", 3]
+    flags += [*heads_file(tmp_path, [[1, 0], [0, 1]])[:2]]
+    scaled = "scale:top_k=2,span=image,alpha=2.0"
+    evaluate.main([*map(str, flags), "--methods", scaled, f'random:draws=2,of="{scaled}"'])
+    (run,) = tmp_path.glob("out/scale-*/run.json")
+    assert read_json(run)["settings"]["interventions"][0]["heads"] == [[1, 0], [0, 1]]
 
 
 def test_figure_3_leaves_such_heads_out_by_name(words, tmp_path, capsys):

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_newer import FAMILIES
+from verbs import report_html, score_chair
 
 from llava_hh.data import images
 from llava_hh.data.images import check_image_name, image_path, load_image
 from llava_hh.models import lvlm
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.scripts import caption, evaluate_chair, report
+from llava_hh.scripts import caption
 
 ROOT = Path(__file__).parents[1]
 RED, BLUE = (200, 30, 40), (10, 60, 180)
@@ -205,8 +206,8 @@ def test_names_of_any_language_go_through_to_the_page(tiny_checkpoint, named, tm
     rows = [json.loads(line) for line in (out / "captions.jsonl").read_bytes().split(b"\n") if line]
     assert [row["image"] for row in rows] == NAMES
     assert len({row["text"] for row in rows}) == 1  # all of them are the same picture
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(named / "annotations")])
-    report.main([str(tmp_path / "results")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(named / "annotations")])
+    report_html([str(tmp_path / "results")])
     page = (tmp_path / "results" / "report.html").read_text()
     assert page.count("data:image/webp;base64,") == len(NAMES)
 

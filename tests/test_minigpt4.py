@@ -27,7 +27,7 @@ from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
-from llava_hh.scripts import targeted_finetune
+from llava_hh.scripts import finetune
 
 ROOT = Path(__file__).parents[1]
 
@@ -265,7 +265,7 @@ def test_targeted_finetuning_leaves_an_ordinary_folder(files, tmp_path):
     flags = ["--model", files / "official", "--heads", tmp_path / "heads.json", "--top-k", 2]
     flags += ["--data", tmp_path / "data.json", "--image-folder", tmp_path, "--steps", 2, "--batch-size", 2]
     flags += ["--gradient-checkpointing"]
-    targeted_finetune.main([str(flag) for flag in [*flags, "--learning-rate", 0.01, "--out", tmp_path / "out"]])
+    finetune.main([str(flag) for flag in [*flags, "--learning-rate", 0.01, "--out", tmp_path / "out"]])
     tuned, start = load_lvlm(tmp_path / "out/model"), load_lvlm(files / "official")
     before, after = start.model.state_dict(), tuned.model.state_dict()
     changed = {

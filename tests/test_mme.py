@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from verbs import score_benchmark
 
 from llava_hh.data.mme import CATEGORIES, load_mme
 from llava_hh.metrics.mme import category_metrics, parse_answer, score_mme
-from llava_hh.scripts import evaluate_benchmark
 
 ASK = " Please answer yes or no."
 
@@ -54,7 +54,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_all_numbers_by_hand(folder, tmp_path, capsys, suffix):
     other = {"question_id": "celebrity/images/tt.jpg", "prompt": "Is he?", "text": "Yes"}
     answers = write(tmp_path / "answers.jsonl", [other, *reversed(rows_of(TEXTS, suffix))])
-    evaluate_benchmark.main(["--benchmark", "mme", "--answers", str(answers), "--annotations", str(folder)])
+    score_benchmark(["--benchmark", "mme", "--answers", str(answers), "--annotations", str(folder)])
     result = json.loads((tmp_path / "mme_results.json").read_text())
     expected = {
         "existence": {"images": 2, "acc": 1.0, "acc_plus": 1.0, "score": 200.0, "yes_ratio": 0.5, "other": 0},
@@ -121,6 +121,6 @@ def test_damaged_files_are_one_line(folder, capsys, damage, message):
     answers = write(folder / "answers.jsonl", rows_of(TEXTS))
     damage(folder)
     with pytest.raises(SystemExit) as stopped:
-        evaluate_benchmark.main(["--benchmark", "mme", "--answers", str(answers), "--annotations", str(folder)])
+        score_benchmark(["--benchmark", "mme", "--answers", str(answers), "--annotations", str(folder)])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and message in error

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write_official
-from test_repository import ROOT, calls_of
+from verbs import score_chair
 
 from baselines import evaluate
-from llava_hh.scripts import caption, evaluate_chair
+from llava_hh.scripts import caption
 
 ROWS = [
     {"question_id": 1, "image": f"{CANS}.jpg", "image_id": CANS, "text": "Two cans, a cup and a dog on a table."},
@@ -31,7 +31,7 @@ def annotations(request, tmp_path) -> Path:
 def test_captions_are_scored(annotations, id_key, tmp_path, capsys):
     captions = write_rows(tmp_path / "captions.jsonl", ROWS)
     argv = ["--dataset", "nocaps", "--captions", str(captions), "--annotations", str(annotations), "--id-key", id_key]
-    evaluate_chair.main(argv)
+    score_chair(argv)
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     first, second = result["sentences"]
     assert (first["image_id"], first["question_id"]) == (CANS, 1)
@@ -57,17 +57,15 @@ def refused(main, capsys, *argv) -> str:
 def test_wrong_flags_and_rows(annotations, tmp_path, capsys):
     captions = write_rows(tmp_path / "captions.jsonl", ROWS)
     given = ["--dataset", "nocaps", "--captions", captions]
-    error = refused(evaluate_chair.main, capsys, *given, "--objects", captions)
+    error = refused(score_chair, capsys, *given, "--objects", captions)
     assert f"{captions}, row 1: expected `image_id` and `objects`, a list of names; no `objects`" in error
     given += ["--annotations", annotations]
-    assert "--variant clean: nocaps-CHAIR has only" in refused(
-        evaluate_chair.main, capsys, *given, "--variant", "clean"
-    )
-    error = refused(evaluate_chair.main, capsys, *given, "--id-key", "question_id")
+    assert "--variant clean: nocaps-CHAIR has only" in refused(score_chair, capsys, *given, "--variant", "clean")
+    error = refused(score_chair, capsys, *given, "--id-key", "question_id")
     assert f"{captions}, row 1: 'question_id' (--id-key) is 1; expected the Open Images id of an image" in error
     write_rows(captions, [*ROWS, {**ROWS[0], "image_id": "f" * 16}])
-    assert f"row 3: image {'f' * 16} has no ground truth" in refused(evaluate_chair.main, capsys, *given)
-    evaluate_chair.main([*map(str, given), "--skip-bad"])
+    assert f"row 3: image {'f' * 16} has no ground truth" in refused(score_chair, capsys, *given)
+    score_chair([*map(str, given), "--skip-bad"])
     assert "1 bad rows skipped" in capsys.readouterr().out
 
 
@@ -100,7 +98,7 @@ def test_the_harness(flags, annotations, tmp_path, capsys):
     assert [row["image"] for row in rows] == [f"{name}.jpg" for name in numbers]
 
     again = ["--captions", out / "greedy" / "captions.jsonl", "--annotations", annotations, "--out", tmp_path / "own"]
-    evaluate_chair.main(["--dataset", "nocaps", *map(str, again)])
+    score_chair(["--dataset", "nocaps", *map(str, again)])
     own = json.loads((tmp_path / "own").read_text())
     assert own["overall_metrics"]["CHAIRi"] == result["overall_metrics"]["CHAIRi"]
     assert [entry["mentions"] for entry in own["sentences"]] == [entry["mentions"] for entry in result["sentences"]]
@@ -117,26 +115,3 @@ def test_captions_without_ground_truth_need_only_the_list(flags, annotations, tm
     caption.main([*flags, "--out", str(tmp_path / "out")])
     rows = (tmp_path / "out" / "captions.jsonl").read_text().splitlines()
     assert [json.loads(row)["image_id"] for row in rows] == [CANS, STREET, SHOES]
-
-
-@pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
-def test_wrappers_take_nocaps(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("DATASET", "nocaps")
-    [(_, *given)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "llava-v1.5-7b", tmp_path)
-    args = evaluate.parser().parse_args(given)
-    assert (args.dataset, args.split, args.limit) == ("nocaps", "out-domain", 500)
-    assert (args.image_folder, args.annotations) == (
-        Path("dataset/nocaps/images/val"),
-        Path("dataset/nocaps/annotations"),
-    )
-    assert args.out == Path("results/coco/llava-v1.5-7b/baselines/nocaps_out-domain-500-seed42")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "message"), [("nocaps", "PROFILE=mini has no nocaps"), ("flickr", "no such data set")]
-)
-def test_wrappers_refuse_what_is_not_there(dataset, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("DATASET", dataset)
-    (tmp_path / "calls").write_text("")
-    with pytest.raises(AssertionError, match=f"error: DATASET={dataset}: {message}"):
-        calls_of(ROOT / "baselines/bash_scripts/eval_baselines.sh", "mini", tmp_path)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_llava15 import OBJECTS, save_tiny_llava15
 from tiny_original import N_WORDS, original_weights, write_llava15, write_projector
+from verbs import score_chair
 
 from llava_hh.files import read_json
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import attribute, caption, convert, evaluate_chair, figure
+from llava_hh.scripts import attribute, caption, convert, figure
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def captions(checkpoints, tiny_coco, tmp_path_factory) -> Path:
     flags = ["--model", model, "--image-folder", tiny_coco / "train2014", "--annotations", tiny_coco / "annotations"]
     flags += ["--split", "train2014", "--out", out, "--limit", 6, "--max-new-tokens", 8]
     caption.main([str(flag) for flag in flags])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 

@@ -199,7 +199,6 @@ def test_nothing_is_written_or_deleted_but_through_these_doors():
         "llava_hh/locks.py",  # the lock that it holds
         "llava_hh/attribution/stored.py",  # a part
         "llava_hh/runs.py",  # the mark of a process
-        "llava_hh/scripts/evaluate_chair.py",  # a part
         "llava_hh/finetuning/trainer.py",  # a run's log, and the manifest of its rows
         "llava_hh/finetuning/checkpoints.py",  # a run's checkpoints, by their names
         "llava_hh/mini/dataset.py",  # mini's own sets

@@ -6,21 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from verbs import (
+    compare_details,
+    compare_heads,
+    compare_runs,
+    report_figures,
+    report_html,
+    score_benchmark,
+    score_chair,
+    score_vqa,
+)
 
 from llava_hh.files import is_ours, write_json, write_text
-from llava_hh.scripts import (
-    attribute_subset,
-    compare,
-    compare_heads,
-    evaluate_benchmark,
-    evaluate_chair,
-    evaluate_vqa,
-    explain_chair,
-    export_decoder,
-    figure,
-    report,
-    write_figures_page,
-)
+from llava_hh.scripts import attribute, export, figure
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(4)]
@@ -49,9 +47,9 @@ def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys)
     before = heads.read_bytes()
     (tmp_path / "link.json").symlink_to(heads)
     for out in (heads, tmp_path / "." / "heads.json", tmp_path / "link.json"):
-        assert "is an input of this run" in refused(capsys, compare_heads.main, other, heads, "--out", out)
-    folder = ("--attribution", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
-    assert "is an input of this run" in refused(capsys, attribute_subset.main, *folder)
+        assert "is an input of this run" in refused(capsys, compare_heads, other, heads, "--out", out)
+    folder = ("--of", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
+    assert "is an input of this run" in refused(capsys, attribute.main, *folder)
     assert heads.read_bytes() == before
 
 
@@ -59,7 +57,7 @@ def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys)
 def test_results_take_no_place_of_any_other_file(name, inputs, capsys):
     (inputs / name).write_text('{"image_id": 9, "text": "mine"}')
     flags = ("--captions", inputs / "captions.jsonl", "--objects", inputs / "objects.jsonl", "--out", inputs / name)
-    assert "no run of ours wrote it" in refused(capsys, evaluate_chair.main, *flags)
+    assert "no run of ours wrote it" in refused(capsys, score_chair, *flags)
     assert "mine" in (inputs / name).read_text()
 
 
@@ -77,10 +75,10 @@ def test_an_export_that_was_killed_goes_on(tmp_path, monkeypatch):
             write_text(path, text)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(export_decoder, "write_text", dies)
-            export_decoder.main(flags)
+            patch.setattr("llava_hh.portable.export.write_text", dies)
+            export.main(flags)
             raise KeyboardInterrupt  # all files were written
-    export_decoder.main(flags)
+    export.main(flags)
     assert {path.name for path in out.rglob("*.*")} == {"generate.py", "requirements.txt", "heads.json", "README.md"}
 
 
@@ -107,18 +105,18 @@ def test_a_result_file_never_takes_the_place_of_a_data_file(inputs, capsys):
     vqa = ["--answers", inputs / "answers.jsonl", "--truth", inputs / "truth.json"]
     amber = ["--benchmark", "amber", "--answers", inputs / "answers.jsonl", "--annotations", inputs]
     for main, flags in (
-        (evaluate_chair.main, chair),
-        (evaluate_vqa.main, vqa),
-        (evaluate_benchmark.main, amber),
-        (compare.main, [inputs, inputs]),
+        (score_chair, chair),
+        (score_vqa, vqa),
+        (score_benchmark, amber),
+        (compare_runs, [inputs, inputs]),
     ):
         line = refused(capsys, main, *flags, "--out", annotations)
         assert f"{annotations}: is there already, and no run of ours wrote it" in line
-    assert "is an input of this run" in refused(capsys, evaluate_vqa.main, *vqa, "--out", inputs / "truth.json")
+    assert "is an input of this run" in refused(capsys, score_vqa, *vqa, "--out", inputs / "truth.json")
     assert contents(inputs) == before
     for main, flags, name in (
-        (evaluate_chair.main, chair, "captions_eval_results"),
-        (evaluate_vqa.main, vqa, "vqa_results"),
+        (score_chair, chair, "captions_eval_results"),
+        (score_vqa, vqa, "vqa_results"),
     ):
         main(list(map(str, flags)))
         first = (inputs / f"{name}.json").stat().st_ino
@@ -132,10 +130,10 @@ def test_an_export_leaves_a_repository_alone(inputs, tmp_path, capsys):
         out = tmp_path / "repository" / name.replace("/", "_")
         (out / name).parent.mkdir(parents=True)
         (out / name).write_text("mine")
-        refused(capsys, export_decoder.main, *flags, out)
+        refused(capsys, export.main, *flags, out)
         assert (out / name).read_text() == "mine"
     for _ in range(2):
-        export_decoder.main(list(map(str, [*flags, tmp_path / "export"])))
+        export.main(list(map(str, [*flags, tmp_path / "export"])))
     assert (tmp_path / "export" / "README.md").is_file()
 
 
@@ -145,37 +143,37 @@ def test_pages_of_others_stay(tiny_results, tmp_path, capsys):
     index, page, figures = folder.parent / "index.html", folder / "report.html", folder / "figures.md"
     page.unlink(missing_ok=True)
     index.write_text("<title>My site</title>")
-    report.main([str(folder)])
+    report_html([str(folder)])
     assert index.read_text() == "<title>My site</title>"
     assert f"warning: {index}: no report of ours wrote it; left alone" in capsys.readouterr().err
     index.unlink()
     for _ in range(2):
-        report.main([str(folder)])
+        report_html([str(folder)])
     assert is_ours(index)
     page.write_text("<title>My report</title>")
-    assert f"{page}: is there already" in refused(capsys, report.main, folder)
+    assert f"{page}: is there already" in refused(capsys, report_html, folder)
     figures.write_text("# My figures\n")
-    assert f"{figures}: is there already" in refused(capsys, write_figures_page.main, "--results", folder)
+    assert f"{figures}: is there already" in refused(capsys, report_figures, folder)
     assert figures.read_text() == "# My figures\n"
     figures.unlink()
     for _ in range(2):
-        write_figures_page.main(["--results", str(folder)])
+        report_figures([str(folder)])
 
 
 @pytest.mark.parametrize("name", ["attribution_result.json", "head_map.png"])
-@pytest.mark.parametrize("script", [attribute_subset, figure, explain_chair])
+@pytest.mark.parametrize("script", [attribute.main, figure.main, compare_details])
 def test_folders_of_derived_results(name, script, tiny_results, tmp_path, capsys):
     attribution = next(tiny_results.rglob("attribution_result.json"))
     captions = next(tiny_results.rglob("captions_eval_results.json"))
     flags = {
-        attribute_subset: ["--attribution", attribution.parent, "--captions", captions],
-        figure: ["modules", "--attribution", attribution],
-        explain_chair: [captions],
+        attribute.main: ["--of", attribution.parent, "--captions", captions],
+        figure.main: ["modules", "--attribution", attribution],
+        compare_details: [captions],
     }[script]
-    names = {figure: "module_influence.json", explain_chair: "chair_details.json"}
+    names = {figure.main: "module_influence.json", compare_details: "chair_details.json"}
     own = tmp_path / (names.get(script, name) if name.endswith("json") else name)
     own.write_text("{}")
-    refused(capsys, script.main, *flags, "--out", tmp_path)
+    refused(capsys, script, *flags, "--out", tmp_path)
     assert contents(tmp_path) == {own.name: b"{}"}
 
 
@@ -184,13 +182,22 @@ def calls_in(path: Path) -> set[str]:
     return {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
 
 
+def modules_imported_by(path: Path) -> list[Path]:
+    """The package's modules that a file imports, wherever in it."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    files = (ROOT / f"{(node.module or '').replace('.', '/')}.py" for node in nodes)
+    return [file for file in files if file.is_file() and file.name != "flags.py"]
+
+
 def test_every_script_that_writes_asks_first():
     """By one of the doors: a run, a folder, the parent of a file; `evaluation_from_flags` opens the folder of --out."""
     doors = {"start_run", "make_folder", "make_parent", "evaluation_from_flags", "export_decoder", "convert_original"}
     doors |= {"opened_captions"}
-    scripts = [
-        path for folder in ("llava_hh/scripts", "baselines", "newer_models") for path in (ROOT / folder).glob("*.py")
-    ]
-    for path in scripts:
-        if '"--out"' in path.read_text() or {"write_json", "write_rows", "write_tensors"} & calls_in(path):
-            assert doors & calls_in(path), path
+    places = ("llava_hh/scripts", "llava_hh/scoring", "llava_hh/comparing", "baselines", "newer_models")
+    for path in [path for place in places for path in (ROOT / place).glob("*.py")]:
+        calls = calls_in(path)
+        if {"write_json", "write_rows", "write_tensors"} & calls:
+            assert doors & calls, path
+        if '"--out"' in path.read_text():
+            names = set().union(*(calls_in(module) for module in modules_imported_by(path)))
+            assert doors & (calls | names), path

@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_repository import BASELINES, MODULES, NEWER
 from tiny_checkpoint import SINGLE_WORDS
+from verbs import compare_details, report_html
 
 from llava_hh.comparison import compare
+from llava_hh.experiments.choice import choose
 from llava_hh.figures import caption_examples
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture, plt, save_figure
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.metrics.chair import corpus_metrics, score_caption
 from llava_hh.metrics.compare import summarise
-from llava_hh.scripts import choose_adhh, compare_decoding, explain_chair, figure, report
+from llava_hh.scripts import evaluate, figure
 
 OBJECTS = [{"dog"}, {"dog", "chair"}, {"cat"}, set()]
 LEGAL = {
@@ -118,7 +120,7 @@ def test_details_and_methods_of_every_legal_kind_are_drawn(name, tmp_path, capsy
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw_methods(summary, tmp_path / "summary")
-        explain_chair.main([*map(str, paths), "--out", str(tmp_path / "out")])
+        compare_details([*map(str, paths), "--out", str(tmp_path / "out")])
     for picture_of in ("summary", "out/chair_categories", "out/chair_cooccurrence", "out/chair_positions"):
         assert is_drawn(tmp_path / picture_of)
     assert "warning" not in capsys.readouterr().err
@@ -128,7 +130,7 @@ def test_details_and_methods_of_every_legal_kind_are_drawn(name, tmp_path, capsy
 def test_a_choice_is_made_and_drawn_where_nothing_is_better(name, tmp_path):
     greedy = summarise(json.loads(write_run(tmp_path / "greedy", SETS[name]).read_text())["sentences"])
     points = [{"top_k": 1, "threshold": 0.4, **greedy}]
-    assert choose_adhh.choose(points, greedy, recall_loss=1, mentions_change=1) is None
+    assert choose(points, greedy, recall_loss=1, mentions_change=1) is None
     (tmp_path / "choice.json").write_text(json.dumps({"points": points, "greedy": greedy, "chosen": None}))
     draw_trade_off(tmp_path / "choice.json", tmp_path / "choice")
     assert is_drawn(tmp_path / "choice")
@@ -136,7 +138,7 @@ def test_a_choice_is_made_and_drawn_where_nothing_is_better(name, tmp_path):
 
 def test_a_choice_where_greedy_decoding_mentions_nothing():
     greedy = {"recall": 0.0, "mentions": 0.0, "CHAIRi": 0.0}
-    assert choose_adhh.choose([{**greedy, "mentions": 2.0, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
+    assert choose([{**greedy, "mentions": 2.0, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
@@ -195,12 +197,12 @@ def broken_lines(tiny_checkpoint, tmp_path_factory) -> Path:
 def compare_flags(checkpoint: Path, coco: Path, heads: Path, out: Path) -> list[str]:
     heads.write_text(json.dumps({"hal_heads": [[0, 1], [2, 3]]}))
     flags = ["--model", checkpoint, "--image-folder", coco / "val2014", "--annotations", coco / "annotations"]
-    flags += ["--heads", heads, "--top-k", 2, "--limit", 6, "--max-new-tokens", 8, "--random-draws", 0, "--out", out]
+    flags += ["--heads", heads, "--methods", "adhh:top_k=2", "--limit", 6, "--max-new-tokens", 8, "--out", out]
     return [str(flag) for flag in flags]
 
 
 def test_captions_with_line_breaks_reach_the_table_and_the_picture(broken_lines, tiny_coco, tmp_path, capsys):
-    compare_decoding.main(compare_flags(broken_lines, tiny_coco, tmp_path / "heads.json", tmp_path / "out"))
+    evaluate.main(compare_flags(broken_lines, tiny_coco, tmp_path / "heads.json", tmp_path / "out"))
     said = capsys.readouterr()
     content = json.loads((tmp_path / "out" / "greedy" / "captions_eval_results.json").read_text())
     assert any("\n\n" in entry["caption"] for entry in content["sentences"])
@@ -216,7 +218,7 @@ def test_the_page_is_written_where_nothing_is_hallucinated(tiny_checkpoint, tmp_
         [str(flag) for flag in ("words", *flags, "--heads", "none.json", "--out", tmp_path / "results" / "maps")]
     )
     assert capsys.readouterr().out == f"{captions}: no caption with a hallucinated object, so there are no word maps\n"
-    report.main([str(tmp_path / "results")])
+    report_html([str(tmp_path / "results")])
     assert "Nothing.\\n\\nNothing." in (tmp_path / "results" / "report.html").read_text()
 
 
@@ -231,9 +233,9 @@ def test_the_table_stands_where_its_picture_cannot_be_drawn(
     flags = compare_flags(tiny_checkpoint, tiny_coco, tmp_path / "heads.json", tmp_path / "out")
     if debug:
         with pytest.raises(RuntimeError):
-            compare_decoding.main([*flags, "--debug"])
+            evaluate.main([*flags, "--debug"])
     else:
-        compare_decoding.main(flags)
+        evaluate.main(flags)
     said = capsys.readouterr()
     assert "| greedy |" in said.out and str(tmp_path / "out" / "summary.json") in said.out
     assert (tmp_path / "out" / "summary.json").is_file()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from launching import finish, launch
-from test_repository import ROOT, calls_of
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
 from transformers import LlavaForConditionalGeneration
+from verbs import report_html
 
 from baselines import evaluate_pope
 from llava_hh.data.images import load_image
@@ -20,7 +20,6 @@ from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids
-from llava_hh.scripts import report
 
 HEADS = [(3, 1), (0, 2)]
 METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
@@ -197,20 +196,10 @@ def test_wrong_flags_are_one_line(flags, done, tiny_checkpoint, tmp_path, capsys
     assert "no token for the word yes" in one_line_error(wordless, capsys)
 
 
-def test_wrapper(tmp_path):
-    [(module, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "mini", tmp_path)
-    args = evaluate_pope.parser().parse_args(given)
-    assert module == "baselines.evaluate_pope"
-    assert (args.limit, args.questions, args.top_k, args.threshold) == (60, None, 2, 0.965)
-    (tmp_path / "llava").mkdir()
-    [(_, *given)] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
-    assert evaluate_pope.parser().parse_args(given).limit == 500
-
-
 def test_the_report_has_its_table(done, tiny_results, tmp_path):
     folder = Path(shutil.copytree(tiny_results, tmp_path / "results"))
     shutil.copytree(done, folder / "pope" / "val2014")
-    report.main([str(folder)])
+    report_html([str(folder)])
     page = (folder / "report.html").read_text()
     assert "pope/val2014/pope.json" in page and "unknown % (strict)" in page and "adversarial" in page
     accuracy = read_json(done / "pope.json")["methods"]["greedy"]["logits"]["popular"]["accuracy"]

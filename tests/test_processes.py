@@ -12,14 +12,15 @@ import psutil
 import pytest
 from launching import finish, launch
 from torch.distributed import TCPStore
+from verbs import score_chair
 
-from llava_hh.scripts import attribute, caption, evaluate_chair
+from llava_hh.scripts import attribute, caption
 
 ROOT = Path(__file__).parents[1]
 FILES = {
     "caption": ["captions.jsonl"],
     "attribute": ["targets.jsonl", "ablations.safetensors", "head_map.png"],
-    "evaluate_chair": ["captions_eval_results.json"],
+    "score_chair": ["captions_eval_results.json"],
 }
 
 
@@ -39,9 +40,9 @@ def flags_of(name: str, checkpoint: Path, coco: Path, captions: Path, out: Path)
 def alone(tiny_checkpoint, tiny_coco, tmp_path_factory) -> dict[str, Path]:
     """What one process leaves: a folder by script."""
     folders = {name: tmp_path_factory.mktemp(name) for name in FILES}
-    for name, script in (("caption", caption), ("evaluate_chair", evaluate_chair), ("attribute", attribute)):
-        captions = folders["evaluate_chair"] if name == "attribute" else folders["caption"]
-        script.main(flags_of(name, tiny_checkpoint, tiny_coco, captions, folders[name]))
+    for name, verb in (("caption", caption.main), ("score_chair", score_chair), ("attribute", attribute.main)):
+        captions = folders["score_chair"] if name == "attribute" else folders["caption"]
+        verb(flags_of(name, tiny_checkpoint, tiny_coco, captions, folders[name]))
     return folders
 
 
@@ -51,14 +52,14 @@ def same_files(name: str, folder: Path, alone: dict[str, Path]) -> None:
 
 
 def test_two_processes_leave_what_one_leaves(tiny_checkpoint, tiny_coco, alone, tmp_path):
-    flags = flags_of("attribute", tiny_checkpoint, tiny_coco, alone["evaluate_chair"], tmp_path)
-    finish(launch(2, "llava_hh.scripts.attribute", flags))
+    flags = flags_of("attribute", tiny_checkpoint, tiny_coco, alone["score_chair"], tmp_path)
+    finish(launch(2, "llava_hh", ["attribute", *flags]))
     same_files("attribute", tmp_path, alone)
 
 
 def test_three_processes_go_on_where_one_of_two_was_killed(tiny_checkpoint, tiny_coco, alone, tmp_path):
-    flags = flags_of("caption", tiny_checkpoint, tiny_coco, alone["evaluate_chair"], tmp_path)
-    process = launch(2, "llava_hh.scripts.caption", flags)
+    flags = flags_of("caption", tiny_checkpoint, tiny_coco, alone["score_chair"], tmp_path)
+    process = launch(2, "llava_hh", ["caption", *flags])
     while process.poll() is None and not list(tmp_path.glob("blocks/*1.json")):
         time.sleep(0.002)
     for child in psutil.Process(process.pid).children(recursive=True):
@@ -69,13 +70,13 @@ def test_three_processes_go_on_where_one_of_two_was_killed(tiny_checkpoint, tiny
     assert not (tmp_path / FILES["caption"][0]).exists()
     n_done, n_all = (len(list(folder.glob("blocks/*.json"))) for folder in (tmp_path, alone["caption"]))
     assert 1 <= n_done < n_all
-    finish(launch(3, "llava_hh.scripts.caption", flags))
+    finish(launch(3, "llava_hh", ["caption", *flags]))
     same_files("caption", tmp_path, alone)
 
 
 def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tmp_path):
-    flags = flags_of("evaluate_chair", tiny_checkpoint, tiny_coco, alone["caption"], tmp_path)
-    output = finish(launch(2, "llava_hh.scripts.evaluate_chair", flags))
+    flags = flags_of("score_chair", tiny_checkpoint, tiny_coco, alone["caption"], tmp_path)
+    output = finish(launch(2, "llava_hh", ["score", "chair", *flags]))
     assert output.count("CHAIR_i %") == 1  # only one of them reports
 
 

@@ -1,42 +1,49 @@
 """Every setting of a profile reaches the wrappers, nothing of the environment does, and wrong numbers are named."""
 
-import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
-from test_repository import ROOT, WRAPPERS, calls_of
+from wrappers import ROOT, WRAPPERS, called, calls_of, parsed
 
-from llava_hh.profiles import EXPECTED, TOP_KS, read_profile, short_of, wrong_numbers
+from llava_hh.profiles import (
+    DEFAULTS,
+    EXPECTED,
+    TOP_KS,
+    profile_names,
+    read_profile,
+    short_of,
+    training_checkpoints,
+    wrong_numbers,
+)
 
-PROFILES = sorted(path.stem for path in (ROOT / "bash_scripts/profiles").glob("*.sh"))
+PROFILES = profile_names()
 OF_PROFILES = [path for path in WRAPPERS if "mini" not in path.parts and path.name not in ("reproduce.sh", "doctor.sh")]
-SWITCHES = {  # settings that are set or empty, and the flag that they turn into
-    "removal_adhh": "--threshold 0.31",
-    "paper_values": "--paper-values",
-    "finetune_untie": "--untie",
-    "finetune_checkpointing": "--gradient-checkpointing",
+SWITCHES = {  # settings that are set or empty, and what they turn into
+    "removal_adhh": "adhh:top_k=",
+    "paper_values": "paper_values=True",
+    "finetune_untie": "untie=True",
+    "finetune_checkpointing": "gradient_checkpointing=True",
 }
-HELD = ("training_steps", "head_list")  # used by other settings of the same profile, or made of them
+FRACTIONS = {"threshold": "0.31", "part_threshold": "0.32"}
+MADE = ("head_list",)  # of other settings
 
 
 def marked_profile(folder: Path) -> tuple[Path, dict[str, str]]:
     """A profile in which every setting has a value of its own, and these."""
     values = {}
-    for number, name in enumerate(read_profile("mini")):
+    for number, name in enumerate(name for name in read_profile("mini") if name not in MADE):
         if name in SWITCHES:
             values[name] = "yes"
-        elif name in ("threshold", "part_threshold"):
-            values[name] = {"threshold": "0.31", "part_threshold": "0.32"}[name]
         elif name in EXPECTED:
-            values[name] = str(7000 + number)
+            values[name] = FRACTIONS.get(name, str(7000 + number))
         else:
             values[name] = f"{name.replace('_', '-')}-here"
+    values["list_length"] = "9999"  # more than any number of heads
     values["training_checkpoints"] = "step-1 step-2"
-    lines = [f'{name}="{value}"' for name, value in values.items()]
     path = folder / "marked.sh"
-    path.write_text("\n".join([". bash_scripts/python.sh", *lines, ""]))
+    path.write_text("\n".join([*(f'{name}="{value}"' for name, value in values.items()), ""]))
     return path, values
 
 
@@ -61,75 +68,115 @@ def marked(tmp_path_factory) -> tuple[dict[str, str], dict[str, list[list[str]]]
     return values, calls | {"nocaps": nocaps}
 
 
+def said_in(call: list[str]) -> str:
+    """The words of a call, and what its verb makes of them and of the profile."""
+    values = vars(parsed(call)).items()
+    listed = {name: value if isinstance(value, list) else [value] for name, value in values}
+    return " ".join([*call, *(f"{name}={' '.join(map(str, own))}" for name, own in listed.items())])
+
+
 def test_every_setting_reaches_a_wrapper(marked):
     values, calls = marked
-    said = [" ".join(call) for own in calls.values() for call in own]
+    said = [said_in(call) for own in calls.values() for call in own]
+    values = values | {"training_checkpoints": "training-steps-here/step-1 training-steps-here/step-2"}
     for name, value in values.items():
-        if name not in HELD:
-            assert any(SWITCHES.get(name, value) in line for line in said), f"no wrapper passes {name}"
+        assert any(SWITCHES.get(name, value) in line for line in said), f"no wrapper passes {name}"
+
+
+def test_settings_that_are_empty_are_not_passed(marked, tmp_path):
+    (tmp_path / "own.sh").write_text(f"inherit=mini\n{''.join(f'{name}={chr(10)}' for name in SWITCHES)}")
+    calls = all_calls(str(tmp_path / "own.sh"), tmp_path / "calls")
+    for name, said in SWITCHES.items():
+        wrappers = {wrapper for wrapper, own in marked[1].items() if any(said in said_in(call) for call in own)}
+        if name == "removal_adhh":
+            wrappers = {"newer_models/decoding.sh"}
+        for wrapper in wrappers - {"nocaps"}:
+            assert not any(said in said_in(call) for call in calls[wrapper]), wrapper
 
 
 def test_every_call_that_asks_about_images_gets_question_length_and_batch_size(marked):
-    """A script that has the flag is given it from the profile, never by a number in the wrapper or by a default."""
+    """A verb that has the flag is given it from the profile, never by a number in the wrapper or by a default."""
     values, calls = marked
     sizes = {int(values[name]) for name in ("batch_size", "baseline_batch_size")}
     asking = 0
     for wrapper, own in calls.items():
-        for module, *flags in own:
-            args = vars(importlib.import_module(module).parser().parse_args(flags))
+        for call in own:
+            args = vars(parsed(call))
             if "max_new_tokens" not in args:
                 continue  # it generates nothing from images
             asking += 1
-            if module != "baselines.evaluate_pope":  # it has questions of its own
-                assert args["prompt"] == values["question"], f"{wrapper}: {module} drops the question"
-            assert args["batch_size"] in sizes, f"{wrapper}: {module} drops the batch size"
-            if module not in ("baselines.evaluate_pope", "llava_hh.scripts.reference_loss"):
-                expected = int(values["max_new_tokens"])
-                assert args["max_new_tokens"] == expected, f"{wrapper}: {module} drops the length"
+            assert args["batch_size"] in sizes, f"{wrapper}: {call[0]} drops the batch size"
+            if args.get("task") == "pope":  # it has questions and a length of its own
+                assert args["questions"] == Path(values["pope_questions"]) and args["max_new_tokens"] is None
+                continue
+            assert args["prompt"] == values["question"], f"{wrapper}: {call[0]} drops the question"
+            expected = int(values["max_new_tokens"])
+            assert args["max_new_tokens"] == expected, f"{wrapper}: {call[0]} drops the length"
     assert asking >= 14
 
 
 def test_nothing_of_the_environment_reaches_a_wrapper(marked, tmp_path, monkeypatch):
-    """Also for settings that a profile leaves out."""
+    """Also for settings that a profile leaves out, and for what wrappers make of settings and flags."""
     profile = tmp_path / "short.sh"
     kept = {name: value for name, value in marked[0].items() if name not in ("question", "published_heads")}
-    profile.write_text("\n".join([". bash_scripts/python.sh", *(f'{name}="{value}"' for name, value in kept.items())]))
-    for name in marked[0]:
+    profile.write_text("".join(f'{name}="{value}"\n' for name, value in kept.items()))
+    made = ["attributed", "head_list", "choice", "released", "captions", "methods", "random_heads", "last_first"]
+    made += ["with_flags", "given_value", "flags_of_caption", "flags_of_evaluate", "flags_of_report"]
+    for name in [*marked[0], *made]:
         monkeypatch.setenv(name, "leak")
     for wrapper, own in all_calls(str(profile), tmp_path / "calls").items():
-        assert not any("leak" in argument for call in own for argument in call), wrapper
+        assert not any("leak" in said_in(call) for call in own), wrapper
     assert read_profile(str(profile))["question"] == ""
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_profiles_set_known_names_to_right_numbers(profile):
-    text = (ROOT / "bash_scripts/profiles" / f"{profile}.sh").read_text()
-    assert set(re.findall(r"^ *(?:if .*then )?(\w+)=", text, re.MULTILINE)) <= read_profile(profile).keys()
+def test_profiles_set_right_numbers(profile):
     assert wrong_numbers(read_profile(profile)) == []
+
+
+def test_the_defaults_are_right_numbers():
+    lines = [
+        line.partition("=") for line in (ROOT / DEFAULTS).read_text().splitlines() if "=" in line and line[0] != "#"
+    ]
+    assert {name for name, _, _ in lines} == read_profile("mini").keys() - {*MADE}
+    assert wrong_numbers({name: value for name, _, value in lines}) == []
 
 
 @pytest.mark.parametrize("wrapper", OF_PROFILES, ids=lambda path: path.name)
 def test_no_wrapper_overrides_a_setting(wrapper):
-    assigned = set(re.findall(r"^\s*(\w+)=", wrapper.read_text(), re.MULTILINE))
+    text = wrapper.read_text()
+    assigned = set(re.findall(r"^\s*(\w+)=", text, re.MULTILINE)) | set(re.findall(r"\bfor (\w+) in", text))
     assert not assigned & read_profile("mini").keys()
 
 
 @pytest.mark.parametrize("profile", [*PROFILES, "own"])
 def test_lists_are_as_long_as_any_number_of_heads_that_is_taken(profile, tmp_path):
-    name, settings = profile, read_profile("mini")
+    name = profile
     if profile == "own":
         name = str(tmp_path / "own.sh")
-        Path(name).write_text(". bash_scripts/profiles/mini.sh\npart_top_k=77\n")
+        Path(name).write_text("inherit=mini\npart_top_k=77\n")
     settings = read_profile(name)
     numbers = [int(value) for key, value in settings.items() if key.endswith("top_k")]
     assert len(numbers) == len(TOP_KS)
     lengths = []
     for wrapper in ("bash_scripts/attribute.sh", "bash_scripts/analysis/heads_of_parts.sh"):
         (tmp_path / Path(wrapper).stem).mkdir()
-        for module, *flags in calls_of(ROOT / wrapper, name, tmp_path / Path(wrapper).stem):
-            args = importlib.import_module(module).parser().parse_args(flags)
-            lengths += [args.list_length] if hasattr(args, "list_length") else []
-    assert lengths == 3 * [max(30, *numbers)]
+        for call in calls_of(ROOT / wrapper, name, tmp_path / Path(wrapper).stem):
+            lengths += [parsed(call).list_length] if called(call) == "attribute" else []
+    assert lengths == 3 * [max(30, *numbers)] == 3 * [int(settings["list_length"])]
+
+
+def test_checkpoints_of_a_tuning_stand_in_their_folder(tmp_path):
+    names = {"training_steps": "a b/steps", "training_checkpoints": "step-1 step-2"}
+    assert training_checkpoints(names) == ["a b/steps/step-1", "a b/steps/step-2"]
+    assert training_checkpoints(names | {"training_steps": ""}) == ["step-1", "step-2"]
+    assert training_checkpoints(names | {"training_checkpoints": ""}) == []
+    for folder in ("a b/steps", ""):
+        own = tmp_path / "own.sh"
+        own.write_text(f'inherit=mini\ntraining_steps="{folder}"\ntraining_checkpoints="step-1 step-2"\n')
+        (tmp_path / "calls").unlink(missing_ok=True)
+        [call] = calls_of(ROOT / "bash_scripts/analysis/js_div_in_training.sh", str(own), tmp_path)
+        assert [*map(str, parsed(call).checkpoints)] == training_checkpoints(read_profile(str(own)))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from nocaps_files import CANS, CAPTION_FILE, CLASS_FILE, LABEL_FILE, write_collected, write_official
 from test_ids import write_truth
+from verbs import score_chair
 
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.data import json_lists, nocaps
@@ -19,7 +20,8 @@ from llava_hh.data.mme import CATEGORIES, load_mme
 from llava_hh.data.pope import load_questions
 from llava_hh.files import read_any_json, read_json_lines
 from llava_hh.heads import load_heads
-from llava_hh.scripts import evaluate_benchmark, evaluate_chair, evaluate_vqa
+from llava_hh.scoring import answers as vqa
+from llava_hh.scoring import benchmarks
 
 COLLECTED = "nocaps_out-domain_collected_gt.json"
 HALF = "a \ud83d"  # json.dumps writes it as an escape
@@ -82,13 +84,13 @@ WITH_MARK: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] 
     "answers": (
         lambda folder: (folder / "x").write_text(lines_of({"question_id": 1, "text": "b"})),
         lambda folder: (
-            evaluate_vqa.read_answers(folder / "x", "question_id", "text"),
-            evaluate_benchmark.read_answers(folder / "x", "amber"),
+            vqa.read_answers(folder / "x", "question_id", "text"),
+            benchmarks.read_answers(folder / "x", "amber"),
         ),
     ),
     "truth of VQA": (
         lambda folder: (folder / "x").write_text(json.dumps({"7": {"imageId": "n1", "answer": "b"}})),
-        lambda folder: evaluate_vqa.read_truth(folder / "x"),
+        lambda folder: vqa.read_truth(folder / "x"),
     ),
     "heads": (
         lambda folder: (folder / "x").write_text('{"hal_heads": [[1, 2]]}'),
@@ -150,13 +152,13 @@ def test_half_of_a_character_in_a_reference_caption(row, piece, tmp_path, capsys
     flags = ["--captions", str(captions), "--annotations", str(folder)]
     for _ in range(2):
         with pytest.raises(SystemExit) as stopped:
-            evaluate_chair.main(flags)
+            score_chair(flags)
         assert stopped.value.code == 2
         assert (
             f"{path}: expected COCO's format, but row {row} of `annotations`: half of a character"
             in capsys.readouterr().err
         )
-        evaluate_chair.main([*flags, "--skip-bad"])
+        score_chair([*flags, "--skip-bad"])
         assert f"skipped: {path}: row {row} of `annotations`: half of a character" in capsys.readouterr().err
         result = json.loads((tmp_path / "captions_eval_results.json").read_text())
         assert (result["run"]["n_skipped"], result["overall_metrics"]["CHAIRs"]) == (1, 1 / 2)
@@ -213,7 +215,7 @@ def test_objects_are_skipped_with_their_captions(tmp_path, capsys):
     captions, objects = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
     captions.write_text(lines_of(*({"image_id": number, "text": "A dog."} for number in (1, 2))))
     objects.write_text(lines_of({"image_id": 1, "objects": ["dog"]}, {"image_id": 2, "objects": [HALF]}))
-    evaluate_chair.main(["--captions", str(captions), "--objects", str(objects), "--skip-bad"])
+    score_chair(["--captions", str(captions), "--objects", str(objects), "--skip-bad"])
     assert "2 bad rows skipped" in capsys.readouterr().out
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())
     assert [entry["image_id"] for entry in result["sentences"]] == [1]
@@ -264,7 +266,7 @@ def test_messages_do_not_steer_the_terminal(tmp_path, capsys):
     flags = ["--captions", str(path), "--objects", str(tmp_path / "o.jsonl")]
     for more in ([], ["--skip-bad"]):
         with pytest.raises(SystemExit):
-            evaluate_chair.main([*flags, *more])
+            score_chair([*flags, *more])
         error = capsys.readouterr().err
         assert "\\x1b]0;x\\x07" in error and error.replace("\n", "").isprintable()
     with pytest.raises(SystemExit), errors_in_one_line(debug=False):

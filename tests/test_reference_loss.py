@@ -8,6 +8,7 @@ import pytest
 import torch
 from eager_edits import eager_edits
 from tiny import TinyBatch, decode_steps
+from verbs import score_chair
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
@@ -17,7 +18,7 @@ from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import caption, evaluate_chair, reference_loss
+from llava_hh.scripts import caption, reference_loss
 
 HEADS = (Head(0, 1), Head(1, 2), Head(2, 0), Head(3, 3))
 PROMPT = "describe the dog"
@@ -127,7 +128,7 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     greedy = tmp_path / "greedy"
     caption.main([*flags[:14], "--max-new-tokens", "6", "--out", str(greedy)])
     truth = str(tiny_coco / "annotations")
-    evaluate_chair.main(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
+    score_chair(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
     more = ["--tfhh-model", str(tuned), "--captions", f"none={greedy / 'captions_eval_results.json'}"]
     reference_loss.main([*flags, *more, "--out", str(out)])
     result = json.loads((out / "reference_loss.json").read_text())["methods"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from verbs import report_html
 
 from llava_hh.report.captions import find_sets
 from llava_hh.report.folder import ResultFolder
@@ -18,7 +19,6 @@ from llava_hh.report.images import EDGES, shrink_images
 from llava_hh.report.render import render_report
 from llava_hh.report.tables import find_comparisons, headline
 from llava_hh.report.words import LARGEST, NOT_MEASURED, pack
-from llava_hh.scripts import report
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -139,7 +139,7 @@ def test_heads_and_the_numbers_on_top_are_of_one_draw_and_name_it(first, shown, 
 
 
 def test_the_page_names_the_draw_of_everything(draws):
-    report.main([str(draws), "--first", str(draws / "train2014-60-seed7"), str(draws / "val2014-60-seed7")])
+    report_html([str(draws), "--first", str(draws / "train2014-60-seed7"), str(draws / "val2014-60-seed7")])
     html = (draws / "report.html").read_text()
     assert "<h2>Heads (train2014-60-seed7)</h2>" in html
     assert "<p>CHAIR_i with heads switched off (AD-HH), val2014-60-seed7</p>" in html
@@ -149,7 +149,7 @@ def test_the_page_names_the_draw_of_everything(draws):
 
 
 def test_every_number_has_a_file(tiny_results, capsys):
-    report.main([str(tiny_results)])
+    report_html([str(tiny_results)])
     assert capsys.readouterr().out.split() == [
         str(tiny_results / "report.html"),
         str(tiny_results.parent.resolve() / "index.html"),
@@ -206,7 +206,7 @@ def test_images_that_are_gone_are_left_out(results):
 def test_wrong_input_is_one_line(results, capsys):
     def said(*flags: object) -> str:
         with pytest.raises(SystemExit) as stopped:
-            report.main([*map(str, flags)])
+            report_html([*map(str, flags)])
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
@@ -234,8 +234,8 @@ def test_images_shrink_until_they_fit(tmp_path):
 
 
 def test_the_index_lists_all_runs_and_reports(results):
-    report.main([str(results)])
-    report.main([str(results / "val2014")])
+    report_html([str(results)])
+    report_html([str(results / "val2014")])
     html = (results.parent / "index.html").read_text()
     runs = {path.relative_to(results.parent).as_posix() for path in results.rglob("run.json")}
     assert len(runs) == 6

@@ -11,26 +11,23 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from wrappers import ROOT, WRAPPERS, called, calls_in, calls_of, make_stub, parsed
 
-ROOT = Path(__file__).parents[1]
+from llava_hh.decoding.grammar import parse
+
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
+LAYERS = ["locks", "processes", "progress", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
-LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
+LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace"]
+LAYERS += ["block", "attending", "hooks"]
 LAYERS += ["data", "models", "identity", "head_lists", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]
-LAYERS += ["scoring", "comparing", "portable", "flags", "api", "scripts", "__main__"]
+LAYERS += ["scoring", "comparing", "portable", "flags", "route", "api", "scripts", "__main__"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
-WRAPPERS = sorted(
-    path
-    for folder in ("bash_scripts", "baselines/bash_scripts", "newer_models")
-    for path in (ROOT / folder).rglob("*.sh")
-    if path.read_text().startswith("#!") and path.name not in ("quickstart.sh", "test.sh")
-)
 
 
 def imported(path: Path) -> set[str]:
@@ -65,7 +62,7 @@ def test_the_package_does_without_what_stands_on_it():
 
 def test_no_command_line_below_the_scripts():
     """What decides a result reaches the rest as settings and arguments, not as a namespace of flags."""
-    allowed = {PACKAGE / f"{name}.py" for name in ("parsing", "command_line", "flags")}
+    allowed = {PACKAGE / f"{name}.py" for name in ("parsing", "command_line", "flags", "route")}
     for path in {*MODULES} - allowed - {*(PACKAGE / "scripts").glob("*.py")}:
         assert not re.search(r"\bargparse\b|\bNamespace\b|(?<![.\w])args\.", path.read_text()), path
 
@@ -91,65 +88,45 @@ def test_no_function_body_stands_twice():
     assert not [names for names in bodies.values() if len(names) > 1]
 
 
-STUB = """#!/bin/sh
-printf '%s\\n' call "$@" >> "{log}"
-"""
-
-
-def calls_of(wrapper: Path, profile: str, folder: Path, *given: str) -> list[list[str]]:
-    """Run a wrapper with a stub for Python and these flags; the arguments of every call, without `-m`."""
-    stub, log = folder / "python", folder / "calls"
-    stub.write_text(STUB.format(log=log))
-    stub.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(stub), "PROFILE": profile}
-    done = subprocess.run(
-        ["sh", wrapper, *given], cwd="/", env=environment, capture_output=True, text=True, check=False
-    )
-    # in the end measure.sh copies pictures, which a stub doesn't draw
-    assert done.returncode == 0 or wrapper.name == "measure.sh", done.stderr
-    return [call.strip().splitlines()[1:] for call in log.read_text().split("call\n") if call]
-
-
 @pytest.mark.parametrize("profile", ["mini", "mini_quick", "llava-v1.5-7b", "minigpt4"])
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_wrapper_calls_scripts_with_flags_they_know(wrapper, profile, tmp_path):
+def test_wrapper_calls_verbs_with_flags_they_know(wrapper, profile, tmp_path):
     if "mini" in wrapper.parts and profile != "mini":
         pytest.skip("this wrapper is for mini alone")
     if wrapper.name == "js_div_in_training.sh" and profile == "minigpt4":
         pytest.skip("its language model was frozen")
     calls = calls_of(wrapper, profile, tmp_path)
-    n_calls = sum(line.startswith(('"$PYTHON" -m', "launch ")) for line in wrapper.read_text().splitlines())
+    lines = wrapper.read_text().splitlines()
+    n_calls = sum(bool(re.match(r'"\$PYTHON" -m|(with \w+ )?launch ', line)) for line in lines)
     loops = ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh", "heads_of_parts.sh", "reproduce.sh")
-    assert len(calls) == n_calls or wrapper.name in loops
-    for module, *flags in calls:
-        importlib.import_module(module).parser().parse_args(flags)
+    sourced = ("attention_reweight_txt.sh", "attention_reweight_img.sh")
+    assert len(calls) == n_calls or wrapper.name in loops + sourced
+    for call in calls:
+        parsed(call)
 
 
 def test_a_launcher_and_a_profile_of_ones_own(tmp_path):
-    """LAUNCH stands in front of every module, its own flags included; PROFILE may be a path."""
+    """LAUNCH stands in front of every verb, its own flags included; PROFILE may be a path."""
     profile, log, launcher = tmp_path / "own.sh", tmp_path / "calls", tmp_path / "accelerate"
-    profile.write_text(". bash_scripts/profiles/mini.sh\nmodel_path=/somewhere/else\n")
-    launcher.write_text(STUB.format(log=log))
-    launcher.chmod(0o755)
+    profile.write_text("inherit=mini\nmodel_path=/somewhere/else\n")
+    make_stub(launcher, log)
     command = f"{launcher} launch --multi_gpu --num_processes 2"
-    environment = {**os.environ, "LAUNCH": command, "PROFILE": str(profile)}
+    environment = {**os.environ, "LAUNCH": command, "PROFILE": str(profile), "PYTHON": sys.executable}
     subprocess.run(["sh", ROOT / "bash_scripts/attribute.sh", "--limit", "3"], env=environment, check=True)
-    calls = [call.strip().splitlines() for call in log.read_text().split("call\n") if call]
-    assert [call[:5] for call in calls] == [["launch", "--multi_gpu", "--num_processes", "2", "-m"]] * 3
-    assert calls[2][-2:] == ["--limit", "3"]
-    assert calls[2][calls[2].index("--model") + 1] == "/somewhere/else"
+    said = [call.splitlines() for call in log.read_text().split("call\n") if call]
+    assert [call[:6] for call in said] == [["launch", "--multi_gpu", "--num_processes", "2", "-m", "llava_hh"]] * 3
+    assert said[2][-2:] == ["--limit", "3"]
+    assert parsed(calls_in(log)[2]).model == Path("/somewhere/else")
 
 
 def test_finetuning_trains_heads_and_random_heads_with_each_seed(tmp_path):
-    calls = calls_of(ROOT / "bash_scripts/targeted_finetune.sh", "mini", tmp_path)
-    *trainings, (compare, *flags) = calls
-    parsed = [importlib.import_module(module).parser().parse_args(own) for module, *own in trainings]
-    assert [(own.seed, own.random_heads) for own in parsed] == [(1234, None), (1234, 1234), (1235, None), (1235, 1235)]
-    compared = importlib.import_module(compare).parser().parse_args(flags)
-    assert [*zip(compared.tuned, compared.random_tuned, strict=True)] == [
-        (parsed[0].out, parsed[1].out),
-        (parsed[2].out, parsed[3].out),
-    ]
+    *trainings, compare = calls_of(ROOT / "bash_scripts/targeted_finetune.sh", "mini", tmp_path)
+    runs = [parsed(call) for call in trainings]
+    assert [(own.seed, own.random_heads) for own in runs] == [(1234, None), (1234, 1234), (1235, None), (1235, 1235)]
+    specs = [parse(text) for text in parsed(compare).methods]
+    tuned = [(Path(spec.fields["path"]), spec.fields.get("group")) for spec in specs if spec.kind == "tfhh"]
+    assert tuned[:2] == [(run.out / "model", None) for run in runs[::2]]
+    assert tuned[2:] == [(run.out / "model", "random_heads_tuned") for run in runs[1::2]]
 
 
 def test_accelerate_reads_the_configurations():
@@ -160,14 +137,13 @@ def test_accelerate_reads_the_configurations():
 
 
 def test_measure_makes_every_call(tmp_path):
-    modules = [call[0].rsplit(".")[-1] for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
-    expected = "build_mini build_mini build_mini caption evaluate_chair attribute choose_adhh compare_decoding "
-    expected += "explain_chair evaluate_pope build_mini build_mini draw_module_influence analyze_attention_bias "
-    expected += "analyze_attention_inheritance analyze_js_divergence analyze_attention_reweight "
-    expected += "analyze_attention_reweight write_figures_page"
-    parts = ["attribute_subset"] * 2 + ["compare_heads"] + ["compare_decoding"] * 2
-    last = ["compare_finetuning", *["evaluate"] * 3, "reference_loss", "record_words", "record_words", "report"]
-    assert modules == [*expected.split(), *parts, *["targeted_finetune"] * 4, *last]
+    calls = [called(call) for call in calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)]
+    expected = ["mini", "mini", "mini", "caption", "score chair", "attribute", "evaluate", "evaluate"]
+    expected += ["compare details", "evaluate", "mini", "mini", "figure modules", "figure bias", "figure inheritance"]
+    expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
+    expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 4, "evaluate"]
+    expected += [*["evaluate"] * 4, "figure words", "figure words", "report html"]
+    assert calls == expected
 
 
 def test_no_literal_sizes_of_one_model():

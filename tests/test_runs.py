@@ -144,7 +144,7 @@ def test_without_git_a_run_goes_on(git, tmp_path):
         (tmp_path / "bin" / "git").chmod(0o755)
     (tmp_path / "captions.jsonl").write_text('{"image_id": 1, "text": "A dog."}\n')
     (tmp_path / "objects.jsonl").write_text('{"image_id": 1, "objects": ["dog"]}\n')
-    command = [sys.executable, "-m", "llava_hh.scripts.evaluate_chair", "--captions", tmp_path / "captions.jsonl"]
+    command = [sys.executable, "-m", "llava_hh", "score", "chair", "--captions", tmp_path / "captions.jsonl"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(tmp_path / "bin")}
     done = subprocess.run(
         [*command, "--objects", tmp_path / "objects.jsonl"],

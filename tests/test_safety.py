@@ -58,7 +58,7 @@ def test_the_program_is_safe(path):
 
 
 def test_tests_and_benchmarks_are_safe_too():
-    """They may look for a free port, load what they made themselves, and run the decoder that export_decoder writes."""
+    """They may look for a free port, load what they made themselves, and run what llava-hh export writes."""
     allowed = {
         "from_pretrained without trust_remote_code=False": {path.name for path in FILES if path not in PROGRAM},
         "a kernel of the hub": {"test_without_code.py"},

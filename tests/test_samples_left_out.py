@@ -12,9 +12,10 @@ from llava_hh.data.images import load_image
 from llava_hh.data.instruct import InstructionData
 from llava_hh.finetuning.batches import Collator, sample_order
 from llava_hh.finetuning.losses import IGNORED
+from llava_hh.finetuning.trainer import TargetedTrainer
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import targeted_finetune
+from llava_hh.scripts import finetune
 
 BAD = (1, 6)  # rows whose images cannot be read
 LONG = (3, 8, 9, 11)  # rows of text whose question is long
@@ -46,7 +47,7 @@ def flags(folder: Path, checkpoint: Path, out: Path, *more: object) -> list[str]
 
 def refused(capsys, *arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
-        targeted_finetune.main(flags(*arguments))
+        finetune.main(flags(*arguments))
     assert stopped.value.code == 2
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -54,7 +55,7 @@ def refused(capsys, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def done(folder, tiny_checkpoint, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
-    targeted_finetune.main(flags(folder, tiny_checkpoint, out, "--skip-bad"))
+    finetune.main(flags(folder, tiny_checkpoint, out, "--skip-bad"))
     return out
 
 
@@ -70,7 +71,7 @@ def test_a_training_leaves_them_out_and_says_how_many(folder, done, tiny_checkpo
     assert bad and long
     log = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
     assert [sum(row[name] for row in log) for name in ("n_bad_images", "n_unanswered")] == [bad, long]
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--log-every", 4))  # 2 not logged
+    finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--log-every", 4))  # 2 not logged
     printed = capsys.readouterr().out
     assert f"{bad} of 24 samples were left out for a bad image" in printed
     assert f"{long} of 24 samples have no answer within --max-length 40 tokens" in printed
@@ -93,7 +94,7 @@ def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
 
 
 def test_a_killed_training_goes_on_with_the_same_rows(folder, done, tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    save, saved = targeted_finetune.TargetedTrainer._save_checkpoint, []
+    save, saved = TargetedTrainer._save_checkpoint, []
 
     def killed(self, *arguments):
         save(self, *arguments)
@@ -102,9 +103,9 @@ def test_a_killed_training_goes_on_with_the_same_rows(folder, done, tiny_checkpo
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(targeted_finetune.TargetedTrainer, "_save_checkpoint", killed)
-        targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
+        patch.setattr(TargetedTrainer, "_save_checkpoint", killed)
+        finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
+    finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad"))
     assert_same_weights(tmp_path, done, 1e-6)
     assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
     assert f"{counted(folder)[0]} of 24 samples were left out" in capsys.readouterr().out  # of both parts
@@ -112,7 +113,7 @@ def test_a_killed_training_goes_on_with_the_same_rows(folder, done, tiny_checkpo
 
 def test_a_pass_without_a_sample_changes_nothing(folder, done, tiny_checkpoint, tmp_path):
     """One sample a pass, so that some passes have none."""
-    targeted_finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--accumulation", BATCH))
+    finetune.main(flags(folder, tiny_checkpoint, tmp_path, "--skip-bad", "--accumulation", BATCH))
     assert_same_weights(tmp_path, done, 1e-4)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tiny_results import of_kind
+from verbs import score_chair
 
 from llava_hh.files import sha256
-from llava_hh.scripts import attribute, caption, choose_adhh, compare_decoding, evaluate_chair
+from llava_hh.scripts import attribute, caption, evaluate
 
 ROOT = Path(__file__).parents[1]
 LENGTH = "10"
@@ -36,7 +38,7 @@ def captions(tiny_checkpoint, tiny_coco, tmp_path_factory) -> Path:
     """A folder with greedy captions and their evaluation."""
     out = tmp_path_factory.mktemp("captions")
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, out))
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(out / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     return out
 
 
@@ -136,7 +138,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
 def test_kill_and_rerun_leave_the_same_bytes(tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
     """kill -9 after the first finished block; the rerun completes the rest. Other scripts: test_faults.py."""
     flags = attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", tmp_path)
-    command = [sys.executable, "-m", "llava_hh.scripts.attribute", *flags]
+    command = [sys.executable, "-m", "llava_hh", "attribute", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     blocks = tmp_path / "blocks"
@@ -156,27 +158,31 @@ def test_comparison_and_choice(tiny_checkpoint, tiny_coco, attribution, tmp_path
     shared = ["--model", str(tiny_checkpoint), "--annotations", str(tiny_coco / "annotations"), "--heads", heads]
     shared += ["--max-new-tokens", LENGTH, "--batch-size", "7"]
     train = ["--image-folder", str(tiny_coco / "train2014"), "--limit", "14", "--out", str(tmp_path / "choice")]
-    choose_adhh.main([*shared, *train, "--top-k", "1", "3", "--threshold", "0.05", "0.9", "--recall-loss", "1"])
+    tried = [f"adhh:top_k={top_k},threshold={threshold}" for top_k in (1, 3) for threshold in (0.05, 0.9)]
+    split = ["--split", "train2014", "--choose", "--recall-loss", "1"]
+    evaluate.main([*shared, *train, *split, "--methods", *tried])
     choice = json.loads((tmp_path / "choice" / "choice.json").read_text())
     assert [(p["top_k"], p["threshold"]) for p in choice["points"]] == [(1, 0.05), (1, 0.9), (3, 0.05), (3, 0.9)]
     assert (tmp_path / "choice" / "choice.png").exists()
-    val = ["--image-folder", str(tiny_coco / "val2014"), "--out", str(tmp_path / "val"), "--random-draws", "2"]
-    compare_decoding.main([*shared, *val, "--top-k", "2", "--threshold", "0.05"])
+    val = ["--image-folder", str(tiny_coco / "val2014"), "--out", str(tmp_path / "val")]
+    evaluate.main([*shared, *val, "--methods", "adhh:top_k=2,threshold=0.05", "random:draws=2,of=adhh"])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
-    for method in ("greedy", "adhh", "random_heads"):
-        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= summary["methods"][method].keys()
-    evaluated = json.loads((tmp_path / "val" / "adhh" / "captions_eval_results.json").read_text())
-    assert summary["methods"]["adhh"]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
+    adhh = of_kind(tmp_path / "val", "adhh")
+    assert [*summary["methods"]] == ["greedy", adhh.name, "random heads"]
+    for entry in summary["methods"].values():
+        assert {"CHAIRs", "CHAIRi", "recall", "mentions", "n", "interval"} <= entry.keys()
+    evaluated = json.loads((adhh / "captions_eval_results.json").read_text())
+    assert summary["methods"][adhh.name]["CHAIRi"] == pytest.approx(evaluated["overall_metrics"]["CHAIRi"], abs=1e-5)
     truth = {path.name: sha256(path) for path in (tiny_coco / "annotations").glob("*_*2014.json")}
     assert truth == evaluated["run"]["truth"] == summary["settings"]["truth"] == choice["settings"]["truth"] != {}
     assert (tmp_path / "val" / "summary_captions.png").exists()
-    assert "| random heads, mean of 2 draws |" in capsys.readouterr().out
+    assert "| random heads, mean of 2 runs |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--edit", "adhh"], "--edit adhh needs --heads"),
+        (["--method", "adhh"], "needs heads=FILE, or --heads"),
         (["--model", "nowhere"], "nowhere: no config.json"),
         (["--annotations", "nowhere"], "nowhere"),
     ],

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import t as student
 from test_ablation import ablate_one_by_one, llama_case, llava_case, mllama_case, padded_llava_case
 from test_scripts import attribute_flags, caption_flags, read_attribution
+from verbs import score_chair
 
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head, estimated_influence
 from llava_hh.attribution.race import beaten_heads
-from llava_hh.scripts import attribute, caption, evaluate_chair
+from llava_hh.scripts import attribute, caption
 
 STEP = 0.02
 
@@ -113,7 +114,7 @@ def sources(tiny_checkpoint, tiny_coco, tmp_path_factory) -> tuple[list[str], Pa
     """Flags of attribution but --out, and the folder of the exact one."""
     folder = tmp_path_factory.mktemp("captions")
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, folder))
-    evaluate_chair.main(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
+    score_chair(["--captions", str(folder / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     exact = tmp_path_factory.mktemp("exact")
     flags = attribute_flags(tiny_checkpoint, tiny_coco, folder / "captions_eval_results.json", exact)
     attribute.main(flags)

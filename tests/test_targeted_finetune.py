@@ -15,6 +15,7 @@ import pytest
 import torch
 from launching import ROOT, finish, launch
 from safetensors.torch import load_file
+from verbs import compare_seeds
 
 from llava_hh.data.images import load_image
 from llava_hh.decoding.method import generate_greedily
@@ -24,7 +25,7 @@ from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.identity import identify_checkpoint
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from llava_hh.scripts import compare_finetuning, summarise_seeds, targeted_finetune
+from llava_hh.scripts import compare_finetuning, finetune
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
 N_STEPS = 6
@@ -49,7 +50,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def done(flags, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
-    targeted_finetune.main([*flags, "--out", str(out)])
+    finetune.main([*flags, "--out", str(out)])
     return out
 
 
@@ -103,21 +104,21 @@ def test_log_and_curves(done):
     ],
 )
 def test_what_is_trained_is_what_the_flags_say(more, expected, vocabulary, flags, tiny_checkpoint, tmp_path):
-    targeted_finetune.main([*flags, "--steps", "2", "--out", str(tmp_path), *more])
+    finetune.main([*flags, "--steps", "2", "--out", str(tmp_path), *more])
     changed = changed_rows(weights(tiny_checkpoint), weights(tmp_path / "model"))
     assert parts(changed) == expected
     assert ("language_model.lm_head.weight" in changed) == vocabulary
 
 
 def test_random_heads_are_others(flags, tmp_path):
-    targeted_finetune.main([*flags, "--steps", "2", "--random-heads", "5", "--out", str(tmp_path)])
+    finetune.main([*flags, "--steps", "2", "--random-heads", "5", "--out", str(tmp_path)])
     heads = json.loads((tmp_path / "run.json").read_text())["settings"]["heads"]
     assert len(heads) == 3 and not [head for head in heads if head in HEADS[:3]]
 
 
 def test_checkpointing_and_accumulation_change_nothing(flags, done, tmp_path):
     more = ["--gradient-checkpointing", "--accumulation", "2", "--out", str(tmp_path)]
-    targeted_finetune.main([*flags, *more])
+    finetune.main([*flags, *more])
     assert_same_weights(tmp_path / "model", done / "model", 1e-4)
 
 
@@ -127,7 +128,7 @@ def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
 
 
 def test_two_processes_equal_one(flags, done, tmp_path):
-    finish(launch(2, "llava_hh.scripts.targeted_finetune", [*flags, "--out", str(tmp_path)]))
+    finish(launch(2, "llava_hh", ["finetune", *flags, "--out", str(tmp_path)]))
     assert_same_weights(tmp_path / "model", done / "model", 1e-4)
     logs = [
         [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] for folder in (tmp_path, done)
@@ -138,7 +139,7 @@ def test_two_processes_equal_one(flags, done, tmp_path):
 
 
 def test_a_killed_training_goes_on_as_if_it_had_not_been(flags, done, tmp_path):
-    command = [sys.executable, "-m", "llava_hh.scripts.targeted_finetune", *flags, "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "llava_hh", "finetune", *flags, "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(tmp_path.glob("checkpoints/*/manifest.json")):
@@ -148,7 +149,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(flags, done, tmp_path):
     assert not (tmp_path / "model").exists()
     partial = tmp_path / "checkpoints" / "checkpoint-999"  # begun, never completed
     partial.mkdir()
-    targeted_finetune.main([*flags, "--out", str(tmp_path)])
+    finetune.main([*flags, "--out", str(tmp_path)])
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
     assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
 
@@ -158,10 +159,10 @@ def test_a_training_killed_after_its_last_step_only_writes_its_result(flags, don
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(targeted_finetune, "save_checkpoint", killed)
-        targeted_finetune.main([*flags, "--out", str(tmp_path)])
+        patch.setattr("llava_hh.finetuning.run.save_checkpoint", killed)
+        finetune.main([*flags, "--out", str(tmp_path)])
     assert last_whole_checkpoint(tmp_path / "checkpoints").name == f"checkpoint-{N_STEPS}"
-    targeted_finetune.main([*flags, "--out", str(tmp_path)])
+    finetune.main([*flags, "--out", str(tmp_path)])
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
     assert (tmp_path / "log.jsonl").read_text() == (done / "log.jsonl").read_text()
 
@@ -181,14 +182,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, done, tmp_path, capsys):
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
             patch.setattr(TargetedModel, "forward", forward)
-            targeted_finetune.main([*flags, "--out", str(tmp_path)])
+            finetune.main([*flags, "--out", str(tmp_path)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "checkpoint-4: could not be written" in error and error.endswith("checkpoint-2")
     assert last_whole_checkpoint(tmp_path / "checkpoints").name == "checkpoint-2"
-    targeted_finetune.main([*flags, "--out", str(tmp_path)])
+    finetune.main([*flags, "--out", str(tmp_path)])
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
 
 
@@ -203,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_samples(flags, tmp_path, c
 
     monkeypatch.setattr(TargetedModel, "forward", forward)
     with pytest.raises(SystemExit) as stopped:
-        targeted_finetune.main([*flags, "--out", str(tmp_path)])
+        finetune.main([*flags, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: step 3: the loss is nan; samples 1")
@@ -223,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_samples(flags, tmp_path, c
 )
 def test_wrong_input_is_one_line(more, message, flags, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        targeted_finetune.main([*flags, "--out", str(tmp_path / "out"), *more])
+        finetune.main([*flags, "--out", str(tmp_path / "out"), *more])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, error) and error.startswith("error: ")
@@ -238,13 +239,13 @@ def test_a_tied_model_trains_its_vocabulary_only_when_untied(flags, tiny_checkpo
     lvlm.model.tie_weights()
     lvlm.model.save_pretrained(tied)
     flags = [*flags, "--model", str(tied), "--steps", "2"]
-    targeted_finetune.main([*flags, "--out", str(tmp_path / "frozen")])
+    finetune.main([*flags, "--out", str(tmp_path / "frozen")])
     changed = changed_rows(weights(tied), weights(tmp_path / "frozen" / "model"))
     assert len(changed) == 4
     with pytest.raises(SystemExit):
-        targeted_finetune.main([*flags, "--lm-head", "--out", str(tmp_path / "refused")])
+        finetune.main([*flags, "--lm-head", "--out", str(tmp_path / "refused")])
     assert "pass --untie" in capsys.readouterr().err
-    targeted_finetune.main([*flags, "--untie", "--out", str(tmp_path / "untied")])
+    finetune.main([*flags, "--untie", "--out", str(tmp_path / "untied")])
     lvlm = load_lvlm(tmp_path / "untied" / "model")
     embeddings, vocabulary = lvlm.model.get_input_embeddings().weight, lvlm.model.get_output_embeddings().weight
     assert torch.equal(embeddings, load_lvlm(tied).model.get_input_embeddings().weight)
@@ -280,7 +281,7 @@ def test_too_few_samples():
 def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path, capsys):
     seeds = []
     for name, more in (("heads_2", ["--seed", "2"]), ("random_2", ["--seed", "2", "--random-heads", "2"])):
-        targeted_finetune.main([*flags, "--steps", "2", *more, "--out", str(tmp_path / name)])
+        finetune.main([*flags, "--steps", "2", *more, "--out", str(tmp_path / name)])
         seeds.append(tmp_path / name)
     shutil.copytree(done, tmp_path / "heads_1")
     heads = flags[flags.index("--heads") + 1]
@@ -303,7 +304,7 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
     assert "over_runs" not in methods["random_heads_tuned"]
     out = tmp_path / "seeds.json"
     runs, greedy = [str(tmp_path / "val" / f"heads_{seed}") for seed in (1, 2)], str(tmp_path / "val" / "greedy")
-    summarise_seeds.main(["--runs", *runs, "--reference", greedy, "--out", str(out)])
+    compare_seeds(["--runs", *runs, "--reference", greedy, "--out", str(out)])
     assert json.loads(out.read_text())["mentions"] == over
     text = capsys.readouterr().out
     assert "| TF-HH, 2 runs | CHAIR_i % |" in text and "| val, 2 runs | recall % |" in text

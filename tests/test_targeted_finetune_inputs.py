@@ -9,8 +9,9 @@ import pytest
 
 from llava_hh import files, identity, runs
 from llava_hh.finetuning.checkpoints import write_manifest
+from llava_hh.finetuning.run import digests_of_images, is_trained
 from llava_hh.finetuning.settings import FineTuningSettings, sharding
-from llava_hh.scripts import compare_finetuning, targeted_finetune
+from llava_hh.scripts import compare_finetuning, finetune
 from llava_hh.settings import differences
 
 
@@ -64,7 +65,7 @@ def test_each_image_is_read_once_and_by_one_process(tmp_path, monkeypatch, capsy
     team, read = Mock(rank=0, count=2, exchange=lambda own: [own, json.dumps([None, "of z"])]), []
     monkeypatch.setattr(runs, "processes", lambda: team)
     monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or f"of {path.stem}")
-    found = targeted_finetune.digests_of_images(tmp_path, [*names, *names])
+    found = digests_of_images(tmp_path, [*names, *names])
     assert found == dict(zip(names, ["of a", "of b", None, "of z"], strict=True)) and read == names[:2]
     assert not team.gather.called and "sha256 of images: 100%" in capsys.readouterr().err
 
@@ -80,7 +81,7 @@ def test_a_finished_model_is_read_once_on_a_machine(tmp_path, monkeypatch):
     (model / "model.safetensors").write_text("weights")
     write_manifest(model, "of mine", 3)
     for _ in range(2):
-        assert targeted_finetune.is_trained(SimpleNamespace(out=tmp_path, steps=3))
+        assert is_trained(SimpleNamespace(out=tmp_path, steps=3))
     assert reads == ["model.safetensors"]
 
 
@@ -98,9 +99,9 @@ def test_the_summary_says_which_model_was_captioned(tmp_path):
 
 def test_every_flag_is_compared_or_free():
     flags = ("--model", "--heads", "--data", "--image-folder", "--out")
-    given = {*vars(targeted_finetune.parser().parse_args([word for flag in flags for word in (flag, f"a{flag}")]))}
+    given = {*vars(finetune.parser().parse_args([word for flag in flags for word in (flag, f"a{flag}")]))}
     named = {each.name for each in fields(FineTuningSettings)}
-    assert given - named == {"out", "debug", "foreign_heads"}
+    assert given - named == {"out", "debug", "profile", "foreign_heads"}
     assert named - given == {"images", "mixed_precision", "sharding"}
     for name in named:
         changed = replace(settings(), **{name: 2})

@@ -139,7 +139,7 @@ def test_a_yes_on_stdin_changes_nothing_and_nobody_waits(tiny_checkpoint, tiny_c
     (folder / "evil.py").write_text(EVIL.format(marker=str(marker)))
     for name, kind in (("tokenizer_config.json", "AutoTokenizer"), ("processor_config.json", "AutoProcessor")):
         edit(folder / name, mapped(kind))
-    command = [sys.executable, "-m", "llava_hh.scripts.caption", "--model", folder, "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "llava_hh", "caption", "--model", folder, "--out", tmp_path / "out"]
     command += ["--annotations", tiny_coco / "annotations", "--image-folder", tiny_coco / "train2014", "--limit", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run(command, env=environment, input="y\n" * 9, capture_output=True, text=True, check=False)
@@ -152,7 +152,7 @@ def test_a_yes_on_stdin_changes_nothing_and_nobody_waits(tiny_checkpoint, tiny_c
 
 
 def test_a_checkpoint_with_a_decoder_of_its_own_decodes_without_it(evil, tiny_checkpoint, tiny_coco, tmp_path):
-    """As `export_decoder` moved into a checkpoint makes it."""
+    """As `llava-hh export` moved into a checkpoint makes it."""
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     evil(folder)
     flags = ["--annotations", tiny_coco / "annotations", "--image-folder", tiny_coco / "train2014", "--limit", "2"]

@@ -3,14 +3,10 @@
 import json
 from pathlib import Path
 
+from verbs import score_chair
+
 from llava_hh.files import write_json
-from llava_hh.scripts import (
-    attribute,
-    caption,
-    compare_decoding,
-    evaluate_chair,
-    figure,
-)
+from llava_hh.scripts import attribute, caption, evaluate, figure
 
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
 
@@ -22,18 +18,24 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     truth = ["--annotations", str(coco / "annotations")]
     out = folder / "train2014"
     caption.main([*train, *truth, "--split", "train2014", "--max-new-tokens", "8", "--out", str(out)])
-    evaluate_chair.main(["--captions", str(out / "captions.jsonl"), *truth])
+    score_chair(["--captions", str(out / "captions.jsonl"), *truth])
     captions = ["--captions", str(out / "captions_eval_results.json")]
     attribute.main([*train, *captions, "--limit", "6", "--out", str(out / "identify_attention_head")])
     result = out / "identify_attention_head" / "attribution_result.json"
     figure.main(["modules", "--attribution", str(result), "--out", str(out / "module_influence")])
     heads = ["--heads", str(result), "--top-k", "2"]
-    compare_decoding.main(
-        [*model, "--image-folder", str(coco / "val2014"), *truth, *heads, "--limit", "6", "--max-new-tokens", "8"]
-        + ["--random-draws", "1", "--threshold", "0.2", "--out", str(folder / "val2014")]
+    evaluate.main(
+        [*model, "--image-folder", str(coco / "val2014"), *truth, *heads[:2], "--limit", "6", "--max-new-tokens", "8"]
+        + ["--methods", "adhh:top_k=2,threshold=0.2", "random:draws=1,of=adhh", "--out", str(folder / "val2014")]
     )
     few = [*heads, "--limit", "3", "--batch-size", "2"]
     figure.main(["words", *train, *captions, *few, "--out", str(out / "word_maps")])
+
+
+def of_kind(folder: Path, kind: str) -> Path:
+    """The folder of the only method of a kind, or of its only random draw ("random")."""
+    (found,) = folder.glob(f"{kind}-*")
+    return found
 
 
 def add_hostile_method(folder: Path) -> None:

@@ -18,4 +18,4 @@ if [ -n "$training_checkpoints" ]; then with divergence sh bash_scripts/analysis
 with evaluate with factors sh bash_scripts/analysis/attention_reweight_txt.sh
 with evaluate with factors sh bash_scripts/analysis/attention_reweight_img.sh
 
-launch llava_hh report pages --results "$result_path"
+launch llava_hh report figures "$result_path"

@@ -56,7 +56,7 @@ def read_captions(
         expected = "expected the captions_eval_results.json of a run"
         raise ValueError(f"--captions {path}: its `sentences` lack {error}; {expected}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON as evaluate_chair writes it ({error})") from None
+        raise ValueError(f"{path}: not JSON as llava-hh score chair writes it ({error})") from None
     refuse_stale(path, about.get("run"))
     for entry in chosen:
         if missing := [name for name in fields if name not in entry]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.comparison import LABELS, RESULT_FILE, read_scored, refuse_stale, truth_of
+from llava_hh.comparison import RESULT_FILE, label_of, read_scored, refuse_stale, truth_of
 from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
 from llava_hh.files import read_json, sha256, write_json
 from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
@@ -44,7 +44,8 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
     """
     runs, first = {}, None
     for name, path in files.items():
-        refuse_stale(path, read_json(path).get("run"))
+        content = read_json(path)
+        refuse_stale(path, content.get("run"))
         sentences, metrics = read_scored(path)
         variant = metrics["variant"]
         about = truth_of(sentences, metrics)
@@ -53,7 +54,7 @@ def explain(files: dict[str, Path]) -> dict[str, Any]:
             raise ValueError(f"{path}: other images, ground truth or rules of CHAIR than the first run has")
         names = [label.lower() for label in load_classes()] if variant == NOCAPS else sorted(load_synonyms())
         runs[name] = {
-            "label": LABELS.get(name, name),
+            "label": label_of(name, content),
             "categories": by_category(sentences, names),
             "co_occurrence": co_occurrence(sentences),
             "positions": by_position(sentences),

@@ -7,7 +7,7 @@ from llava_hh.files import read_json_lines
 
 
 def draw_finetuning(log: Path, out: Path) -> None:
-    """Draw a log.jsonl of targeted_finetune as `out`.png and `out`.pdf."""
+    """Draw a log.jsonl of a fine-tuning as `out`.png and `out`.pdf."""
     rows = [row for _, row in read_json_lines(log)]
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")

@@ -4,7 +4,7 @@ While it decodes, each listed head that puts a mass of at least the threshold on
 attention set to zero, row by row. Needs torch and transformers alone; a model that attends through transformers'
 AttentionInterface; and batches padded on the left. A row decides where it predicts a token of the answer, that is from
 the prompt's last position on, however `generate` runs: with a cache or without, in chunks, with an assistant. Written
-by `python -m llava_hh.scripts.export_decoder`.
+by `llava-hh export`.
 """
 
 from collections.abc import Iterator, Sequence

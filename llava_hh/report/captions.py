@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.comparison import LABELS, RESULT_FILE
+from llava_hh.comparison import RESULT_FILE, label_of
 from llava_hh.data.images import image_path
 from llava_hh.files import read_json
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
 
-FIRST = ("greedy", "adhh")  # methods, from the left
+FIRST = ("greedy", "adhh")  # kinds of methods, from the left
 
 
 def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, Path]]:
@@ -28,11 +28,11 @@ def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, 
         groups.setdefault((path.parent.parent, own.image_folder), []).append(own)
     sets, files = [], {}
     for (above, _), methods in sorted(groups.items(), key=_least_shown):
-        methods.sort(key=lambda own: (FIRST.index(own.name) if own.name in FIRST else len(FIRST), own.name))
+        methods.sort(key=lambda own: (FIRST.index(own.kind) if own.kind in FIRST else len(FIRST), own.name))
         folder = above
         if len(methods) == 1:
             folder = methods[0].path.parent
-            methods[0].about["label"] = LABELS.get(methods[0].name, "captions")
+            methods[0].about["label"] = methods[0].label if methods[0].is_method else "captions"
         images = _images(methods, max(1, limit // len(groups)), files)
         name = results.link(folder) if folder != results.folder else folder.resolve().name
         sets.append({"name": name, "methods": [own.about for own in methods], "images": images})
@@ -57,7 +57,9 @@ class _Captions:
 
     def __init__(self, results: ResultFolder, path: Path) -> None:
         self.path, self.name = path, path.parent.name
-        self.entries, self.image_folder = read_form(path, _read)
+        self.entries, self.image_folder, about = read_form(path, _read)
+        self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
+        self.is_method = self.label != self.name or self.kind in FIRST
         self.influences, self.maps = WordInfluences.beside(path), WordMaps.beside(path)
         run = path.with_name("run.json")
         further = [read_json(run).get("settings", {})] if run.is_file() else []
@@ -65,7 +67,7 @@ class _Captions:
         for settings in further:
             self.image_folder = self.image_folder or settings.get("image_folder")
         self.about = {
-            "label": LABELS.get(self.name, self.name),
+            "label": self.label,
             "source": results.link(path),
             "influence": self.influences and self.influences.about(results),
             "maps": self.maps and self.maps.about(results),
@@ -100,10 +102,11 @@ def _least_shown(group: tuple[tuple, Sequence[_Captions]]) -> tuple[bool, int]:
     return not any(own.influences or own.maps for own in methods), -len(methods)
 
 
-def _read(content: dict) -> tuple[dict, str | None]:
-    """Entries by image, with what the page shows of them, and the folder of the images where the file names it."""
+def _read(content: dict) -> tuple[dict, str | None, dict]:
+    """Entries by image, with what the page shows of them; the folder of the images and the method, where named."""
     entries = {
         own["image_id"]: {"image": own.get("image"), "caption": own["caption"], "mentions": own["mentions"]}
         for own in content["sentences"]
     }
-    return entries, content.get("run", {}).get("image_folder")
+    about = {name: content[name] for name in ("label", "kind") if isinstance(content.get(name), str)}
+    return entries, content.get("run", {}).get("image_folder"), about

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from llava_hh.comparison import POPE_FILE, RESULT_FILE, SHOWN, cell, table_of, table_of_pope
@@ -46,8 +47,8 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     """
     for table in comparisons:
         methods = table["methods"]
-        adhh = next((entry for name, entry in methods.items() if entry.get("kind", name) == "adhh"), None)
-        if adhh and "greedy" in methods:
+        adhh = next((own for name, own in methods.items() if own.get("kind", name) == "adhh"), None)
+        if "greedy" in methods and adhh:
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
@@ -85,10 +86,8 @@ def _run(results: ResultFolder, path: Path, content: dict) -> dict:
 
 def _command(argv: list[str]) -> str:
     """What made a run, as "attribute" or "figure bias"."""
-    name, *words = argv
-    if name != "llava-hh":
-        return name.removesuffix(".py")
-    return " ".join(words[: next((place for place, word in enumerate(words) if word.startswith("-")), 2)][:2])
+    words = list(takewhile(lambda word: not word.startswith("-"), argv[1:3]))
+    return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 
 
 def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:

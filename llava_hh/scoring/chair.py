@@ -14,6 +14,7 @@ from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.words import drop_incomplete_sentence
+from llava_hh.progress import progress
 from llava_hh.runs import make_parent, processes, provenance, share_out
 from llava_hh.tables import Table, beside, print_table
 
@@ -142,7 +143,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
         cut = drop_incomplete_sentence if given.drop_incomplete else str
         return [
             {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
-            for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
+            for row in progress("CHAIR", "caption", share)
         ]
 
     sentences = share_out(kept, score)

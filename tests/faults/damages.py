@@ -8,10 +8,10 @@ from pathlib import Path
 
 import hypothesis
 from hypothesis import strategies as st
+from verbs import compare_details, compare_runs, score_chair, score_vqa
 
 from llava_hh.data.pope import KINDS
 from llava_hh.files import write_json, write_rows
-from llava_hh.scripts import compare, evaluate_chair, evaluate_vqa, explain_chair
 
 from .children import Ending, run_to_the_end
 from .kills import prepare
@@ -203,30 +203,30 @@ def targets(folder: Path) -> list[Target]:
             by_name["caption"].flags,
             results=captions,
         ),
-        Target("runs that are compared", scored, compare.main, compared, out=False),
+        Target("runs that are compared", scored, compare_runs, compared, out=False),
         Target("POPE's questions", questions, pope.main, (*pope.flags, "--questions", questions.parent)),
-        Target("VQA's answers", answers, evaluate_vqa.main, vqa, out=False),
-        Target("VQA's truth", told, evaluate_vqa.main, vqa, out=False),
+        Target("VQA's answers", answers, score_vqa, vqa, out=False),
+        Target("VQA's truth", told, score_vqa, vqa, out=False),
         of("COCO captions", annotations / "captions_train2014.json", "caption"),
         of("COCO instances", annotations / "instances_val2014.json", "compare_decoding"),
         Target(
             "COCO instances, CHAIR",
             annotations / "instances_train2014.json",
-            evaluate_chair.main,
+            score_chair,
             ("--captions", captions / "captions.jsonl", *truth, "--out", folder / "out" / "scores.json"),
             out=False,
         ),
         Target(
             "captions.jsonl",
             captions / "captions.jsonl",
-            evaluate_chair.main,
+            score_chair,
             ("--captions", captions / "captions.jsonl", *truth, "--out", folder / "out" / "scores.json"),
             out=False,
         ),
         of("scored captions, attribution", scored, "attribute"),
-        Target("scored captions, detail", scored, explain_chair.main, (captions,)),
+        Target("scored captions, detail", scored, compare_details, (captions,)),
         of("head list", folder / "heads.json", "attention_bias"),
-        of("instruction data", folder / "coco" / "instruct_train2014.json", "targeted_finetune"),
+        of("instruction data", folder / "coco" / "instruct_train2014.json", "finetune"),
         of("config.json", model / "config.json", "caption"),
         of("processor", model / "processor_config.json", "caption"),
         of("tokenizer", model / "tokenizer.json", "caption"),

@@ -6,26 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import baselines.evaluate
-import baselines.evaluate_pope
-import newer_models.evaluate
 import torch
 from tiny import IMAGE_TOKEN, tiny_llama
 from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
+from verbs import score_chair
 
 from llava_hh.mini.dataset import write_instructions
-from llava_hh.scripts import (
-    analyze_attention_reweight,
-    attribute,
-    caption,
-    choose_adhh,
-    compare_decoding,
-    evaluate_chair,
-    figure,
-    reference_loss,
-    targeted_finetune,
-)
+from llava_hh.scripts import attribute, caption, evaluate, figure, finetune
 
 HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
 
@@ -63,7 +51,7 @@ def steps_before(folder: Path) -> list[Script]:
     truth, out = ("--annotations", folder / "coco" / "annotations"), folder / "captions"
     return [
         Script("caption", caption.main, (*_images(folder, "train2014"), *truth, *_short("train2014"), "--out", out)),
-        Script("evaluate_chair", evaluate_chair.main, ("--captions", out / "captions.jsonl", *truth)),
+        Script("score_chair", score_chair, ("--captions", out / "captions.jsonl", *truth)),
     ]
 
 
@@ -76,32 +64,40 @@ def scripts(folder: Path) -> list[Script]:
     small = ("--limit", 6, "--max-new-tokens", 6, "--batch-size", 2)
     few = (*val, *truth, *small)
     words = (*train, *captions, "--batch-size", 2)
-    adhh = (*few, *heads, "--threshold", 0.05)
+    adhh, others = "adhh:top_k=2,threshold=0.05", "random:draws=1,of=adhh"
+    listed = ("--heads", folder / "heads.json")
     tuning = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco", "--steps", 6)
-    timed = ("summary.md", "summary.png", "summary.pdf")  # they say how long a token took
+    # they say how long a token took
+    timed = ("summary.json", "summary.md", "summary.png", "summary.pdf", "choice.json", "choice.png", "choice.pdf")
+    few = (*few, *listed)
+    scaled = "scale:alpha=0.5,top_k=2"
     return [
         Script("caption", caption.main, (*train, *truth, *_short("train2014"))),
         Script("attribute", attribute.main, (*words, "--limit", 6, "--list-length", 5)),
         Script("attribute --screen", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--screen", 6)),
         Script("attribute --race", attribute.main, (*words, "--limit", 6, "--list-length", 5, "--race", 3)),
-        Script("compare_decoding", compare_decoding.main, (*adhh, "--random-draws", 1)),
+        Script("evaluate", evaluate.main, (*few, "--methods", adhh, others), timed),
         Script(
-            "choose_adhh",
-            choose_adhh.main,
-            (*train, *truth, *small, *heads[:2], "--top-k", 1, "--threshold", 0.1, 0.5),
+            "choice",
+            evaluate.main,
+            (*train, *truth, *small, *listed, "--methods", adhh, "adhh:top_k=1,threshold=0.5", "--choose"),
+            timed,
+        ),
+        Script("decoders", evaluate.main, (*few, "--methods", adhh, "vcd_paper", "dola_repo+adhh", "pai"), timed),
+        Script(
+            "pope",
+            evaluate.main,
+            (*few, "--model", folder / "polled", "--task", "pope", "--methods", adhh, "removal:top_k=2"),
         ),
         Script(
-            "evaluate", baselines.evaluate.main, (*adhh, "--methods", "adhh", "vcd_paper", "dola_repo", "pai"), timed
+            "removal",
+            evaluate.main,
+            (*few, "--methods", "removal:top_k=2", "random:draws=1,of=removal", "adhh:top_k=2,threshold=0.2"),
+            timed,
         ),
         Script(
-            "evaluate_pope",
-            baselines.evaluate_pope.main,
-            (*adhh, "--model", folder / "polled", "--methods", "adhh", "removal"),
-        ),
-        Script("newer_models", newer_models.evaluate.main, (*few, *heads, "--random-draws", 1, "--threshold", 0.2)),
-        Script(
-            "targeted_finetune",
-            targeted_finetune.main,
+            "finetune",
+            finetune.main,
             ("--model", folder / "model", *heads, *tuning, "--batch-size", 4, "--save-every", 2, "--max-length", 40),
         ),
         Script("attention_bias", figure.main, ("bias", *words, *heads, "--limit", 6)),
@@ -119,15 +115,11 @@ def scripts(folder: Path) -> list[Script]:
                 *("--image-folder", folder / "coco" / "train2014"),
             ),
         ),
-        Script(
-            "attention_reweight",
-            analyze_attention_reweight.main,
-            (*few, *heads, "--random-draws", 1, "--span", "after_image", "--alphas", 1, 0.5),
-        ),
+        Script("factors", evaluate.main, (*few, "--methods", scaled, f'random:draws=1,of="{scaled}"'), timed),
         Script(
             "reference_loss",
-            reference_loss.main,
-            (*adhh, "--captions-per-image", 2, "--random-draws", 1),
+            evaluate.main,
+            (*few, "--task", "loss", "--methods", adhh, others, "--captions-per-image", 2),
         ),
         Script("record_words", figure.main, ("words", *words, *heads, "--limit", 4)),
     ]

@@ -18,7 +18,7 @@ from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from llava_hh.files import sha256
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.mini.dataset import write_instructions
-from llava_hh.scripts import targeted_finetune
+from llava_hh.scripts import finetune
 
 from .checkpoints import FINISHED, INTERRUPTED, Case, Kind
 from .children import Ending, run_to_the_end
@@ -72,8 +72,8 @@ def prepare(folder: Path, log: Path) -> list[object]:
 
 def tune(flags: Sequence[str]) -> None:
     """Fine-tune, without the curves, which take longer than the tiny training."""
-    with patch.object(targeted_finetune, "draw_finetuning"):
-        targeted_finetune.main(flags)
+    with patch("llava_hh.figures.finetuning.draw_finetuning"):
+        finetune.main(flags)
 
 
 def interrupt(flags: Sequence[str]) -> None:

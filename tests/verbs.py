@@ -1,0 +1,24 @@
+"""Verbs below a verb as functions of their flags, such as score_chair(["--captions", ...])."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A verb's parser, or those of the verbs below it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    yield from (each for action in below for own in action.choices.values() for each in parsers(own))
+    if not below:
+        yield parser
+
+
+def below(verb: str, what: str) -> Callable[[Sequence[str]], None]:
+    """`llava-hh VERB WHAT`."""
+    return lambda flags: import_module(f"llava_hh.scripts.{verb}").main([what, *flags])
+
+
+score_chair, score_benchmark, score_vqa = (below("score", what) for what in ("chair", "benchmark", "vqa"))
+compare_runs, compare_heads = below("compare", "runs"), below("compare", "heads")
+compare_seeds, compare_details = below("compare", "seeds"), below("compare", "details")
+report_html, report_figures = below("report", "html"), below("report", "figures")
