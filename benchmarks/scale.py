@@ -40,7 +40,7 @@ def caption_seconds(model: Path, coco: Path, out: Path, n_images: int, n_process
         port = probe.getsockname()[1]
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
     launcher += ["--dynamo_backend", "no", "--num_processes", str(n_processes), "--main_process_port", str(port)]
-    command = [*(launcher if n_processes > 1 else []), "-m", "llava_hh.scripts.caption"]
+    command = [*(launcher if n_processes > 1 else []), "-m", "llava_hh", "caption"]
     command += ["--model", model, "--image-folder", coco / "val2014", "--annotations", coco / "annotations"]
     measure_process([*command, "--limit", n_images, "--batch-size", 8, "--out", out])
     return read_json(out / "run.json")["seconds"]

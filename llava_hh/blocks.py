@@ -6,7 +6,6 @@ the files of its own blocks into the shared folder, and the first one merges the
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from tqdm import tqdm
 
 from llava_hh.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.parts import drop_parts
 from llava_hh.processes import processes
+from llava_hh.progress import Forecast, announce, progress
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
@@ -46,7 +45,8 @@ class Run:
     def blocks(
         self, samples: Sequence[dict], size: int, label: str, image_of: Callable[[dict], Path] | None = None
     ) -> Iterator[tuple[int, Sequence[dict]]]:
-        """Yield (number, samples) of this process's blocks that are not finished, with a progress bar over samples.
+        """Yield (number, samples) of this process's blocks that are not finished, with a progress bar over samples on a
+        terminal; after the first of them a line says how long the rest takes.
 
         Process r of n has the blocks r, r + n, r + 2n, ... When the loop is over, all blocks of all processes are
         there. A block that was finished over more samples than are asked for now counts as finished.
@@ -64,17 +64,15 @@ class Run:
         own = range(team.rank, self.n_blocks, team.count)
         if team.is_main:
             self._name_others()
-        with tqdm(
-            total=sum(len(self._samples_of(number)) for number in own),
-            desc=label,
-            unit="image",
-            disable=not team.is_main,
-        ) as bar:
+        sizes, forecast = {number: len(self._samples_of(number)) for number in own}, Forecast(label, "image")
+        with progress(label, "image", total=sum(sizes.values())) as bar:
             for number in own:
-                block = self._samples_of(number)
                 if not self._is_finished(number):
-                    yield number, block
-                bar.update(len(block))
+                    forecast.begin()
+                    yield number, self._samples_of(number)
+                    later = (each for each in own if each > number and not self._block(each, "json").is_file())
+                    forecast.end(sizes[number], (sizes[each] for each in later))
+                bar.update(sizes[number])
         team.wait()
         if team.is_main:
             self._see_all_blocks()
@@ -276,9 +274,7 @@ class Run:
         seen = (path for path in folder.glob("*") if not path.name.startswith("."))
         if others := sorted(path.name for path in set(seen) - own):
             names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
-            tqdm.write(
-                f"warning: {(self.folder / 'blocks')}: {names}: no run of ours wrote it; left alone", file=sys.stderr
-            )
+            announce(f"warning: {folder}: {names}: no run of ours wrote it; left alone")
 
     def _own_files(self, ending: str) -> list[Path]:
         """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""

@@ -14,8 +14,7 @@ from llava_hh.decoding.method import Method
 from llava_hh.files import write_json
 from llava_hh.generation import answer_samples, caption_images, firing_rates, seconds_per_token
 from llava_hh.identity import describe_loaded, digest_of, file_sha256
-from llava_hh.metrics.caption_scores import score_against_references
-from llava_hh.metrics.chair import corpus_metrics
+from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs import begun_run, make_folder, processes, start_run
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
@@ -161,9 +160,7 @@ class Evaluation:
         sentences = self.score(found.rows)
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
-            overall = corpus_metrics(sentences, self.dataset.variant)
-            if all(references):
-                overall |= score_against_references([entry["caption"] for entry in sentences], references)
+            overall = overall_metrics(sentences, self.dataset.variant, references)
             about = {"label": method.label, "kind": method.kind}
             result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
             if found.fired:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line import FRACTION, RANDOM_SEED, SIZE
+from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
@@ -15,8 +15,6 @@ from llava_hh.runs import make_parent
 
 if TYPE_CHECKING:  # a help is shown without loading torch
     from llava_hh.evaluation import Evaluation
-    from llava_hh.heads import Head
-    from llava_hh.models.lvlm import Lvlm
 
 ATTRIBUTED = "{result_path}/train2014-{attribution_images|all}-seed{draw_seed|42}"  # what attribute.sh makes
 COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
@@ -75,8 +73,13 @@ def add_sample_flags(
     add = parser.section(SPEED).add_argument
     add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
     add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
-    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    add_out_flag(parser)
     parser.take_from_profile(**{**templates, **(profile or {}), "out": (profile or {}).get("out", DRAWN)})
+
+
+def add_out_flag(parser: ScriptParser) -> None:
+    """The flag that says where results go."""
+    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
 
 
 def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
@@ -90,7 +93,7 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
     text = "captions_eval_results.json of this model's greedy captions"
     add("--captions", type=Path, metavar="FILE", required=True, help=text)
     add("--image-folder", type=Path, metavar="FOLDER", required=required, help="folder of the images")
-    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+    add_out_flag(parser)
     parser.take_from_profile(
         model="{model_path}",
         captions=f"{ATTRIBUTED}/captions_eval_results.json",
@@ -105,33 +108,6 @@ def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     add("--heads", type=Path, metavar="FILE", required=required, help=text)
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
     parser.take_from_profile(heads="{head_list}")
-
-
-def add_adhh_flags(parser: ScriptParser, required: bool = True) -> None:
-    """The flags that say which heads AD-HH switches off, and when."""
-    add_head_flags(parser, required)
-    add = parser.section(METHOD).add_argument
-    add("--top-k", type=SIZE, default=20, help="how many heads of the list AD-HH switches off")
-    text = "attention mass after the image at which a head is switched off"
-    add("--threshold", type=FRACTION, default=0.4, help=text)
-    parser.take_from_profile(top_k="{top_k}", threshold="{threshold}")
-
-
-def heads_from_flags(args: argparse.Namespace, lvlm: Lvlm, top_k: int, key: str = "hal_heads") -> list[Head]:
-    """The first `top_k` heads of the list that the flags of `add_head_flags` name.
-
-    Where `--heads` says "published", it becomes the file of that list.
-
-    Args:
-        key: "hal_heads" or "non_hal_heads".
-    Raises:
-        ValueError: the list was found on another model, or is no head list, or none was published for this model.
-        IndexError: a head that the model does not have.
-    """
-    from llava_hh.head_lists import heads_of_list, list_file
-
-    args.heads = list_file(args.heads, lvlm)
-    return heads_of_list(args.heads, lvlm, top_k, key, args.foreign_heads)
 
 
 def add_object_flags(parser: ScriptParser) -> None:

@@ -1,64 +1,22 @@
-"""Where interventions and recordings meet a model: one registered attention function, three context managers.
+"""Where interventions and recordings meet a model: context managers over the package's attention function."""
 
-The function is fused attention; for the heads that an open block names, it then edits the output, records, or hands
-the call to an observer. What is open hangs on the attention modules themselves, so autograd's recompute threads and
-copies of a config see the right state, and a module without an open block runs plain fused attention.
-"""
+from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
 
 from llava_hh.attention import attends_to_image_alone, attention_modules, switch_attention
-from llava_hh.attention_call import AttentionCall
+from llava_hh.block import BLOCKS, Block, Observer
 from llava_hh.heads import Head, by_layer, check_heads
 from llava_hh.interventions import Intervention
-from llava_hh.spans import AnswerRows, SpanFinder, Spans, image_only_spans
+from llava_hh.spans import SpanFinder
 from llava_hh.trace import Trace, watch_generate
 
-ATTENTION = "llava_hh"
-Observer = Callable[[int, Tensor, AttentionCall], None]
-_BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
-
-
-class _Block:
-    """The state of one open block: which heads, where the image is (where that is asked), and what was seen."""
-
-    def __init__(self, spans: SpanFinder | None) -> None:
-        self.spans, self.trace = spans, Trace()
-        self.edits: dict[int, list[tuple[int, Intervention, list[int]]]] = {}  # by layer; edits are numbered
-        self.mass: dict[int, list[int]] = {}
-        self.maps: dict[int, list[int]] = {}
-        self.observed: dict[int, list[int]] = {}
-        self.observer: Observer | None = None
-        self.called: set[int] = set()
-        self._indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
-        self._answers: tuple[Tensor | None, tuple, AnswerRows] | None = None
-
-    @property
-    def layers(self) -> set[int]:
-        return {*self.edits, *self.mass, *self.maps, *self.observed}
-
-    def index(self, heads: list[int], device: torch.device) -> Tensor:
-        """The heads as an index tensor that is copied to the device once, not once per layer and step."""
-        key = (device, tuple(heads))
-        if key not in self._indices:
-            self._indices[key] = torch.tensor(heads, device=device)
-        return self._indices[key]
-
-    def answers(self, call: AttentionCall) -> AnswerRows:
-        """The answer rows of a forward; its layers share a mask, so they are found once."""
-        size = (call.query.device, len(call.query), call.query.shape[2], call.key.shape[2])
-        if self._answers is None or self._answers[0] is not call.mask or self._answers[1] != size:
-            rows = self.spans.find_answers(*size[1:], call.first_index, size[0])
-            self._answers = call.mask, size, rows
-        return self._answers[2]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager
@@ -90,7 +48,7 @@ def intervene(
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
-    block = _Block(SpanFinder(image_mask, response_start, on_rows))
+    block = Block(SpanFinder(image_mask, response_start, on_rows))
     for number, intervention in enumerate(interventions):
         intervention.check(len(image_mask))
         for layer, heads in by_layer(intervention.heads).items():
@@ -122,7 +80,7 @@ def record(
     Raises:
         IndexError, ValueError, RuntimeError, NotImplementedError: as `intervene`.
     """
-    block = _Block(SpanFinder(image_mask))
+    block = Block(SpanFinder(image_mask))
     mass, maps = list(mass or ()), list(maps or ())
     block.mass, block.maps = by_layer(mass), by_layer(maps)
     block.trace.mass = {layer: [] for layer in block.mass}
@@ -143,7 +101,7 @@ def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: 
     Raises:
         IndexError, ValueError, RuntimeError: as `intervene`.
     """
-    block = _Block(None)
+    block = Block(None)
     heads = list(heads)
     block.observed, block.observer = by_layer(heads), observer
     with _open(model, block, heads):
@@ -152,12 +110,16 @@ def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: 
 
 def is_edited(model: PreTrainedModel) -> bool:
     """Whether a block of `intervene` with something to edit is open on the model."""
-    blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(_BLOCKS, ()))
+    blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(BLOCKS, ()))
     return any(block.edits for block in blocks)
 
 
 @contextmanager
-def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
+def _open(model: PreTrainedModel, block: Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
+    from transformers import PreTrainedModel
+
+    from llava_hh.attending import ATTENTION  # imports transformers' modeling, which takes seconds
+
     modules = attention_modules(model)
     text_config = next(iter(modules.values())).config
     check_heads(heads, len(modules), text_config.num_attention_heads)
@@ -179,93 +141,15 @@ def _open(model: PreTrainedModel, block: _Block, heads: Sequence[tuple[int, int]
     opened = [modules[layer] for layer in sorted(block.layers)]
     with switch_attention(model, ATTENTION):
         for module in opened:
-            module.__dict__.setdefault(_BLOCKS, []).append(block)
+            module.__dict__.setdefault(BLOCKS, []).append(block)
         try:
             yield
         finally:
             for module in opened:
-                blocks = module.__dict__[_BLOCKS]
+                blocks = module.__dict__[BLOCKS]
                 blocks.remove(block)
                 if not blocks:
-                    del module.__dict__[_BLOCKS]
+                    del module.__dict__[BLOCKS]
     # only reached when the block was left without an exception
     if missing := sorted(block.layers - block.called):
         raise RuntimeError(f"layers {missing} were never called while the block was open; their heads saw nothing")
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Fused attention, then the edits and recordings of the blocks that are open on `module`.
-
-    Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head), mask (batch, 1, query,
-    key) or None; returns (batch, query, head, d_head), and no maps.
-    """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    blocks: list[_Block] = module.__dict__.get(_BLOCKS, [])
-    if not blocks:
-        return output, None
-    if kwargs.get("position_bias") is not None:
-        raise NotImplementedError("attention with a position bias can be neither edited nor recorded")
-    layer = module.layer_idx
-    is_causal = kwargs.get("is_causal")
-    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as sdpa_attention_forward
-    call = AttentionCall(
-        query=query,
-        key=key,
-        value=value,
-        mask=attention_mask,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        causal=bool(is_causal) and attention_mask is None and query.shape[2] > 1,
-        output=output,
-    )
-    for block in blocks:
-        block.called.add(layer)
-        if layer in block.mass:
-            spans = _find_spans(module, block, call, kwargs.get("sliding_window"))
-            block.trace.mass[layer].append(call.mass(block.index(block.mass[layer], query.device), spans))
-        if layer in block.maps:
-            block.trace.maps[layer].append(call.pattern(block.index(block.maps[layer], query.device)))
-        if layer in block.observed:
-            block.observer(layer, block.index(block.observed[layer], query.device), call)
-    edits = [(block, *each) for block in blocks for each in block.edits.get(layer, [])]
-    if edits:
-        call.output = output.clone()
-    for block, number, edit, heads in sorted(edits, key=lambda each: each[2].order):
-        spans = None
-        if edit.needs_spans or block.spans.is_of_some_rows:
-            spans = _find_spans(module, block, call, kwargs.get("sliding_window") if edit.needs_spans else None)
-        if edit.acts_on_answers:
-            answers = block.answers(call)
-            if answers.first == query.shape[2]:
-                continue
-            spans = spans._replace(answers=answers)
-        decisions = edit.edit(call, block.index(heads, query.device), spans)
-        if decisions is not None:
-            first = block.spans.first_predicting
-            rows = answers.index[answers.first :] - first
-            block.trace.keep(number, layer, heads, decisions, rows, key.shape[2] - first)
-    return call.output, None
-
-
-def _find_spans(module: nn.Module, block: _Block, call: AttentionCall, window: int | None) -> Spans:
-    batch, _, n_queries, _ = call.query.shape
-    n_keys = call.key.shape[2]
-    if attends_to_image_alone(module):
-        rows = block.spans.rows(batch, call.key.device)
-        return image_only_spans(batch, n_keys, call.key.device).on(rows)
-    if window is not None and n_queries < n_keys and n_keys >= window:
-        raise NotImplementedError(
-            f"layer {module.layer_idx} slides over {window} keys: which of them are cached is unknown"
-        )
-    return block.spans.find(batch, n_keys, call.key.device)
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

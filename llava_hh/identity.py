@@ -14,13 +14,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llava_hh.files import read_json, sha256, write_text
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.models.original import has_tower, language_files
-from llava_hh.models.original_fields import is_original, tower_folder
+from llava_hh.models.original_fields import has_tower, is_original, language_files, tower_folder
 from llava_hh.models.weight_files import PROJECTOR, weight_files
+from llava_hh.progress import progress
 from llava_hh.settings import digest_of
 
 SMALL = 1 << 20  # bytes; a smaller file is read every time
@@ -159,7 +157,7 @@ def _digest_with_bar(path: Path, size: int) -> str:
     digest = hashlib.sha256()
     with (
         open(path, "rb") as file,
-        tqdm(total=size, desc=f"sha256 of {path.name}", unit="B", unit_scale=True, disable=size < 1 << 30) as bar,
+        progress(f"sha256 of {path.name}", "B", total=size, hidden=size < 1 << 30, unit_scale=True) as bar,
     ):
         while piece := file.read(1 << 24):
             digest.update(piece)

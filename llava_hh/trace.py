@@ -1,17 +1,21 @@
 """What an open block saw: attention that was recorded, and decisions, counted once for each token of the answer."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import GenerationMixin, PreTrainedModel
 
 from llava_hh.heads import Head
 from llava_hh.interventions import Decisions
 from llava_hh.spans import SpanFinder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROWS_AHEAD = 64  # answer rows that decisions get room for at once
 
@@ -99,6 +103,8 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
     own assistant, goes on from the prompt, so it is let through. What it decides on is not counted; nor are tokens
     that were proposed behind the answer's end.
     """
+    from transformers import GenerationMixin
+
     part = next((part for part in model.modules() if isinstance(part, GenerationMixin)), None)
     if part is None:
         yield

@@ -112,7 +112,7 @@ def test_a_result_of_another_version_is_one_line(tmp_path, capsys, content, sche
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit) as stopped:
-        report_figures(["--results", str(tmp_path)])
+        report_figures([str(tmp_path)])
     assert stopped.value.code == 2
     line = f"{path}: another version of this package wrote it (schema {schema}, not 2); give the command that made it"
     assert line in capsys.readouterr().err

@@ -9,9 +9,10 @@ from tiny import N_HEADS, N_LAYERS, decode_steps, llava_batch, tiny_llama
 from torch.testing import assert_close
 from transformers import BloomConfig, BloomForCausalLM
 
+from llava_hh.attending import ATTENTION
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.heads import Head
-from llava_hh.hooks import ATTENTION, intervene, record
+from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 3)]

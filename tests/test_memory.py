@@ -40,7 +40,7 @@ def few_rows(monkeypatch):
             loaded.decoder_layers[1].register_forward_pre_hook(check, with_kwargs=True)
             return loaded
 
-        monkeypatch.setattr("llava_hh.flags.load_lvlm", load)
+        monkeypatch.setattr("llava_hh.evaluation.load_lvlm", load)
         monkeypatch.setattr("llava_hh.attribution.captions.load_lvlm", load)
         memory._tell_once.cache_clear()
         return refused

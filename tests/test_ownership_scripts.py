@@ -48,7 +48,7 @@ def test_an_output_that_is_an_input_is_refused_by_every_parser(tmp_path, capsys)
     (tmp_path / "link.json").symlink_to(heads)
     for out in (heads, tmp_path / "." / "heads.json", tmp_path / "link.json"):
         assert "is an input of this run" in refused(capsys, compare_heads, other, heads, "--out", out)
-    folder = ("--attribution", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
+    folder = ("--of", tmp_path, "--captions", other, "--with-object", "dog", "--out", tmp_path)
     assert "is an input of this run" in refused(capsys, attribute.main, *folder)
     assert heads.read_bytes() == before
 

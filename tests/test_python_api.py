@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 from test_repository import ROOT
+from verbs import score_chair
 
 import llava_hh as hh
 from llava_hh.attribution.contrast import influence
 from llava_hh.files import read_json_lines
 from llava_hh.hooks import intervene as raw_intervene
 from llava_hh.models.families import FAMILIES
-from llava_hh.scripts import evaluate_chair
 
 HEADS = [hh.Head(1, 2), hh.Head(2, 0), hh.Head(3, 1)]
 
@@ -51,7 +51,7 @@ def test_the_import_alone_reads_nothing():
 @pytest.mark.parametrize(
     "lines",
     [
-        ["import llava_hh as hh", "[getattr(hh, name) for name in hh.__all__ if name != 'evaluate']"],
+        ["import llava_hh as hh", "[getattr(hh, name) for name in hh.__all__]"],
         ["import llava_hh.models.lvlm"],
     ],
 )
@@ -129,7 +129,9 @@ def test_captions_are_those_of_greedy_decoding(lvlm, images, tiny_coco):
     with raw_intervene(lvlm.model, batch.image_mask, edits):
         ids = lvlm.model.generate(**batch.inputs, max_new_tokens=8, do_sample=False)[:, batch.image_mask.shape[1] :]
     edited = [lvlm.answer_text(row) for row in ids]
-    assert lvlm.caption(images, method=edits, **settings) == edited != expected
+    written = 'adhh:heads="L1H2,L2H0,L3H1",threshold=0.2'
+    for method in (edits, tuple(edits), written):
+        assert lvlm.caption(images, method=method, **settings) == edited != expected
 
 
 def test_images_of_any_kind(lvlm, images, tmp_path):
@@ -160,7 +162,9 @@ def test_images_of_any_kind(lvlm, images, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "nonsense"}, "method 'nonsense'"),
+        ({"method": "nonsense"}, "method 'nonsense': no kind of method 'nonsense'"),
+        ({"method": "adhh:threshold=0.2"}, "method 'adhh:threshold=0.2' needs heads=FILE"),
+        ({"method": "random:draws=2,of=greedy"}, "is several methods; expected one method for this model"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number of at least 1"),
         ({"batch_size": 2.5}, "batch_size is 2.5; expected a whole number of at least 1"),
     ],
@@ -262,7 +266,7 @@ def test_chair_equals_the_scripts(tmp_path):
     objects.write_text("".join(json.dumps({"image_id": n, "objects": own}) + "\n" for n, own in enumerate(TRUTH)))
     for variant in ("hh", "clean"):
         flags = ["--captions", captions, "--objects", objects, "--out", out, "--variant", variant]
-        evaluate_chair.main([str(flag) for flag in flags])
+        score_chair([str(flag) for flag in flags])
         expected = json.loads(out.read_text())
         found = hh.chair(TEXTS, TRUTH, variant=variant)
         sentences = found.pop("sentences")

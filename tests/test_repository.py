@@ -17,9 +17,10 @@ from llava_hh.decoding.grammar import parse
 
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
+LAYERS = ["locks", "processes", "progress", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
 LAYERS += ["tables", "profiles", "parsing", "command_line"]
-LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace", "hooks"]
+LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace"]
+LAYERS += ["block", "attending", "hooks"]
 LAYERS += ["data", "models", "identity", "head_lists", "finite", "footprint", "decoding"]
 LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
 LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]

@@ -1,4 +1,4 @@
-"""Interventions on some rows of a batch: the others keep every bit, whatever forward carries them."""
+"""Interventions on some rows of a batch: the others keep every bit. And attribution is of models without any."""
 
 from copy import deepcopy
 
@@ -8,8 +8,9 @@ from test_interventions import HEADS, INTERVENTIONS
 from tiny import decode_steps, llava_batch, tiny_mllama
 from torch.testing import assert_close
 
+from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
+from llava_hh.hooks import intervene, record
 from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 
 ROWS = (True, False, True, True)
@@ -109,3 +110,17 @@ def test_wrong_rows_are_refused(mha_llava, rows, words):
     two = llava_batch([[3, "image", 6], [2, "image", 3]])
     with pytest.raises(ValueError, match=words), intervene(mha_llava, two.image_mask, [ZeroHeads(HEADS)], on_rows=rows):
         pass
+
+
+def test_attribution_of_an_edited_model_is_refused(mha_llava):
+    alone = llava_batch([[3, "image", 6]])
+    arguments = (mha_llava, alone.inputs, [5], [9])
+    expected = ablate_every_head(*arguments)
+    with record(mha_llava, alone.image_mask, mass=HEADS[:1]) as trace:
+        assert torch.equal(ablate_every_head(*arguments).heads, expected.heads)
+    assert [entry.shape[2] for entry in trace.mass[0]] == [alone.image_mask.shape[1]]
+    refused = pytest.raises(ValueError, match="edited by an open block of intervene; attribution is of the model")
+    with intervene(mha_llava, alone.image_mask, [ZeroHeads(HEADS)]):
+        mha_llava(**alone.inputs)
+        with refused:
+            ablate_every_head(*arguments)

@@ -1,7 +1,16 @@
 """Verbs below a verb as functions of their flags, such as score_chair(["--captions", ...])."""
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A verb's parser, or those of the verbs below it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    yield from (each for action in below for own in action.choices.values() for each in parsers(own))
+    if not below:
+        yield parser
 
 
 def below(verb: str, what: str) -> Callable[[Sequence[str]], None]:

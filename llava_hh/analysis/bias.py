@@ -9,8 +9,9 @@ from torch import Tensor
 from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.memory import in_parts
-from llava_hh.metrics.compare import image_weights
+from llava_hh.metrics.compare import mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.spans import after_last_image
 
 # What a row of attention is split into; the four sum to 1.
 PARTS = ("image_mass", "question_mass", "generated_mass", "rest_mass")
@@ -59,10 +60,8 @@ def part_masks(image: Tensor, start: int) -> Tensor:
     Args:
         image: (key,) bool; start: the first key of the answer.
     """
-    keys = torch.arange(len(image))
-    last_image = int(keys[image].max()) if image.any() else len(keys)
-    generated = keys >= start
-    question = (keys > last_image) & ~generated
+    generated = torch.arange(len(image)) >= start
+    question = after_last_image(image[None], len(image))[0] & ~generated
     return torch.stack([image, question, generated, ~(image | question | generated)]).float()
 
 
@@ -91,16 +90,6 @@ def summarise_group(
 
 def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> dict:
     """Mean over words of (word, part), and intervals over images, whose words are drawn together."""
-    images, place = np.unique(image_ids, return_inverse=True)
-    sums, counts = np.zeros((len(images), values.shape[1])), np.bincount(place)
-    np.add.at(sums, place, values)
-    drawn = np.concatenate(
-        [weights @ sums / (weights @ counts)[:, None] for weights in image_weights(len(images), RESAMPLES, seed=0)]
-    )
-    low, high = values.min(0), values.max(0)  # rounding can put a mean of equal values beyond them
-    intervals = np.percentile(drawn, (2.5, 97.5), axis=0).clip(low, high).T
-    means = {
-        name: {"mean": float(mean), "interval": {"mean": interval.tolist()}}
-        for name, mean, interval in zip(names, values.mean(0).clip(low, high), intervals, strict=True)
-    }
-    return {**means, "n_words": len(values)}
+    means, ends = mean_with_interval(values, RESAMPLES, image_ids=image_ids)
+    entries = zip(names, means.tolist(), ends.T.tolist(), strict=True)
+    return {**{name: {"mean": mean, "interval": {"mean": own}} for name, mean, own in entries}, "n_words": len(values)}

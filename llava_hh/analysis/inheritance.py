@@ -22,6 +22,7 @@ from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.weight_files import check_files
 from llava_hh.models.without_code import from_folder
 from llava_hh.module_hooks import hooked
+from llava_hh.spans import after_last_image
 
 RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map
@@ -135,8 +136,8 @@ def text_blocks(model: PreTrainedModel, base: PreTrainedModel, batch: Batch) -> 
         and columns of both, one more than there are tokens after the image since it counts them with a BOS.
     """
     ids = text_ids(batch, base)
-    positions = batch.image_mask[0].nonzero()
-    n_tokens = batch.image_mask.shape[1] - (int(positions.max()) + 1 if len(positions) else 0)
+    width = batch.image_mask.shape[1]
+    n_tokens = int(after_last_image(batch.image_mask, width).sum()) if batch.image_mask.any() else width
     no_image = torch.zeros_like(ids, dtype=torch.bool)
 
     def blocks_of(heads: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from llava_hh.heads import Head, by_layer
 from llava_hh.hooks import record
 from llava_hh.memory import in_parts
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.spans import after_last_image
 
 LARGEST_CODE = 255
 
@@ -44,10 +45,10 @@ def record_words(
 
     maps = torch.cat(in_parts(rows_of, heads)[0], dim=1)  # position head key
     image = batch.image_mask[0].cpu()
-    first_text = int(image.nonzero().max()) + 1
+    after_image = after_last_image(image[None], len(image))[0]
     parts = maps @ part_masks(image, batch.response_start[0]).T
     return parts, [
-        torch.cat([row[:, image], row[:, first_text : position + 1]], dim=1)
+        torch.cat([row[:, image], row[:, : position + 1][:, after_image[: position + 1]]], dim=1)
         for row, position in zip(maps, positions, strict=True)
     ]
 
@@ -82,13 +83,14 @@ def measure_caption(
     """
     parts, weights = record_words(lvlm, batch, positions, heads)
     image = batch.image_mask[0].cpu()
-    n_image, first_text = int(image.sum()), int(image.nonzero().max()) + 1
+    text = after_last_image(image[None], len(image))[0]
+    n_image = int(image.sum())
     encoded = [encode_weights(word.numpy(), n_image) for word in weights]
     grid = lvlm.image_grid(batch)
     row = {
         "image_id": entry["image_id"],
-        "tokens": token_texts(lvlm.tokenizer, batch.inputs["input_ids"][0, first_text:].tolist()),
-        "n_prompt": batch.response_start[0] - first_text,
+        "tokens": token_texts(lvlm.tokenizer, batch.inputs["input_ids"][0].cpu()[text].tolist()),
+        "n_prompt": int(text[: batch.response_start[0]].sum()),
         "n_image": n_image,
         "grid": None if grid is None else grid._asdict(),
         "words": [target.row() for target in targets],

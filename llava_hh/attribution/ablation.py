@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llava_hh.attending import ATTENTION
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
-from llava_hh.attribution.shared_prefix import SHARED_PREFIX
 from llava_hh.attribution.sweep import read_prefix, sweep
 from llava_hh.attribution.vocabulary import target_log_probs
 from llava_hh.heads import Head, by_layer, check_heads
@@ -99,7 +99,7 @@ def ablate_every_head(
     of_heads = torch.full((len(positions), n_layers, n_heads), torch.nan)
     of_modules = torch.empty(2, len(positions), n_layers) if modules else ()
     if sweeps:
-        with switch_attention(model, SHARED_PREFIX):
+        with switch_attention(model, ATTENTION):
             prefix = read_prefix(model, attentions, inputs)
             for chosen, swept in sweeps:
                 copies = Copies(swept, heads_of, tuple(positions[chosen]), modules, replacement, sample_id)

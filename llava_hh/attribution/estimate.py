@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llava_hh.attending import ATTENTION
 from llava_hh.attention import attention_modules, switch_attention
 from llava_hh.attribution.ablation import check_targets
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Zero
-from llava_hh.attribution.shared_prefix import SHARED_PREFIX
 from llava_hh.attribution.sweep import read_prefix, sweep
 from llava_hh.attribution.vocabulary import target_log_probs
 
@@ -36,7 +36,7 @@ def estimate_every_head(
     n_layers, n_heads = len(attention_modules(model)), model.config.get_text_config().num_attention_heads
     if not positions:
         return torch.empty(0), torch.empty(0, n_layers, n_heads)
-    with switch_attention(model, SHARED_PREFIX):
+    with switch_attention(model, ATTENTION):
         with torch.no_grad():
             prefix = read_prefix(model, attention_modules(model), inputs)
         with torch.enable_grad():

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from llava_hh.attention import attention_modules, decoder_layers
 from llava_hh.attribution.replacement import KINDS, OutputStatistics
+from llava_hh.hooks import is_edited
 from llava_hh.module_hooks import hooked
 
 
@@ -167,5 +168,7 @@ def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions
             raise ValueError(f"position {position} is outside the sample, which has positions 0 to {length - 1}")
         if attended is not None and attended.ndim == 2 and not attended[0, position]:
             raise ValueError(f"position {position} is padding; positions must be tokens that attention_mask keeps")
+    if is_edited(model):
+        raise ValueError("the model is edited by an open block of intervene; attribution is of the model as it is")
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first, dropout would blur every influence")

@@ -12,6 +12,7 @@ from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.stored import join_blocks, stored_columns
 from llava_hh.attribution.summary import summarise
 from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
+from llava_hh.progress import announce
 from llava_hh.runs import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -75,6 +76,13 @@ def attribute_captions(given: Attribution) -> Path | None:
     entries = found[: given.limit]
     attribution = CaptionAttribution(given.model, given.image_folder, given.released, given.max_rows)
     settings = given.settings(attribution, found)
+    n_words = sum(len(entry["mentions"]) for entry in entries)
+    how = f"{given.ablation} ablation" + "".join(
+        f", {name} {number}" for name, number in (("screen", given.screen), ("race", given.race)) if number
+    )
+    announce(
+        f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model.name}, into {given.out}"
+    )
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
         replacement = given.replacement(attribution, entries, settings)
         how = (attribution, entries, replacement, run, settings, given.batch_size, given.read_out)

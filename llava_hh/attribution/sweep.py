@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from llava_hh.attending import answering
 from llava_hh.attention import decoder_layers
 from llava_hh.attribution.outputs import editing_outputs, mlp_of
 from llava_hh.attribution.replacement import Copies
-from llava_hh.attribution.shared_prefix import PrefixRows, sharing_prefix
+from llava_hh.attribution.shared_prefix import PrefixRows
 from llava_hh.module_hooks import hooked
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
@@ -79,7 +80,7 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
                 module_edits[attention.o_proj] = partial(copies.write, "mha", index)
                 module_edits[mlp_of(layer)] = partial(copies.write, "mlp", index)
         rows = _prefix_rows(prefix, index, positions, target_of_row, edit)
-        with sharing_prefix(attention, rows), editing_outputs(module_edits):
+        with answering(attention, rows), editing_outputs(module_edits):
             output = layer(hidden, **_layer_arguments(prefix, index, positions[target_of_row], rows.sees_itself))
         prefix.layers_return_tuples = isinstance(output, tuple)
         hidden = output[0] if prefix.layers_return_tuples else output

@@ -9,11 +9,10 @@ from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from llava_hh.data.images import check_image_name
 from llava_hh.files import parse_json
 from llava_hh.ids import whole_id
+from llava_hh.progress import progress
 
 IMAGE_MARK = "<image>"
 BOM = codecs.BOM_UTF8.decode("latin-1")
@@ -91,7 +90,7 @@ class InstructionData:
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
-            tqdm(total=size, desc=f"reading {self.path.name}", unit="B", unit_scale=True, disable=size < CHUNK) as bar,
+            progress(f"reading {self.path.name}", "B", total=size, hidden=size < CHUNK, unit_scale=True) as bar,
         ):
             # one byte a character, so that places in the text are places in the file; rows are decoded anew
             text = file.read(max(CHUNK, len(BOM))).decode("latin-1")

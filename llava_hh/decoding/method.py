@@ -1,22 +1,26 @@
 """What a method is: a name, settings, and answers to a batch. Greedy decoding, interventions, checkpoints and decoders
 are all methods."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.identity import has_config, identify
 from llava_hh.interventions import Decisions, Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BRANCHES = ("all", "clean")
 

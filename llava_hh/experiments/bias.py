@@ -20,13 +20,14 @@ class BiasSettings(CaptionedSettings):
 
 
 class Bias(CaptionFigure):
-    """Figure 3: attention mass on image and text, of hallucination heads and others, where an object word is predicted.
+    """Attention mass on image and text where an object word is predicted (figure 3): hallucination heads and others.
 
     Writes attention_bias.json and its figure. The parts of a head's attention are the image, the question after it, the
     answer so far, and the rest (system prompt, BOS); they sum to 1.
     """
 
     name, label, paper = "attention_bias", "attention bias", "ATTENTION_BIAS"
+    profile = {"top_k": "{bias_top_k}"}
 
     def prepare(self) -> None:
         from llava_hh.head_lists import heads_with_text

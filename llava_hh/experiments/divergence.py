@@ -52,8 +52,14 @@ class Change:
         return Measured([{"image_id": entry["image_id"]}], {"divergence": divergence.numpy()[None]}, size=size)
 
 
+def steps_of_profile(known: Mapping[str, Any]) -> str:
+    """The profile's checkpoints of the tuning."""
+    folder, names = known["training_steps"], known["training_checkpoints"].split()
+    return " ".join(name if "/" in name or not folder else f"{folder}/{name}" for name in names)
+
+
 class Divergence(Figure):
-    """Figure 5: how far the attention of hallucination heads moves in instruction tuning.
+    """Change of attention in instruction tuning (figure 5): hallucination heads and others.
 
     The same captions are teacher-forced through a reference, the model before tuning, and through every checkpoint. Per
     head: the Jensen-Shannon divergence of the two attention rows, averaged over all query positions of prompt and
@@ -62,26 +68,21 @@ class Divergence(Figure):
     """
 
     name, paper = "js_divergence", "JS_DIVERGENCE"
+    profile = {"reference": "{reference_model}", "checkpoints": steps_of_profile}
 
     def add_flags(self, add: Callable[..., Any]) -> None:
-        add("--reference", type=Path, required=True, help="checkpoint folder of the model before tuning")
-        add(
-            "--checkpoints",
-            type=Path,
-            nargs="+",
-            required=True,
-            help="checkpoint folders; each name ends in its step of tuning",
-        )
-        add(
-            "--heads",
-            type=Path,
-            required=True,
-            help="head list of the tuned model (attribution_result.json), or: published",
-        )
+        text = "checkpoint of the model before tuning"
+        add("--reference", type=Path, metavar="FOLDER", required=True, help=text)
+        text = "checkpoints of the tuning; each name ends in its step"
+        add("--checkpoints", type=Path, metavar="FOLDER", nargs="+", required=True, help=text)
+        text = "head list of the tuned model (attribution_result.json), or: published"
+        add("--heads", type=Path, metavar="FILE", required=True, help=text)
         add("--top-k", type=SIZE, default=3, help="heads of each of the two lists")
-        add("--captions", type=Path, required=True, help="captions_eval_results.json of the tuned model's captions")
-        add("--image-folder", type=Path, required=True, help="folder of the images")
-        add("--limit", type=SIZE, default=100, help="the first so many captions with a hallucination (the paper: 50)")
+        text = "captions_eval_results.json of the tuned model's greedy captions"
+        add("--captions", type=Path, metavar="FILE", required=True, help=text)
+        add("--image-folder", type=Path, metavar="FOLDER", required=True, help="folder of the images")
+        text = "use the first so many captions with a hallucination (the paper: 50)"
+        add("--limit", type=SIZE, default=100, help=text)
 
     def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
         from llava_hh.analysis.js_divergence import check_same_shape, order_by_step, summarise

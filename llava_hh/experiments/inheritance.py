@@ -22,7 +22,7 @@ class InheritanceSettings(CaptionedSettings):
 
 
 class Inheritance(CaptionFigure):
-    """Figure 4: is the attention of hallucination heads from text to text still that of the base language model?
+    """Likeness of text attention to that of the base language model (figure 4): hallucination heads and others.
 
     The model sees its own captions with their images, the base language model the same tokens without the image.
     Compared is, head by head, attention among the tokens after the image, by the cosine of the two blocks. Writes
@@ -32,9 +32,11 @@ class Inheritance(CaptionFigure):
     """
 
     name, label, paper = "attention_inheritance", "attention inheritance", "INHERITANCE"
+    profile = {"top_k": "{inheritance_top_k}", "base_model": "{base_model}"}
 
     def add_flags(self, add: Callable[..., Any]) -> None:
-        add("--base-model", type=Path, required=True, help="folder of the language model that --model was tuned from")
+        text = "the language model that --model was tuned from"
+        add("--base-model", type=Path, metavar="FOLDER", required=True, help=text)
 
     def prepare(self) -> None:
         from llava_hh.analysis.inheritance import check_vocabulary, load_base, split_heads

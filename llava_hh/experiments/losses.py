@@ -18,7 +18,7 @@ from llava_hh.memory import in_parts, smallest_part
 from llava_hh.metrics.compare import summarise
 from llava_hh.runs import begun_run, provenance, start_run
 
-CAPTION_METRICS = ("CHAIRi", "recall", "mentions", "length")  # of a method's own captions
+CAPTION_METRICS = ("length", "mentions", "distinct", "repeated", "recall", "CHAIRi")  # of a method's own captions
 
 
 @dataclass(frozen=True)

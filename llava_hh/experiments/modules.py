@@ -14,12 +14,12 @@ COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
 
 
 class Modules(Figure):
-    """The module level: influence of whole attention and MLP modules per layer, from a finished attribution."""
+    """Influence of whole attention and MLP modules, layer by layer: from a finished attribution."""
 
     name = "module_influence"
 
     def add_flags(self, add: Callable[..., Any]) -> None:
-        add("--attribution", type=Path, required=True, help="attribution_result.json of attribute")
+        add("--attribution", type=Path, metavar="FILE", required=True, help="attribution_result.json of attribute")
 
     def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
         self.attribution: Path = options["attribution"]

@@ -16,6 +16,7 @@ import numpy as np
 from llava_hh.blocks import Run
 from llava_hh.files import write_json
 from llava_hh.memory import smallest_part
+from llava_hh.parsing import Template
 from llava_hh.runs import processes, provenance, start_run
 from llava_hh.settings import CaptionedSettings
 
@@ -100,11 +101,13 @@ class Figure:
     Attributes:
         name: of its result file NAME.json and its picture.
         paper: the name in `figures.paper` of the values that --paper-values puts beside ours; None if there are none.
+        profile: templates of its own flags by their names, which a profile fills.
         options: its flags by their names, once it runs.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str | None] = None
+    profile: ClassVar[Mapping[str, Template]] = {}
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ class WordSettings(CaptionedSettings):
 
 
 class Words(CaptionFigure):
-    """Record where heads look at each object word of captions, for the report page.
+    """Where heads look at each object word of captions: what the report page shows.
 
     The first captions with a hallucination are run once more, teacher-forced, and the attention of the top heads at the
     positions that predict object words is kept: one byte for each image token and each token after the image. Writes

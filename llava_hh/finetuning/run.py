@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llava_hh.data.instruct import InstructionData
 from llava_hh.files import json_rows, sha256_or_none
 from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
@@ -43,6 +41,7 @@ from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.parts import folder_part_of
+from llava_hh.progress import announce, progress
 from llava_hh.runs import begun_run, make_folder, processes, share_out, start_run
 
 MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --out
@@ -100,8 +99,7 @@ def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | Non
     """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
 
     def digests(share: Sequence[str]) -> list[str | None]:
-        bar = tqdm(share, desc="sha256 of images", unit="image", disable=not processes().is_main)
-        return [sha256_or_none(folder / name) for name in bar]
+        return [sha256_or_none(folder / name) for name in progress("sha256 of images", "image", share)]
 
     in_order = sorted(set(names))
     return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
@@ -143,7 +141,12 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
         lvlm.model.activation_checkpointing_enable({"use_reentrant": False})
     n_parameters = lvlm.model.num_parameters()
     tuned = prepare(given, lvlm, heads)
-    print(f"training {sum(part.rows.numel() for part in tuned.values()):,} of {n_parameters:,} parameters")
+    n_trained = sum(part.rows.numel() for part in tuned.values())
+    which = f"{len(heads)} {'' if given.random_heads is None else 'random '}heads of {given.model.name}"
+    announce(
+        f"fine-tuning: {given.steps} steps of {given.batch_size} samples, {given.objective}, {which}: "
+        f"{n_trained:,} of {n_parameters:,} parameters, into {given.out}"
+    )
     order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
     collate = Collator(lvlm, data, given.image_folder, given.max_length, given.skip_bad)
     refuse_nothing_to_learn(collate, order, from_images=given.attention_coeff > 0)

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from llava_hh.files import in_one_line, read_json, write_json, write_text
 from llava_hh.finetuning.batches import FixedOrder
@@ -31,9 +32,23 @@ from llava_hh.finetuning.checkpoints import (
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
 from llava_hh.memory import is_out_of_memory
+from llava_hh.progress import Forecast
 from llava_hh.runs import processes
 
 LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
+
+
+class Rest(TrainerCallback):
+    """Says after the first step how long the others take."""
+
+    def __init__(self) -> None:
+        self.forecast = Forecast("fine-tuning", "step")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.forecast.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.forecast.end(1, [state.max_steps - state.global_step])
 
 
 class TargetedTrainer(Trainer):
@@ -61,6 +76,8 @@ class TargetedTrainer(Trainer):
         self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
         super().__init__(model=model, **options)
+        self.remove_callback(PrinterCallback)  # where there is no bar; the log has it all
+        self.add_callback(Rest)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> FixedOrder:
         return FixedOrder(self.order)
@@ -245,7 +262,7 @@ def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
         save_strategy="steps",
         report_to=[],
         ddp_find_unused_parameters=False,
-        disable_tqdm=False,
+        disable_tqdm=not sys.stderr.isatty(),
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and processes().count > 1 else None,
         logging_nan_inf_filter=False,

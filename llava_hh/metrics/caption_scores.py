@@ -1,11 +1,13 @@
-"""BLEU and CIDEr of captions against reference captions, by pycocoevalcap's scorers and without Java."""
+"""All metrics of scored captions; BLEU and CIDEr by pycocoevalcap's scorers and without Java."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
+from llava_hh.metrics.chair import corpus_metrics
+from llava_hh.metrics.compare import summarise
 from llava_hh.metrics.words import tokenize
 
 # What pycocoevalcap's tokenizer takes for punctuation and leaves out. It means to leave out brackets as well, but looks
@@ -14,6 +16,23 @@ PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--
 # Typographic marks, which nltk leaves inside words ("it’s") and Stanford's tokenizer reads as the plain ones.
 PLAIN_MARKS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "..."})
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+
+
+def overall_metrics(
+    sentences: Sequence[Mapping[str, Any]], variant: str, references: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """The `overall_metrics` of a result file: `corpus_metrics` with 95% intervals over images, and BLEU and CIDEr.
+
+    Args:
+        sentences: as `llava_hh.metrics.chair.score_caption` made them, with their `image_id`.
+        references: the reference captions of each; where one has none, there is no BLEU and no CIDEr.
+    Raises:
+        ValueError: no captions.
+    """
+    overall = {**corpus_metrics(sentences, variant), "interval": summarise(sentences)["interval"]}
+    if all(references):
+        overall |= score_against_references([entry["caption"] for entry in sentences], references)
+    return overall
 
 
 def words_of(caption: str) -> str:

@@ -21,14 +21,25 @@ def image_weights(n_images: int, resamples: int, seed: int) -> Iterator[np.ndarr
         yield rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=size).astype(np.float64)
 
 
-def mean_with_interval(values: np.ndarray, resamples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of (image, ...) over images, and its 95% percentile bootstrap interval, (2, ...).
+def mean_with_interval(
+    values: np.ndarray, resamples: int, seed: int = 0, image_ids: Sequence | np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of (row, ...) over rows, and its 95% percentile bootstrap interval over images, (2, ...).
 
     Neither leaves the range of the values, beyond which rounding can put a sum of equal ones.
+
+    Args:
+        image_ids: the image of each row, where an image may have several: they are drawn together. None: a row each.
     """
-    drawn = np.concatenate([np.tensordot(own, values, 1) for own in image_weights(len(values), resamples, seed)])
-    ends = np.percentile(drawn / len(values), (2.5, 97.5), axis=0)
+    images, place = np.unique(range(len(values)) if image_ids is None else image_ids, return_inverse=True)
+    sums, counts = np.zeros((len(images), *values.shape[1:])), np.bincount(place)
+    np.add.at(sums, place, values)
+    drawn = [
+        np.tensordot(weights, sums, 1) / (weights @ counts).reshape(-1, *[1] * (values.ndim - 1))
+        for weights in image_weights(len(images), resamples, seed)
+    ]
     low, high = values.min(0), values.max(0)
+    ends = np.percentile(np.concatenate(drawn), (2.5, 97.5), axis=0)
     return values.mean(0).clip(low, high), ends.clip(low, high)
 
 

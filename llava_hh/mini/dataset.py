@@ -5,12 +5,11 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from llava_hh.data.instruct import IMAGE_MARK
 from llava_hh.files import read_any_json, write_json, write_text
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE
+from llava_hh.progress import progress
 
 CAPTIONS_PER_IMAGE = 5
 
@@ -42,7 +41,7 @@ def write_split(split: Split, folder: Path) -> None:
     pictures = folder / split.name
     pictures.mkdir(parents=True, exist_ok=True)
     images, captions, instances = [], [], []
-    for image_id in tqdm(range(split.first_id, split.first_id + split.size), desc=f"mini {split.name}"):
+    for image_id in progress(f"mini {split.name}", "image", range(split.first_id, split.first_id + split.size)):
         scene = sample_scene(rng, split.together, split.unseen)
         picture, boxes = render(scene, rng)
         file_name = f"COCO_{split.name}_{image_id:012d}.jpg"

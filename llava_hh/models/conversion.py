@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from llava_hh.files import write_json
 from llava_hh.models.original import Original, open_original
 from llava_hh.models.weight_files import StoredTensor, WithRows
 from llava_hh.parts import folder_part_of
+from llava_hh.progress import progress
 
 SHARD_BYTES = 2 * 2**30
 
@@ -43,7 +43,7 @@ def write_shards(original: Original, folder: Path, dtype: torch.dtype) -> None:
     """The weights in safetensors files of SHARD_BYTES at most (a larger tensor has its own), and their index."""
     shards = plan_shards(original, dtype)
     places, total = {}, sum(n_bytes(original, name, dtype) for shard in shards for name in shard)
-    with tqdm(total=total, desc="weights", unit="B", unit_scale=True) as bar:
+    with progress("weights", "B", total=total, unit_scale=True) as bar:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             write_shard({name: original.tensors[name] for name in names}, folder / file, dtype)

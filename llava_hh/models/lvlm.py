@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -238,6 +239,10 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     family = FAMILIES[model_type]()
     loading = Loading.from_environment() if loading is None else loading
     check_files(path)
+    if not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
     try:
         model, processor = family.load(path, generation_config=generation_config(path), **loading.options())
         lvlm = Lvlm(model.eval(), processor, family, path, loading)

@@ -29,21 +29,18 @@ from llava_hh.models.original_config import (
     model_config,
     vision_config,
 )
-from llava_hh.models.original_fields import check_supported, find_folder, is_original, read_fields
+from llava_hh.models.original_fields import TOWER, check_supported, has_tower, is_original, language_files, read_fields
 from llava_hh.models.weight_files import (
     PROJECTOR,
     StoredTensor,
-    WeightFile,
     WithRows,
     name_unused,
-    refuse_adapter,
     refuse_wrong_weights,
     tensors_of,
     weight_files,
 )
 
 # beginnings of names, the first that fits counts; source: LLaVA's modules and transformers'
-TOWER = "model.vision_tower.vision_tower.vision_model."
 KEY_MAP = {
     "model.mm_projector.0.": "model.multi_modal_projector.linear_1.",
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
@@ -110,33 +107,6 @@ def find_parts(folder: Path, fields: dict) -> tuple[Path, list[StoredTensor], CL
     vision, tower = vision_config(folder, fields, has_tower(files))
     beside = tensors_of(weight_files(tower)) if tower else []
     return base, stored, vision, [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
-
-
-def has_tower(files: Iterable[WeightFile]) -> bool:
-    """Whether a checkpoint's files hold its vision tower."""
-    return any(tensor.name.startswith(TOWER) for tensor in tensors_of(files))
-
-
-def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
-    """The folder of the language model and its tokenizer, and the files of all weights but a tower's own.
-
-    Raises:
-        FileNotFoundError: no weights, or a projector without its base.
-        ValueError: a projector whose base has no name, or a LoRA adapter beside the weights.
-    """
-    refuse_adapter(folder)
-    files = weight_files(folder)
-    if files:
-        return folder, files
-    if not (folder / PROJECTOR).is_file():
-        raise FileNotFoundError(f"{folder}: no weights there; expected model.safetensors, pytorch_model.bin or shards")
-    if not (name := fields.get("_name_or_path")):
-        raise ValueError(f"{folder / 'config.json'}: no _name_or_path there; expected the base language model's folder")
-    base = find_folder(name, folder, "base language model (_name_or_path)")
-    refuse_adapter(base)
-    if not (files := weight_files(base)):
-        raise FileNotFoundError(f"{base}: no weights there; it is the base language model of {folder}")
-    return base, [*files, WeightFile(folder / PROJECTOR)]
 
 
 def place(

@@ -1,9 +1,13 @@
-"""What a checkpoint's config.json says of its layout, read without transformers: LLaVA's own, or transformers'."""
+"""What a checkpoint's config.json says of its layout, LLaVA's own or transformers', and the files of LLaVA's own.
 
+It is read without transformers.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 
 from llava_hh.files import read_json
-from llava_hh.models.weight_files import refuse_adapter
+from llava_hh.models.weight_files import PROJECTOR, WeightFile, refuse_adapter, tensors_of, weight_files
 
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
 # fields that change what the model computes, and the values of them that transformers' classes can follow
@@ -13,6 +17,8 @@ SUPPORTED = {
     "mm_use_im_start_end": (False,),
     "mm_use_im_patch_token": (False,),
 }
+# beginning of the names of a vision tower's tensors; source: LLaVA's modules
+TOWER = "model.vision_tower.vision_tower.vision_model."
 # openai's; a checkpoint that holds its vision tower is complete without the folder that describes it
 KNOWN_TOWERS = {
     "clip-vit-large-patch14-336": {
@@ -99,3 +105,30 @@ def tower_folder(folder: Path, fields: dict, is_inside: bool) -> Path | None:
     """
     name = str(fields["mm_vision_tower"])
     return None if is_inside and Path(name).name in KNOWN_TOWERS else find_folder(name, folder, "mm_vision_tower")
+
+
+def has_tower(files: Iterable[WeightFile]) -> bool:
+    """Whether a checkpoint's files hold its vision tower."""
+    return any(tensor.name.startswith(TOWER) for tensor in tensors_of(files))
+
+
+def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
+    """The folder of the language model and its tokenizer, and the files of all weights but a tower's own.
+
+    Raises:
+        FileNotFoundError: no weights, or a projector without its base.
+        ValueError: a projector whose base has no name, or a LoRA adapter beside the weights.
+    """
+    refuse_adapter(folder)
+    files = weight_files(folder)
+    if files:
+        return folder, files
+    if not (folder / PROJECTOR).is_file():
+        raise FileNotFoundError(f"{folder}: no weights there; expected model.safetensors, pytorch_model.bin or shards")
+    if not (name := fields.get("_name_or_path")):
+        raise ValueError(f"{folder / 'config.json'}: no _name_or_path there; expected the base language model's folder")
+    base = find_folder(name, folder, "base language model (_name_or_path)")
+    refuse_adapter(base)
+    if not (files := weight_files(base)):
+        raise FileNotFoundError(f"{base}: no weights there; it is the base language model of {folder}")
+    return base, [*files, WeightFile(folder / PROJECTOR)]

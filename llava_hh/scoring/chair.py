@@ -12,10 +12,9 @@ from llava_hh.comparison import SHOWN, cell
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
-from llava_hh.metrics.caption_scores import score_against_references
-from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.metrics.compare import summarise
+from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.words import drop_incomplete_sentence
+from llava_hh.progress import progress
 from llava_hh.runs import make_parent, processes, provenance, share_out
 from llava_hh.tables import Table, beside, print_table
 
@@ -144,15 +143,12 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
         cut = drop_incomplete_sentence if given.drop_incomplete else str
         return [
             {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
-            for row in tqdm(share, desc="CHAIR", unit="caption", disable=not processes().is_main)
+            for row in progress("CHAIR", "caption", share)
         ]
 
     sentences = share_out(kept, score)
-    overall = {**corpus_metrics(sentences, dataset.variant), "drop_incomplete": given.drop_incomplete}
-    overall["interval"] = summarise(sentences)["interval"]
-    if all(references.get(entry["image_id"]) for entry in sentences):
-        captions = [entry["caption"] for entry in sentences]
-        overall |= score_against_references(captions, [references[entry["image_id"]] for entry in sentences])
+    known = [references.get(entry["image_id"], []) for entry in sentences]
+    overall = overall_metrics(sentences, dataset.variant, known) | {"drop_incomplete": given.drop_incomplete}
     return {
         "sentences": sentences,
         "overall_metrics": overall,

@@ -1,15 +1,19 @@
-"""The paper's figures that look into a model, each from captions, checkpoints or a finished result.
+"""Draw the figures of the paper that look into a model: from captions, checkpoints, or a finished result.
 
 Every figure writes its numbers as JSON, and a picture of them as PNG and PDF.
 """
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from inspect import getdoc
-from pathlib import Path
+from typing import Any
 
-from llava_hh.command_line import SIZE, errors_in_one_line, script_parser
+from llava_hh.command_line import SIZE, parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
+from llava_hh.flags import ATTRIBUTED, add_caption_flags, add_head_flags, add_out_flag
+from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 
 # verb: module and class of its figure
 FIGURES = {
@@ -20,58 +24,76 @@ FIGURES = {
     "modules": "llava_hh.experiments.modules:Modules",
     "factors": "llava_hh.experiments.factors:Factors",
 }
+# what a profile fills of the flags that several figures have
+TEMPLATES = {
+    "captions": f"{ATTRIBUTED}/captions_eval_results.json",
+    "image_folder": "{coco_path}/train2014",
+    "heads": "{head_list}",
+    "attribution": "{head_list}",
+}
 
 
 def figure_of(name: str) -> Figure:
+    """The figure of a verb."""
     module, kind = FIGURES[name].split(":")
     return getattr(import_module(module), kind)()
 
 
-def add_flags(parser: argparse.ArgumentParser, figure: Figure) -> None:
-    """Add the flags of a figure: those that several share, and its own."""
-    from llava_hh.flags import add_caption_flags, add_head_flags
-
-    add = parser.add_argument
-    if isinstance(figure, CaptionFigure):
-        add_caption_flags(parser)
-        add_head_flags(parser)
-        add("--top-k", type=SIZE, default=figure.top_k, help="heads of each list")
-        add("--limit", type=SIZE, default=figure.limit, help="use the first so many captions with a hallucination")
-        add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips; they run one by one")
-    else:
-        add("--out", type=Path, required=True, help="result folder")
-    figure.add_flags(add)
-    if figure.paper:
-        add("--paper-values", action="store_true", help="draw the paper's values for LLaVA-1.5-7B beside ours")
-
-
-def parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    verbs = parser.add_subparsers(required=True, dest="figure", metavar="FIGURE", title="figures")
-    for name in FIGURES:
-        figure = figure_of(name)
-        about = getdoc(figure) or ""
-        own = verbs.add_parser(name, help=about.split("\n\n")[0], description=about)
-        add_flags(own, figure)
-        own.set_defaults(run=figure)
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    figure: Figure = args.run
-    with errors_in_one_line(args.debug):
-        result = figure.run(args.out, vars(args))
-        if result is None:
-            return
-        for line in figure.lines(result):
-            print(line)
-        print(args.out / f"{figure.name}.json")
+def make(figure: Figure, args: argparse.Namespace) -> None:
+    """Do a figure's work; print what it found, and the names of its files."""
+    result = figure.run(args.out, vars(args))
+    if result is None:
+        return
+    path = args.out / f"{figure.name}.json"
+    for line in (*figure.lines(result), path):
+        print(line)
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
         with picture(args.out / figure.name, args.debug) as out:
-            figure.draw(args.out / f"{figure.name}.json", out)
+            figure.draw(path, out)
+
+
+def add_figure(parser: ScriptParser, name: str) -> None:
+    """Add the verb of a figure: the flags that several figures share, and its own."""
+    figure = figure_of(name)
+    about = getdoc(figure) or ""
+    own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} --profile mini")
+    templates = {"out": f"{ATTRIBUTED}/{figure.name}", **figure.profile}
+    if isinstance(figure, CaptionFigure):
+        add_caption_flags(own)
+        add_head_flags(own)
+        own.section(METHOD).add_argument("--top-k", type=SIZE, default=figure.top_k, help="heads of each list")
+        text = "use the first so many captions with a hallucination"
+        own.section(MODEL).add_argument("--limit", type=SIZE, default=figure.limit, help=text)
+        text = "captions per block that a rerun skips; they run one by one"
+        own.section(SPEED).add_argument("--batch-size", type=SIZE, default=8, help=text)
+    else:
+        add_out_flag(own)
+
+    def add(*flags: str, **named: Any) -> None:
+        flag = own.section(METHOD).add_argument(*flags, **named)
+        if flag.dest in TEMPLATES:
+            templates.setdefault(flag.dest, TEMPLATES[flag.dest])
+
+    figure.add_flags(add)
+    if figure.paper:
+        text = "put the paper's values for LLaVA-1.5-7B beside ours"
+        own.section(OUTPUT).add_argument("--paper-values", action="store_true", help=text)
+        templates["paper_values"] = "{paper_values}"
+    own.take_from_profile(**templates)
+
+
+def parser() -> ScriptParser:
+    """The flags of `llava-hh figure`."""
+    parser = parser_of_verbs(__doc__, "figure")
+    for name in FIGURES:
+        add_figure(parser, name)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_verb(parser(), argv)
 
 
 if __name__ == "__main__":
