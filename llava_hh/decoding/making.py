@@ -22,7 +22,7 @@ from llava_hh.files import read_json
 from llava_hh.footprint import stored_tensors
 from llava_hh.head_lists import heads_of_list, heads_with_text, list_file
 from llava_hh.heads import Head, check_heads
-from llava_hh.identity import identify_checkpoint
+from llava_hh.identity import identify, identify_checkpoint
 from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.settings import digest_of
@@ -75,6 +75,16 @@ def read_methods(texts: Sequence[str]) -> list[Spec]:
         if spec in specs[:index]:
             raise ValueError(f"method {str(spec)!r} is named more than once")
     return specs
+
+
+def tools_of(specs: Sequence[Spec]) -> dict[str, dict]:
+    """The checkpoints that decoders work with beside the model, by their content."""
+    found = {}
+    for spec in specs:
+        if spec.kind in DECODERS:
+            tools = getattr(_settings(spec), "tools", dict)()
+            found |= {f"{spec} {name}": identify(path) for name, path in tools.items() if path.exists()}
+    return found
 
 
 def _check_fields(spec: Spec) -> None:

@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.decoding.making import Material, make, read_methods
+    from llava_hh.decoding.making import Material, make, read_methods, tools_of
     from llava_hh.decoding.registry import GROUPS, load_plugin
+    from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.models.lvlm import load_lvlm
     from llava_hh.runs import processes
 
@@ -42,6 +43,10 @@ def run(args: argparse.Namespace) -> None:
     (spec,) = read_methods([args.method])
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
+    rows, request = args.out / "captions.jsonl", request_of("caption", vars(args), tools_of([spec]))
+    if is_finished(rows, request):
+        print(f"finished before: {rows}")
+        return
     evaluation = evaluation_from_flags(args, with_truth=False)
     member = make(spec, Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed))
     if member.method.checkpoint is not None:
@@ -56,7 +61,8 @@ def run(args: argparse.Namespace) -> None:
     if processes().is_main:
         n_bad = n_images - len(found.rows)
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
-        print(f"{len(found.rows)} captions{skipped}: {args.out / 'captions.jsonl'}")
+        print(f"{len(found.rows)} captions{skipped}: {rows}")
+        mark_finished(rows, request, [args.out / "run.json"])
 
 
 if __name__ == "__main__":

@@ -72,12 +72,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The comparison that the flags name, and its result."""
+    from llava_hh.comparison import RESULT_FILE
     from llava_hh.decoding.groups import make_members
-    from llava_hh.decoding.making import Material, read_methods
+    from llava_hh.decoding.making import Material, read_methods, tools_of
     from llava_hh.decoding.registry import load_plugin
     from llava_hh.experiments.evaluate import run_task, with_own_labels
-    from llava_hh.experiments.shown import show_captions, show_choice, show_losses, show_pope
-    from llava_hh.files import write_json
+    from llava_hh.files import read_json, write_json
+    from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.footprint import stored_tensors
     from llava_hh.runs import processes
 
@@ -89,6 +90,11 @@ def run(args: argparse.Namespace) -> None:
     if args.max_new_tokens is None:
         args.max_new_tokens = MAX_NEW_TOKENS[args.task]
     stored_tensors(args.model)
+    path, request = args.summary or args.out / RESULTS[args.task], request_of("evaluate", vars(args), tools_of(specs))
+    if is_finished(path, request):
+        print(f"finished before: {path}")
+        show(args, path, read_json(path))
+        return
     evaluation, task = prepare(args)
     material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
     members = with_own_labels(make_members(specs, material))
@@ -98,8 +104,15 @@ def run(args: argparse.Namespace) -> None:
     content = run_task(evaluation, members, task, args.out)
     if not processes().is_main:
         return
-    path = args.summary or args.out / RESULTS[args.task]
     write_json(path, content)
+    show(args, path, content)
+    mark_finished(path, request, sorted(args.out.glob(f"*/{RESULT_FILE}")) if args.task == "chair" else ())
+
+
+def show(args: argparse.Namespace, path: Path, content: dict) -> None:
+    """Print the table of a result, and draw its pictures."""
+    from llava_hh.experiments.shown import show_captions, show_choice, show_losses, show_pope
+
     if args.task == "pope":
         show_pope(path, content, args.format)
     elif args.task == "loss":

@@ -41,12 +41,20 @@ def figure_of(name: str) -> Figure:
 
 def make(figure: Figure, args: argparse.Namespace) -> None:
     """Do a figure's work; print what it found, and the names of its files."""
-    result = figure.run(args.out, vars(args))
+    from llava_hh.files import read_json
+    from llava_hh.finished import is_finished, mark_finished, request_of
+
+    figure.options = vars(args)
+    path = args.out / f"{figure.name}.json"
+    request = request_of(f"figure {figure.name}", vars(args))
+    is_there = is_finished(path, request)
+    result = read_json(path) if is_there else figure.run(args.out, vars(args))
     if result is None:
         return
-    path = args.out / f"{figure.name}.json"
     for line in (*figure.lines(result), path):
         print(line)
+    if not is_there:
+        mark_finished(path, request)
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
