@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_hh.comparison import RESULT_FILE, compare
+from llava_hh.comparison import LABELS, RESULT_FILE, compare
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.decoding.registry import GROUPS
@@ -61,7 +61,7 @@ class CaptionTask:
         is_random = {member.group: member.spec.kind == "random" for member in members}
         for group, names in grouped.items():
             entries[group] |= {
-                "label": group,
+                "label": LABELS.get(group, group),
                 "folders": names,
                 "draws_heads": is_random[group],
                 **mean_costs([costs[name] for name in names]),

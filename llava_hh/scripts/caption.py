@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.decoding.making import Material, make, read_methods
+    from llava_hh.decoding.making import Material, check_lists, make, read_methods
     from llava_hh.decoding.registry import GROUPS, load_plugin
     from llava_hh.models.lvlm import load_lvlm
     from llava_hh.runs import processes
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> None:
     (spec,) = read_methods([args.method])
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
+    check_lists([spec], args.heads)
     evaluation = evaluation_from_flags(args, with_truth=False)
     member = make(spec, Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed))
     if member.method.checkpoint is not None:

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """The comparison that the flags name, and its result."""
     from llava_hh.decoding.groups import make_members
-    from llava_hh.decoding.making import Material, read_methods
+    from llava_hh.decoding.making import Material, check_lists, read_methods
     from llava_hh.decoding.registry import load_plugin
     from llava_hh.experiments.evaluate import run_task, with_own_labels
     from llava_hh.experiments.shown import show_captions, show_choice, show_losses, show_pope
@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     for path in args.plugin:
         load_plugin(path)
     specs = read_methods(args.methods)
+    check_lists(specs, args.heads)
     if args.choose and args.task != "chair":
         raise ValueError(f"--choose goes with --task chair, not {args.task}")
     if args.max_new_tokens is None:
