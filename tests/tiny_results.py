@@ -34,7 +34,7 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
 
 def of_kind(folder: Path, kind: str) -> Path:
     """The folder of the only method of a kind, or of its only random draw ("random")."""
-    (found,) = folder.glob(f"{kind}-*")
+    (found,) = (path for path in folder.iterdir() if path.is_dir() and path.name.split("-")[0] == kind)
     return found
 
 

@@ -71,6 +71,8 @@ def read_methods(texts: Sequence[str]) -> list[Spec]:
         if spec.kind not in kinds:
             raise ValueError(f"method {str(spec)!r}: {unknown('kind of method', spec.kind, kinds)}")
         _check_fields(spec)
+        if spec.kind in GROUPS and spec.fields["of"] not in {each.kind for each in specs}:
+            read_methods([str(spec.fields["of"])])
     for index, spec in enumerate(specs):
         if spec in specs[:index]:
             raise ValueError(f"method {str(spec)!r} is named more than once")
@@ -85,6 +87,39 @@ def tools_of(specs: Sequence[Spec]) -> dict[str, dict]:
             tools = getattr(_settings(spec), "tools", dict)()
             found |= {f"{spec} {name}": identify(path) for name, path in tools.items() if path.exists()}
     return found
+
+
+def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
+    """See before anything is loaded that the head lists of methods, and what was chosen, are there.
+
+    Args:
+        heads: the list of methods that name none.
+    Raises:
+        ValueError: a method without a list, a file of another form; OSError: a file that is not there.
+    """
+    named = {spec.kind for spec in specs}
+    for spec in specs:
+        target = str(spec.fields.get("of"))
+        part = spec if spec.kind not in GROUPS or target in named else parse(target)
+        while part is not None:
+            if part.kind in INTERVENTIONS or "heads" in part.fields:
+                source = str(_source(with_choice(part), heads))
+                if source != "published" and not _literal_heads(source):
+                    read_json(Path(source))
+            part = part.under
+
+
+def _source(spec: Spec, heads: Path | None) -> object:
+    source = spec.fields.get("heads", heads)
+    if source is None:
+        raise ValueError(f"method {str(spec)!r} needs heads=FILE, or --heads")
+    return source
+
+
+def _literal_heads(source: object) -> list[Head]:
+    """Heads that are written out, such as L24H4,L23H3; none where it is the name of a file."""
+    found = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
+    return [Head(*map(int, match.groups())) for match in found] if all(found) else []
 
 
 def _check_fields(spec: Spec) -> None:
@@ -148,7 +183,8 @@ def make(spec: Spec | str, material: Material) -> Member:
             parts = [[kind, _run_of(checkpoint)], *named]
             digests.insert(0, identify_checkpoint(checkpoint)["sha256"][:8])
         method = Greedy(name=folder_name(parts, digests), kind=kind, checkpoint=checkpoint, **shared)
-    group = str(spec.fields.get("group", kind)) if kind == "tfhh" else None
+    alike = str(replace(spec, fields={}))  # fine-tunings under the same interventions are runs of one method
+    group = str(spec.fields.get("group", alike)) if kind == "tfhh" else None
     return Member(method, spec, spec.fields.get("limit"), group)
 
 
@@ -159,12 +195,8 @@ def heads_for(spec: Spec, material: Material) -> list[Head]:
         ValueError, IndexError, OSError: as `make_members`.
     """
     given = {**HEAD_FIELDS, **spec.fields}
-    source = given["heads"] if given["heads"] is not None else material.heads
-    if source is None:
-        raise ValueError(f"method {str(spec)!r} needs heads=FILE, or --heads")
-    literal = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
-    if all(literal):
-        heads = [Head(*map(int, match.groups())) for match in literal]
+    source = _source(spec, material.heads)
+    if heads := _literal_heads(source):
         check_heads(heads, material.lvlm.n_layers, material.lvlm.n_heads)
         return heads
     if type(given["top_k"]) is not int or given["top_k"] < 1:

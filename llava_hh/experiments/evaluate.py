@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_hh.decoding.groups import make_members
-from llava_hh.decoding.making import Material, Member, read_methods
+from llava_hh.decoding.making import Material, Member, check_lists, read_methods
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.evaluation import Evaluation, open_evaluation
 from llava_hh.files import write_json
-from llava_hh.models.lvlm import Lvlm, load_lvlm, release
+from llava_hh.models.lvlm import Lvlm, load_lvlm, refuse_unloadable, release
 from llava_hh.runs import processes
 
 
@@ -63,6 +63,9 @@ def run_methods(
     settings: dict[str, dict] = {}
     own, model = evaluation, None
     checkpoints = list(dict.fromkeys(member.method.checkpoint for member in members))
+    for checkpoint in checkpoints:
+        if checkpoint is not None:
+            refuse_unloadable(checkpoint)
     for checkpoint in sorted(checkpoints, key=lambda path: path is not None):  # that of the comparison first
         if checkpoint is not None:
             release(own.lvlm)
@@ -141,10 +144,11 @@ def evaluate(
     """
     from llava_hh.experiments.captions import CaptionTask
 
-    specs, folder = read_methods(methods), Path(out)
+    specs, folder, given = read_methods(methods), Path(out), Path(heads) if heads else None
+    check_lists(specs, given)
     paths = (Path(each) for each in (model, image_folder, annotations))
     evaluation = open_evaluation(*paths, split, folder, **options)
-    material = Material(evaluation.lvlm, Path(heads) if heads else None, allow_foreign, options.get("seed", 42))
+    material = Material(evaluation.lvlm, given, allow_foreign, options.get("seed", 42))
     members = with_own_labels(make_members(specs, material))
     content = run_task(evaluation, members, CaptionTask(), folder)
     write_json(folder / "summary.json", content)

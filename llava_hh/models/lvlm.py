@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -272,6 +272,15 @@ def _try_out(lvlm: Lvlm) -> None:
         refuse_unknown_ids(lvlm.model, lvlm.tokenizer, torch.tensor(config.pad_token_id), ())
     grey = new_image("RGB", (64, 64), "grey")
     lvlm.encode([grey, grey], ["What is this?", "Is it grey, or is it of another colour?"])
+
+
+def refuse_unloadable(path: Path) -> None:
+    """See that a checkpoint can be loaded, that names and shapes of its weights fit; none of them is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_lvlm`.
+    """
+    release(load_lvlm(path, replace(Loading.from_environment(), device_map="meta", bits=None)))
 
 
 def release(lvlm: Lvlm) -> None:

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.decoding.making import Material, make, read_methods, tools_of
+    from llava_hh.decoding.making import Material, check_lists, make, read_methods, tools_of
     from llava_hh.decoding.registry import GROUPS, load_plugin
     from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.models.lvlm import load_lvlm
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     (spec,) = read_methods([args.method])
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
+    check_lists([spec], args.heads)
     rows, request = args.out / "captions.jsonl", request_of("caption", vars(args), tools_of([spec]))
     if is_finished(rows, request):
         print(f"finished before: {rows}")

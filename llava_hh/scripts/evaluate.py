@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     """The comparison that the flags name, and its result."""
     from llava_hh.comparison import RESULT_FILE
     from llava_hh.decoding.groups import make_members
-    from llava_hh.decoding.making import Material, read_methods, tools_of
+    from llava_hh.decoding.making import Material, check_lists, read_methods, tools_of
     from llava_hh.decoding.registry import load_plugin
     from llava_hh.experiments.evaluate import run_task, with_own_labels
     from llava_hh.files import read_json, write_json
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
     for path in args.plugin:
         load_plugin(path)
     specs = read_methods(args.methods)
+    check_lists(specs, args.heads)
     if args.choose and args.task != "chair":
         raise ValueError(f"--choose goes with --task chair, not {args.task}")
     if args.max_new_tokens is None:
