@@ -20,6 +20,8 @@ class Factors(Figure):
     """
 
     paper = "REWEIGHT"  # by span
+    example = "--summary results/factors/summary.json --span image --out results/factors/figure_6"
+    options: Mapping[str, Any] = {"span": "SPAN"}  # until it runs
 
     @property
     def name(self) -> str:  # type: ignore[override]
