@@ -98,7 +98,7 @@ def make_comparisons(given: Path, folder: Path) -> None:
     do("compare", "seeds", *seeds, "--out", folder / "seeds.json")
     do("compare", "details", *of_kind["greedy"], *of_kind["adhh"], "--out", folder / "details")
     part = folder / "part--with-object" / "attribution_result.json"
-    do("compare", "heads", folder / "attribution" / "attribution_result.json", part, "--out", folder / "heads.json")
+    do("compare", "heads", folder / "attribution" / "attribution_result.json", part, "--out", folder / "head_comparison.json")
 
 
 def make_figures(given: Path, folder: Path) -> None:

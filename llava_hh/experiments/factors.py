@@ -19,8 +19,9 @@ class Factors(Figure):
     each where random heads are to stand beside. Greedy decoding is the factor 1.
     """
 
+    folder = "attention_reweight"
     paper = "REWEIGHT"  # by span
-    example = "--summary results/factors/summary.json --span image --out results/factors/figure_6"
+    example = " --summary results/mini/full/attention_reweight/summary_txt.json --span after_image"
     options: Mapping[str, Any] = {"span": "SPAN"}  # until it runs
 
     @property
