@@ -82,7 +82,7 @@ def advice(path: Path, loading: Loading) -> str:
     chosen = f"Set {' or '.join(filter(None, [', '.join(ways[:-1]), ways[-1]]))}, or take" if ways else "Take"
     if loading.device_map == "auto" and not can_use_disk(path):
         return (
-            f"{chosen} a smaller model; the disk serves only the transformers layout in safetensors (scripts.convert)."
+            f"{chosen} a smaller model; the disk serves only the transformers layout in safetensors (llava-hh convert)."
         )
     return f"{chosen} a smaller model."
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_hh.command_line import SIZE
 from llava_hh.experiments.per_caption import Figure, Measured, found_in, measure_captions
+from llava_hh.progress import announce
 from llava_hh.runs import make_folder, processes, start_run
 from llava_hh.settings import CaptionedSettings
 
@@ -108,6 +109,7 @@ class Divergence(Figure):
         reference = identify_checkpoint(options["reference"]) | Loading.from_environment().record()
         teacher = TeacherForced(options["reference"], options["image_folder"])
         described, divergences = {}, {}
+        announce(f"divergence from {options['reference']}: {len(entries)} captions, {len(checkpoints)} checkpoints")
         for step, folder in checkpoints.items():
             described[step] = identify_checkpoint(folder)
             settings = JsSettings(

@@ -17,6 +17,7 @@ from llava_hh.blocks import Run
 from llava_hh.files import write_json
 from llava_hh.memory import smallest_part
 from llava_hh.parsing import Template
+from llava_hh.progress import announce
 from llava_hh.runs import processes, provenance, start_run
 from llava_hh.settings import CaptionedSettings
 
@@ -205,6 +206,7 @@ class CaptionFigure(Figure):
         self.prepare()
         self.out, size = out, options["batch_size"]
         settings = self.settings(self.teacher.fields(every, size, limit))
+        announce(f"{self.label}: {len(self.entries)} captions, {options['model']}, into {out}")
         with start_run(out, settings, [entry["image_id"] for entry in self.entries]) as run:
             measure_captions(run, self.entries, size, self.label, self.teacher.image_of, self.measure)
             if not processes().is_main:
