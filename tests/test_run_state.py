@@ -120,7 +120,9 @@ def test_scores_of_captions_that_changed_are_refused(tmp_path):
     write_json(result, {"run": {"sha256": {"elsewhere/captions.jsonl": sha256(captions), "/data/instances.json": "1"}}})
     refuse_stale(result, json.loads(result.read_text())["run"])
     captions.write_text("{}\n{}\n")
-    with pytest.raises(ValueError, match=r"results\.json: captions\.jsonl beside it has changed since; run evaluate"):
+    with pytest.raises(
+        ValueError, match=r"results\.json: captions\.jsonl beside it has changed since; run llava-hh"
+    ):
         refuse_stale(result, json.loads(result.read_text())["run"])
 
 
