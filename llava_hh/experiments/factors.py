@@ -10,19 +10,20 @@ from llava_hh.metrics.compare import METRICS
 from llava_hh.runs import make_folder, processes
 
 SPANS = ("after_image", "image")
+# what attention_reweight_txt.sh makes
+FOLDER = "{result_path}/val2014-{reweight_images|all}-seed{draw_seed|42}/attention_reweight"
 
 
 class Factors(Figure):
-    """Figure 6: metrics of captions as the attention of heads on a span is scaled, from a finished comparison.
+    """Metrics of captions as the attention of heads on a span is scaled (figure 6): from a finished comparison.
 
     The comparison is one of `llava-hh evaluate` with a scale:span=...,alpha=... for each factor, and random:of=... for
     each where random heads are to stand beside. Greedy decoding is the factor 1.
     """
 
-    folder = "attention_reweight"
     paper = "REWEIGHT"  # by span
-    example = " --summary results/mini/full/attention_reweight/summary_txt.json --span after_image"
-    options: Mapping[str, Any] = {"span": "SPAN"}  # until it runs
+    profile = {"out": FOLDER, "summary": FOLDER + "/summary_{span}.json"}
+    example = "--span after_image --profile mini"
 
     @property
     def name(self) -> str:  # type: ignore[override]
