@@ -11,10 +11,15 @@ class Families(Mapping[str, type]):
         self._entries = dict(entries)
 
     def __getitem__(self, model_type: str) -> type:
+        """Raises KeyError: an unknown model_type; ValueError: a class that cannot be imported."""
         entry = self._entries[model_type]
         if isinstance(entry, str):
             module, _, name = entry.partition(":")
-            entry = self._entries[model_type] = getattr(import_module(module), name)
+            try:
+                entry = getattr(import_module(module), name)
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"family {entry!r} of {model_type!r} cannot be imported: {error}") from error
+            self._entries[model_type] = entry
         return entry
 
     def __contains__(self, model_type: object) -> bool:
