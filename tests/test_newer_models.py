@@ -23,7 +23,6 @@ from newer_models import evaluate
 from newer_models.released import remove_as_released
 
 
-
 @pytest.fixture(scope="module")
 def mllama_path(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("newer") / "mllama"
