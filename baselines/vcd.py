@@ -1,6 +1,7 @@
 """VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -87,7 +88,7 @@ def decode(
 
     Args and Returns: as `llava_hh.decoding.method.Decoder`; a block of `intervene` may be open on the same image_mask.
     Raises:
-        ValueError: no context, or one of another length.
+        ValueError: sample ids of another number than the rows.
         CannotDecode: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
     Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
         and its code.
@@ -159,7 +160,7 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        CannotDecode: image positions without pixel_values.
+        CannotDecode: image positions without pixel_values; as `entries_per_row`.
     """
     inputs = batch.inputs
     if batch.image_mask.any() and "pixel_values" not in inputs:
@@ -173,7 +174,7 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     if read := getattr(lvlm.family, "image_pixels", None):
         pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": noised})
     counts = batch.n_images
-    entries = [sum(lengths[first:end]) for first, end in pairwise(accumulate(counts, initial=0))]
+    entries = entries_per_row(batch.image_mask, counts, lengths)
     for own, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
         generator = sample_generator(settings.seed, sample_id, "noise")
         own.copy_(add_noise(own[0], generator, settings, lvlm.processor))
@@ -183,3 +184,22 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
         twin = noised.split(entries) if is_pixels else shown
         twins[name] = torch.cat([part for pair in zip(shown, twin, strict=True) for part in pair])
     return twins
+
+
+def entries_per_row(image_mask: Tensor, n_images: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """How many entries of pixel_values each row shows; they stand in the order of the rows.
+
+    Args:
+        n_images: how many images each row shows.
+        lengths: how many entries each image has. Where there are more of them than images, an image is shown in
+            several tiles, all with the same number of positions, and the rows' positions say how many.
+    Raises:
+        CannotDecode: tiles of different lengths.
+    """
+    if len(lengths) == sum(n_images):
+        return [sum(lengths[first:end]) for first, end in pairwise(accumulate(n_images, initial=0))]
+    positions = image_mask.sum(1).tolist()
+    length, rest = divmod(sum(positions), len(lengths))
+    if rest or not length or any(own % length for own in positions):
+        raise CannotDecode(f"{len(lengths)} images cannot be dealt to rows of {positions} image positions")
+    return [own // length for own in positions]

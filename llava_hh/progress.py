@@ -39,7 +39,7 @@ class Forecast:
         if not self.said and (left := sum(later)):
             rate = done / max(time.monotonic() - self.begun, 1e-9)
             about = f"about {in_words(left / rate)}, at {rate:.2g} {self.unit}s a second"
-            announce(f"{self.label}: {left} {self.unit}s are left: {about}")
+            announce(f"{self.label}: {left} {self.unit}{'s are' if left > 1 else ' is'} left: {about}")
         self.said = True
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from baselines.registry import PRESETS
 from llava_hh.decoding.method import Answer, Decoding
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -44,6 +46,12 @@ def as_batch(batch: TinyBatch, ids: list | None = None) -> Batch:
 
 def as_lvlm(model: PreTrainedModel, processor: Any = PROCESSOR) -> SimpleNamespace:
     return SimpleNamespace(model=model, processor=processor, family=None)
+
+
+def preset(name: str, **changed: Any) -> Decoding:
+    """A preset as a method, with some of its settings changed."""
+    module, settings = PRESETS[name]
+    return Decoding(name, module.decode, replace(settings, **changed))
 
 
 def answers_of(lvlm: Lvlm, batch: Batch, decode: Callable, settings: object, n_tokens: int) -> list[Answer]:

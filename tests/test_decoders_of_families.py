@@ -1,11 +1,11 @@
 """Every decoder on every family: a batch is decoded as its rows alone, or the decoder says that it cannot have it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from decoding import preset
 from PIL import Image
 from test_halc import Detector, use
 from test_newer_families import IMAGES, QUESTIONS, SHOWN
@@ -13,21 +13,18 @@ from tiny_minigpt4 import save_tiny_parts
 from tiny_newer import FAMILIES, save_tiny_family
 from torch.testing import assert_close
 
-from baselines.pai import PaiSettings
-from baselines.registry import PRESETS
 from baselines.sampling import sample_generator
-from baselines.vcd import VCD_PAPER, VCD_REPO, VcdSettings, noise_scales, with_noised_twins
-from llava_hh.decoding.method import Decoding
+from baselines.vcd import VCD_PAPER, VCD_REPO, noise_scales, with_noised_twins
+from llava_hh.decoding.method import Greedy, Method
 from llava_hh.generation import answer_samples
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 SAMPLES = [{"image_id": f"sample {n}"} for n in range(4)]
 N_TOKENS = 5
-HALC = replace(PRESETS["halc_clean"].settings, detector="scripted", scorer="scripted")
 METHODS = [
-    *(PRESETS[name] for name in ("vcd_paper", "vcd_repo", "dola_repo", "opera", "opera_fast")),
-    replace(PRESETS["pai"], settings=PaiSettings(start_layer=1)),
-    replace(PRESETS["halc_clean"], settings=HALC),
+    *(preset(name) for name in ("vcd_paper", "vcd_repo", "dola_repo", "opera", "opera_fast")),
+    preset("pai", start_layer=1),
+    preset("halc_clean", detector="scripted", scorer="scripted"),
 ]
 # what a family cannot have, and what is said then
 LACKING = {
@@ -57,18 +54,18 @@ def lvlm_of(tmp_path_factory) -> Callable[[str], Lvlm]:
     return load
 
 
-def answers(lvlm: Lvlm, method: Decoding, rows: slice) -> list:
+def answers(lvlm: Lvlm, method: Method, rows: slice) -> list:
     images: list[Image.Image | None] = SHOWN if lvlm.model.config.model_type == "mllama" else IMAGES
-    return answer_samples(lvlm, SAMPLES[rows], images[rows], method, QUESTIONS[rows], N_TOKENS)[0]
+    return answer_samples(lvlm, SAMPLES[rows], images[rows], method, QUESTIONS[rows], N_TOKENS).answers
 
 
-@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+@pytest.mark.parametrize("method", METHODS, ids=[method.kind for method in METHODS])
 @pytest.mark.parametrize("name", [*FAMILIES, "minigpt4"])
 def test_a_batch_equals_its_rows(name, method, lvlm_of, monkeypatch):
     use(monkeypatch, Detector())
     lvlm = lvlm_of(name)
-    if (name, method.name) in LACKING:
-        with pytest.raises(NotImplementedError, match=LACKING[name, method.name]) as error:
+    if (name, method.kind) in LACKING:
+        with pytest.raises(NotImplementedError, match=LACKING[name, method.kind]) as error:
             answers(lvlm, method, slice(None))
         assert "\n" not in str(error.value)
         return
@@ -122,7 +119,7 @@ def test_each_row_of_patches_has_noise_of_its_own(qwen, settings):
 
 
 def test_noise_changes_what_qwen_says(qwen):
-    greedy = VcdSettings(do_sample=False, noise_step=999, alpha=3.0, beta=0.001)
-    contrasted = answers(qwen, Decoding("vcd", PRESETS["vcd_paper"].decode, greedy), slice(None))
-    plain = answers(qwen, [], slice(None))
+    greedy = preset("vcd_paper", do_sample=False, noise_step=999, alpha=3.0, beta=0.001)
+    contrasted = answers(qwen, greedy, slice(None))
+    plain = answers(qwen, Greedy(), slice(None))
     assert [own != other for own, other in zip(contrasted, plain, strict=True)] == [True, True, False, True]

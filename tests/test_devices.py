@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from decoding import preset
 from PIL import Image
 from test_halc import Detector, use
 from test_newer_families import SHOWN, draw_image
 from tiny_newer import FAMILIES, save_tiny_family
 from torch.testing import assert_close
 
-from baselines import halc
+from baselines import dola, halc
 from baselines.dola import DolaSettings, candidate_layers
 from baselines.halc import HalcSettings
-from baselines.registry import PRESETS
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
-from llava_hh.decoding.method import Decoding, generate_greedily
+from llava_hh.decoding.method import Decoding, Greedy, generate_greedily
 from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene, record
@@ -115,13 +115,13 @@ def test_decoders_with_the_vocabulary_matrix_on_the_disk(name, tied, tmp_path, m
     spread = with_matrix_on("disk", plain, tmp_path)
     assert spread.model.get_output_embeddings().weight.device.type == "meta"
     samples = [{"image_id": n} for n in range(2)]
-    methods = [[], *(PRESETS[preset] for preset in ("vcd_paper", "dola_repo"))]
+    methods = [Greedy(), preset("vcd_paper"), preset("dola_repo")]
     methods += [Decoding("halc", halc.decode, HalcSettings("scripted", "scripted"))]
-    methods += [Decoding("dola", PRESETS["dola_repo"].decode, DolaSettings())]
+    methods += [Decoding("dola", dola.decode, DolaSettings())]
     for method in methods:
         for images in (SHOWN[:2], SHOWN[2:]):
             asked = (samples, images, method, "describe", 3)
-            assert answer_samples(spread, *asked)[0] == answer_samples(plain, *asked)[0], method
+            assert answer_samples(spread, *asked).answers == answer_samples(plain, *asked).answers, method
     assert candidate_layers(spread.model, DolaSettings()) == candidate_layers(plain.model, DolaSettings())
     assert (candidate_layers(spread.model, DolaSettings())[0] == 2) == tied
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decoding import preset
 from PIL import Image
 from seeded import Seeded
 
 from baselines import greedy
-from baselines.registry import PRESETS
 from llava_hh.attribution.replacement import Zero
 from llava_hh.attribution.run import CaptionAttribution
-from llava_hh.decoding.method import Decoding
+from llava_hh.decoding.method import Decoding, Greedy
 from llava_hh.finite import refuse_infinite, refusing_infinite
 from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
@@ -28,11 +28,11 @@ SAMPLES = [{"image_id": number} for number in (11, 12, 13)]
 IMAGES = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)) for seed in range(3)]
 PROMPTS = ["describe the dog", "describe a cat", "describe"]
 METHODS = {
-    "greedy": [],
-    "adhh": [DeactivateText((Head(0, 1), Head(2, 3)), 0.1)],
-    "removal": [ZeroHeads((Head(0, 1),))],
+    "greedy": Greedy(),
+    "adhh": Greedy((DeactivateText((Head(0, 1), Head(2, 3)), 0.1),)),
+    "removal": Greedy((ZeroHeads((Head(0, 1),)),)),
     "stepping": Decoding("greedy", greedy.decode, greedy.GreedySettings()),
-    **{name: PRESETS[name] for name in ("vcd_paper", "dola_repo", "opera", "pai")},
+    **{name: preset(name) for name in ("vcd_paper", "dola_repo", "opera", "pai")},
 }
 
 
@@ -57,7 +57,8 @@ def said_by_one(answers: list[list[int]], others: Collection[int] = ()) -> tuple
 
 
 def ask(lvlm: Lvlm, name: str) -> list[list[int]]:
-    return [answer.token_ids for answer in answer_samples(lvlm, SAMPLES, IMAGES, METHODS[name], PROMPTS, 6)[0]]
+    answers = answer_samples(lvlm, SAMPLES, IMAGES, METHODS[name], PROMPTS, 6).answers
+    return [answer.token_ids for answer in answers]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -188,13 +188,15 @@ def test_rows_and_chance_do_not_depend_on_the_batch(lvlm, monkeypatch):
     samples = [{"image_id": 7 * row} for row in range(4)]
     images = [photo(row) for row in range(4)]
     method = Decoding("halc", halc.decode, settings)
-    together = [answer.token_ids for answer in answer_samples(lvlm, samples, images, method, DESCRIBE, N_TOKENS)[0]]
+    together = [
+        answer.token_ids for answer in answer_samples(lvlm, samples, images, method, DESCRIBE, N_TOKENS).answers
+    ]
     for sample, image, expected in zip(samples, images, together, strict=True):
-        alone = answer_samples(lvlm, [sample], [image], method, DESCRIBE, N_TOKENS)[0]
+        alone = answer_samples(lvlm, [sample], [image], method, DESCRIBE, N_TOKENS).answers
         assert alone[0].token_ids == expected
     other = replace(method, settings=replace(settings, seed=43))
     assert [
-        answer.token_ids for answer in answer_samples(lvlm, samples, images, other, DESCRIBE, N_TOKENS)[0]
+        answer.token_ids for answer in answer_samples(lvlm, samples, images, other, DESCRIBE, N_TOKENS).answers
     ] != together
 
 

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
 from llava_hh.blocks import Run
-from llava_hh.decoding.method import generate_greedily
+from llava_hh.decoding.method import Greedy, generate_greedily
 from llava_hh.generation import caption_images
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText
@@ -232,7 +232,7 @@ def test_captions_are_cut_and_keep_their_tokens(lvlm, tmp_path, monkeypatch):
         return torch.cat([generate(model, **inputs)[:, : inputs["input_ids"].shape[1]], torch.tensor([said])], 1)
 
     monkeypatch.setattr(type(lvlm.model), "generate", say)
-    settings = {"prompt": DESCRIBE, "model_id": "m", "max_new_tokens": 5, "batch_size": 1}
+    settings = {"prompt": DESCRIBE, "model_id": "m", "max_new_tokens": 5, "batch_size": 1, "method": Greedy()}
     (row,) = caption_images(lvlm, [{"image_id": 1, "file_name": "a.png"}], tmp_path, Run(tmp_path), **settings)
     assert row["text"] == "dog." and row["token_ids"] == said
 

@@ -9,6 +9,7 @@ import torch
 from test_scripts import attribute_flags, caption_flags
 from tiny import tiny_mllama
 from tiny_newer import save_tiny_family
+from tiny_results import of_kind
 from torch.testing import assert_close
 from verbs import score_chair
 
@@ -18,8 +19,7 @@ from llava_hh.hooks import intervene
 from llava_hh.interventions import ZeroHeads
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import attribute, caption, finetune
-from newer_models import evaluate
+from llava_hh.scripts import attribute, caption, evaluate, finetune
 from newer_models.released import remove_as_released
 
 
@@ -34,9 +34,9 @@ def mllama_path(tmp_path_factory) -> Path:
 def flags(mllama_path, tiny_coco, tmp_path) -> list[str]:
     heads = tmp_path / "heads.json"
     heads.write_text(json.dumps({"hal_heads": [[1, 0], [2, 3], [0, 1]]}))
-    flags = ["--model", mllama_path, "--image-folder", tiny_coco / "val2014", "--heads", heads, "--top-k", 2]
+    flags = ["--model", mllama_path, "--image-folder", tiny_coco / "val2014", "--heads", heads]
     flags += ["--annotations", tiny_coco / "annotations", "--limit", 5, "--max-new-tokens", 6, "--batch-size", 3]
-    return [str(flag) for flag in [*flags, "--out", tmp_path / "out", "--random-draws", 1]]
+    return [str(flag) for flag in [*flags, "--out", tmp_path / "out"]]
 
 
 @torch.no_grad()
@@ -59,40 +59,42 @@ def test_released_removal_is_in_the_vision_tower():
 
 
 def test_removal_on_mllama_and_what_its_code_removed(flags, tmp_path, capsys):
-    evaluate.main([*flags, "--released"])
+    evaluate.main([*flags, "--methods", "removal:top_k=2", "removal_released:top_k=2", "random:draws=1,of=removal"])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["methods"].keys() == {"greedy", "removal", "removal_released", "random_heads"}
+    names = [of_kind(tmp_path / "out", kind).name for kind in ("removal", "removal_released", "random")]
+    assert [*summary["methods"]] == ["greedy", *names[:2], "random heads"]
     assert "| heads removed, released indexing |" in capsys.readouterr().out
     texts = {}
-    for name in ("greedy", "removal", "removal_released", "random_42"):
+    for name in ("greedy", *names):
         rows = (tmp_path / "out" / name / "captions.jsonl").read_text().splitlines()
         texts[name] = tuple(json.loads(row)["text"] for row in rows)
     assert len(set(texts.values())) == 4
-    settings = json.loads((tmp_path / "out/removal_released/run.json").read_text())["settings"]
-    assert settings["task"]["removed_as_released"] == [[1, 0], [2, 3]]
+    settings = json.loads((tmp_path / "out" / names[1] / "run.json").read_text())["settings"]
+    assert settings["interventions"] == [{"kind": "RemoveAsReleased", "heads": [[1, 0], [2, 3]]}]
 
 
 def test_adhh_of_a_cross_attention_layer_stops_before_captioning(flags, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        evaluate.main([*flags, "--threshold", "0.5"])
+        evaluate.main([*flags, "--methods", "removal:top_k=2", "adhh:top_k=2,threshold=0.5"])
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: DeactivateText cannot act on L1H0: layer 1 attends to the image alone")
+    assert message == "error: these heads attend to the image alone, nothing comes after it there: L1H0"
     assert not list((tmp_path / "out").rglob("captions.jsonl"))
 
 
 def test_released_indexing_is_of_mllama_alone(flags, tiny_checkpoint, capsys):
     with pytest.raises(SystemExit, match="2"):
-        evaluate.main([*flags, "--model", str(tiny_checkpoint), "--released"])
+        evaluate.main([*flags, "--model", str(tiny_checkpoint), "--methods", "removal_released:top_k=2"])
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: --released is about the indexing of mllama's heads; this model is llava")
+    assert message.startswith("error: removal_released is about the indexing of mllama's heads; this model is llava")
 
 
 def test_adhh_beside_removal_on_another_family(flags, tiny_checkpoint, tmp_path):
-    evaluate.main([*flags, "--model", str(tiny_checkpoint), "--threshold", "0.2"])
+    methods = ["removal:top_k=2", "adhh:top_k=2,threshold=0.2"]
+    evaluate.main([*flags, "--model", str(tiny_checkpoint), "--methods", *methods])
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert {"removal", "adhh"} < summary["methods"].keys() and summary["settings"]["threshold"] == 0.2
-    interventions = json.loads((tmp_path / "out/adhh/run.json").read_text())["settings"]["interventions"]
-    assert [each["kind"] for each in interventions] == ["DeactivateText"]
+    assert [entry["kind"] for entry in summary["methods"].values()] == ["greedy", "removal", "adhh"]
+    (adhh,) = (own for name, own in summary["settings"]["methods"].items() if name.startswith("adhh"))
+    assert [(each["kind"], each["threshold"]) for each in adhh["interventions"]] == [("DeactivateText", 0.2)]
 
 
 def test_attribution_of_mllama_from_captions_on(mllama_path, tiny_coco, tmp_path):

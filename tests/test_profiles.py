@@ -64,8 +64,11 @@ def marked(tmp_path_factory) -> tuple[dict[str, str], dict[str, list[list[str]]]
         patch.delenv("DATASET", raising=False)
         calls = all_calls(str(profile), folder / "coco")
         patch.setenv("DATASET", "nocaps")
-        nocaps = calls_of(ROOT / "baselines/bash_scripts/eval_baselines.sh", str(profile), folder)
-    return values, calls | {"nocaps": nocaps}
+        for wrapper in (ROOT / "baselines/bash_scripts").glob("eval_*.sh"):
+            (folder / wrapper.stem).mkdir()
+            calls[str(wrapper.relative_to(ROOT))] += calls_of(wrapper, str(profile), folder / wrapper.stem)
+    values["training_checkpoints"] = "training-steps-here/step-1 training-steps-here/step-2"  # as they are passed
+    return values, calls
 
 
 def said_in(call: list[str]) -> str:
@@ -78,7 +81,6 @@ def said_in(call: list[str]) -> str:
 def test_every_setting_reaches_a_wrapper(marked):
     values, calls = marked
     said = [said_in(call) for own in calls.values() for call in own]
-    values = values | {"training_checkpoints": "training-steps-here/step-1 training-steps-here/step-2"}
     for name, value in values.items():
         assert any(SWITCHES.get(name, value) in line for line in said), f"no wrapper passes {name}"
 
@@ -90,7 +92,7 @@ def test_settings_that_are_empty_are_not_passed(marked, tmp_path):
         wrappers = {wrapper for wrapper, own in marked[1].items() if any(said in said_in(call) for call in own)}
         if name == "removal_adhh":
             wrappers = {"newer_models/decoding.sh"}
-        for wrapper in wrappers - {"nocaps"}:
+        for wrapper in wrappers:
             assert not any(said in said_in(call) for call in calls[wrapper]), wrapper
 
 
@@ -127,6 +129,53 @@ def test_nothing_of_the_environment_reaches_a_wrapper(marked, tmp_path, monkeypa
     for wrapper, own in all_calls(str(profile), tmp_path / "calls").items():
         assert not any("leak" in said_in(call) for call in own), wrapper
     assert read_profile(str(profile))["question"] == ""
+
+
+def documented() -> dict[str, list[str]]:
+    """The rows of docs/profiles.md by name: type, default, meaning, wrappers."""
+    text = (ROOT / "docs/profiles.md").read_text().replace("\\|", "or")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == len(dict(rows))
+    return {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}
+
+
+def test_the_table_of_settings_has_names_types_and_defaults():
+    lines = [line.partition("=") for line in (ROOT / DEFAULTS).read_text().splitlines() if not line.startswith("#")]
+    defaults = {name: value for name, _, value in lines if name}
+    table = documented()
+    assert {name: row[1].strip("`") for name, row in table.items()} == defaults
+    types = {  # by the type in the table: a value that is right, if it is a number
+        "count": "1",
+        "count, or 0": "0",
+        "seed": "0",
+        "seeds": "3 4",
+        "fraction": "0.5",
+        "number": "0.5",
+        **dict.fromkeys(("folder", "folders", "file", "text", "words", "yes, or empty")),
+    }
+    for name, (kind, *_) in table.items():
+        assert (types[kind] is not None) == (name in EXPECTED), name
+        assert name not in EXPECTED or EXPECTED[name][1](types[kind]), name
+        assert (kind == "yes, or empty") == (name in SWITCHES)
+
+
+def test_the_table_of_settings_says_who_reads_them(marked):
+    values, calls = marked
+    draw = f"train2014-{values['attribution_images']}-seed{values['draw_seed']}"  # in the path of a head list
+    said = {
+        wrapper.replace("bash_scripts/", "").removesuffix(".sh"): " ".join(map(said_in, own)).replace(draw, "")
+        for wrapper, own in calls.items()
+        if not wrapper.endswith("analysis/all.sh")
+    }
+    for name, (*_, readers) in documented().items():
+        found = {wrapper for wrapper, text in said.items() if SWITCHES.get(name, values[name]) in text}
+        if name == "attribution_images":
+            found = {"attribute"}  # which captions so many; for others it is part of that path
+        if name == "removal_adhh":
+            found = {wrapper for wrapper in found if wrapper == "newer_models/decoding"}  # others always have AD-HH
+        if name == "pope_questions":
+            found = {"pope"}  # the verb takes them for --task pope alone
+        assert readers == "most" if len(found) > 8 else {*readers.split(", ")} == found, f"{name}: {found}"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -128,7 +128,7 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
         raise AssertionError("a finished block ran again")
 
     monkeypatch.setattr("llava_hh.attribution.run.ablate_every_head", refuse)
-    monkeypatch.setattr("llava_hh.generation.generate_greedily", refuse)
+    monkeypatch.setattr("llava_hh.decoding.method.generate_greedily", refuse)
     before = {path: path.read_bytes() for path in (captions / "captions.jsonl", attribution / "targets.jsonl")}
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
     attribute.main(attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", attribution))

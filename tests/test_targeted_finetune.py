@@ -15,6 +15,7 @@ import pytest
 import torch
 from launching import ROOT, finish, launch
 from safetensors.torch import load_file
+from tiny_results import of_kind
 from verbs import compare_seeds
 
 from llava_hh.data.images import load_image
@@ -25,7 +26,7 @@ from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.identity import identify_checkpoint
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from llava_hh.scripts import compare_finetuning, finetune
+from llava_hh.scripts import evaluate, finetune
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
 N_STEPS = 6
@@ -287,33 +288,41 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
     heads = flags[flags.index("--heads") + 1]
     compared = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014", "--heads", heads]
     compared += ["--annotations", tiny_coco / "annotations", "--limit", 6, "--max-new-tokens", 8, "--batch-size", 3]
-    compared += ["--top-k", 3, "--threshold", 0.3, "--tuned", tmp_path / "heads_1", seeds[0]]
-    compared += ["--random-tuned", seeds[1], "--out", tmp_path / "val"]
-    compare_finetuning.main([str(flag) for flag in compared])
+    tuned = [f'tfhh:path="{folder}"' for folder in (tmp_path / "heads_1", seeds[0])]
+    methods = ["adhh:top_k=3,threshold=0.3", *tuned, f'tfhh:path="{seeds[1]}",group=random_heads_tuned']
+    compared += ["--methods", *methods, "--out", tmp_path / "val"]
+    evaluate.main([str(flag) for flag in compared])
     summary = json.loads((tmp_path / "val" / "summary.json").read_text())
-    rows = ["greedy", "adhh", "heads_1", "heads_2", "tfhh", "random_heads_tuned"]
-    methods = summary["methods"]
-    assert list(methods) == rows
-    assert methods["tfhh"]["mentions"] == pytest.approx(
-        (methods["heads_1"]["mentions"] + methods["heads_2"]["mentions"]) / 2
+    adhh, *folders = (
+        of_kind(tmp_path / "val", kind) for kind in ("adhh", "tfhh-heads_1", "tfhh-heads_2", "tfhh-random_2")
     )
-    assert methods["heads_1"]["minus_greedy"].keys() == methods["adhh"]["minus_greedy"].keys()
+    first, second, _ = (folder.name for folder in folders)
+    methods = summary["methods"]
+    assert list(methods) == ["greedy", adhh.name, first, second, "tfhh", "random_heads_tuned"]
+    assert methods["tfhh"]["mentions"] == pytest.approx(
+        (methods[first]["mentions"] + methods[second]["mentions"]) / 2, abs=1e-5
+    )
+    assert methods[first]["minus_greedy"].keys() == methods[adhh.name]["minus_greedy"].keys()
     over = methods["tfhh"]["over_runs"]["mentions"]
-    assert over["values"] == [methods[name]["mentions"] for name in ("heads_1", "heads_2")]
+    assert over["values"] == [methods[name]["mentions"] for name in (first, second)]
     assert over["minus_reference"]["mean"] == pytest.approx(over["mean"] - methods["greedy"]["mentions"], abs=2e-5)
     assert "over_runs" not in methods["random_heads_tuned"]
     out = tmp_path / "seeds.json"
-    runs, greedy = [str(tmp_path / "val" / f"heads_{seed}") for seed in (1, 2)], str(tmp_path / "val" / "greedy")
+    runs, greedy = [str(folder) for folder in folders[:2]], str(tmp_path / "val" / "greedy")
     compare_seeds(["--runs", *runs, "--reference", greedy, "--out", str(out)])
     assert json.loads(out.read_text())["mentions"] == over
     text = capsys.readouterr().out
     assert "| TF-HH, 2 runs | CHAIR_i % |" in text and "| val, 2 runs | recall % |" in text
-    assert "TF-HH, mean of 2 seeds" in text and "as many random heads fine-tuned, mean of 1 seeds" in text
-    tuning = summary["settings"]["fine_tuning"]["heads_1"]
+    assert "TF-HH, mean of 2 runs" in text and "as many random heads fine-tuned, mean of 1 runs" in text
+    tuning = methods[first]["fine_tuning"]
+    assert [*methods["random_heads_tuned"]["fine_tuning"].values()][0]["settings"]["random_heads"] == 2
     assert tuning["end"]["after_image_mass"] < tuning["start"]["after_image_mass"]
-    assert tuning["model_sha256"] == identify_checkpoint(tmp_path / "heads_1" / "model")["sha256"]
+    assert (
+        summary["settings"]["methods"][first]["model"]["sha256"]
+        == identify_checkpoint(tmp_path / "heads_1" / "model")["sha256"]
+    )
     # the captions of a tuned model are those of its checkpoint, loaded plainly
     lvlm = load_lvlm(tmp_path / "heads_1" / "model")
-    rows = [json.loads(line) for line in (tmp_path / "val" / "heads_1" / "captions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folders[0] / "captions.jsonl").read_text().splitlines()]
     image = load_image(tiny_coco / "val2014" / rows[0]["image"])
     assert generate_greedily(lvlm, lvlm.encode([image], [DESCRIBE]), 8)[0].token_ids == rows[0]["token_ids"]

@@ -1,6 +1,7 @@
 """What a fine-tuning is known by: DeepSpeed's configuration and the images; and what its summary says of its model."""
 
 import json
+import sys
 from dataclasses import fields, replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -8,10 +9,14 @@ from unittest.mock import Mock
 import pytest
 
 from llava_hh import files, identity, runs
+from llava_hh.decoding.grammar import Spec
+from llava_hh.decoding.making import Member
+from llava_hh.decoding.method import Greedy
+from llava_hh.experiments.captions import KEPT_LOG, fine_tuning_of
 from llava_hh.finetuning.checkpoints import write_manifest
 from llava_hh.finetuning.run import digests_of_images, is_trained
 from llava_hh.finetuning.settings import FineTuningSettings, sharding
-from llava_hh.scripts import compare_finetuning, finetune
+from llava_hh.scripts import finetune
 from llava_hh.settings import differences
 
 
@@ -57,17 +62,18 @@ def test_without_deepspeed_its_variables_decide_nothing(monkeypatch):
     assert sharding() == "no"
 
 
-def test_each_image_is_read_once_and_by_one_process(tmp_path, monkeypatch, capsys):
+def test_each_image_is_read_once_and_by_one_process(tmp_path, monkeypatch):
     """The other process sends its share, by the launcher's store: the trainer makes the process group itself."""
     names = ["a.jpg", "b.jpg", "missing.jpg", "z.jpg"]
     for name in (names[0], names[1]):
         (tmp_path / name).write_text(name)
     team, read = Mock(rank=0, count=2, exchange=lambda own: [own, json.dumps([None, "of z"])]), []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # bars are for terminals
     monkeypatch.setattr(runs, "processes", lambda: team)
     monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or f"of {path.stem}")
     found = digests_of_images(tmp_path, [*names, *names])
     assert found == dict(zip(names, ["of a", "of b", None, "of z"], strict=True)) and read == names[:2]
-    assert not team.gather.called and "sha256 of images: 100%" in capsys.readouterr().err
+    assert not team.gather.called
 
 
 def test_a_finished_model_is_read_once_on_a_machine(tmp_path, monkeypatch):
@@ -85,16 +91,16 @@ def test_a_finished_model_is_read_once_on_a_machine(tmp_path, monkeypatch):
     assert reads == ["model.safetensors"]
 
 
-def test_the_summary_says_which_model_was_captioned(tmp_path):
-    tuning, captions = tmp_path / "heads_1", tmp_path / "val" / "heads_1"
-    rows = [dict.fromkeys(compare_finetuning.KEPT_LOG, step) for step in (1, 3)]
+def test_the_summary_says_how_a_model_was_trained(tmp_path):
+    tuning = tmp_path / "heads_1"
+    rows = [dict.fromkeys(KEPT_LOG, step) for step in (1, 3)]
     files.write_rows(tuning / "log.jsonl", rows)
-    start, tuned = ({"name": "model", "sha256": sha256, "files": {}} for sha256 in ("start", "tuned"))
+    start = {"name": "model", "sha256": "start", "files": {}}
     files.write_json(tuning / "run.json", {"settings": {"model": start, "seed": 1}, "seconds": 2.0})
-    files.write_json(captions / "run.json", {"settings": {"model": tuned}})
-    found = compare_finetuning.describe_tuning(tuning, captions)
-    assert found["model_sha256"] == "tuned" and found["settings"] == {"seed": 1}
-    assert (found["start"], found["end"]) == (rows[0], rows[1])
+    found = fine_tuning_of(Member(Greedy(checkpoint=tuning / "model"), Spec("tfhh")))
+    assert found == {"settings": {"seed": 1}, "start": rows[0], "end": rows[1], "seconds": 2.0}
+    assert fine_tuning_of(Member(Greedy(checkpoint=tmp_path), Spec("tfhh"))) == {}
+    assert fine_tuning_of(Member(Greedy(), Spec("greedy"))) == {}
 
 
 def test_every_flag_is_compared_or_free():

@@ -25,7 +25,7 @@ from torch.testing import assert_close
 
 from baselines import vcd
 from baselines.sampling import draw_tokens, sample_generator
-from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, noise_scales
+from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, entries_per_row, noise_scales
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText
@@ -173,6 +173,19 @@ def test_an_open_intervention_sees_both_images(llava):
         with intervene(model, alone.image_mask, edits):
             assert decode(model, alone, GREEDY, ids=own) == [together[row]]
     assert together != decode(model, batch, GREEDY)
+
+
+def test_images_are_dealt_to_rows():
+    mask = torch.zeros(4, 12, dtype=torch.bool)
+    mask[0, 2:6] = mask[2, :8] = True
+    assert entries_per_row(mask, [1, 0, 2, 0], [1, 1, 1]) == [1, 0, 2, 0]
+    assert entries_per_row(mask, [1, 0, 1, 0], [1, 1]) == [1, 0, 1, 0]  # of different lengths
+    assert entries_per_row(mask, [1, 0, 1, 0], [5, 9]) == [5, 0, 9, 0]  # patches
+    assert entries_per_row(mask, [1, 0, 1, 0], [1] * 6) == [2, 0, 4, 0]  # tiles
+    with pytest.raises(
+        NotImplementedError, match=r"5 images cannot be dealt to rows of \[4, 0, 8, 0\] image positions"
+    ):
+        entries_per_row(mask, [1, 0, 1, 0], [1] * 5)
 
 
 def test_rows_of_two_images_are_noised_whole(gqa_llava):

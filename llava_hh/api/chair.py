@@ -26,8 +26,8 @@ def chair(
         ValueError: no captions, a caption without truth, an object that is neither a COCO category nor a synonym of
             one, or a synonym of an unknown category.
     """
-    from llava_hh.metrics.chair import corpus_metrics, score_by_rules
-    from llava_hh.metrics.compare import summarise
+    from llava_hh.metrics.caption_scores import overall_metrics
+    from llava_hh.metrics.chair import score_by_rules
     from llava_hh.metrics.variants import category_of_word, load_synonyms, load_variant
 
     own = {" ".join(word.lower().split()): category for word, category in (synonyms or {}).items()}
@@ -59,5 +59,4 @@ def chair(
                 raise ValueError(f"image {image!r}: object {name!r:.80} is no COCO category, and no synonym of one")
             objects.add(category)
         sentences.append({"image_id": image, **score_by_rules(text, objects, rules)})
-    interval = summarise(sentences)["interval"]
-    return {**corpus_metrics(sentences, variant), "interval": interval, "sentences": sentences}
+    return {**overall_metrics(sentences, variant, [()]), "sentences": sentences}

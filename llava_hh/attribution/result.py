@@ -80,9 +80,7 @@ def attribute_captions(given: Attribution) -> Path | None:
     how = f"{given.ablation} ablation" + "".join(
         f", {name} {number}" for name, number in (("screen", given.screen), ("race", given.race)) if number
     )
-    announce(
-        f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model.name}, into {given.out}"
-    )
+    announce(f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
         replacement = given.replacement(attribution, entries, settings)
         how = (attribution, entries, replacement, run, settings, given.batch_size, given.read_out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_hh.comparison import RESULT_FILE, compare
+from llava_hh.comparison import LABELS, RESULT_FILE, compare
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.decoding.registry import GROUPS
@@ -38,9 +38,7 @@ class CaptionTask:
         sentences = {name: found.rows for name, found in results.items()}
         grouped = groups_of(members, sentences)
         alone = [
-            member.method.name
-            for member in members
-            if member.method.name in sentences and member.spec.kind not in GROUPS
+            member.method.name for member in members if member.method.name in sentences and not only_in_group(member)
         ]
         repeated = {group: [sentences[name] for name in names] for group, names in grouped.items()}
         summary = compare({name: sentences[name] for name in alone}, repeated, settings)
@@ -54,23 +52,34 @@ class CaptionTask:
                     "kind": member.method.kind,
                     "method": str(member.spec),
                     "folder": name,
-                    **fine_tuning_of(member),
+                    **({"fine_tuning": tuning} if (tuning := fine_tuning_of(member)) else {}),
                     **({"fired": results[name].fired} if results[name].fired else {}),
                     **costs[name],
                 }
         is_random = {member.group: member.spec.kind == "random" for member in members}
         for group, names in grouped.items():
             entries[group] |= {
-                "label": group,
+                "label": LABELS.get(group, group),
                 "folders": names,
                 "draws_heads": is_random[group],
                 **mean_costs([costs[name] for name in names]),
             }
+            if tunings := {
+                member.method.name: own
+                for member in members
+                if member.method.name in names and (own := fine_tuning_of(member))
+            }:
+                entries[group]["fine_tuning"] = tunings
             if fired := {name: results[name].fired for name in names if results[name].fired}:
                 entries[group]["fired"] = fired
         for name, first, difference in differences_of_kinds(members, sentences):
             entries[name]["minus_first_of_kind"] = {"first": first, **difference}
         return summary
+
+
+def only_in_group(member: Member) -> bool:
+    """Whether a method is no row of its own: a random draw, a seed, or one whose `group` is named."""
+    return member.spec.kind in GROUPS or "group" in member.spec.fields
 
 
 def groups_of(members: Sequence[Member], sentences: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -79,7 +88,7 @@ def groups_of(members: Sequence[Member], sentences: Mapping[str, Any]) -> dict[s
     for member in members:
         if member.group and member.method.name in sentences:
             found.setdefault(member.group, []).append(member.method.name)
-    alone = {member.group for member in members if member.spec.kind not in GROUPS}
+    alone = {member.group for member in members if not only_in_group(member)}
     return {group: names for group, names in found.items() if len(names) > 1 or group not in alone}
 
 
@@ -145,4 +154,4 @@ def fine_tuning_of(member: Member) -> dict:
     run = read_json(checkpoint.parent / "run.json")
     settings = {name: value for name, value in run["settings"].items() if name != "model"}
     ends = {"start": mean(rows[:tenth]), "end": mean(rows[-tenth:])}
-    return {"fine_tuning": {"settings": settings, **ends, "seconds": run["seconds"]}}
+    return {"settings": settings, **ends, "seconds": run["seconds"]}

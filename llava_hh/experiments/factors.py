@@ -19,7 +19,10 @@ class Factors(Figure):
     each where random heads are to stand beside. Greedy decoding is the factor 1.
     """
 
+    folder = "attention_reweight"
     paper = "REWEIGHT"  # by span
+    example = " --summary results/mini/full/attention_reweight/summary_txt.json --span after_image"
+    options: Mapping[str, Any] = {"span": "SPAN"}  # until it runs
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -100,14 +100,17 @@ class Figure:
 
     Attributes:
         name: of its result file NAME.json and its picture.
+        folder: of its results where a profile says where they lie; None if it is the name.
         paper: the name in `figures.paper` of the values that --paper-values puts beside ours; None if there are none.
         profile: templates of its own flags by their names, which a profile fills.
         options: its flags by their names, once it runs.
     """
 
     name: ClassVar[str]
+    folder: ClassVar[str | None] = None
     paper: ClassVar[str | None] = None
     profile: ClassVar[Mapping[str, Template]] = {}
+    example: ClassVar[str] = ""  # further flags of the example in its help
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.comparison import SHOWN, cell, note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.comparison import SHOWN, cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
 from llava_hh.evaluation import RESULT_FILE
 from llava_hh.experiments.choice import choice_of
 from llava_hh.experiments.losses import CAPTION_METRICS
@@ -30,7 +30,8 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
     show_table(path, table_of(summary), form)
     methods = summary["methods"]
     spreads = {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}
-    if spreads := {name: own for name, own in spreads.items() if not methods[name].get("draws_heads")}:
+    spreads = {label_of(name, methods[name]): own for name, own in spreads.items() if not methods[name]["draws_heads"]}
+    if spreads:
         print()
         print_table(table_of_spread(spreads), form)
         print()

@@ -142,7 +142,7 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
     n_parameters = lvlm.model.num_parameters()
     tuned = prepare(given, lvlm, heads)
     n_trained = sum(part.rows.numel() for part in tuned.values())
-    which = f"{len(heads)} {'' if given.random_heads is None else 'random '}heads of {given.model.name}"
+    which = f"{len(heads)} {'' if given.random_heads is None else 'random '}heads of {given.model}"
     announce(
         f"fine-tuning: {given.steps} steps of {given.batch_size} samples, {given.objective}, {which}: "
         f"{n_trained:,} of {n_parameters:,} parameters, into {given.out}"

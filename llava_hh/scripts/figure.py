@@ -58,8 +58,8 @@ def add_figure(parser: ScriptParser, name: str) -> None:
     """Add the verb of a figure: the flags that several figures share, and its own."""
     figure = figure_of(name)
     about = getdoc(figure) or ""
-    own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} --profile mini")
-    templates = {"out": f"{ATTRIBUTED}/{figure.name}", **figure.profile}
+    own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} --profile mini{figure.example}")
+    templates = {"out": f"{ATTRIBUTED}/{figure.folder or figure.name}", **figure.profile}
     if isinstance(figure, CaptionFigure):
         add_caption_flags(own)
         add_head_flags(own)
