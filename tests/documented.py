@@ -173,7 +173,9 @@ class Documented:
                     example = json.loads(row.example.strip("`"))
                     if not any(self.fits(kind, example) for kind in row.type.split(" or ")):
                         yield f"{where}: the example {row.example} is not a {row.type}"
-                elif not (LINK.search(row.type) or ARRAY.fullmatch(row.type) or row.type in ("object", "object or null")):
+                elif not (
+                    LINK.search(row.type) or ARRAY.fullmatch(row.type) or row.type in ("object", "object or null")
+                ):
                     yield f"{where}: no example"
                 for link in LINK.finditer(row.type):
                     if link[2] not in self.sections:

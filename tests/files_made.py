@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
-from tiny_checkpoint import SINGLE_WORDS
-from tiny_material import make_material
+import pytest
+from faults.material import make_material
 
 from llava_hh.__main__ import main
+from llava_hh.finetuning.trainer import TargetedTrainer
+from llava_hh.mini.made import is_made
 
 ASK = " Please answer yes or no."
 AMBER = [
@@ -48,57 +50,63 @@ def make_captions(given: Path, folder: Path) -> None:
     do("attribute", *words, "--out", folder / "attribution")
     do("attribute", *words, "--screen", 6, "--ablation", "noise", "--out", folder / "screened")
     do("attribute", *words, "--race", 3, "--out", folder / "raced")
-    sentences = json.loads(scored[1].read_text())["sentences"]
-    [some, *_] = [o for o in SINGLE_WORDS if 0 < sum(o in e["mscoco_gt_words"] for e in sentences) < len(sentences)]
+    images = objects_of(scored[1])
+    some = next(name for name in sorted(set().union(*images)) if any(name not in image for image in images))
     for flag in ("--with-object", "--without-object"):
         do("attribute", "--of", folder / "attribution", *scored, flag, some, "--out", folder / f"part{flag}")
     data = ("--data", given / "coco" / "instruct_train2014.json", "--image-folder", given / "coco")
     heads = ("--heads", given / "heads.json", "--top-k", 2)
     tuning = ("--steps", 4, "--batch-size", 4, "--save-every", 2, "--max-length", 40)
+    tune = ("finetune", "--model", given / "model", *data, *heads, *tuning)
     for seed in (1, 2):
-        out = folder / f"finetune_{seed}"
-        do("finetune", "--model", given / "model", *data, *heads, *tuning, "--seed", seed, "--out", out)
+        do(*tune, "--seed", seed, "--out", folder / f"finetune_{seed}")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TargetedTrainer, "save_rows", interrupt)
+        do(*tune, "--random-heads", 1, "--lm-head", "--log-every", 3, "--out", folder / "interrupted")
+    is_made(folder / "weights.npz", "tune", {"heads": given / "heads.json"}, seed=1, step=20)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def objects_of(scored: Path) -> list[set[str]]:
+    """What is in the image of each scored caption."""
+    return [set(entry["mscoco_gt_words"]) for entry in json.loads(scored.read_text())["sentences"]]
 
 
 def make_comparisons(given: Path, folder: Path) -> None:
     """All tasks of `evaluate`, and what `compare` makes of finished runs."""
     truth = ("--annotations", given / "coco" / "annotations", "--limit", 4, "--max-new-tokens", 6, "--batch-size", 2)
-    val = ("--model", given / "model", "--image-folder", given / "coco" / "val2014", *truth)
-    heads = ("--heads", given / "heads.json")
+    val = ("--image-folder", given / "coco" / "val2014", *truth, "--heads", given / "heads.json")
+    start, polled = (("evaluate", "--model", given / name, *val) for name in ("model", "polled"))
+    adhh, removal = "adhh:top_k=2,threshold=0.05", "removal:top_k=2"
     tuned = [f'tfhh:path="{folder}/finetune_{seed}/model"' for seed in (1, 2)]
-    adhh = (
-        "adhh:top_k=2,threshold=0.05",
-        "adhh:top_k=1,threshold=0.5",
-        'random:draws=2,of="adhh:top_k=2,threshold=0.05"',
-    )
-    scaled = ("scale:top_k=2,span=image,alpha=2", "random:draws=2,of=scale")
+    methods = (adhh, "adhh:top_k=1,threshold=0.5", f'random:draws=2,of="{adhh}"', *tuned, "vcd_paper", "opera:limit=2")
     out = folder / "evaluate"
-    do("evaluate", *val, *heads, "--choose", "--out", out, "--methods", *adhh, *tuned, "vcd_paper", "opera:limit=2")
-    do("evaluate", *val, *heads, "--out", folder / "factors_of", "--methods", *scaled)
-    polled = ("--model", given / "polled", *val[2:])
-    do("evaluate", *polled, *heads, "--task", "pope", "--out", folder / "pope", "--methods", adhh[0], "vcd_paper")
-    scores = ("--captions", f"greedy={out}/greedy/captions_eval_results.json", "--captions-per-image", 2)
-    do(
-        "evaluate",
-        *val,
-        *heads,
-        "--task",
-        "loss",
-        "--out",
-        folder / "loss",
-        *scores,
-        "--methods",
-        adhh[0],
-        "removal:top_k=2",
-    )
+    do(*start, "--choose", "--out", out, "--methods", *methods)
+    scaled = ("scale:top_k=2,span=image,alpha=2", "random:draws=2,of=scale")
+    do(*start, "--out", folder / "factors_of", "--methods", *scaled)
+    other = given / "other.json"
+    other.write_text(json.dumps({"hal_heads": [[1, 1], [2, 3]]}))
+    lists = [f"{adhh},heads={path}" for path in (given / "heads.json", other)]
+    choosing = ("--choosing-captions", folder / "captions" / "captions_eval_results.json")
+    choosing += ("--choosing-images", given / "coco" / "train2014")
+    do(*start, *choosing, "--out", folder / "lists", "--methods", *lists, f'random:draws=1,match=rate,of="{lists[0]}"')
+    do(*polled, "--task", "pope", "--out", folder / "pope", "--methods", adhh, "vcd_paper")
+    greedy = out / "greedy" / "captions_eval_results.json"
+    first, second = objects_of(greedy)[:2]
+    losses = (*start, "--task", "loss", "--captions", f"greedy={greedy}", "--captions-per-image", 2)
+    do(*losses, "--with-object", *first, "--out", folder / "loss", "--methods", adhh, removal, "vcd_paper")
+    do(*losses, "--without-object", min(second - first), "--out", folder / "loss_without", "--methods", adhh)
     runs = [path.parent for path in sorted(out.glob("*/captions.jsonl"))]
     of_kind = {kind: [run for run in runs if run.name.startswith(kind)] for kind in ("greedy", "adhh", "tfhh")}
     do("compare", "runs", *of_kind["greedy"], *of_kind["adhh"], "--out", folder / "comparison.json")
     seeds = ("--runs", *of_kind["tfhh"], "--reference", *of_kind["greedy"])
     do("compare", "seeds", *seeds, "--out", folder / "seeds.json")
     do("compare", "details", *of_kind["greedy"], *of_kind["adhh"], "--out", folder / "details")
-    part = folder / "part--with-object" / "attribution_result.json"
-    do("compare", "heads", folder / "attribution" / "attribution_result.json", part, "--out", folder / "head_comparison.json")
+    lists = [folder / name / "attribution_result.json" for name in ("attribution", "part--with-object")]
+    do("compare", "heads", *lists, "--out", folder / "head_comparison.json")
 
 
 def make_figures(given: Path, folder: Path) -> None:
