@@ -9,8 +9,7 @@ from nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write
 from test_repository import ROOT, calls_of
 from verbs import score_chair
 
-from baselines import evaluate
-from llava_hh.scripts import caption
+from llava_hh.scripts import caption, evaluate
 
 ROWS = [
     {"question_id": 1, "image": f"{CANS}.jpg", "image_id": CANS, "text": "Two cans, a cup and a dog on a table."},
@@ -121,7 +120,7 @@ def test_captions_without_ground_truth_need_only_the_list(flags, annotations, tm
 @pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
 def test_wrappers_take_nocaps(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DATASET", "nocaps")
-    [(_, *given)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "llava-v1.5-7b", tmp_path)
+    [(_, _, *given)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "llava-v1.5-7b", tmp_path)
     args = evaluate.parser().parse_args(given)
     assert (args.dataset, args.split, args.limit) == ("nocaps", "out-domain", 500)
     assert (args.image_folder, args.annotations) == (
