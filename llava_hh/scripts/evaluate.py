@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.files import read_json, write_json
     from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.footprint import stored_tensors
+    from llava_hh.progress import announce
     from llava_hh.runs import processes
 
     for path in args.plugin:
@@ -102,9 +103,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation, task = prepare(args)
     material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
     members = with_own_labels(make_members(specs, material))
-    if processes().is_main:
-        images = f"{len(evaluation.samples)} images of {args.split}"
-        print(f"{args.task}: {images}, {len(members)} methods, {args.model.name}, into {args.out}", flush=True)
+    images = f"{len(evaluation.samples)} images of {args.split}"
+    announce(f"{args.task}: {images}, {len(members)} methods, {args.model}, into {args.out}")
     content = run_task(evaluation, members, task, args.out)
     if not processes().is_main:
         return
