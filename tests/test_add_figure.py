@@ -119,3 +119,30 @@ finally:
     command = [sys.executable, "-c", look, *([name] if name else []), "--help"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True)
     assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "made"),
+    [
+        ("words", {"--top-k": 2, "--limit": 3, "--batch-size": 2}, ["word_maps.json", "word_maps.safetensors"]),
+        ("bias", {"--top-k": 2, "--limit": 3, "--batch-size": 2}, ["attention_bias.json", "attention_bias.png"]),
+        ("modules", {}, ["module_influence.json", "module_influence.png"]),
+    ],
+)
+def test_a_finished_figure_is_shown_again(name, given, made, flags, tiny_results, tmp_path, capsys, monkeypatch):
+    """The same lines and files without a model; what is gone is made again from the finished blocks."""
+    attribution = tiny_results / "train2014" / "identify_attention_head" / "attribution_result.json"
+    argv = [name, "--attribution", attribution, "--out", tmp_path / "out"] if name == "modules" else [name, *flags[1:]]
+    argv = [str(flag) for flag in (*argv, *(word for pair in given.items() for word in pair))]
+    figure.main(argv)
+    files = {file: (tmp_path / "out" / file).read_bytes() for file in made}
+    said = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr("llava_hh.attribution.captions.load_lvlm", lambda _: pytest.fail("a model was loaded"))
+        figure.main(argv)
+    again = capsys.readouterr()
+    assert again.out.splitlines()[-3:] == said.splitlines()[-3:] and "warning" not in again.err
+    assert {file: (tmp_path / "out" / file).read_bytes() for file in made} == files
+    (tmp_path / "out" / made[1]).unlink()
+    figure.main(argv)
+    assert (tmp_path / "out" / made[1]).read_bytes() == files[made[1]]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from launching import finish, launch
 from tiny_newer import save_tiny_family
 
 from llava_hh.data.images import load_image
@@ -139,6 +140,14 @@ def test_a_run_resumes_and_is_held_to_its_threshold(lvlm, given, tmp_path, monke
     assert len(calls) == 5 and not np.array_equal(fewer, expected)
     with pytest.raises(ValueError, match=r"begun with other settings: threshold was 0\.8, is 0\.7"):
         firing_rates(lvlm, *given, 0.7, out, batch_size=1)
+
+
+def test_two_processes_get_the_rates_of_one(lvlm, given, tmp_path):
+    expected = firing_rates(lvlm, *given, THRESHOLD, tmp_path / "alone", batch_size=1)
+    flags = [str(flag) for flag in (lvlm.path, *given, tmp_path / "two", THRESHOLD)]
+    finish(launch(2, "tests.firing_ranks", flags))
+    for rank in range(2):
+        assert json.loads((tmp_path / "two" / f"of_rank_{rank}.txt").read_text()) == expected.tolist()
 
 
 def test_little_memory_takes_fewer_heads(lvlm, given, tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def firing_rates(
 
     with start_run(out, settings, [entry["image_id"] for entry in entries]) as run:
         measure_captions(run, entries, batch_size, "firing rates", teacher.image_of, measure)
-        own = ""
+        own = "null"  # an empty text cannot be sent
         if processes().is_main:
             fired, decided = found_in(run).arrays["counts"].sum(0).T
             if not decided.all():

@@ -22,10 +22,10 @@ class Modules(Figure):
         add("--attribution", type=Path, metavar="FILE", required=True, help="attribution_result.json of attribute")
 
     def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
-        self.attribution: Path = options["attribution"]
-        result = read_result(self.attribution)
+        self.options, attribution = options, options["attribution"]
+        result = read_result(attribution)
         if "modules" not in result:
-            raise ValueError(f"--attribution {self.attribution}: no `modules`; expected the result of attribute")
+            raise ValueError(f"--attribution {attribution}: no `modules`; expected the result of attribute")
         if not processes().is_main:
             return None
         make_folder(out)
@@ -43,7 +43,7 @@ class Modules(Figure):
     def draw(self, source: Path, out: Path) -> None:
         from llava_hh.figures.module_influence import draw_module_influence
 
-        draw_module_influence(self.attribution, out)
+        draw_module_influence(self.options["attribution"], out)
 
 
 def sum_up(modules: dict) -> dict:

@@ -104,7 +104,9 @@ class Figure:
         paper: the name in `figures.paper` of the values that --paper-values puts beside ours; None if there are none.
         profile: templates of its own flags by their names, which a profile fills; --out has one where it is not named.
         example: of its flags.
-        options: its flags by their names, once it runs.
+        options: its flags by their names; set before anything but `add_flags` is called.
+
+    A finished figure is shown without `run`, so `lines`, `draw` and `files` go by the result and the flags alone.
     """
 
     name: ClassVar[str]
@@ -122,6 +124,10 @@ class Figure:
 
     def lines(self, result: dict) -> Sequence[str]:
         """What is printed of the result."""
+        return ()
+
+    def files(self, out: Path) -> Sequence[Path]:
+        """What it writes into the folder beside NAME.json and its picture."""
         return ()
 
     def draw(self, source: Path, out: Path) -> None:

@@ -1,11 +1,15 @@
 """Where heads look at each object word of captions, for the report page."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
 from llava_hh.files import write_tensors
+from llava_hh.heads import Head
 from llava_hh.settings import CaptionedSettings
+
+ARRAYS = "word_maps.safetensors"
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ class Words(CaptionFigure):
         """The content of word_maps.json; writes word_maps.safetensors."""
         from llava_hh.analysis.bias import PARTS
 
-        write_tensors(self.out / "word_maps.safetensors", found.arrays)
+        write_tensors(self.out / ARRAYS, found.arrays)
         return {"heads": [list(head) for head in self.chosen], "parts": PARTS, "captions": found.rows}
 
     def lines(self, result: dict) -> list[str]:
         words = sum(len(row["words"]) for row in result["captions"])
-        return [f"{', '.join(map(str, self.chosen))} at {words} object words of {len(result['captions'])} captions"]
+        heads = ", ".join(str(Head(*head)) for head in result["heads"])
+        return [f"{heads} at {words} object words of {len(result['captions'])} captions"]
+
+    def files(self, out: Path) -> list[Path]:
+        return [out / ARRAYS]

@@ -54,7 +54,7 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     for line in (*figure.lines(result), path):
         print(line)
     if not is_there:
-        mark_finished(path, request)
+        mark_finished(path, request, figure.files(args.out))
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 

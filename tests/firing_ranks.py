@@ -1,0 +1,16 @@
+"""Run in several processes by test_firing: what each of them gets as firing rates, a file for each rank."""
+
+import json
+import sys
+from pathlib import Path
+
+from llava_hh.experiments.firing import firing_rates
+from llava_hh.models.lvlm import load_lvlm
+from llava_hh.processes import processes
+
+if __name__ == "__main__":
+    model, captions, images, threshold, out = sys.argv[1:]
+    rates = firing_rates(
+        load_lvlm(Path(model)), Path(captions), Path(images), float(threshold), Path(out), batch_size=1
+    )
+    Path(out, f"of_rank_{processes().rank}.txt").write_text(json.dumps(rates.tolist()))
