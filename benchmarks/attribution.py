@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
+from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 from torch import Tensor, nn
 from torch.profiler import profile
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -31,6 +31,7 @@ from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.module_hooks import hooked
+from llava_hh.tables import markdown_table
 
 MINI = REPO / "checkpoints" / "mini" / "model"
 TARGETS = 6  # words to explain in one caption
@@ -210,7 +211,7 @@ def format_table(rows: list[dict]) -> str:
         )
         for row in rows
     ]
-    return table((*header, "matrix share, of plain rate", "peak MiB, ours and loop"), lines)
+    return markdown_table((*header, "matrix share, of plain rate", "peak MiB, ours and loop"), lines)
 
 
 def parser() -> argparse.ArgumentParser:

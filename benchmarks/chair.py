@@ -10,11 +10,12 @@ import random
 import tempfile
 from pathlib import Path
 
-from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
+from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
 from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.metrics.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene
+from llava_hh.tables import markdown_table
 
 PLAIN = """
 import json, sys
@@ -99,7 +100,7 @@ def main() -> None:
         for row, more in zip(rows, ("", show_ratio(faster), ""), strict=True)
     ]
     header = ("CHAIR", "captions", "annotation rows", "seconds", "peak memory, MiB", "times as fast as plain")
-    finish(table(header, lines), {"rows": rows, "turns": turns, "times_as_fast": faster}, args.json)
+    finish(markdown_table(header, lines), {"rows": rows, "turns": turns, "times_as_fast": faster}, args.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
+from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
 from baselines.dola import candidate_layers
 from baselines.registry import PRESETS
@@ -25,6 +25,7 @@ from llava_hh.heads import random_heads
 from llava_hh.interventions import DeactivateText
 from llava_hh.mini.world import render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.tables import markdown_table
 
 DECODERS = ("vcd_paper", "dola_repo", "pai")
 DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"
@@ -147,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     header = ("method", "ms per token", "against greedy (lowest to highest)", "peak MiB")
     what = f"{lvlm.model.dtype}, {args.batch_size} rows of {args.tokens} tokens, {args.repeats} turns"
-    finish(table(header, lines), {"rows": rows}, args.json, what)
+    finish(markdown_table(header, lines), {"rows": rows}, args.json, what)
 
 
 if __name__ == "__main__":

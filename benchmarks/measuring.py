@@ -90,10 +90,3 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
     flags = ScriptParser(description)
     flags.add_argument("--json", type=Path, help="write the figures as JSON too")
     return flags
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [" | ".join(map(str, row)) for row in (header, *rows)]
-    lines.insert(1, "|".join(["---"] * len(header)))
-    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)

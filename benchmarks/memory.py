@@ -9,9 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import REPO, benchmark_parser, finish, measure_process, table
+from measuring import REPO, benchmark_parser, finish, measure_process
 
 from llava_hh.command_line import RANDOM_SEED, SIZE
+from llava_hh.tables import markdown_table
 
 sys.path.insert(0, str(REPO / "tests"))
 
@@ -54,7 +55,7 @@ def main() -> None:
         rows = measure(Path(folder), args.sizes, args.seed)
     lines = [(row["script"], *(f"{peak:.0f}" for peak in row["peaks_mib"]), f"{row['ratio']:.3f}") for row in rows]
     header = ("peak memory, MiB", *(f"{size} images" for size in args.sizes), "ratio")
-    finish(table(header, lines), {"sizes": args.sizes, "rows": rows}, args.json)
+    finish(markdown_table(header, lines), {"sizes": args.sizes, "rows": rows}, args.json)
 
 
 if __name__ == "__main__":

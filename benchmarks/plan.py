@@ -10,9 +10,8 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from measuring import table
-
 from llava_hh.command_line import FACTOR, RATE, SIZE, Number, ScriptParser
+from llava_hh.tables import markdown_table
 
 GIGA, TERA = 1e9, 1e12
 PART = Number(float, "a fraction above 0, up to 1", lambda value: 0 < value <= 1)
@@ -94,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         (name, f"{1000 * own:,.0f} ms", duration(args.captions * own), duration(on_one * own))
         for name, own in per_caption.items()
     ]
-    print(table(["step", "a caption", "1 GPU", f"{args.gpus} GPUs"], rows))
+    print(markdown_table(["step", "a caption", "1 GPU", f"{args.gpus} GPUs"], rows))
     sweep = decoder.sweep_flop(length) / TERA
     print(f"\nArithmetic: {args.captions:,} captions of {args.targets} targets, {sweep:.1f} TFLOP a target.")
 

@@ -7,9 +7,10 @@ records the attention mass of 20 heads on and after the image, and the maps of o
 import argparse
 import time
 
-from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio, table
+from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
 from llava_hh.command_line import SIZE
+from llava_hh.tables import markdown_table
 
 WAYS = ("plain", "record", "eager")
 N_LAYERS, N_HEADS, D_MODEL = 12, 16, 1024
@@ -77,7 +78,7 @@ def main() -> None:
         for row in rows
     ]
     header = ("one forward pass", "peak memory, MiB", "against plain (lowest to highest)", "time against plain")
-    finish(table(header, lines), {"tokens": args.tokens, "rows": rows}, args.json, f"{args.tokens} tokens")
+    finish(markdown_table(header, lines), {"tokens": args.tokens, "rows": rows}, args.json, f"{args.tokens} tokens")
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 from decoding import measure
-from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio, table
+from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
 from llava_hh.command_line import SIZE
 from llava_hh.files import read_json
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.tables import markdown_table
 
 
 def time_batches(lvlm, sizes: list[int], n_tokens: int, repeats: int) -> list[dict]:
@@ -83,9 +84,9 @@ def main() -> None:
     header = ("batch", "method", "ms per token", "throughput against the first", "time against greedy")
     speed = {count: ratio(seconds[1], own) for count, own in seconds.items()}
     shared = [(count, f"{statistics.median(own):.1f}", show_ratio(speed[count])) for count, own in seconds.items()]
-    second = table(("processes of one thread", f"seconds for {args.images} images", "speed"), shared)
+    second = markdown_table(("processes of one thread", f"seconds for {args.images} images", "speed"), shared)
     content = {"batches": rows, "processes": seconds, "speed": speed}
-    finish(f"{table(header, lines)}\n\n{second}", content, args.json)
+    finish(f"{markdown_table(header, lines)}\n\n{second}", content, args.json)
 
 
 if __name__ == "__main__":

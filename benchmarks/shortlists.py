@@ -9,11 +9,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from measuring import REPO, benchmark_parser, finish, table
+from measuring import REPO, benchmark_parser, finish
 
 from llava_hh.command_line import SIZE
 from llava_hh.files import read_json
 from llava_hh.scripts import attribute
+from llava_hh.tables import markdown_table
 
 CAPTIONS = REPO / "results" / "mini" / "full" / "train2014"
 
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         lines.append((*cells, f"{row['score_lost']:.1%}", f"{row['seconds']:.0f}"))
     header = ("attribution", "exact evaluations", "fewer", f"of the exact top {args.k}", "score lost", "seconds")
     content = {"k": args.k, "n_captions": exact["n_captions"], "rows": rows}
-    finish(table(header, lines), content, args.json, f"{exact['n_captions']} captions")
+    finish(markdown_table(header, lines), content, args.json, f"{exact['n_captions']} captions")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ NOWHERE = [
     (["pai:limit=all"], "limit: expected a whole number of at least 1"),
     (["operas:limit=3"], "no kind of method 'operas'; did you mean opera?"),
     (["greedy:limit=3"], "greedy decoding has all images"),
+    (["pai:limit=3", "--task", "pope"], "method 'pai:limit=3': limit goes with --task chair, not pope"),
+    (["removal:limit=3", "--task", "loss"], "method 'removal:limit=3': limit goes with --task chair, not loss"),
+    (["removal", "--task", "loss", "--choose"], "--choose goes with --task chair, not loss"),
 ]
 
 

@@ -8,16 +8,16 @@ import pytest
 from tiny_checkpoint import N_WORDS
 from tiny_newer import save_tiny_family
 
-from baselines import evaluate, evaluate_pope, registry
-from baselines.registry import PRESETS
 from llava_hh.comparison import note_of_left_out, table_of
 from llava_hh.decoding.method import CannotDecode
+from llava_hh.decoding.registry import DECODERS, known_kinds
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.tables import find_comparisons
+from llava_hh.scripts import evaluate
 
 BY_CROSS_ATTENTION = {
-    "opera": "this model reads its image by cross-attention, not at positions of the prompt",
-    "pai": "PAI drops image positions; this model reads its image by cross-attention",
+    "OPERA": "this model reads its image by cross-attention, not at positions of the prompt",
+    "PAI": "PAI drops image positions; this model reads its image by cross-attention",
 }
 
 
@@ -39,10 +39,10 @@ def flags_for(model: Path, coco: Path, out: Path, *methods: str) -> list[str]:
     return [str(flag) for flag in [*flags, "--methods", *methods]]
 
 
-def refusal(main, flags: list[str], capsys) -> str:
+def refusal(flags: list[str], capsys) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main(flags)
+        evaluate.main(flags)
     assert stopped.value.code == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     return line
@@ -52,7 +52,7 @@ def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys
     evaluate.main(flags_for(mllama, tiny_coco, tmp_path / "some", "opera", "dola_repo", "pai"))
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.startswith("left out")] == [
-        f"left out: {name}: {why}" for name, why in BY_CROSS_ATTENTION.items()
+        f"left out: {name.lower()}: {why}" for name, why in BY_CROSS_ATTENTION.items()
     ]
     summary = json.loads((tmp_path / "some/summary.json").read_text())
     assert summary["settings"]["left_out"] == BY_CROSS_ATTENTION
@@ -73,30 +73,32 @@ def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys
 
 
 def test_without_guidance_too(mllama, tiny_coco, tmp_path):
-    flags = flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo")
-    evaluate.main([*flags, "--set", "pai.gamma=1", "pai.start_layer=0"])
+    evaluate.main(flags_for(mllama, tiny_coco, tmp_path, "pai:gamma=1,start_layer=0", "dola_repo"))
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["settings"]["left_out"] == {"pai": BY_CROSS_ATTENTION["pai"]}
+    assert summary["settings"]["left_out"] == {"PAI": BY_CROSS_ATTENTION["PAI"]}
     assert "dola_repo" in summary["methods"]
 
 
 def test_questions_too(mllama, tiny_coco, tmp_path, capsys):
-    evaluate_pope.main(flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo", "opera"))
+    evaluate.main([*flags_for(mllama, tiny_coco, tmp_path, "pai", "dola_repo", "opera"), "--task", "pope"])
     assert capsys.readouterr().out.count("left out: ") == 2
     content = json.loads((tmp_path / "pope.json").read_text())
     assert content["settings"]["left_out"] == BY_CROSS_ATTENTION
     assert set(content["methods"]) == set(content["settings"]["methods"]) == {"greedy", "dola_repo"}
-    note = "Left out, since this model cannot have it: pai ("
+    note = "Left out, since this model cannot have it: PAI ("
     assert note in (tmp_path / "pope.md").read_text()
     assert note in find_comparisons(ResultFolder(tmp_path))[0]["note"]
     assert not (tmp_path / "opera").exists()
 
 
-@pytest.mark.parametrize("script", [evaluate, evaluate_pope])
-def test_where_nothing_is_left_nothing_is_done(script, mllama, tiny_coco, tmp_path, capsys):
-    line = refusal(script.main, flags_for(mllama, tiny_coco, tmp_path, "opera", "pai", "greedy"), capsys)
-    assert "--methods: this model can have none of them: opera: this model reads its image" in line
-    assert "pai: PAI drops" in line
+@pytest.mark.parametrize("task", ["chair", "pope", "loss"])
+def test_where_nothing_is_left_nothing_is_done(task, mllama, tiny_coco, tmp_path, capsys):
+    line = refusal([*flags_for(mllama, tiny_coco, tmp_path, "opera", "pai", "greedy"), "--task", task], capsys)
+    reasons = BY_CROSS_ATTENTION
+    if task == "loss":
+        no_loss = "a reference caption has no loss under {}, which decodes in its own way"
+        reasons = {name: no_loss.format(name.lower()) for name in BY_CROSS_ATTENTION}
+    assert f"--methods: this model can have none of them: OPERA: {reasons['OPERA']}; PAI: {reasons['PAI']}" in line
     assert not list(tmp_path.glob("*/"))
 
 
@@ -105,7 +107,7 @@ def test_a_cache_that_slides(tiny_coco, tmp_path):
     evaluate.main(flags_for(tmp_path / "gemma3", tiny_coco, tmp_path / "out", "opera", "vcd_paper"))
     left_out = json.loads((tmp_path / "out/summary.json").read_text())["settings"]["left_out"]
     expected = "branches need a cache that keeps every key; this model's has DynamicLayer, DynamicSlidingWindowLayer"
-    assert left_out == {"opera": expected}
+    assert left_out == {"OPERA": expected}
 
 
 def test_a_processor_that_does_not_normalise(tiny_checkpoint, tiny_coco, tmp_path):
@@ -127,8 +129,9 @@ def test_what_torch_lacks_still_stops(tiny_checkpoint, tiny_coco, tmp_path, monk
     def broken(*_: object) -> None:
         raise NotImplementedError("Cannot copy out of meta tensor; no data!")
 
-    monkeypatch.setitem(registry.PRESETS, "vcd_paper", replace(PRESETS["vcd_paper"], decode=broken))
-    line = refusal(evaluate.main, flags_for(tiny_checkpoint, tiny_coco, tmp_path, "vcd_paper", "dola_repo"), capsys)
+    known_kinds()  # so that they are registered
+    monkeypatch.setitem(DECODERS, "vcd_paper", replace(DECODERS["vcd_paper"], decode=broken))
+    line = refusal(flags_for(tiny_checkpoint, tiny_coco, tmp_path, "vcd_paper", "dola_repo"), capsys)
     assert "Cannot copy out of meta tensor" in line
     assert issubclass(CannotDecode, NotImplementedError)
 

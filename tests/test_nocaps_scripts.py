@@ -8,8 +8,7 @@ import pytest
 from nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write_official
 from verbs import score_chair
 
-from baselines import evaluate
-from llava_hh.scripts import caption
+from llava_hh.scripts import caption, evaluate
 
 ROWS = [
     {"question_id": 1, "image": f"{CANS}.jpg", "image_id": CANS, "text": "Two cans, a cup and a dog on a table."},

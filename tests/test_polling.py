@@ -9,10 +9,10 @@ import pytest
 import torch
 from launching import finish, launch
 from tiny_checkpoint import N_WORDS, save_polled_checkpoint
+from tiny_results import of_kind
 from transformers import LlavaForConditionalGeneration
 from verbs import report_html
 
-from baselines import evaluate_pope
 from llava_hh.data.images import load_image
 from llava_hh.files import read_json
 from llava_hh.hooks import intervene
@@ -20,9 +20,11 @@ from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.polling import word_token_ids
+from llava_hh.scripts import evaluate
 
 HEADS = [(3, 1), (0, 2)]
-METHODS = ["greedy", "adhh", "removal", "vcd_paper"]
+ADHH = "adhh:top_k=2,threshold=0.05"
+METHODS = {"greedy": "greedy", "adhh": ADHH, "removal": "removal:top_k=2", "vcd_paper": "vcd_paper"}
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +39,15 @@ def polled(tiny_checkpoint, tmp_path_factory) -> Path:
 def flags(polled, tiny_coco, tmp_path_factory) -> list[str]:
     heads = tmp_path_factory.mktemp("heads") / "heads.json"
     heads.write_text(json.dumps({"hal_heads": HEADS}))
-    flags = ["--model", polled, "--image-folder", tiny_coco / "val2014", "--annotations", tiny_coco / "annotations"]
-    flags += ["--limit", 4, "--max-new-tokens", 3, "--batch-size", 5, "--heads", heads, "--top-k", 2]
-    return [str(flag) for flag in [*flags, "--threshold", 0.05, "--methods", *METHODS]]
+    flags = ["--task", "pope", "--model", polled, "--image-folder", tiny_coco / "val2014", "--annotations", tiny_coco / "annotations"]
+    flags += ["--limit", 4, "--max-new-tokens", 3, "--batch-size", 5, "--heads", heads]
+    return [str(flag) for flag in [*flags, "--methods", *METHODS.values()]]
 
 
 @pytest.fixture(scope="module")
 def done(flags, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("pope")
-    evaluate_pope.main([*flags, "--out", str(out)])
+    evaluate.main([*flags, "--out", str(out)])
     return out
 
 
@@ -68,7 +70,7 @@ def test_answers_and_probabilities_are_those_of_a_plain_model(done, polled, tiny
     lvlm = load_lvlm(polled)
     method = {"greedy": [], "adhh": [DeactivateText(HEADS, 0.05)], "removal": [ZeroHeads(HEADS)]}[name]
     asked = [json.loads(line) for line in (done / f"questions_{kind}.jsonl").read_text().splitlines()]
-    rows = rows_of(done / name / kind)
+    rows = rows_of(of_kind(done, name) / kind)
     assert len(rows) == len(asked) == 24
     shares = []
     for question, row in zip(asked, rows, strict=True):
@@ -88,11 +90,11 @@ def test_answers_and_probabilities_are_those_of_a_plain_model(done, polled, tiny
 
 
 def test_a_decoder_has_no_probability(done, polled, tiny_coco):
-    rows = rows_of(done / "vcd_paper" / "random")
+    rows = rows_of(of_kind(done, "vcd_paper") / "random")
     assert len(rows) == 24 and not any("p_yes" in row for row in rows)
     summary = read_json(done / "pope.json")["methods"]
     assert "logits" in summary["greedy"] and "logits" not in summary["vcd_paper"]
-    texts = {name: [row["answer"] for row in rows_of(done / name / "random")] for name in METHODS}
+    texts = {name: [row["answer"] for row in rows_of(of_kind(done, name) / "random")] for name in METHODS}
     assert len({json.dumps(text) for text in texts.values()}) == len(METHODS)
 
 
@@ -107,9 +109,9 @@ def test_batches_that_memory_had_no_room_for_leave_no_probability(flags, done, p
         return plain(self, input_ids=input_ids, **given)
 
     monkeypatch.setattr(LlavaForConditionalGeneration, "forward", forward)
-    evaluate_pope.main([*flags[: flags.index("--methods")], "--methods", "adhh", "--out", str(tmp_path)])
-    for name in ("greedy/random", "adhh/popular"):
-        ours, theirs = rows_of(tmp_path / name), rows_of(done / name)
+    evaluate.main([*flags[: flags.index("--methods")], "--methods", ADHH, "--out", str(tmp_path)])
+    for name, kind in (("greedy", "random"), ("adhh", "popular")):
+        ours, theirs = (rows_of(of_kind(folder, name) / kind) for folder in (tmp_path, done))
         assert [row["p_yes"] for row in ours] == pytest.approx([row["p_yes"] for row in theirs], abs=1e-5)
 
 
@@ -117,8 +119,8 @@ def test_the_summary_is_the_scores_of_the_rows(done):
     result = read_json(done / "pope.json")
     for name in METHODS:
         for kind in ("random", "popular", "adversarial"):
-            rows = rows_of(done / name / kind)
-            judges = result["methods"][name]
+            rows = rows_of(of_kind(done, name) / kind)
+            judges = result["methods"][of_kind(done, name).name]
             for judge, key, parser in (
                 ("llava", "answer", "llava"),
                 ("vcd", "answer", "vcd"),
@@ -138,11 +140,12 @@ def test_the_summary_is_the_scores_of_the_rows(done):
 
 def test_a_killed_run_goes_on_and_leaves_the_same(flags, done, tmp_path):
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "removal" / "popular")
-    for name in ("adhh/random/blocks/00001.json", "adhh/random/answers.jsonl", "pope.json"):
-        (tmp_path / name).unlink()
+    shutil.rmtree(of_kind(tmp_path, "removal") / "popular")
+    adhh = of_kind(tmp_path, "adhh") / "random"
+    for path in (adhh / "blocks/00001.json", adhh / "answers.jsonl", tmp_path / "pope.json"):
+        path.unlink()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/blocks/*.json")}
-    evaluate_pope.main([*flags, "--out", str(tmp_path)])
+    evaluate.main([*flags, "--out", str(tmp_path)])
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     for path in done.rglob("answers.jsonl"):
         assert (tmp_path / path.relative_to(done)).read_bytes() == path.read_bytes()
@@ -150,7 +153,7 @@ def test_a_killed_run_goes_on_and_leaves_the_same(flags, done, tmp_path):
 
 
 def test_two_processes_leave_the_same_answers(flags, done, tmp_path):
-    finish(launch(2, "baselines.evaluate_pope", [*flags, "--out", str(tmp_path)]))
+    finish(launch(2, "llava_hh", ["evaluate", *flags, "--out", str(tmp_path)]))
     for path in done.rglob("answers.jsonl"):
         assert (tmp_path / path.relative_to(done)).read_bytes() == path.read_bytes()
 
@@ -162,19 +165,19 @@ def test_official_questions_instead(flags, done, tmp_path):
         rows = [json.loads(line) for line in (done / f"questions_{kind}.jsonl").read_text().splitlines()]
         rows = [{key: row[key] for key in ("question_id", "image", "text", "label")} for row in rows]
         (given / f"coco_pope_{kind}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = [*flags[: flags.index("--methods")], "--methods", "adhh", "--questions", str(given)]
-    evaluate_pope.main([*own, "--out", str(tmp_path / "out")])
-    for name in ("greedy/random", "adhh/popular"):
-        ours, theirs = rows_of(done / name), rows_of(tmp_path / "out" / name)
+    own = [*flags[: flags.index("--methods")], "--methods", ADHH, "--questions", str(given)]
+    evaluate.main([*own, "--out", str(tmp_path / "out")])
+    for name, kind in (("greedy", "random"), ("adhh", "popular")):
+        ours, theirs = (rows_of(of_kind(folder, name) / kind) for folder in (done, tmp_path / "out"))
         assert [row["token_ids"] for row in ours] == [row["token_ids"] for row in theirs]
     with pytest.raises(SystemExit) as stopped:
-        evaluate_pope.main([*own, "--out", str(tmp_path / "out"), "--suffix", "vcd"])
+        evaluate.main([*own, "--out", str(tmp_path / "out"), "--suffix", "vcd"])
     assert stopped.value.code == 2
 
 
 def one_line_error(flags: list, capsys) -> str:
     with pytest.raises(SystemExit) as stopped:
-        evaluate_pope.main([str(flag) for flag in flags])
+        evaluate.main([str(flag) for flag in flags])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
@@ -184,7 +187,7 @@ def one_line_error(flags: list, capsys) -> str:
 def test_wrong_flags_are_one_line(flags, done, tiny_checkpoint, tmp_path, capsys):
     out = ["--out", tmp_path / "out"]
     assert "nowhere" in one_line_error([*flags, "--questions", "nowhere", *out], capsys)
-    assert "no such method" in one_line_error([*flags, "--methods", "pope", *out], capsys)
+    assert "no kind of method 'pope'" in one_line_error([*flags, "--methods", "pope", *out], capsys)
     shutil.copytree(done / "greedy", tmp_path / "out" / "greedy")
     assert "suffix was 'llava', is 'none'" in one_line_error([*flags, *out, "--suffix", "none"], capsys)
     shutil.copy(done / "questions_random.jsonl", tmp_path / "out")

@@ -1,11 +1,11 @@
-"""evaluate_pope asks what its flags say: questions of the first images alone, and no data set but COCO."""
+"""The task pope asks what its flags say: questions of the first images alone, and no data set but COCO."""
 
 import json
 
 import pytest
 from tiny_checkpoint import save_polled_checkpoint
 
-from baselines import evaluate_pope
+from llava_hh.scripts import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def questions(tiny_coco, tmp_path):
 
 def run(checkpoint, coco, folder, out, *more):
     flags = ["--model", checkpoint, "--image-folder", coco / "val2014", "--annotations", coco / "annotations"]
-    flags += ["--methods", "greedy", "--questions", folder, "--batch-size", 4, "--max-new-tokens", 2, "--out", out]
-    evaluate_pope.main([str(flag) for flag in [*flags, *more]])
+    flags += ["--task", "pope", "--questions", folder, "--batch-size", 4, "--max-new-tokens", 2, "--out", out]
+    evaluate.main([str(flag) for flag in [*flags, *more]])
     return json.loads((out / "pope.json").read_text())
 
 
@@ -55,8 +55,8 @@ def test_limit_counts_images(limit, questions, polled, tiny_coco, tmp_path):
 
 def test_built_questions_are_counted_too(polled, tiny_coco, tmp_path):
     flags = ["--model", polled, "--image-folder", tiny_coco / "val2014", "--out", tmp_path]
-    flags += ["--annotations", tiny_coco / "annotations", "--methods", "greedy", "--limit", 2, "--max-new-tokens", 2]
-    evaluate_pope.main([str(flag) for flag in flags])
+    flags += ["--annotations", tiny_coco / "annotations", "--task", "pope", "--limit", 2, "--max-new-tokens", 2]
+    evaluate.main([str(flag) for flag in flags])
     content = json.loads((tmp_path / "pope.json").read_text())
     assert content["asked"]["random"] == {"images": 2, "questions": 12}
 
@@ -65,7 +65,7 @@ def test_other_data_sets_are_refused(polled, tiny_coco, tmp_path, questions, cap
     with pytest.raises(SystemExit) as stopped:
         run(polled, tiny_coco, questions[0], tmp_path / "out", "--dataset", "nocaps")
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith("error: argument --dataset: ") and error.count("\n") == 1
+    assert stopped.value.code == 2 and error.startswith("error: --task pope asks about COCO's images; leave --dataset") and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -78,7 +78,7 @@ def test_images_that_no_instances_file_lists_stop_it(polled, tiny_coco, tmp_path
             del content["images"][0]
         (folder / f"{kind}_val2014.json").write_text(json.dumps(content))
     flags = ["--model", polled, "--image-folder", tiny_coco / "val2014", "--annotations", folder]
-    flags += ["--methods", "greedy", "--out", tmp_path / "out"]
+    flags += ["--task", "pope", "--out", tmp_path / "out"]
     with pytest.raises(SystemExit):
-        evaluate_pope.main([str(flag) for flag in flags])
+        evaluate.main([str(flag) for flag in flags])
     assert "has no annotation; looked in" in capsys.readouterr().err

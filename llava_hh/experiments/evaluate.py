@@ -72,13 +72,14 @@ def run_methods(
             model = load(checkpoint)
             own = evaluation.with_model(model)
         there = [member for member in members if member.method.checkpoint == checkpoint]
-        for member in _tried_out(own, there, task, out, left_out):
+        kept = _tried_out(own, there, task, out, left_out)
+        if left_out and len(kept) == len(checkpoints) == 1:
+            reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+            raise ValueError(f"--methods: this model can have none of them: {reasons}")
+        for member in kept:
             name, seen = member.method.name, own.first(member.limit)
             settings[name] = seen.settings(member.method).record()
             results[name] = task.run(seen, member.method, out / name)
-        if left_out and len(results) == 1 and len(checkpoints) == 1:
-            reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-            raise ValueError(f"--methods: this model can have none of them: {reasons}")
     ordered = [member.method.name for member in members if member.method.name in results]
     return {name: results[name] for name in ordered}, settings, left_out
 

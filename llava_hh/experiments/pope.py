@@ -15,10 +15,11 @@ from llava_hh.data.sample import sample_images
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.evaluation import CaptionSettings, Evaluation
+from llava_hh.files import write_rows
 from llava_hh.generation import answer_samples
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
 from llava_hh.polling import ask
-from llava_hh.runs import begun_run, provenance, start_run
+from llava_hh.runs import begun_run, processes, provenance, start_run
 from llava_hh.settings import digest_of
 
 AVERAGE = "average"
@@ -26,11 +27,17 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class PopeTask:
-    """POPE's questions by kind; `suffix` is what follows the text of each in the prompt, `suffix_name` its name."""
+    """POPE's questions by kind; `suffix` is what follows the text of each in the prompt, `suffix_name` its name.
+
+    Args:
+        limit: about how many images they were to be; keep_in: the folder that they are written to, if any.
+    """
 
     questions: Mapping[str, Sequence[dict]]
     suffix: str
     suffix_name: str
+    limit: int | None = None
+    keep_in: Path | None = None
 
     def _settings(self, evaluation: Evaluation, method: Method, kind: str) -> CaptionSettings:
         task = {"suffix": self.suffix_name, "questions": digest_of(self.questions[kind])}
@@ -46,6 +53,8 @@ class PopeTask:
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> dict[str, list[dict]]:
         answers = {}
         for kind, asked in self.questions.items():
+            if self.keep_in and processes().is_main:
+                write_rows(self.keep_in / f"questions_{kind}.jsonl", asked)
             manifest = [question["question_id"] for question in asked]
             with start_run(out / kind, self._settings(evaluation, method, kind), manifest) as run:
                 answers[kind] = ask(
@@ -75,7 +84,7 @@ class PopeTask:
             for kind, own in self.questions.items()
         }
         digests = {kind: digest_of(own) for kind, own in self.questions.items()}
-        settings |= {"suffix": self.suffix_name, "questions": digests}
+        settings |= {"suffix": self.suffix_name, "questions": digests, "limit": self.limit}
         methods = {name: {"label": labels[name], **own} for name, own in judge(results).items()}
         return {"methods": methods, "asked": asked, "settings": settings, "run": provenance()}
 

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.decoding.registry import GROUPS, load_plugin
     from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.models.lvlm import load_lvlm
+    from llava_hh.progress import announce
     from llava_hh.runs import processes
 
     for path in args.plugin:
@@ -54,10 +55,7 @@ def run(args: argparse.Namespace) -> None:
         evaluation = evaluation.with_model(load_lvlm(member.method.checkpoint))
     evaluation = evaluation.first(member.limit)
     n_images = len(evaluation.samples)
-    if processes().is_main:
-        print(
-            f"captions of {n_images} images of {args.split} by {spec}, {args.model.name}, into {args.out}", flush=True
-        )
+    announce(f"captions of {n_images} images of {args.split} by {spec}, {args.model}, into {args.out}")
     found = evaluation.caption(member.method, args.out, args.skip_bad)
     if processes().is_main:
         n_bad = n_images - len(found.rows)

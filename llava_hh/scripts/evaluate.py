@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.files import read_json, write_json
     from llava_hh.finished import is_finished, mark_finished, request_of
     from llava_hh.footprint import stored_tensors
+    from llava_hh.progress import announce
     from llava_hh.runs import processes
 
     for path in args.plugin:
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
     check_lists(specs, args.heads)
     if args.choose and args.task != "chair":
         raise ValueError(f"--choose goes with --task chair, not {args.task}")
+    if args.task != "chair" and (limited := [spec for spec in specs if "limit" in spec.fields]):
+        raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")
     if args.max_new_tokens is None:
         args.max_new_tokens = MAX_NEW_TOKENS[args.task]
     stored_tensors(args.model)
@@ -99,9 +103,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation, task = prepare(args)
     material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
     members = with_own_labels(make_members(specs, material))
-    if processes().is_main:
-        images = f"{len(evaluation.samples)} images of {args.split}"
-        print(f"{args.task}: {images}, {len(members)} methods, {args.model.name}, into {args.out}", flush=True)
+    images = f"{len(evaluation.samples)} images of {args.split}"
+    announce(f"{args.task}: {images}, {len(members)} methods, {args.model}, into {args.out}")
     content = run_task(evaluation, members, task, args.out)
     if not processes().is_main:
         return
@@ -146,9 +149,7 @@ def prepare_pope(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     """POPE's images are chosen among those with three objects, so --limit is theirs."""
     from llava_hh.data.pope import SUFFIXES
     from llava_hh.experiments.pope import PopeTask, questions_about
-    from llava_hh.files import write_rows
     from llava_hh.flags import evaluation_from_flags
-    from llava_hh.runs import processes
 
     if args.dataset != "coco" or chosen_objects(args):
         raise ValueError(
@@ -158,10 +159,11 @@ def prepare_pope(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     evaluation = evaluation_from_flags(every_image, with_truth=False)
     cache = args.out / "ground_truth.json"
     questions = questions_about(evaluation, args.annotations, args.questions, args.limit, args.seed, cache)
-    if processes().is_main and not args.questions:
-        for kind, asked in questions.items():
-            write_rows(args.out / f"questions_{kind}.jsonl", asked)
-    return evaluation, PopeTask(questions, SUFFIXES[args.suffix], args.suffix)
+    about = {question["image"] for asked in questions.values() for question in asked}
+    shown = [sample for sample in evaluation.samples if sample["file_name"] in about]
+    keep_in = None if args.questions else args.out
+    task = PopeTask(questions, SUFFIXES[args.suffix], args.suffix, args.limit, keep_in)
+    return replace(evaluation, samples=shown), task
 
 
 def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[..., Mapping] | None:
