@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from llava_hh.api.chair import chair
     from llava_hh.api.models import caption, intervene, load, record
     from llava_hh.api.words import Attribution, attribute
+    from llava_hh.decoding.registry import register_decoder, register_intervention, register_method
     from llava_hh.experiments.evaluate import evaluate
     from llava_hh.heads import Head, load_heads
     from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
+    from llava_hh.metrics.of_captions import Metric, register_metric
     from llava_hh.models.families import register_family
     from llava_hh.models.lvlm import Batch, Lvlm, release
 
@@ -26,6 +28,7 @@ __all__ = [
     "DeactivateText",
     "Head",
     "Lvlm",
+    "Metric",
     "ScaleAttention",
     "ZeroHeads",
     "attribute",
@@ -36,16 +39,22 @@ __all__ = [
     "load",
     "load_heads",
     "record",
+    "register_decoder",
     "register_family",
+    "register_intervention",
+    "register_method",
+    "register_metric",
     "release",
 ]
 _PLACES = {
     "api.chair": ("chair",),
     "api.models": ("caption", "intervene", "load", "record"),
     "api.words": ("Attribution", "attribute"),
+    "decoding.registry": ("register_decoder", "register_intervention", "register_method"),
     "experiments.evaluate": ("evaluate",),
     "heads": ("Head", "load_heads"),
     "interventions": ("BoostImageScores", "DeactivateText", "ScaleAttention", "ZeroHeads"),
+    "metrics.of_captions": ("Metric", "register_metric"),
     "models.families": ("register_family",),
     "models.lvlm": ("Batch", "Lvlm", "release"),
 }
