@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.comparison import note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.comparison import SHOWN, cell, note_of_left_out, table_of, table_of_pope, table_of_spread
 from llava_hh.evaluation import RESULT_FILE
 from llava_hh.experiments.choice import choice_of
+from llava_hh.experiments.losses import CAPTION_METRICS
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json, write_text
-from llava_hh.tables import Table, print_table
+from llava_hh.tables import Estimate, Table, print_table
 
 
 def show_table(path: Path, table: Table, form: str) -> None:
@@ -81,20 +82,16 @@ def show_losses(path: Path, content: dict, form: str) -> None:
 def table_of_losses(content: dict) -> Table:
     """The methods' losses, and what their own captions are like."""
     methods = content["methods"]
-    captioned = any("captions" in entry for entry in methods.values())
+    captioned = CAPTION_METRICS if any("captions" in entry for entry in methods.values()) else ()
     heads = ["method", "loss, nats per token", "perplexity", "loss minus greedy"]
-    heads += ["words", "objects", "recall %", "CHAIR_i %"] * captioned
+    heads += [SHOWN[metric][0] for metric in captioned]
     rows = []
     for entry in methods.values():
-        low, high = entry["interval"]
-        cells = [entry["label"], f"{entry['loss']:.3f} ({low:.3f} to {high:.3f})", f"{entry['perplexity']:.2f}", ""]
-        if "difference" in entry:
-            low, high = entry["difference_interval"]
-            cells[-1] = f"{entry['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-        if own := entry.get("captions"):
-            cells += [f"{own['length']:.1f}", f"{own['mentions']:.1f}"]
-            cells += [f"{100 * own['recall']:.1f}", f"{100 * own['CHAIRi']:.1f}"]
-        rows.append(cells + [""] * (len(heads) - len(cells)))
+        ends = entry["interval"]
+        cells = [entry["label"], Estimate(entry["loss"], ends["loss"], form=".3f")]
+        cells.append(Estimate(entry["perplexity"], ends["perplexity"], form=".2f"))
+        cells.append(Estimate(entry["difference"], ends["difference"], form="+.4f") if "difference" in entry else "")
+        rows.append(cells + [cell(entry.get("captions", {}), metric) for metric in captioned])
     n_images = methods["greedy"]["n_images"]
     note = f"In brackets: 95% bootstrap intervals over {n_images} images." + note_of_left_out(content["settings"])
     return Table(heads, rows, note)

@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation, task = prepare(args)
     material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
     members = with_own_labels(make_members(specs, material))
+    if args.task == "loss":
+        task.refuse_unknown(members)
     if processes().is_main:
         images = f"{len(evaluation.samples)} images of {args.split}"
         print(f"{args.task}: {images}, {len(members)} methods, {args.model.name}, into {args.out}", flush=True)
