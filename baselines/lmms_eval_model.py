@@ -4,16 +4,17 @@ lmms-eval finds it by the entry point that setup.py names:
 `python -m lmms_eval --model llava_hh --model_args model=FOLDER,method=adhh,heads=FILE,top_k=20 --tasks mme`
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from tqdm import tqdm
 
-from baselines.registry import PRESETS
-from llava_hh.generation import Decoding, Method, decode_answers, generate_greedily
-from llava_hh.head_lists import heads_of_list, list_file
-from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.decoding.grammar import Spec
+from llava_hh.decoding.making import Material, make, read_methods
+from llava_hh.decoding.method import Method
+from llava_hh.decoding.registry import GROUPS
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.runs import processes
 
@@ -22,7 +23,6 @@ try:
 except ImportError:  # an extra; every module of ours imports without it
     LmmsEvalModel = object
 
-METHODS = ("greedy", "adhh", "removal", *PRESETS)
 GREEDY = {"do_sample": (None, False), "temperature": (None, 0, 0.0), "num_beams": (None, 1)}
 
 
@@ -36,21 +36,22 @@ def manifest() -> Any:
 def choose_method(
     lvlm: Lvlm, method: str, heads: str | None, top_k: int, threshold: float, foreign_heads: bool
 ) -> Method:
-    """The method of that name for a loaded model.
+    """The method of that name for a loaded model; `heads`, `top_k` and `threshold` are those of adhh and removal.
 
     Raises:
         ValueError: an unknown method, or one that lacks its heads; or heads, top_k or threshold that cannot be.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method}: no such method; choose one of: {', '.join(METHODS)}")
-    if method in PRESETS:
-        return PRESETS[method]
-    if method == "greedy":
-        return []
-    if heads is None:
-        raise ValueError(f"method={method} needs heads=FILE, a head list")
-    chosen = tuple(heads_of_list(list_file(Path(heads), lvlm), lvlm, top_k, allow_foreign=foreign_heads))
-    return [DeactivateText(chosen, threshold) if method == "adhh" else ZeroHeads(chosen)]
+    (spec,) = read_methods([method])
+    if spec.kind in GROUPS or spec.kind == "tfhh":
+        raise ValueError(f"method={method}: expected one method; a fine-tuned model is a `model`")
+    material = Material(lvlm, Path(heads) if heads else None, foreign_heads)
+    return make(_with_settings(spec, top_k, threshold), material).method
+
+
+def _with_settings(spec: Spec, top_k: int, threshold: float) -> Spec:
+    given = {"adhh": {"top_k": top_k, "threshold": threshold}, "removal": {"top_k": top_k}}.get(spec.kind, {})
+    under = spec.under and _with_settings(spec.under, top_k, threshold)
+    return replace(spec, fields={**given, **spec.fields}, under=under)
 
 
 def check_settings(settings: dict) -> None:
@@ -76,7 +77,9 @@ class HallucinationHeadsModel(LmmsEvalModel):
 
     Args:
         model: the checkpoint folder.
-        method: one of METHODS; `removal` zeroes the heads everywhere. A fine-tuned model (TF-HH) is a `model`.
+        method: such as adhh, removal (which zeroes the heads everywhere) or vcd_paper, as `llava-hh caption` takes it;
+            lmms-eval parts its arguments at commas, so one that has several fields is for Python. A fine-tuned model
+            (TF-HH) is a `model`.
         heads, top_k, threshold: of adhh and removal; `published` is the list of the paper's authors.
         foreign_heads: allow a list that was found on another model.
         batch_size: rows of one batch, from `--batch_size`.
@@ -141,11 +144,7 @@ class HallucinationHeadsModel(LmmsEvalModel):
         images = [self._image(*row[2:]) for row in rows]
         ids = [f"{task} {split} {number}" for _, _, _, number, task, split in rows]
         batch = self.lvlm.encode(images, prompts, sample_ids=ids)
-        if isinstance(self.method, Decoding):
-            decode, settings = self.method.decode, self.method.settings
-            answers = decode_answers(self.lvlm, batch, prompts, decode, settings, max_new_tokens)
-        else:
-            answers = generate_greedily(self.lvlm, batch, max_new_tokens, self.method)
+        answers = self.method.answer(self.lvlm, batch, max_new_tokens).answers
         texts = [self.lvlm.answer_text(answer.token_ids) for answer in answers]
         return [cut_at(text, row[1].get("until")) for text, row in zip(texts, rows, strict=True)]
 

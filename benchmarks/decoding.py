@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from baselines.dola import candidate_layers
-from baselines.registry import PRESETS
+from baselines.dola import DolaSettings, candidate_layers
 from llava_hh.command_line import SIZE
-from llava_hh.decoding.method import Decoding, Method
+from llava_hh.decoding.making import Material, make
+from llava_hh.decoding.method import Greedy, Method
 from llava_hh.generation import answer_samples
 from llava_hh.heads import random_heads
 from llava_hh.interventions import DeactivateText
@@ -34,13 +34,18 @@ DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"
 def methods_to_time(lvlm: Lvlm, top_k: int, decoders: Sequence[str]) -> dict[str, Method]:
     """Greedy decoding first; AD-HH on random heads, whose cost is that of any others."""
     heads = tuple(random_heads(lvlm.n_layers, lvlm.n_heads, top_k, seed=0))
-    return {"greedy": [], f"AD-HH, {top_k} heads": [DeactivateText(heads, 0.4)], **{k: PRESETS[k] for k in decoders}}
+    edited = Greedy((DeactivateText(heads, 0.4),))
+    return {"greedy": Greedy(), f"AD-HH, {top_k} heads": edited, **{kind: decoder(lvlm, kind) for kind in decoders}}
 
 
-def vocabulary_products(lvlm: Lvlm, decoder: Decoding, n_rows: int, n_steps: int) -> Callable[[], None]:
+def decoder(lvlm: Lvlm, kind: str) -> Method:
+    return make(kind, Material(lvlm)).method
+
+
+def vocabulary_products(lvlm: Lvlm, settings: DolaSettings, n_rows: int, n_steps: int) -> Callable[[], None]:
     """What DoLa multiplies with the vocabulary matrix in `n_steps` steps of `n_rows` rows."""
     head = lvlm.model.get_output_embeddings()
-    n_candidates = len(candidate_layers(lvlm.model, decoder.settings))
+    n_candidates = len(candidate_layers(lvlm.model, settings))
     states = torch.randn(n_candidates, n_rows, head.in_features).to(head.weight)
 
     @torch.no_grad()
@@ -85,7 +90,7 @@ def measure(
     config.suppress_tokens = sorted({*(config.suppress_tokens or []), *lvlm.end_token_ids})
 
     def decoded(method: Method) -> None:
-        answers, _ = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens)
+        answers = answer_samples(lvlm, samples, images, method, DESCRIBE, n_tokens).answers
         if any(len(answer.token_ids) != n_tokens for answer in answers):
             raise ValueError(f"an answer of other than {n_tokens} tokens")
 
@@ -95,7 +100,7 @@ def measure(
     if only:
         timed = {only: timed[only]}
     elif DOLA in decoders:
-        timed[PRODUCTS] = vocabulary_products(lvlm, PRESETS[DOLA], n_rows, n_tokens)
+        timed[PRODUCTS] = vocabulary_products(lvlm, decoder(lvlm, DOLA).settings, n_rows, n_tokens)
     turns = [{name: seconds_of(work) for name, work in timed.items()} for _ in range(repeats + 1)][1:]
     return {name: [turn[name] / (n_rows * n_tokens) for turn in turns] for name in timed}
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from baselines import pai
 from baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
-from llava_hh.decoding.method import generate_greedily
+from llava_hh.decoding.method import Edits, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -141,8 +141,10 @@ def test_each_method_answers_as_it_does_elsewhere(tiny_checkpoint, heads_file):
         "adhh": generate_greedily(lvlm, batch, 12, [DeactivateText(tuple(HEADS), 0.3)])[0].token_ids,
         "removal": generate_greedily(lvlm, batch, 12, [ZeroHeads(tuple(HEADS))])[0].token_ids,
         "pai": pai.decode(lvlm, batch, pai.PRESETS["pai"], 12)[0],
+        "pai:alpha=2.5": pai.decode(lvlm, batch, pai.PaiSettings(alpha=2.5), 12)[0],
+        "pai+adhh": pai.decode(lvlm, batch, pai.PRESETS["pai"], 12, Edits((DeactivateText(tuple(HEADS), 0.3),)))[0],
     }
-    assert len({tuple(ids) for ids in tokens.values()}) == 4, "each method says something of its own"
+    assert len({tuple(ids) for ids in tokens.values()}) == 6, "each method says something of its own"
     for method, ids in tokens.items():
         model = HallucinationHeadsModel(str(tiny_checkpoint), method, str(heads_file), top_k=3, threshold=0.3)
         assert answer(model, [[picture]], [request("describe", None, max_new_tokens=12)]) == [lvlm.answer_text(ids)]
@@ -151,8 +153,9 @@ def test_each_method_answers_as_it_does_elsewhere(tiny_checkpoint, heads_file):
 def test_what_cannot_be_is_one_line(tiny_checkpoint, heads_file):
     path = str(tiny_checkpoint)
     for settings, message in (
-        ({"method": "beam"}, "no such method"),
+        ({"method": "beam"}, "no kind of method 'beam'"),
         ({"method": "adhh"}, "needs heads"),
+        ({"method": "random:of=adhh"}, "expected one method"),
         ({"method": "removal", "heads": str(heads_file), "top_k": 9}, "has 3 heads"),
         ({"method": "adhh", "heads": str(heads_file), "top_k": 3, "threshold": 2.0}, "must lie in"),
     ):

@@ -43,7 +43,7 @@ def test_captions_are_scored(annotations, id_key, tmp_path, capsys):
     assert overall["variant"] == result["run"]["variant"] == "nocaps"
     assert 0 <= overall["Bleu"][3] <= 1
     assert len(result["run"]["sha256"]) == 1 + len(list(annotations.iterdir()))
-    assert capsys.readouterr().out.splitlines()[1].split()[-3] == "nocaps"
+    assert capsys.readouterr().out.splitlines()[2].split(" | ")[-3] == "nocaps"
 
 
 def refused(main, capsys, *argv) -> str:

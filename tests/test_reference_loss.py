@@ -8,20 +8,24 @@ import pytest
 import torch
 from eager_edits import eager_edits
 from tiny import TinyBatch, decode_steps
+from tiny_results import of_kind
 from verbs import score_chair
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
 from llava_hh.data.images import load_image
+from llava_hh.experiments.losses import caption_metrics
 from llava_hh.files import sha256
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.metrics.compare import RESAMPLES, image_weights
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import caption, reference_loss
+from llava_hh.scripts import caption, evaluate
 
 HEADS = (Head(0, 1), Head(1, 2), Head(2, 0), Head(3, 3))
 PROMPT = "describe the dog"
+ADHH = "adhh:top_k=2,threshold=0.3"
+METHODS = ["--methods", ADHH, "removal:top_k=2", "random:draws=1,of=adhh", "random:draws=1,of=removal"]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def flags(tiny_checkpoint, tiny_coco, tmp_path_factory):
     heads.write_text(json.dumps({"hal_heads": HEADS}))
     shared = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014"]
     shared += ["--annotations", tiny_coco / "annotations", "--limit", "5", "--batch-size", "2", "--prompt", PROMPT]
-    own = ["--heads", heads, "--top-k", "2", "--threshold", "0.3", "--captions-per-image", "2", "--max-new-tokens", "9"]
+    own = ["--task", "loss", "--heads", heads, "--captions-per-image", "2", "--max-new-tokens", "9"]
     return [str(flag) for flag in [*shared, *own]]
 
 
@@ -126,21 +130,27 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     out, tuned = tmp_path / "out", tmp_path / "tuned"
     shutil.copytree(tiny_checkpoint, tuned)
     greedy = tmp_path / "greedy"
-    caption.main([*flags[:14], "--max-new-tokens", "6", "--out", str(greedy)])
+    caption.main([*flags[: flags.index("--task")], "--max-new-tokens", "6", "--out", str(greedy)])
     truth = str(tiny_coco / "annotations")
     score_chair(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
-    more = ["--tfhh-model", str(tuned), "--captions", f"none={greedy / 'captions_eval_results.json'}"]
-    reference_loss.main([*flags, *more, "--out", str(out)])
+    more = [*METHODS, f'tfhh:path="{tuned}"', "--captions", f"greedy={greedy / 'captions_eval_results.json'}"]
+    evaluate.main([*flags, *more, "--out", str(out)])
     result = json.loads((out / "reference_loss.json").read_text())["methods"]
-    assert [*result] == ["none", "adhh", "zero", "random_adhh_42", "random_zero_42", "tfhh_1"]
+    random_adhh, random_removal = out.glob("random-*-adhh-*"), out.glob("random-*-removal-*")
+    folders = [of_kind(out, kind) for kind in ("greedy", "adhh", "removal")]
+    folders += [*random_adhh, *random_removal, of_kind(out, "tfhh")]
+    assert [*result] == [folder.name for folder in folders]
+    names = ["greedy", "adhh", "removal", "random_adhh", "random_removal", "tfhh"]
+    result = dict(zip(names, result.values(), strict=True))
     rows = {
-        name: [json.loads(line) for line in (out / name / "losses.jsonl").read_text().splitlines()] for name in result
+        name: [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
+        for name, folder in zip(names, folders, strict=True)
     }
-    assert rows["tfhh_1"] == rows["none"]  # the same weights
-    assert len({json.dumps(own) for name, own in rows.items() if name != "tfhh_1"}) == 5
-    annotations = load_annotations(tiny_coco / "annotations", [row["image_id"] for row in rows["none"]])
+    assert rows["tfhh"] == rows["greedy"]  # the same weights
+    assert len({json.dumps(own) for name, own in rows.items() if name != "tfhh"}) == 5
+    annotations = load_annotations(tiny_coco / "annotations", [row["image_id"] for row in rows["greedy"]])
     files = {row["image_id"]: row["file_name"] for row in load_image_list(f"{truth}/captions_val2014.json")}
-    for name, edits in (("none", []), ("adhh", [DeactivateText(HEADS[:2], 0.3)])):
+    for name, edits in (("greedy", []), ("adhh", [DeactivateText(HEADS[:2], 0.3)])):
         row = rows[name][3]
         response = reference_tokens(lvlm, [annotations[row["image_id"]].captions[row["caption"]]], 9)
         image = load_image(tiny_coco / "val2014" / files[row["image_id"]])
@@ -150,18 +160,20 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
         assert result[name]["loss"] == pytest.approx(
             sum(own["nats"] for own in rows[name]) / sum(own["n_tokens"] for own in rows[name])
         )
-    assert result["none"]["captions"]["sha256"] == sha256(greedy / "captions_eval_results.json")
+    assert result["greedy"]["captions"]["sha256"] == sha256(greedy / "captions_eval_results.json")
     own = json.loads((greedy / "captions_eval_results.json").read_text())["overall_metrics"]
-    assert result["none"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
+    assert result["greedy"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    heads, cells = next((heads, cells) for heads, cells in zip(table, table[1:], strict=False) if cells[0] == "| none")
+    heads, cells = next(
+        (heads, cells) for heads, cells in zip(table, table[1:], strict=False) if cells[0] == "| greedy"
+    )
     shown = {head.rstrip(" |"): cell.split(" (")[0] for head, cell in zip(heads, cells, strict=True)}
     values = {"length": own["length"], "mentions": own["mentions"], "recall %": 100 * own["recall"]}
     assert {name: shown[name] for name in values} == {name: f"{value:.1f}" for name, value in values.items()}
 
     before = {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
-    (out / "adhh" / "blocks" / "00001.json").unlink()
-    reference_loss.main([*flags, *more, "--out", str(out)])
+    (of_kind(out, "adhh") / "blocks" / "00001.json").unlink()
+    evaluate.main([*flags, *more, "--out", str(out)])
     assert before == {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
 
 
@@ -170,21 +182,25 @@ def test_captions_scored_by_other_annotations_are_refused(run, tmp_path):
     captions = tmp_path / "captions_eval_results.json"
     captions.write_text(json.dumps({"sentences": [], "run": run}))
     with pytest.raises(ValueError, match=f"--captions {captions}: scored by another a.json than --annotations has"):
-        reference_loss.caption_metrics([f"none={captions}"], ["none"], {"a.json": "2", "b.json": "3"})
+        caption_metrics([f"greedy={captions}"], {"a.json": "2", "b.json": "3"})
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--captions", "greedy=x.json"], "--captions greedy=x.json: expected METHOD=FILE, METHOD being one of: none"),
-        (["--captions", "none=/nowhere/x.json"], "/nowhere/x.json"),
-        (["--top-k", "9"], "'hal_heads' has 4 heads, 9 were asked for"),
+        (["--captions", "pai={captions}", "--methods", "pai"], "--captions pai=...: METHOD must be one of: greedy"),
+        (["--captions", "greedy"], "--captions greedy: expected METHOD=FILE"),
+        (["--captions", "greedy=/nowhere/x.json"], "/nowhere/x.json"),
+        (["--methods", "adhh:top_k=9"], "'hal_heads' has 4 heads, 9 were asked for"),
     ],
 )
-def test_wrong_flags_are_one_line(extra, message, flags, tmp_path, capsys):
+def test_wrong_flags_are_one_line_before_any_work(extra, message, flags, tiny_results, tmp_path, capsys):
+    captions = tiny_results / "val2014" / "greedy" / "captions_eval_results.json"
+    extra = [text.format(captions=captions) for text in extra]
     with pytest.raises(SystemExit) as stopped:
-        reference_loss.main([*flags, "--out", str(tmp_path), *extra])
+        evaluate.main([*flags, "--out", str(tmp_path), *extra])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+    assert not list(tmp_path.glob("*/"))

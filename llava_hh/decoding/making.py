@@ -143,9 +143,26 @@ def _check_fields(spec: Spec) -> None:
         return
     if spec.under.kind not in INTERVENTIONS or spec.kind not in {*DECODERS, *INTERVENTIONS, "greedy", "tfhh"}:
         raise ValueError(f"method {str(spec)!r}: A+B puts an intervention B under a method A, not {spec.under.kind}")
-    _check_fields(replace(spec.under, fields={k: v for k, v in spec.under.fields.items() if k != "on"}))
-    if spec.under.fields.get("on", "all") not in BRANCHES:
-        raise ValueError(f"method {str(spec)!r}: on is {spec.under.fields['on']!r}; expected all or clean")
+    branches, part = set(), spec.under
+    while part is not None:
+        branches.add(part.fields.get("on", "all"))
+        part = part.under
+    if wrong := branches - {*BRANCHES}:
+        raise ValueError(f"method {str(spec)!r}: on is {min(wrong, key=str)!r}; expected all or clean")
+    if len(branches) > 1:
+        raise ValueError(
+            f"method {str(spec)!r}: interventions under one decoder act on the same branches, all or clean"
+        )
+    if "clean" in branches and not (spec.kind in DECODERS and DECODERS[spec.kind].edits_itself):
+        raise ValueError(
+            f"method {str(spec)!r}: on=clean is for a decoder that knows its branches; {spec.kind} does not"
+        )
+    _check_fields(_without_on(spec.under))
+
+
+def _without_on(spec: Spec) -> Spec:
+    fields = {name: value for name, value in spec.fields.items() if name != "on"}
+    return replace(spec, fields=fields, under=spec.under and _without_on(spec.under))
 
 
 def make(spec: Spec | str, material: Material) -> Member:

@@ -36,6 +36,17 @@ class LossTask:
         task = {"captions_per_image": self.captions_per_image, "annotations_sha256": evaluation.truth}
         return replace(evaluation, task=task)
 
+    def refuse_unknown(self, members: Sequence[Member]) -> None:
+        """See that `captions` are of methods that have a loss.
+
+        Raises:
+            ValueError: a name that is neither the kind nor the folder of one.
+        """
+        methods = [member.method for member in members if isinstance(member.method, Greedy)]
+        known = dict.fromkeys([*(method.kind for method in methods), *(method.name for method in methods)])
+        if unknown := self.captions.keys() - known:
+            raise ValueError(f"--captions {min(unknown)}=...: METHOD must be one of: {', '.join(known)}")
+
     def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
         if not isinstance(method, Greedy):
             raise CannotDecode(f"a reference caption has no loss under {method.kind}, which decodes in its own way")
@@ -72,15 +83,12 @@ class LossTask:
     ) -> dict:
         labels = {member.method.name: member.method.label for member in members}
         kinds = {member.method.name: member.method.kind for member in members if member.method.name in results}
-        if unknown := set(self.captions) - {*results, *kinds.values()}:
-            known = ", ".join(dict.fromkeys([*kinds.values(), *results]))
-            raise ValueError(f"--captions {min(unknown)}=...: expected METHOD=FILE, METHOD being one of: {known}")
         methods = summarise_losses(results, "greedy")
         for name, entry in methods.items():
             entry["label"] = labels[name]
             if own := self.captions.get(name) or self.captions.get(kinds[name]):
                 entry["captions"] = own
-        settings |= self._evaluation(evaluation).settings(Greedy()).record()
+        settings["task"] = self._evaluation(evaluation).task
         return {"methods": methods, "settings": settings, "run": provenance()}
 
 

@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> None:
     evaluation, task = prepare(args)
     material = Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed, rate_controls(args, evaluation))
     members = with_own_labels(make_members(specs, material))
+    if args.task == "loss":
+        task.refuse_unknown(members)
     images = f"{len(evaluation.samples)} images of {args.split}"
     announce(f"{args.task}: {images}, {len(members)} methods, {args.model}, into {args.out}")
     content = run_task(evaluation, members, task, args.out)
