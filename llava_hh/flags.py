@@ -18,12 +18,13 @@ if TYPE_CHECKING:  # a help is shown without loading torch
 
 ATTRIBUTED = "{result_path}/train2014-{attribution_images|all}-seed{draw_seed|42}"  # what attribute.sh makes
 COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
+ANNOTATIONS = {"coco": "{coco_path}/annotations", "nocaps": "{nocaps_path}/annotations"}  # by --dataset
 DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
 
 
-def from_dataset(of_coco: str, of_nocaps: str) -> Template:
-    """A template for each data set."""
-    return lambda known: of_nocaps if known.get("dataset") == "nocaps" else of_coco
+def by(flag: str, templates: Mapping[str, str], other: str = "") -> Template:
+    """A template for each value of a flag."""
+    return lambda known: templates.get(known[flag], other)
 
 
 def add_sample_flags(
@@ -61,9 +62,10 @@ def add_sample_flags(
     add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
     templates: dict[str, Template] = {
         "model": "{model_path}",
-        "image_folder": from_dataset("{coco_path}/{split}", "{nocaps_path}/images/val"),
-        "annotations": from_dataset("{coco_path}/annotations", "{nocaps_path}/annotations"),
+        "image_folder": by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"}),
+        "annotations": by("dataset", ANNOTATIONS),
         "limit": "{report_images}",
+        "seed": "{draw_seed}",
         "max_new_tokens": "{max_new_tokens}",
         "batch_size": "{batch_size}",
     }
@@ -74,7 +76,7 @@ def add_sample_flags(
     add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
     add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
     add_out_flag(parser)
-    parser.take_from_profile(**{**templates, **(profile or {}), "out": (profile or {}).get("out", DRAWN)})
+    parser.take_from_profile(**(templates | {"out": DRAWN} | dict(profile or {})))
 
 
 def add_out_flag(parser: ScriptParser) -> None:

@@ -95,14 +95,13 @@ class ScriptParser(argparse.ArgumentParser):
                 action.required = False
                 if positional:
                     action.nargs = "*" if action.nargs == "+" else action.nargs or "?"
+        for group in self._mutually_exclusive_groups:
+            if group.required and any(action.dest in templates for action in group._group_actions):
+                group.needed, group.required = True, False  # type: ignore[attr-defined]
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
         """As argparse does, with what a profile knows filled in."""
         actions = {action.dest: action for action in self._actions if isinstance(action, STORING)}
-        choices = [group for group in self._mutually_exclusive_groups if group.required]
-        filled = [group for group in choices if {each.dest for each in group._group_actions} & {*self._templates}]
-        for group in filled:
-            group.required = False
         namespace = argparse.Namespace() if namespace is None else namespace
         values = vars(namespace)
         values.update(dict.fromkeys(actions, NOT_GIVEN))
@@ -112,12 +111,13 @@ class ScriptParser(argparse.ArgumentParser):
         self.given = {*actions} - absent
         for name in absent:
             values[name] = self._default(actions[name])
-        if values.get("profile"):
+        if self._templates and values["profile"] is not None:
             self._fill(values, actions)
         needed = [name for name, each in actions.items() if getattr(each, "needed", False)]
         self.require(namespace, *needed)
-        for group in filled:
-            if all(values[each.dest] in (None, False) for each in group._group_actions):
+        for group in self._mutually_exclusive_groups:
+            lacking = all(values[each.dest] in (None, False) for each in group._group_actions)
+            if lacking and getattr(group, "needed", False):
                 names = " ".join(map(_spelled, group._group_actions))
                 self.error(f"one of the arguments {names} is required (or --profile NAME)")
         return namespace, rest

@@ -97,7 +97,7 @@ def _see_that_it_parses(label: str, parser: argparse.ArgumentParser, words: list
         if not action.option_strings:
             parser._actions.remove(action)
     for group in parser._mutually_exclusive_groups:
-        group.required = False
+        group.required = group.needed = False
     if left := parser.parse_known_args(words)[1]:
         raise ValueError(f"{' '.join(left)}: neither a flag of {label} nor a value of one")
 

@@ -9,14 +9,18 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.flags import add_head_flags, add_sample_flags, evaluation_from_flags
+from llava_hh.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags
 from llava_hh.parsing import METHOD, ScriptParser
 
 
 def parser() -> ScriptParser:
     example = "llava-hh caption --profile mini --method adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
     parser = script_parser(__doc__, "caption", example)
-    add_sample_flags(parser, "val2014")
+    profile = {
+        "limit": by("split", {"train2014": "{attribution_images}"}, "{report_images}"),
+        "out": by("split", {"train2014": DRAWN}, f"{DRAWN}/captions"),  # evaluate has a folder per method in DRAWN
+    }
+    add_sample_flags(parser, "val2014", profile=profile)
     add_head_flags(parser, required=False)
     add = parser.section(METHOD).add_argument
     add("--method", default="greedy", metavar="METHOD", help="kind:field=value,...; see the example")

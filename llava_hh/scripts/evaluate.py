@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
-from llava_hh.flags import add_head_flags, add_object_flags, add_sample_flags, chosen_objects
+from llava_hh.flags import DRAWN, add_head_flags, add_object_flags, add_sample_flags, by, chosen_objects
 from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
 
 if TYPE_CHECKING:
@@ -29,11 +29,16 @@ def parser() -> ScriptParser:
     methods = "adhh:top_k=2,threshold=0.965 random:draws=5,of=adhh vcd_paper:alpha=0.5"
     parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini --methods {methods}")
     limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
+    outs = {"chair": DRAWN, "pope": DRAWN.replace("}/{", "}/pope/{"), "loss": f"{DRAWN}/reference_loss"}
     add_sample_flags(
         parser,
         "val2014",
         max_new_tokens=None,
-        profile={"limit": lambda known: limits[known["task"]], "max_new_tokens": own_tokens},
+        profile={
+            "limit": by("task", limits),
+            "max_new_tokens": by("task", {"pope": ""}, "{max_new_tokens}"),
+            "out": by("task", outs),
+        },
     )
     add_object_flags(parser)
     add_head_flags(parser, required=False)
@@ -58,11 +63,6 @@ def parser() -> ScriptParser:
     add_format_flag(parser)
     parser.take_from_profile(questions="{pope_questions}")
     return parser
-
-
-def own_tokens(known: Mapping) -> str:
-    """POPE's answers are short whatever the profile says of captions."""
-    return "" if known["task"] == "pope" else "{max_new_tokens}"
 
 
 def main(argv: list[str] | None = None) -> None:

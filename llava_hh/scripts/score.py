@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_hh.command_line import add_format_flag, chosen, parser_of_verbs, run_verb
 from llava_hh.datasets import DATASETS
-from llava_hh.flags import from_dataset
+from llava_hh.flags import ANNOTATIONS, ATTRIBUTED, by
 from llava_hh.metrics.variants import VARIANTS
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
 
@@ -67,7 +67,7 @@ def add_chair(parser: ScriptParser) -> None:
     text = "result file; captions_eval_results.json beside the captions by default"
     chair.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
     add_format_flag(chair)
-    chair.take_from_profile(annotations=from_dataset("{coco_path}/annotations", "{nocaps_path}/annotations"))
+    chair.take_from_profile(captions=f"{ATTRIBUTED}/captions.jsonl", annotations=by("dataset", ANNOTATIONS))
 
 
 def add_benchmark(parser: ScriptParser) -> None:

@@ -115,7 +115,7 @@ def batch_size(case: Case) -> None:
 
 
 def prompt(case: Case) -> object:
-    if case.script.name == "evaluate_pope":
+    if case.script.name == "pope":
         return False
     case.flags += ["--prompt", "describe the cat"]
     return None

@@ -14,7 +14,7 @@ from llava_hh.data.pope import KINDS
 from llava_hh.files import write_json, write_rows
 
 from .children import Ending, run_to_the_end
-from .kills import prepare
+from .kills import MARK, prepare
 from .material import scripts
 
 VALUES = st.one_of(
@@ -67,7 +67,11 @@ def judge(target: Target, folder: Path) -> str | None:
         shutil.copytree(target.results, out)
     else:
         out.mkdir()
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "run.json"}
+    before = {
+        path: path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and not path.name.endswith(("run.json", MARK))
+    }
     flags = (*target.flags, *(("--out", out) if target.out else ()))
     ending = run_to_the_end(target.main, flags, folder / "log", within=60)
     trouble = complain(ending, target.path)
@@ -190,7 +194,7 @@ def targets(folder: Path) -> list[Target]:
     truth = ("--annotations", annotations)
     scored = captions / "captions_eval_results.json"
     shutil.copytree(captions, folder / "second", dirs_exist_ok=True)
-    questions, pope, (answers, told) = write_questions(folder), by_name["evaluate_pope"], write_vqa(folder)
+    questions, pope, (answers, told) = write_questions(folder), by_name["pope"], write_vqa(folder)
     compared = (captions, folder / "second", "--out", folder / "out" / "comparison.json")
     vqa = ("--answers", answers, "--truth", told, "--out", folder / "out" / "vqa.json")
     model = folder / "model"
@@ -208,7 +212,7 @@ def targets(folder: Path) -> list[Target]:
         Target("VQA's answers", answers, score_vqa, vqa, out=False),
         Target("VQA's truth", told, score_vqa, vqa, out=False),
         of("COCO captions", annotations / "captions_train2014.json", "caption"),
-        of("COCO instances", annotations / "instances_val2014.json", "compare_decoding"),
+        of("COCO instances", annotations / "instances_val2014.json", "evaluate"),
         Target(
             "COCO instances, CHAIR",
             annotations / "instances_train2014.json",

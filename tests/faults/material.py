@@ -70,6 +70,7 @@ def scripts(folder: Path) -> list[Script]:
     # they say how long a token took
     timed = ("summary.json", "summary.md", "summary.png", "summary.pdf", "choice.json", "choice.png", "choice.pdf")
     few = (*few, *listed)
+    split = ("--split", "train2014")
     scaled = "scale:alpha=0.5,top_k=2"
     return [
         Script("caption", caption.main, (*train, *truth, *_short("train2014"))),
@@ -80,10 +81,10 @@ def scripts(folder: Path) -> list[Script]:
         Script(
             "choice",
             evaluate.main,
-            (*train, *truth, *small, *listed, "--methods", adhh, "adhh:top_k=1,threshold=0.5", "--choose"),
+            (*train, *truth, *small, *split, *listed, "--methods", adhh, "adhh:top_k=1,threshold=0.5", "--choose"),
             timed,
         ),
-        Script("decoders", evaluate.main, (*few, "--methods", adhh, "vcd_paper", "dola_repo+adhh", "pai"), timed),
+        Script("decoders", evaluate.main, (*few, "--methods", adhh, "vcd_paper", f"dola_repo+{adhh}", "pai"), timed),
         Script(
             "pope",
             evaluate.main,

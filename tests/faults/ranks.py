@@ -18,7 +18,7 @@ from .kills import contents, difference, prepare, undisturbed
 from .material import scripts
 from .pair import WITHIN, Pair
 
-NAMES = ("caption", "attribute", "attention_bias", "record_words", "newer_models")
+NAMES = ("caption", "attribute", "attention_bias", "record_words", "removal")
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: ranks whose launcher is dead become children of this process
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from .case import Case, Change
 from .changes import CHANGES
 from .children import run_to_the_end
-from .kills import contents, difference, prepare, undisturbed
+from .kills import MARK, contents, difference, prepare, undisturbed
 from .material import Script, scripts
 
 FREE = ("run.json", "ground_truth.json")  # may be written anew by a run that is refused
@@ -123,5 +123,5 @@ def files(out: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.name not in FREE and not path.name.startswith(".")
+        if path.is_file() and not path.name.endswith((*FREE, MARK)) and not path.name.startswith(".")
     }
