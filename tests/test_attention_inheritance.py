@@ -204,6 +204,7 @@ def test_rerun_resumes_and_another_top_k_needs_no_forward(flags, whole, tmp_path
     shutil.copytree(whole, tmp_path / "resumed")
     lost = tmp_path / "resumed" / "blocks" / "00001.json"
     lost.unlink()
+    (tmp_path / "resumed" / "attention_inheritance.finished.json").unlink()  # a killed run has none
     seen = []
 
     def counted(*args):

@@ -162,7 +162,10 @@ def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", MODULES + BASELINES + NEWER, ids=lambda path: path.name)
 def test_whatever_draws_does_so_where_a_failure_stops_nothing(path):
-    """Every use of a drawing function stands in a `with picture(...)`, or in a table of such functions."""
+    """Every use of a drawing function stands in a `with picture(...)`, or in a table of such functions.
+
+    Or in a figure's method `draw`, whose every use stands in one.
+    """
     tree = ast.parse(path.read_text())
     drawing = {
         alias.name
@@ -177,7 +180,11 @@ def test_whatever_draws_does_so_where_a_failure_stops_nothing(path):
         if isinstance(node, ast.With) and "picture(" in ast.unparse(node.items[0].context_expr)
         for inner in ast.walk(node)
     }
+    methods = [node for owner in ast.walk(tree) if isinstance(owner, ast.ClassDef) for node in owner.body]
+    guarded |= {id(inner) for node in methods if getattr(node, "name", "") == "draw" for inner in ast.walk(node)}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "figure.draw":
+            assert id(node) in guarded, f"{path}, line {node.lineno}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in drawing | {"draw"}:
             assert id(node) in guarded, f"{path}, line {node.lineno}"
 
