@@ -11,6 +11,7 @@ from llava_hh.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.models.loading import Loading
 from llava_hh.processes import processes
 from llava_hh.runs import provenance
+from llava_hh.schema import FINISHED
 from llava_hh.settings import digest_of
 
 SHOWN = ("debug", "format", "profile", "run", "argv", "what", "out", "summary")  # what no result depends on
@@ -59,7 +60,7 @@ def mark_finished(result: Path, request: str, files: Iterable[Path] = ()) -> Non
 
 
 def _mark_of(result: Path) -> Path:
-    return result.with_name(f"{result.stem}.finished.json")
+    return result.with_name(f"{result.stem}{FINISHED}")
 
 
 def _content(value: Any) -> Any:

@@ -39,7 +39,16 @@ def polled(tiny_checkpoint, tmp_path_factory) -> Path:
 def flags(polled, tiny_coco, tmp_path_factory) -> list[str]:
     heads = tmp_path_factory.mktemp("heads") / "heads.json"
     heads.write_text(json.dumps({"hal_heads": HEADS}))
-    flags = ["--task", "pope", "--model", polled, "--image-folder", tiny_coco / "val2014", "--annotations", tiny_coco / "annotations"]
+    flags = [
+        "--task",
+        "pope",
+        "--model",
+        polled,
+        "--image-folder",
+        tiny_coco / "val2014",
+        "--annotations",
+        tiny_coco / "annotations",
+    ]
     flags += ["--limit", 4, "--max-new-tokens", 3, "--batch-size", 5, "--heads", heads]
     return [str(flag) for flag in [*flags, "--methods", *METHODS.values()]]
 

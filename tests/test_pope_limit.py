@@ -65,7 +65,11 @@ def test_other_data_sets_are_refused(polled, tiny_coco, tmp_path, questions, cap
     with pytest.raises(SystemExit) as stopped:
         run(polled, tiny_coco, questions[0], tmp_path / "out", "--dataset", "nocaps")
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.startswith("error: --task pope asks about COCO's images; leave --dataset") and error.count("\n") == 1
+    assert (
+        stopped.value.code == 2
+        and error.startswith("error: --task pope asks about COCO's images; leave --dataset")
+        and error.count("\n") == 1
+    )
     assert not (tmp_path / "out").exists()
 
 
