@@ -9,7 +9,6 @@ from llava_hh.files import read_json, sha256
 from llava_hh.ids import whole_id
 from llava_hh.metrics.compare import (
     PERMUTATIONS,
-    TESTED,
     compare_with_reference,
     on_same_images,
     spread_over_runs,
@@ -17,6 +16,7 @@ from llava_hh.metrics.compare import (
     summarise_mean,
 )
 from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
+from llava_hh.metrics.of_captions import METRICS, metrics_in_tables
 from llava_hh.runs import provenance
 from llava_hh.tables import Estimate, Table
 
@@ -42,18 +42,6 @@ SCORED_FORM = {
     "mscoco_gt_words": (list, str),
     "mscoco_hallucinated_words": (list, list),
     "mscoco_non_hallucinated_words": (list, list),
-}
-# metrics of captions in tables: head of the column, and the factor on the value in a file
-SHOWN = {
-    "CHAIRs": ("CHAIR_s %", 100),
-    "CHAIRi": ("CHAIR_i %", 100),
-    "precision": ("precision %", 100),
-    "recall": ("recall %", 100),
-    "f1": ("F1 %", 100),
-    "mentions": ("mentions", 1),
-    "distinct": ("distinct objects", 1),
-    "repeated": ("repeated %", 100),
-    "length": ("length", 1),
 }
 
 
@@ -162,7 +150,7 @@ def table_of(summary: dict) -> Table:
     A column that no method has a value for is left out.
     """
     methods, tests = methods_of(summary), tests_of(summary)
-    columns = {SHOWN[name][0]: [cell(entry, name) for entry in methods.values()] for name in TESTED}
+    columns = {METRICS[name].head: [cell(entry, name) for entry in methods.values()] for name in metrics_in_tables()}
     columns |= {
         "BLEU-4 %": [f"{100 * entry['Bleu'][3]:.1f}" if "Bleu" in entry else "" for entry in methods.values()],
         "time per token": [_times(entry.get("relative_time")) for entry in methods.values()],
@@ -191,7 +179,7 @@ def tests_of(summary: dict) -> dict[str, dict]:
 def family(tests: Mapping[str, Mapping[str, Mapping]]) -> str:
     """Of which tests Holm's correction is, in words; `tests` as `compare_with_reference` returns them."""
     metrics = list(dict.fromkeys(metric for own in tests.values() for metric in own))
-    n, names = sum(map(len, tests.values())), ", ".join(SHOWN[name][0].removesuffix(" %") for name in metrics)
+    n, names = sum(map(len, tests.values())), ", ".join(METRICS[name].head.removesuffix(" %") for name in metrics)
     return f"Holm over {n} tests ({len(tests)} method{'s' * (len(tests) > 1)} x {len(metrics)} metrics: {names})"
 
 
@@ -237,7 +225,7 @@ def table_of_spread(spreads: dict[str, dict]) -> Table:
         for metric in ("CHAIRs", "CHAIRi", "recall"):
             own, difference = spread[metric], spread[metric]["minus_reference"]
             low, high = (100 * end for end in own["range"])
-            cells = [f"{label}, {spread['n_runs']} runs", SHOWN[metric][0]]
+            cells = [f"{label}, {spread['n_runs']} runs", METRICS[metric].head]
             cells += [f"{100 * own['mean']:.1f}", f"{100 * own['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
             cells.append(Estimate(difference["mean"], difference["interval"]["mean"], 100, "+.1f"))
             rows.append([*cells, f"{100 * difference['sd_images']:.1f}"])
@@ -245,11 +233,11 @@ def table_of_spread(spreads: dict[str, dict]) -> Table:
 
 
 def cell(entry: Mapping[str, Any], metric: str) -> str:
-    """One of SHOWN with its interval, if the entry has both; empty where it has no such metric."""
-    return _with_interval(entry, metric, SHOWN[metric][1]) if metric in entry else ""
+    """One of METRICS with its interval, if the entry has both; empty where it has no such metric."""
+    return _with_interval(entry, metric, METRICS[metric].factor) if metric in entry else ""
 
 
-def _with_interval(entry: Mapping[str, Any], metric: str, factor: int) -> str:
+def _with_interval(entry: Mapping[str, Any], metric: str, factor: float) -> str:
     ends = entry.get("interval", {}).get(metric)
     return f"{factor * entry[metric]:.1f}" if ends is None else Estimate(entry[metric], ends, factor)
 

@@ -9,8 +9,7 @@ from llava_hh.models.lvlm import load_lvlm
 from llava_hh.processes import processes
 
 if __name__ == "__main__":
-    model, captions, images, threshold, out = sys.argv[1:]
-    rates = firing_rates(
-        load_lvlm(Path(model)), Path(captions), Path(images), float(threshold), Path(out), batch_size=1
-    )
+    *paths, threshold = sys.argv[1:]
+    model, captions, images, out = map(Path, paths)
+    rates = firing_rates(load_lvlm(model), captions, images, float(threshold), out, batch_size=1)
     Path(out, f"of_rank_{processes().rank}.txt").write_text(json.dumps(rates.tolist()))

@@ -7,12 +7,10 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from llava_hh.metrics.chair import score_caption, sentence_counts
+from llava_hh.metrics.chair import score_caption
 from llava_hh.metrics.compare import (
-    METRICS,
     PERMUTATIONS,
     RESAMPLES,
-    TESTED,
     compare_with_reference,
     holm,
     image_weights,
@@ -23,6 +21,7 @@ from llava_hh.metrics.compare import (
     summarise,
     summarise_mean,
 )
+from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, sentence_counts
 
 CAPTIONS = [("A dog and a cat.", {"dog"}), ("A fork.", {"fork", "knife"}), ("Nothing here.", {"car"})] * 4
 NO_DIFFERENCE = {"difference": 0.0, "interval": {"difference": [0.0, 0.0]}, "p": 1.0, "p_holm": 1.0}
@@ -176,7 +175,7 @@ def test_difference_and_interval_are_paired():
     greedy = entries()
     better = entries([(text.replace(" and a cat", ""), objects) for text, objects in CAPTIONS])
     difference = compare_with_reference({"greedy": greedy, "better": better}, "greedy")["better"]
-    assert tuple(difference) == TESTED
+    assert list(difference) == metrics_in_tables()
     assert difference["CHAIRs"]["difference"] == pytest.approx(-4 / 12, abs=1e-5)
     # the same images in both: the same recall in every resample
     assert difference["recall"] == NO_DIFFERENCE | {"p_floor": round(2 / 2**12, 6)}
@@ -206,18 +205,20 @@ def test_p_values_equal_all_swaps_in_exact_fractions(n, seed):
 
 def test_equal_differences_of_unequal_fractions_are_ties():
     """All four swaps have CHAIR_i 0.001 apart: 897/2000 - 1790/4000, or 1345/3000 - 1342/3000."""
-    own, reference = np.zeros((2, 2, 7))
-    own[:, 1], own[:, 2] = (447, 450), (1000, 1000)
-    reference[:, 1], reference[:, 2] = (895, 895), (2000, 2000)
+    own, reference = np.zeros((2, 2, 2 * len(METRICS)))
+    above = 2 * list(METRICS).index("CHAIRi")
+    own[:, above], own[:, above + 1] = (447, 450), (1000, 1000)
+    reference[:, above], reference[:, above + 1] = (895, 895), (2000, 2000)
     assert 897 / 2000 - 1790 / 4000 > 1345 / 3000 - 1342 / 3000  # by rounding alone
-    assert permutation_p_values(own[None], reference)[0, METRICS.index("CHAIRi")] == 1.0
+    assert permutation_p_values(own[None], reference)[0, list(METRICS).index("CHAIRi")] == 1.0
 
 
 def test_random_swaps_come_near_all_swaps():
     methods = {"own": random_entries(16, 0), "reference": random_entries(16, 1)}
     change = sentence_counts(methods["own"]) - sentence_counts(methods["reference"])
     signs = 1 - 2 * np.array(list(product([0, 1], repeat=16)))
-    for metric, column in (("CHAIRs", 0), ("mentions", 2), ("length", 6)):  # plain sums
+    for metric in ("CHAIRs", "mentions", "length"):  # plain sums
+        column = 2 * list(METRICS).index(metric)
         expected = np.mean(np.abs(signs @ change[:, column]) >= abs(change[:, column].sum()))
         found = compare_with_reference(methods, "reference")["own"][metric]["p"]
         assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / PERMUTATIONS) + 1e-4)
@@ -275,7 +276,7 @@ def test_a_method_with_fewer_images_is_compared_over_them():
     together = [entry for own in found.values() for entry in own.values()]
     assert [entry["p_holm"] for entry in together] == pytest.approx(corrected, abs=1e-4)
     for own, other in zip(found.values(), alone.values(), strict=True):
-        for metric in TESTED:
+        for metric in metrics_in_tables():
             assert {**own[metric], "p_holm": None} == {**other[metric], "p_holm": None}
 
 

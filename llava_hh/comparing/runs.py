@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llava_hh.comparison import OF_P_VALUES, SHOWN, cell, family, shown_p
+from llava_hh.comparison import OF_P_VALUES, cell, family, shown_p
 from llava_hh.conditions import Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.datasets import load_dataset
 from llava_hh.files import printable, write_json
@@ -19,7 +19,7 @@ class Comparison:
 
     runs: Sequence[Path]
     across: Sequence[str] = ()
-    metrics: Sequence[str] = METRICS
+    metrics: Sequence[str] = tuple(METRICS)
     annotations: Path | None = None
     dataset: str = "coco"
     variant: str = "hh"
@@ -97,7 +97,7 @@ def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) ->
     heads, rows = ["run", "metric", "value", "minus the reference", "p", "p (Holm)"], []
     for label, entry in result.items():
         for metric in metrics:
-            name, factor = SHOWN[metric]
+            name, factor = METRICS[metric].head, METRICS[metric].factor
             cells = [label, name, cell(entry, metric), "", "", ""]
             if label != reference:
                 test = entry["difference"][metric]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.comparison import SHOWN, cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.comparison import cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
 from llava_hh.evaluation import RESULT_FILE
 from llava_hh.experiments.choice import choice_of
 from llava_hh.experiments.losses import CAPTION_METRICS
@@ -12,6 +12,7 @@ from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json, write_text
+from llava_hh.metrics.of_captions import METRICS
 from llava_hh.tables import Estimate, Table, print_table
 
 
@@ -85,7 +86,7 @@ def table_of_losses(content: dict) -> Table:
     methods = content["methods"]
     captioned = CAPTION_METRICS if any("captions" in entry for entry in methods.values()) else ()
     heads = ["method", "loss, nats per token", "perplexity", "loss minus greedy"]
-    heads += [SHOWN[metric][0] for metric in captioned]
+    heads += [METRICS[metric].head for metric in captioned]
     rows = []
     for entry in methods.values():
         interval = entry["interval"]

@@ -1,10 +1,6 @@
 """CHAIR: the COCO objects that a caption names, and which of them the image doesn't show (paper, tables of CHAIR).
 
-METRICS of a corpus: CHAIRs, the share of captions with a hallucinated object, and CHAIRi, the share of hallucinated
-mentions (CHAIR_s and CHAIR_i in tables); precision, recall and f1, by categories that count once a caption: right ones
-over named ones, and over those in the image; all five are fractions. `mentions`, `distinct` (categories named, right or
-wrong) and `length` (words, after double words were joined) are means a caption; `repeated` is the share of mentions
-whose category the caption had named before. Ratios are of sums over the captions; one with a denominator of zero is 0.
+CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share of hallucinated mentions.
 Numbers of different variants (`llava_hh.metrics.variants`) are not comparable to within a point; `hh` is the paper's.
 """
 
@@ -12,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from llava_hh.data.coco import ImageAnnotations
+from llava_hh.metrics.of_captions import METRICS, metrics_of, sentence_counts
 from llava_hh.metrics.variants import Variant, load_synonyms, load_variant
 from llava_hh.metrics.words import Token, tokenize
 
-METRICS = ("CHAIRs", "CHAIRi", "precision", "recall", "f1", "mentions", "distinct", "repeated", "length")
+OF_A_CAPTION = ("CHAIRi", "precision", "recall", "f1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,46 +120,18 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
         ],
     }
     values = corpus_metrics([entry])
-    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **{name: values[name] for name in METRICS[1:5]}}}
-
-
-def sentence_counts(sentences: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Counts to sum up, (sentence, 7): wrong caption, wrong mentions, mentions, right, named and true nodes, words."""
-    rows = []
-    for entry in sentences:
-        wrong, right = entry["mscoco_hallucinated_words"], entry["mscoco_non_hallucinated_words"]
-        found, named = {node for _, node in right}, {node for _, node in [*right, *wrong]}
-        nodes = (len(found), len(named), len(entry["mscoco_gt_words"]))
-        rows.append((bool(wrong), len(wrong), len(wrong) + len(right), *nodes, len(entry["words"])))
-    return np.array(rows, dtype=np.float64).reshape(-1, 7)
-
-
-def metrics_of(totals: np.ndarray, n: int) -> np.ndarray:
-    """METRICS of n captions from summed counts, (..., 7) -> (..., 9); what has a denominator of zero is 0."""
-    captions, wrong, mentions, found, named, there, words = np.moveaxis(totals, -1, 0)
-    some = max(n, 1)
-    columns = (
-        captions / some,
-        wrong / np.maximum(mentions, 1),
-        found / np.maximum(named, 1),
-        found / np.maximum(there, 1),
-        2 * found / np.maximum(named + there, 1),  # harmonic mean of the two above
-        mentions / some,
-        named / some,
-        (mentions - named) / np.maximum(mentions, 1),
-        words / some,
-    )
-    return np.stack(columns, axis=-1)
+    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **{name: values[name] for name in OF_A_CAPTION}}}
 
 
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
     """METRICS of entries that `score_caption` made (or a result file holds) with this variant; counts; the variant."""
     totals = sentence_counts(sentences).sum(0)
+    n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
     return {
-        **dict(zip(METRICS, metrics_of(totals, len(sentences)).tolist(), strict=True)),
+        **dict(zip(METRICS, metrics_of(totals).tolist(), strict=True)),
         "n": len(sentences),
-        "n_mentions": int(totals[2]),
-        "n_hallucinated_mentions": int(totals[1]),
+        "n_mentions": n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences),
+        "n_hallucinated_mentions": n_wrong,
         "variant": variant,
     }
 

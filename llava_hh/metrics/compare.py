@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from llava_hh.metrics.chair import METRICS, metrics_of, sentence_counts
+from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, metrics_of, sentence_counts
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
 PIECE = 2**21  # most numbers in one array of resamples; bounds the memory
-TESTED = tuple(name for name in METRICS if name != "precision")  # those that tables of methods show
 
 
 def image_weights(n_images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -44,10 +43,9 @@ def mean_with_interval(
 
 
 def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
-    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 9); the same seed draws the same images."""
+    """METRICS of RESAMPLES bootstrap samples of the images, (resample, metric); the same seed draws the same images."""
     counts = sentence_counts(sentences)
-    n = len(counts)
-    return np.concatenate([metrics_of(weights @ counts, n) for weights in image_weights(n, RESAMPLES, seed)])
+    return np.concatenate([metrics_of(weights @ counts) for weights in image_weights(len(counts), RESAMPLES, seed)])
 
 
 def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
@@ -67,7 +65,7 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
     """
     _check_same_images(draws)
     n = len(draws[0])
-    values = np.mean([metrics_of(sentence_counts(draw).sum(0), n) for draw in draws], axis=0)
+    values = np.mean([metrics_of(sentence_counts(draw).sum(0)) for draw in draws], axis=0)
     resampled = np.mean([resampled_metrics(draw, seed) for draw in draws], axis=0)
     intervals = np.percentile(resampled, (2.5, 97.5), axis=0).T
     return {
@@ -78,15 +76,15 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
 
 
 def compare_with_reference(
-    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] = TESTED, seed: int = 0
+    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] | None = None, seed: int = 0
 ) -> dict[str, dict[str, dict]]:
     """Each method's metrics minus those of the reference, over the method's images.
 
     Args:
         sentences: scored captions by method, the reference among them, in the same order of images. A method may lack
             images that the reference has.
-        metrics: which of METRICS. Holm's correction is over all methods and metrics of the call, so name all that are
-            reported and no more.
+        metrics: which of METRICS; None: those that tables of methods show. Holm's correction is over all methods and
+            metrics of the call, so name all that are reported and no more.
     Returns:
         {method: {metric: {"difference", "interval": {"difference": [low, high]}, "p", "p_holm", "p_floor"}}} without
         the reference: the paired 95% bootstrap interval over images, the p-value of `permutation_p_values` before and
@@ -96,6 +94,7 @@ def compare_with_reference(
     """
     if reference not in sentences:
         raise ValueError(f"no method {reference!r} to compare with; expected one of: {', '.join(sentences)}")
+    metrics = metrics_in_tables() if metrics is None else metrics
     if unknown := set(metrics) - set(METRICS):
         raise ValueError(f"metric {min(unknown)!r} is not known; expected some of: {', '.join(METRICS)}")
     same_images: dict[tuple, list[str]] = {}
@@ -135,9 +134,7 @@ def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Seq
     references = list(references) * (len(runs) // len(references))
     _check_same_images([*runs, *references])
     n = len(runs[0])
-    values, base = (
-        np.array([metrics_of(sentence_counts(own).sum(0), n) for own in part]) for part in (runs, references)
-    )
+    values, base = (np.array([metrics_of(sentence_counts(own).sum(0)) for own in part]) for part in (runs, references))
     pairs = zip(runs, references, strict=True)
     resampled = [resampled_metrics(own, seed) - resampled_metrics(other, seed) for own, other in pairs]
     sd_images = np.sqrt(np.mean([own.var(0, ddof=1) for own in resampled], axis=0))
@@ -178,9 +175,9 @@ def _differences(
     methods: Mapping[str, Sequence[Mapping]], reference: Sequence[Mapping], metrics: Sequence[str], seed: int
 ) -> dict[str, dict[str, dict]]:
     """`compare_with_reference` for methods over the reference's images, before correction."""
-    base, n = sentence_counts(reference), len(reference)
+    base, names = sentence_counts(reference), list(METRICS)
     counts = np.stack([sentence_counts(entries) for entries in methods.values()])
-    values = metrics_of(counts.sum(1), n) - metrics_of(base.sum(0), n)
+    values = metrics_of(counts.sum(1)) - metrics_of(base.sum(0))
     p_values = permutation_p_values(counts, base, seed)
     resampled_reference = resampled_metrics(reference, seed)
     result = {}
@@ -192,15 +189,15 @@ def _differences(
                 "difference": round(float(value[place]), 5),
                 "interval": {"difference": _rounded(intervals[place])},
                 "p": float(p[place]),
-                "p_floor": round(smallest_p(n), 6),
+                "p_floor": round(smallest_p(len(reference)), 6),
             }
-            for metric, place in ((metric, METRICS.index(metric)) for metric in metrics)
+            for metric, place in ((metric, names.index(metric)) for metric in metrics)
         }
     return result
 
 
 def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Two-sided p-values of the paired differences in METRICS, (method, image, 7) and (image, 7) -> (method, 9).
+    """Two-sided p-values of paired differences in METRICS: (method, image, count), (image, count) to (method, metric).
 
     Null: on each image it is an even chance which of the two captions is the method's. Both captions of a random set of
     images are swapped whole and the metrics computed anew; p is the share of swaps with at least the observed absolute
@@ -214,7 +211,7 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
 
     def absolute_difference(swapped: np.ndarray, _: np.ndarray, axis: int) -> np.ndarray:
         moved = (swapped @ change).reshape(*swapped.shape[:-1], n_methods, n_counts)
-        difference = metrics_of(totals + moved, n) - metrics_of(reference.sum(0) - moved, n)
+        difference = metrics_of(totals + moved) - metrics_of(reference.sum(0) - moved)
         # Equal differences of other fractions (1/3 - 1/6, 1/2 - 1/3) differ in their last bits. scipy's tolerance is
         # relative to the difference and too small where that is far below the fractions.
         return np.abs(difference).round(12)

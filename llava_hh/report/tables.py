@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from llava_hh.comparison import POPE_FILE, RESULT_FILE, SHOWN, cell, table_of, table_of_pope
+from llava_hh.comparison import POPE_FILE, RESULT_FILE, cell, table_of, table_of_pope
+from llava_hh.metrics.of_captions import METRICS
 from llava_hh.report.folder import ResultFolder, read_form
 
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
@@ -31,13 +32,13 @@ def find_chair(results: ResultFolder) -> dict | None:
     """CHAIR of every file of captions, one row each; None where there is none."""
     paths = results.named(RESULT_FILE)
     rows = [read_form(path, lambda content, path=path: _chair_cells(results.link(path), content)) for path in paths]
-    heads = ["captions", *(head for head, _ in SHOWN.values()), "n"]
+    heads = ["captions", *(metric.head for metric in METRICS.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 
 
 def _chair_cells(source: str, content: dict) -> list[str]:
     overall = content["overall_metrics"]
-    return [source, *(cell(overall, name) for name in SHOWN), str(overall["n"])]
+    return [source, *(cell(overall, name) for name in METRICS), str(overall["n"])]
 
 
 def headline(comparisons: Sequence[dict]) -> list[dict]:

@@ -8,11 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llava_hh.comparison import SHOWN, cell
+from llava_hh.comparison import cell
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
 from llava_hh.metrics.caption_scores import overall_metrics
+from llava_hh.metrics.of_captions import METRICS
 from llava_hh.metrics.words import drop_incomplete_sentence
 from llava_hh.progress import progress
 from llava_hh.runs import make_parent, processes, provenance, share_out
@@ -109,7 +110,7 @@ def skipper(bad: Bad | None) -> Skip:
 
 def table(metrics: Mapping[str, Any]) -> Table:
     """The overall metrics as a table of one row; shares in percent, with their intervals."""
-    cells = {head: cell(metrics, name) for name, (head, _) in SHOWN.items()}
+    cells = {metric.head: cell(metrics, name) for name, metric in METRICS.items()}
     cells |= {"captions": str(metrics["n"]), "variant": metrics["variant"]}
     if "Bleu" in metrics:
         cells |= {"BLEU-4 %": f"{100 * metrics['Bleu'][3]:.1f}", "CIDEr": f"{metrics['CIDEr']:.3f}"}

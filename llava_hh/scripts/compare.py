@@ -9,7 +9,7 @@ from llava_hh.comparison import RESULT_FILE
 from llava_hh.conditions import LIFTABLE
 from llava_hh.datasets import DATASETS
 from llava_hh.flags import COMPARED
-from llava_hh.metrics.chair import METRICS
+from llava_hh.metrics.of_captions import METRICS
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
 
 RUNS = """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
@@ -71,7 +71,7 @@ def add_runs(parser: ScriptParser) -> None:
     add = runs.section(METHOD).add_argument
     add("--across", nargs="+", choices=LIFTABLE, default=[], help="what the runs may differ in")
     text = "those to test; Holm's correction is over them"
-    add("--metrics", nargs="+", choices=METRICS, default=METRICS, help=text)
+    add("--metrics", nargs="+", choices=tuple(METRICS), default=tuple(METRICS), help=text)
     text = "score all captions here by these annotations, where their own scores are taken otherwise"
     add("--annotations", type=Path, metavar="FOLDER", help=text)
     add("--dataset", choices=DATASETS, default="coco", help="with --annotations: what the images are of")
