@@ -11,6 +11,7 @@ from llava_hh.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.models.loading import Loading
 from llava_hh.processes import processes
 from llava_hh.runs import provenance
+from llava_hh.schema import FINISHED, SCHEMA_VERSION
 from llava_hh.settings import digest_of
 
 SHOWN = ("debug", "format", "profile", "run", "argv", "what", "out", "summary")  # what no result depends on
@@ -42,7 +43,8 @@ def is_finished(result: Path, request: str) -> bool:
     try:
         noted = read_json(mark)
         files = {result.parent / name: digest for name, digest in noted["files"].items()}
-        return noted["request"] == request and all(file_sha256(path) == digest for path, digest in files.items())
+        same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request)
+        return same and all(file_sha256(path) == digest for path, digest in files.items())
     except (ValueError, KeyError, AttributeError, OSError):  # damaged, or something is gone
         return False
 
@@ -59,7 +61,7 @@ def mark_finished(result: Path, request: str, files: Iterable[Path] = ()) -> Non
 
 
 def _mark_of(result: Path) -> Path:
-    return result.with_name(f"{result.stem}.finished.json")
+    return result.with_name(f"{result.stem}{FINISHED}")
 
 
 def _content(value: Any) -> Any:

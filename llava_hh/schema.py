@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SCHEMA_VERSION = 2  # files of schema 1 have no `schema_version`
+FINISHED = ".finished.json"  # ends the name of a note, beside a result, of what it was made by
 ONE_A_LINE = ("sentences",)  # lists of which each entry is one line, however long
 
 

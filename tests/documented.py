@@ -76,7 +76,9 @@ class Documented:
         self.sections = read_sections(path.read_text())
 
     def section_of(self, path: PurePath) -> Section | None:
-        return next((own for own in self.sections.values() if any(map(path.match, own.patterns))), None)
+        """The section of a file; where several patterns fit, the one that says most of how the name ends."""
+        fitting = {pattern: own for own in self.sections.values() for pattern in own.patterns if path.match(pattern)}
+        return fitting[max(fitting, key=lambda pattern: len(pattern.rpartition("*")[2]))] if fitting else None
 
     def check(self, path: Path) -> Iterator[str]:
         """What a file has that the page lacks, or has in another type."""

@@ -10,7 +10,7 @@ import pytest
 from chromium import Page, chromium
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tiny_results import TEXT, add_hostile_method
+from tiny_results import TEXT, add_hostile_method, of_kind
 
 from llava_hh.files import write_json
 from llava_hh.report.render import LARGEST_PAGE, render_report
@@ -108,7 +108,10 @@ def test_a_head_map_by_keyboard(page):
 
 def test_the_filter_finds_what_the_files_say(page, results):
     choose_set(page, "val2014")
-    methods = [sentences(results, f"val2014/{name}") for name in ("greedy", "adhh", "random_42")]
+    methods = [
+        sentences(results, f"val2014/{of_kind(results / 'val2014', kind).name}")
+        for kind in ("greedy", "adhh", "random")
+    ]
     mentions = [
         {(own["node"], own["hallucinated"]) for method in methods for own in method[place]["mentions"]}
         for place in range(6)
@@ -164,12 +167,12 @@ def test_captions_and_their_words_are_text(page, results):
         ".map(e => e.textContent))"
     )
     names = [name for name, _ in cards]
-    assert names == ["greedy", "AD-HH", "<img src=x onerror=alert(1)>", "random_42"]
-    assert cards[2][1] == TEXT.replace("dog", "dog (hallucinated)")
+    assert names == ["greedy", "AD-HH", "random-seed=42", "<img src=x onerror=alert(1)>"]
+    assert cards[3][1] == TEXT.replace("dog", "dog (hallucinated)")
     assert page.run("document.title") == "page0/tiny: hallucination heads"
     assert count(page, "article script, article b, h4 img") == 0
-    for place, name in enumerate(("greedy", "adhh")):
-        first = sentences(results, f"val2014/{name}")[0]
+    for place, kind in enumerate(("greedy", "adhh")):
+        first = sentences(results, f"val2014/{of_kind(results / 'val2014', kind).name}")[0]
         words = page.run(
             f"[...document.querySelectorAll('#caption article')[{place}].querySelectorAll('.word')]"
             ".map(b => [b.firstChild.textContent, b.classList.contains('wrong')])"

@@ -40,9 +40,11 @@ def of_kind(folder: Path, kind: str) -> Path:
 
 def add_hostile_method(folder: Path) -> None:
     """A method whose name and captions are markup, in val2014 of such a folder."""
+    name = "<img src=x onerror=alert(1)>"
     content = json.loads((folder / "val2014" / "greedy" / "captions_eval_results.json").read_text())
+    content |= {"label": name, "kind": name}
     start = TEXT.index("dog")
     mention = {"word": "dog", "node": "dog", "start": start, "end": start + 3, "hallucinated": True}
     for entry in content["sentences"]:
         entry |= {"caption": TEXT, "mentions": [mention]}
-    write_json(folder / "val2014" / "<img src=x onerror=alert(1)>" / "captions_eval_results.json", content)
+    write_json(folder / "val2014" / name / "captions_eval_results.json", content)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.files import read_result
+from llava_hh.schema import FINISHED
 
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")
@@ -30,7 +31,7 @@ class ResultFolder:
         self.files: list[Path] = []
         for place, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
-            self.files += [Path(place) / name for name in sorted(names)]
+            self.files += [Path(place) / name for name in sorted(names) if not name.endswith(FINISHED)]
 
     def named(self, pattern: str) -> list[Path]:
         """Files whose name fits the pattern: those of `first`, of earlier versions last, those nearer to the folder."""
