@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from test_evaluate import ADHH, VCD, flags_for, token_ids
-from test_repository import ROOT, calls_of
 from tiny_results import of_kind
 
-from llava_hh.decoding.making import read_methods
 from llava_hh.scripts import evaluate
 
 NOWHERE = [
@@ -132,15 +130,3 @@ def test_other_settings_of_a_method_have_their_own_folder(flags, done, tmp_path)
     assert token_ids(first) != token_ids(other)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["methods"]) == 2
-
-
-@pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
-def test_wrappers_name_known_methods_and_share_a_folder(name, tmp_path):
-    [(module, verb, *given)] = calls_of(ROOT / f"baselines/bash_scripts/{name}.sh", "mini", tmp_path)
-    args = evaluate.parser().parse_args(given)
-    assert (module, verb) == ("llava_hh", "evaluate")
-    tuned_ones = [text for text in args.methods if text.startswith("tfhh")]
-    assert bool(tuned_ones) == (name == "eval_ours_tfhh")
-    read_methods([text for text in args.methods if text not in tuned_ones])
-    assert all('tfhh:path="results/mini/full/targeted_finetune/heads_' in text for text in tuned_ones)
-    assert args.out == Path("results/mini/full/baselines/val2014-60-seed42") and args.limit == 60

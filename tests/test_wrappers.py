@@ -49,6 +49,8 @@ def test_wrappers_of_baselines_share_a_folder(name, tmp_path):
     args = parsed(call)
     kinds = [parse(text).kind for text in args.methods]
     assert ("tfhh" in kinds) == (name == "eval_ours_tfhh")
+    tuned = [text for text in args.methods if text.startswith("tfhh")]
+    assert all('tfhh:path="results/mini/full/targeted_finetune/heads_' in text for text in tuned)
     assert args.out == Path("results/mini/full/baselines/val2014-60-seed42") and args.limit == 60
     assert (
         args.summary
