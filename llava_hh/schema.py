@@ -23,7 +23,7 @@ def refuse_other_version(path: Path, content: dict) -> None:
     """
     version = content.get("schema_version", 1 if "run" in content else SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        what = f"{path}: another version of this package wrote it (schema {version}, not {SCHEMA_VERSION})"
+        what = f"{path}: another version of this package wrote it (schema {version!r}, not {SCHEMA_VERSION})"
         raise ValueError(f"{what}; give the command that made it again (finished work is kept), or move it away")
 
 
