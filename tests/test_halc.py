@@ -119,7 +119,8 @@ def slow_halc(
                 so_far = [token for token, kept in context[:-1] if kept]
                 scores = scorer.score(image, [text_of([*so_far, token]).strip() for token in proposed])
                 chosen = max(zip(scores, [-place for place in range(len(scores))], proposed, strict=True))[2]
-                if chosen != own and not text_of([own]).strip().startswith(text_of([chosen]).strip() or "?"):
+                word, piece = text_of([own]).strip(), text_of([chosen]).strip() or "?"
+                if chosen != own and not word.startswith(piece) and not piece.startswith(word):
                     seen["replaced"] += 1
                     context[-1] = (chosen, True)
                     fixed = True
