@@ -1,9 +1,11 @@
 """Interventions under decoders: against eager maps edited by loops, whole uncached forwards of one row at a time."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from decoding import (
 )
 from eager_edits import eager_edits
 from test_dola import slow_step
+from test_halc import N_TOKENS as HALC_TOKENS
 from test_halc import SETTINGS as HALC
-from test_halc import Detector, photo, use
+from test_halc import Detector, photo, slow_halc, use
 from test_pai import without_image
 from test_vcd import slow_noise
 from tiny import N_HEADS, TinyBatch, decode_steps
@@ -171,6 +174,30 @@ def test_halc_that_checks_nothing_is_dola_under_the_same_edits(tiny_checkpoint, 
     assert found.fired == expected.fired and sum(each.fired for each in found.fired.values()) > 0
     assert found.answers != replace(base, interventions=()).answer(lvlm, batch, 10).answers
     assert not detector.asked
+
+
+@pytest.mark.parametrize("on", ["all", "clean"])
+def test_halc_and_adhh(tiny_checkpoint, on, monkeypatch):
+    """The windows of a check are edited as well, or the whole image's forwards alone."""
+    use(monkeypatch, Detector())
+    lvlm, edit = load_lvlm(tiny_checkpoint), replace(ADHH, threshold=0.1)
+    images, prompts = [photo(seed) for seed in range(6)], [DESCRIBE, "describe the cat", "a dog"] * 2
+    seen = Counter()
+
+    def open_block(batch, is_clean):
+        edits = [edit] if is_clean or on == "all" else []
+        return intervene(lvlm.model, batch.image_mask, edits, batch.response_start)
+
+    expected = [
+        slow_halc(lvlm, image, prompt, HALC, Random(f"42 sample {row}"), seen, open_block)
+        for row, (image, prompt) in enumerate(zip(images, prompts, strict=True))
+    ]
+    method = Decoding("halc", halc.decode, HALC, True, (edit,), on)
+    batch = lvlm.encode(images, prompts, sample_ids=ids_of(6))
+    found = method.answer(lvlm, batch, HALC_TOKENS).answers
+    assert [answer.token_ids for answer in found] == expected
+    assert min(seen["replaced"], seen["kept"]) > 0, seen
+    assert found != replace(method, interventions=()).answer(lvlm, batch, HALC_TOKENS).answers
 
 
 def test_opera_under_an_intervention_is_refused_in_one_line(llava):

@@ -3,6 +3,8 @@
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -72,8 +74,19 @@ def answers(lvlm: Lvlm, images: list, prompts: list[str], settings: object, deco
 
 
 @torch.no_grad()
-def slow_halc(lvlm: Lvlm, image, prompt: str, settings: HalcSettings, rng: random.Random, seen: Counter) -> list[int]:
-    """One caption of words that are one token each; everything is computed anew from prompt and caption."""
+def slow_halc(
+    lvlm: Lvlm,
+    image,
+    prompt: str,
+    settings: HalcSettings,
+    rng: random.Random,
+    seen: Counter,
+    edit: Callable = lambda batch, is_clean: nullcontext(),
+) -> list[int]:
+    """One caption of words that are one token each; everything is computed anew from prompt and caption.
+
+    `edit` opens a block for the forwards of a batch, by whether they are of the whole image.
+    """
     detector, scorer, ends = Detector(), Scorer(), end_ids(lvlm.model)
     text_of = lambda ids: lvlm.tokenizer.decode(ids, skip_special_tokens=True)  # noqa: E731
     context: list[tuple[int, bool]] = []  # token, whether the answer has it
@@ -81,7 +94,8 @@ def slow_halc(lvlm: Lvlm, image, prompt: str, settings: HalcSettings, rng: rando
     while len(context) < N_TOKENS:
         ids = [token for token, _ in context]
         batch = lvlm.encode([image], [prompt], [ids])
-        following = dola.decode(lvlm, batch, settings.base, 1)[0]
+        with edit(batch, True):
+            following = dola.decode(lvlm, batch, settings.base, 1)[0]
         if not fixed:
             own, before = ids[-1], ids[:-1]
             caption = [token for token, kept in context if kept]
@@ -96,15 +110,17 @@ def slow_halc(lvlm: Lvlm, image, prompt: str, settings: HalcSettings, rng: rando
                     box = min(boxes, key=lambda each: (each[2] - each[0]) * (each[3] - each[1]))
                 rows = []
                 for window in windows_around(box, settings.expand_ratio):
-                    inputs = lvlm.encode([crop(image, window)], [prompt], [before]).inputs
-                    rows.append(lvlm.model(**inputs).logits[0, -1])
+                    shown = lvlm.encode([crop(image, window)], [prompt], [before])
+                    with edit(shown, False):
+                        rows.append(lvlm.model(**shown.inputs).logits[0, -1])
                 logits = torch.stack(rows)
                 logits[:, lvlm.model.generation_config.suppress_tokens or []] = -torch.inf
                 proposed = dict.fromkeys(contrast_windows(logits, settings.candidates, settings.contrast_weight))
                 so_far = [token for token, kept in context[:-1] if kept]
                 scores = scorer.score(image, [text_of([*so_far, token]).strip() for token in proposed])
                 chosen = max(zip(scores, [-place for place in range(len(scores))], proposed, strict=True))[2]
-                if chosen != own and not text_of([own]).strip().startswith(text_of([chosen]).strip() or "?"):
+                word, piece = text_of([own]).strip(), text_of([chosen]).strip() or "?"
+                if chosen != own and not word.startswith(piece) and not piece.startswith(word):
                     seen["replaced"] += 1
                     context[-1] = (chosen, True)
                     fixed = True

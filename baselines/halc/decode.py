@@ -1,11 +1,10 @@
 """HALC's loop: DoLa, and a check of every noun when it is complete."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
 import torch
+from torch import Tensor
 
 from baselines.dola import candidate_layers, layer_scores
 from baselines.halc.detector import Detector, load_detector
@@ -93,8 +92,10 @@ class Caption:
 
     def _extend(self, max_new_tokens: int) -> bool:
         """Add tokens until the answer is done (True) or a word was replaced (False)."""
-        with self._stepper([self.image]) as stepper, stepper.watch(self.layers) as hidden:
-            logits = stepper.step()
+        shown = self._encode([self.image], self.ids)
+        stepper = Stepper(self.lvlm.model, shown.inputs)
+        with stepper.watch(self.layers) as hidden:
+            logits = self._step(stepper, shown)
             while len(self.ids) < max_new_tokens:
                 token = int(layer_scores(stepper, hidden, self.layers, logits, self.settings.base).argmax(-1))
                 begins = token in self.ends or begins_word(self._added(token), self.settings.variant)
@@ -106,9 +107,9 @@ class Caption:
                         return not self._append(replacement)
                 if begins:
                     self.word_start, self.settled = len(self.ids), False
-                if not self._append(token):
+                if not self._append(token) or len(self.ids) == max_new_tokens:
                     return True
-                logits = stepper.step(torch.tensor([token]))
+                logits = self._step(stepper, shown, torch.tensor([token]))
         return True
 
     def _append(self, token: int) -> bool:
@@ -144,8 +145,8 @@ class Caption:
     def _choose(self, box: tuple[float, float, float, float]) -> int:
         """The token that the windows propose at the word's place, and that fits the image best."""
         windows = [crop(self.image, window) for window in windows_around(box, self.settings.expand_ratio)]
-        with self._stepper(windows, self.ids[: self.word_start]) as stepper:
-            logits = stepper.step()
+        shown = self._encode(windows, self.ids[: self.word_start])
+        logits = self._step(Stepper(self.lvlm.model, shown.inputs), shown)
         settings = self.settings
         proposed = list(dict.fromkeys(contrast_windows(logits, settings.candidates, settings.contrast_weight)))
         before = [token for place, token in enumerate(self.ids[: self.word_start]) if place not in self.left_out]
@@ -160,12 +161,12 @@ class Caption:
     def _added(self, token: int) -> str:
         return added_text(self.tokenizer, self.ids, token)
 
-    @contextmanager
-    def _stepper(self, images: list, ids: list[int] | None = None) -> Iterator[Stepper]:
-        """The prompt with each of the images, and the caption so far (or `ids`) behind it, in a cache of its own."""
-        prompts = [self.batch.prompts[self.row]] * len(images)
-        answers = [self.ids if ids is None else ids] * len(images)
-        shown = self.lvlm.encode(images, prompts, answers)
-        is_clean = torch.full((len(images),), len(images) == 1)  # the windows' crops are the other branches
+    def _encode(self, images: list, ids: list[int]) -> Batch:
+        """The prompt with each of the images, and a caption so far behind it."""
+        return self.lvlm.encode(images, [self.batch.prompts[self.row]] * len(images), [ids] * len(images))
+
+    def _step(self, stepper: Stepper, shown: Batch, tokens: Tensor | None = None) -> Tensor:
+        """A step under the edits; the block is closed behind it, for the windows of a check are another batch."""
+        is_clean = torch.full((len(shown.image_mask),), len(shown.image_mask) == 1)  # windows are the other branches
         with self.edits.open(self.lvlm.model, shown.image_mask, is_clean, shown.response_start):
-            yield Stepper(self.lvlm.model, shown.inputs)
+            return stepper.step(tokens)
