@@ -63,9 +63,12 @@ def script_parser(description: str | None, verb: str = "", example: str = "") ->
     return parser
 
 
-def parser_of_verbs(description: str | None, verb: str) -> ScriptParser:
-    """The parser of a verb that has verbs below it, which `ScriptParser.verb` adds."""
-    return ScriptParser(description=description, prog=f"llava-hh {verb}")
+def parser_of_verbs(description: str | None, verb: str, *below: Callable[[ScriptParser], None]) -> ScriptParser:
+    """The parser of a verb that has verbs below it, which `below` add by `ScriptParser.verb`."""
+    parser = ScriptParser(description=description, prog=f"llava-hh {verb}")
+    for add in below:
+        add(parser)
+    return parser
 
 
 def run_verb(parser: ScriptParser, argv: Sequence[str] | None) -> None:

@@ -25,7 +25,7 @@ from llava_hh.finetuning.head_rows import (
     untie_vocabulary,
 )
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
-from llava_hh.finetuning.settings import FineTuningSettings, mixed_precision, sharding
+from llava_hh.finetuning.settings import FineTuningSettings, Rules, mixed_precision, sharding
 from llava_hh.finetuning.trainer import (
     LEFT_OUT,
     TargetedTrainer,
@@ -48,33 +48,14 @@ MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Rules):
     """What is trained, on what, and how: the flags of these names."""
 
     model: Path
     heads: Path
     foreign_heads: bool
-    top_k: int
-    random_heads: int | None
-    released: bool
     data: Path
     image_folder: Path
-    skip_bad: bool
-    objective: str
-    ce_coeff: float
-    attention_coeff: float
-    lm_head: bool | None
-    untie: bool
-    steps: int
-    batch_size: int
-    accumulation: int
-    learning_rate: float
-    warmup: float
-    max_length: int
-    gradient_checkpointing: bool
-    seed: int
-    log_every: int
-    save_every: int
     out: Path
 
 
@@ -117,8 +98,7 @@ def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: Instructio
         "mixed_precision": mixed_precision(),
         "sharding": sharding(),
     }
-    flags = [each.name for each in fields(FineTuningSettings) if each.name not in made]
-    return FineTuningSettings(**made, **{name: getattr(given, name) for name in flags})
+    return FineTuningSettings(**made, **{each.name: getattr(given, each.name) for each in fields(Rules)})
 
 
 def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, settings: str) -> None:

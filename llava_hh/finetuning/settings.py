@@ -12,19 +12,9 @@ GRADIENTS = ("ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_GRADIENT_ACCUMULATION_S
 
 
 @dataclass(frozen=True)
-class FineTuningSettings(Settings):
-    """What decides the trained rows.
+class Rules:
+    """How a training goes: the flags of these names."""
 
-    Args:
-        model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
-            in all; mixed_precision: as `accelerate launch` says; sharding: as the function of that name; others: as the
-            flags.
-    """
-
-    model: dict
-    heads: list[list[int]]
-    data: dict
-    images: dict
     top_k: int
     random_heads: int | None
     released: bool
@@ -41,12 +31,27 @@ class FineTuningSettings(Settings):
     max_length: int
     seed: int
     skip_bad: bool
-    mixed_precision: str
-    sharding: str | dict
-    image_folder: str
     gradient_checkpointing: bool
     log_every: int
     save_every: int
+
+
+@dataclass(frozen=True)
+class FineTuningSettings(Rules, Settings):
+    """What decides the trained rows.
+
+    Args:
+        model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
+            in all; mixed_precision: as `accelerate launch` says; sharding: as the function of that name.
+    """
+
+    model: dict
+    heads: list[list[int]]
+    data: dict
+    images: dict
+    image_folder: str
+    mixed_precision: str
+    sharding: str | dict
 
     def free(self) -> dict[str, str]:
         return {

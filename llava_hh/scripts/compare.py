@@ -117,10 +117,7 @@ def add_details(parser: ScriptParser) -> None:
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh compare`."""
-    parser = parser_of_verbs(__doc__, "compare")
-    for add in (add_runs, add_heads, add_seeds, add_details):
-        add(parser)
-    return parser
+    return parser_of_verbs(__doc__, "compare", add_runs, add_heads, add_seeds, add_details)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

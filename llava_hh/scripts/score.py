@@ -99,10 +99,7 @@ def add_vqa(parser: ScriptParser) -> None:
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh score`."""
-    parser = parser_of_verbs(__doc__, "score")
-    for add in (add_chair, add_benchmark, add_vqa):
-        add(parser)
-    return parser
+    return parser_of_verbs(__doc__, "score", add_chair, add_benchmark, add_vqa)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -116,7 +116,7 @@ def contents(out: Path, script: Script) -> dict[str, str]:
     found = {}
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
-        if path.is_file() and not name.endswith(MARK) and not name.startswith(script.unlike or ("/",)):
+        if path.is_file() and not name.endswith(MARK) and not name.startswith(script.unlike):
             data = path.read_bytes()
             if path.suffix == ".json":
                 data = json.dumps(without_times(json.loads(data))).encode()
