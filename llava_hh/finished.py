@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.files import read_json, write_json
+from llava_hh.heads import PUBLISHED
 from llava_hh.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.models.loading import Loading
 from llava_hh.processes import processes
@@ -44,7 +45,7 @@ def is_finished(result: Path, request: str) -> bool:
         noted = read_json(mark)
         files = {result.parent / name: digest for name, digest in noted["files"].items()}
         same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request)
-        return same and all(file_sha256(path) == digest for path, digest in files.items())
+        return same and all(_of_path(path) == digest for path, digest in files.items())
     except (ValueError, KeyError, AttributeError, OSError):  # damaged, or something is gone
         return False
 
@@ -53,10 +54,11 @@ def mark_finished(result: Path, request: str, files: Iterable[Path] = ()) -> Non
     """Note that a result was made by this request.
 
     Args:
-        files: what else was made, and has to be there as it is.
+        files: what else was made, and has to be there as it is: files, by content, or folders, such as that of blocks.
     """
     if processes().is_main:
-        kept = {os.path.relpath(path, result.parent): file_sha256(path) for path in (result, *files)}
+        there = (path for path in (result, *files) if path.exists())
+        kept = {os.path.relpath(path, result.parent): _of_path(path) for path in there}
         write_json(_mark_of(result), {"request": request, "files": kept, "run": provenance()})
 
 
@@ -70,7 +72,8 @@ def _content(value: Any) -> Any:
     if not isinstance(value, str | Path):
         return value
     text = str(value)
-    return [text, *(_of_path(path) for part in _paths_in(text) if (path := Path(part)).exists())]
+    paths = [PUBLISHED if part == "published" else Path(part) for part in _paths_in(text)]
+    return [text, *(_of_path(path) for path in paths if path.exists())]
 
 
 def _paths_in(text: str) -> list[str]:

@@ -73,7 +73,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """The comparison that the flags name, and its result."""
-    from llava_hh.comparison import RESULT_FILE
     from llava_hh.decoding.groups import make_members
     from llava_hh.decoding.making import Material, check_lists, read_methods, tools_of
     from llava_hh.decoding.registry import load_plugin
@@ -112,7 +111,13 @@ def run(args: argparse.Namespace) -> None:
         return
     write_json(path, content)
     show(args, path, content)
-    mark_finished(path, request, sorted(args.out.glob(f"*/{RESULT_FILE}")) if args.task == "chair" else ())
+    mark_finished(path, request, made_in(args.out, content))
+
+
+def made_in(out: Path, content: dict) -> list[Path]:
+    """What a comparison left in the folders of its methods; POPE has a folder for each kind of question."""
+    runs = [run.parent for name in content["settings"]["methods"] for run in sorted((out / name).rglob("run.json"))]
+    return [each for run in runs for each in (run / "run.json", run / "blocks", *run.glob("*_results.json"))]
 
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:
