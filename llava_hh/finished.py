@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_hh import heads
 from llava_hh.files import read_json, write_json
-from llava_hh.heads import PUBLISHED
 from llava_hh.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.models.loading import Loading
 from llava_hh.processes import processes
@@ -72,7 +72,7 @@ def _content(value: Any) -> Any:
     if not isinstance(value, str | Path):
         return value
     text = str(value)
-    paths = [PUBLISHED if part == "published" else Path(part) for part in _paths_in(text)]
+    paths = [heads.PUBLISHED if part == "published" else Path(part) for part in _paths_in(text)]
     return [text, *(_of_path(path) for path in paths if path.exists())]
 
 

@@ -57,6 +57,11 @@ class Member:
     limit: int | None = None
     group: str | None = None
 
+    @property
+    def has_row(self) -> bool:
+        """Whether the method is a row of its own; a random draw, a seed, or one whose `group` is named, is not."""
+        return self.spec.kind not in GROUPS and "group" not in self.spec.fields
+
 
 def read_methods(texts: Sequence[str]) -> list[Spec]:
     """Read methods, and see before anything is loaded that kinds, fields and files are there.

@@ -9,7 +9,6 @@ from typing import Any
 from llava_hh.comparison import LABELS, RESULT_FILE, compare
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
-from llava_hh.decoding.registry import GROUPS
 from llava_hh.evaluation import Captioned, Evaluation
 from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.compare import compare_with_reference
@@ -38,7 +37,7 @@ class CaptionTask:
         sentences = {name: found.rows for name, found in results.items()}
         grouped = groups_of(members, sentences)
         alone = [
-            member.method.name for member in members if member.method.name in sentences and not only_in_group(member)
+            member.method.name for member in members if member.method.name in sentences and member.has_row
         ]
         repeated = {group: [sentences[name] for name in names] for group, names in grouped.items()}
         summary = compare({name: sentences[name] for name in alone}, repeated, settings)
@@ -77,18 +76,13 @@ class CaptionTask:
         return summary
 
 
-def only_in_group(member: Member) -> bool:
-    """Whether a method is no row of its own: a random draw, a seed, or one whose `group` is named."""
-    return member.spec.kind in GROUPS or "group" in member.spec.fields
-
-
 def groups_of(members: Sequence[Member], sentences: Mapping[str, Any]) -> dict[str, list[str]]:
     """The methods of each group whose mean is a row: those of `random` and `seeds`, and fine-tunings by two seeds."""
     found: dict[str, list[str]] = {}
     for member in members:
         if member.group and member.method.name in sentences:
             found.setdefault(member.group, []).append(member.method.name)
-    alone = {member.group for member in members if not only_in_group(member)}
+    alone = {member.group for member in members if member.has_row}
     return {group: names for group, names in found.items() if len(names) > 1 or group not in alone}
 
 

@@ -111,10 +111,10 @@ def _tried_out(
 
 def with_own_labels(members: Sequence[Member]) -> list[Member]:
     """The methods, each with a label of its own: where several have one, their text follows it."""
-    labels = [member.method.label for member in members]
+    labels = [member.method.label for member in members if member.has_row]
     return [
         member
-        if labels.count(member.method.label) == 1 or "label" in member.spec.fields or member.method.kind == "greedy"
+        if labels.count(member.method.label) <= 1 or "label" in member.spec.fields or member.method.kind == "greedy"
         else replace(member, method=replace(member.method, label=f"{member.method.label} ({member.spec})"))
         for member in members
     ]
