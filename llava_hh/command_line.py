@@ -65,7 +65,8 @@ def script_parser(description: str | None, verb: str = "", example: str = "") ->
 
 def parser_of_verbs(description: str | None, verb: str, *below: Callable[[ScriptParser], None]) -> ScriptParser:
     """The parser of a verb that has verbs below it, which `below` add by `ScriptParser.verb`."""
-    parser = ScriptParser(description=description, prog=f"llava-hh {verb}")
+    end = f"llava-hh {verb} WHAT --help lists the flags of each, with an example."
+    parser = ScriptParser(description=description, prog=f"llava-hh {verb}", epilog=end)
     for add in below:
         add(parser)
     return parser

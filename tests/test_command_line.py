@@ -15,6 +15,7 @@ from llava_hh.__main__ import VERBS, main
 from llava_hh.command_line import SIZE, parser_of_verbs, run_verb, script_parser
 from llava_hh.parsing import METHOD, MODEL, SECTIONS, ScriptParser
 from llava_hh.profiles import read_profile
+from llava_hh.report.tables import _command
 
 SAY_IT = ("--seed", "--method", "runs", "results", "captions")  # their names say what they take
 NAMES = [verb for verbs in VERBS.values() for verb in verbs]
@@ -226,3 +227,16 @@ def test_attribute_refuses_flags_that_do_not_go_together(capsys):
         with pytest.raises(SystemExit) as stopped:
             attribute.main(flags)
         assert stopped.value.code == 2 and expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["llava-hh", "attribute", "--profile", "mini"], "attribute"),
+        (["llava-hh", "figure", "bias", "--out", "o"], "figure bias"),
+        (["attribute.py", "--model", "m"], "attribute"),
+        (["llava-hh"], "llava-hh"),
+    ],
+)
+def test_a_report_says_which_verb_made_a_run(argv, said):
+    assert _command(argv) == said
