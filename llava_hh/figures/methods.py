@@ -12,7 +12,7 @@ PANELS = {"CHAIRi": "CHAIR_i, % (lower is better)", "recall": "recall of objects
 
 
 def draw_methods(source: Path, out: Path) -> None:
-    """Draw a summary.json of baselines.evaluate as `out`.png and `out`.pdf; greedy decoding is the dashed line."""
+    """Draw a summary.json of evaluate as `out`.png and `out`.pdf; greedy decoding is the dashed line."""
     summary = read_json(source)
     methods = methods_of(summary)
     places = np.arange(len(methods))[::-1]  # the first method on top, as in the table

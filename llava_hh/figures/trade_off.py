@@ -7,7 +7,7 @@ from llava_hh.files import read_json
 
 
 def draw_trade_off(sweep: Path, out: Path) -> None:
-    """Draw the file that choose_adhh.py writes as `out`.png and `out`.pdf."""
+    """Draw choice.json of evaluate as `out`.png and `out`.pdf."""
     content = read_json(sweep)
     figure, axis = plt.subplots(figsize=(5.2, 3.8))
     points = content["points"]
