@@ -11,7 +11,7 @@ from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, Ou
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.stored import join_blocks, stored_columns
 from llava_hh.attribution.summary import summarise
-from llava_hh.files import read_json_lines, write_json, write_rows, write_tensors
+from llava_hh.files import read_json_lines, read_result, write_json, write_rows, write_tensors
 from llava_hh.progress import announce
 from llava_hh.runs import processes, provenance, start_run
 
@@ -107,8 +107,13 @@ def attribute_captions(given: Attribution) -> Path | None:
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
         path = given.out / "attribution_result.json"
         write_json(path, {**result, **about})
-    print("\n".join([*lines(result), str(path)]))
+    print(said_of(path))
     return path
+
+
+def said_of(path: Path) -> str:
+    """What is printed of a result file."""
+    return "\n".join([*lines(read_result(path)), str(path)])
 
 
 def lines(result: dict) -> list[str]:

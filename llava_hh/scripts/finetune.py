@@ -73,9 +73,14 @@ def _kind(known: dict) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
-        from llava_hh.finetuning.run import Training, finetune
+        from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
+        from llava_hh.finished import is_finished, mark_finished, request_of
 
-        log = finetune(chosen(Training, args))
+        log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
+        if is_finished(log, request):
+            print(f"finished before: {args.out / MODEL}")
+        elif log := finetune(chosen(Training, args)):
+            mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
     if log:
         from llava_hh.figures.finetuning import draw_finetuning
         from llava_hh.figures.style import picture
