@@ -214,6 +214,16 @@ def test_a_verb_below_a_verb(capsys):
     assert "invalid choice: 'second'" in refused(parser, ["second"], capsys)
 
 
+def test_mini_is_not_made_where_another_model_is_looked_for(capsys):
+    from llava_hh.scripts import mini
+
+    with pytest.raises(SystemExit) as stopped:
+        mini.main(["base", "--profile", "llava-v1.5-7b"])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1
+    assert error.startswith("error: --profile llava-v1.5-7b: its model is not mini's, below checkpoints/mini/")
+
+
 def test_attribute_refuses_flags_that_do_not_go_together(capsys):
     parser = PARSERS["llava-hh attribute"]
     from llava_hh.scripts import attribute

@@ -36,9 +36,7 @@ class CaptionTask:
     ) -> dict:
         sentences = {name: found.rows for name, found in results.items()}
         grouped = groups_of(members, sentences)
-        alone = [
-            member.method.name for member in members if member.method.name in sentences and member.has_row
-        ]
+        alone = [member.method.name for member in members if member.method.name in sentences and member.has_row]
         repeated = {group: [sentences[name] for name in names] for group, names in grouped.items()}
         summary = compare({name: sentences[name] for name in alone}, repeated, settings)
         entries = summary["methods"]

@@ -9,7 +9,9 @@ from pathlib import Path
 from llava_hh.command_line import RANDOM_SEED, chosen, errors_in_one_line, script_parser
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
 from llava_hh.parsing import METHOD, MODEL, ScriptParser
+from llava_hh.profiles import read_profile
 
+OWN = "checkpoints/mini/"  # nothing of mini may stand where another model is looked for
 STAGES = ("data", "base", "vision", "tune", "assemble", "steps")
 
 
@@ -34,7 +36,10 @@ def parser() -> ScriptParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
+    if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
+        command.error(f"--profile {args.profile}: its model is not mini's, below {OWN}; name the folders by flags")
     with errors_in_one_line(args.debug):
         from llava_hh.mini.stages import Places, make
 
