@@ -11,6 +11,7 @@ from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
+from llava_hh.profiles import read_profile
 from llava_hh.runs import make_parent
 
 if TYPE_CHECKING:  # a help is shown without loading torch
@@ -110,6 +111,18 @@ def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     add("--heads", type=Path, metavar="FILE", required=required, help=text)
     add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
     parser.take_from_profile(heads="{head_list}")
+
+
+def method_defaults(args: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """Fields that the profile of --profile knows for methods that do not name them, by kind."""
+    if not args.profile:
+        return {}
+    profile = read_profile(args.profile)
+    return {
+        "adhh": {"top_k": int(profile["top_k"]), "threshold": float(profile["threshold"])},
+        "removal": {"top_k": int(profile["removal_top_k"])},
+        "scale": {"top_k": int(profile["reweight_top_k"])},
+    }
 
 
 def add_object_flags(parser: ScriptParser) -> None:

@@ -1,6 +1,7 @@
 """From the text of a method to the method: kinds, fields, heads, groups, folders; what cannot be is one line."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from baselines.vcd import VCD_PAPER
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material, make, read_methods
 from llava_hh.decoding.registry import DECODERS, fields_of, known_kinds
+from llava_hh.flags import method_defaults
 from llava_hh.heads import Head
 from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.models.lvlm import load_lvlm
@@ -166,3 +168,26 @@ def test_no_head_list_is_one_line(lvlm, tmp_path):
         make(f"adhh:heads={tmp_path}/no.json", Material(lvlm))
     with pytest.raises(OSError, match="no config.json there"):
         read_methods([f"tfhh:path={tmp_path}"])
+
+
+def test_a_profile_fills_fields_that_a_method_does_not_name(tmp_path):
+    (tmp_path / "mine.sh").write_text("inherit=mini\ntop_k=3\nthreshold=0.7\nremoval_top_k=4\nreweight_top_k=2\n")
+    defaults = method_defaults(SimpleNamespace(profile=str(tmp_path / "mine.sh")))
+    texts = [
+        "adhh",
+        "adhh:top_k=1",
+        "vcd_paper+adhh:threshold=0",
+        "scale:alpha=0",
+        "random:of=adhh",
+        "random:of=removal",
+    ]
+    assert [str(spec) for spec in read_methods(texts, defaults)] == [
+        "adhh:top_k=3,threshold=0.7",
+        "adhh:top_k=1,threshold=0.7",
+        "vcd_paper+adhh:top_k=3,threshold=0",
+        "scale:top_k=2,alpha=0",
+        "random:of=adhh",
+        'random:of="removal:top_k=4"',
+    ]
+    assert str(read_methods(["adhh:choice=c.json"], defaults)[0]) == "adhh:choice=c.json"
+    assert method_defaults(SimpleNamespace(profile=None)) == {}

@@ -39,6 +39,13 @@ def parse(text: str) -> Spec:
         raise ValueError(f"method {text!r}: {error}") from None
 
 
+def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]]) -> Spec:
+    """A method with fields that it does not name, by its kind; one that takes a choice keeps the choice's."""
+    own = {} if "choice" in spec.fields else defaults.get(spec.kind, {})
+    under = spec.under and filled(spec.under, defaults)
+    return Spec(spec.kind, {**own, **spec.fields}, under)
+
+
 def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> ValueError:
     """The error for a name that there is not, with the nearest one that there is."""
     near = get_close_matches(name, list(known), 1)

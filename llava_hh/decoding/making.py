@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llava_hh.decoding.grammar import Spec, parse, unknown
+from llava_hh.decoding.grammar import Spec, filled, parse, unknown
 from llava_hh.decoding.method import BRANCHES, Decoding, Greedy, Method
 from llava_hh.decoding.registry import (
     DECODERS,
@@ -63,21 +63,25 @@ class Member:
         return self.spec.kind not in GROUPS and "group" not in self.spec.fields
 
 
-def read_methods(texts: Sequence[str]) -> list[Spec]:
+def read_methods(texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None) -> list[Spec]:
     """Read methods, and see before anything is loaded that kinds, fields and files are there.
 
+    Args:
+        defaults: by kind, fields of methods that do not name them.
     Raises:
         ValueError: another form, an unknown kind or field, a method that is named twice, a field that cannot be.
         OSError: a file that is not there.
     """
-    specs = [parse(text) for text in texts]
-    kinds = known_kinds()
+    specs = [filled(parse(text), defaults or {}) for text in texts]
+    kinds, named = known_kinds(), {spec.kind for spec in specs}
     for spec in specs:
         if spec.kind not in kinds:
             raise ValueError(f"method {str(spec)!r}: {unknown('kind of method', spec.kind, kinds)}")
         _check_fields(spec)
-        if spec.kind in GROUPS and spec.fields["of"] not in {each.kind for each in specs}:
-            read_methods([str(spec.fields["of"])])
+    for index, spec in enumerate(specs):
+        if spec.kind in GROUPS and (of := spec.fields["of"]) not in named:
+            (target,) = read_methods([of], defaults)
+            specs[index] = replace(spec, fields={**spec.fields, "of": str(target)})
     for index, spec in enumerate(specs):
         if spec in specs[:index]:
             raise ValueError(f"method {str(spec)!r} is named more than once")

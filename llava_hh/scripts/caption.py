@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags
+from llava_hh.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
 from llava_hh.parsing import METHOD, ScriptParser
 
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
     for path in args.plugin:
         load_plugin(path)
-    (spec,) = read_methods([args.method])
+    (spec,) = read_methods([args.method], method_defaults(args))
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
     check_lists([spec], args.heads)

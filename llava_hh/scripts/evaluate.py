@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
-from llava_hh.flags import DRAWN, add_head_flags, add_object_flags, add_sample_flags, by, chosen_objects
+from llava_hh.flags import (
+    DRAWN,
+    add_head_flags,
+    add_object_flags,
+    add_sample_flags,
+    by,
+    chosen_objects,
+    method_defaults,
+)
 from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
 
 if TYPE_CHECKING:
@@ -85,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
     for path in args.plugin:
         load_plugin(path)
-    specs = read_methods(args.methods)
+    specs = read_methods(args.methods, method_defaults(args))
     check_lists(specs, args.heads)
     if args.choose and args.task != "chair":
         raise ValueError(f"--choose goes with --task chair, not {args.task}")
