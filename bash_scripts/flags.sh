@@ -56,20 +56,24 @@ keep_own() {
 # the flags of the second list to that verb alone, and VERB:--flag to the verb that it names. Refuses others before any work.
 # The verb of a group, such as score chair, is written score.chair, and named chair.
 share() {
-    share_verbs=$1 share_own=$2
+    share_verbs=$1 share_own=$2 share_found=
     shift 2
-    for verb in $share_verbs; do unset "flags_of_${verb#*.}"; done
     if [ $# -eq 0 ]; then return; fi
-    share_found=$("$PYTHON" -m llava_hh.route "$share_verbs" "$share_own" "$@") || exit $?
+    share_found=$("$PYTHON" -m llava_hh.route "$share_verbs" "$share_own" "$@") || exit $?  # VERB=WORD, each ended by the byte 037
     if [ -z "$share_found" ]; then exit 0; fi  # --help
-    eval "$share_found"
 }
 
 # with VERB COMMAND [ARGUMENT ...]: runs the command with the flags that `share` gave to the verb behind it
 with() {
-    eval "with_flags=\${flags_of_$1:-}"
+    with_verb=$1 with_ifs=$IFS
     shift
-    eval "set -- \"\$@\" $with_flags"
+    set -f
+    IFS=$(printf '\037')
+    for with_word in $share_found; do
+        case $with_word in "$with_verb="*) set -- "$@" "${with_word#*=}" ;; esac
+    done
+    IFS=$with_ifs
+    set +f
     "$@"
 }
 

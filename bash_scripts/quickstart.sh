@@ -5,11 +5,12 @@
 # Usage: sh bash_scripts/quickstart.sh
 set -eu
 cd "$(dirname "$0")/.."
+. bash_scripts/flags.sh
+no_flags "$@"
 . bash_scripts/environment.sh
 PROFILE=mini_quick
 export PROFILE PYTHON
 . bash_scripts/profile.sh
-no_flags "$@"
 
 sh bash_scripts/mini/data.sh
 sh bash_scripts/mini/checkpoint.sh

@@ -5,9 +5,10 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reproduce.sh
 set -eu
 cd "$(dirname "$0")/.."
+. bash_scripts/flags.sh
+no_flags "$@"
 if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
 . bash_scripts/profile.sh
-no_flags "$@"
 export PROFILE PYTHON
 case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 

@@ -2,19 +2,20 @@
 
     python -m llava_hh.route "VERB ..." "VERB: FLAG ..." WORD ...
 
-Prints a line of shell for each verb, `flags_of_VERB='...'`. An unknown flag or a wrong value is one line, status 2.
+Prints VERB=WORD for each word that belongs to a verb, ended by the byte 037. An unknown flag or a wrong value is one
+line, status 2.
 """
 
 import argparse
 import importlib
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.profiles import nearest
 
+END = "\x1f"  # of a word
 NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")  # which argparse takes for a value, not for a flag
 FLAG = re.compile(r"(?:(\w+):)?(--?[^\W\d][\w-]*)(?:=(.*))?", re.DOTALL)
 
@@ -112,9 +113,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout.reconfigure(errors="surrogateescape")  # a word may hold any bytes
     label, _, flags = own.partition(":")
     with errors_in_one_line(debug=False):
+        if broken := next((word for word in words if END in word), None):
+            raise ValueError(f"{broken!r}: has the byte 037 (unit separator); expected words without")
         found = share(verbs.split(), (label, flags.split()), words)
     for name, given in (found or {}).items():
-        print(f"flags_of_{name}={shlex.quote(shlex.join(given))}")
+        print(*(f"{name}={word}{END}" for word in given), sep="", end="")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from seeded import Seeded
 from llava_hh.command_line import errors_in_one_line
 from llava_hh.files import replacing, write_json, write_tensors, write_text
 from llava_hh.runs import start_run
+from llava_hh.schema import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[1]
 SMALL_DISK = """
@@ -97,7 +98,7 @@ def test_every_refusal_names_the_file_and_keeps_the_old_one(number, tmp_path, mo
     assert line.count("\n") == 1
     assert "make room" in line or "choose another folder" in line
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
-    assert json.loads(path.read_text()) == {"run": {}}
+    assert json.loads(path.read_text()) == {"schema_version": SCHEMA_VERSION, "run": {}}
 
 
 @pytest.mark.parametrize("write", ["write_text", "write_tensors"])

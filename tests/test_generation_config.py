@@ -23,7 +23,7 @@ from tiny_original import CLIP, N_WORDS, original_weights, write_llava15
 from baselines import greedy
 from baselines.stepping import Stepper
 from llava_hh.data.coco import load_image_list
-from llava_hh.decoding.method import generate_greedily
+from llava_hh.decoding.method import Greedy, generate_greedily
 from llava_hh.models.lvlm import FAMILIES as SUPPORTED
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.polling import ask
@@ -240,7 +240,8 @@ def test_probabilities_of_yes_are_those_of_the_question(tiny_checkpoint, tiny_co
     for number, settings in enumerate(({}, {"num_beams": 3}, {"use_cache": False}, {"prefill_chunk_size": 3})):
         lvlm = load_lvlm(changed_copy(tmp_path / "polled", tmp_path / f"changed_{number}", settings))
         with start_run(tmp_path / f"run_{number}", Seeded(), list(range(4))) as run:
-            rows = ask(lvlm, questions, tiny_coco / "val2014", run, suffix="", max_new_tokens=3, batch_size=4)
+            settings = {"suffix": "", "max_new_tokens": 3, "batch_size": 4, "method": Greedy()}
+            rows = ask(lvlm, questions, tiny_coco / "val2014", run, **settings)
         found.append([(row["p_yes"], row["token_ids"]) for row in rows])
     assert all(own == found[0] for own in found)
     assert len({p_yes for p_yes, _ in found[0]}) > 1

@@ -16,6 +16,7 @@ from llava_hh.files import is_ours, write_json, write_text
 from llava_hh.finetuning.checkpoints import drop_checkpoints, last_whole_checkpoint, write_manifest
 from llava_hh.mini import dataset
 from llava_hh.runs import make_folder, make_parent, start_run
+from llava_hh.schema import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(4)]
@@ -139,7 +140,7 @@ def test_json_and_pages_say_whose_they_are(tmp_path):
             assert json.loads(path.read_text()) == content
         else:
             write_json(path, {"run": {"new": 1}})
-            assert json.loads(path.read_text()) == {"run": {"new": 1}}
+            assert json.loads(path.read_text()) == {"schema_version": SCHEMA_VERSION, "run": {"new": 1}}
     (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
     (tmp_path / "index.html").write_text("<title>My page</title>")
     for name in ("link.json", "index.html"):

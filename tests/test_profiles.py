@@ -123,7 +123,7 @@ def test_nothing_of_the_environment_reaches_a_wrapper(marked, tmp_path, monkeypa
     kept = {name: value for name, value in marked[0].items() if name not in ("question", "published_heads")}
     profile.write_text("".join(f'{name}="{value}"\n' for name, value in kept.items()))
     made = ["attributed", "head_list", "choice", "released", "captions", "methods", "random_heads", "last_first"]
-    made += ["with_flags", "given_value", "flags_of_caption", "flags_of_evaluate", "flags_of_report"]
+    made += ["with_word", "with_verb", "given_value", "share_found"]
     for name in [*marked[0], *made]:
         monkeypatch.setenv(name, "leak")
     for wrapper, own in all_calls(str(profile), tmp_path / "calls").items():

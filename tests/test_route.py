@@ -140,11 +140,11 @@ def test_values_reach_their_verb_as_they_are(value, tmp_path):
 
 
 def test_any_bytes_reach_their_verb():
-    value = bytes(range(1, 256)).replace(b"'", b"'\\''")
+    value = bytes(byte for byte in range(1, 256) if byte != 0x1F)
     line = b'. bash_scripts/flags.sh; PYTHON=$0; share caption "" --prompt "$1"; with caption printf "%s|"'
-    command = [b"sh", b"-euc", line, sys.executable.encode(), bytes(range(1, 256))]
+    command = [b"sh", b"-euc", line, sys.executable.encode(), value]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert done.stdout == b"--prompt|" + bytes(range(1, 256)) + b"|", value
+    assert done.stdout == b"--prompt|" + value + b"|"
 
 
 def test_all_analyses_get_the_flags_that_they_know(tmp_path):
