@@ -4,16 +4,15 @@ lmms-eval finds it by the entry point that setup.py names:
 `python -m lmms_eval --model llava_hh --model_args model=FOLDER,method=adhh,heads=FILE,top_k=20 --tasks mme`
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from tqdm import tqdm
 
-from llava_hh.decoding.grammar import Spec
-from llava_hh.decoding.making import Material, make, read_methods
+from llava_hh.decoding.making import Material, make
 from llava_hh.decoding.method import Method
+from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import GROUPS
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.runs import processes
@@ -41,17 +40,11 @@ def choose_method(
     Raises:
         ValueError: an unknown method, or one that lacks its heads; or heads, top_k or threshold that cannot be.
     """
-    (spec,) = read_methods([method])
+    (spec,) = read_methods([method], {"adhh": {"top_k": top_k, "threshold": threshold}, "removal": {"top_k": top_k}})
     if spec.kind in GROUPS or spec.kind == "tfhh":
         raise ValueError(f"method={method}: expected one method; a fine-tuned model is a `model`")
     material = Material(lvlm, Path(heads) if heads else None, foreign_heads)
-    return make(_with_settings(spec, top_k, threshold), material).method
-
-
-def _with_settings(spec: Spec, top_k: int, threshold: float) -> Spec:
-    given = {"adhh": {"top_k": top_k, "threshold": threshold}, "removal": {"top_k": top_k}}.get(spec.kind, {})
-    under = spec.under and _with_settings(spec.under, top_k, threshold)
-    return replace(spec, fields={**given, **spec.fields}, under=under)
+    return make(spec, material).method
 
 
 def check_settings(settings: dict) -> None:

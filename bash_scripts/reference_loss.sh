@@ -18,7 +18,7 @@ captions=
 for adhh in "$decoded/adhh-top_k=$top_k-threshold=$threshold-"*/captions_eval_results.json; do
     if [ -f "$adhh" ]; then captions="${captions}1"; fi
 done
-if [ "$captions" = 1 ] && [ -f "$greedy" ]; then  # of one head list
+if [ "$captions" = 1 ] && [ -f "$greedy" ] && [ -z "$(given --methods "" "$@")" ]; then  # of one head list
     set -- "greedy=$greedy" "adhh=$adhh" "$@"
 else
     captions=

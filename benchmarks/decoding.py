@@ -18,8 +18,9 @@ from measuring import REPO, benchmark_parser, finish, measure_process, ratio, sh
 
 from baselines.dola import DolaSettings, candidate_layers
 from llava_hh.command_line import SIZE
-from llava_hh.decoding.making import Material, make
+from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import Greedy, Method
+from llava_hh.decoding.reading import method_of as make
 from llava_hh.generation import answer_samples
 from llava_hh.heads import random_heads
 from llava_hh.interventions import DeactivateText

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from llava_hh.files import describe_failure, in_one_line, printable
 from llava_hh.memory import is_out_of_memory, out_of_memory
-from llava_hh.parsing import OUTPUT, ScriptParser, epilog
+from llava_hh.parsing import OUTPUT, ScriptParser, add_common_flags, epilog
 from llava_hh.processes import processes
 from llava_hh.tables import FORMATS
 
@@ -59,7 +59,7 @@ def script_parser(description: str | None, verb: str = "", example: str = "") ->
         description: the module's docstring; example: a whole command.
     """
     parser = ScriptParser(description=description, prog=f"llava-hh {verb}" if verb else None, epilog=epilog(example))
-    parser.add_argument("--debug", action="store_true", help="show a full traceback on errors")
+    add_common_flags(parser)
     return parser
 
 

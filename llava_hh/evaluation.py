@@ -11,6 +11,7 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.data.sample import sample_images
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.decoding.method import Method
+from llava_hh.decoding.registry import PLUGINS
 from llava_hh.files import write_json
 from llava_hh.generation import answer_samples, caption_images, firing_rates, seconds_per_token
 from llava_hh.identity import describe_loaded, digest_of, file_sha256
@@ -107,7 +108,7 @@ class Evaluation:
             batch_size=self.batch_size,
             **method.describe(),
             skip_bad=skip_bad,
-            task=self.task,
+            task=({**(self.task or {}), "plugins": dict(PLUGINS)} if PLUGINS else self.task),
             limit=self.limit,
             image_folder=str(self.image_folder),
         )

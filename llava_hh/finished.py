@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,41 @@ from llava_hh.runs import provenance
 from llava_hh.schema import FINISHED, SCHEMA_VERSION
 from llava_hh.settings import digest_of
 
-SHOWN = ("debug", "format", "profile", "run", "argv", "what", "out", "summary")  # what no result depends on
+SHOWN = ("debug", "format", "profile", "run", "argv", "what")  # flags that no result depends on
+OUTPUTS = ("out",)
 
 
-def request_of(verb: str, flags: Mapping[str, Any], tools: Mapping[str, Any] | None = None) -> str:
+def request_of(
+    verb: str, flags: Mapping[str, Any], further: Iterable[object] = (), outputs: Iterable[str] = OUTPUTS
+) -> str:
     """A digest of what a verb is asked for: its flags, their files by content, and how models are loaded.
 
     Checkpoints count by the files that loading reads; other folders, such as that of the images, by the names, sizes
-    and times of change of their files. A flag's text that names a file or a folder counts as it does.
+    and times of change of all files below them.
 
     Args:
-        flags: by name, as a parser gives them; tools: what else decides, such as checkpoints that a decoder works with.
+        flags: by name, as a parser gives them; a Path counts by what is there.
+        further: what else decides, such as methods as they were read and the files that they name (Path).
+        outputs: flags of what is written, which count by their names.
     Raises:
         OSError: a file that cannot be read.
     """
-    asked = {name: _content(value) for name, value in flags.items() if name not in SHOWN}
-    return digest_of({"verb": verb, "flags": asked, "tools": tools, "loading": Loading.from_environment().record()})
+    written = set(outputs)
+    asked = {
+        name: os.path.abspath(value) if name in written and value else _content(value)
+        for name, value in flags.items()
+        if name not in SHOWN
+    }
+    launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    return digest_of(
+        {
+            "verb": verb,
+            "flags": asked,
+            "further": [_content(each) for each in further],
+            "loading": Loading.from_environment().record(),
+            "launched": launched,
+        }
+    )
 
 
 def is_finished(result: Path, request: str) -> bool:
@@ -69,16 +89,13 @@ def _mark_of(result: Path) -> Path:
 def _content(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_content(each) for each in value]
-    if not isinstance(value, str | Path):
-        return value
-    text = str(value)
-    paths = [heads.PUBLISHED if part == "published" else Path(part) for part in _paths_in(text)]
-    return [text, *(_of_path(path) for path in paths if path.exists())]
-
-
-def _paths_in(text: str) -> list[str]:
-    """The text, and what stands in it as a value, as in adhh:heads=FILE or METHOD="FILE"."""
-    return [text, *(part.split("=")[-1].strip('"') for part in text.replace("+", ",").split(","))] if text else []
+    if not isinstance(value, Path):
+        return value if isinstance(value, str | int | float | bool | dict | None) else str(value)
+    path = heads.PUBLISHED if value == Path("published") else value
+    with suppress(OSError):  # what cannot be a path is not there
+        if path.exists():
+            return [str(value), _of_path(path)]
+    return str(value)
 
 
 def _of_path(path: Path) -> str:
@@ -87,7 +104,15 @@ def _of_path(path: Path) -> str:
     if has_config(path):
         return identify_checkpoint(path)["sha256"]
     digest = hashlib.sha256()
-    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        status = entry.stat()
-        digest.update(f"{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    for line in _listed(path):
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _listed(folder: Path) -> Iterator[str]:
+    """The files below a folder, each with its size and time of change."""
+    for here, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            status = os.stat(os.path.join(here, name))
+            yield f"{os.path.join(here, name)}\0{status.st_size}\0{status.st_mtime_ns}\0"

@@ -11,7 +11,7 @@ from llava_hh.command_line import RANDOM_SEED, SIZE
 from llava_hh.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
-from llava_hh.profiles import read_profile
+from llava_hh.profiles import read_profile, wrong_numbers
 from llava_hh.runs import make_parent
 
 if TYPE_CHECKING:  # a help is shown without loading torch
@@ -118,6 +118,9 @@ def method_defaults(args: argparse.Namespace) -> dict[str, dict[str, object]]:
     if not args.profile:
         return {}
     profile = read_profile(args.profile)
+    named = ("top_k", "threshold", "removal_top_k", "reweight_top_k")
+    if wrong := [text for text in wrong_numbers(profile) if text.split()[0] in named]:
+        raise ValueError(f"--profile {args.profile}: {wrong[0]}")
     return {
         "adhh": {"top_k": int(profile["top_k"]), "threshold": float(profile["threshold"])},
         "removal": {"top_k": int(profile["removal_top_k"])},

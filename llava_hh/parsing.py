@@ -73,7 +73,7 @@ class ScriptParser(argparse.ArgumentParser):
             self._verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
         line = about.strip().split("\n\n")[0].split(": ")[0].removesuffix(".")
         own = self._verbs.add_parser(name, help=line, description=about, epilog=epilog(example))
-        own.add_argument("--debug", action="store_true", help="show a full traceback on errors")
+        add_common_flags(own)
         own.set_defaults(run=run)
         return own
 
@@ -154,8 +154,15 @@ class ScriptParser(argparse.ArgumentParser):
             self.error(f"--profile {profile}: {error}")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
-        """The flags; an output that is also an input is an error, for it would be overwritten."""
+        """The flags, after plug-ins were run; an output that is also an input is an error: it would be overwritten."""
         parsed = super().parse_args(args, namespace)
+        for path in getattr(parsed, "plugin", ()):
+            from llava_hh.decoding.registry import load_plugin
+
+            try:
+                load_plugin(path)
+            except (OSError, ValueError) as error:
+                self.error(str(error))
         listed = {name: value if isinstance(value, list) else [value] for name, value in vars(parsed).items()}
         paths = (each for name, own in listed.items() if name not in OUTPUTS for each in own)
         read = {os.path.realpath(path) for path in paths if isinstance(path, Path)}
@@ -178,6 +185,14 @@ class ScriptParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every verb has."""
+    add = parser.add_argument
+    add("--debug", action="store_true", help="show a full traceback on errors")
+    text = "run this Python file first: it registers methods, metrics or families of yours"
+    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help=text)
 
 
 def epilog(example: str) -> str:

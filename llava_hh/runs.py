@@ -112,10 +112,13 @@ def _try_writing(folder: Path) -> None:
     drop_parts(folder)
 
 
-def begun_run(folder: Path, settings: Settings) -> dict | None:
+def begun_run(folder: Path, settings: Settings, unknown: Sequence[str] = ()) -> dict | None:
     """The run.json of a folder in which a run was begun with these settings, None where none was.
 
     A run that finished nothing binds nothing: where no result lies beside it, its run.json counts as none.
+
+    Args:
+        unknown: fields that are not known yet, such as the model that is loaded later.
 
     Raises:
         ValueError: it was begun with others; names those that differ. Or blocks are there without a run.json
@@ -123,7 +126,7 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     """
     record = folder / "run.json"
     if not record.exists():
-        if unlike := Run(folder, settings_sha256=settings.digest()).unlike_block():
+        if not unknown and (unlike := Run(folder, settings_sha256=settings.digest()).unlike_block()):
             raise ValueError(
                 f"{record}: not there, and {unlike} does not say that it was made with these settings; choose another "
                 "--out or delete the folder"
@@ -133,7 +136,7 @@ def begun_run(folder: Path, settings: Settings) -> dict | None:
     times = (before.get("seconds", ""), before.get("seconds_before"))
     if not isinstance(before.get("settings"), dict) or not all(isinstance(each, float | int | None) for each in times):
         raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
-    if changed := differences(before["settings"], settings):
+    if changed := differences(before["settings"], settings, {*settings.free(), *unknown}):
         if not any(_is_result(path) for path in folder.rglob("*")):
             return None
         raise ValueError(

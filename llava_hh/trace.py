@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -35,6 +36,7 @@ class Trace:
         # by edit, layer, heads and batch size: fired (batch, head, answer row) and decided (batch, answer row)
         self._decisions: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}
         self._finished: dict[Head, Decisions] = {}  # of answers that `generate` has returned
+        self._last: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}  # those of the last of these
         self._is_counting = True
 
     @contextmanager
@@ -75,7 +77,7 @@ class Trace:
         for kept in self._decisions.values():
             for each in kept:
                 each[..., n_rows:] = False
-        self._finished = self.fired
+        self._finished, self._last = self.fired, dict(self._decisions)
         self._decisions.clear()
 
     @property
@@ -89,10 +91,28 @@ class Trace:
         """
         counts = dict(self._finished)
         for (_, layer, heads, _), (fired, decided) in self._decisions.items():
-            for head, n_fired in zip(heads, fired.sum((0, 2)).tolist(), strict=True):
-                before = counts.get(Head(layer, head), Decisions(0, 0))
-                counts[Head(layer, head)] = Decisions(before.fired + n_fired, before.decided + int(decided.sum()))
+            _count(counts, layer, heads, fired, decided)
         return dict(sorted(counts.items()))
+
+    def fired_within(self, lengths: Sequence[int]) -> dict[Head, Decisions]:
+        """`fired` of the last answer alone, without what rows decide after their own end.
+
+        Args:
+            lengths: how many tokens each row was given, its end token among them; the copies of a row, such as those
+                of a decoder's branches, stand together and have its length.
+        """
+        counts: dict[Head, Decisions] = {}
+        for (_, layer, heads, _), (fired, decided) in (self._decisions or self._last).items():
+            ends = torch.tensor(lengths, device=decided.device).repeat_interleave(len(decided) // len(lengths))
+            within = torch.arange(decided.shape[-1], device=decided.device) < ends[:, None]
+            _count(counts, layer, heads, fired & within[:, None], decided & within)
+        return dict(sorted(counts.items()))
+
+
+def _count(counts: dict[Head, Decisions], layer: int, heads: Sequence[int], fired: Tensor, decided: Tensor) -> None:
+    for head, n_fired in zip(heads, fired.sum((0, 2)).tolist(), strict=True):
+        before = counts.get(Head(layer, head), Decisions(0, 0))
+        counts[Head(layer, head)] = Decisions(before.fired + n_fired, before.decided + int(decided.sum()))
 
 
 @contextmanager

@@ -36,8 +36,9 @@ from baselines.greedy import GreedySettings
 from baselines.pai import PaiSettings
 from baselines.stepping import Stepper
 from baselines.vcd import VcdSettings
-from llava_hh.decoding.making import Material, make
+from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, Decoding, Greedy
+from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.registry import DECODERS, register_decoder
 from llava_hh.heads import Head
 from llava_hh.hooks import intervene
@@ -171,7 +172,8 @@ def test_halc_that_checks_nothing_is_dola_under_the_same_edits(tiny_checkpoint, 
     base = Decoding("dola", dola.decode, HALC.base, interventions=(ADHH,))
     expected = base.answer(lvlm, batch, 10)
     assert found.answers == expected.answers
-    assert found.fired == expected.fired and sum(each.fired for each in found.fired.values()) > 0
+    assert sum(each.fired for each in expected.fired.values()) > 0
+    assert not found.fired  # HALC goes over a caption several times, so how often heads fired on it is not said
     assert found.answers != replace(base, interventions=()).answer(lvlm, batch, 10).answers
     assert not detector.asked
 

@@ -88,7 +88,7 @@ def test_a_help_says_what_it_should(prog):
     for action in parser._actions:
         name = action.option_strings[-1] if action.option_strings else action.dest
         assert action.help and not action.help.endswith("."), name
-        if name in ("--help", "--debug", "--profile"):
+        if name in ("--help", "--debug", "--plugin", "--profile"):
             continue
         assert id(action) in grouped or not action.option_strings, f"{name} stands in no section"
         if action.nargs != 0 and not action.choices:

@@ -35,7 +35,7 @@ NOWHERE = [
     (["greedy:limit=3"], "greedy decoding has all images"),
     (["pai:limit=3", "--task", "pope"], "method 'pai:limit=3': limit goes with --task chair, not pope"),
     (["removal:limit=3", "--task", "loss"], "method 'removal:limit=3': limit goes with --task chair, not loss"),
-    (["removal", "--task", "loss", "--choose"], "--choose goes with --task chair, not loss"),
+    (["removal", "--task", "loss", "--choose"], "--choose: belongs to --task chair, not loss"),
 ]
 
 

@@ -96,7 +96,7 @@ def test_where_nothing_is_left_nothing_is_done(task, mllama, tiny_coco, tmp_path
     line = refusal([*flags_for(mllama, tiny_coco, tmp_path, "opera", "pai", "greedy"), "--task", task], capsys)
     reasons = BY_CROSS_ATTENTION
     if task == "loss":
-        no_loss = "a reference caption has no loss under {}, which decodes in its own way"
+        no_loss = "{} gives no loss of captions: it is no intervention under greedy decoding"
         reasons = {name: no_loss.format(name.lower()) for name in BY_CROSS_ATTENTION}
     assert f"--methods: this model can have none of them: OPERA: {reasons['OPERA']}; PAI: {reasons['PAI']}" in line
     assert not list(tmp_path.glob("*/"))

@@ -7,8 +7,12 @@ import pytest
 
 from baselines.vcd import VCD_PAPER
 from llava_hh.decoding.groups import make_members
-from llava_hh.decoding.making import Material, make, read_methods
+from llava_hh.decoding.making import Material
+from llava_hh.decoding.reading import method_of as make
+from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, fields_of, known_kinds
+from llava_hh.experiments.choice import see_choosable
+from llava_hh.experiments.evaluate import with_own_labels
 from llava_hh.flags import method_defaults
 from llava_hh.heads import Head
 from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
@@ -75,7 +79,7 @@ def test_a_folder_is_named_by_what_decides_its_captions(material, lvlm, tmp_path
 def test_random_heads_are_a_group(material):
     specs = read_methods(["adhh:top_k=2,threshold=0.3", "random:draws=3,of=adhh"])
     members = make_members(specs, material)
-    assert [member.method.kind for member in members] == ["greedy", *["adhh"] * 4]
+    assert [member.method.kind for member in members] == ["greedy", "adhh", *["random"] * 3]
     drawn = members[2:]
     assert {member.group for member in drawn} == {"random heads"}
     chosen = {Head(3, 1), Head(0, 2)}
@@ -191,3 +195,31 @@ def test_a_profile_fills_fields_that_a_method_does_not_name(tmp_path):
     ]
     assert str(read_methods(["adhh:choice=c.json"], defaults)[0]) == "adhh:choice=c.json"
     assert method_defaults(SimpleNamespace(profile=None)) == {}
+
+
+def test_methods_that_cannot_be_told_apart_are_refused(material):
+    def labels(*texts):
+        return [member.method.label for member in with_own_labels(make_members(read_methods(texts), material))]
+
+    assert labels("adhh:top_k=1", "adhh:top_k=2")[1:] == ["AD-HH (adhh:top_k=1)", "AD-HH (adhh:top_k=2)"]
+    for texts in (
+        ("adhh:top_k=1,label=x", "removal:top_k=1,label=x"),
+        ("adhh:top_k=1,label=greedy",),
+        ("adhh:top_k=1", "random:of=adhh,label=greedy"),
+    ):
+        with pytest.raises(ValueError, match="another row is called|cannot be called"):
+            labels(*texts)
+    with pytest.raises(ValueError, match="are the same"):
+        labels("vcd_paper", "vcd_paper:alpha=1.0")
+
+
+def test_only_settings_of_one_list_are_chosen_among(material):
+    def see(*texts):
+        see_choosable(make_members(read_methods(texts), material))
+
+    see("adhh:top_k=2", "adhh:top_k=1,threshold=0.9", "pai", "vcd_paper+adhh:heads=L1H1")
+    for texts in (("pai",), ("vcd_paper+adhh:top_k=1",), ("adhh:top_k=1,limit=3",)):
+        with pytest.raises(ValueError, match="no adhh on all images"):
+            see(*texts)
+    with pytest.raises(ValueError, match="several lists"):
+        see("adhh:top_k=1", "adhh:heads=L1H1")

@@ -7,7 +7,7 @@ import pytest
 from wrappers import ROOT, called, calls_of, make_stub, parsed, run_wrapper
 
 from llava_hh.decoding.grammar import parse
-from llava_hh.decoding.making import read_methods
+from llava_hh.decoding.reading import read_methods
 from llava_hh.heads import check_heads, load_heads
 from llava_hh.profiles import read_profile
 

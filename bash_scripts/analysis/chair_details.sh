@@ -8,4 +8,4 @@ cd "$(dirname "$0")/../.."
 . bash_scripts/profile.sh
 results="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 
-launch llava_hh compare details "$results/greedy" "$results"/adhh-* --out "$results/chair_details" "$@"
+launch llava_hh compare details "$results/greedy" "$results/adhh-top_k=$top_k-threshold=$threshold-"* --out "$results/chair_details" "$@"

@@ -85,8 +85,9 @@ def caption(
 
 
 def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method:
-    from llava_hh.decoding.making import Material, make, read_methods
+    from llava_hh.decoding.making import Material, make
     from llava_hh.decoding.method import Greedy
+    from llava_hh.decoding.reading import read_methods
     from llava_hh.decoding.registry import GROUPS
 
     if not isinstance(method, str):

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llava_hh.decoding.grammar import Spec, parse
-from llava_hh.decoding.making import Material, Member, heads_for, make, read_methods, with_choice
+from llava_hh.decoding.making import Material, Member, heads_for, make, with_choice
 from llava_hh.decoding.method import Greedy
-from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS, METHODS
+from llava_hh.decoding.reading import read_methods
+from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS
 from llava_hh.head_lists import control_heads
 
 
@@ -25,9 +26,16 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
         elif spec.kind != "greedy" or spec.under:
             members.append(make(spec, material))
     seen: dict[str, Member] = {}
+    limits: dict[str | None, int | None] = {}
     for member in members:
+        if member.group and limits.setdefault(member.group, member.limit) != member.limit:
+            raise ValueError(
+                f"method {str(member.spec)!r}: the methods of a group have the same limit ({member.group})"
+            )
         if (same := seen.setdefault(member.method.name, member)) is not member:
             raise ValueError(f"methods {str(same.spec)!r} and {str(member.spec)!r} are the same; leave one out")
+    if taken := sorted({member.group for member in members if member.group} & {*seen}):
+        raise ValueError(f"a group of methods cannot be called {taken[0]!r}, which a method is called; name another")
     return members
 
 
@@ -72,9 +80,9 @@ def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> 
     edited = target
     while edited is not None and edited.kind not in INTERVENTIONS:
         edited = edited.under
-    if edited is None and target.kind not in METHODS:
+    if edited is None:
         raise ValueError(f"method {str(spec)!r}: {target.kind} has no heads to draw others for")
-    edited = with_choice(edited or target)
+    edited = with_choice(edited)
     heads, seeds = heads_for(edited, material), range(material.seed, material.seed + number)
     match = spec.fields.get("match")
     if match == "rate":
@@ -96,10 +104,10 @@ def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> 
         written = ",".join(map(str, drawn[seed]))
         fields_ = {name: value for name, value in edited.fields.items() if name not in ("heads", "top_k", "list")}
         made = make(_with_fields(target, edited.kind, {**fields_, "heads": written}), material)
-        prefix = f"random-{'rate-' if match else ''}seed={seed}"
-        members.append(
-            replace(made, method=replace(made.method, name=f"{prefix}-{made.method.name}", label=f"{prefix}"))
-        )
+        name = f"random-{'rate-' if match else ''}seed={seed}-{made.method.name}"
+        label = f"random heads{', as often active' if match else ''}, seed {seed} ({target.kind})"
+        changed = {"name": name, "label": label} | ({} if target.kind in DECODERS else {"kind": spec.kind})
+        members.append(replace(made, method=replace(made.method, **changed)))
     return members
 
 

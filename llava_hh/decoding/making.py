@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from llava_hh.decoding.grammar import Spec, filled, parse, unknown
-from llava_hh.decoding.method import BRANCHES, Decoding, Greedy, Method
+from llava_hh.decoding.grammar import Spec
+from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import (
     DECODERS,
     EVERY_KIND,
@@ -15,14 +15,11 @@ from llava_hh.decoding.registry import (
     HEAD_FIELDS,
     INTERVENTIONS,
     METHODS,
-    fields_of,
-    known_kinds,
 )
 from llava_hh.files import read_json
-from llava_hh.footprint import stored_tensors
 from llava_hh.head_lists import heads_of_list, heads_with_text, list_file
 from llava_hh.heads import Head, check_heads
-from llava_hh.identity import identify, identify_checkpoint
+from llava_hh.identity import identify_checkpoint
 from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.settings import digest_of
@@ -63,125 +60,25 @@ class Member:
         return self.spec.kind not in GROUPS and "group" not in self.spec.fields
 
 
-def read_methods(texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None) -> list[Spec]:
-    """Read methods, and see before anything is loaded that kinds, fields and files are there.
-
-    Args:
-        defaults: by kind, fields of methods that do not name them.
-    Raises:
-        ValueError: another form, an unknown kind or field, a method that is named twice, a field that cannot be.
-        OSError: a file that is not there.
-    """
-    specs = [filled(parse(text), defaults or {}) for text in texts]
-    kinds, named = known_kinds(), {spec.kind for spec in specs}
-    for spec in specs:
-        if spec.kind not in kinds:
-            raise ValueError(f"method {str(spec)!r}: {unknown('kind of method', spec.kind, kinds)}")
-        _check_fields(spec)
-    for index, spec in enumerate(specs):
-        if spec.kind in GROUPS and (of := spec.fields["of"]) not in named:
-            (target,) = read_methods([of], defaults)
-            specs[index] = replace(spec, fields={**spec.fields, "of": str(target)})
-    for index, spec in enumerate(specs):
-        if spec in specs[:index]:
-            raise ValueError(f"method {str(spec)!r} is named more than once")
-    return specs
-
-
-def tools_of(specs: Sequence[Spec]) -> dict[str, dict]:
-    """The checkpoints that decoders work with beside the model, by their content."""
-    found = {}
-    for spec in specs:
-        if spec.kind in DECODERS:
-            tools = getattr(_settings(spec), "tools", dict)()
-            found |= {f"{spec} {name}": identify(path) for name, path in tools.items() if path.exists()}
-    return found
-
-
-def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
-    """See before anything is loaded that the head lists of methods, and what was chosen, are there.
-
-    Args:
-        heads: the list of methods that name none.
-    Raises:
-        ValueError: a method without a list, a file of another form; OSError: a file that is not there.
-    """
-    named = {spec.kind for spec in specs}
-    for spec in specs:
-        target = str(spec.fields.get("of"))
-        part = spec if spec.kind not in GROUPS or target in named else parse(target)
-        while part is not None:
-            if part.kind in INTERVENTIONS or "heads" in part.fields:
-                source = str(_source(with_choice(part), heads))
-                if source != "published" and not _literal_heads(source):
-                    read_json(Path(source))
-            part = part.under
-
-
-def _source(spec: Spec, heads: Path | None) -> object:
+def source_of(spec: Spec, heads: Path | None) -> object:
     source = spec.fields.get("heads", heads)
     if source is None:
         raise ValueError(f"method {str(spec)!r} needs heads=FILE, or --heads")
     return source
 
 
-def _literal_heads(source: object) -> list[Head]:
+def literal_heads(source: object) -> list[Head]:
     """Heads that are written out, such as L24H4,L23H3; none where it is the name of a file."""
     found = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
     return [Head(*map(int, match.groups())) for match in found] if all(found) else []
 
 
-def _check_fields(spec: Spec) -> None:
-    known = [*fields_of(spec.kind), *(["on"] if spec.kind in INTERVENTIONS else [])]
-    for name in spec.fields:
-        if name not in known:
-            raise ValueError(f"method {str(spec)!r}: {unknown(f'field of {spec.kind}', name, known)}")
-    limit = spec.fields.get("limit")
-    if limit is not None and (type(limit) is not int or limit < 1 or spec.kind == "greedy"):
-        why = "greedy decoding has all images" if spec.kind == "greedy" else "expected a whole number of at least 1"
-        raise ValueError(f"method {str(spec)!r}: limit: {why}")
-    if spec.kind in DECODERS:
-        _settings(spec)
-    if spec.kind == "tfhh":
-        stored_tensors(_path_of(spec))
-    if spec.kind in GROUPS and not isinstance(spec.fields.get("of"), str):
-        raise ValueError(f"method {str(spec)!r}: needs of=METHOD")
-    if spec.under is None:
-        if spec.kind in INTERVENTIONS and "on" in spec.fields:
-            raise ValueError(f"method {str(spec)!r}: `on` belongs to an intervention under a decoder, A+B")
-        return
-    if spec.under.kind not in INTERVENTIONS or spec.kind not in {*DECODERS, *INTERVENTIONS, "greedy", "tfhh"}:
-        raise ValueError(f"method {str(spec)!r}: A+B puts an intervention B under a method A, not {spec.under.kind}")
-    branches, part = set(), spec.under
-    while part is not None:
-        branches.add(part.fields.get("on", "all"))
-        part = part.under
-    if wrong := branches - {*BRANCHES}:
-        raise ValueError(f"method {str(spec)!r}: on is {min(wrong, key=str)!r}; expected all or clean")
-    if len(branches) > 1:
-        raise ValueError(
-            f"method {str(spec)!r}: interventions under one decoder act on the same branches, all or clean"
-        )
-    if "clean" in branches and not (spec.kind in DECODERS and DECODERS[spec.kind].edits_itself):
-        raise ValueError(
-            f"method {str(spec)!r}: on=clean is for a decoder that knows its branches; {spec.kind} does not"
-        )
-    _check_fields(_without_on(spec.under))
-
-
-def _without_on(spec: Spec) -> Spec:
-    fields = {name: value for name, value in spec.fields.items() if name != "on"}
-    return replace(spec, fields=fields, under=spec.under and _without_on(spec.under))
-
-
-def make(spec: Spec | str, material: Material) -> Member:
+def make(spec: Spec, material: Material) -> Member:
     """One method.
 
     Raises:
-        ValueError, IndexError, OSError: as `make_members`.
+        ValueError, IndexError, OSError: as `llava_hh.decoding.groups.make_members`.
     """
-    if isinstance(spec, str):
-        (spec,) = read_methods([spec])
     interventions, named, digests, on = [], [], [], "all"
     part: Spec | None = spec
     while part is not None:
@@ -192,19 +89,21 @@ def make(spec: Spec | str, material: Material) -> Member:
             named.append([part.kind, *(f"{name}={value}" for name, value in shown.items())])
             on = part.fields.get("on", on)
         part = part.under
-    kind, given = spec.kind, {name: value for name, value in spec.fields.items() if name not in EVERY_KIND}
-    shared = {"interventions": tuple(interventions)}
+    kind, shared = spec.kind, {"interventions": tuple(interventions)}
     shared["label"] = str(spec.fields.get("label") or _label(spec))
     if kind in DECODERS:
-        own = DECODERS[kind]
-        parts = [[kind, *(f"{name}={value}" for name, value in given.items())], *named]
+        own, settings = DECODERS[kind], settings_of(spec)
+        values = {each.name: getattr(settings, each.name) for each in fields(settings)}
+        changed = {name: value for name, value in values.items() if value != getattr(own.settings, name)}
+        parts = [[kind, *(f"{name}={value}" for name, value in changed.items())], *named]
         shared |= {"name": folder_name(parts, digests, on), "on": on}
-        method = Decoding(kind, own.decode, _settings(spec), own.edits_itself, **shared)
+        method = Decoding(kind, own.decode, settings, own.edits_itself, **shared)
     elif kind in METHODS:
-        return METHODS[kind](spec, material)
+        return METHODS[kind][0](spec, material)
     else:
-        checkpoint = _path_of(spec) if kind == "tfhh" else None
+        checkpoint = path_of(spec) if kind == "tfhh" else None
         parts = named or [[kind]]
+        kind = named[0][0] if kind == "greedy" and named else kind
         if checkpoint is not None:
             parts = [[kind, _run_of(checkpoint)], *named]
             digests.insert(0, identify_checkpoint(checkpoint)["sha256"][:8])
@@ -218,11 +117,11 @@ def heads_for(spec: Spec, material: Material) -> list[Head]:
     """The heads that a method's fields name: of a list, or written out as L24H4,L23H3.
 
     Raises:
-        ValueError, IndexError, OSError: as `make_members`.
+        ValueError, IndexError, OSError: as `make`.
     """
     given = {**HEAD_FIELDS, **spec.fields}
-    source = _source(spec, material.heads)
-    if heads := _literal_heads(source):
+    source = source_of(spec, material.heads)
+    if heads := literal_heads(source):
         check_heads(heads, material.lvlm.n_layers, material.lvlm.n_heads)
         return heads
     if type(given["top_k"]) is not int or given["top_k"] < 1:
@@ -265,7 +164,7 @@ def with_choice(spec: Spec) -> Spec:
     return replace(spec, fields={"top_k": chosen["top_k"], "threshold": chosen["threshold"], **rest})
 
 
-def _settings(spec: Spec) -> Any:
+def settings_of(spec: Spec) -> Any:
     given = {name: value for name, value in spec.fields.items() if name not in EVERY_KIND}
     try:
         return replace(DECODERS[spec.kind].settings, **given)
@@ -278,7 +177,9 @@ def folder_name(parts: Sequence[Sequence[str]], digests: Sequence[str], on: str 
     adhh-top_k=2-threshold=0.965-1a2b3c4d; a long one is cut, and ends with its hash."""
     text = "+".join("-".join(part) for part in parts) + (f"-on={on}" if on != "all" else "")
     name = "-".join([SLUG.sub("_", text), *digests])
-    return name if len(name) <= 120 else f"{name[:100]}-{digest_of([*map(list, parts), *digests, on])[:8]}"
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 20]}-{digest_of([*map(list, parts), *digests, on])[:8]}"
 
 
 def _run_of(checkpoint: Path) -> str:
@@ -287,7 +188,7 @@ def _run_of(checkpoint: Path) -> str:
     return folder.parent.name if folder.name == "model" else folder.name
 
 
-def _path_of(spec: Spec) -> Path:
+def path_of(spec: Spec) -> Path:
     if not isinstance(spec.fields.get("path"), str | int):
         raise ValueError(f'method {str(spec)!r} needs path="FOLDER", a fine-tuned checkpoint')
     path = Path(str(spec.fields["path"]))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from llava_hh.hooks import intervene
 from llava_hh.identity import has_config, identify
 from llava_hh.interventions import Decisions, Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.trace import Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +79,7 @@ class Edits:
 
     interventions: tuple[Intervention, ...] = ()
     on: str = "all"
-    fired: dict[Head, Decisions] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list)
 
     @contextmanager
     def open(
@@ -100,8 +101,8 @@ class Edits:
             return
         rows = is_clean if self.on == "clean" else None
         with intervene(model, image_mask, self.interventions, response_start, on_rows=rows) as trace:
+            self.traces.append(trace)
             yield
-        add_fired(self.fired, trace.fired)
 
 
 NO_EDITS = Edits()
@@ -142,7 +143,7 @@ class Greedy:
             else nullcontext() as trace
         ):
             answers = generate_greedily(lvlm, batch, max_new_tokens)
-        return Answers(answers, trace.fired if trace else {})
+        return Answers(answers, trace.fired_within(lengths_of(answers)) if trace else {})
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,14 @@ class Decoding:
             with edits.open(lvlm.model, batch.image_mask):
                 rows = self.decode(lvlm, batch, self.settings, max_new_tokens)
         answers = [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
-        return Answers(answers, edits.fired)
+        # a decoder that opens them anew for every piece of an answer decides more often than the answer has tokens
+        fired = edits.traces[0].fired_within(lengths_of(answers)) if len(edits.traces) == 1 else {}
+        return Answers(answers, fired)
+
+
+def lengths_of(answers: Sequence[Answer]) -> list[int]:
+    """How many tokens each answer took, its end token among them."""
+    return [len(answer.token_ids) + (answer.finish_reason == "stop") for answer in answers]
 
 
 def described(interventions: Sequence[Intervention]) -> list[dict]:
@@ -219,8 +227,3 @@ def timed(method: Method, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answ
     begun = time.perf_counter()
     found = method.answer(lvlm, batch, max_new_tokens)  # lists of ints, so a GPU is done with them
     return found._replace(seconds=time.perf_counter() - begun)
-
-
-def renamed(method: Method, **changed: Any) -> Method:
-    """The same method under another name or label."""
-    return replace(method, **changed)

@@ -6,14 +6,15 @@ when they are first asked for.
 
 import importlib
 import importlib.util
-import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from llava_hh.decoding.method import Decoder
+from llava_hh.files import in_one_line, sha256
 from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.settings import digest_of
 
@@ -41,7 +42,8 @@ class DecoderKind:
 
 INTERVENTIONS: dict[str, InterventionKind] = {}
 DECODERS: dict[str, DecoderKind] = {}
-METHODS: dict[str, Callable[..., Any]] = {}
+METHODS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
+PLUGINS: dict[str, str] = {}  # files that were run, by name, with their sha256
 
 
 def register_intervention(
@@ -77,9 +79,13 @@ def register_decoder(
     DECODERS[_free(name)] = DecoderKind(decode, settings, label or name, edits_itself)
 
 
-def register_method(name: str, make: Callable[..., Any]) -> None:
-    """Add a kind of method of any other form; `make` reads the fields itself."""
-    METHODS[_free(name)] = make
+def register_method(name: str, make: Callable[..., Any], fields: Sequence[str] = tuple(HEAD_FIELDS)) -> None:
+    """Add a kind of method of any other form.
+
+    Args:
+        make: from what was written (`grammar.Spec`) and `making.Material` to a `making.Member`; fields: the kind's.
+    """
+    METHODS[_free(name)] = (make, tuple(fields))
 
 
 def _free(name: str) -> str:
@@ -115,9 +121,11 @@ def load_plugin(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"llava_hh_plugin_{digest_of(str(path.resolve()))[:8]}", path)
     module = importlib.util.module_from_spec(spec)
     try:
+        sys.modules[spec.name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"--plugin {path}: {type(error).__name__}: {in_one_line(error)}") from error
+    PLUGINS[path.name] = sha256(path)
 
 
 def known_kinds() -> list[str]:
@@ -135,18 +143,6 @@ def fields_of(kind: str) -> list[str]:
     elif kind in DECODERS:
         own = [each.name for each in fields(DECODERS[kind].settings)]
     else:
-        own = {
-            "greedy": [],
-            "tfhh": ["path", "group"],
-            **GROUPS,
-        }.get(kind, [*HEAD_FIELDS])
+        known = {"greedy": [], "tfhh": ["path", "group"], **GROUPS}
+        own = known[kind] if kind in known else METHODS[kind][1]
     return [*own, *EVERY_KIND]
-
-
-def describe_fields(kind: str) -> str:
-    """The fields of a kind with their defaults, for help texts."""
-    if kind in DECODERS:
-        defaults = {each.name: getattr(DECODERS[kind].settings, each.name) for each in fields(DECODERS[kind].settings)}
-    else:
-        defaults = {**HEAD_FIELDS, **INTERVENTIONS[kind].defaults}
-    return ",".join(f"{name}={json.dumps(value, default=str)}" for name, value in defaults.items())

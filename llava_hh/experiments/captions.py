@@ -12,6 +12,8 @@ from llava_hh.decoding.method import Method
 from llava_hh.evaluation import Captioned, Evaluation
 from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.compare import compare_with_reference
+from llava_hh.runs import begun_run
+from llava_hh.settings import digest_of
 
 KEPT_LOG = ("loss", "ce", "attention_loss", "image_mass", "after_image_mass")
 
@@ -22,6 +24,9 @@ class CaptionTask:
 
     def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
         evaluation.try_out(method, out)
+
+    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+        begun_run(out, evaluation.settings(method), ("model",))
 
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> Captioned:
         return evaluation.run(method, out)
@@ -118,11 +123,17 @@ def mean_costs(costs: Sequence[dict]) -> dict:
 def differences_of_kinds(
     members: Sequence[Member], sentences: Mapping[str, Sequence[dict]]
 ) -> list[tuple[str, str, dict]]:
-    """The paired differences between methods of a kind that differ in their head lists: (method, first, difference)."""
+    """The paired differences between methods that differ in their heads alone: (method, first, difference)."""
     found = []
-    firsts = [member for member in members if "heads" in member.spec.fields and member.method.name in sentences]
-    for kind in dict.fromkeys(member.spec.kind for member in firsts):
-        alike = [member.method.name for member in firsts if member.spec.kind == kind]
+    groups: dict[str, list[str]] = {}
+    for member in members:
+        if member.has_row and member.method.name in sentences and member.method.checkpoint is None:
+            described = member.method.describe()
+            edits = [{**edit, "heads": len(edit["heads"])} for edit in described["interventions"]]
+            if edits:
+                key = digest_of([edits, described["decoder"]])
+                groups.setdefault(key, []).append(member.method.name)
+    for alike in groups.values():
         if len({tuple(row["image_id"] for row in sentences[name]) for name in alike}) == 1 and len(alike) > 1:
             tested = compare_with_reference({name: sentences[name] for name in alike}, alike[0])
             found += [(name, alike[0], difference) for name, difference in tested.items()]
@@ -137,13 +148,17 @@ def fine_tuning_of(member: Member) -> dict:
     checkpoint = member.method.checkpoint
     if checkpoint is None or not (checkpoint.parent / "log.jsonl").is_file():
         return {}
-    rows = [row for _, row in read_json_lines(checkpoint.parent / "log.jsonl")]
+    try:
+        rows = [{name: row[name] for name in KEPT_LOG} for _, row in read_json_lines(checkpoint.parent / "log.jsonl")]
+        run = read_json(checkpoint.parent / "run.json")
+        made, seconds = dict(run["settings"]), run["seconds"]
+    except (KeyError, TypeError, ValueError, OSError):  # the log of another trainer
+        return {}
     tenth = max(1, len(rows) // 10)
 
     def mean(part: list[dict]) -> dict:
         return {name: round(sum(row[name] for row in part) / len(part), 5) for name in KEPT_LOG}
 
-    run = read_json(checkpoint.parent / "run.json")
-    settings = {name: value for name, value in run["settings"].items() if name != "model"}
+    settings = {name: value for name, value in made.items() if name != "model"}
     ends = {"start": mean(rows[:tenth]), "end": mean(rows[-tenth:])}
-    return {"settings": settings, **ends, "seconds": run["seconds"]}
+    return {"settings": settings, **ends, "seconds": seconds}

@@ -2,24 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 
+from llava_hh.decoding.making import Member
+
 
 def points_of(summary: Mapping) -> list[dict]:
-    """The metrics of each AD-HH setting of a summary, with its top k and threshold.
+    """The metrics of each AD-HH setting of a summary, with its top k and threshold."""
+    points, methods = [], summary["methods"]
+    for name, described in summary["settings"]["methods"].items():
+        entry, edits = methods.get(name, {}), described["interventions"]
+        if entry.get("kind") == "adhh" and len(edits) == 1 and entry["n"] == methods["greedy"]["n"]:
+            kept = {key: value for key, value in entry.items() if key not in ("minus_greedy", "label")}
+            points.append({"top_k": len(edits[0]["heads"]), "threshold": edits[0]["threshold"], **kept})
+    return points
+
+
+def see_choosable(members: Sequence[Member]) -> None:
+    """See before any work that there is something to choose among.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no adhh on all images, or several head lists, of which a choice would not say which it is.
     """
-    points = []
-    for name, described in summary["settings"]["methods"].items():
-        edits = described["interventions"]
-        if len(edits) == 1 and edits[0]["kind"] == "DeactivateText" and name in summary["methods"]:
-            entry = {
-                key: value for key, value in summary["methods"][name].items() if key not in ("minus_greedy", "label")
-            }
-            points.append({"top_k": len(edits[0]["heads"]), "threshold": edits[0]["threshold"], **entry})
-    if not points:
-        raise ValueError("--choose: no adhh among --methods")
-    return points
+    edits = [member.method.interventions[0] for member in members if member.method.kind == "adhh" and not member.limit]
+    if not edits:
+        raise ValueError("--choose: no adhh on all images among --methods")
+    longest = max((edit.heads for edit in edits), key=len)
+    if any(edit.heads != longest[: len(edit.heads)] for edit in edits):
+        raise ValueError("--choose: adhh with heads of several lists; expected one list")
 
 
 def choose(points: Sequence[dict], greedy: Mapping, recall_loss: float, mentions_change: float) -> dict | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_hh.command_line import SIZE
 from llava_hh.experiments.per_caption import Figure, Measured, found_in, measure_captions
+from llava_hh.profiles import training_checkpoints
 from llava_hh.progress import announce
 from llava_hh.runs import make_folder, processes, start_run
 from llava_hh.settings import CaptionedSettings
@@ -53,12 +54,6 @@ class Change:
         return Measured([{"image_id": entry["image_id"]}], {"divergence": divergence.numpy()[None]}, size=size)
 
 
-def steps_of_profile(known: Mapping[str, Any]) -> str:
-    """The profile's checkpoints of the tuning."""
-    folder, names = known["training_steps"], known["training_checkpoints"].split()
-    return " ".join(name if "/" in name or not folder else f"{folder}/{name}" for name in names)
-
-
 class Divergence(Figure):
     """Change of attention in instruction tuning (figure 5): hallucination heads and others.
 
@@ -69,7 +64,7 @@ class Divergence(Figure):
     """
 
     name, paper = "js_divergence", "JS_DIVERGENCE"
-    profile = {"reference": "{reference_model}", "checkpoints": steps_of_profile}
+    profile = {"reference": "{reference_model}", "checkpoints": training_checkpoints}
 
     def add_flags(self, add: Callable[..., Any]) -> None:
         text = "checkpoint of the model before tuning"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_hh.decoding.groups import make_members
-from llava_hh.decoding.making import Material, Member, check_lists, read_methods
+from llava_hh.decoding.making import Material, Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
+from llava_hh.decoding.reading import check_lists, read_methods
 from llava_hh.evaluation import Evaluation, open_evaluation
 from llava_hh.files import write_json
 from llava_hh.models.lvlm import Lvlm, load_lvlm, refuse_unloadable, release
@@ -27,6 +28,13 @@ class Task(Protocol):
         Raises:
             CannotDecode: a method that the model, or the task, cannot have.
             ValueError, OSError: anything else that would stop it.
+        """
+
+    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+        """See what can be seen of a method of another checkpoint before that is loaded.
+
+        Raises:
+            ValueError: its folder was begun with other settings.
         """
 
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> Any:
@@ -66,6 +74,9 @@ def run_methods(
     for checkpoint in checkpoints:
         if checkpoint is not None:
             refuse_unloadable(checkpoint)
+    for member in members:
+        if member.method.checkpoint is not None:
+            task.foresee(evaluation.first(member.limit), member.method, out / member.method.name)
     for checkpoint in sorted(checkpoints, key=lambda path: path is not None):  # that of the comparison first
         if checkpoint is not None:
             release(own.lvlm)
@@ -112,12 +123,20 @@ def _tried_out(
 def with_own_labels(members: Sequence[Member]) -> list[Member]:
     """The methods, each with a label of its own: where several have one, their text follows it."""
     labels = [member.method.label for member in members if member.has_row]
-    return [
+    named = [
         member
-        if labels.count(member.method.label) <= 1 or "label" in member.spec.fields or member.method.kind == "greedy"
+        if labels.count(member.method.label) <= 1 or "label" in member.spec.fields or member.method.name == "greedy"
         else replace(member, method=replace(member.method, label=f"{member.method.label} ({member.spec})"))
         for member in members
     ]
+    seen = {member.group for member in members if member.group and not member.has_row}
+    for member in named:
+        if member.has_row and member.method.label in seen:
+            raise ValueError(
+                f"method {str(member.spec)!r}: another row is called {member.method.label!r}; name another"
+            )
+        seen |= {member.method.label} if member.has_row else set()
+    return named
 
 
 def evaluate(
@@ -145,6 +164,11 @@ def evaluate(
     """
     from llava_hh.experiments.captions import CaptionTask
 
+    if isinstance(methods, str):
+        raise ValueError(f"methods is {methods!r}; expected a list of methods")
+    for name in ("limit", "max_new_tokens", "batch_size"):
+        if name in options and (type(options[name]) is not int or options[name] < 1):
+            raise ValueError(f"{name} is {options[name]!r}; expected a whole number of at least 1")
     specs, folder, given = read_methods(methods), Path(out), Path(heads) if heads else None
     check_lists(specs, given)
     paths = (Path(each) for each in (model, image_folder, annotations))
@@ -152,5 +176,6 @@ def evaluate(
     material = Material(evaluation.lvlm, given, allow_foreign, options.get("seed", 42))
     members = with_own_labels(make_members(specs, material))
     content = run_task(evaluation, members, CaptionTask(), folder)
-    write_json(folder / "summary.json", content)
+    if processes().is_main:
+        write_json(folder / "summary.json", content)
     return content

@@ -42,15 +42,25 @@ class LossTask:
         Raises:
             ValueError: a name that is neither the kind nor the folder of one.
         """
-        methods = [member.method for member in members if isinstance(member.method, Greedy)]
-        known = dict.fromkeys([*(method.kind for method in methods), *(method.name for method in methods)])
-        if unknown := self.captions.keys() - known:
+        known = self._names(members)
+        if unknown := self.captions.keys() - known.keys():
             raise ValueError(f"--captions {min(unknown)}=...: METHOD must be one of: {', '.join(known)}")
+
+    @staticmethod
+    def _names(members: Sequence[Member]) -> dict[str, str]:
+        """The folders of methods that have a loss, by what --captions may call them: folder, or a kind of one alone."""
+        methods = [member.method for member in members if isinstance(member.method, Greedy)]
+        kinds = [member.method.kind for member in members if member.has_row]
+        alone = {method.kind: method.name for method in methods if kinds.count(method.kind) == 1}
+        return alone | {method.name: method.name for method in methods}
 
     def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
         if not isinstance(method, Greedy):
-            raise CannotDecode(f"a reference caption has no loss under {method.kind}, which decodes in its own way")
+            raise CannotDecode(f"{method.kind} gives no loss of captions: it is no intervention under greedy decoding")
         begun_run(out, self._evaluation(evaluation).settings(method))
+
+    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+        begun_run(out, self._evaluation(evaluation).settings(method), ("model",))
 
     def run(self, evaluation: Evaluation, method: Greedy, out: Path) -> list[dict]:
         """The loss of the first reference captions of every image; a row per caption."""
@@ -82,12 +92,13 @@ class LossTask:
         out: Path,
     ) -> dict:
         labels = {member.method.name: member.method.label for member in members}
-        kinds = {member.method.name: member.method.kind for member in members if member.method.name in results}
+        names = self._names(members)
+        captions = {names[name]: own for name, own in self.captions.items()}
         methods = summarise_losses(results, "greedy")
         for name, entry in methods.items():
             entry["label"] = labels[name]
-            if own := self.captions.get(name) or self.captions.get(kinds[name]):
-                entry["captions"] = own
+            if name in captions:
+                entry["captions"] = captions[name]
         settings["task"] = self._evaluation(evaluation).task
         return {"methods": methods, "settings": settings, "run": provenance()}
 

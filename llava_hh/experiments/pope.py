@@ -50,6 +50,10 @@ class PopeTask:
         image = load_image(evaluation.image_of({"file_name": first["image"]}))
         answer_samples(evaluation.lvlm, [first], [image], method, first["text"] + self.suffix, 1)
 
+    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+        for kind in self.questions:
+            begun_run(out / kind, self._settings(evaluation, method, kind), ("model",))
+
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> dict[str, list[dict]]:
         answers = {}
         for kind, asked in self.questions.items():

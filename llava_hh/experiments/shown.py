@@ -13,7 +13,7 @@ from llava_hh.figures.style import picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json, write_text
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.tables import Estimate, Table, print_table
+from llava_hh.tables import Estimate, Table, beside, print_table
 
 
 def show_table(path: Path, table: Table, form: str) -> None:
@@ -33,19 +33,19 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
     spreads = {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}
     spreads = {label_of(name, methods[name]): own for name, own in spreads.items() if not methods[name]["draws_heads"]}
     if spreads:
-        print()
+        print(file=beside(form))
         print_table(table_of_spread(spreads), form)
-        print()
+        print(file=beside(form))
     for name, entry in methods.items():
         if rates := entry.get("fired"):
-            print(f"fired, {entry.get('label', name)}: {in_words(rates)}")
-    print(path)
-    with picture(path.with_suffix(""), debug) as out:
+            print(f"fired, {entry.get('label', name)}: {in_words(rates)}", file=beside(form))
+    print(path, file=beside(form))
+    with picture(path.with_suffix(""), debug, beside(form)) as out:
         draw_methods(path, out)
     n_images = methods["greedy"]["n"]
     shown = (e for e in methods.values() if e.get("kind") not in ("greedy", None) and e["n"] == n_images)
     if changed := next(shown, None):
-        with picture(path.with_name(f"{path.stem}_captions"), debug) as out:
+        with picture(path.with_name(f"{path.stem}_captions"), debug, beside(form)) as out:
             greedy, other = (folder / name / RESULT_FILE for name in ("greedy", changed["folder"]))
             draw_caption_examples(greedy, other, image_folder, out, changed["label"])
 
@@ -58,27 +58,30 @@ def in_words(rates: Mapping[str, Mapping]) -> str:
     return "mean over the heads of each draw " + ", ".join(f"{100 * mean:.1f}%" for mean in means)
 
 
-def show_choice(out: Path, summary: dict, recall_loss: float, mentions_change: float, debug: bool) -> None:
+def show_choice(out: Path, summary: dict, recall_loss: float, mentions_change: float, form: str, debug: bool) -> None:
     """Write choice.json, print the chosen setting and draw the trade-off."""
     content = choice_of(summary, recall_loss, mentions_change)
     path, chosen = out / "choice.json", content["chosen"]
     write_json(path, content)
-    print(f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better")
-    print(path)
-    with picture(out / "choice", debug) as picture_path:
+    print(
+        f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better",
+        file=beside(form),
+    )
+    print(path, file=beside(form))
+    with picture(out / "choice", debug, beside(form)) as picture_path:
         draw_trade_off(path, picture_path)
 
 
 def show_pope(path: Path, content: dict, form: str) -> None:
     """POPE's table."""
     show_table(path, table_of_pope(content), form)
-    print(path)
+    print(path, file=beside(form))
 
 
 def show_losses(path: Path, content: dict, form: str) -> None:
     """The table of losses."""
     show_table(path, table_of_losses(content), form)
-    print(path)
+    print(path, file=beside(form))
 
 
 def table_of_losses(content: dict) -> Table:

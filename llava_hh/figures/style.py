@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import matplotlib
 
@@ -28,14 +29,14 @@ ENDINGS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # and the 
 
 
 @contextmanager
-def picture(path: Path, debug: bool) -> Iterator[Path]:
+def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Path]:
     """Draw `path`.png and `path`.pdf in the block, after the result was written and printed; then print the name.
 
     A picture that cannot be drawn is one line on stderr and no error, because the result stands without it. The files
     of an earlier picture are deleted then, because they show another result.
 
     Args:
-        debug: let the error through.
+        debug: let the error through; said: where the name is printed, None: stdout.
     """
     try:
         yield path
@@ -49,7 +50,7 @@ def picture(path: Path, debug: bool) -> Iterator[Path]:
         what = " ".join(f"{type(error).__name__}: {describe_failure(error)}".split())
         print(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
     else:
-        print(f"{path}.png")
+        print(f"{path}.png", file=said)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -6,7 +6,6 @@ Writes captions.jsonl and run.json.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from llava_hh.command_line import errors_in_one_line, script_parser
 from llava_hh.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
@@ -24,7 +23,6 @@ def parser() -> ScriptParser:
     add_head_flags(parser, required=False)
     add = parser.section(METHOD).add_argument
     add("--method", default="greedy", metavar="METHOD", help="kind:field=value,...; see the example")
-    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="register methods of your own")
     add("--skip-bad", action="store_true", help="report and leave out images that cannot be read")
     return parser
 
@@ -36,26 +34,26 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.decoding.making import Material, check_lists, make, read_methods, tools_of
-    from llava_hh.decoding.registry import GROUPS, load_plugin
+    from llava_hh.decoding.making import Material, make
+    from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
+    from llava_hh.decoding.registry import GROUPS
     from llava_hh.finished import is_finished, mark_finished, request_of
-    from llava_hh.models.lvlm import load_lvlm
+    from llava_hh.models.lvlm import load_lvlm, release
     from llava_hh.progress import announce
     from llava_hh.runs import processes
 
-    for path in args.plugin:
-        load_plugin(path)
     (spec,) = read_methods([args.method], method_defaults(args))
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
     check_lists([spec], args.heads)
-    rows, request = args.out / "captions.jsonl", request_of("caption", vars(args), tools_of([spec]))
+    rows, request = args.out / "captions.jsonl", request_of("caption", vars(args), inputs_of([spec]))
     if is_finished(rows, request):
-        print(f"finished before: {rows}")
+        announce(f"finished before: {rows}")
         return
     evaluation = evaluation_from_flags(args, with_truth=False)
     member = make(spec, Material(evaluation.lvlm, args.heads, args.foreign_heads, args.seed))
     if member.method.checkpoint is not None:
+        release(evaluation.lvlm)
         evaluation = evaluation.with_model(load_lvlm(member.method.checkpoint))
     evaluation = evaluation.first(member.limit)
     n_images = len(evaluation.samples)
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         n_bad = n_images - len(found.rows)
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
         print(f"{len(found.rows)} captions{skipped}: {rows}")
-        mark_finished(rows, request, [args.out / "run.json", args.out / "blocks"])
+        mark_finished(rows, request, [args.out / "blocks"])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from llava_hh.experiments.evaluate import Task
 
 RESULTS = {"chair": "summary.json", "pope": "pope.json", "loss": "reference_loss.json"}
+OF_TASKS = {
+    "chair": {"choose", "recall_loss", "mentions_change"},
+    "pope": {"questions", "suffix"},
+    "loss": {"captions", "captions_per_image"},
+}
 MAX_NEW_TOKENS = {"chair": 128, "pope": 8, "loss": 128}
 
 
@@ -53,7 +58,6 @@ def parser() -> ScriptParser:
     add = parser.section(METHOD).add_argument
     add("--methods", nargs="+", default=[], metavar="METHOD", help="kind:field=value,...; see the example")
     add("--task", choices=tuple(RESULTS), default="chair", help="what the methods are compared by")
-    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help="register methods of your own")
     text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
     add("--choosing-captions", type=Path, metavar="FILE", help=text)
     add("--choosing-images", type=Path, metavar="FOLDER", help="the images of --choosing-captions")
@@ -74,7 +78,13 @@ def parser() -> ScriptParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
+    for task, flags in OF_TASKS.items():
+        if task != args.task:
+            command.refuse_given(f"belongs to --task {task}, not {args.task}", flags)
+    if args.task == "pope":
+        command.refuse_given("POPE has questions of its own", {"prompt"})
     with errors_in_one_line(args.debug):
         run(args)
 
@@ -82,8 +92,9 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """The comparison that the flags name, and its result."""
     from llava_hh.decoding.groups import make_members
-    from llava_hh.decoding.making import Material, check_lists, read_methods, tools_of
-    from llava_hh.decoding.registry import load_plugin
+    from llava_hh.decoding.making import Material
+    from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
+    from llava_hh.experiments.choice import see_choosable
     from llava_hh.experiments.evaluate import run_task, with_own_labels
     from llava_hh.files import read_json, write_json
     from llava_hh.finished import is_finished, mark_finished, request_of
@@ -91,20 +102,18 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.progress import announce
     from llava_hh.runs import processes
 
-    for path in args.plugin:
-        load_plugin(path)
     specs = read_methods(args.methods, method_defaults(args))
     check_lists(specs, args.heads)
-    if args.choose and args.task != "chair":
-        raise ValueError(f"--choose goes with --task chair, not {args.task}")
     if args.task != "chair" and (limited := [spec for spec in specs if "limit" in spec.fields]):
         raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")
     if args.max_new_tokens is None:
         args.max_new_tokens = MAX_NEW_TOKENS[args.task]
     stored_tensors(args.model)
-    path, request = args.summary or args.out / RESULTS[args.task], request_of("evaluate", vars(args), tools_of(specs))
+    path = args.summary or args.out / RESULTS[args.task]
+    beside = [Path(each.partition("=")[2]) for each in args.captions]
+    request = request_of("evaluate", vars(args), [*inputs_of(specs), *beside], ("out", "summary"))
     if is_finished(path, request):
-        print(f"finished before: {path}")
+        announce(f"finished before: {path}")
         show(args, path, read_json(path))
         return
     evaluation, task = prepare(args)
@@ -112,6 +121,8 @@ def run(args: argparse.Namespace) -> None:
     members = with_own_labels(make_members(specs, material))
     if args.task == "loss":
         task.refuse_unknown(members)
+    if args.choose:
+        see_choosable(members)
     images = f"{len(evaluation.samples)} images of {args.split}"
     announce(f"{args.task}: {images}, {len(members)} methods, {args.model}, into {args.out}")
     content = run_task(evaluation, members, task, args.out)
@@ -125,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
 def made_in(out: Path, content: dict) -> list[Path]:
     """What a comparison left in the folders of its methods; POPE has a folder for each kind of question."""
     runs = [run.parent for name in content["settings"]["methods"] for run in sorted((out / name).rglob("run.json"))]
-    return [each for run in runs for each in (run / "run.json", run / "blocks", *run.glob("*_results.json"))]
+    return [each for run in runs for each in (run / "blocks", *run.glob("*.jsonl"), *run.glob("*_results.json"))]
 
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:
@@ -139,7 +150,7 @@ def show(args: argparse.Namespace, path: Path, content: dict) -> None:
     else:
         show_captions(path, content, args.out, args.image_folder, args.format, args.debug)
         if args.choose:
-            show_choice(args.out, content, args.recall_loss, args.mentions_change, args.debug)
+            show_choice(args.out, content, args.recall_loss, args.mentions_change, args.format, args.debug)
 
 
 def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:
