@@ -106,7 +106,7 @@ class HalcSettings:
         require(self, "max_boxes", is_whole(self.max_boxes, 1), "a whole number of at least 1")
         for name in ("exempt_words", "always_words"):
             words = getattr(self, name)
-            if isinstance(words, list):  # from --set, whose values are JSON
+            if isinstance(words, list):  # from the text of a method, whose lists are JSON
                 words = tuple(words)
                 object.__setattr__(self, name, words)
             strings = isinstance(words, tuple) and all(isinstance(word, str) for word in words)

@@ -144,7 +144,7 @@ def check_targets(model: PreTrainedModel, positions: Sequence[int], target_ids: 
     """Refuse targets that are not one token of the vocabulary per position.
 
     Raises:
-        ValueError: as said.
+        ValueError: another number of targets than of positions, or an id beyond the vocabulary.
     """
     if len(positions) != len(target_ids):
         raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")

@@ -154,7 +154,7 @@ def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions
     """Refuse what is not one sample with predicting positions inside it, on a model in eval mode.
 
     Raises:
-        ValueError: as said.
+        ValueError: several samples, a position outside of the sequence, or a model in training mode.
     """
     given = [name for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
     if len(given) != 1:

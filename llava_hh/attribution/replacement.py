@@ -140,7 +140,7 @@ def check_replacement(
     Args:
         shapes: for each kind to replace, the shape of its outputs in all layers, (layer, ...).
     Raises:
-        ValueError: as said.
+        ValueError: shapes of another model, or noise without a sample id.
     """
     if isinstance(replacement, Zero):
         return

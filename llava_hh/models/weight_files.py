@@ -111,7 +111,7 @@ def weight_files(folder: Path) -> list[WeightFile]:
     Trainers leave other .bin files beside them (training_args.bin, mm_projector.bin), which are not looked at.
 
     Raises:
-        ValueError: an index that is none.
+        ValueError: a weight index file that is not valid JSON.
     """
     for name in WHOLE:
         index = folder / f"{name}.index.json"

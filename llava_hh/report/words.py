@@ -60,7 +60,7 @@ class WordInfluences:
 
 
 class WordMaps:
-    """What `record_words` left: where the top heads look at the object words of some captions."""
+    """What `figure words` left: where the top heads look at the object words of some captions."""
 
     @classmethod
     def beside(cls, captions: Path) -> "WordMaps | None":
