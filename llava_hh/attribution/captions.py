@@ -60,10 +60,10 @@ def read_captions(
     refuse_stale(path, about.get("run"))
     for entry in chosen:
         if missing := [name for name in fields if name not in entry]:
-            raise ValueError(f"--captions {path}: its captions have no {missing[0]}; score what llava-hh caption writes")
+            raise ValueError(f"--captions {path}: its captions have no {missing[0]}; score captions of llava-hh")
         if problem := _why_unlike_ours(entry):
             raise ValueError(
-                f"--captions {path}: image {entry['image_id']}: {problem}; score what llava-hh caption writes"
+                f"--captions {path}: image {entry['image_id']}: {problem}; score captions of llava-hh"
             )
     metrics = about.get("overall_metrics")
     variant = metrics.get("variant") if isinstance(metrics, dict) else None
