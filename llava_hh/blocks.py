@@ -191,7 +191,7 @@ class Run:
         n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
         cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
         rest = {name: value for name, value in block.items() if name not in ("seconds", "fired")}
-        return {**rest, **cut, "rows": block["rows"][:n_rows]}, n_rows
+        return {**rest, **cut, "rows": block["rows"][:n_rows], "is_cut": True}, n_rows
 
     def _ids_of(self, number: int) -> list:
         return [sample["image_id"] for sample in self._samples_of(number)]

@@ -64,7 +64,7 @@ def is_finished(result: Path, request: str) -> bool:
     try:
         noted = read_json(mark)
         files = {result.parent / name: digest for name, digest in noted["files"].items()}
-        same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request)
+        same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request) and result in files
         return same and all(_of_path(path) == digest for path, digest in files.items())
     except (ValueError, KeyError, AttributeError, OSError):  # damaged, or something is gone
         return False
@@ -114,5 +114,6 @@ def _listed(folder: Path) -> Iterator[str]:
     for here, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            status = os.stat(os.path.join(here, name))
-            yield f"{os.path.join(here, name)}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            path = os.path.join(here, name)
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
+            yield f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0"

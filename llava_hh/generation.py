@@ -115,9 +115,14 @@ def listed(fired: dict[Head, Decisions]) -> list[list[int]]:
 
 
 def firing_rates(blocks: Iterable[dict]) -> dict[str, dict]:
-    """How often heads fired in a run: by head, `fired` and `decided` (counts) and `rate` (a fraction)."""
+    """How often heads fired in a run: by head, `fired` and `decided` (counts) and `rate` (a fraction).
+
+    Empty where a block was made of more samples than are asked for, since it counts over all of them.
+    """
     counts: dict[Head, Decisions] = {}
     for block in blocks:
+        if block.get("is_cut"):
+            return {}
         for layer, head, fired, decided in block.get("fired", ()):
             add_fired(counts, {Head(layer, head): Decisions(fired, decided)})
     return {

@@ -44,7 +44,8 @@ def make(spec: Spec, material: Material) -> Member:
     check_released(material.lvlm.model)
     heads = tuple(heads_for(spec, material))
     name = folder_name([[KIND, f"top_k={len(heads)}"]], [digest_of([list(head) for head in heads])[:8]])
-    return Member(RemovedAsReleased(heads, name), spec, spec.fields.get("limit"))
+    label = str(spec.fields.get("label", RemovedAsReleased.label))
+    return Member(RemovedAsReleased(heads, name, label), spec, spec.fields.get("limit"))
 
 
 register_method(KIND, make)

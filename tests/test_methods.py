@@ -1,21 +1,26 @@
 """From the text of a method to the method: kinds, fields, heads, groups, folders; what cannot be is one line."""
 
 import json
+import shutil
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
 from baselines.vcd import VCD_PAPER
+from llava_hh import evaluation
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, fields_of, known_kinds
+from llava_hh.experiments import evaluate
 from llava_hh.experiments.choice import see_choosable
 from llava_hh.experiments.evaluate import with_own_labels
 from llava_hh.flags import method_defaults
 from llava_hh.heads import Head
 from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.models import lvlm as lvlm_module
 from llava_hh.models.lvlm import load_lvlm
 
 LISTED = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
@@ -223,3 +228,58 @@ def test_only_settings_of_one_list_are_chosen_among(material):
             see(*texts)
     with pytest.raises(ValueError, match="several lists"):
         see("adhh:top_k=1", "adhh:heads=L1H1")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["adhh:heads=L3H1,top_k=1"], "heads that are written out have no top_k"),
+        (['adhh:heads="L3H1,L3H1"'], "no repeats"),
+        (["adhh:top_k=1,threshold=true"], "threshold is True; expected a number"),
+        (["adhh:top_k=1,threshold=NaN"], "threshold is 'NaN'; expected a number"),
+        (["scale:top_k=1,alpha=1,span=3"], "span is 3; expected a text"),
+        (['random:of="adhh:top_k=1+removal:top_k=1"'], "edits several sets of heads"),
+        (["tfhh"], "needs path"),
+        (["greedy:label=x"], "expected no fields"),
+        (["vcd_paper+adhh:top_k=1,limit=2"], "limit belongs to the first part of A+B"),
+        (["vcd_paper+adhh:top_k=1,label=x"], "label belongs to the first part of A+B"),
+        (['random:of="adhh:top_k=1",label=a', 'random:of="adhh:top_k=2",label=a'], "another group is called 'a'"),
+        (['random:of="adhh:top_k=1",label=adhh'], None),
+    ],
+)
+def test_fields_are_taken_or_refused(texts, message, material):
+    if message is None:
+        make_members(read_methods(texts), material)
+        return
+    with pytest.raises(ValueError) as error:
+        make_members(read_methods(texts), material)
+    assert message in str(error.value)
+
+
+def test_seeds_of_two_settings_are_two_groups(material):
+    texts = ['seeds:n=2,of="vcd_paper:alpha=0.5"', 'seeds:n=2,of="vcd_paper:alpha=2"']
+    groups = [member.group for member in make_members(read_methods(texts), material)[1:]]
+    assert groups == [f"VCD, other seeds (vcd_paper:alpha={alpha})" for alpha in (0.5, 0.5, 2, 2)]
+    texts = ["vcd_paper", "vcd_paper+adhh:top_k=1", "seeds:n=1,of=vcd_paper"]
+    assert make_members(read_methods(texts), material)[-1].method.interventions == ()
+
+
+def test_a_checkpoint_is_loaded_alone(tiny_checkpoint, tiny_coco, tmp_path, monkeypatch):
+    """Fine-tunings of two seeds: the base model and each checkpoint once, and never two of them at a time."""
+    for name in ("one", "two"):
+        shutil.copytree(tiny_checkpoint, tmp_path / name / "model")
+    held, most, load = [], [], lvlm_module.load_lvlm
+
+    def counted(path, *more):
+        found = load(path, *more)
+        held.append(weakref.ref(found.model))
+        most.append(sum(each() is not None for each in held))
+        return found
+
+    for module in (evaluation, evaluate):
+        monkeypatch.setattr(module, "load_lvlm", counted)
+    monkeypatch.setattr(evaluate.run_methods, "__defaults__", (counted,))
+    methods = [f'tfhh:path="{tmp_path / name}"' for name in ("one", "two")]
+    images, annotations = tiny_coco / "val2014", tiny_coco / "annotations"
+    evaluate.evaluate(methods, tiny_checkpoint, images, annotations, tmp_path / "out", limit=2, max_new_tokens=3)
+    assert len(held) == 3 and set(most) == {1}

@@ -50,6 +50,8 @@ def chair(
     for image, text in by_image.items():
         if image not in objects_in:
             raise ValueError(f"image {image!r} has a caption, but no entry in truth")
+        if not isinstance(text, str):
+            raise ValueError(f"the caption of image {image!r} is {text!r}; expected a text")
         if isinstance(objects_in[image], str):
             raise ValueError(f"truth of image {image!r} is {objects_in[image]!r}; expected a list of names")
         objects = set()

@@ -91,10 +91,13 @@ def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method
     from llava_hh.decoding.registry import GROUPS
 
     if not isinstance(method, str):
+        if not isinstance(method, Sequence) and not hasattr(method, "answer"):
+            raise ValueError(f"method is {method!r}; expected a text, interventions or a method")
         return Greedy(tuple(method)) if isinstance(method, Sequence) else method
     (spec,) = read_methods([method])
-    if spec.kind in GROUPS or spec.kind == "tfhh":
+    if spec.kind in GROUPS or spec.kind == "tfhh" or "limit" in spec.fields:
         what = "is several methods" if spec.kind in GROUPS else "is another checkpoint, which llava_hh.load loads"
+        what = "has a limit" if "limit" in spec.fields else what
         raise ValueError(f"method {method!r} {what}; expected one method for this model")
     return make(spec, Material(lvlm)).method
 

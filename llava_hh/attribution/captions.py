@@ -62,9 +62,7 @@ def read_captions(
         if missing := [name for name in fields if name not in entry]:
             raise ValueError(f"--captions {path}: its captions have no {missing[0]}; score captions of llava-hh")
         if problem := _why_unlike_ours(entry):
-            raise ValueError(
-                f"--captions {path}: image {entry['image_id']}: {problem}; score captions of llava-hh"
-            )
+            raise ValueError(f"--captions {path}: image {entry['image_id']}: {problem}; score captions of llava-hh")
     metrics = about.get("overall_metrics")
     variant = metrics.get("variant") if isinstance(metrics, dict) else None
     return with_image_ids(path, chosen, variant), n_captions

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 TOKEN = re.compile(r'"(?:[^"]|"")*"|[^",:+\s]+|[,:+]')
+LITERAL = re.compile(r"\s*L\d+H\d+\s*(,\s*L\d+H\d+\s*)*")  # heads, such as L24H4,L23H3
 SAMPLE = "such as adhh:top_k=20,threshold=0.4"
 
 
@@ -41,7 +42,9 @@ def parse(text: str) -> Spec:
 
 def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]]) -> Spec:
     """A method with fields that it does not name, by its kind; one that takes a choice keeps the choice's."""
-    own = {} if "choice" in spec.fields else defaults.get(spec.kind, {})
+    own = {} if "choice" in spec.fields else dict(defaults.get(spec.kind, {}))
+    if LITERAL.fullmatch(str(spec.fields.get("heads", ""))):  # as many as are written out
+        own.pop("top_k", None)
     under = spec.under and filled(spec.under, defaults)
     return Spec(spec.kind, {**own, **spec.fields}, under)
 

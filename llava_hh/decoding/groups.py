@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llava_hh.decoding.grammar import Spec, parse
-from llava_hh.decoding.making import Material, Member, heads_for, make, with_choice
+from llava_hh.decoding.making import Material, Member, heads_for, label_of, make, with_choice
 from llava_hh.decoding.method import Greedy
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS
@@ -27,10 +27,15 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
             members.append(make(spec, material))
     seen: dict[str, Member] = {}
     limits: dict[str | None, int | None] = {}
+    groups: dict[str, Spec] = {}
     for member in members:
         if member.group and limits.setdefault(member.group, member.limit) != member.limit:
             raise ValueError(
                 f"method {str(member.spec)!r}: the methods of a group have the same limit ({member.group})"
+            )
+        if member.spec.kind in GROUPS and groups.setdefault(member.group, member.spec) != member.spec:
+            raise ValueError(
+                f"method {str(member.spec)!r}: another group is called {member.group!r}; name another label"
             )
         if (same := seen.setdefault(member.method.name, member)) is not member:
             raise ValueError(f"methods {str(same.spec)!r} and {str(member.spec)!r} are the same; leave one out")
@@ -42,7 +47,7 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
 def _group(spec: Spec, specs: Sequence[Spec], material: Material) -> list[Member]:
     """The methods of `random` (other heads) or of `seeds` (another seed of a decoder that draws)."""
     of = str(spec.fields["of"])
-    alike = [each for each in specs if each.kind == of and each.kind not in GROUPS]
+    alike = [each for each in specs if str(each) == of] or [each for each in specs if each.kind == of]
     target = alike[0] if len(alike) == 1 else parse(of)
     if len(alike) > 1:
         raise ValueError(f"method {str(spec)!r}: {len(alike)} methods are {of}; write the one that is meant in quotes")
@@ -52,18 +57,18 @@ def _group(spec: Spec, specs: Sequence[Spec], material: Material) -> list[Member
         raise ValueError(f"method {str(spec)!r}: {name} is {number!r}; expected a whole number of at least 0")
     (target,) = read_methods([str(target)])
     limit = spec.fields.get("limit", target.fields.get("limit"))
-    label = str(spec.fields.get("label") or "")
+    alike = [each for each in specs if each.kind == spec.kind and each.fields.get("match") == spec.fields.get("match")]
+    of_which = f" ({target})" if len(alike) > 1 else ""
     if spec.kind == "seeds":
-        members = _seeds(spec, target, number, material)
-        label = label or f"{members[0].method.label}, other seeds" if members else label
+        members, label = _seeds(spec, target, number, material), f"{label_of(target)}, other seeds{of_which}"
     else:
-        members = _random_draws(spec, target, number, material)
-        label = label or f"random heads{', as often active' if spec.fields.get('match') == 'rate' else ''}"
-        alike = [
-            each for each in specs if each.kind == "random" and each.fields.get("match") == spec.fields.get("match")
-        ]
-        label += f" ({target})" if len(alike) > 1 else ""
+        members, label = _random_draws(spec, target, number, material), f"random heads{_how(spec)}{of_which}"
+    label = str(spec.fields.get("label", label))
     return [replace(member, spec=spec, limit=limit, group=label) for member in members]
+
+
+def _how(spec: Spec) -> str:
+    return ", as often active" if spec.fields.get("match") == "rate" else ""
 
 
 def _seeds(spec: Spec, target: Spec, number: int, material: Material) -> list[Member]:
@@ -77,12 +82,15 @@ def _seeds(spec: Spec, target: Spec, number: int, material: Material) -> list[Me
 
 
 def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> list[Member]:
-    edited = target
-    while edited is not None and edited.kind not in INTERVENTIONS:
-        edited = edited.under
-    if edited is None:
+    parts = [target]
+    while parts[-1].under is not None:
+        parts.append(parts[-1].under)
+    edits = [part for part in parts if part.kind in INTERVENTIONS]
+    if len(edits) > 1:
+        raise ValueError(f"method {str(spec)!r}: {target} edits several sets of heads; expected one to draw others for")
+    if not edits:
         raise ValueError(f"method {str(spec)!r}: {target.kind} has no heads to draw others for")
-    edited = with_choice(edited)
+    edited = with_choice(edits[0])
     heads, seeds = heads_for(edited, material), range(material.seed, material.seed + number)
     match = spec.fields.get("match")
     if match == "rate":
@@ -105,7 +113,7 @@ def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> 
         fields_ = {name: value for name, value in edited.fields.items() if name not in ("heads", "top_k", "list")}
         made = make(_with_fields(target, edited.kind, {**fields_, "heads": written}), material)
         name = f"random-{'rate-' if match else ''}seed={seed}-{made.method.name}"
-        label = f"random heads{', as often active' if match else ''}, seed {seed} ({target.kind})"
+        label = f"random heads{_how(spec)}, seed {seed} ({target.kind})"
         changed = {"name": name, "label": label} | ({} if target.kind in DECODERS else {"kind": spec.kind})
         members.append(replace(made, method=replace(made.method, **changed)))
     return members

@@ -62,7 +62,7 @@ class Member:
 
 def source_of(spec: Spec, heads: Path | None) -> object:
     source = spec.fields.get("heads", heads)
-    if source is None:
+    if source in (None, ""):
         raise ValueError(f"method {str(spec)!r} needs heads=FILE, or --heads")
     return source
 
@@ -90,7 +90,7 @@ def make(spec: Spec, material: Material) -> Member:
             on = part.fields.get("on", on)
         part = part.under
     kind, shared = spec.kind, {"interventions": tuple(interventions)}
-    shared["label"] = str(spec.fields.get("label") or _label(spec))
+    shared["label"] = str(spec.fields.get("label", label_of(spec)))
     if kind in DECODERS:
         own, settings = DECODERS[kind], settings_of(spec)
         values = {each.name: getattr(settings, each.name) for each in fields(settings)}
@@ -122,6 +122,8 @@ def heads_for(spec: Spec, material: Material) -> list[Head]:
     given = {**HEAD_FIELDS, **spec.fields}
     source = source_of(spec, material.heads)
     if heads := literal_heads(source):
+        if "top_k" in spec.fields or "list" in spec.fields or len({*heads}) < len(heads):
+            raise ValueError(f"method {str(spec)!r}: heads that are written out have no top_k and list, and no repeats")
         check_heads(heads, material.lvlm.n_layers, material.lvlm.n_heads)
         return heads
     if type(given["top_k"]) is not int or given["top_k"] < 1:
@@ -137,6 +139,11 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[He
     given = {name: spec.fields.get(name, default) for name, default in own.defaults.items()}
     if missing := [name for name, value in given.items() if value is None]:
         raise ValueError(f"method {str(spec)!r} needs {missing[0]}=")
+    for name, value in given.items():
+        text = isinstance(own.defaults[name], str)
+        if isinstance(value, bool) or not isinstance(value, str if text else int | float):
+            expected = "a text" if text else "a number"
+            raise ValueError(f"method {str(spec)!r}: {name} is {value!r}; expected {expected}")
     heads = heads_for(spec, material)
     on_text = own.on_text(given) if callable(own.on_text) else own.on_text
     if on_text:
@@ -195,7 +202,7 @@ def path_of(spec: Spec) -> Path:
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
-def _label(spec: Spec) -> str:
+def label_of(spec: Spec) -> str:
     own = {**INTERVENTIONS, **DECODERS}
     names = [own[spec.kind].label] if spec.kind in own else ["TF-HH"] * (spec.kind == "tfhh")
     if spec.under:

@@ -16,7 +16,7 @@ from llava_hh.decoding.making import (
     with_choice,
 )
 from llava_hh.decoding.method import BRANCHES
-from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS, fields_of, known_kinds
+from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
 from llava_hh.files import read_json
 from llava_hh.footprint import stored_tensors
 from llava_hh.identity import identify
@@ -101,10 +101,13 @@ def _check_fields(spec: Spec) -> None:
     for name in spec.fields:
         if name not in known:
             raise ValueError(f"method {str(spec)!r}: {unknown(f'field of {spec.kind}', name, known)}")
+    if spec.kind == "greedy" and spec.fields:
+        raise ValueError(f"method {str(spec)!r}: greedy decoding has all images and its own name; expected no fields")
+    if "\n" in str(spec.fields.get("label", "")):
+        raise ValueError(f"method {str(spec)!r}: a label is one line")
     limit = spec.fields.get("limit")
-    if limit is not None and (type(limit) is not int or limit < 1 or spec.kind == "greedy"):
-        why = "greedy decoding has all images" if spec.kind == "greedy" else "expected a whole number of at least 1"
-        raise ValueError(f"method {str(spec)!r}: limit: {why}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"method {str(spec)!r}: limit: expected a whole number of at least 1")
     if spec.kind in DECODERS:
         settings_of(spec)
     if spec.kind == "tfhh":
@@ -119,6 +122,8 @@ def _check_fields(spec: Spec) -> None:
         raise ValueError(f"method {str(spec)!r}: A+B puts an intervention B under a method A, not {spec.under.kind}")
     branches, part = set(), spec.under
     while part is not None:
+        if outer := [name for name in EVERY_KIND if name in part.fields]:
+            raise ValueError(f"method {str(spec)!r}: {outer[0]} belongs to the first part of A+B")
         branches.add(part.fields.get("on", "all"))
         part = part.under
     if wrong := branches - {*BRANCHES}:

@@ -67,29 +67,37 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
             some factors only.
     """
     methods, described = summary["methods"], summary["settings"]["methods"]
+    model = described["greedy"]["model"]["sha256"]
 
-    def scaled(name: str) -> dict | None:
-        edits = described.get(name, {}).get("interventions", [])
+    def scaled(name: str, n: int) -> dict | None:
+        run = described.get(name, {})
+        if run.get("decoder") or run.get("model", {}).get("sha256") != model or n != methods["greedy"]["n"]:
+            return None  # under a decoder, of a fine-tuned model, or on some of the images
+        edits = run["interventions"]
         is_scaled = len(edits) == 1 and edits[0]["kind"] == "ScaleAttention" and edits[0]["span"] == span
         return edits[0] if is_scaled else None
 
-    own = {name: edit for name, entry in methods.items() if "draws" not in entry and (edit := scaled(name))}
+    own = {name: edit for name, entry in methods.items() if "draws" not in entry and (edit := scaled(name, entry["n"]))}
     if not own:
         raise ValueError(f"--span {span}: no scale:span={span},alpha=... among the methods of the comparison")
     if len({tuple(map(tuple, edit["heads"])) for edit in own.values()}) > 1:
         raise ValueError(f"--span {span}: factors on several lists of heads in the comparison; expected one list")
-    groups = {
-        edit["alpha"]: entry
-        for entry in methods.values()
-        if entry.get("folders") and (edit := scaled(entry["folders"][0]))
-    }
+    groups: dict[float, dict] = {}
+    for entry in methods.values():
+        edit = scaled(entry["folders"][0], entry["n"]) if entry.get("folders") else None
+        if edit and groups.setdefault(edit["alpha"], entry) is not entry:
+            raise ValueError(f"--span {span}: two groups of random heads at factor {edit['alpha']:g}")
     greedy = _point(methods["greedy"])
     alphas = [1.0, *(edit["alpha"] for edit in own.values())]
+    if len({*alphas}) < len(alphas):
+        raise ValueError(f"--span {span}: a factor twice, or 1, which greedy decoding is")
     drawn = []
     if groups:
         if missing := [alpha for alpha in alphas[1:] if alpha not in groups]:
             raise ValueError(f"--span {span}: random heads at some factors only, not at {missing[0]:g}")
         n_draws = len(groups[alphas[1]]["draws"])
+        if any(len(groups[alpha]["draws"]) != n_draws for alpha in alphas[1:]):
+            raise ValueError(f"--span {span}: another number of random draws at some factors")
         drawn = [{**greedy, "draws": [greedy] * n_draws}]
         drawn += [{**_point(groups[alpha]), "draws": groups[alpha]["draws"]} for alpha in alphas[1:]]
     return {

@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
             command.refuse_given(f"belongs to --task {task}, not {args.task}", flags)
     if args.task == "pope":
         command.refuse_given("POPE has questions of its own", {"prompt"})
+    if args.summary and args.summary.suffix != ".json":
+        command.error(f"--summary {args.summary}: expected a name that ends with .json")
     with errors_in_one_line(args.debug):
         run(args)
 
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
 
     specs = read_methods(args.methods, method_defaults(args))
     check_lists(specs, args.heads)
-    if args.task != "chair" and (limited := [spec for spec in specs if "limit" in spec.fields]):
+    if args.task != "chair" and (limited := [spec for spec in specs if "limit=" in str(spec)]):
         raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")
     if args.max_new_tokens is None:
         args.max_new_tokens = MAX_NEW_TOKENS[args.task]
