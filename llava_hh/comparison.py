@@ -118,18 +118,23 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
         repeated: by name, the sentences of each draw or seed, whose mean is reported; empty ones are left out.
     """
     methods: dict[str, dict] = {}
-    for name, own in sentences.items():
+
+    def reference_of(own: Sequence[dict]) -> Sequence[dict]:
         base = on_same_images(sentences["greedy"], own)
         if len(base) < len(sentences["greedy"]):
             methods.setdefault(f"greedy, first {len(base)}", summarise(base))
+        return base
+
+    for name, own in sentences.items():
+        reference_of(own)
         methods[name] = summarise(own)
     for name, difference in compare_with_reference(sentences, "greedy").items():
         methods[name]["minus_greedy"] = difference
     for name, runs in repeated.items():
         if runs:
+            base = reference_of(runs[0])
             methods[name] = {**summarise_mean(runs), "draws": [summarise(run) for run in runs]}
             if len(runs) > 1:
-                base = on_same_images(sentences["greedy"], runs[0])
                 methods[name]["over_runs"] = spread_over_runs(runs, [base])
     return {"settings": settings, "run": provenance(), "methods": methods}
 
@@ -187,7 +192,7 @@ def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
     """A p-value of `compare_with_reference`; where more resamples could make it smaller, it is said to be a bound."""
     if test is None:
         return ""
-    bound = "<= " if test["p"] <= test["p_floor"] < 1 else ""
+    bound = "<= " if test["p"] <= test["p_floor"] and test[key] < 1 else ""
     return f"{bound}{test[key]:.2g}"
 
 
@@ -248,4 +253,5 @@ def _times(ratio: float | None) -> str:
 
 def _label(name: str, entry: dict) -> str:
     label = label_of(name, entry)
-    return f"{label}, mean of {len(entry['draws'])} runs" if "draws" in entry else label
+    n_runs = len(entry.get("draws", ()))
+    return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}" if n_runs else label

@@ -11,12 +11,12 @@ from llava_hh.data.images import image_path, load_image
 from llava_hh.data.sample import sample_images
 from llava_hh.datasets import Dataset, ImageId, load_dataset
 from llava_hh.decoding.method import Method
-from llava_hh.decoding.registry import PLUGINS
 from llava_hh.files import write_json
 from llava_hh.generation import answer_samples, caption_images, firing_rates, seconds_per_token
 from llava_hh.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.plugins import PLUGINS
 from llava_hh.runs import begun_run, make_folder, processes, start_run
 from llava_hh.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
 

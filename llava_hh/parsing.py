@@ -8,6 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
+from llava_hh.plugins import load_plugin
 from llava_hh.profiles import REPO, read_profile
 
 OUTPUTS = ("out", "summary")  # flags of what is written
@@ -157,8 +158,6 @@ class ScriptParser(argparse.ArgumentParser):
         """The flags, after plug-ins were run; an output that is also an input is an error: it would be overwritten."""
         parsed = super().parse_args(args, namespace)
         for path in getattr(parsed, "plugin", ()):
-            from llava_hh.decoding.registry import load_plugin
-
             try:
                 load_plugin(path)
             except (OSError, ValueError) as error:

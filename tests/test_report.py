@@ -189,7 +189,7 @@ def test_a_part_of_a_folder_shows_that_part(tiny_results, results, monkeypatch):
     assert 'id="heads"' not in html and html.count("<figure>") == 1
     (own,) = data_of(html)["sets"]
     assert own["name"] == "val2014"
-    assert [method["label"] for method in own["methods"]] == ["greedy", "AD-HH", "random-seed=42"]
+    assert [method["label"] for method in own["methods"]] == ["greedy", "AD-HH", "random heads, seed 42 (adhh)"]
     html = render_report(results / "train2014" / "identify_attention_head")
     assert 'id="heads"' in html and 'id="captions"' not in html
     shutil.move(results / "val2014" / "summary.json", results.parent / "elsewhere.json")

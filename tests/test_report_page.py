@@ -167,8 +167,8 @@ def test_captions_and_their_words_are_text(page, results):
         ".map(e => e.textContent))"
     )
     names = [name for name, _ in cards]
-    assert names == ["greedy", "AD-HH", "random-seed=42", "<img src=x onerror=alert(1)>"]
-    assert cards[3][1] == TEXT.replace("dog", "dog (hallucinated)")
+    assert names == ["greedy", "AD-HH", "<img src=x onerror=alert(1)>", "random heads, seed 42 (adhh)"]
+    assert cards[2][1] == TEXT.replace("dog", "dog (hallucinated)")
     assert page.run("document.title") == "page0/tiny: hallucination heads"
     assert count(page, "article script, article b, h4 img") == 0
     for place, kind in enumerate(("greedy", "adhh")):

@@ -18,7 +18,7 @@ from llava_hh.decoding.grammar import parse
 PACKAGE = ROOT / "llava_hh"
 # A module imports only from those that stand before it.
 LAYERS = ["locks", "processes", "progress", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
-LAYERS += ["tables", "profiles", "parsing", "command_line"]
+LAYERS += ["tables", "profiles", "plugins", "parsing", "command_line"]
 LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace"]
 LAYERS += ["block", "attending", "hooks"]
 LAYERS += ["data", "models", "identity", "finished", "head_lists", "finite", "footprint", "decoding"]

@@ -107,7 +107,7 @@ def test_every_flag_is_compared_or_free():
     flags = ("--model", "--heads", "--data", "--image-folder", "--out")
     given = {*vars(finetune.parser().parse_args([word for flag in flags for word in (flag, f"a{flag}")]))}
     named = {each.name for each in fields(FineTuningSettings)}
-    assert given - named == {"out", "debug", "profile", "foreign_heads"}
+    assert given - named == {"out", "debug", "plugin", "profile", "foreign_heads"}
     assert named - given == {"images", "mixed_precision", "sharding"}
     for name in named:
         changed = replace(settings(), **{name: 2})

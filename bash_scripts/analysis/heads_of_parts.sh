@@ -33,7 +33,9 @@ for part in with without; do
     with evaluate launch llava_hh evaluate --profile "$PROFILE" \
         --split "$split" --limit "$part_images" --seed "$draw_seed" "--$part-object" $part_objects \
         --heads "$lists/$part/attribution_result.json" \
-        --methods "$adhh" "$adhh,heads=\"$lists/$other/attribution_result.json\"" "random:draws=$random_draws,of=\"$adhh\"" \
+        --methods "$adhh,label=\"AD-HH, list of these images\"" \
+        "$adhh,heads=\"$lists/$other/attribution_result.json\",label=\"AD-HH, list of the others\"" \
+        "random:draws=$random_draws,of=\"$adhh\"" \
         --out "${out}_$part"
     other=with
 done

@@ -97,7 +97,9 @@ def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> 
         if edited.kind != "adhh":
             raise ValueError(f"method {str(spec)!r}: match=rate is for adhh, whose heads fire at a threshold")
         if material.rate_controls is None:
-            raise ValueError(f"method {str(spec)!r}: match=rate needs --choosing-captions")
+            raise ValueError(
+                f"method {str(spec)!r}: match=rate needs --choosing-captions: scored greedy captions, for rates"
+            )
         threshold = edited.fields.get("threshold", INTERVENTIONS["adhh"].defaults["threshold"])
         drawn = material.rate_controls(heads, threshold, seeds)
     elif match is None:

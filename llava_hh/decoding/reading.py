@@ -93,6 +93,9 @@ def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
         if part.kind in INTERVENTIONS or "heads" in part.fields:
             source = str(source_of(with_choice(part), heads))
             if source != "published" and not literal_heads(source):
+                if not Path(source).exists():
+                    advice = "attribute the model (bash_scripts/attribute.sh), or write heads out: heads=L24H4"
+                    raise FileNotFoundError(f"{source}: no such head list; {advice}")
                 read_json(Path(source))
 
 

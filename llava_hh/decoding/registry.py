@@ -7,16 +7,12 @@ when they are first asked for.
 import importlib
 import importlib.util
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from llava_hh.decoding.method import Decoder
-from llava_hh.files import in_one_line, sha256
 from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
-from llava_hh.settings import digest_of
 
 MODULES = ("baselines.registry", "newer_models.registry")  # they register kinds when imported
 HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}
@@ -43,7 +39,6 @@ class DecoderKind:
 INTERVENTIONS: dict[str, InterventionKind] = {}
 DECODERS: dict[str, DecoderKind] = {}
 METHODS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
-PLUGINS: dict[str, str] = {}  # files that were run, by name, with their sha256
 
 
 def register_intervention(
@@ -107,25 +102,6 @@ register_intervention(
     span="after_image",
 )
 register_intervention("boost", BoostImageScores, "attention to the image raised", on_text=False, alpha=None)
-
-
-def load_plugin(path: Path) -> None:
-    """Run a Python file that registers methods, families or figures.
-
-    Raises:
-        OSError: no such file.
-        ValueError: it fails; names the file and says why.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"--plugin {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"llava_hh_plugin_{digest_of(str(path.resolve()))[:8]}", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        sys.modules[spec.name] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"--plugin {path}: {type(error).__name__}: {in_one_line(error)}") from error
-    PLUGINS[path.name] = sha256(path)
 
 
 def known_kinds() -> list[str]:

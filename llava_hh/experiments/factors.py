@@ -23,7 +23,7 @@ class Factors(Figure):
 
     paper = "REWEIGHT"  # by span
     profile = {"out": FOLDER, "summary": FOLDER + "/summary_{span}.json"}
-    example = "--span after_image --profile mini"
+    example = "--span after_image --profile mini_quick"
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -112,7 +112,7 @@ class Figure:
     name: ClassVar[str]
     paper: ClassVar[str | None] = None
     profile: ClassVar[Mapping[str, Template]] = {}
-    example: ClassVar[str] = "--profile mini"
+    example: ClassVar[str] = "--profile mini_quick"
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:

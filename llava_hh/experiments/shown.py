@@ -44,8 +44,12 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
         draw_methods(path, out)
     n_images = methods["greedy"]["n"]
     shown = (e for e in methods.values() if e.get("kind") not in ("greedy", None) and e["n"] == n_images)
-    if changed := next(shown, None):
-        with picture(path.with_name(f"{path.stem}_captions"), debug, beside(form)) as out:
+    pictured = path.with_name(f"{path.stem}_captions")
+    if not (changed := next(shown, None)):
+        for ending in ("png", "pdf"):  # an earlier comparison's
+            pictured.with_name(f"{pictured.name}.{ending}").unlink(missing_ok=True)
+    else:
+        with picture(pictured, debug, beside(form)) as out:
             greedy, other = (folder / name / RESULT_FILE for name in ("greedy", changed["folder"]))
             draw_caption_examples(greedy, other, image_folder, out, changed["label"])
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from llava_hh.comparison import cell
 from llava_hh.data.coco import load_objects
 from llava_hh.datasets import Dataset, ImageId, load_dataset
-from llava_hh.files import Skip, json_rows, printable, refuse, sha256, write_json
+from llava_hh.files import Skip, json_rows, printable, read_json, refuse, sha256, write_json
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.metrics.words import drop_incomplete_sentence
@@ -167,22 +167,39 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     }
 
 
-def score_file(given: CaptionsFile, argv: Sequence[str], out: Path | None, form: str) -> None:
-    """Score a file, write captions_eval_results.json beside it or `out`, and print the metrics.
+def refuse_scores_of_others(out: Path, captions: Path) -> None:
+    """See that a result file is not that of other captions, which would be overwritten.
+
+    Raises:
+        ValueError: it is; names them.
+    """
+    scored = (read_json(out).get("run") or {}).get("sha256") if out.is_file() else None
+    before = Path(next(iter(scored), captions.name)).name if isinstance(scored, dict) else captions.name
+    if before != captions.name:
+        raise ValueError(f"{out}: has the scores of {before}; give --out another file for those of {captions.name}")
+
+
+def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -> bool:
+    """Score a file, write the result file `out`, and print the metrics; whether this is the process that wrote it.
 
     Args:
         argv: the command, which the file keeps; form: of the table, one of `llava_hh.tables.FORMATS`.
     Raises:
-        ValueError: a file or row that cannot be scored, named.
+        ValueError: a file or row that cannot be scored, named; or `out` has the scores of other captions.
     """
-    out = out or given.captions.with_name("captions_eval_results.json")
     if out.resolve() in {path.resolve() for path in (given.captions, given.objects) if path}:
         raise ValueError(f"--out {out}: is an input of this run; expected another file")
     make_parent(out)
+    refuse_scores_of_others(out, given.captions)
     result = score_captions(given, argv, out)
-    if not processes().is_main:
-        return
-    write_json(out, result)
+    if processes().is_main:
+        write_json(out, result)
+        show(result, out, form)
+    return processes().is_main
+
+
+def show(result: Mapping[str, Any], out: Path, form: str) -> None:
+    """Print the metrics of a result file."""
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped", file=beside(form))
     print_table(table(result["overall_metrics"]), form)

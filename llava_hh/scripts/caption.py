@@ -13,7 +13,9 @@ from llava_hh.parsing import METHOD, ScriptParser
 
 
 def parser() -> ScriptParser:
-    example = "llava-hh caption --profile mini --method adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
+    example = (
+        "llava-hh caption --profile mini_quick --method adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
+    )
     parser = script_parser(__doc__, "caption", example)
     profile = {
         "limit": by("split", {"train2014": "{attribution_images}"}, "{report_images}"),

@@ -85,7 +85,9 @@ def add_runs(parser: ScriptParser) -> None:
 
 
 def add_heads(parser: ScriptParser) -> None:
-    heads = parser.verb("heads", compare_heads, HEADS, "llava-hh compare heads checkpoints/heads/llava-v1.5-*.json")
+    heads = parser.verb(
+        "heads", compare_heads, HEADS, "llava-hh compare heads results/seed_1/heads.json results/seed_2/heads.json"
+    )
     heads.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
     text = "how many heads of each list are named"
     heads.section(METHOD).add_argument("--top-k", type=SIZE, default=20, help=text)

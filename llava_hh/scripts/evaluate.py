@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
 from llava_hh.flags import (
+    ATTRIBUTED,
     DRAWN,
     add_head_flags,
     add_object_flags,
@@ -40,7 +41,7 @@ MAX_NEW_TOKENS = {"chair": 128, "pope": 8, "loss": 128}
 
 def parser() -> ScriptParser:
     methods = "adhh:top_k=2,threshold=0.965 random:draws=5,of=adhh vcd_paper:alpha=0.5"
-    parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini --methods {methods}")
+    parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini_quick --methods {methods}")
     limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
     outs = {"chair": DRAWN, "pope": DRAWN.replace("}/{", "}/pope/{"), "loss": f"{DRAWN}/reference_loss"}
     add_sample_flags(
@@ -73,7 +74,11 @@ def parser() -> ScriptParser:
     add = parser.section(OUTPUT).add_argument
     add("--summary", type=Path, metavar="FILE", help="the result file; its table and pictures go beside it")
     add_format_flag(parser)
-    parser.take_from_profile(questions="{pope_questions}")
+    parser.take_from_profile(
+        questions="{pope_questions}",
+        choosing_captions=f"{ATTRIBUTED}/captions_eval_results.json",
+        choosing_images="{coco_path}/train2014",
+    )
     return parser
 
 

@@ -16,7 +16,7 @@ from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh finetune`."""
-    parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini --steps 5 --out results/try")
+    parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini_quick --steps 5 --out results/try")
     add = parser.section(MODEL).add_argument
     add("--model", type=Path, metavar="FOLDER", required=True, help="checkpoint folder to start from")
     text = "conversations, in the layout of llava_v1_5_mix665k.json"
