@@ -201,6 +201,11 @@ def label_of(name: str, content: Mapping[str, Any]) -> str:
     return str(content.get("label") or LABELS.get(name, name))
 
 
+def mean_of(label: str, n_runs: int) -> str:
+    """What the mean of so many runs is called in tables."""
+    return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}"
+
+
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
     """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
     named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
@@ -252,6 +257,5 @@ def _times(ratio: float | None) -> str:
 
 
 def _label(name: str, entry: dict) -> str:
-    label = label_of(name, entry)
-    n_runs = len(entry.get("draws", ()))
-    return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}" if n_runs else label
+    label, n_runs = label_of(name, entry), len(entry.get("draws", ()))
+    return mean_of(label, n_runs) if n_runs else label

@@ -38,7 +38,8 @@ class Forecast:
         """It is over: so many units were done, so many are in each later part, which is read once."""
         if not self.said and (left := sum(later)):
             rate = done / max(time.monotonic() - self.begun, 1e-9)
-            about = f"about {in_words(left / rate)}, at {rate:.2g} {self.unit}s a second"
+            form = ".0f" if rate >= 10 else ".2g"
+            about = f"about {in_words(left / rate)}, at {rate:{form}} {self.unit}s a second"
             announce(f"{self.label}: {left} {self.unit}{'s are' if left > 1 else ' is'} left: {about}")
         self.said = True
 

@@ -93,11 +93,12 @@ def make_comparisons(given: Path, folder: Path) -> None:
     choosing = ("--choosing-captions", folder / "captions" / "captions_eval_results.json")
     choosing += ("--choosing-images", given / "coco" / "train2014")
     do(*start, *choosing, "--out", folder / "lists", "--methods", *lists, f'random:draws=1,match=rate,of="{lists[0]}"')
-    do(*polled, "--task", "pope", "--out", folder / "pope", "--methods", adhh, "vcd_paper")
+    drawn = f'random:draws=1,of="{adhh}"'
+    do(*polled, "--task", "pope", "--out", folder / "pope", "--methods", adhh, drawn, "vcd_paper")
     greedy = out / "greedy" / "captions_eval_results.json"
     first, second = objects_of(greedy)[:2]
     losses = (*start, "--task", "loss", "--captions", f"greedy={greedy}", "--captions-per-image", 2)
-    do(*losses, "--with-object", *first, "--out", folder / "loss", "--methods", adhh, removal, "vcd_paper")
+    do(*losses, "--with-object", *first, "--out", folder / "loss", "--methods", adhh, removal, "vcd_paper", drawn)
     do(*losses, "--without-object", min(second - first), "--out", folder / "loss_without", "--methods", adhh)
     runs = [path.parent for path in sorted(out.glob("*/captions.jsonl"))]
     of_kind = {kind: [run for run in runs if run.name.startswith(kind)] for kind in ("greedy", "adhh", "tfhh")}

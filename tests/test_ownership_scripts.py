@@ -114,13 +114,13 @@ def test_a_result_file_never_takes_the_place_of_a_data_file(inputs, capsys):
         assert f"{annotations}: is there already, and no run of ours wrote it" in line
     assert "is an input of this run" in refused(capsys, score_vqa, *vqa, "--out", inputs / "truth.json")
     assert contents(inputs) == before
-    for main, flags, name in (
-        (score_chair, chair, "captions_eval_results"),
-        (score_vqa, vqa, "vqa_results"),
+    for main, flags, name, more in (
+        (score_chair, chair, "captions_eval_results", ["--drop-incomplete"]),
+        (score_vqa, vqa, "vqa_results", []),
     ):
         main(list(map(str, flags)))
         first = (inputs / f"{name}.json").stat().st_ino
-        main(list(map(str, flags)))
+        main(list(map(str, [*flags, *more])))
         assert (inputs / f"{name}.json").stat().st_ino != first
 
 

@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration
 from verbs import report_html
 
 from llava_hh.data.images import load_image
+from llava_hh.experiments.pope import judge
 from llava_hh.files import read_json
 from llava_hh.hooks import intervene
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -130,14 +131,14 @@ def test_the_summary_is_the_scores_of_the_rows(done):
         for kind in ("random", "popular", "adversarial"):
             rows = rows_of(of_kind(done, name) / kind)
             judges = result["methods"][of_kind(done, name).name]
-            for judge, key, parser in (
+            for judged_by, key, parser in (
                 ("llava", "answer", "llava"),
                 ("vcd", "answer", "vcd"),
                 ("logits", "answer_by_logits", "strict"),
             ):
-                if judge in judges:
+                if judged_by in judges:
                     expected = score([row[key] for row in rows], [row["label"] for row in rows], parser)
-                    assert {own: judges[judge][kind][own] for own in expected} == pytest.approx(expected, abs=1e-5)
+                    assert {own: judges[judged_by][kind][own] for own in expected} == pytest.approx(expected, abs=1e-5)
             assert ("minus_greedy" in judges["llava"][kind]) == (name != "greedy")
         three = [judges["llava"][kind]["accuracy"] for kind in ("random", "popular", "adversarial")]
         assert judges["llava"]["average"]["accuracy"] == pytest.approx(sum(three) / 3, abs=1e-5)
@@ -145,6 +146,20 @@ def test_the_summary_is_the_scores_of_the_rows(done):
     assert table[-2:] == ["", "POPE, with 95% bootstrap intervals over images."]
     assert len(table) == 2 + 4 * (3 * 2 + 2) - 4 + 2
     assert result["settings"]["suffix"] == "llava"
+
+
+def test_a_group_is_judged_by_the_answers_of_all_its_runs(done):
+    """Rates with the same denominator are the means over the runs; F1 is that of all answers."""
+    kinds = ("random", "popular", "adversarial")
+    answers = {name: {kind: rows_of(of_kind(done, name) / kind) for kind in kinds} for name in METHODS}
+    found = judge(answers, {"both": ["removal", "adhh"]})
+    for kind in kinds:
+        both, *runs = [found[name]["llava"][kind] for name in ("both", "removal", "adhh")]
+        for metric in ("accuracy", "yes_ratio", "recall"):
+            assert both[metric] == pytest.approx(sum(run[metric] for run in runs) / 2, abs=1e-5)
+            difference = sum(run["minus_greedy"][metric]["difference"] for run in runs) / 2
+            assert both["minus_greedy"][metric]["difference"] == pytest.approx(difference, abs=2e-5)
+        assert both["n"] == 2 * runs[0]["n"] and both["tp"] == sum(run["tp"] for run in runs)
 
 
 def test_a_killed_run_goes_on_and_leaves_the_same(flags, done, tmp_path):

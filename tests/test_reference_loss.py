@@ -14,7 +14,7 @@ from verbs import score_chair
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.coco import load_annotations, load_image_list
 from llava_hh.data.images import load_image
-from llava_hh.experiments.losses import caption_metrics
+from llava_hh.experiments.losses import caption_metrics, mean_losses
 from llava_hh.files import sha256
 from llava_hh.heads import Head
 from llava_hh.interventions import DeactivateText, ZeroHeads
@@ -108,8 +108,19 @@ def test_a_summary_equals_a_loop_over_resamples():
     assert (found["zero"]["n_images"], found["zero"]["n_captions"]) == (5, len(places))
 
 
+def test_the_loss_of_a_group_is_the_mean_of_its_runs():
+    rng = np.random.default_rng(4)
+    shown = [{"image_id": image_id, "caption": 0, "n_tokens": int(rng.integers(1, 9))} for image_id in range(7)]
+    runs = {str(run): [row | {"nats": rng.random()} for row in shown] for run in range(3)}
+    found = summarise_losses(runs | {"mean": mean_losses([*runs.values()])}, "0")
+    for value in ("loss", "difference"):
+        assert found["mean"][value] == pytest.approx(np.mean([found[run].get(value, 0) for run in runs]))
+
+
 def test_methods_on_other_captions_are_refused():
     row = {"image_id": 1, "caption": 0, "nats": 1.0, "n_tokens": 2}
+    with pytest.raises(ValueError, match="methods of a group were measured on different captions"):
+        mean_losses([[row], [row | {"caption": 1}]])
     with pytest.raises(ValueError, match="zero was measured on other captions or tokens than none"):
         summarise_losses({"none": [row], "zero": [row | {"n_tokens": 3}]}, "none")
     with pytest.raises(ValueError, match="no reference captions"):
@@ -139,7 +150,10 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     random_adhh, random_removal = out.glob("random-*-adhh-*"), out.glob("random-*-removal-*")
     folders = [of_kind(out, kind) for kind in ("greedy", "adhh", "removal")]
     folders += [*random_adhh, *random_removal, of_kind(out, "tfhh")]
+    means = {name: result.pop(name) for name in [*result] if "folders" in result[name]}
+    assert [own["folders"] for own in means.values()] == [[folders[3].name], [folders[4].name]]
     assert [*result] == [folder.name for folder in folders]
+    assert all(own["loss"] == pytest.approx(result[own["folders"][0]]["loss"]) for own in means.values())
     names = ["greedy", "adhh", "removal", "random_adhh", "random_removal", "tfhh"]
     result = dict(zip(names, result.values(), strict=True))
     rows = {

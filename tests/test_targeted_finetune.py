@@ -311,7 +311,7 @@ def test_comparison_of_methods(flags, done, tiny_checkpoint, tiny_coco, tmp_path
     assert json.loads(out.read_text())["mentions"] == over
     text = capsys.readouterr().out
     assert "| TF-HH, 2 runs | CHAIR_i % |" in text and "| val, 2 runs | recall % |" in text
-    assert "TF-HH, mean of 2 runs" in text and "as many random heads fine-tuned, mean of 1 runs" in text
+    assert "TF-HH, mean of 2 runs" in text and "as many random heads fine-tuned, mean of 1 run" in text
     tuning = methods[first]["fine_tuning"]
     assert [*methods["random_heads_tuned"]["fine_tuning"].values()][0]["settings"]["random_heads"] == 2
     assert tuning["end"]["after_image_mass"] < tuning["start"]["after_image_mass"]

@@ -27,9 +27,7 @@ def result_files(paths: Sequence[Path]) -> dict[str, Path]:
         below = sorted(path.glob(f"*/{RESULT_FILE}"), key=lambda file: (file.parent.name != "greedy", file.parent.name))
         found = [own] if own.is_file() else below
         if not found:
-            raise FileNotFoundError(
-                f"{path}: expected a {RESULT_FILE}, or a folder of such runs, as decoding.sh writes"
-            )
+            raise FileNotFoundError(f"{path}: expected a {RESULT_FILE}, or a folder of runs that have one")
         files += found
     names = [file.resolve().parent.name for file in files]
     if len(set(names)) < len(names):

@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava_hh.comparison import LABELS, RESULT_FILE, compare
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.evaluation import Captioned, Evaluation
+from llava_hh.experiments.grouped import groups_of
 from llava_hh.files import read_json, read_json_lines
 from llava_hh.metrics.compare import compare_with_reference
 from llava_hh.runs import begun_run
@@ -77,16 +77,6 @@ class CaptionTask:
         for name, first, difference in differences_of_kinds(members, sentences):
             entries[name]["minus_first_of_kind"] = {"first": first, **difference}
         return summary
-
-
-def groups_of(members: Sequence[Member], sentences: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The methods of each group whose mean is a row: those of `random` and `seeds`, and fine-tunings by two seeds."""
-    found: dict[str, list[str]] = {}
-    for member in members:
-        if member.group and member.method.name in sentences:
-            found.setdefault(member.group, []).append(member.method.name)
-    alone = {member.group for member in members if member.has_row}
-    return {group: names for group, names in found.items() if len(names) > 1 or group not in alone}
 
 
 def costs_of(out: Path, results: Mapping[str, Captioned]) -> dict[str, dict]:

@@ -6,12 +6,14 @@ The captions are teacher-forced as answers to the prompt, so decoders have none.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.data.images import load_image
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.evaluation import Evaluation
+from llava_hh.experiments.grouped import groups_of, label_of_group
 from llava_hh.files import read_json, sha256
 from llava_hh.interventions import Intervention
 from llava_hh.memory import in_parts, smallest_part
@@ -92,15 +94,32 @@ class LossTask:
         out: Path,
     ) -> dict:
         labels = {member.method.name: member.method.label for member in members}
-        names = self._names(members)
-        captions = {names[name]: own for name, own in self.captions.items()}
-        methods = summarise_losses(results, "greedy")
+        folders = self._names(members)
+        captions = {folders[name]: own for name, own in self.captions.items()}
+        grouped = groups_of(members, results)
+        means = {group: mean_losses([results[name] for name in names]) for group, names in grouped.items()}
+        methods = summarise_losses(results | means, "greedy")
         for name, entry in methods.items():
-            entry["label"] = labels[name]
+            if names := grouped.get(name):
+                entry["label"], entry["folders"] = label_of_group(name, names), names
+            else:
+                entry["label"] = labels[name]
             if name in captions:
                 entry["captions"] = captions[name]
         settings["task"] = self._evaluation(evaluation).task
         return {"methods": methods, "settings": settings, "run": provenance()}
+
+
+def mean_losses(runs: Sequence[Sequence[dict]]) -> list[dict]:
+    """The rows of several methods on the same captions as one: each caption's mean `nats`.
+
+    Raises:
+        ValueError: methods that saw other captions.
+    """
+    keys = ("image_id", "caption", "n_tokens")
+    if len({tuple(tuple(row[key] for key in keys) for row in rows) for rows in runs}) > 1:
+        raise ValueError("methods of a group were measured on different captions; expected the same")
+    return [{**rows[0], "nats": fmean(row["nats"] for row in rows)} for rows in zip(*runs, strict=True)]
 
 
 def caption_losses(

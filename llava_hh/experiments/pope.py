@@ -15,6 +15,7 @@ from llava_hh.data.sample import sample_images
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.evaluation import CaptionSettings, Evaluation
+from llava_hh.experiments.grouped import groups_of, label_of_group
 from llava_hh.files import write_rows
 from llava_hh.generation import answer_samples
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
@@ -83,24 +84,32 @@ class PopeTask:
         out: Path,
     ) -> dict:
         labels = {member.method.name: member.method.label for member in members}
+        grouped = groups_of(members, results)
         asked = {
             kind: {"images": len({question["image"] for question in own}), "questions": len(own)}
             for kind, own in self.questions.items()
         }
         digests = {kind: digest_of(own) for kind, own in self.questions.items()}
         settings |= {"suffix": self.suffix_name, "questions": digests, "limit": self.limit}
-        methods = {name: {"label": labels[name], **own} for name, own in judge(results).items()}
+        found = judge(results, grouped)
+        methods = {name: {"label": labels[name], **found[name]} for name in results}
+        for group, names in grouped.items():
+            methods[group] = {"label": label_of_group(group, names), "folders": names, **found[group]}
         return {"methods": methods, "asked": asked, "settings": settings, "run": provenance()}
 
 
-def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
+def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]], groups: Mapping[str, Sequence[str]]) -> dict:
     """METRICS by method, judge (a parser, or logits) and kind, with differences to greedy decoding; and their average.
 
     Args:
-        answers: by method and kind.
+        answers: by method and kind; groups: methods whose answers are also judged together, by the group's name.
     """
     found: dict[str, dict] = {}
-    for name, by_kind in answers.items():
+    together = {
+        group: {kind: [row for name in names for row in answers[name][kind]] for kind in answers[names[0]]}
+        for group, names in groups.items()
+    }
+    for name, by_kind in [*answers.items(), *together.items()]:
         judges = {parser: (parser, "answer") for parser in PARSERS}
         if all("p_yes" in row for rows in by_kind.values() for row in rows):
             judges[BY_LOGITS] = ("strict", "answer_by_logits")
@@ -109,7 +118,8 @@ def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]]) -> dict:
             own = {kind: summarise(rows, parser, key) for kind, rows in by_kind.items()}
             for kind, rows in by_kind.items():
                 if name != "greedy":
-                    own[kind]["minus_greedy"] = compare(rows, answers["greedy"][kind], parser, key)
+                    base = [*answers["greedy"][kind]] * len(groups.get(name, [name]))
+                    own[kind]["minus_greedy"] = compare(rows, base, parser, key)
             own[AVERAGE] = {metric: sum(each[metric] for each in own.values()) / len(own) for metric in METRICS}
             found[name][judge_name] = own
     return found

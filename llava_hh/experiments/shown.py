@@ -9,7 +9,7 @@ from llava_hh.experiments.choice import choice_of
 from llava_hh.experiments.losses import CAPTION_METRICS
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.methods import draw_methods
-from llava_hh.figures.style import picture
+from llava_hh.figures.style import delete_picture, picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files import write_json, write_text
 from llava_hh.metrics.of_captions import METRICS
@@ -46,8 +46,7 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
     shown = (e for e in methods.values() if e.get("kind") not in ("greedy", None) and e["n"] == n_images)
     pictured = path.with_name(f"{path.stem}_captions")
     if not (changed := next(shown, None)):
-        for ending in ("png", "pdf"):  # an earlier comparison's
-            pictured.with_name(f"{pictured.name}.{ending}").unlink(missing_ok=True)
+        delete_picture(pictured)
     else:
         with picture(pictured, debug, beside(form)) as out:
             greedy, other = (folder / name / RESULT_FILE for name in ("greedy", changed["folder"]))

@@ -42,15 +42,20 @@ def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Pat
         yield path
     except Exception as error:
         plt.close("all")
-        for ending in ENDINGS:
-            with suppress(OSError):
-                path.with_name(f"{path.name}.{ending}").unlink()
+        delete_picture(path)
         if debug:
             raise
         what = " ".join(f"{type(error).__name__}: {describe_failure(error)}".split())
         print(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
     else:
         print(f"{path}.png", file=said)
+
+
+def delete_picture(path: Path) -> None:
+    """Delete the files of a picture of an earlier result, if they are there."""
+    for ending in ENDINGS:
+        with suppress(OSError):
+            path.with_name(f"{path.name}.{ending}").unlink()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

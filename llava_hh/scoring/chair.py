@@ -1,5 +1,6 @@
 """Captions of a file scored by CHAIR, and the result file that attribution and the analyses read."""
 
+import json
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,8 +180,14 @@ def refuse_scores_of_others(out: Path, captions: Path) -> None:
         raise ValueError(f"{out}: has the scores of {before}; give --out another file for those of {captions.name}")
 
 
-def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -> bool:
-    """Score a file, write the result file `out`, and print the metrics; whether this is the process that wrote it.
+def _timeless(result: Mapping[str, Any]) -> Any:
+    """What a result file says, but for when and with what it was made."""
+    made = {key: value for key, value in (result.get("run") or {}).items() if key not in {*provenance()}}
+    return json.loads(json.dumps([result.get("sentences"), result.get("overall_metrics"), made]))
+
+
+def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -> None:
+    """Score a file, write the result file `out` unless it is the same already, and print the metrics.
 
     Args:
         argv: the command, which the file keeps; form: of the table, one of `llava_hh.tables.FORMATS`.
@@ -192,14 +199,12 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
     make_parent(out)
     refuse_scores_of_others(out, given.captions)
     result = score_captions(given, argv, out)
-    if processes().is_main:
+    if not processes().is_main:
+        return
+    if not (
+        out.is_file() and _timeless(read_json(out)) == _timeless(result)
+    ):  # what is made of the file stays finished
         write_json(out, result)
-        show(result, out, form)
-    return processes().is_main
-
-
-def show(result: Mapping[str, Any], out: Path, form: str) -> None:
-    """Print the metrics of a result file."""
     if result["run"]["n_skipped"]:
         print(f"{result['run']['n_skipped']} bad rows skipped", file=beside(form))
     print_table(table(result["overall_metrics"]), form)

@@ -27,16 +27,10 @@ types) and `questions`, a row each.
 
 
 def score_chair(args: argparse.Namespace) -> None:
-    from llava_hh.files import read_json
-    from llava_hh.finished import is_finished, mark_finished, request_of
-    from llava_hh.scoring.chair import CaptionsFile, score_file, show
+    from llava_hh.scoring.chair import CaptionsFile, score_file
 
     out = args.out or args.captions.with_name("captions_eval_results.json")
-    request = request_of("score chair", vars(args))
-    if is_finished(out, request):
-        show(read_json(out), out, args.format)
-    elif score_file(chosen(CaptionsFile, args), args.argv, out, args.format):
-        mark_finished(out, request)
+    score_file(chosen(CaptionsFile, args), args.argv, out, args.format)
 
 
 def score_benchmark(args: argparse.Namespace) -> None:
