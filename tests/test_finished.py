@@ -13,6 +13,7 @@ from llava_hh.scripts import evaluate, figure
 @pytest.fixture
 def result(tmp_path) -> Path:
     (tmp_path / "result.json").write_text(json.dumps({"run": {}}))
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"n": 1}, "seconds": 2.0}))
     (tmp_path / "blocks").mkdir()
     (tmp_path / "blocks" / "00000.json").write_text("{}")
     return tmp_path / "result.json"
@@ -38,9 +39,11 @@ def test_what_changes_a_request_and_what_does_not(tmp_path, monkeypatch):
     assert len({first, *others}) == 1 + len(others)
 
 
-@pytest.mark.parametrize("change", ["result", "block", "new block", "gone", "mark", "request"])
+@pytest.mark.parametrize("change", ["result", "block", "new block", "gone", "no record", "record", "mark", "request"])
 def test_what_was_made_has_to_be_there_as_it_was(change, result):
-    mark_finished(result, "asked", [result.parent / "blocks"])
+    record = result.with_name("run.json")
+    mark_finished(result, "asked", [record, result.parent / "blocks"])
+    record.write_text(json.dumps({"settings": {"n": 1}, "seconds": 4.0}))
     assert is_finished(result, "asked")
     block, mark = result.parent / "blocks" / "00000.json", result.with_name("result.finished.json")
     changes = {
@@ -48,6 +51,8 @@ def test_what_was_made_has_to_be_there_as_it_was(change, result):
         "block": lambda: block.write_text("{} "),
         "new block": lambda: block.with_name("00001.json").write_text("{}"),
         "gone": block.unlink,
+        "no record": record.unlink,
+        "record": lambda: record.write_text(json.dumps({"settings": {"n": 2}, "seconds": 4.0})),
         "mark": lambda: mark.write_text(mark.read_text()[:-9]),
         "request": lambda: None,
     }

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         n_bad = n_images - len(found.rows)
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
         print(f"{len(found.rows)} captions{skipped}: {rows}")
-        mark_finished(rows, request, [args.out / "blocks"])
+        mark_finished(rows, request, [args.out / "run.json", args.out / "blocks"])
 
 
 if __name__ == "__main__":

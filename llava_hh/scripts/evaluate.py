@@ -142,8 +142,9 @@ def run(args: argparse.Namespace) -> None:
 
 def made_in(out: Path, content: dict) -> list[Path]:
     """What a comparison left in the folders of its methods; POPE has a folder for each kind of question."""
-    runs = [run.parent for name in content["settings"]["methods"] for run in sorted((out / name).rglob("run.json"))]
-    return [each for run in runs for each in (run / "blocks", *run.glob("*.jsonl"), *run.glob("*_results.json"))]
+    records = [record for name in content["settings"]["methods"] for record in sorted((out / name).rglob("run.json"))]
+    made = ("run.json", "blocks", "*.jsonl", "*_results.json")
+    return [each for record in records for pattern in made for each in record.parent.glob(pattern)]
 
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:

@@ -54,7 +54,8 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     for line in (*figure.lines(result), path):
         print(line)
     if not is_there:
-        mark_finished(path, request, figure.files(args.out))
+        records = [record for pattern in ("run.json", "*/run.json") for record in args.out.glob(pattern)]
+        mark_finished(path, request, [*figure.files(args.out), *records])
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
