@@ -11,6 +11,7 @@ from llava_hh import heads
 from llava_hh.files import read_json, write_json
 from llava_hh.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.models.loading import Loading
+from llava_hh.parts import drop_parts
 from llava_hh.processes import processes
 from llava_hh.runs import provenance
 from llava_hh.schema import FINISHED, SCHEMA_VERSION
@@ -56,7 +57,8 @@ def request_of(
 def is_finished(result: Path, request: str) -> bool:
     """Whether `mark_finished` noted this request, and its files have not changed since.
 
-    Several processes go on to their run, which finds its blocks finished.
+    Several processes go on to their run, which finds its blocks finished. What a command that was killed later, such as
+    while it drew, left of files half written is deleted.
     """
     mark = _mark_of(result)
     if processes().count > 1 or not (mark.is_file() and result.is_file()):
@@ -65,7 +67,9 @@ def is_finished(result: Path, request: str) -> bool:
         noted = read_json(mark)
         files = {result.parent / name: digest for name, digest in noted["files"].items()}
         same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request) and result in files
-        return same and all(_of_path(path) == digest for path, digest in files.items())
+        if finished := same and all(_of_path(path) == digest for path, digest in files.items()):
+            drop_parts(result.parent)
+        return finished
     except (ValueError, KeyError, AttributeError, OSError):  # damaged, or something is gone
         return False
 

@@ -18,6 +18,7 @@ from llava_hh.data.json_lists import read_rows, read_values
 from llava_hh.files import read_json
 from llava_hh.identity import describe_loaded, identify_checkpoint
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
+from llava_hh.processes import processes
 
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 
@@ -89,18 +90,19 @@ def refuse_other_model(captions: Path, checkpoint: Path) -> None:
     """See that the run.json beside captions does not name another model than this one; an old one names none.
 
     Raises:
-        ValueError: it does.
+        ValueError: it does, in this process or in another of the run.
     """
     record = captions.with_name("run.json")
     settings = read_json(record).get("settings") if record.is_file() else None
     model = settings.get("model") if isinstance(settings, dict) else None
-    if not isinstance(model, dict) or "sha256" not in model:
-        return
-    if model["sha256"] != identify_checkpoint(checkpoint)["sha256"]:
-        raise ValueError(
+    problem = ""
+    if isinstance(model, dict) and model.get("sha256", "") not in ("", identify_checkpoint(checkpoint)["sha256"]):
+        problem = (
             f"--captions {captions}: of another model ({model.get('name')}) than {checkpoint}, by the content of their "
             "files; caption with this model"
         )
+    if problems := [each for each in processes().exchange(problem) if each]:
+        raise ValueError(problems[0])
 
 
 def digest(entries: list[dict]) -> str:

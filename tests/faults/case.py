@@ -63,12 +63,14 @@ class Change:
         needs: flags, of which the script has to have one.
         named: words, of which an error has to have one; without any the command has to go on.
         blocks_differ: from those of a run that never had another limit.
+        folders_stay: methods are others then, and have other folders; those of the first stay as they were.
     """
 
     make: Callable[[Case], object]
     needs: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     blocks_differ: bool = False
+    folders_stay: bool = False
 
     @property
     def name(self) -> str:

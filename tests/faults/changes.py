@@ -175,7 +175,7 @@ CHANGES = [
     Change(instances, needs=("--annotations",), named=("annotations", "questions")),
     Change(reference_captions, needs=("--annotations",), named=("annotations",)),
     Change(list_of_images, needs=("--annotations",), named=("draw", "annotations")),
-    Change(head_list, needs=("--heads",), named=("heads", "interventions")),
+    Change(head_list, needs=("--heads",), named=("heads", "interventions"), folders_stay=True),
     Change(captions_scored_anew, needs=("--captions",), named=("captions_sha256",)),
     Change(captions_made_anew, needs=("--captions",), named=("captions.jsonl",)),
     Change(dtype, named=("dtype",)),

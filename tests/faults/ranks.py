@@ -76,7 +76,7 @@ NAMED = {  # what an error may call a difference, by the flag that the script ha
     "--annotations": ("prompt",),
     "--batch-size": ("batch_size",),
     "--max-new-tokens": ("max_new_tokens",),
-    "--model": ("model.safetensors",),
+    "--model": ("model.safetensors", "another model"),
     "--limit": ("limit", "draw"),
     "--heads": ("heads", "interventions"),
 }
