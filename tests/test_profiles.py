@@ -74,7 +74,8 @@ def marked(tmp_path_factory) -> tuple[dict[str, str], dict[str, list[list[str]]]
 def said_in(call: list[str]) -> str:
     """The words of a call, and what its verb makes of them and of the profile."""
     values = vars(parsed(call)).items()
-    listed = {name: value if isinstance(value, list) else [value] for name, value in values}
+    # a function's text has an address, in which any number may stand
+    listed = {name: value if isinstance(value, list) else [value] for name, value in values if not callable(value)}
     return " ".join([*call, *(f"{name}={' '.join(map(str, own))}" for name, own in listed.items())])
 
 
