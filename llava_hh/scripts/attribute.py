@@ -18,7 +18,8 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, chosen, errors_in_o
 from llava_hh.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 from llava_hh.parsing import METHOD, SPEED, ScriptParser
 
-MADE = ("run.json", "blocks", "targets.jsonl", "ablations.safetensors")  # beside the result
+# beside the result
+MADE = ("run.json", "blocks", "targets.jsonl", "ablations.safetensors", "module_outputs", "estimates", "rounds")
 OF_PARTS = {"of", "with_object", "without_object"}
 OF_BOTH = {"captions", "list_length", "out", "debug", "profile"}
 
