@@ -54,8 +54,10 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     for line in (*figure.lines(result), path):
         print(line)
     if not is_there:
-        records = [record for pattern in ("run.json", "*/run.json") for record in args.out.glob(pattern)]
-        mark_finished(path, request, [*figure.files(args.out), *records])
+        patterns = ("run.json", "blocks", "*/run.json", "*/blocks")
+        mark_finished(
+            path, request, [*figure.files(args.out), *(own for each in patterns for own in args.out.glob(each))]
+        )
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
