@@ -86,6 +86,13 @@ def mark_finished(result: Path, request: str, files: Iterable[Path] = ()) -> Non
         write_json(_mark_of(result), {"request": request, "files": kept, "run": provenance()})
 
 
+def left_by_runs(*folders: Path) -> list[Path]:
+    """What the runs in and below these folders left: records, blocks, rows, arrays and scores."""
+    made = ("run.json", "blocks", "*.jsonl", "*.safetensors", "*_results.json")
+    records = [record for folder in folders for record in sorted(folder.rglob("run.json"))]
+    return [path for record in records for pattern in made for path in sorted(record.parent.glob(pattern))]
+
+
 def _mark_of(result: Path) -> Path:
     return result.with_name(f"{result.stem}{FINISHED}")
 

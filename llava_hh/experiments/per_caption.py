@@ -126,10 +126,6 @@ class Figure:
         """What is printed of the result."""
         return ()
 
-    def files(self, out: Path) -> Sequence[Path]:
-        """What it writes into the folder beside NAME.json and its picture."""
-        return ()
-
     def draw(self, source: Path, out: Path) -> None:
         """Draw the result file as `out`.png and `out`.pdf; a figure that does not overwrite this has no picture."""
 

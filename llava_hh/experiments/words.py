@@ -1,7 +1,6 @@
 """Where heads look at each object word of captions, for the report page."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
@@ -55,6 +54,3 @@ class Words(CaptionFigure):
         words = sum(len(row["words"]) for row in result["captions"])
         heads = ", ".join(str(Head(*head)) for head in result["heads"])
         return [f"{heads} at {words} object words of {len(result['captions'])} captions"]
-
-    def files(self, out: Path) -> list[Path]:
-        return [out / ARRAYS]

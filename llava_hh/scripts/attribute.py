@@ -18,8 +18,6 @@ from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, chosen, errors_in_o
 from llava_hh.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 from llava_hh.parsing import METHOD, SPEED, ScriptParser
 
-# beside the result
-MADE = ("run.json", "blocks", "targets.jsonl", "ablations.safetensors", "module_outputs", "estimates", "rounds")
 OF_PARTS = {"of", "with_object", "without_object"}
 OF_BOTH = {"captions", "list_length", "out", "debug", "profile"}
 
@@ -75,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = write_part(chosen(Part, args))
         else:
             from llava_hh.attribution.result import Attribution, attribute_captions, said_of
-            from llava_hh.finished import is_finished, mark_finished, request_of
+            from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
 
             path, request = args.out / "attribution_result.json", request_of("attribute", vars(args))
             if is_finished(path, request):
                 print(said_of(path))
             elif path := attribute_captions(chosen(Attribution, args)):
-                mark_finished(path, request, [args.out / name for name in MADE])
+                mark_finished(path, request, left_by_runs(args.out))
     if path:
         from llava_hh.figures.head_map import draw_head_map
         from llava_hh.figures.style import picture

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.decoding.making import Material, make
     from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
     from llava_hh.decoding.registry import GROUPS
-    from llava_hh.finished import is_finished, mark_finished, request_of
+    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.models.lvlm import load_lvlm, release
     from llava_hh.progress import announce
     from llava_hh.runs import processes
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         n_bad = n_images - len(found.rows)
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
         print(f"{len(found.rows)} captions{skipped}: {rows}")
-        mark_finished(rows, request, [args.out / "run.json", args.out / "blocks"])
+        mark_finished(rows, request, left_by_runs(args.out))
 
 
 if __name__ == "__main__":

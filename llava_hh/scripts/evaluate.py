@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.experiments.choice import see_choosable
     from llava_hh.experiments.evaluate import run_task, with_own_labels
     from llava_hh.files import read_json, write_json
-    from llava_hh.finished import is_finished, mark_finished, request_of
+    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.footprint import stored_tensors
     from llava_hh.progress import announce
     from llava_hh.runs import processes
@@ -137,14 +137,7 @@ def run(args: argparse.Namespace) -> None:
         return
     write_json(path, content)
     show(args, path, content)
-    mark_finished(path, request, made_in(args.out, content))
-
-
-def made_in(out: Path, content: dict) -> list[Path]:
-    """What a comparison left in the folders of its methods; POPE has a folder for each kind of question."""
-    records = [record for name in content["settings"]["methods"] for record in sorted((out / name).rglob("run.json"))]
-    made = ("run.json", "blocks", "*.jsonl", "*_results.json")
-    return [each for record in records for pattern in made for each in record.parent.glob(pattern)]
+    mark_finished(path, request, left_by_runs(*(args.out / name for name in content["settings"]["methods"])))
 
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:

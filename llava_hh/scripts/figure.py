@@ -42,7 +42,7 @@ def figure_of(name: str) -> Figure:
 def make(figure: Figure, args: argparse.Namespace) -> None:
     """Do a figure's work; print what it found, and the names of its files."""
     from llava_hh.files import read_json
-    from llava_hh.finished import is_finished, mark_finished, request_of
+    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
 
     figure.options = vars(args)
     path = args.out / f"{figure.name}.json"
@@ -54,10 +54,7 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     for line in (*figure.lines(result), path):
         print(line)
     if not is_there:
-        patterns = ("run.json", "blocks", "*/run.json", "*/blocks")
-        mark_finished(
-            path, request, [*figure.files(args.out), *(own for each in patterns for own in args.out.glob(each))]
-        )
+        mark_finished(path, request, left_by_runs(args.out))
     if type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
