@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from baselines.settings import is_number, is_whole, require
 from baselines.stepping import Stepper, decode_rows
-from llava_hh.attention import decoder_layers
+from llava_hh.attention.modules import decoder_layers
 from llava_hh.models.lvlm import Batch, Lvlm
 
 SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer

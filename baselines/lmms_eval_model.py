@@ -15,7 +15,7 @@ from llava_hh.decoding.method import Method
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import GROUPS
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.runs import processes
+from llava_hh.runs.run import processes
 
 try:
     from lmms_eval.api.model import lmms as LmmsEvalModel

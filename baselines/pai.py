@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from baselines.settings import is_number, is_share, is_whole, require
 from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
-from llava_hh.attention import attention_modules
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import BoostImageScores
+from llava_hh.attention.modules import attention_modules
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import BoostImageScores
 from llava_hh.models.lvlm import Batch, Lvlm
 
 

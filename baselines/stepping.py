@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention import decoder_layers
+from llava_hh.attention.modules import decoder_layers
+from llava_hh.files.module_hooks import hooked
 from llava_hh.models.token_ids import end_ids
-from llava_hh.module_hooks import hooked
 
 # inputs with one entry per row of the batch; any other has one per image
 PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llava_hh.files import write_text
+from llava_hh.files.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
 BENCHMARKS = ("attribution", "shortlists", "decoding", "recording", "memory", "chair", "scale")

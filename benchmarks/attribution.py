@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.profiler import profile
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.modules import attention_modules
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
-from llava_hh.command_line import SIZE
-from llava_hh.metrics.chair import find_objects
+from llava_hh.command_line.script import SIZE
+from llava_hh.files.module_hooks import hooked
+from llava_hh.files.tables import markdown_table
+from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.mini.world import caption, render, sample_scene
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from llava_hh.module_hooks import hooked
-from llava_hh.tables import markdown_table
 
 MINI = REPO / "checkpoints" / "mini" / "model"
 TARGETS = 6  # words to explain in one caption

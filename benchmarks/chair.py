@@ -12,15 +12,16 @@ from pathlib import Path
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line import RANDOM_SEED, SIZE
-from llava_hh.metrics.variants import load_synonyms
+from llava_hh.command_line.script import RANDOM_SEED, SIZE
+from llava_hh.files.tables import markdown_table
+from llava_hh.metrics.chair.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene
-from llava_hh.tables import markdown_table
 
 PLAIN = """
 import json, sys
 from pycocotools.coco import COCO
-from llava_hh.metrics import chair, words
+from llava_hh.metrics.chair import chair
+from llava_hh.metrics.chair import words
 words._split_sentence = words._tokenizer().tokenize
 captions, annotations = sys.argv[1:]
 coco = COCO(annotations)

@@ -17,16 +17,16 @@ import torch
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
 from baselines.dola import DolaSettings, candidate_layers
-from llava_hh.command_line import SIZE
+from llava_hh.attention.interventions import DeactivateText
+from llava_hh.command_line.script import SIZE
+from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import Greedy, Method
 from llava_hh.decoding.reading import method_of as make
-from llava_hh.generation import answer_samples
+from llava_hh.files.tables import markdown_table
 from llava_hh.heads import random_heads
-from llava_hh.interventions import DeactivateText
 from llava_hh.mini.world import render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.tables import markdown_table
 
 DECODERS = ("vcd_paper", "dola_repo", "pai")
 DOLA, PRODUCTS = "dola_repo", "DoLa's vocabulary products alone"

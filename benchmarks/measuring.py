@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from llava_hh.command_line import ScriptParser
+from llava_hh.command_line.script import ScriptParser
 
 REPO = Path(__file__).resolve().parents[1]
 # A process starts with the peak memory of the one that forked it, so a small one stands between.

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from measuring import REPO, benchmark_parser, finish, measure_process
 
-from llava_hh.command_line import RANDOM_SEED, SIZE
-from llava_hh.tables import markdown_table
+from llava_hh.command_line.script import RANDOM_SEED, SIZE
+from llava_hh.files.tables import markdown_table
 
 sys.path.insert(0, str(REPO / "tests"))
 

@@ -10,8 +10,8 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from llava_hh.command_line import FACTOR, RATE, SIZE, Number, ScriptParser
-from llava_hh.tables import markdown_table
+from llava_hh.command_line.script import FACTOR, RATE, SIZE, Number, ScriptParser
+from llava_hh.files.tables import markdown_table
 
 GIGA, TERA = 1e9, 1e12
 PART = Number(float, "a fraction above 0, up to 1", lambda value: 0 < value <= 1)

@@ -9,8 +9,8 @@ import time
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line import SIZE
-from llava_hh.tables import markdown_table
+from llava_hh.command_line.script import SIZE
+from llava_hh.files.tables import markdown_table
 
 WAYS = ("plain", "record", "eager")
 N_LAYERS, N_HEADS, D_MODEL = 12, 16, 1024
@@ -21,8 +21,8 @@ def forward(way: str, n_tokens: int) -> float:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from llava_hh.attention.hooks import record
     from llava_hh.heads import random_heads
-    from llava_hh.hooks import record
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -15,11 +15,11 @@ import torch
 from decoding import measure
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line import SIZE
-from llava_hh.files import read_json
+from llava_hh.command_line.script import SIZE
+from llava_hh.files.files import read_json
+from llava_hh.files.tables import markdown_table
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.tables import markdown_table
 
 
 def time_batches(lvlm, sizes: list[int], n_tokens: int, repeats: int) -> list[dict]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from measuring import REPO, benchmark_parser, finish
 
-from llava_hh.command_line import SIZE
-from llava_hh.files import read_json
+from llava_hh.command_line.script import SIZE
+from llava_hh.files.files import read_json
+from llava_hh.files.tables import markdown_table
 from llava_hh.scripts import attribute
-from llava_hh.tables import markdown_table
 
 CAPTIONS = REPO / "results" / "mini" / "full" / "train2014"
 

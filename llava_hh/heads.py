@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llava_hh.files import read_any_json, read_json
-from llava_hh.ids import whole_id
+from llava_hh.files.files import read_any_json, read_json
+from llava_hh.files.ids import whole_id
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "checkpoints" / "heads"
 

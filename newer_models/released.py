@@ -7,9 +7,9 @@ from functools import partial
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.modules import attention_modules
+from llava_hh.files.module_hooks import hooked
 from llava_hh.heads import by_layer
-from llava_hh.module_hooks import hooked
 
 
 def check_released(model: PreTrainedModel) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from llava_hh.attention import switch_attention
-from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.attention.modules import switch_attention
 
 NAME = "eager_edits"
 

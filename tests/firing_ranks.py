@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from llava_hh.experiments.firing import firing_rates
+from llava_hh.files.processes import processes
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.processes import processes
 
 if __name__ == "__main__":
     *paths, threshold = sys.argv[1:]

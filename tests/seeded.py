@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llava_hh.settings import Settings
+from llava_hh.runs.settings import Settings
 
 
 @dataclass(frozen=True)

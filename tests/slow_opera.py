@@ -12,7 +12,7 @@ from tiny import IMAGE_TOKEN, TinyBatch
 from transformers import PreTrainedModel
 
 from baselines.opera import OperaSettings
-from llava_hh.attention import switch_attention
+from llava_hh.attention.modules import switch_attention
 
 
 class SlowOpera:

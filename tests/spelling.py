@@ -7,7 +7,7 @@ from itertools import groupby
 from transformers import PreTrainedTokenizerFast
 
 from llava_hh.attribution.targets import find_targets
-from llava_hh.metrics.chair import score_caption
+from llava_hh.metrics.chair.chair import score_caption
 
 PRINTABLE = [
     *range(33, 127),

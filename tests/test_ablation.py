@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.modules import attention_modules
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.heads import Head
 

@@ -13,7 +13,7 @@ from llava_hh.scripts import figure
 OWN = '''
 """How sharp the attention of heads is where object words are predicted: one file, by somebody else."""
 
-from llava_hh.command_line import FACTOR
+from llava_hh.command_line.script import FACTOR
 from llava_hh.experiments.per_caption import CaptionFigure, Measured
 
 
@@ -26,7 +26,7 @@ class Sharpness(CaptionFigure):
         add("--power", type=FACTOR, default=1.0, help="of the weights")
 
     def measure(self, entry):
-        from llava_hh.hooks import record
+        from llava_hh.attention.hooks import record
 
         targets, positions, batch = self.teacher.prepare(entry)
         lvlm, heads = self.teacher.lvlm, self.heads()

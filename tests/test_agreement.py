@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from verbs import compare_heads
 
 from llava_hh.attribution.agreement import RESAMPLES, compare_rankings, correlate_ranks, in_how_many, load_ranking
-from llava_hh.datasets import images_with_objects
 from llava_hh.heads import PUBLISHED, Head
-from llava_hh.metrics.compare import compare_with_reference
+from llava_hh.metrics.chair.datasets import images_with_objects
+from llava_hh.metrics.statistics import compare_with_reference
 from llava_hh.scripts import attribute, evaluate
 
 

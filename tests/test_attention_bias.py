@@ -8,8 +8,8 @@ import torch
 from torch.testing import assert_close
 from verbs import score_chair
 
-from llava_hh.analysis.bias import attention_parts, summarise_group
-from llava_hh.data.images import load_image
+from llava_hh.experiments.measures.attention_bias import attention_parts, summarise_group
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import attribute, caption, figure
@@ -92,7 +92,7 @@ def test_script_and_rerun(flags, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("a finished block ran again")
 
-    monkeypatch.setattr("llava_hh.analysis.bias.attention_parts", refuse)
+    monkeypatch.setattr("llava_hh.experiments.measures.attention_bias.attention_parts", refuse)
     figure.main(["bias", *flags, *out])
     assert "paper" not in json.loads((tmp_path / "attention_bias.json").read_text())
 

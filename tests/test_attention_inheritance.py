@@ -13,9 +13,15 @@ from torch.testing import assert_close
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 from verbs import score_chair
 
-from llava_hh.analysis.inheritance import TextBlocks, split_heads, summarise, text_blocks, tokens_per_cell
-from llava_hh.attention import attention_modules
-from llava_hh.data.images import load_image
+from llava_hh.attention.modules import attention_modules
+from llava_hh.experiments.measures.attention_inheritance import (
+    TextBlocks,
+    split_heads,
+    summarise,
+    text_blocks,
+    tokens_per_cell,
+)
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import caption, figure
@@ -211,7 +217,7 @@ def test_rerun_resumes_and_another_top_k_needs_no_forward(flags, whole, tmp_path
         seen.append(args)
         return text_blocks(*args)
 
-    monkeypatch.setattr("llava_hh.analysis.inheritance.text_blocks", counted)
+    monkeypatch.setattr("llava_hh.experiments.measures.attention_inheritance.text_blocks", counted)
     figure.main(listed(flags, tmp_path / "resumed", "--paper-values"))
     assert len(seen) == 2
     assert result_of(tmp_path / "resumed") == result_of(whole)

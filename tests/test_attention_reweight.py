@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from llava_hh.attention.interventions import ScaleAttention
 from llava_hh.data.coco import load_image_list
-from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
 from llava_hh.decoding.method import generate_greedily
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head, random_heads
-from llava_hh.interventions import ScaleAttention
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.scripts import evaluate, figure
 
@@ -104,7 +104,7 @@ def test_a_factor_added_later_leaves_the_finished_ones(done, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a finished factor ran again")
 
-    monkeypatch.setattr("llava_hh.generation.answer_within_memory", refuse)
+    monkeypatch.setattr("llava_hh.decoding.generation.answer_within_memory", refuse)
     evaluate.main([*flags, "--summary", str(out / "more.json"), "--methods", *scaled("image", (3, 2))])
     figure.main(["factors", "--summary", str(out / "more.json"), "--span", "image", "--out", str(out / "more")])
     assert json.loads((out / "more" / "attention_reweight_image.json").read_text())["alphas"] == [1, 3, 2]

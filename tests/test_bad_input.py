@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from verbs import score_chair
 
-from llava_hh.identity import identify_checkpoint
+from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts import attribute, caption, evaluate
 
 ROOT = Path(__file__).parents[1]

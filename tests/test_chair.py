@@ -7,11 +7,11 @@ from coco_files import write_coco
 from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from llava_hh.data.coco import load_annotations
-from llava_hh.metrics.chair import corpus_metrics, find_objects, objects_of, score_caption
-from llava_hh.metrics.compare import summarise
+from llava_hh.metrics.chair.chair import corpus_metrics, find_objects, objects_of, score_caption
+from llava_hh.metrics.chair.variants import load_synonyms
+from llava_hh.metrics.chair.words import _PLAIN, _split_sentence, drop_incomplete_sentence, split_sentences, tokenize
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.metrics.variants import load_synonyms
-from llava_hh.metrics.words import _PLAIN, _split_sentence, drop_incomplete_sentence, split_sentences, tokenize
+from llava_hh.metrics.statistics import summarise
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from verbs import compare_details
 
-from llava_hh.metrics.chair import corpus_metrics, score_caption
-from llava_hh.metrics.chair_details import N_PARTS, by_category, by_position, co_occurrence, mention_places, wilson
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.chair.chair import corpus_metrics, score_caption
+from llava_hh.metrics.chair.details import N_PARTS, by_category, by_position, co_occurrence, mention_places, wilson
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 
 # caption, what is in the image
 CAPTIONS = [

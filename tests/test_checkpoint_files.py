@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from baselines.halc.detector import GroundingDino
 from baselines.halc.scorer import ImageTextMatcher
-from llava_hh.analysis.inheritance import load_base
-from llava_hh.command_line import errors_in_one_line
+from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.data.coco import load_image_list
-from llava_hh.data.images import load_image
+from llava_hh.experiments.measures.attention_inheritance import load_base
+from llava_hh.files.images import load_image
 from llava_hh.heads import load_heads
 from llava_hh.models.lvlm import load_lvlm
 

@@ -9,7 +9,7 @@ from coco_files import write_coco
 from llava_hh.data import coco
 from llava_hh.data.coco import annotation_files, load_annotations, load_image_list, load_objects
 from llava_hh.data.sample import sample_images
-from llava_hh.metrics.chair import objects_of
+from llava_hh.metrics.chair.chair import objects_of
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_a_file_of_others_that_is_called_like_the_cache_stays(coco_folder, tmp_p
 def test_of_several_processes_the_first_one_parses_and_each_waits_once(coco_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     calls = []
-    monkeypatch.setattr("llava_hh.processes.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
+    monkeypatch.setattr("llava_hh.files.processes.Processes.wait", lambda self: calls.append(f"{self.rank} waits"))
 
     read = coco._add_annotations
 

@@ -36,13 +36,13 @@ from baselines.greedy import GreedySettings
 from baselines.pai import PaiSettings
 from baselines.stepping import Stepper
 from baselines.vcd import VcdSettings
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, Decoding, Greedy
 from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.registry import DECODERS, register_decoder
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 N_TOKENS = 4

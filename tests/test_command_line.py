@@ -12,9 +12,9 @@ from test_repository import ROOT
 from verbs import parsers
 
 from llava_hh.__main__ import VERBS, main
-from llava_hh.command_line import SIZE, parser_of_verbs, run_verb, script_parser
-from llava_hh.parsing import METHOD, MODEL, SECTIONS, ScriptParser
-from llava_hh.profiles import read_profile
+from llava_hh.command_line.parser import METHOD, MODEL, SECTIONS, ScriptParser
+from llava_hh.command_line.profiles import read_profile
+from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb, script_parser
 from llava_hh.report.tables import _command
 
 SAY_IT = ("--seed", "--method", "runs", "results", "captions")  # their names say what they take
@@ -140,7 +140,7 @@ def profiled() -> ScriptParser:
 def profile(monkeypatch, request) -> dict[str, str]:
     values = read_profile("mini") | {"question": "", "attribution_captions": "", "top_k": "3", "base_model": "a b"}
     values |= getattr(request, "param", {})
-    monkeypatch.setattr("llava_hh.parsing.read_profile", lambda name: values)
+    monkeypatch.setattr("llava_hh.command_line.parser.read_profile", lambda name: values)
     monkeypatch.chdir(ROOT)
     return values
 

@@ -7,8 +7,9 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from llava_hh.metrics.chair import score_caption
-from llava_hh.metrics.compare import (
+from llava_hh.metrics.chair.chair import score_caption
+from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, sentence_counts
+from llava_hh.metrics.statistics import (
     PERMUTATIONS,
     RESAMPLES,
     compare_with_reference,
@@ -21,7 +22,6 @@ from llava_hh.metrics.compare import (
     summarise,
     summarise_mean,
 )
-from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, sentence_counts
 
 CAPTIONS = [("A dog and a cat.", {"dog"}), ("A fork.", {"fork", "knife"}), ("Nothing here.", {"car"})] * 4
 NO_DIFFERENCE = {"difference": 0.0, "interval": {"difference": [0.0, 0.0]}, "p": 1.0, "p_holm": 1.0}
@@ -122,7 +122,7 @@ def test_interval_equals_a_plain_bootstrap():
 
 def test_weights_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
     whole = np.concatenate(list(image_weights(5, 20, seed=3)))
-    monkeypatch.setattr("llava_hh.metrics.compare.PIECE", 15)
+    monkeypatch.setattr("llava_hh.metrics.statistics.PIECE", 15)
     pieces = list(image_weights(5, 20, seed=3))
     assert [len(piece) for piece in pieces] == [3] * 6 + [2]
     assert np.array_equal(np.concatenate(pieces), whole)

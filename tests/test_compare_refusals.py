@@ -9,8 +9,8 @@ from compared_runs import LIMIT, chair_i, compared, refusals, sentences_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from llava_hh import runs
-from llava_hh.metrics import variants
+from llava_hh.metrics.chair import variants
+from llava_hh.runs import run as runs
 
 
 def other_prompt(maker, zero, patch):
@@ -151,7 +151,7 @@ def other_synonyms(maker, zero, patch):
     reduced = variants.load_variant("hh")
     reduced = variants.Variant(list, reduced.singular, {w: c for c, own in table.items() for w in own}, False)
     with patch.context() as patched:
-        patched.setattr("llava_hh.metrics.chair.load_variant", lambda name: reduced)
+        patched.setattr("llava_hh.metrics.chair.chair.load_variant", lambda name: reduced)
         return maker.evaluate(zero)
 
 

@@ -8,7 +8,7 @@ import pytest
 from compared_runs import LIMIT, chair_i, compared, recall, sentences_of
 from verbs import compare_seeds
 
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 
 
 def test_statistics_equal_all_swaps_and_a_loop_of_resamples(compared_session, tmp_path):

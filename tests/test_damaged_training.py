@@ -14,14 +14,14 @@ from faults.checkpoints import EARLIER, LAST, Case, cut_while_it_was_deleted, of
 from safetensors.torch import save_file
 from torch import nn
 
-from llava_hh.files import sha256
+from llava_hh.files.files import sha256
+from llava_hh.files.parts import HOST
+from llava_hh.files.processes import Processes
 from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.checkpoints import damage_of, last_whole_checkpoint, load_trained_rows, write_manifest
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.finetuning.trainer import resume_point
-from llava_hh.parts import HOST
-from llava_hh.processes import Processes
 
 
 def checkpoint(folder: Path, step: int, settings: str = "of mine") -> Path:

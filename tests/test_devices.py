@@ -15,13 +15,13 @@ from torch.testing import assert_close
 from baselines import dola, halc
 from baselines.dola import DolaSettings, candidate_layers
 from baselines.halc import HalcSettings
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding, Greedy, generate_greedily
-from llava_hh.generation import answer_samples
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from seeded import Seeded
 
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.files import replacing, write_json, write_tensors, write_text
-from llava_hh.runs import start_run
-from llava_hh.schema import SCHEMA_VERSION
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.files.files import replacing, write_json, write_tensors, write_text
+from llava_hh.files.schema import SCHEMA_VERSION
+from llava_hh.runs.run import start_run
 
 ROOT = Path(__file__).parents[1]
 SMALL_DISK = """
@@ -26,9 +26,9 @@ RUN = """
 import sys
 from pathlib import Path
 import numpy as np
-from llava_hh.command_line import errors_in_one_line
+from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.figures.style import plt, save_figure
-from llava_hh.runs import start_run
+from llava_hh.runs.run import start_run
 from seeded import Seeded
 folder, filler = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "filler"
 samples = [{"image_id": number} for number in range(6)]
@@ -107,9 +107,9 @@ def test_a_limit_of_file_size_stops_text_and_tensors(write, tmp_path):
 import resource, sys
 from pathlib import Path
 import numpy as np
-from llava_hh.command_line import errors_in_one_line
+from llava_hh.command_line.script import errors_in_one_line
 CONTENT = {"write_tensors": {"zeros": np.zeros(5000)}, "write_text": "x" * 5000}
-from llava_hh.files import write_tensors, write_text
+from llava_hh.files.files import write_tensors, write_text
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with errors_in_one_line(False):
     {"write_tensors": write_tensors, "write_text": write_text}[sys.argv[2]](Path(sys.argv[1]), CONTENT[sys.argv[2]])

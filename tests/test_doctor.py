@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tiny_newer import FAMILIES, save_tiny_family
 
-from llava_hh import doctor
-from llava_hh.identity import identify_checkpoint
-from llava_hh.profiles import TOP_KS
+from llava_hh.command_line.profiles import TOP_KS
+from llava_hh.doctor import examination as doctor
+from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts.doctor import main
 
 

@@ -17,8 +17,8 @@ from tiny_minigpt4 import save_tiny_parts
 from tiny_newer import FAMILIES, save_tiny_family
 from tiny_original import N_WORDS, original_weights, write_llava15, write_projector
 
-from llava_hh import doctor
-from llava_hh.footprint import advice, loaded_bytes
+from llava_hh.doctor import examination as doctor
+from llava_hh.models.footprint import advice, loaded_bytes
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import load_lvlm
 

@@ -10,8 +10,8 @@ import pytest
 from test_profiles import OF_PROFILES
 from wrappers import ROOT, calls_of, parsed
 
+from llava_hh.command_line.profiles import EXPECTED, read_profile
 from llava_hh.decoding.grammar import parse
-from llava_hh.profiles import EXPECTED, read_profile
 
 OTHERS = ("--list-length", "--top-k", "--random-draws", "--prompt")
 NUMBERS = {name: 300 + place for place, name in enumerate(EXPECTED) if name.endswith("_images")}

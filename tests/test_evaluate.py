@@ -10,17 +10,17 @@ from launching import finish, launch
 from safetensors.torch import load_file, save_file
 from tiny_results import of_kind
 
-from llava_hh.blocks import Run
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.data.coco import load_image_list
-from llava_hh.data.images import load_image
 from llava_hh.data.sample import sample_images
+from llava_hh.decoding.generation import answer_samples, seconds_per_token
 from llava_hh.decoding.method import Greedy
-from llava_hh.evaluation import Captioned
-from llava_hh.experiments.captions import costs_of
-from llava_hh.generation import answer_samples, seconds_per_token
-from llava_hh.interventions import DeactivateText
-from llava_hh.metrics.compare import summarise
+from llava_hh.experiments.captioning import Captioned
+from llava_hh.experiments.chair import costs_of
+from llava_hh.files.images import load_image
+from llava_hh.metrics.statistics import summarise
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
+from llava_hh.runs.blocks import Run
 from llava_hh.scripts import evaluate
 
 HEADS = [[3, 1], [0, 2], [2, 2]]

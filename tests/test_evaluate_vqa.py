@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from verbs import score_vqa
 
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 
 
 def vqa_file(path):

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from test_newer_families import IMAGES, QUESTIONS, SHOWN
 from tiny_newer import FAMILIES, save_tiny_family
 
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.portable import generate
 from llava_hh.scripts import export

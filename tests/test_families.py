@@ -8,10 +8,10 @@ from eager_edits import eager_edits
 from tiny import decode_steps, llava_batch, tiny_chameleon, tiny_llama, tiny_mistral_gqa, tiny_mllama
 from torch.testing import assert_close
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.attention.modules import attention_modules
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 3)]
 EDITS = [DeactivateText(HEADS, 0.45), ScaleAttention([Head(0, 0), Head(2, 1)], 0.3)]

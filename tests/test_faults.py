@@ -12,8 +12,8 @@ from faults.children import Ending, run_to_the_end
 from faults.material import Script
 from launching import ROOT
 
-from llava_hh.files import write_text
-from llava_hh.runs import make_folder
+from llava_hh.files.files import write_text
+from llava_hh.runs.run import make_folder
 
 
 def test_a_sample_of_every_section(tmp_path):
@@ -41,7 +41,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 from faults import changes, kills, material, ranks, state
-from llava_hh import identity, runs
+from llava_hh.runs import identity
+from llava_hh.runs import run as runs
 
 torch.set_num_threads(1)
 tqdm.monitor_interval = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from verbs import report_figures
 
-from llava_hh.analysis import findings
+from llava_hh.figures import findings
 from llava_hh.scripts import figure
 
 MODULES = {

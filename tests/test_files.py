@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_hh.files import read_any_json, read_json, read_json_lines, replacing, write_text
+from llava_hh.files.files import read_any_json, read_json, read_json_lines, replacing, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

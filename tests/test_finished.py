@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_hh.finished import is_finished, mark_finished, request_of
+from llava_hh.runs.finished import is_finished, mark_finished, request_of
 from llava_hh.scripts import evaluate, figure
 
 

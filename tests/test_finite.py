@@ -13,15 +13,15 @@ from PIL import Image
 from seeded import Seeded
 
 from baselines import greedy
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.attribution.replacement import Zero
 from llava_hh.attribution.run import CaptionAttribution
+from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding, Greedy
-from llava_hh.finite import refuse_infinite, refusing_infinite
-from llava_hh.generation import answer_samples
+from llava_hh.files.nonfinite import refuse_infinite, refusing_infinite
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.runs import start_run
+from llava_hh.runs.run import start_run
 from llava_hh.scripts import attribute
 
 SAMPLES = [{"image_id": number} for number in (11, 12, 13)]

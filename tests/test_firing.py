@@ -9,12 +9,12 @@ import torch
 from launching import finish, launch
 from tiny_newer import save_tiny_family
 
-from llava_hh.data.images import load_image
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.experiments import firing
 from llava_hh.experiments.firing import MatchedControls, fired_counts, firing_rates, matched_controls, matched_heads
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 
 THRESHOLD = 0.8

@@ -5,11 +5,11 @@ import torch
 from torch.testing import assert_close
 from transformers import LlavaForConditionalGeneration
 
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.data.coco import load_image_list
-from llava_hh.data.images import load_image
 from llava_hh.decoding.method import generate_greedily
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.chat import render
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 

@@ -24,10 +24,10 @@ from baselines import greedy
 from baselines.stepping import Stepper
 from llava_hh.data.coco import load_image_list
 from llava_hh.decoding.method import Greedy, generate_greedily
+from llava_hh.decoding.yes_no import ask
 from llava_hh.models.lvlm import FAMILIES as SUPPORTED
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.polling import ask
-from llava_hh.runs import start_run
+from llava_hh.runs.run import start_run
 
 N_TOKENS = 5
 WORD = 40  # an object in all of the tiny vocabularies

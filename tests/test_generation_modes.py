@@ -6,9 +6,9 @@ from test_newer_families import IMAGES, QUESTIONS, SHOWN, draw_image
 from tiny_newer import FAMILIES, save_tiny_family
 from transformers import DynamicCache
 
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.portable import generate as portable
 

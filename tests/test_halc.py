@@ -20,8 +20,8 @@ from baselines.halc import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, windows_around
 from baselines.halc.words import checked_word
 from baselines.stepping import end_ids
+from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding
-from llava_hh.generation import answer_samples
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 
 N_TOKENS = 14

@@ -7,7 +7,7 @@ import torch
 from tiny import D_HEAD, N_LAYERS, VOCABULARY, tiny_llama
 from torch.testing import assert_close
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.modules import attention_modules
 from llava_hh.finetuning.head_rows import (
     TunedRows,
     first_head_of_each_layer,

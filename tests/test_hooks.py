@@ -9,11 +9,11 @@ from tiny import N_HEADS, N_LAYERS, decode_steps, llava_batch, tiny_llama
 from torch.testing import assert_close
 from transformers import BloomConfig, BloomForCausalLM
 
-from llava_hh.attending import ATTENTION
-from llava_hh.attention import attention_modules, switch_attention
+from llava_hh.attention.function import ATTENTION
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 3)]
 EVERY_HEAD = [Head(layer, head) for layer in range(N_LAYERS) for head in range(N_HEADS)]

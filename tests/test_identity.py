@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llava_hh import identity
 from llava_hh.attribution.captions import refuse_other_model
-from llava_hh.files import sha256
-from llava_hh.identity import checkpoint_files, file_sha256, identify, identify_checkpoint, why_foreign
+from llava_hh.files.files import sha256
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.runs import identity
+from llava_hh.runs.identity import checkpoint_files, file_sha256, identify, identify_checkpoint, why_foreign
 from llava_hh.scripts import attribute, figure
 
 

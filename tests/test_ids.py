@@ -9,15 +9,15 @@ from nocaps_files import CANS, CAPTION_FILE, NEAR, write_official
 from verbs import score_chair, score_vqa
 
 from llava_hh.attribution.captions import hallucinating_captions
-from llava_hh.comparison import read_scored
 from llava_hh.data import nocaps
 from llava_hh.data.amber import load_amber
 from llava_hh.data.coco import ImageAnnotations, load_annotations, load_image_list, load_objects
 from llava_hh.data.instruct import parse_conversation
 from llava_hh.data.pope import load_questions
-from llava_hh.files import sha256
+from llava_hh.files.files import sha256
+from llava_hh.files.ids import number_or_text, whole_id
 from llava_hh.heads import Head, load_heads
-from llava_hh.ids import number_or_text, whole_id
+from llava_hh.runs.scored import read_scored
 from llava_hh.scoring import answers as vqa
 from llava_hh.scoring import benchmarks
 

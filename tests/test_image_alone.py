@@ -12,10 +12,10 @@ from test_scripts import caption_flags
 from tiny_newer import save_tiny_family
 from verbs import score_chair
 
-from llava_hh.analysis.inheritance import load_base
-from llava_hh.attention import heads_on_image_alone
-from llava_hh.files import read_json
-from llava_hh.head_lists import control_heads, heads_with_text
+from llava_hh.attention.modules import heads_on_image_alone
+from llava_hh.decoding.head_lists import control_heads, heads_with_text
+from llava_hh.experiments.measures.attention_inheritance import load_base
+from llava_hh.files.files import read_json
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.scripts import caption, evaluate, figure, finetune

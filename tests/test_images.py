@@ -16,8 +16,8 @@ from PIL import Image
 from tiny_newer import FAMILIES
 from verbs import report_html, score_chair
 
-from llava_hh.data import images
-from llava_hh.data.images import check_image_name, image_path, load_image
+from llava_hh.files import images
+from llava_hh.files.images import check_image_name, image_path, load_image
 from llava_hh.models import lvlm
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm
@@ -63,7 +63,7 @@ def test_sizes_are_refused_before_anything_is_decoded(size, tmp_path):
     check = f"""
 import resource
 from pathlib import Path
-from llava_hh.data.images import load_image
+from llava_hh.files.images import load_image
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 200_000_000,) * 2)
 try:

@@ -7,8 +7,8 @@ import torch
 from tiny_llava15 import save_tiny_llava15
 
 from llava_hh.data import instruct
-from llava_hh.data.images import load_image
 from llava_hh.data.instruct import Conversation, InstructionData, parse_conversation
+from llava_hh.files.images import load_image
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
 

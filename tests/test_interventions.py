@@ -7,10 +7,10 @@ from eager_edits import eager_edits
 from tiny import D_HEAD, decode_steps, draw_tokens, llava_batch
 from torch.testing import assert_close
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.attention.modules import attention_modules
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 1), Head(3, 3)]
 INTERVENTIONS = {

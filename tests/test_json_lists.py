@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from llava_hh.data import json_lists
-from llava_hh.data.json_lists import read_lists
+from llava_hh.files import json_lists
+from llava_hh.files.json_lists import read_lists
 
 CONTENT = {
     "info": {"year": 2014, "list": [1, 2]},

@@ -8,7 +8,7 @@ import pytest
 from tiny_checkpoint import N_WORDS
 from tiny_newer import save_tiny_family
 
-from llava_hh.comparison import note_of_left_out, table_of
+from llava_hh.comparing.summary import note_of_left_out, table_of
 from llava_hh.decoding.method import CannotDecode
 from llava_hh.decoding.registry import DECODERS, known_kinds
 from llava_hh.report.folder import ResultFolder

@@ -7,8 +7,8 @@ import torch
 from tiny_llava15 import AFTER, BEFORE, llama_tokenizer, save_tiny_llava15
 from tiny_newer import save_tiny_family
 
-from llava_hh.data.images import load_image
 from llava_hh.data.instruct import InstructionData, parse_conversation
+from llava_hh.files.images import load_image
 from llava_hh.models.literal import without_image_token
 from llava_hh.models.llava import VICUNA_SYSTEM
 from llava_hh.models.lvlm import Lvlm, load_lvlm

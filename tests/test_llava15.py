@@ -12,10 +12,10 @@ from tiny_llava15 import AFTER, BEFORE, MEAN, OBJECTS, SPREAD, save_tiny_llava15
 from torch.testing import assert_close
 from transformers import AutoProcessor
 
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.llava import is_llava15, pad_to_square
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from baselines import pai
 from baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.decoding.method import Edits, generate_greedily
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText, ZeroHeads
 from llava_hh.models.lvlm import load_lvlm
 
 ROOT = Path(__file__).parents[1]

@@ -14,16 +14,16 @@ import pytest
 from seeded import Seeded
 from torch.distributed import TCPStore
 
-from llava_hh import locks
-from llava_hh.runs import start_run
+from llava_hh.files import locks
+from llava_hh.runs.run import start_run
 
 ROOT = Path(__file__).parents[1]
 HOLDER = """
 import sys
 from pathlib import Path
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.runs import start_run
-from llava_hh.settings import Settings
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.runs.run import start_run
+from llava_hh.runs.settings import Settings
 with errors_in_one_line(False), start_run(Path(sys.argv[1]), Settings()):
     print("held", flush=True)
     sys.stdin.read()

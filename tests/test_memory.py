@@ -11,10 +11,11 @@ import torch
 from faults.kills import run_script
 from safetensors.numpy import load_file
 
-from llava_hh import generation, memory
 from llava_hh.attribution import run as attribution
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.memory import fit_in_memory, is_out_of_memory
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.decoding import generation
+from llava_hh.files import memory
+from llava_hh.files.memory import fit_in_memory, is_out_of_memory
 from llava_hh.models import lvlm
 from llava_hh.scripts import attribute, caption
 
@@ -40,7 +41,7 @@ def few_rows(monkeypatch):
             loaded.decoder_layers[1].register_forward_pre_hook(check, with_kwargs=True)
             return loaded
 
-        monkeypatch.setattr("llava_hh.evaluation.load_lvlm", load)
+        monkeypatch.setattr("llava_hh.experiments.captioning.load_lvlm", load)
         monkeypatch.setattr("llava_hh.attribution.captions.load_lvlm", load)
         memory._tell_once.cache_clear()
         return refused

@@ -8,20 +8,20 @@ from types import SimpleNamespace
 import pytest
 
 from baselines.vcd import VCD_PAPER
-from llava_hh import evaluation
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, fields_of, known_kinds
+from llava_hh.experiments import captioning as evaluation
 from llava_hh.experiments import evaluate
 from llava_hh.experiments.choice import see_choosable
 from llava_hh.experiments.evaluate import with_own_labels
-from llava_hh.flags import method_defaults
 from llava_hh.heads import Head
-from llava_hh.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.models import lvlm as lvlm_module
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts.flags import method_defaults
 
 LISTED = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
 

@@ -12,12 +12,12 @@ from pycocotools.coco import COCO
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from baselines import dola, halc, pai, vcd
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.decoding.method import generate_greedily
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
-from llava_hh.metrics.chair import find_objects
-from llava_hh.metrics.variants import load_synonyms
+from llava_hh.metrics.chair.chair import find_objects
+from llava_hh.metrics.chair.variants import load_synonyms
 from llava_hh.mini.dataset import SPLITS, Split, write_missing_splits, write_split
 from llava_hh.mini.vision import BACKGROUND, labelled_batch
 from llava_hh.mini.world import CATEGORIES, ENDINGS, MIDDLES, OPENINGS, PLACES, article, caption, render, sample_scene

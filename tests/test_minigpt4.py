@@ -18,15 +18,15 @@ from torch.nn.functional import conv2d, gelu, layer_norm, linear
 from torch.testing import assert_close
 from transformers import LlamaForCausalLM
 
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
-from llava_hh.blocks import Run
+from llava_hh.decoding.generation import caption_images
 from llava_hh.decoding.method import Greedy, generate_greedily
-from llava_hh.generation import caption_images
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
+from llava_hh.runs.blocks import Run
 from llava_hh.scripts import finetune
 
 ROOT = Path(__file__).parents[1]

@@ -11,11 +11,11 @@ from PIL import Image
 from tiny_minigpt4 import WIDTH, name_parts, save_tiny_parts
 from transformers import LlamaForCausalLM
 
-from llava_hh.files import sha256
-from llava_hh.identity import identify_checkpoint
+from llava_hh.files.files import sha256
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4ForConditionalGeneration
+from llava_hh.runs.identity import identify_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from tiny_newer import FAMILIES, save_tiny_family
 from torch.testing import assert_close
 
 from baselines import greedy
-from llava_hh.attention import attention_modules, switch_attention
+from llava_hh.attention.hooks import intervene, observe, record
+from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.finetuning.head_rows import tune_head_rows
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, observe, record
-from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 
 QUESTIONS = ["describe the dog", "describe", "a cat and the dog", "describe a"]

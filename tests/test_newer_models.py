@@ -13,10 +13,10 @@ from tiny_results import of_kind
 from torch.testing import assert_close
 from verbs import score_chair
 
-from llava_hh.data.images import load_image
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import ZeroHeads
 from llava_hh.decoding.method import generate_greedily
-from llava_hh.hooks import intervene
-from llava_hh.interventions import ZeroHeads
+from llava_hh.files.images import load_image
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import attribute, caption, evaluate, finetune

@@ -24,8 +24,8 @@ from nocaps_files import (
 from llava_hh.data.coco import ImageAnnotations
 from llava_hh.data.nocaps import annotation_files, image_id_of, load_annotations, load_image_list
 from llava_hh.data.sample import sample_images
-from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.metrics.nocaps_chair import class_of_label, find_classes, load_classes, objects_of, score_caption
+from llava_hh.metrics.chair.chair import corpus_metrics
+from llava_hh.metrics.chair.nocaps import class_of_label, find_classes, load_classes, objects_of, score_caption
 
 OUT = [CANS, STREET, SHOES]
 COLLECTED = "nocaps_out-domain_collected_gt.json"

@@ -13,9 +13,9 @@ from transformers import LogitsProcessor
 from baselines import opera, retrospection
 from baselines.opera import PRESETS, OperaSettings
 from baselines.retrospection import Search, most_common, penalise
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import ZeroHeads
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.interventions import ZeroHeads
 
 NEVER = 10_000  # a threshold beyond reach
 BEAMS = OperaSettings(penalty_weight=0, threshold=NEVER)

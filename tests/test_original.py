@@ -24,13 +24,12 @@ from tiny_original import (
 from torch.testing import assert_close
 from transformers import LlavaNextForConditionalGeneration
 
-from llava_hh.analysis.inheritance import load_base, text_blocks
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.decoding.method import generate_greedily
+from llava_hh.experiments.measures.attention_inheritance import load_base, text_blocks
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.identity import checkpoint_files, identify_checkpoint
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_of
 from llava_hh.models.llava import vicuna_prompt
 from llava_hh.models.loading import Loading
@@ -38,6 +37,7 @@ from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.original import place
 from llava_hh.models.original_config import load_tokenizer
 from llava_hh.models.weight_files import StoredTensor, WeightFile
+from llava_hh.runs.identity import checkpoint_files, identify_checkpoint
 
 close = {"atol": 1e-5, "rtol": 1e-5}
 

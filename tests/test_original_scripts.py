@@ -10,7 +10,7 @@ from tiny_llava15 import OBJECTS, save_tiny_llava15
 from tiny_original import N_WORDS, original_weights, write_llava15, write_projector
 from verbs import score_chair
 
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import attribute, caption, convert, figure
 

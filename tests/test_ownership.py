@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from seeded import Seeded
 
-from llava_hh import locks
-from llava_hh.blocks import Run
-from llava_hh.files import is_ours, write_json, write_text
+from llava_hh.files import locks
+from llava_hh.files.files import is_ours, write_json, write_text
+from llava_hh.files.schema import SCHEMA_VERSION
 from llava_hh.finetuning.checkpoints import drop_checkpoints, last_whole_checkpoint, write_manifest
 from llava_hh.mini import dataset
-from llava_hh.runs import make_folder, make_parent, start_run
-from llava_hh.schema import SCHEMA_VERSION
+from llava_hh.runs.blocks import Run
+from llava_hh.runs.run import make_folder, make_parent, start_run
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(4)]
@@ -195,11 +195,11 @@ def test_checkpoints_of_a_training_and_nothing_else_are_deleted(tmp_path):
 def test_nothing_is_written_or_deleted_but_through_these_doors():
     """Whoever opens a file to write, deletes or renames stands here, with what it may touch."""
     allowed = {
-        "llava_hh/parts.py",  # parts
-        "llava_hh/files.py",  # a part takes its file's place
-        "llava_hh/locks.py",  # the lock that it holds
+        "llava_hh/files/parts.py",  # parts
+        "llava_hh/files/files.py",  # a part takes its file's place
+        "llava_hh/files/locks.py",  # the lock that it holds
         "llava_hh/attribution/stored.py",  # a part
-        "llava_hh/runs.py",  # the mark of a process
+        "llava_hh/runs/run.py",  # the mark of a process
         "llava_hh/finetuning/trainer.py",  # a run's log, and the manifest of its rows
         "llava_hh/finetuning/checkpoints.py",  # a run's checkpoints, by their names
         "llava_hh/mini/dataset.py",  # mini's own sets

@@ -17,7 +17,7 @@ from verbs import (
     score_vqa,
 )
 
-from llava_hh.files import is_ours, write_json, write_text
+from llava_hh.files.files import is_ours, write_json, write_text
 from llava_hh.scripts import attribute, export, figure
 
 ROOT = Path(__file__).parents[1]

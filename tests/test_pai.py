@@ -20,8 +20,8 @@ from torch.testing import assert_close
 from baselines import pai
 from baselines.pai import PRESETS, PaiSettings, boosted_heads, guide, with_image_free_twins
 from baselines.stepping import Stepper
+from llava_hh.attention.interventions import BoostImageScores
 from llava_hh.heads import Head
-from llava_hh.interventions import BoostImageScores
 
 N_TOKENS = 4
 STRONG = PaiSettings(alpha=2.0, gamma=2.5, start_layer=1, end_layer=3, beta=0.02)

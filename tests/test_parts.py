@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from llava_hh import parts
-from llava_hh.files import replacing, write_text
-from llava_hh.parts import HOST, drop_parts, folder_part_of, part_of
+from llava_hh.files import parts
+from llava_hh.files.files import replacing, write_text
+from llava_hh.files.parts import HOST, drop_parts, folder_part_of, part_of
 
 ROOT = Path(__file__).parents[1]
 WRITER = """
 import sys
 from pathlib import Path
-from llava_hh.files import replacing
-from llava_hh.parts import folder_part_of
+from llava_hh.files.files import replacing
+from llava_hh.files.parts import folder_part_of
 with replacing(Path(sys.argv[1]) / "a.json") as part, folder_part_of(Path(sys.argv[1]) / "b") as folder:
     part.write_text('{"run": {}}')
     (folder / "c").write_text("whole")

@@ -14,14 +14,14 @@ from test_repository import BASELINES, MODULES, NEWER
 from tiny_checkpoint import SINGLE_WORDS
 from verbs import compare_details, report_html
 
-from llava_hh.comparison import compare
+from llava_hh.comparing.summary import compare
 from llava_hh.experiments.choice import choose
 from llava_hh.figures import caption_examples
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import picture, plt, save_figure
 from llava_hh.figures.trade_off import draw_trade_off
-from llava_hh.metrics.chair import corpus_metrics, score_caption
-from llava_hh.metrics.compare import summarise
+from llava_hh.metrics.chair.chair import corpus_metrics, score_caption
+from llava_hh.metrics.statistics import summarise
 from llava_hh.scripts import evaluate, figure
 
 OBJECTS = [{"dog"}, {"dog", "chair"}, {"cat"}, set()]

@@ -13,14 +13,14 @@ from tiny_results import of_kind
 from transformers import LlavaForConditionalGeneration
 from verbs import report_html
 
-from llava_hh.data.images import load_image
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
+from llava_hh.decoding.yes_no import word_token_ids
 from llava_hh.experiments.pope import judge
-from llava_hh.files import read_json
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText, ZeroHeads
+from llava_hh.files.files import read_json
+from llava_hh.files.images import load_image
 from llava_hh.metrics.pope import score
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.polling import word_token_ids
 from llava_hh.scripts import evaluate
 
 HEADS = [(3, 1), (0, 2)]

@@ -82,8 +82,8 @@ def test_two_processes_share_an_evaluation(tiny_checkpoint, tiny_coco, alone, tm
 
 SHARE = """
 import json, sys, time
-from llava_hh.processes import processes
-from llava_hh.runs import share_out
+from llava_hh.files.processes import processes
+from llava_hh.runs.run import share_out
 seen = []
 def work(items):
     seen.extend(items)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_hh.profiles import FOLDER, nearest, profile_names, read_profile
+from llava_hh.command_line.profiles import FOLDER, nearest, profile_names, read_profile
 
 ROOT = Path(__file__).parents[1]
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]

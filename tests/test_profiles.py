@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from wrappers import ROOT, WRAPPERS, called, calls_of, parsed
 
-from llava_hh.profiles import (
+from llava_hh.command_line.profiles import (
     DEFAULTS,
     EXPECTED,
     TOP_KS,

@@ -5,10 +5,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from llava_hh import progress
-from llava_hh.blocks import Run
-from llava_hh.progress import Forecast, announce, in_words
-from llava_hh.progress import progress as bar_over
+from llava_hh.files import progress
+from llava_hh.files.progress import Forecast, announce, in_words
+from llava_hh.files.progress import progress as bar_over
+from llava_hh.runs.blocks import Run
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 from test_repository import ROOT
 
 import llava_hh as hh
+from llava_hh.attention.hooks import intervene as raw_intervene
 from llava_hh.attribution.contrast import influence
-from llava_hh.files import read_json_lines
-from llava_hh.hooks import intervene as raw_intervene
+from llava_hh.files.files import read_json_lines
 from llava_hh.models.families import FAMILIES
 
 HEADS = [hh.Head(1, 2), hh.Head(2, 0), hh.Head(3, 1)]

@@ -11,14 +11,15 @@ from nocaps_files import CANS, CAPTION_FILE, CLASS_FILE, LABEL_FILE, write_colle
 from test_ids import write_truth
 from verbs import score_chair
 
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.data import json_lists, nocaps
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.data import nocaps
 from llava_hh.data.amber import load_amber
 from llava_hh.data.coco import load_annotations, load_image_list, load_objects
 from llava_hh.data.instruct import InstructionData
 from llava_hh.data.mme import CATEGORIES, load_mme
 from llava_hh.data.pope import load_questions
-from llava_hh.files import read_any_json, read_json_lines
+from llava_hh.files import json_lists
+from llava_hh.files.files import read_any_json, read_json_lines
 from llava_hh.heads import load_heads
 from llava_hh.scoring import answers as vqa
 from llava_hh.scoring import benchmarks

@@ -13,9 +13,9 @@ from real import real
 from sparse_files import Shapes, read_shapes, write_shards, write_sparse
 from transformers import ChameleonConfig, CLIPConfig, LlavaForConditionalGeneration
 
-from llava_hh.footprint import loaded_bytes
 from llava_hh.models.chat import load_whole
 from llava_hh.models.checkpoint import model_type_of
+from llava_hh.models.footprint import loaded_bytes
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import FAMILIES, Lvlm
 from llava_hh.models.original import load_original

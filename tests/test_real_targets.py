@@ -7,7 +7,7 @@ from real import real
 from spelling import check_targets
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llava_hh.metrics.variants import load_synonyms
+from llava_hh.metrics.chair.variants import load_synonyms
 from llava_hh.models.original_config import load_tokenizer
 
 JSON, QWEN = ("tokenizer.json", "tokenizer_config.json"), ("vocab.json", "merges.txt", "tokenizer_config.json")

@@ -11,14 +11,14 @@ from tiny import TinyBatch, decode_steps
 from tiny_results import of_kind
 from verbs import score_chair
 
-from llava_hh.analysis.reference_loss import answer_losses, reference_tokens, summarise_losses
+from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.data.coco import load_annotations, load_image_list
-from llava_hh.data.images import load_image
-from llava_hh.experiments.losses import caption_metrics, mean_losses
-from llava_hh.files import sha256
+from llava_hh.experiments.measures.reference_loss import answer_losses, reference_tokens, summarise_losses
+from llava_hh.experiments.reference_loss import caption_metrics, mean_losses
+from llava_hh.files.files import sha256
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText, ZeroHeads
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import caption, evaluate
 

@@ -16,7 +16,7 @@ from test_ablation import (
 from tiny import D_HEAD, N_HEADS, llava_batch, tiny_llama, tiny_llava
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.modules import attention_modules
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import Mean, Noise, OutputStatistics

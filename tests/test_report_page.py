@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny_results import TEXT, add_hostile_method, of_kind
 
-from llava_hh.files import write_json
+from llava_hh.files.files import write_json
 from llava_hh.report.render import LARGEST_PAGE, render_report
 
 PROGRAM = shutil.which("chromium")

@@ -13,18 +13,12 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from wrappers import ROOT, WRAPPERS, called, calls_in, calls_of, make_stub, parsed
 
+import llava_hh
 from llava_hh.decoding.grammar import parse
 
 PACKAGE = ROOT / "llava_hh"
-# A module imports only from those that stand before it.
-LAYERS = ["locks", "processes", "progress", "parts", "schema", "files", "settings", "blocks", "ids", "runs", "memory"]
-LAYERS += ["tables", "profiles", "plugins", "parsing", "command_line"]
-LAYERS += ["module_hooks", "heads", "attention", "spans", "attention_call", "interventions", "trace"]
-LAYERS += ["block", "attending", "hooks"]
-LAYERS += ["data", "models", "identity", "finished", "head_lists", "finite", "footprint", "decoding"]
-LAYERS += ["metrics", "datasets", "comparison", "conditions", "generation", "evaluation", "polling", "attribution"]
-LAYERS += ["analysis", "finetuning", "figures", "experiments", "mini", "companions", "doctor", "report"]
-LAYERS += ["scoring", "comparing", "portable", "flags", "route", "api", "scripts", "__main__"]
+# The order in which packages import: a module imports from its own package and from those that stand before it.
+LAYERS = re.findall(r"^    (\w+) {2,}\w", llava_hh.__doc__, re.MULTILINE)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
 NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
@@ -43,11 +37,18 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_and_keeps_to_its_layer(path):
     importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    allowed = LAYERS[: LAYERS.index(own) + (path.parent != PACKAGE and own != "scripts")]
+    package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if package == "__main__":
+        return
+    allowed = LAYERS[: LAYERS.index(package) + 1]
     for name in imported(path):
         if name.startswith("llava_hh."):
             assert name.split(".")[1] in allowed, f"{path.name} imports {name}"
+
+
+def test_the_order_of_imports_names_each_package_once():
+    found = [path.stem for path in PACKAGE.iterdir() if path.name[0] != "_"]
+    assert sorted(LAYERS) == sorted(found)
 
 
 @pytest.mark.parametrize("path", BASELINES + NEWER, ids=lambda path: str(path.relative_to(ROOT)))
@@ -62,7 +63,7 @@ def test_the_package_does_without_what_stands_on_it():
 
 def test_no_command_line_below_the_scripts():
     """What decides a result reaches the rest as settings and arguments, not as a namespace of flags."""
-    allowed = {PACKAGE / f"{name}.py" for name in ("parsing", "command_line", "flags", "route")}
+    allowed = {*(PACKAGE / "command_line").glob("*.py")}
     for path in {*MODULES} - allowed - {*(PACKAGE / "scripts").glob("*.py")}:
         assert not re.search(r"\bargparse\b|\bNamespace\b|(?<![.\w])args\.", path.read_text()), path
 

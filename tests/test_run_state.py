@@ -13,10 +13,10 @@ import pytest
 from test_runs import SAMPLES, Squares, work
 from torch.distributed import TCPStore
 
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.comparison import refuse_stale
-from llava_hh.files import sha256, write_json
-from llava_hh.runs import start_run
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.files.files import sha256, write_json
+from llava_hh.runs.run import start_run
+from llava_hh.runs.scored import refuse_stale
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,9 +130,9 @@ RANK = """
 import json, sys
 from dataclasses import dataclass
 from pathlib import Path
-from llava_hh import runs
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.settings import Settings
+from llava_hh.runs import run as runs
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.runs.settings import Settings
 @dataclass(frozen=True)
 class Squares(Settings):
     seed: int = 1

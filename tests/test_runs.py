@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava_hh.files import read_json
-from llava_hh.identity import identify_checkpoint
-from llava_hh.runs import MADE_BY, start_run
-from llava_hh.settings import Settings
+from llava_hh.files.files import read_json
+from llava_hh.runs.identity import identify_checkpoint
+from llava_hh.runs.run import MADE_BY, start_run
+from llava_hh.runs.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [{"image_id": number} for number in range(7)]
@@ -85,7 +85,7 @@ def test_seconds_are_null_until_all_is_written_and_then_the_sum(tmp_path, monkey
     (tmp_path / "run.json").write_text(json.dumps({**record(), "seconds": 500.0}))
     for _ in range(2):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("llava_hh.blocks.Run.write_rows", dies)
+            patched.setattr("llava_hh.runs.blocks.Run.write_rows", dies)
             work(tmp_path)
         assert (record()["seconds"], record()["seconds_before"]) == (None, 500.0)
     work(tmp_path)

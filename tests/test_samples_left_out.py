@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_hh.data.images import load_image
 from llava_hh.data.instruct import InstructionData
+from llava_hh.files.images import load_image
 from llava_hh.finetuning.batches import Collator, sample_order
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.finetuning.trainer import TargetedTrainer

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from llava_hh.files import read_json, read_result, write_json
+from llava_hh.files.files import read_json, read_result, write_json
+from llava_hh.files.schema import SCHEMA_VERSION, json_pieces
 from llava_hh.heads import Head
-from llava_hh.schema import SCHEMA_VERSION, json_pieces
 
 
 def something(rng: random.Random, depth: int) -> object:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from tiny_results import of_kind
 from verbs import score_chair
 
-from llava_hh.files import sha256
+from llava_hh.files.files import sha256
 from llava_hh.scripts import attribute, caption, evaluate
 
 ROOT = Path(__file__).parents[1]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llava_hh.metrics.singular import singularize
-from llava_hh.metrics.variants import load_synonyms
+from llava_hh.metrics.chair.singular import singularize
+from llava_hh.metrics.chair.variants import load_synonyms
 
 
 @pytest.mark.parametrize(

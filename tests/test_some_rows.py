@@ -8,10 +8,10 @@ from test_interventions import HEADS, INTERVENTIONS
 from tiny import decode_steps, llava_batch, tiny_mllama
 from torch.testing import assert_close
 
+from llava_hh.attention.hooks import intervene, record
+from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene, record
-from llava_hh.interventions import DeactivateText, ScaleAttention, ZeroHeads
 
 ROWS = (True, False, True, True)
 EDITS = INTERVENTIONS | {"deactivate": [DeactivateText(HEADS, 0.2)]}  # so low that it fires on every row

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llava_hh.spans import SpanFinder, image_only_spans
+from llava_hh.attention.spans import SpanFinder, image_only_spans
 
 
 def bits(*rows: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from llava_hh.attribution import stability
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.stability import bootstrap_interval, half_overlap
 from llava_hh.figures.head_map import draw_head_map
-from llava_hh.metrics.compare import image_weights
+from llava_hh.metrics.statistics import image_weights
 
 N_LAYERS, N_HEADS = 3, 4
 
@@ -53,7 +53,7 @@ def test_small_pieces_give_the_same_interval(monkeypatch):
     data = targets()
     whole = bootstrap_interval(*data, resamples=50)
     monkeypatch.setattr(stability, "PIECE", 250)  # 5 of the 12 heads at once
-    monkeypatch.setattr("llava_hh.metrics.compare.PIECE", 60)
+    monkeypatch.setattr("llava_hh.metrics.statistics.PIECE", 60)
     assert np.allclose(bootstrap_interval(*data, resamples=50), whole, rtol=0, atol=1e-12)
 
 

@@ -7,11 +7,11 @@ from torch.testing import assert_close
 from baselines import greedy
 from baselines.greedy import GreedySettings
 from baselines.stepping import Stepper, decode_rows
-from llava_hh.attention import decoder_layers
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText
+from llava_hh.attention.modules import decoder_layers
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
 from llava_hh.models.lvlm import load_lvlm
 
 N_TOKENS = 9

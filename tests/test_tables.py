@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from llava_hh.tables import Estimate, Table, markdown_table, print_table
+from llava_hh.files.tables import Estimate, Table, markdown_table, print_table
 
 TABLE = Table(
     ["method", "CHAIR_i %", "p"],

@@ -8,16 +8,18 @@ from unittest.mock import Mock
 
 import pytest
 
-from llava_hh import files, identity, runs
 from llava_hh.decoding.grammar import Spec
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Greedy
-from llava_hh.experiments.captions import KEPT_LOG, fine_tuning_of
+from llava_hh.experiments.chair import KEPT_LOG, fine_tuning_of
+from llava_hh.files import files
 from llava_hh.finetuning.checkpoints import write_manifest
 from llava_hh.finetuning.run import digests_of_images, is_trained
 from llava_hh.finetuning.settings import FineTuningSettings, sharding
+from llava_hh.runs import identity
+from llava_hh.runs import run as runs
+from llava_hh.runs.settings import differences
 from llava_hh.scripts import finetune
-from llava_hh.settings import differences
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from tiny import IMAGE_TOKEN, llava_batch
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from llava_hh.attention import attention_modules
+from llava_hh.attention.hooks import observe
+from llava_hh.attention.modules import attention_modules
 from llava_hh.finetuning.losses import IGNORED, OBJECTIVES, AttentionLoss, TargetedModel, answer_cross_entropy
 from llava_hh.heads import Head, by_layer
-from llava_hh.hooks import observe
 
 HEADS = [Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 1)]
 CE_COEFF, ATTENTION_COEFF = 0.7, 2.0

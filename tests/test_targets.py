@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
-from llava_hh.metrics.chair import score_caption
+from llava_hh.metrics.chair.chair import score_caption
 
 # byte-level pieces: "Ġ" is a leading blank; "knife" and "traffic light" take two tokens each, "handbag" two
 PIECES = ["A", "Ġfork", "Ġand", "Ġa", "Ġkn", "ife", ".", "Ġtra", "ffic", "Ġlight", "Ġhand", "bag", "Ġthe", "<end>"]

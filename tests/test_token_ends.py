@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from baselines.halc.words import added_text
-from llava_hh.analysis.word_maps import token_texts
 from llava_hh.attribution.targets import find_targets, token_ends
-from llava_hh.metrics.chair import score_caption
+from llava_hh.experiments.measures.word_maps import token_texts
+from llava_hh.metrics.chair.chair import score_caption
 
 WORDS = ["dog", "pizza", "cat", "a", "and", "the", "traffic", "light"]
 # a character of one, three and four bytes, sequences of several characters, and what is none

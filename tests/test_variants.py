@@ -7,8 +7,8 @@ import nltk
 import pytest
 from nltk.tag.perceptron import PerceptronTagger
 
-from llava_hh.metrics.chair import find_objects, score_caption
-from llava_hh.metrics.variants import LEMMA_DATA, load_synonyms, load_variant
+from llava_hh.metrics.chair.chair import find_objects, score_caption
+from llava_hh.metrics.chair.variants import LEMMA_DATA, load_synonyms, load_variant
 
 WORDNET = Path("/usr/share/wordnet")  # Debian's package wordnet-base
 # What differs between the variants: nodes in the order of the caption.

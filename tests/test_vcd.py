@@ -26,9 +26,9 @@ from torch.testing import assert_close
 from baselines import vcd
 from baselines.sampling import draw_tokens, sample_generator
 from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, entries_per_row, noise_scales
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import DeactivateText
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.interventions import DeactivateText
 
 N_TOKENS = 4
 GREEDY = VcdSettings(do_sample=False, noise_step=900)

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from llava_hh.analysis import word_maps
-from llava_hh.analysis.word_maps import encode_weights, token_texts
-from llava_hh.data.images import load_image
-from llava_hh.head_lists import heads_with_text
+from llava_hh.decoding.head_lists import heads_with_text
+from llava_hh.experiments.measures import word_maps
+from llava_hh.experiments.measures.word_maps import encode_weights, token_texts
+from llava_hh.files.images import load_image
 from llava_hh.heads import Head
-from llava_hh.models.grid import central_square, padded_square, square_grid
+from llava_hh.models.image_grid import central_square, padded_square, square_grid
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import figure
 

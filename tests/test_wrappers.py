@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from wrappers import ROOT, called, calls_of, make_stub, parsed, run_wrapper
 
+from llava_hh.command_line.profiles import read_profile
 from llava_hh.decoding.grammar import parse
 from llava_hh.decoding.reading import read_methods
 from llava_hh.heads import check_heads, load_heads
-from llava_hh.profiles import read_profile
 
 NEWER = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
 COMPARING = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from verbs import score_chair
 
-from llava_hh.files import write_json
+from llava_hh.files.files import write_json
 from llava_hh.scripts import attribute, caption, evaluate, figure
 
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."

@@ -11,7 +11,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from baselines.halc.settings import MINI_TOWER, HalcSettings
 from baselines.halc.windows import Box, area
-from llava_hh.metrics.chair import find_objects
+from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.mini.vision import PATCH, PIXEL_MEAN, PIXEL_STD, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS
 from llava_hh.models.weight_files import check_files

@@ -7,7 +7,7 @@ from textblob.en import tag
 from transformers import PreTrainedTokenizerBase
 
 from baselines.halc.settings import HalcSettings
-from llava_hh.metrics.chair import find_objects
+from llava_hh.metrics.chair.chair import find_objects
 
 EDGES = ".,'][)"
 

@@ -18,7 +18,7 @@ def chair(
         truth: the objects in each image, by the same keys or in the same order: COCO categories or their synonyms.
         synonyms: further words, of one or two words each, and the COCO category that each stands for, in captions and
             in truth. It wins over the paper's list.
-        variant: the rules, as `llava_hh.metrics.variants` explains them; hh is the paper's.
+        variant: the rules, as `llava_hh.metrics.chair.variants` explains them; hh is the paper's.
 
     Returns: what `overall_metrics` of a result file holds (fractions: CHAIRs, CHAIRi, precision, recall, f1, and the
         95% `interval` of each over images), and `sentences`, what it holds of each caption.
@@ -27,8 +27,8 @@ def chair(
             one, or a synonym of an unknown category.
     """
     from llava_hh.metrics.caption_scores import overall_metrics
-    from llava_hh.metrics.chair import score_by_rules
-    from llava_hh.metrics.variants import category_of_word, load_synonyms, load_variant
+    from llava_hh.metrics.chair.chair import score_by_rules
+    from llava_hh.metrics.chair.variants import category_of_word, load_synonyms, load_variant
 
     own = {" ".join(word.lower().split()): category for word, category in (synonyms or {}).items()}
     for word, category in own.items():

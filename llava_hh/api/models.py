@@ -12,16 +12,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from llava_hh.data.images import own_image
+from llava_hh.files.images import own_image
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llava_hh.attention.interventions import Intervention
+    from llava_hh.attention.trace import Trace
     from llava_hh.decoding.method import Method
-    from llava_hh.interventions import Intervention
-    from llava_hh.trace import Trace
 
 
 def load(
@@ -66,7 +66,7 @@ def caption(
     Raises:
         ValueError: an image that cannot be read, no such method, or a number that is not above 0.
     """
-    from llava_hh.generation import answer_within_memory
+    from llava_hh.decoding.generation import answer_within_memory
 
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
@@ -113,13 +113,13 @@ def intervene(
     """Apply `interventions` to every forward pass of the model, and so to `generate`, while the block is open.
 
     With an `Lvlm` and a `Batch` of it, the spans are the batch's, and forwards run without gradients. With a
-    transformers model and its image_mask, (batch, prompt position) bool, this is `llava_hh.hooks.intervene`, which
-    says what is legal and what is raised.
+    transformers model and its image_mask, (batch, prompt position) bool, this is `llava_hh.attention.hooks.intervene`,
+    which says what is legal and what is raised.
 
     Args:
         gradients: whether forwards keep them; None: with a transformers model.
     """
-    from llava_hh.hooks import intervene as open_block
+    from llava_hh.attention.hooks import intervene as open_block
 
     if isinstance(batch, Batch) and response_start is None:
         response_start = batch.response_start
@@ -141,9 +141,9 @@ def record(
             tensor for each forward; maps: heads whose maps are kept, in `trace.maps[layer]`.
 
     Raises:
-        IndexError, ValueError, RuntimeError, NotImplementedError: as `llava_hh.hooks.record`.
+        IndexError, ValueError, RuntimeError, NotImplementedError: as `llava_hh.attention.hooks.record`.
     """
-    from llava_hh.hooks import record as open_block
+    from llava_hh.attention.hooks import record as open_block
 
     return _opened(model, batch, gradients, open_block, mass, maps)
 

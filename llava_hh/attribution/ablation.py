@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llava_hh.attending import ATTENTION
-from llava_hh.attention import attention_modules, switch_attention
+from llava_hh.attention.function import ATTENTION
+from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
 from llava_hh.attribution.sweep import read_prefix, sweep

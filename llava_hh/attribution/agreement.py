@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, rankdata
 
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 from llava_hh.heads import Head, load_heads
 
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)

@@ -11,14 +11,14 @@ from typing import Any, Self
 import numpy as np
 
 from llava_hh.attribution.targets import Target, find_released_targets, find_targets
-from llava_hh.comparison import refuse_stale, with_image_ids
 from llava_hh.data.coco import existing_file
-from llava_hh.data.images import image_path, load_image
-from llava_hh.data.json_lists import read_rows, read_values
-from llava_hh.files import read_json
-from llava_hh.identity import describe_loaded, identify_checkpoint
+from llava_hh.files.files import read_json
+from llava_hh.files.images import image_path, load_image
+from llava_hh.files.json_lists import read_rows, read_values
+from llava_hh.files.processes import processes
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from llava_hh.processes import processes
+from llava_hh.runs.identity import describe_loaded, identify_checkpoint
+from llava_hh.runs.scored import refuse_stale, with_image_ids
 
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attention_modules, decoder_layers
+from llava_hh.attention.hooks import is_edited
+from llava_hh.attention.modules import attention_modules, decoder_layers
 from llava_hh.attribution.replacement import KINDS, OutputStatistics
-from llava_hh.hooks import is_edited
-from llava_hh.module_hooks import hooked
+from llava_hh.files.module_hooks import hooked
 
 
 @torch.no_grad()

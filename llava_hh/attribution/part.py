@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.stored import Columns
 from llava_hh.attribution.summary import summarise
-from llava_hh.comparison import read_scored
 from llava_hh.data.coco import existing_file
-from llava_hh.datasets import images_with_objects
-from llava_hh.files import read_json, read_json_lines, sha256, write_json
-from llava_hh.runs import make_folder, processes, provenance
+from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.metrics.chair.datasets import images_with_objects
+from llava_hh.runs.run import make_folder, processes, provenance
+from llava_hh.runs.scored import read_scored
 
 MARKS = ("hallucinated", "image_id")
 

@@ -11,9 +11,9 @@ from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, Ou
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.stored import join_blocks, stored_columns
 from llava_hh.attribution.summary import summarise
-from llava_hh.files import read_json_lines, read_result, write_json, write_rows, write_tensors
-from llava_hh.progress import announce
-from llava_hh.runs import processes, provenance, start_run
+from llava_hh.files.files import read_json_lines, read_result, write_json, write_rows, write_tensors
+from llava_hh.files.progress import announce
+from llava_hh.runs.run import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 

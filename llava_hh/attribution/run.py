@@ -12,11 +12,11 @@ from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.targets import Target
-from llava_hh.blocks import Run
-from llava_hh.finite import refuse_infinite
+from llava_hh.files.memory import fit_in_memory, in_parts, smallest_part
+from llava_hh.files.nonfinite import refuse_infinite
 from llava_hh.heads import Head
-from llava_hh.memory import fit_in_memory, in_parts, smallest_part
-from llava_hh.settings import IMAGES_BY_CONTENT, CaptionedSettings
+from llava_hh.runs.blocks import Run
+from llava_hh.runs.settings import IMAGES_BY_CONTENT, CaptionedSettings
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer

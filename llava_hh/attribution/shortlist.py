@@ -13,9 +13,9 @@ from llava_hh.attribution.estimate import estimated_influence
 from llava_hh.attribution.race import beaten_heads
 from llava_hh.attribution.replacement import Replacement
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution
-from llava_hh.blocks import Run
 from llava_hh.heads import Head
-from llava_hh.runs import start_run
+from llava_hh.runs.blocks import Run
+from llava_hh.runs.run import start_run
 
 ROUNDS = 10
 CONFIDENCE = 0.975  # of one test of one head against another

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llava_hh.attribution.contrast import check_kinds, rank_heads
-from llava_hh.metrics.compare import PIECE, image_weights
+from llava_hh.metrics.statistics import PIECE, image_weights
 
 
 @dataclass(frozen=True)

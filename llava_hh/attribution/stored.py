@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.blocks import Run
-from llava_hh.files import replacing
+from llava_hh.files.files import replacing
+from llava_hh.runs.blocks import Run
 
 ROWS_AT_ONCE = 1 << 20  # numbers; of a file that is read
 TYPES = {"F32": np.dtype("<f4")}  # by safetensors' name

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from llava_hh.attending import answering
-from llava_hh.attention import decoder_layers
+from llava_hh.attention.function import answering
+from llava_hh.attention.modules import decoder_layers
 from llava_hh.attribution.outputs import editing_outputs, mlp_of
 from llava_hh.attribution.replacement import Copies
 from llava_hh.attribution.shared_prefix import PrefixRows
-from llava_hh.module_hooks import hooked
+from llava_hh.files.module_hooks import hooked
 
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {

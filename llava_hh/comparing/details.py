@@ -1,17 +1,17 @@
 """CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.comparison import RESULT_FILE, label_of, read_scored, refuse_stale, truth_of
-from llava_hh.figures.chair_details import draw_categories, draw_co_occurrence, draw_positions
-from llava_hh.files import read_json, sha256, write_json
-from llava_hh.metrics.chair_details import by_category, by_position, co_occurrence
-from llava_hh.metrics.nocaps_chair import VARIANT as NOCAPS
-from llava_hh.metrics.nocaps_chair import load_classes
-from llava_hh.metrics.variants import load_synonyms
-from llava_hh.runs import make_folder, processes, provenance
+from llava_hh.comparing.summary import label_of
+from llava_hh.files.files import read_json, sha256, write_json
+from llava_hh.metrics.chair.details import by_category, by_position, co_occurrence
+from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
+from llava_hh.metrics.chair.nocaps import load_classes
+from llava_hh.metrics.chair.variants import load_synonyms
+from llava_hh.runs.run import make_folder, processes, provenance
+from llava_hh.runs.scored import RESULT_FILE, read_scored, refuse_stale, truth_of
 
 
 def result_files(paths: Sequence[Path]) -> dict[str, Path]:
@@ -79,13 +79,6 @@ def lines(details: dict[str, Any]) -> list[str]:
                 f"  hallucinated objects are mentioned {gap['mean']:+.2f} places later ({low:+.2f} to {high:+.2f})"
             )
     return said
-
-
-PICTURES: dict[str, Callable[[Path, Path], None]] = {
-    "chair_categories": draw_categories,
-    "chair_cooccurrence": draw_co_occurrence,
-    "chair_positions": draw_positions,
-}
 
 
 def compare_details(captions: Sequence[Path], out: Path) -> Path | None:

@@ -5,10 +5,10 @@ from itertools import combinations
 from pathlib import Path
 
 from llava_hh.attribution.agreement import Ranking, compare_rankings, in_how_many, load_ranking
-from llava_hh.files import sha256, write_json
+from llava_hh.files.files import sha256, write_json
+from llava_hh.files.tables import markdown_table
 from llava_hh.heads import Head
-from llava_hh.runs import make_parent, processes, provenance
-from llava_hh.tables import markdown_table
+from llava_hh.runs.run import make_parent, processes, provenance
 
 
 def pair_lines(names: tuple[str, str], rankings: tuple[Ranking, Ranking], found: dict) -> list[str]:

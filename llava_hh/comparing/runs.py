@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llava_hh.comparison import OF_P_VALUES, cell, family, shown_p
-from llava_hh.conditions import Captions, hashed_images, load_captions, refuse_mismatches
-from llava_hh.datasets import load_dataset
-from llava_hh.files import printable, write_json
-from llava_hh.metrics.compare import METRICS, compare_with_reference, summarise
-from llava_hh.runs import make_parent, provenance
-from llava_hh.tables import Estimate, Table, beside, print_table
+from llava_hh.comparing.comparable import Captions, hashed_images, load_captions, refuse_mismatches
+from llava_hh.comparing.summary import OF_P_VALUES, cell, family, shown_p
+from llava_hh.files.files import printable, write_json
+from llava_hh.files.tables import Estimate, Table, beside, print_table
+from llava_hh.metrics.chair.datasets import load_dataset
+from llava_hh.metrics.statistics import METRICS, compare_with_reference, summarise
+from llava_hh.runs.run import make_parent, provenance
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def compare_runs(given: Comparison, out: Path | None, form: str) -> None:
     """Compare runs, write comparison.json beside the folder of the first or `out`, and print a table and examples.
 
     Args:
-        form: of the table, one of `llava_hh.tables.FORMATS`.
+        form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
         ValueError, FileNotFoundError: as `load_runs`.
     """

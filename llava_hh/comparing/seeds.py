@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.comparison import RESULT_FILE, read_scored, table_of_spread, truth_of
+from llava_hh.comparing.summary import table_of_spread
 from llava_hh.data.coco import existing_file
-from llava_hh.files import sha256, write_json
-from llava_hh.metrics.compare import spread_over_runs
-from llava_hh.runs import make_parent, processes, provenance
-from llava_hh.tables import beside, print_table
+from llava_hh.files.files import sha256, write_json
+from llava_hh.files.tables import beside, print_table
+from llava_hh.metrics.statistics import spread_over_runs
+from llava_hh.runs.run import make_parent, processes, provenance
+from llava_hh.runs.scored import RESULT_FILE, read_scored, truth_of
 
 
 def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | None, form: str) -> None:
@@ -16,7 +17,7 @@ def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | N
 
     Args:
         runs: result folders, one per seed; reference: one folder, or one per seed.
-        form: of the table, one of `llava_hh.tables.FORMATS`.
+        form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
         FileNotFoundError: a folder without scored captions.
         ValueError: other images, ground truth or rules of CHAIR in one of them.

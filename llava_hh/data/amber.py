@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files import parse_json, read_text
-from llava_hh.ids import whole_id
+from llava_hh.files.files import parse_json, read_text
+from llava_hh.files.ids import whole_id
 
 TYPES = {  # of the questions, as the files name them
     "discriminative-hallucination": "existence",

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_hh.data.json_lists import in_list, read_rows
-from llava_hh.files import Skip, json_rows, read_json, refuse, refuse_pointer, sha256, write_text
-from llava_hh.ids import whole_id
-from llava_hh.runs import processes
+from llava_hh.files.files import Skip, json_rows, read_json, refuse, refuse_pointer, sha256, write_text
+from llava_hh.files.ids import whole_id
+from llava_hh.files.json_lists import in_list, read_rows
+from llava_hh.files.processes import processes
 
 RULES = "2: text ids are numbers; what an instances file does not list is not known"  # of reading, for kept copies
 INSTANCES = ("images", "annotations", "categories")  # what is read of an instances file

@@ -9,10 +9,10 @@ from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any
 
-from llava_hh.data.images import check_image_name
-from llava_hh.files import parse_json
-from llava_hh.ids import whole_id
-from llava_hh.progress import progress
+from llava_hh.files.files import parse_json
+from llava_hh.files.ids import whole_id
+from llava_hh.files.images import check_image_name
+from llava_hh.files.progress import progress
 
 IMAGE_MARK = "<image>"
 BOM = codecs.BOM_UTF8.decode("latin-1")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_hh.files import read_text
+from llava_hh.files.files import read_text
 
 CATEGORIES = ("existence", "count", "position", "color")
 SUFFIXES = ("Please answer yes or no.", "Answer the question using a single word or phrase.")

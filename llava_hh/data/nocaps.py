@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_hh.data.coco import ImageAnnotations, existing_file, refuse_repeats
-from llava_hh.data.json_lists import in_list, read_rows
-from llava_hh.files import Skip, refuse
-from llava_hh.ids import whole_id
+from llava_hh.files.files import Skip, refuse
+from llava_hh.files.ids import whole_id
+from llava_hh.files.json_lists import in_list, read_rows
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 CAPTIONS = "nocaps_val_4500_captions.json"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files import read_json_lines
-from llava_hh.ids import number_or_text, whole_id
+from llava_hh.files.files import read_json_lines
+from llava_hh.files.ids import number_or_text, whole_id
 
 KINDS = ("random", "popular", "adversarial")
 SUFFIXES = {  # what follows the question

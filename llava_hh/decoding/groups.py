@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llava_hh.decoding.grammar import Spec, parse
+from llava_hh.decoding.head_lists import control_heads
 from llava_hh.decoding.making import Material, Member, heads_for, label_of, make, with_choice
 from llava_hh.decoding.method import Greedy
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS
-from llava_hh.head_lists import control_heads
 
 
 def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.grammar import Spec
+from llava_hh.decoding.head_lists import heads_of_list, heads_with_text, list_file
 from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import (
     DECODERS,
@@ -16,13 +18,11 @@ from llava_hh.decoding.registry import (
     INTERVENTIONS,
     METHODS,
 )
-from llava_hh.files import read_json
-from llava_hh.head_lists import heads_of_list, heads_with_text, list_file
+from llava_hh.files.files import read_json
 from llava_hh.heads import Head, check_heads
-from llava_hh.identity import identify_checkpoint
-from llava_hh.interventions import Intervention
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.settings import digest_of
+from llava_hh.runs.identity import identify_checkpoint
+from llava_hh.runs.settings import digest_of
 
 LITERAL = re.compile(r"L(\d+)H(\d+)")
 SLUG = re.compile(r"[^A-Za-z0-9._=+-]+")

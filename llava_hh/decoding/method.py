@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import Decisions, Intervention
+from llava_hh.attention.trace import Trace
 from llava_hh.heads import Head
-from llava_hh.hooks import intervene
-from llava_hh.identity import has_config, identify
-from llava_hh.interventions import Decisions, Intervention
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.trace import Trace
+from llava_hh.runs.identity import has_config, identify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

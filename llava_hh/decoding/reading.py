@@ -17,9 +17,9 @@ from llava_hh.decoding.making import (
 )
 from llava_hh.decoding.method import BRANCHES
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
-from llava_hh.files import read_json
-from llava_hh.footprint import stored_tensors
-from llava_hh.identity import identify
+from llava_hh.files.files import read_json
+from llava_hh.models.footprint import stored_tensors
+from llava_hh.runs.identity import identify
 
 
 def read_methods(texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None) -> list[Spec]:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.decoding.method import Decoder
-from llava_hh.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
 
 MODULES = ("baselines.registry", "newer_models.registry")  # they register kinds when imported
 HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}

@@ -13,10 +13,10 @@ from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material, Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.decoding.reading import check_lists, read_methods
-from llava_hh.evaluation import Evaluation, open_evaluation
-from llava_hh.files import write_json
+from llava_hh.experiments.captioning import Evaluation, open_evaluation
+from llava_hh.files.files import write_json
 from llava_hh.models.lvlm import Lvlm, load_lvlm, refuse_unloadable, release
-from llava_hh.runs import processes
+from llava_hh.runs.run import processes
 
 
 class Task(Protocol):
@@ -157,12 +157,13 @@ def evaluate(
             greedy decoding is always among them.
         model, image_folder, annotations, out: paths; out is gone on with where it was begun.
         heads: the head list of methods that name none; allow_foreign: of another model.
-        options: as `llava_hh.evaluation.open_evaluation`: dataset, limit, seed, prompt, max_new_tokens, batch_size.
+        options: dataset, limit, seed, prompt, max_new_tokens, batch_size, which
+            `llava_hh.experiments.captioning.open_evaluation` explains.
     Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.
     Raises:
         ValueError, IndexError, OSError: something that cannot be; names it.
     """
-    from llava_hh.experiments.captions import CaptionTask
+    from llava_hh.experiments.chair import CaptionTask
 
     if isinstance(methods, str):
         raise ValueError(f"methods is {methods!r}; expected a list of methods")

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_hh.attention import heads_on_image_alone
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import AttentionCall, DeactivateText, Decisions
+from llava_hh.attention.modules import heads_on_image_alone
+from llava_hh.attention.spans import Spans
 from llava_hh.attribution.captions import TeacherForced, read_captions, refuse_other_model
 from llava_hh.experiments.per_caption import Measured, found_in, measure_captions
-from llava_hh.files import write_json
+from llava_hh.files.files import write_json
+from llava_hh.files.memory import in_parts
 from llava_hh.heads import Head, check_heads
-from llava_hh.hooks import intervene
-from llava_hh.interventions import AttentionCall, DeactivateText, Decisions
-from llava_hh.memory import in_parts
 from llava_hh.models.lvlm import Batch, Lvlm
-from llava_hh.runs import processes, provenance, start_run
-from llava_hh.settings import CaptionedSettings
-from llava_hh.spans import Spans
+from llava_hh.runs.run import processes, provenance, start_run
+from llava_hh.runs.settings import CaptionedSettings
 
 NEAREST = 5  # heads that a control is drawn among
 

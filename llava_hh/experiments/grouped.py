@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_hh.comparison import LABELS, mean_of
+from llava_hh.comparing.summary import LABELS, mean_of
 from llava_hh.decoding.making import Member
 
 

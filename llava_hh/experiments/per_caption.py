@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from llava_hh.blocks import Run
-from llava_hh.files import write_json
-from llava_hh.memory import smallest_part
-from llava_hh.parsing import Template
-from llava_hh.progress import announce
-from llava_hh.runs import processes, provenance, start_run
-from llava_hh.settings import CaptionedSettings
+from llava_hh.command_line.parser import Template
+from llava_hh.files.files import write_json
+from llava_hh.files.memory import smallest_part
+from llava_hh.files.progress import announce
+from llava_hh.runs.blocks import Run
+from llava_hh.runs.run import processes, provenance, start_run
+from llava_hh.runs.settings import CaptionedSettings
 
 if TYPE_CHECKING:
     from llava_hh.attribution.captions import TeacherForced
@@ -187,7 +187,7 @@ class CaptionFigure(Figure):
         Raises:
             ValueError, IndexError: as `heads_of_list`.
         """
-        from llava_hh.head_lists import heads_of_list, list_file
+        from llava_hh.decoding.head_lists import heads_of_list, list_file
 
         lvlm, given = self.teacher.lvlm, self.options
         return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])

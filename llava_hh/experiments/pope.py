@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llava_hh.comparison import BY_LOGITS
+from llava_hh.comparing.summary import BY_LOGITS
 from llava_hh.data.coco import load_annotations
-from llava_hh.data.images import load_image
 from llava_hh.data.pope import KINDS, build_questions, load_questions
 from llava_hh.data.sample import sample_images
+from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
-from llava_hh.evaluation import CaptionSettings, Evaluation
+from llava_hh.decoding.yes_no import ask
+from llava_hh.experiments.captioning import CaptionSettings, Evaluation
 from llava_hh.experiments.grouped import groups_of, label_of_group
-from llava_hh.files import write_rows
-from llava_hh.generation import answer_samples
+from llava_hh.files.files import write_rows
+from llava_hh.files.images import load_image
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
-from llava_hh.polling import ask
-from llava_hh.runs import begun_run, processes, provenance, start_run
-from llava_hh.settings import digest_of
+from llava_hh.runs.run import begun_run, processes, provenance, start_run
+from llava_hh.runs.settings import digest_of
 
 AVERAGE = "average"
 

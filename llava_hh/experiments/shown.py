@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.comparison import cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
-from llava_hh.evaluation import RESULT_FILE
+from llava_hh.comparing.summary import cell, label_of, note_of_left_out, table_of, table_of_pope, table_of_spread
+from llava_hh.experiments.captioning import RESULT_FILE
 from llava_hh.experiments.choice import choice_of
-from llava_hh.experiments.losses import CAPTION_METRICS
+from llava_hh.experiments.reference_loss import CAPTION_METRICS
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import delete_picture, picture
 from llava_hh.figures.trade_off import draw_trade_off
-from llava_hh.files import write_json, write_text
+from llava_hh.files.files import write_json, write_text
+from llava_hh.files.tables import Estimate, Table, beside, print_table
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.tables import Estimate, Table, beside, print_table
 
 
 def show_table(path: Path, table: Table, form: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from llava_hh.figures.style import GROUP_COLOURS, GROUP_LABELS, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 PARTS = {
     "image_mass": "image",

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
 from llava_hh.figures.style import GREEDY, GROUP_COLOURS, GROUP_LABELS, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 COLOURS = {**GROUP_COLOURS, "other_heads": GREEDY}
 LABELS = {**GROUP_LABELS, "other_heads": "all other heads"}

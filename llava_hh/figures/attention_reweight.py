@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.figures.style import GREEDY, GROUP_COLOURS, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 PANELS = {"CHAIRi": ("CHAIR_i, %", 100), "recall": ("recall, %", 100), "mentions": ("mentions a caption", 1)}
 SPANS = {"after_image": "attention after the image", "image": "attention on the image"}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from llava_hh.data.images import image_path, load_image
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
+from llava_hh.files.images import image_path, load_image
 
 LINE_CHARACTERS = 88
 LINE_HEIGHT, TITLE_HEIGHT = 0.16, 0.4  # inches

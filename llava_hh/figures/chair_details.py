@@ -1,13 +1,14 @@
 """CHAIR in detail, drawn from chair_details.json: by category, by what is in the image, by place in the caption."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llava_hh.figures.style import DIVERGING, GREEDY, RUN_COLOURS, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 N_CATEGORIES = 20
 N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them
@@ -140,3 +141,10 @@ def _chosen_pairs(runs: list[dict]) -> tuple[list[str], list[str]]:
     pairs = [pair for run in runs for pair in run["co_occurrence"] if pair["hallucinated"] in rows]
     columns = [pair["there"] for pair in sorted(pairs, key=lambda pair: pair["p"])]
     return rows or ["nothing"], list(dict.fromkeys(columns))[:N_COLUMNS] or ["nothing"]
+
+
+PICTURES: dict[str, Callable[[Path, Path], None]] = {
+    "chair_categories": draw_categories,
+    "chair_cooccurrence": draw_co_occurrence,
+    "chair_positions": draw_positions,
+}

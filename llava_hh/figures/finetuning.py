@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.files import read_json_lines
+from llava_hh.files.files import read_json_lines
 
 
 def draw_finetuning(log: Path, out: Path) -> None:

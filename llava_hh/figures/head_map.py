@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 N_STRONGEST = 10
 NOT_MEASURED = "0.85"  # grey

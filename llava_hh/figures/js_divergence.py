@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 GROUPS = {"hal_heads": ("hallucination heads", WRONG), "non_hal_heads": ("non-hallucination heads", GREEDY)}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.comparison import methods_of
+from llava_hh.comparing.summary import methods_of
 from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 PANELS = {"CHAIRi": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
 

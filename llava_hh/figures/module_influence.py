@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.figures.style import plt, save_figure
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 
 KINDS = {"mha": ("attention (MHA)", "#d1495b"), "mlp": ("MLP", "#30638e")}
 

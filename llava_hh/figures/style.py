@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from llava_hh.files import describe_failure, replacing
+from llava_hh.files.files import describe_failure, replacing
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from llava_hh.data.images import image_path, load_image
 from llava_hh.data.instruct import InstructionData
+from llava_hh.files.images import image_path, load_image
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.models.lvlm import Lvlm
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from llava_hh.files import flush, read_json, sha256, write_json
+from llava_hh.files.files import flush, read_json, sha256, write_json
+from llava_hh.files.parts import drop_parts
 from llava_hh.finetuning.head_rows import TunedRows
-from llava_hh.identity import digest_of
-from llava_hh.parts import drop_parts
-from llava_hh.runs import processes
+from llava_hh.runs.identity import digest_of
+from llava_hh.runs.run import processes
 
 MANIFEST = "manifest.json"
 TRAINED_FILE = "trained_rows.safetensors"

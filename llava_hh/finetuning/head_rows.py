@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from llava_hh.attention import attends_to_image_alone, attention_modules
+from llava_hh.attention.modules import attends_to_image_alone, attention_modules
 from llava_hh.heads import Head, by_layer, check_heads
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from llava_hh.attention_call import AttentionCall
+from llava_hh.attention.call import AttentionCall
+from llava_hh.attention.spans import after_last_image
 from llava_hh.finetuning.settings import OBJECTIVES
-from llava_hh.spans import after_last_image
 
 IGNORED = -100  # the label of a position that is no part of an answer
 TINY = 1e-8  # keeps a logarithm finite; the released code's value
@@ -24,7 +24,7 @@ class AttentionTerms(NamedTuple):
 
 
 class AttentionLoss:
-    """Collects the attention loss of a forward pass, layer by layer; an observer for `llava_hh.hooks.observe`.
+    """Collects the attention loss of a forward pass, layer by layer; for `llava_hh.attention.hooks.observe`.
 
     The rows are those of the answer's own tokens, as the released code takes them, not of the positions before that
     predict them. With the mass I of a row on the image and T = 1 - I on all other keys (system prompt and BOS among
@@ -117,7 +117,7 @@ class TargetedModel(nn.Module):
     """A model with the losses of TF-HH: its forward takes a batch and gives them, each already divided by its count.
 
     Args:
-        attention: has to observe the model (`llava_hh.hooks.observe`) while this is trained.
+        attention: has to observe the model (`llava_hh.attention.hooks.observe`) while this is trained.
     """
 
     def __init__(self, model: nn.Module, attention: AttentionLoss, ce_coeff: float, attention_coeff: float) -> None:

@@ -4,8 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from llava_hh.attention.hooks import observe
 from llava_hh.data.instruct import InstructionData
-from llava_hh.files import json_rows, sha256_or_none
+from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text, list_file
+from llava_hh.files.files import json_rows, sha256_or_none
+from llava_hh.files.parts import folder_part_of
+from llava_hh.files.progress import announce, progress
 from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.checkpoints import (
     LOG_FILE,
@@ -34,15 +38,11 @@ from llava_hh.finetuning.trainer import (
     train,
     training_arguments,
 )
-from llava_hh.head_lists import control_heads, heads_of_list, heads_with_text, list_file
 from llava_hh.heads import Head
-from llava_hh.hooks import observe
-from llava_hh.identity import describe_loaded, digest_of, file_sha256, identify
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from llava_hh.parts import folder_part_of
-from llava_hh.progress import announce, progress
-from llava_hh.runs import begun_run, make_folder, processes, share_out, start_run
+from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256, identify
+from llava_hh.runs.run import begun_run, make_folder, processes, share_out, start_run
 
 MODEL, TRAINED, CHECKPOINTS = "model", "trained", "checkpoints"  # folders in --out
 

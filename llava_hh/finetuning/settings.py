@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_hh.files import read_any_json
-from llava_hh.settings import Settings, digest_of
+from llava_hh.files.files import read_any_json
+from llava_hh.runs.settings import Settings, digest_of
 
 OBJECTIVES = ("minimize_txt", "maximize_img", "maximize_entropy")
 GRADIENTS = ("ACCELERATE_GRADIENT_CLIPPING", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")  # what DeepSpeed does to them

@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from llava_hh.files import in_one_line, read_json, write_json, write_text
+from llava_hh.files.files import in_one_line, read_json, write_json, write_text
+from llava_hh.files.memory import is_out_of_memory
+from llava_hh.files.progress import Forecast
 from llava_hh.finetuning.batches import FixedOrder
 from llava_hh.finetuning.checkpoints import (
     LOG_FILE,
@@ -31,9 +33,7 @@ from llava_hh.finetuning.checkpoints import (
 )
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
-from llava_hh.memory import is_out_of_memory
-from llava_hh.progress import Forecast
-from llava_hh.runs import processes
+from llava_hh.runs.run import processes
 
 LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from textblob.en import tag
 
 from llava_hh.data.amber import Amber, Annotation
-from llava_hh.metrics.singular import singularize
+from llava_hh.metrics.chair.singular import singularize
 
 DIMENSIONS = {
     "all": ("existence", "state", "number", "action", "relation"),

@@ -6,9 +6,9 @@ from typing import Any
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
-from llava_hh.metrics.chair import corpus_metrics
-from llava_hh.metrics.compare import summarise
-from llava_hh.metrics.words import tokenize
+from llava_hh.metrics.chair.chair import corpus_metrics
+from llava_hh.metrics.chair.words import tokenize
+from llava_hh.metrics.statistics import summarise
 
 # What pycocoevalcap's tokenizer takes for punctuation and leaves out. It means to leave out brackets as well, but looks
 # for their names in capitals after it has made everything lower case.
@@ -24,7 +24,7 @@ def overall_metrics(
     """The `overall_metrics` of a result file: `corpus_metrics` with 95% intervals over images, and BLEU and CIDEr.
 
     Args:
-        sentences: as `llava_hh.metrics.chair.score_caption` made them, with their `image_id`.
+        sentences: as `llava_hh.metrics.chair.chair.score_caption` made them, with their `image_id`.
         references: the reference captions of each; where one has none, there is no BLEU and no CIDEr.
     Raises:
         ValueError: no captions.

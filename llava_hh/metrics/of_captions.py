@@ -1,6 +1,6 @@
 """The metrics of a set of scored captions: each a ratio of two counts, both summed over the captions.
 
-So all of them have the same bootstrap intervals and permutation tests (`llava_hh.metrics.compare`), and a metric is
+So all of them have the same bootstrap intervals and permutation tests (`llava_hh.metrics.statistics`), and a metric is
 added by one call of `register_metric`.
 """
 

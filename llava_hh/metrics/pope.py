@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 
 PARSERS = ("llava", "vcd", "strict")
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio", "unknown")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_hh.data.instruct import IMAGE_MARK
-from llava_hh.files import read_any_json, write_json, write_text
+from llava_hh.files.files import read_any_json, write_json, write_text
+from llava_hh.files.progress import progress
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE
-from llava_hh.progress import progress
 
 CAPTIONS_PER_IMAGE = 5
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_hh.files import read_json, write_json
-from llava_hh.identity import identify
+from llava_hh.files.files import read_json, write_json
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
-from llava_hh.runs import provenance
-from llava_hh.settings import Settings, differences
+from llava_hh.runs.identity import identify
+from llava_hh.runs.run import provenance
+from llava_hh.runs.settings import Settings, differences
 
 USUAL = {"seed": SEED, "step": SAVED_STEPS[-1]}
 

@@ -16,10 +16,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llava_hh.files.parts import folder_part_of
 from llava_hh.mini.vision import PATCH, PATCHES, PIXEL_MEAN, PIXEL_STD, load_vision_tower, vision_config
 from llava_hh.mini.world import IMAGE_PIXELS
 from llava_hh.models.without_code import from_folder
-from llava_hh.parts import folder_part_of
 
 IMAGE_TOKEN = "<image>"
 END_OF_TURN = "<|im_end|>"

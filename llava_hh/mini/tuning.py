@@ -15,14 +15,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_hh.data.images import image_path, load_image
-from llava_hh.files import in_one_line, replacing
-from llava_hh.identity import digest_of, file_sha256, identify_checkpoint
+from llava_hh.files.files import in_one_line, replacing
+from llava_hh.files.images import image_path, load_image
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.recipe import SAVED_STEPS, SEED, STEPS
 from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.lvlm import DESCRIBE
+from llava_hh.runs.identity import digest_of, file_sha256, identify_checkpoint
 
 BATCH, LEARNING_RATE, RANK = 12, 5e-4, 8
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3

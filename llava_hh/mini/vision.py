@@ -10,7 +10,7 @@ from torch.nn import functional
 from tqdm import trange
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from llava_hh.files import replacing
+from llava_hh.files.files import replacing
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, render, sample_scene
 
 PATCH = 24

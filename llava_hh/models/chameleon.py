@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import ChameleonForConditionalGeneration, ChameleonProcessor
 
 from llava_hh.models.chat import ChatFamily, encode_texts, load_image_processor, load_whole, split_answers
-from llava_hh.models.grid import ImageGrid, central_square, square_grid
+from llava_hh.models.image_grid import ImageGrid, central_square, square_grid
 
 
 class Chameleon(ChatFamily):

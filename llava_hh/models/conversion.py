@@ -6,11 +6,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from llava_hh.files import write_json
+from llava_hh.files.files import write_json
+from llava_hh.files.parts import folder_part_of
+from llava_hh.files.progress import progress
 from llava_hh.models.original import Original, open_original
 from llava_hh.models.weight_files import StoredTensor, WithRows
-from llava_hh.parts import folder_part_of
-from llava_hh.progress import progress
 
 SHARD_BYTES = 2 * 2**30
 

@@ -15,7 +15,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
 from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
-from llava_hh.models.grid import ImageGrid, central_square, padded_square, square_grid, whole
+from llava_hh.models.image_grid import ImageGrid, central_square, padded_square, square_grid, whole
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

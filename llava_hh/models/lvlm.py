@@ -15,12 +15,12 @@ from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
 
-from llava_hh.attention import decoder_layers
-from llava_hh.data.images import own_image
-from llava_hh.files import in_one_line
+from llava_hh.attention.modules import decoder_layers
+from llava_hh.files.files import in_one_line
+from llava_hh.files.images import own_image
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
-from llava_hh.models.grid import ImageGrid
+from llava_hh.models.image_grid import ImageGrid
 from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llava_hh.files import read_json, refuse_pointer
+from llava_hh.files.files import read_json, refuse_pointer
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,

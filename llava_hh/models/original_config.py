@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from llava_hh.files import read_json, refuse_pointer
+from llava_hh.files.files import read_json, refuse_pointer
 from llava_hh.models.original_fields import KNOWN_TOWERS, tower_folder, uses_tiles
 from llava_hh.models.token_ids import read_token_ids
 from llava_hh.models.without_code import from_folder

@@ -6,7 +6,7 @@ It is read without transformers.
 from collections.abc import Iterable
 from pathlib import Path
 
-from llava_hh.files import read_json
+from llava_hh.files.files import read_json
 from llava_hh.models.weight_files import PROJECTOR, WeightFile, refuse_adapter, tensors_of, weight_files
 
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from llava_hh.files import read_any_json, read_json, refuse_pointer, without_advice
+from llava_hh.files.files import read_any_json, read_json, refuse_pointer, without_advice
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
 PROJECTOR = "mm_projector.bin"

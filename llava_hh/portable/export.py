@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from llava_hh import portable
-from llava_hh.files import is_ours, write_json, write_text
+from llava_hh.attention.interventions import DeactivateText
+from llava_hh.files.files import is_ours, write_json, write_text
 from llava_hh.heads import Head
-from llava_hh.interventions import DeactivateText
-from llava_hh.runs import make_folder
+from llava_hh.runs.run import make_folder
 
 TEMPLATE = Path(portable.__file__).with_name("generate.py")
 EMPTY_LIST, DEFAULT_THRESHOLD = "HEADS: list[list[int]] = []\n", "THRESHOLD = 0.4\n"  # lines of the template

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.comparison import RESULT_FILE, label_of
-from llava_hh.data.images import image_path
-from llava_hh.files import read_json
+from llava_hh.comparing.summary import label_of
+from llava_hh.files.files import read_json
+from llava_hh.files.images import image_path
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
+from llava_hh.runs.scored import RESULT_FILE
 
 FIRST = ("greedy", "adhh")  # kinds of methods, from the left
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from llava_hh.analysis.findings import FIGURES, seen_in
-from llava_hh.files import read_result
+from llava_hh.figures.findings import FIGURES, seen_in
+from llava_hh.files.files import read_result
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.images import data_uri
 

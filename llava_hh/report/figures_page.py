@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from llava_hh.analysis.findings import FIGURES, seen_in
-from llava_hh.files import read_result, write_text
-from llava_hh.runs import processes
+from llava_hh.figures.findings import FIGURES, seen_in
+from llava_hh.files.files import read_result, write_text
+from llava_hh.runs.run import processes
 
 TITLE = "# Figures\n"
 

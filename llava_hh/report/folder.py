@@ -7,8 +7,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files import read_result
-from llava_hh.schema import FINISHED
+from llava_hh.files.files import read_result
+from llava_hh.files.schema import FINISHED
 
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")

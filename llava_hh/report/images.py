@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_hh.data.images import load_image
+from llava_hh.files.images import load_image
 
 EDGES = (384, 288, 224, 176, 128)  # longest side in pixels; tried in turn
 QUALITY = 80

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from llava_hh.comparison import POPE_FILE, RESULT_FILE, cell, table_of, table_of_pope
+from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.report.folder import ResultFolder, read_form
+from llava_hh.runs.scored import RESULT_FILE
 
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 

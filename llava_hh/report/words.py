@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from llava_hh.attribution.contrast import influence
 from llava_hh.figures.head_map import READ_OUT_LABELS
-from llava_hh.files import read_json_lines
+from llava_hh.files.files import read_json_lines
 from llava_hh.report.folder import ResultFolder, read_form
 
 LARGEST = 2**15 - 1

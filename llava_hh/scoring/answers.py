@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.files import read_json, read_json_lines, sha256, write_json
-from llava_hh.ids import number_or_text
-from llava_hh.metrics.compare import RESAMPLES, image_weights
+from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.files.ids import number_or_text
+from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
-from llava_hh.runs import make_parent, provenance
+from llava_hh.runs.run import make_parent, provenance
 
 
 def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:

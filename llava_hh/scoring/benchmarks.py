@@ -6,11 +6,11 @@ from typing import Any
 
 from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
-from llava_hh.files import read_json_lines, sha256, write_json
-from llava_hh.ids import whole_id
+from llava_hh.files.files import read_json_lines, sha256, write_json
+from llava_hh.files.ids import whole_id
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
-from llava_hh.runs import make_parent, provenance
+from llava_hh.runs.run import make_parent, provenance
 
 FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
 

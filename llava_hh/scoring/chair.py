@@ -9,16 +9,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llava_hh.comparison import cell
+from llava_hh.comparing.summary import cell
 from llava_hh.data.coco import load_objects
-from llava_hh.datasets import Dataset, ImageId, load_dataset
-from llava_hh.files import Skip, json_rows, printable, read_json, refuse, sha256, write_json
+from llava_hh.files.files import Skip, json_rows, printable, read_json, refuse, sha256, write_json
+from llava_hh.files.progress import progress
+from llava_hh.files.tables import Table, beside, print_table
 from llava_hh.metrics.caption_scores import overall_metrics
+from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
+from llava_hh.metrics.chair.words import drop_incomplete_sentence
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.metrics.words import drop_incomplete_sentence
-from llava_hh.progress import progress
-from llava_hh.runs import make_parent, processes, provenance, share_out
-from llava_hh.tables import Table, beside, print_table
+from llava_hh.runs.run import make_parent, processes, provenance, share_out
 
 Bad = list[str]  # one line for each row that was skipped
 
@@ -190,7 +190,7 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
     """Score a file, write the result file `out` unless it is the same already, and print the metrics.
 
     Args:
-        argv: the command, which the file keeps; form: of the table, one of `llava_hh.tables.FORMATS`.
+        argv: the command, which the file keeps; form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
         ValueError: a file or row that cannot be scored, named; or `out` has the scores of other captions.
     """

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_hh.attribution.contrast import READ_OUTS
-from llava_hh.command_line import FACTOR, RANDOM_SEED, SIZE, chosen, errors_in_one_line, script_parser
-from llava_hh.flags import ATTRIBUTED, add_caption_flags, add_object_flags
-from llava_hh.parsing import METHOD, SPEED, ScriptParser
+from llava_hh.command_line.parser import METHOD, SPEED, ScriptParser
+from llava_hh.command_line.script import FACTOR, RANDOM_SEED, SIZE, chosen, errors_in_one_line, script_parser
+from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 
 OF_PARTS = {"of", "with_object", "without_object"}
 OF_BOTH = {"captions", "list_length", "out", "debug", "profile"}
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = write_part(chosen(Part, args))
         else:
             from llava_hh.attribution.result import Attribution, attribute_captions, said_of
-            from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
+            from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
 
             path, request = args.out / "attribution_result.json", request_of("attribute", vars(args))
             if is_finished(path, request):

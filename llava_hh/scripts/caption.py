@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 
-from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
-from llava_hh.parsing import METHOD, ScriptParser
+from llava_hh.command_line.parser import METHOD, ScriptParser
+from llava_hh.command_line.script import errors_in_one_line, script_parser
+from llava_hh.scripts.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
 
 
 def parser() -> ScriptParser:
@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.decoding.making import Material, make
     from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
     from llava_hh.decoding.registry import GROUPS
-    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
+    from llava_hh.files.progress import announce
     from llava_hh.models.lvlm import load_lvlm, release
-    from llava_hh.progress import announce
-    from llava_hh.runs import processes
+    from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
+    from llava_hh.runs.run import processes
 
     (spec,) = read_methods([args.method], method_defaults(args))
     if spec.kind in GROUPS:

@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import COUNT, RANDOM_SEED, SIZE, add_format_flag, chosen, parser_of_verbs, run_verb
-from llava_hh.comparison import RESULT_FILE
-from llava_hh.conditions import LIFTABLE
-from llava_hh.datasets import DATASETS
-from llava_hh.flags import COMPARED
+from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.script import COUNT, RANDOM_SEED, SIZE, add_format_flag, chosen, parser_of_verbs, run_verb
+from llava_hh.comparing.comparable import LIFTABLE
+from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.runs.scored import RESULT_FILE
+from llava_hh.scripts.flags import COMPARED
 
 RUNS = """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
 
@@ -54,7 +54,8 @@ def compare_seeds(args: argparse.Namespace) -> None:
 
 
 def compare_details(args: argparse.Namespace) -> None:
-    from llava_hh.comparing.details import PICTURES, compare_details
+    from llava_hh.comparing.details import compare_details
+    from llava_hh.figures.chair_details import PICTURES
     from llava_hh.figures.style import picture
 
     if source := compare_details(args.captions, args.out):

@@ -6,8 +6,8 @@ Every verb reads the originals as they are; this is for other programs, and for 
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.script import errors_in_one_line, script_parser
 
 DTYPES = ("auto", "float16", "bfloat16", "float32")
 

@@ -6,9 +6,9 @@ Prints a line per check; exits with status 1 if one of them failed.
 import sys
 from collections.abc import Sequence
 
-from llava_hh.command_line import errors_in_one_line, script_parser
-from llava_hh.parsing import ScriptParser
-from llava_hh.profiles import read_profile
+from llava_hh.command_line.parser import ScriptParser
+from llava_hh.command_line.profiles import read_profile
+from llava_hh.command_line.script import errors_in_one_line, script_parser
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         profile = read_profile(args.profile)
     from tqdm import tqdm
 
-    from llava_hh.doctor import REMEDIES, Examination, Line
+    from llava_hh.doctor.examination import REMEDIES, Examination, Line
 
     with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False, disable=None) as bar:
 

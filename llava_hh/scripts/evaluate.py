@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
-from llava_hh.flags import (
+from llava_hh.command_line.parser import METHOD, OUTPUT, ScriptParser
+from llava_hh.command_line.script import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
+from llava_hh.scripts.flags import (
     ATTRIBUTED,
     DRAWN,
     add_head_flags,
@@ -24,10 +25,9 @@ from llava_hh.flags import (
     chosen_objects,
     method_defaults,
 )
-from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
 
 if TYPE_CHECKING:
-    from llava_hh.evaluation import Evaluation
+    from llava_hh.experiments.captioning import Evaluation
     from llava_hh.experiments.evaluate import Task
 
 RESULTS = {"chair": "summary.json", "pope": "pope.json", "loss": "reference_loss.json"}
@@ -103,11 +103,11 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
     from llava_hh.experiments.choice import see_choosable
     from llava_hh.experiments.evaluate import run_task, with_own_labels
-    from llava_hh.files import read_json, write_json
-    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
-    from llava_hh.footprint import stored_tensors
-    from llava_hh.progress import announce
-    from llava_hh.runs import processes
+    from llava_hh.files.files import read_json, write_json
+    from llava_hh.files.progress import announce
+    from llava_hh.models.footprint import stored_tensors
+    from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
+    from llava_hh.runs.run import processes
 
     specs = read_methods(args.methods, method_defaults(args))
     check_lists(specs, args.heads)
@@ -156,10 +156,10 @@ def show(args: argparse.Namespace, path: Path, content: dict) -> None:
 
 def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     """The images, the model and the task of the flags."""
-    from llava_hh.datasets import images_with_objects
-    from llava_hh.experiments.captions import CaptionTask
-    from llava_hh.experiments.losses import LossTask, caption_metrics
-    from llava_hh.flags import evaluation_from_flags
+    from llava_hh.experiments.chair import CaptionTask
+    from llava_hh.experiments.reference_loss import LossTask, caption_metrics
+    from llava_hh.metrics.chair.datasets import images_with_objects
+    from llava_hh.scripts.flags import evaluation_from_flags
 
     if args.task == "pope":
         return prepare_pope(args)
@@ -176,7 +176,7 @@ def prepare_pope(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     """POPE's images are chosen among those with three objects, so --limit is theirs."""
     from llava_hh.data.pope import SUFFIXES
     from llava_hh.experiments.pope import PopeTask, questions_about
-    from llava_hh.flags import evaluation_from_flags
+    from llava_hh.scripts.flags import evaluation_from_flags
 
     if args.dataset != "coco" or chosen_objects(args):
         raise ValueError(
@@ -200,7 +200,7 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
     if args.choosing_images is None:
         raise ValueError("--choosing-captions needs --choosing-images, the folder of their images")
     from llava_hh.experiments.firing import matched_controls
-    from llava_hh.runs import processes
+    from llava_hh.runs.run import processes
 
     def draw(heads: Sequence, threshold: float, seeds: Sequence[int]) -> Mapping:
         found = matched_controls(

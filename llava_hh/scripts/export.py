@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import FRACTION, SIZE, errors_in_one_line, script_parser
-from llava_hh.parsing import METHOD, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import METHOD, OUTPUT, ScriptParser
+from llava_hh.command_line.script import FRACTION, SIZE, errors_in_one_line, script_parser
 
 
 def parser() -> ScriptParser:

@@ -10,19 +10,19 @@ from importlib import import_module
 from inspect import getdoc
 from typing import Any
 
-from llava_hh.command_line import SIZE, parser_of_verbs, run_verb
+from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
-from llava_hh.flags import ATTRIBUTED, add_caption_flags, add_head_flags, add_out_flag
-from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_head_flags, add_out_flag
 
 # verb: module and class of its figure
 FIGURES = {
-    "bias": "llava_hh.experiments.bias:Bias",
-    "inheritance": "llava_hh.experiments.inheritance:Inheritance",
-    "divergence": "llava_hh.experiments.divergence:Divergence",
-    "words": "llava_hh.experiments.words:Words",
-    "modules": "llava_hh.experiments.modules:Modules",
-    "factors": "llava_hh.experiments.factors:Factors",
+    "bias": "llava_hh.experiments.attention_bias:Bias",
+    "inheritance": "llava_hh.experiments.attention_inheritance:Inheritance",
+    "divergence": "llava_hh.experiments.js_divergence:Divergence",
+    "words": "llava_hh.experiments.word_maps:Words",
+    "modules": "llava_hh.experiments.module_influence:Modules",
+    "factors": "llava_hh.experiments.attention_reweight:Factors",
 }
 # what a profile fills of the flags that several figures have
 TEMPLATES = {
@@ -41,8 +41,8 @@ def figure_of(name: str) -> Figure:
 
 def make(figure: Figure, args: argparse.Namespace) -> None:
     """Do a figure's work; print what it found, and the names of its files."""
-    from llava_hh.files import read_json
-    from llava_hh.finished import is_finished, left_by_runs, mark_finished, request_of
+    from llava_hh.files.files import read_json
+    from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
 
     figure.options = vars(args)
     path = args.out / f"{figure.name}.json"

@@ -8,10 +8,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE, chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.command_line.script import (
+    FACTOR,
+    RANDOM_SEED,
+    RATE,
+    SHARE,
+    SIZE,
+    chosen,
+    errors_in_one_line,
+    script_parser,
+)
 from llava_hh.finetuning.settings import OBJECTIVES
-from llava_hh.flags import add_head_flags
-from llava_hh.parsing import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.scripts.flags import add_head_flags
 
 
 def parser() -> ScriptParser:
@@ -74,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
-        from llava_hh.finished import is_finished, mark_finished, request_of
+        from llava_hh.runs.finished import is_finished, mark_finished, request_of
 
         log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
         if is_finished(log, request):

@@ -6,10 +6,10 @@ Every stage skips what is there; what was made with another seed or step, or of 
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import RANDOM_SEED, chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.parser import METHOD, MODEL, ScriptParser
+from llava_hh.command_line.profiles import read_profile
+from llava_hh.command_line.script import RANDOM_SEED, chosen, errors_in_one_line, script_parser
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
-from llava_hh.parsing import METHOD, MODEL, ScriptParser
-from llava_hh.profiles import read_profile
 
 OWN = "checkpoints/mini/"  # nothing of mini may stand where another model is looked for
 STAGES = ("data", "base", "vision", "tune", "assemble", "steps")

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import SIZE, parser_of_verbs, run_verb
-from llava_hh.flags import ATTRIBUTED, COMPARED
-from llava_hh.parsing import MODEL, SPEED, ScriptParser
+from llava_hh.command_line.parser import MODEL, SPEED, ScriptParser
+from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
+from llava_hh.scripts.flags import ATTRIBUTED, COMPARED
 
 HTML = """A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
 
@@ -22,10 +22,10 @@ Writes figures.md into that folder, from the figures' JSON files.
 
 
 def write_html(args: argparse.Namespace) -> None:
-    from llava_hh.files import is_ours, write_text
+    from llava_hh.files.files import is_ours, write_text
     from llava_hh.report.index import REPORT, index_folder
     from llava_hh.report.render import render_index, render_report
-    from llava_hh.runs import processes
+    from llava_hh.runs.run import processes
 
     if not processes().is_main:
         return

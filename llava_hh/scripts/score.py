@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line import add_format_flag, chosen, parser_of_verbs, run_verb
-from llava_hh.datasets import DATASETS
-from llava_hh.flags import ANNOTATIONS, ATTRIBUTED, by
-from llava_hh.metrics.variants import VARIANTS
-from llava_hh.parsing import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.script import add_format_flag, chosen, parser_of_verbs, run_verb
+from llava_hh.metrics.chair.datasets import DATASETS
+from llava_hh.metrics.chair.variants import VARIANTS
+from llava_hh.scripts.flags import ANNOTATIONS, ATTRIBUTED, by
 
 CHAIR = """Score captions by CHAIR: the objects that each names, and those of them that are not in the image (paper).
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from llava_hh.data.images import image_path, load_image
+from llava_hh.files.images import image_path, load_image
 
 LOSSLESS = {"png": "PNG", "bmp": "BMP", "tiff": "TIFF", "ppm": "PPM"}
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA")

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from seeded import Seeded
 
-from llava_hh import runs
-from llava_hh.command_line import errors_in_one_line
-from llava_hh.runs import start_run
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.runs import run as runs
+from llava_hh.runs.run import start_run
 
 from ..reproducing import reproduce
 

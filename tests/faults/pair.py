@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_hh import blocks, processes, runs
+from llava_hh.files import processes
+from llava_hh.runs import blocks
+from llava_hh.runs import run as runs
 
 from .children import Child, Ending, run_to_the_end
 from .kills import contents, difference

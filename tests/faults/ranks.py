@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from llava_hh import blocks
+from llava_hh.runs import blocks
 
 from .case import spoil
 from .children import Child, Ending

@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 
-from llava_hh.files import sha256
+from llava_hh.files.files import sha256
 from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import finetune

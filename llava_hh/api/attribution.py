@@ -1,0 +1,179 @@
+"""Attribution of one caption: what each head does for the words that it names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL.Image import Image
+
+from llava_hh.attribution.contrast import influence
+from llava_hh.attribution.targets import Target, find_targets
+from llava_hh.files.images import own_image
+from llava_hh.files.memory import fit_in_memory
+from llava_hh.files.nonfinite import refuse_infinite
+from llava_hh.heads import Head
+from llava_hh.models.lvlm import DESCRIBE, Lvlm
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from llava_hh.attribution.ablation import Ablated
+
+SHOWN = 3  # heads of each word in the text of a result
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The influence of every head on words of a caption: p(word's first token) minus p without the head.
+
+    Attributes:
+        words: as they stand in the caption; objects: the COCO category of each, or the word where it names none.
+        probabilities: (word,) of each word's first token; influence: (word, layer, head), and (word, layer) of whole
+            attention modules and MLPs: fractions.
+    """
+
+    caption: str
+    targets: tuple[Target, ...]
+    probabilities: np.ndarray
+    influence: np.ndarray
+    attention_influence: np.ndarray
+    mlp_influence: np.ndarray
+
+    @property
+    def words(self) -> list[str]:
+        return [target.word for target in self.targets]
+
+    @property
+    def objects(self) -> list[str]:
+        return [target.node for target in self.targets]
+
+    def of(self, word: str | None = None) -> np.ndarray:
+        """The influence on a word, or its mean over all words, (layer, head); a word that stands twice has its mean.
+
+        Raises:
+            ValueError: a word that was not measured.
+        """
+        chosen = [number for number, own in enumerate(self.words) if word is None or own.lower() == word.lower()]
+        if not chosen:
+            raise ValueError(f"no influence on {word!r} here; there is on {', '.join(self.words)}")
+        return self.influence[chosen].mean(0)
+
+    def top(self, k: int = 10, word: str | None = None) -> list[tuple[Head, float]]:
+        """The k heads of largest influence on a word, or on the mean of all words, and their influence."""
+        found = self.of(word)
+        order = np.argsort(-found, axis=None, kind="stable")[:k]
+        heads = [Head(*map(int, np.unravel_index(place, found.shape))) for place in order]
+        return [(head, float(found[head])) for head in heads]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-ready row for each word and head."""
+        return [
+            {
+                "word": target.word,
+                "object": target.node,
+                "token": target.index,
+                "layer": layer,
+                "head": head,
+                "probability": float(self.probabilities[number]),
+                "influence": float(self.influence[number, layer, head]),
+            }
+            for number, target in enumerate(self.targets)
+            for layer, head in np.ndindex(self.influence.shape[1:])
+        ]
+
+    def to_dataframe(self) -> DataFrame:
+        """`rows` as a pandas table.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise ImportError("to_dataframe needs pandas (pip install pandas); rows() does without") from None
+        return DataFrame(self.rows())
+
+    def plot(self, word: str | None = None) -> Figure:
+        """A map of the heads' influence on a word, or on the mean of all words; matplotlib's, to show or to save."""
+        from llava_hh.figures.head_map import influence_map
+
+        about = f"on {word!r}" if word else f"mean over {len(self.targets)} words"
+        return influence_map(self.of(word), [head for head, _ in self.top()], f"Influence of attention heads, {about}")
+
+    def __str__(self) -> str:
+        lines = []
+        for target, probability, found in zip(self.targets, self.probabilities, self.influence, strict=True):
+            order = np.argsort(-found, axis=None, kind="stable")[:SHOWN]
+            heads = [Head(*map(int, np.unravel_index(place, found.shape))) for place in order]
+            shown = ", ".join(f"{head} {found[head]:+.3f}" for head in heads)
+            lines.append(f"{target.word}: probability {probability:.3f}; without {shown}")
+        return "\n".join(lines)
+
+
+def attribute(
+    lvlm: Lvlm,
+    image: str | Path | Image,
+    caption: str | Sequence[int],
+    words: Sequence[str] | str | None = None,
+    prompt: str = DESCRIBE,
+    max_rows: int = 4096,
+) -> Attribution:
+    """The exact influence of every head on words of a caption: each head zeroed where the word is predicted.
+
+    The numbers are those of the attribution script on the same caption. A text is tokenised anew; the token ids of a
+    generated caption, given in place of its text, are taken as they are.
+
+    Args:
+        image: a path or a PIL image; prompt: the question that the caption answers.
+        words: which; every place where one stands counts. None: every object word of CHAIR.
+        max_rows: the most ablated rows at once; bounds the memory.
+
+    Raises:
+        ValueError: an image that cannot be read, no object word in the caption, or a word that is not in it.
+    Source: paper, counterfactual influence of attention heads.
+    """
+    from llava_hh.attribution.ablation import ablate_every_head
+
+    tokenizer = lvlm.tokenizer
+    is_text = isinstance(caption, str)
+    ids = list(tokenizer(caption.strip(), add_special_tokens=False).input_ids if is_text else map(int, caption))
+    text = caption.strip() if is_text else lvlm.answer_text(ids)
+    targets = find_targets(tokenizer, ids, text, _mentions(text, [words] if isinstance(words, str) else words))
+    batch = lvlm.encode([own_image(image)], [prompt], [ids])
+    positions = [batch.response_start[0] + target.index - 1 for target in targets]
+    token_ids = [target.token_id for target in targets]
+
+    def ablate(rows: int) -> Ablated:
+        return ablate_every_head(lvlm.model, batch.inputs, positions, token_ids, max_rows=rows, modules=True)
+
+    copies_of_a_layer = lvlm.n_heads + 2  # with its attention and its MLP
+    found, _ = fit_in_memory(ablate, max_rows, min(max_rows, 1 + copies_of_a_layer))
+    log_probs = [tensor.numpy() for tensor in (found.clean, found.heads, found.mha, found.mlp)]
+    if not all(np.isfinite(own).all() for own in log_probs):
+        refuse_infinite(lvlm.model, lvlm.decoder_layers, [(text[:40], lambda: lvlm.model(**batch.inputs))])
+    clean, *ablated = log_probs
+    return Attribution(text, tuple(targets), np.exp(clean), *(influence(clean, own) for own in ablated))
+
+
+def _mentions(text: str, words: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The words as mentions, in the caption's order; what a caption of one image says of truth is not known here."""
+    if words is None:
+        from llava_hh.metrics.chair.chair import find_objects
+
+        found = [(mention.start, mention.word, mention.node) for mention in find_objects(text)]
+        if not found:
+            raise ValueError(f"no object word of CHAIR in {text[:60]!r}; name words=[...]")
+    else:
+        found = []
+        for word in dict.fromkeys(words):
+            places = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
+            if not word or not places:
+                raise ValueError(f"no word {word!r} in the caption {text[:60]!r}")
+            found += [(start, text[start : start + len(word)], word) for start in places]
+    return [{"word": word, "node": node, "start": start, "hallucinated": False} for start, word, node in sorted(found)]

@@ -1,0 +1,95 @@
+"""One layer's attention in one forward pass, as interventions and recordings see it."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from llava_hh.attention.spans import AnswerRows, Spans
+
+
+@dataclass
+class AttentionCall:
+    """One layer's attention in one forward pass: what it was given, and its output as edited so far.
+
+    With `causal`, which stands only where there is no mask, query row i sees keys 0..i. Methods take the query heads
+    as an index tensor; with grouped queries, a key head serves n_heads // n_kv_heads of them. What they recompute
+    is without attention dropout.
+    """
+
+    query: Tensor  # batch head query d_head
+    key: Tensor  # batch kv_head key d_head
+    value: Tensor  # batch kv_head key d_head
+    mask: Tensor | None  # batch 1|head query key, bool (True is seen) or additive
+    scaling: float
+    causal: bool
+    output: Tensor  # batch query head d_head; a copy that edits may write to
+    gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
+    boosts: list[tuple[Tensor, AnswerRows]] = field(
+        default_factory=list
+    )  # alphas of `BoostImageScores`: batch head key
+
+    @property
+    def first_index(self) -> int | Tensor:
+        """The key that belongs to the first query row; a tensor where only the mask tells, as under a static cache."""
+        n_queries, n_keys = self.query.shape[2], self.key.shape[2]
+        if self.mask is None:
+            return 0 if self.causal else n_keys - n_queries
+        last_row = self.mask[:, 0, -1, :n_keys]
+        seen = last_row if last_row.dtype == torch.bool else last_row > torch.finfo(last_row.dtype).min / 2
+        # rows of a batch share their columns
+        return torch.where(seen, torch.arange(n_keys, device=seen.device), -1).amax() - (n_queries - 1)
+
+    def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
+        """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
+
+        A row that sees no key at all (left padding) is all 0. A boost is in it, a gain is not.
+        """
+        rows = self.query[:, heads, first_row:].float()
+        keys = self.key[:, self._kv_heads(heads)].float()
+        scores = rows @ keys.transpose(-1, -2) * self.scaling
+        if self.boosts:
+            alphas = [alpha[:, heads, None] * rows.predict[:, None, first_row:, None] for alpha, rows in self.boosts]
+            scores = scores + sum(alphas) * scores.abs()
+        seen = None
+        mask = self._mask(heads, first_row)
+        if self.causal:
+            own = torch.arange(first_row, self.query.shape[2], device=scores.device)
+            seen = torch.arange(scores.shape[-1], device=scores.device) <= own[:, None]
+        elif mask is not None and mask.dtype == torch.bool:
+            seen = mask
+        elif mask is not None:
+            scores = scores + mask.float()
+        if seen is None:
+            return scores.softmax(-1)
+        return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen
+
+    def mix(self, heads: Tensor, value: Tensor) -> Tensor:
+        """Pattern times `value` (batch, head, key, d_head) by one fused call, (batch, head, query, d_head)."""
+        query, key, mask = self.query[:, heads], self.key[:, self._kv_heads(heads)], self._mask(heads)
+        if value.dtype != query.dtype:
+            query, key = query.to(value.dtype), key.to(value.dtype)
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(value.dtype)
+        return sdpa(query, key, value, attn_mask=mask, is_causal=self.causal, scale=self.scaling)
+
+    def mass(self, heads: Tensor, spans: Spans) -> Tensor:
+        """Attention mass on the image and on the keys after it, (batch, head, query, 2) fp32 fractions."""
+        indicator = torch.stack((spans.image, spans.after_image), -1).float()[:, None]
+        indicator = pad(indicator, (0, self.key.shape[-1] - 2))  # fused kernels want values as wide as keys
+        return self.mix(heads, indicator.expand(-1, len(heads), -1, -1))[..., :2]
+
+    def values(self, heads: Tensor) -> Tensor:
+        """The values that each of `heads` reads, (batch, head, key, d_head)."""
+        return self.value[:, self._kv_heads(heads)]
+
+    def _kv_heads(self, heads: Tensor) -> Tensor:
+        return heads // (self.query.shape[1] // self.key.shape[1])
+
+    def _mask(self, heads: Tensor, first_row: int = 0) -> Tensor | None:
+        if self.mask is None:
+            return None
+        mask = self.mask[:, :, first_row:, : self.key.shape[2]]
+        return mask if mask.shape[1] == 1 else mask[:, heads]

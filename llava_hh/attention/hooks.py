@@ -1,0 +1,155 @@
+"""Where interventions and recordings meet a model: context managers over the package's attention function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from llava_hh.attention.interventions import Intervention
+from llava_hh.attention.modules import attends_to_image_alone, attention_modules, switch_attention
+from llava_hh.attention.spans import SpanFinder
+from llava_hh.attention.state import BLOCKS, Block, Observer
+from llava_hh.attention.trace import Trace, watch_generate
+from llava_hh.heads import Head, by_layer, check_heads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def intervene(
+    model: PreTrainedModel,
+    image_mask: Tensor,
+    interventions: Sequence[Intervention],
+    response_start: Sequence[int] | Tensor | None = None,
+    on_rows: Sequence[bool] | Tensor | None = None,
+) -> Iterator[Trace]:
+    """Apply `interventions` to every forward pass of `model`, and so to `model.generate`, while the block is open.
+
+    Blocks add up: an inner one applies on top of the outer. The block's own forwards run fused (sdpa) attention,
+    whatever the model was set to; leaving restores that, also by an exception. No attention maps are returned under
+    `output_attentions`; use `record`.
+
+    Args:
+        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams). What
+            lies behind it is the answer, so a second turn of a conversation needs a block of its own.
+        response_start: the answer's first position in each row, where image_mask covers some of the answer.
+        on_rows: whether each row of image_mask is edited, such as one of two twins; the other rows keep every bit and
+            take no decisions. None is all rows.
+
+    Raises:
+        IndexError: a head that the model does not have.
+        ValueError: a bad image_mask, response_start or on_rows; a model whose attention cannot be replaced; in a layer
+            that attends to the image alone (Mllama's cross-attention), an edit of what comes after the image or of
+            answer rows; in `generate`, a prompt of another length than image_mask.
+        RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
+        NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
+    """
+    block = Block(SpanFinder(image_mask, response_start, on_rows))
+    for number, intervention in enumerate(interventions):
+        intervention.check(len(image_mask))
+        for layer, heads in by_layer(intervention.heads).items():
+            block.edits.setdefault(layer, []).append((number, intervention, heads))
+    with _open(model, block, [head for each in interventions for head in each.heads]):
+        on_answers = any(each.acts_on_answers for each in interventions)
+        with watch_generate(model, block.spans, block.trace) if on_answers else nullcontext():
+            yield block.trace
+
+
+@contextmanager
+def record(
+    model: PreTrainedModel,
+    image_mask: Tensor,
+    mass: Iterable[tuple[int, int]] | None = None,
+    maps: Iterable[tuple[int, int]] | None = None,
+) -> Iterator[Trace]:
+    """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
+
+    Inside `intervene`, a head's own edit doesn't show: recorded is the softmax of its queries and keys, as the layer
+    computes it before an edit. Edits of earlier layers do show, in those queries and keys. What is recorded carries
+    gradients unless the forward runs without; gradient checkpointing records its recomputation as one more forward.
+
+    Args:
+        image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
+        mass: heads whose mass on the image and after it is kept; no map is built for these.
+        maps: heads whose maps are kept.
+
+    Raises:
+        IndexError, ValueError, RuntimeError, NotImplementedError: as `intervene`.
+    """
+    block = Block(SpanFinder(image_mask))
+    mass, maps = list(mass or ()), list(maps or ())
+    block.mass, block.maps = by_layer(mass), by_layer(maps)
+    block.trace.mass = {layer: [] for layer in block.mass}
+    block.trace.maps = {layer: [] for layer in block.maps}
+    with _open(model, block, mass + maps):
+        yield block.trace
+
+
+@contextmanager
+def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: Observer) -> Iterator[None]:
+    """Call `observer(layer, heads, call)` in every forward of the layers of `heads`; it changes no output.
+
+    The heads of the layer come as an index tensor, ascending, with what the attention was given, from which the
+    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without. Under
+    gradient checkpointing the recomputation calls it once more, and must find it computing the same: so leave the
+    block only after backward, and keep what the observer goes by until then.
+
+    Raises:
+        IndexError, ValueError, RuntimeError: as `intervene`.
+    """
+    block = Block(None)
+    heads = list(heads)
+    block.observed, block.observer = by_layer(heads), observer
+    with _open(model, block, heads):
+        yield
+
+
+def is_edited(model: PreTrainedModel) -> bool:
+    """Whether a block of `intervene` with something to edit is open on the model."""
+    blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(BLOCKS, ()))
+    return any(block.edits for block in blocks)
+
+
+@contextmanager
+def _open(model: PreTrainedModel, block: Block, heads: Sequence[tuple[int, int]]) -> Iterator[None]:
+    from transformers import PreTrainedModel
+
+    from llava_hh.attention.function import ATTENTION  # imports transformers' modeling, which takes seconds
+
+    modules = attention_modules(model)
+    text_config = next(iter(modules.values())).config
+    check_heads(heads, len(modules), text_config.num_attention_heads)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config is text_config and not part._supports_sdpa:
+            raise ValueError(
+                f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
+            )
+    for layer, edits in block.edits.items():
+        for _, edit, chosen in edits:
+            if (edit.acts_after_image or edit.acts_on_answers) and attends_to_image_alone(modules[layer]):
+                why = (
+                    "nothing comes after it there" if edit.acts_after_image else "which rows answer is not known there"
+                )
+                raise ValueError(
+                    f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}: layer {layer} attends to the image "
+                    f"alone, {why}; ZeroHeads can"
+                )
+    opened = [modules[layer] for layer in sorted(block.layers)]
+    with switch_attention(model, ATTENTION):
+        for module in opened:
+            module.__dict__.setdefault(BLOCKS, []).append(block)
+        try:
+            yield
+        finally:
+            for module in opened:
+                blocks = module.__dict__[BLOCKS]
+                blocks.remove(block)
+                if not blocks:
+                    del module.__dict__[BLOCKS]
+    # only reached when the block was left without an exception
+    if missing := sorted(block.layers - block.called):
+        raise RuntimeError(f"layers {missing} were never called while the block was open; their heads saw nothing")

@@ -1,0 +1,232 @@
+"""What can be done to a head: `ZeroHeads`, `DeactivateText` (the paper's AD-HH), `ScaleAttention`, `BoostImageScores`.
+
+Each is a frozen description with a tensor rule, `edit`, which rewrites the output of its heads in one layer. Where
+several name the same head, the result doesn't depend on their order: boosts add up before the softmax, scales multiply
+after it, `DeactivateText` then measures the pattern that results, and `ZeroHeads` has the last word.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llava_hh.attention.call import AttentionCall
+from llava_hh.attention.spans import Spans
+from llava_hh.heads import Head
+
+
+class Decisions(NamedTuple):
+    """How often `DeactivateText` fired, out of how many decisions.
+
+    Of one forward, bool tensors: fired (batch, head, query) and decided (batch, query), of its answer rows.
+    """
+
+    fired: int | Tensor
+    decided: int | Tensor
+
+
+@dataclass(frozen=True)
+class _OnHeads:
+    """What interventions share. Heads are kept as a tuple; `order` is that among the edits of a layer, lowest first."""
+
+    heads: tuple[Head, ...]
+    order: ClassVar[int]
+    acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
+    acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
+    needs_spans: ClassVar[bool] = True  # so it cannot act where a cache may have dropped keys
+
+    def __post_init__(self) -> None:
+        heads = tuple(Head(int(layer), int(head)) for layer, head in self.heads)
+        if not heads:
+            raise ValueError(f"{type(self).__name__} needs at least one head")
+        object.__setattr__(self, "heads", heads)  # the dataclass is frozen
+
+    def check(self, n_rows: int) -> None:
+        """See that it fits an image_mask of so many rows.
+
+        Raises:
+            ValueError: it does not.
+        """
+
+
+@dataclass(frozen=True)
+class ZeroHeads(_OnHeads):
+    """Zero the output of `heads` (their slice of the o_proj input) at every query position of every forward.
+
+    It acts on batches of any number of rows, unless its block is for some rows alone.
+
+    Args:
+        heads: at least one; kept as a tuple.
+
+    Raises:
+        ValueError: no heads.
+
+    Source: the paper's knock-out of a head (attribution), and its pruning of newer models.
+    """
+
+    order: ClassVar[int] = 3
+    needs_spans: ClassVar[bool] = False
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans | None) -> None:
+        if spans is None or spans.rows is None:
+            call.output[:, :, heads] = 0
+        else:
+            call.output[:, :, heads] = call.output[:, :, heads].masked_fill(spans.rows[:, None, None, None], 0)
+
+
+@dataclass(frozen=True)
+class DeactivateText(_OnHeads):
+    """AD-HH: where a head puts a mass of at least `threshold` on the keys after the image, zero that attention.
+
+    The mass m is the sum of the head's attention after softmax over the after-image keys, the query's own key among
+    them. Every row of the batch and every head decides for itself. What is left (system prompt, image) keeps its
+    weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit,
+    and so do rows without an after-image key, for which there is nothing to decide.
+
+    The query rows that predict an answer token decide: the last of the prompt, and each of the answer. Row q sees the
+    keys up to q, and keys and values depend on rows up to their own alone, layer by layer. So every way to run the
+    model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels (a mass that
+    close to `threshold` may fall to either side). Batches must be padded on the left, else a short row's first decision
+    is made at padding. Rows of padding after a short answer decide too, and are counted.
+
+    Args:
+        heads: at least one; kept as a tuple.
+        threshold: a fraction in [0, 1]; 0 always fires.
+
+    Raises:
+        ValueError: no heads, or a threshold that is not allowed.
+
+    Source: the paper's adaptive deactivation at decoding.
+    Differs: the released code sums m over the batch, so one decision falls on all its rows and beams; ours is per
+        row. It compares m in half precision; ours is fp32. It needs eager attention; ours stays fused. It edits the
+        last row of each forward, so its tokens change without a cache; ours follow the row's position.
+    """
+
+    threshold: float = 0.4
+    order: ClassVar[int] = 2
+    acts_after_image: ClassVar[bool] = True
+    acts_on_answers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must lie in [0, 1], not {self.threshold}")
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> Decisions:
+        first, index, predict = spans.answers
+        # a batch row without an image, or the last row of a prompt that ends with one, has nothing to decide
+        decides = predict[:, first:] & spans.after_image[:, index[first:].clamp(min=0)]  # batch query
+        span = spans.after_image[:, None, None]  # batch 1 1 key
+        pattern = call.pattern(heads, first)
+        if call.gain is not None:
+            pattern = pattern * call.gain[:, heads, None]
+        mass = pattern.masked_fill(~span, 0).sum(-1)
+        fired = (mass >= self.threshold) & decides[:, None]
+        deactivated = pattern.masked_fill(span, 0) @ call.values(heads).float()
+        kept = call.output[:, first:, heads].transpose(1, 2)
+        edited = torch.where(fired[..., None], deactivated.to(kept.dtype), kept)
+        call.output[:, first:, heads] = edited.transpose(1, 2)
+        return Decisions(fired, decides)
+
+
+@dataclass(frozen=True)
+class ScaleAttention(_OnHeads):
+    """Multiply the attention of `heads` on a span by `alpha`, for every query row, without renormalisation.
+
+    Scaling columns of the pattern is scaling rows of V, so this is one more fused call on the chosen heads. Batch
+    rows in which the span is empty, or alpha is 1, keep the fused output bit for bit.
+
+    Args:
+        heads: at least one; kept as a tuple.
+        alpha: a factor of at least 0, or one for each row of the image_mask that the block is opened with.
+        span: "after_image" (alpha below 1 in the paper) or "image" (above 1).
+
+    Raises:
+        ValueError: no heads, or an alpha or a span that is not allowed.
+
+    Source: the paper's re-weighting of attention (figure 6).
+    """
+
+    alpha: float | tuple[float, ...]
+    span: Literal["after_image", "image"] = "after_image"
+    order: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for alpha in self.alpha if isinstance(self.alpha, tuple) else (self.alpha,):
+            if not 0 <= alpha < float("inf"):
+                raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
+        if self.span not in ("after_image", "image"):
+            raise ValueError(f"span must be 'after_image' or 'image', not {self.span!r}")
+
+    @property
+    def acts_after_image(self) -> bool:
+        return self.span == "after_image"
+
+    def check(self, n_rows: int) -> None:
+        """Raises ValueError: it has a factor for each row, of another number of rows."""
+        if isinstance(self.alpha, tuple) and len(self.alpha) != n_rows:
+            raise ValueError(f"ScaleAttention has {len(self.alpha)} alphas for the {n_rows} rows of image_mask")
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
+        if self.alpha == 1:
+            return
+        span = getattr(spans, self.span)  # batch key
+        batch, n_heads = call.query.shape[:2]
+        alpha = torch.tensor(self.alpha, device=span.device).view(-1, 1)
+        alpha = alpha.repeat_interleave(batch // len(alpha), 0)  # batch 1; the copies of a row (beams) stand together
+        if call.gain is None:
+            call.gain = torch.ones(batch, n_heads, call.key.shape[2], device=span.device)
+        call.gain[:, heads] *= torch.where(span, alpha, 1.0)[:, None]
+        value = call.values(heads)
+        scaled = call.mix(heads, value * call.gain[:, heads, :, None].to(value.dtype)).transpose(1, 2)
+        in_row = (span.any(-1) & (alpha[:, 0] != 1))[:, None, None, None]
+        call.output[:, :, heads] = torch.where(in_row, scaled, call.output[:, :, heads])
+
+
+@dataclass(frozen=True)
+class BoostImageScores(_OnHeads):
+    """Raise the scores s (before softmax) of answer rows on image keys to s + alpha |s|, in `heads`.
+
+    Answer rows are the query rows that predict an answer token, as in `DeactivateText`; their softmax is fp32. So
+    batches must be padded on the left. Where several name a head, their alphas add up. Batch rows without an image
+    keep the fused output bit for bit, and so does everything with alpha 0.
+
+    Args:
+        heads: at least one; kept as a tuple.
+        alpha: a number of at least 0.
+
+    Raises:
+        ValueError: no heads, or an alpha that is not allowed.
+
+    Source: PAI's amplification of attention to the image (`baselines.pai`).
+    """
+
+    alpha: float
+    acts_on_answers: ClassVar[bool] = True
+    order: ClassVar[int] = 1  # `ScaleAttention` recomputes all rows without a boost, so it comes before
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha < float("inf"):
+            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
+        if self.alpha == 0:
+            return
+        batch, n_heads = call.query.shape[:2]
+        alpha = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
+        alpha[:, heads] = self.alpha * spans.image[:, None].to(alpha.dtype)
+        call.boosts.append((alpha, spans.answers))
+        first = spans.answers.first
+        pattern = call.pattern(heads, first)
+        if call.gain is not None:
+            pattern = pattern * call.gain[:, heads, None]
+        boosted = (pattern @ call.values(heads).float()).transpose(1, 2)
+        kept = call.output[:, first:, heads]
+        in_row = (spans.image.any(-1, keepdim=True) & spans.answers.predict[:, first:])[..., None, None]
+        call.output[:, first:, heads] = torch.where(in_row, boosted.to(kept.dtype), kept)
+
+
+Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores

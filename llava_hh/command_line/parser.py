@@ -1,0 +1,215 @@
+"""The parser of every command: helps that can be read, values from a profile, and verbs below a verb."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any, NoReturn
+
+from llava_hh.command_line.profiles import REPO, read_profile
+from llava_hh.runs.plugins import load_plugin
+
+OUTPUTS = ("out", "summary")  # flags of what is written
+SECTIONS = MODEL, METHOD, SPEED, OUTPUT = "model and images", "method", "size and speed", "output"
+NOT_GIVEN = object()
+STORING = (argparse._StoreAction, argparse._StoreConstAction, argparse.BooleanOptionalAction)
+NAME = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
+Known = Mapping[str, Any]  # settings of a profile, and the flags so far
+# Such as "{coco_path}/{split}"; "{limit|all}" has a text for a name without a value. For a flag of several values a
+# template of several words, or a list of templates.
+Template = str | Callable[[Known], str | list[str]]
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Paragraphs stay paragraphs; what a flag takes, its default, and that a profile knows it, are shown."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = re.split(r"\n\s*\n", text.strip())
+        return "\n\n".join(part if "\n  " in part else fill(" ".join(part.split()), width) for part in parts)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return getattr(action.type, "metavar", None) or super()._get_default_metavar_for_optional(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, action.help or ""
+        notes = ["required"] if action.required or getattr(action, "needed", False) else []
+        if isinstance(default, tuple | list):
+            default = " ".join(map(str, default))
+        if default not in (None, "", argparse.SUPPRESS) and default is not False and "default" not in text:
+            notes.append(f"default: {default}".replace("%", "%%"))
+        if template := getattr(action, "template", None):
+            names = NAME.sub(lambda match: f"${match[1]}", template) if isinstance(template, str) else ""
+            notes.append(f"profile: {names}" if names else "profile")
+        return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """A parser whose flags stand in sections and may come from a profile, and whose errors are one line.
+
+    Attributes:
+        given: after parsing, the names of the flags that stood in the command line.
+    """
+
+    def __init__(self, description: str | None = None, **named: Any) -> None:
+        super().__init__(description=description, formatter_class=Help, **named)
+        self.given: set[str] = set()
+        self._sections = {title: self.add_argument_group(title) for title in SECTIONS}
+        self._templates: dict[str, Template] = {}
+        self._verbs: Any = None
+
+    def section(self, title: str) -> Any:
+        """The group of flags of one of SECTIONS."""
+        return self._sections[title]
+
+    def verb(self, name: str, run: Callable[[argparse.Namespace], None], about: str, example: str) -> "ScriptParser":
+        """Add a verb below this one; its flags are added to the parser that is returned.
+
+        Args:
+            run: what does it; it stands in the parsed flags as `run`.
+            about: its first sentence is its line in this parser's help; example: a whole command.
+        """
+        if self._verbs is None:
+            self._verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
+        line = about.strip().split("\n\n")[0].split(": ")[0].removesuffix(".")
+        own = self._verbs.add_parser(name, help=line, description=about, epilog=epilog(example))
+        add_common_flags(own)
+        own.set_defaults(run=run)
+        return own
+
+    def take_from_profile(self, **templates: Template) -> None:
+        """Add --profile, which fills these flags, in this order, where they are not given.
+
+        A required flag may then be left out. A template with a name that has no value fills nothing; a function makes
+        the template of what is known.
+        """
+        if not self._templates:
+            text = "fill flags that are not given: a name in bash_scripts/profiles, or the path of such a file"
+            self.add_argument("--profile", metavar="NAME", help=text)
+        self._templates |= templates
+        for action in self._actions:
+            if action.dest in templates:
+                positional = not action.option_strings
+                action.template = templates[action.dest]  # type: ignore[attr-defined]
+                action.needed = positional or action.required  # type: ignore[attr-defined]
+                action.required = False
+                if positional:
+                    action.nargs = "*" if action.nargs == "+" else action.nargs or "?"
+        for group in self._mutually_exclusive_groups:
+            if group.required and any(action.dest in templates for action in group._group_actions):
+                group.needed, group.required = True, False  # type: ignore[attr-defined]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """As argparse does, with what a profile knows filled in."""
+        actions = {action.dest: action for action in self._actions if isinstance(action, STORING)}
+        namespace = argparse.Namespace() if namespace is None else namespace
+        values = vars(namespace)
+        values.update(dict.fromkeys(actions, NOT_GIVEN))
+        namespace, rest = super().parse_known_args(args, namespace)
+        absent = {name for name in actions if values[name] is NOT_GIVEN}
+        absent |= {name for name, each in actions.items() if not each.option_strings and values[name] in (None, [])}
+        self.given = {*actions} - absent
+        for name in absent:
+            values[name] = self._default(actions[name])
+        if self._templates and values["profile"] is not None:
+            self._fill(values, actions)
+        needed = [name for name, each in actions.items() if getattr(each, "needed", False)]
+        self.require(namespace, *needed)
+        for group in self._mutually_exclusive_groups:
+            lacking = all(values[each.dest] in (None, False) for each in group._group_actions)
+            if lacking and getattr(group, "needed", False):
+                names = " ".join(map(_spelled, group._group_actions))
+                self.error(f"one of the arguments {names} is required (or --profile NAME)")
+        return namespace, rest
+
+    def _default(self, action: argparse.Action) -> Any:
+        return self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+
+    def _fill(self, values: dict[str, Any], actions: Mapping[str, argparse.Action]) -> None:
+        """Put what the profile knows into the flags that are not given."""
+        try:
+            profile = read_profile(values["profile"])
+        except ValueError as error:
+            self.error(str(error))
+        for name, template in self._templates.items():
+            groups = (each._group_actions for each in self._mutually_exclusive_groups)
+            others = {other.dest for group in groups if actions[name] in group for other in group}
+            if {name, *others} & self.given:
+                continue
+            known = {key: value for key, value in values.items() if value is not None} | profile
+            wanted = template(known) if callable(template) else template
+            if isinstance(wanted, str):
+                wanted = wanted.split() if actions[name].nargs in ("*", "+") else [wanted]
+            texts = [filled(text, known) for text in wanted]
+            if texts and all(texts):
+                values[name] = self._read(actions[name], texts, values["profile"])
+
+    def _read(self, action: argparse.Action, texts: list[str], profile: str) -> Any:
+        """The value of a flag that a profile gives as these texts."""
+        if action.nargs == 0:
+            return action.const
+        try:
+            return self._get_values(action, [_from_root(action, text) for text in texts])
+        except argparse.ArgumentError as error:
+            self.error(f"--profile {profile}: {error}")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """The flags, after plug-ins were run; an output that is also an input is an error: it would be overwritten."""
+        parsed = super().parse_args(args, namespace)
+        for path in getattr(parsed, "plugin", ()):
+            try:
+                load_plugin(path)
+            except (OSError, ValueError) as error:
+                self.error(str(error))
+        listed = {name: value if isinstance(value, list) else [value] for name, value in vars(parsed).items()}
+        paths = (each for name, own in listed.items() if name not in OUTPUTS for each in own)
+        read = {os.path.realpath(path) for path in paths if isinstance(path, Path)}
+        for name in OUTPUTS:
+            written = getattr(parsed, name, None)
+            if isinstance(written, Path) and os.path.realpath(written) in read:
+                self.error(f"--{name} {written}: is an input of this run; expected another")
+        return parsed
+
+    def refuse_given(self, why: str, names: set[str]) -> None:
+        """End with an error where one of these flags was given."""
+        if wrong := sorted(self.given & names):
+            self.error(f"--{wrong[0].replace('_', '-')}: {why}")
+
+    def require(self, args: argparse.Namespace, *names: str) -> None:
+        """End with an error where one of these flags has no value."""
+        missing = [name for name in names if getattr(args, name) in (None, [])]
+        if spelled := [_spelled(each) for each in self._actions if each.dest in missing]:
+            self.error(f"the following arguments are required: {', '.join(spelled)} (or --profile NAME)")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the flags\n")
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every verb has."""
+    add = parser.add_argument
+    add("--debug", action="store_true", help="show a full traceback on errors")
+    text = "run this Python file first: it registers methods, metrics or families of yours"
+    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help=text)
+
+
+def epilog(example: str) -> str:
+    """The end of a help."""
+    return f"example:\n  {example}" if example else ""
+
+
+def filled(template: str, known: Known) -> str:
+    """A template with what is known in it; "" where one of its names has no value."""
+    values = {match[0]: str(known.get(match[1], "")) or match[2] for match in NAME.finditer(template)}
+    return NAME.sub(lambda match: values[match[0]], template) if all(values.values()) else ""
+
+
+def _spelled(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else action.dest
+
+
+def _from_root(action: argparse.Action, text: str) -> str:
+    """A path of a profile, which counts from the repository's root."""
+    is_path = action.type is Path and text != "published" and Path.cwd() != REPO
+    return str(REPO / text) if is_path else text

@@ -1,0 +1,195 @@
+"""Batched answers of a method about images, within memory; captions of a run, and what they took."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from llava_hh.attention.interventions import Decisions
+from llava_hh.decoding.method import Answer, Answers, Method, add_fired, timed
+from llava_hh.files.images import image_path, load_image
+from llava_hh.files.memory import in_parts
+from llava_hh.files.nonfinite import NotFinite, refuse_infinite, refusing_infinite
+from llava_hh.heads import Head
+from llava_hh.models.lvlm import Lvlm
+from llava_hh.runs.blocks import Run
+
+
+def answer_samples(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    images: Sequence[Image.Image],
+    method: Method,
+    prompt: str | Sequence[str],
+    max_new_tokens: int,
+) -> Answers:
+    """Ask about every image, in one batch.
+
+    Args:
+        prompt: one question for all, or one for each.
+    Raises:
+        ValueError: NaN or infinite logits; names the sample and the first layer that has such an output.
+    """
+    prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+    try:
+        with refusing_infinite(lvlm.model):
+            return _answer(lvlm, samples, images, method, prompts, max_new_tokens)
+    except NotFinite:
+        pass
+    alone = [
+        (sample["image_id"], partial(_answer, lvlm, [sample], [image], method, [question], max_new_tokens))
+        for sample, image, question in zip(samples, images, prompts, strict=True)
+    ]
+    refuse_infinite(lvlm.model, lvlm.decoder_layers, alone)
+
+
+def answer_within_memory(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    load: Callable[[dict], Image.Image | None],
+    method: Method,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+) -> tuple[list[Answer | None], Answers, int | None]:
+    """`answer_samples`, in batches of half, a quarter, ... of the samples where memory has no room for all at once.
+
+    Each block begins with all of its samples, so that its answers don't depend on the blocks before it.
+
+    Args:
+        load: the image of a sample, None if it is left out.
+    Returns: the answers, None where the image is left out; the seconds and decisions of all batches; and the size of
+        the batches, None if it is that of all.
+    """
+
+    def answer(part: Sequence[int]) -> tuple[Sequence[int], Answers]:
+        images = {index: image for index in part if (image := load(samples[index])) is not None}
+        if not images:
+            return [], Answers([], {})
+        own, asked = [samples[index] for index in images], [prompts[index] for index in images]
+        return list(images), answer_samples(lvlm, own, list(images.values()), method, asked, max_new_tokens)
+
+    parts, size = in_parts(answer, range(len(samples)))
+    found = {index: one for kept, part in parts for index, one in zip(kept, part.answers, strict=True)}
+    fired: dict[Head, Decisions] = {}
+    for _, part in parts:
+        add_fired(fired, part.fired)
+    whole = Answers([], fired, sum(part.seconds for _, part in parts))
+    return [found.get(index) for index in range(len(samples))], whole, size
+
+
+def _answer(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    images: Sequence[Image.Image],
+    method: Method,
+    prompts: list[str],
+    max_new_tokens: int,
+) -> Answers:
+    batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
+    try:
+        return timed(method, lvlm, batch, max_new_tokens)
+    except ValueError as error:
+        if "do not match" not in str(error):  # what transformers says of image tokens and features
+            raise
+        where = lvlm.model.config._name_or_path
+        raise ValueError(f"{where}: its processor's files do not fit its weights ({error})") from error
+
+
+def seconds_per_token(run: Run) -> list[float | None]:
+    """Decoding time of each block that caption_images has finished, over its generated tokens, end tokens among them.
+
+    None where the time was not kept or nothing was generated.
+    """
+    found = []
+    for block in run.finished_blocks():
+        n_tokens = sum(len(row["token_ids"]) + (row["finish_reason"] == "stop") for row in block["rows"])
+        found.append(block["seconds"] / n_tokens if n_tokens and "seconds" in block else None)
+    return found
+
+
+def listed(fired: dict[Head, Decisions]) -> list[list[int]]:
+    """Decisions as blocks keep them: layer, head, how often it fired, how often it decided."""
+    return [[*head, *counts] for head, counts in fired.items()]
+
+
+def firing_rates(blocks: Iterable[dict]) -> dict[str, dict]:
+    """How often heads fired in a run: by head, `fired` and `decided` (counts) and `rate` (a fraction).
+
+    Empty where a block was made of more samples than are asked for, since it counts over all of them.
+    """
+    counts: dict[Head, Decisions] = {}
+    for block in blocks:
+        if block.get("is_cut"):
+            return {}
+        for layer, head, fired, decided in block.get("fired", ()):
+            add_fired(counts, {Head(layer, head): Decisions(fired, decided)})
+    return {
+        str(head): {"fired": fired, "decided": decided, "rate": round(fired / decided, 6) if decided else 0.0}
+        for head, (fired, decided) in counts.items()
+    }
+
+
+def caption_images(
+    lvlm: Lvlm,
+    samples: Sequence[dict],
+    image_folder: Path,
+    run: Run,
+    *,
+    prompt: str,
+    model_id: str,
+    max_new_tokens: int,
+    batch_size: int,
+    method: Method,
+    label: str = "captions",
+    skip_bad: bool = False,
+) -> list[dict]:
+    """Caption samples block by block and write captions.jsonl, one row per image, in the order of `samples`.
+
+    Args:
+        samples: `image_id` and `file_name` each; what else they hold stands in their rows.
+        skip_bad: leave out an image that cannot be read, instead of stopping there.
+    Returns: the rows. Their text is what `Lvlm.answer_text` makes of token_ids.
+    """
+
+    def image_of(sample: dict) -> Path:
+        return image_path(image_folder, sample["file_name"])
+
+    told: set[str] = set()
+
+    def load(sample: dict) -> Image.Image | None:
+        try:
+            return load_image(image_of(sample))
+        except ValueError as error:
+            if not skip_bad:
+                raise
+            if str(error) not in told:  # it is read again where memory runs out
+                told.add(str(error))
+                tqdm.write(f"skipped: {error}")
+            return None
+
+    for number, block in run.blocks(samples, batch_size, label, image_of):
+        prompts = [prompt] * len(block)
+        answers, spent, sub_batch = answer_within_memory(lvlm, block, load, method, prompts, max_new_tokens)
+        rows = [
+            {
+                "question_id": sample["image_id"],
+                "image_id": sample["image_id"],
+                "image": sample["file_name"],
+                "prompt": prompt,
+                "text": lvlm.answer_text(answer.token_ids),
+                "token_ids": answer.token_ids,
+                "finish_reason": answer.finish_reason,
+                "model_id": model_id,
+                **{key: value for key, value in sample.items() if key not in ("image_id", "file_name")},
+            }
+            for sample, answer in zip(block, answers, strict=True)
+            if answer is not None
+        ]
+        rows_of = [int(answer is not None) for answer in answers] if None in answers else None
+        run.finish_block(
+            number, block, rows, seconds=spent.seconds, sub_batch=sub_batch, rows_of=rows_of, fired=listed(spent.fired)
+        )
+    run.write_rows("captions.jsonl")
+    return run.finished_rows()

@@ -1,0 +1,72 @@
+"""Heads for a loaded model: those of a list that was found on it, those that attend to text, controls."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_hh.attention.modules import heads_on_image_alone
+from llava_hh.files.processes import processes
+from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
+from llava_hh.models.lvlm import Lvlm
+from llava_hh.runs.identity import why_foreign
+
+
+def list_file(path: Path, lvlm: Lvlm) -> Path:
+    """The file of a head list; of "published", that of the list which was published for this model.
+
+    Raises:
+        ValueError: none was.
+    """
+    if path != Path("published"):
+        return path
+    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
+
+
+def heads_of_list(
+    path: Path, lvlm: Lvlm, top_k: int, key: str = "hal_heads", allow_foreign: bool = False
+) -> list[Head]:
+    """The first `top_k` heads of the list in a file.
+
+    Args:
+        key: "hal_heads" or "non_hal_heads".
+        allow_foreign: take a list that was found on another model.
+    Raises:
+        ValueError: the list was found on another model, or is no head list.
+        IndexError: a head that the model does not have.
+    """
+    heads = load_heads(path, key, top_k)
+    check_heads(heads, lvlm.n_layers, lvlm.n_heads)
+    if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
+        raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
+    return heads
+
+
+def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> list[Head]:
+    """Those of `heads` that attend to text; prints a line that names the others.
+
+    Args:
+        refuse: raise an error where there are others.
+    Raises:
+        ValueError: there are others and `refuse` is set, or all of `heads` attend to the image alone.
+    """
+    lacking = set(heads_on_image_alone(lvlm.model))
+    kept = [head for head in heads if head not in lacking]
+    if len(kept) < len(heads):
+        names = ", ".join(str(head) for head in heads if head in lacking)
+        text = f"these heads attend to the image alone, nothing comes after it there: {names}"
+        if refuse or not kept:
+            raise ValueError(text)
+        if processes().is_main:
+            print(f"left out: {text}")
+    return kept
+
+
+def control_heads(lvlm: Lvlm, heads: Sequence[Head], seed: int, with_text: bool = True) -> list[Head]:
+    """As many random heads as `heads`, none of them among these: the control of an intervention on `heads`.
+
+    Args:
+        with_text: draw only heads that attend to text, because the intervention acts on what comes after the image.
+    Raises:
+        ValueError: there are too few heads to draw from.
+    """
+    taken = [*heads, *heads_on_image_alone(lvlm.model)] if with_text else heads
+    return random_heads(lvlm.n_layers, lvlm.n_heads, len(heads), seed, exclude=taken)

@@ -1,0 +1,216 @@
+"""Caption the same images under several methods and score each by CHAIR, one result folder per method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from llava_hh.data.sample import sample_images
+from llava_hh.decoding.generation import answer_samples, caption_images, firing_rates, seconds_per_token
+from llava_hh.decoding.method import Method
+from llava_hh.files.files import write_json
+from llava_hh.files.images import image_path, load_image
+from llava_hh.metrics.caption_scores import overall_metrics
+from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
+from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256
+from llava_hh.runs.plugins import PLUGINS
+from llava_hh.runs.run import begun_run, make_folder, processes, start_run
+from llava_hh.runs.scored import RESULT_FILE
+from llava_hh.runs.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
+
+
+@dataclass(frozen=True)
+class CaptionSettings(Settings):
+    """What decides the captions of one method, or the answers to its questions.
+
+    Args:
+        model: as `describe_loaded`; draw: which images were drawn, `dataset`, `split`, `seed`, `n` and the sha256 of
+            their ids and names; limit: the first so many of them; task: what a task needs beside captions.
+    """
+
+    model: dict
+    draw: dict
+    prompt: str
+    max_new_tokens: int
+    batch_size: int
+    interventions: list[dict]
+    decoder: dict | None = None
+    skip_bad: bool = False
+    task: dict | None = None
+    limit: int | None = None
+    image_folder: str | None = None
+
+    def free(self) -> dict[str, str]:
+        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+
+
+class Captioned(NamedTuple):
+    """The captions of a method, a row each; how often heads fired (`firing_rates`); and of each block the seconds per
+    generated token (None where the time was not kept) and how many images it has."""
+
+    rows: list[dict]
+    fired: dict[str, dict]
+    times: list[tuple[float | None, int]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all methods of a comparison share: model, images, ground truth, prompt.
+
+    samples: `image_id` and `file_name` each; objects, references: what is in each image, and its reference captions;
+    truth: the files that these are read from, name to sha256.
+    """
+
+    lvlm: Lvlm
+    dataset: Dataset
+    samples: Sequence[dict]
+    image_folder: Path
+    objects: dict[ImageId, set[str]]
+    references: dict[ImageId, list[str]]
+    prompt: str
+    max_new_tokens: int
+    batch_size: int
+    draw: dict
+    limit: int | None = None  # of a method that has the first so many of the images only
+    task: dict | None = None  # what else decides the result, for run.json
+    truth: dict[str, str] = field(default_factory=dict)
+
+    def of_images(self, image_ids: set[ImageId], chosen: dict) -> "Evaluation":
+        """The same for those images alone; `chosen` says by what, for run.json."""
+        samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
+        return replace(self, samples=samples, draw={**self.draw, **chosen, "sha256": digest_of(samples)})
+
+    def first(self, limit: int | None) -> "Evaluation":
+        """The same for the first so many of the images; None is all."""
+        return self if limit is None else replace(self, samples=self.samples[:limit], limit=limit)
+
+    def image_of(self, sample: dict) -> Path:
+        return image_path(self.image_folder, sample["file_name"])
+
+    def with_model(self, lvlm: Lvlm) -> "Evaluation":
+        """The same for another model."""
+        return replace(self, lvlm=lvlm)
+
+    @cached_property
+    def model(self) -> dict:
+        """What the model is, by its content."""
+        return describe_loaded(self.lvlm)
+
+    def settings(self, method: Method, skip_bad: bool = False) -> CaptionSettings:
+        """What a run of a method is held to."""
+        return CaptionSettings(
+            model=self.model,
+            draw=self.draw,
+            prompt=self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            **method.describe(),
+            skip_bad=skip_bad,
+            task=({**(self.task or {}), "plugins": dict(PLUGINS)} if PLUGINS else self.task),
+            limit=self.limit,
+            image_folder=str(self.image_folder),
+        )
+
+    def record(self, method: Method) -> dict:
+        """The settings of a method, and what its captions are scored by: for result files."""
+        return {**self.settings(method).record(), "truth": self.truth}
+
+    def try_out(self, method: Method, out: Path) -> None:
+        """Decode one token of the first image, so that what would stop `run` stops before any captioning.
+
+        Raises:
+            ValueError: settings that the model cannot have, or others than the folder `out` was begun with.
+            CannotDecode: a model of a kind that the method cannot decode.
+            OSError: something that the method needs is not there.
+        """
+        begun_run(out, self.settings(method))
+        first = self.samples[:1]
+        images = [load_image(self.image_of(sample)) for sample in first]
+        answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
+
+    def caption(self, method: Method, out: Path, skip_bad: bool = False) -> "Captioned":
+        """Caption by `method` into the folder `out` (captions.jsonl, run.json)."""
+        manifest = [sample["image_id"] for sample in self.samples]
+        with start_run(out, self.settings(method, skip_bad), manifest) as run:
+            rows = caption_images(
+                self.lvlm,
+                self.samples,
+                self.image_folder,
+                run,
+                prompt=self.prompt,
+                model_id=self.lvlm.path.name,
+                max_new_tokens=self.max_new_tokens,
+                batch_size=self.batch_size,
+                method=method,
+                label=method.label,
+                skip_bad=skip_bad,
+            )
+            sizes = [len(block["image_ids"]) for block in run.finished_blocks()]
+            times = list(zip(seconds_per_token(run), sizes, strict=True))
+            return Captioned(rows, firing_rates(run.finished_blocks()), times)
+
+    def score(self, rows: Sequence[dict]) -> list[dict]:
+        """Rows of captions with their CHAIR beside them: sentences."""
+        return [{**row, **self.dataset.score(row["text"], self.objects[row["image_id"]])} for row in rows]
+
+    def run(self, method: Method, out: Path) -> "Captioned":
+        """Caption by `method` and score into the folder `out`; the rows are the sentences of RESULT_FILE."""
+        found = self.caption(method, out)
+        sentences = self.score(found.rows)
+        if processes().is_main:
+            references = [self.references[entry["image_id"]] for entry in sentences]
+            overall = overall_metrics(sentences, self.dataset.variant, references)
+            about = {"label": method.label, "kind": method.kind}
+            result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
+            if found.fired:
+                result["fired"] = found.fired
+            write_json(out / RESULT_FILE, result)
+        return found._replace(rows=sentences)
+
+
+def open_evaluation(
+    model: Path,
+    image_folder: Path,
+    annotations: Path,
+    split: str,
+    out: Path,
+    dataset: str = "coco",
+    limit: int | None = None,
+    seed: int = 42,
+    prompt: str = DESCRIBE,
+    max_new_tokens: int = 128,
+    batch_size: int = 20,
+    with_truth: bool = True,
+) -> Evaluation:
+    """Draw images, load the model and, where captions are scored, the ground truth.
+
+    Args:
+        annotations: folder of COCO's captions_*.json and instances_*.json, or nocaps'; split: whose images are drawn.
+        out: the result folder, which is made.
+        limit: how many images; None is all.
+    Raises:
+        ValueError, OSError: something of it is not there or not as it should be.
+    """
+    make_folder(out)
+    data = load_dataset(dataset)
+    samples = sample_images(data.images(annotations, split), limit, seed)
+    found, truth = {}, {}
+    if with_truth:
+        image_ids = [sample["image_id"] for sample in samples]
+        found = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
+        truth = {path.name: file_sha256(path) for path in data.files(annotations)}
+    return Evaluation(
+        lvlm=load_lvlm(model),
+        dataset=data,
+        samples=samples,
+        image_folder=image_folder,
+        objects=data.objects(found),
+        references={image_id: own.captions for image_id, own in found.items()},
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        draw={"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)},
+        truth=truth,
+    )

@@ -1,0 +1,56 @@
+"""Where heads look at each object word of captions, for the report page."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
+from llava_hh.files.files import write_tensors
+from llava_hh.heads import Head
+from llava_hh.runs.settings import CaptionedSettings
+
+ARRAYS = "word_maps.safetensors"
+
+
+@dataclass(frozen=True)
+class WordSettings(CaptionedSettings):
+    """What decides word maps, heads among it."""
+
+    heads: list[list[int]]
+
+
+class Words(CaptionFigure):
+    """Where heads look at each object word of captions: what the report page shows.
+
+    The first captions with a hallucination are run once more, teacher-forced, and the attention of the top heads at the
+    positions that predict object words is kept: one byte for each image token and each token after the image. Writes
+    word_maps.json and word_maps.safetensors. The report finds them in a folder word_maps beside the captions.
+    """
+
+    name, label = "word_maps", "word maps"
+    top_k, limit, without = 5, 24, "no word maps"
+
+    def prepare(self) -> None:
+        from llava_hh.decoding.head_lists import heads_with_text
+
+        self.chosen = heads_with_text(self.teacher.lvlm, self.heads())
+
+    def settings(self, captioned: dict[str, Any]) -> WordSettings:
+        return WordSettings(**captioned, heads=[list(head) for head in self.chosen])
+
+    def measure(self, entry: dict) -> Measured:
+        from llava_hh.experiments.measures.word_maps import measure_caption
+
+        row, arrays = measure_caption(self.teacher.lvlm, entry, *self.teacher.prepare(entry), self.chosen)
+        return Measured([row], arrays)
+
+    def summarise(self, found: Found) -> dict:
+        """The content of word_maps.json; writes word_maps.safetensors."""
+        from llava_hh.experiments.measures.attention_bias import PARTS
+
+        write_tensors(self.out / ARRAYS, found.arrays)
+        return {"heads": [list(head) for head in self.chosen], "parts": PARTS, "captions": found.rows}
+
+    def lines(self, result: dict) -> list[str]:
+        words = sum(len(row["words"]) for row in result["captions"])
+        heads = ", ".join(str(Head(*head)) for head in result["heads"])
+        return [f"{heads} at {words} object words of {len(result['captions'])} captions"]

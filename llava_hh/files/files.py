@@ -1,0 +1,291 @@
+"""Files that are whole or not there, written atomically; text and JSON read with errors in one line."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from llava_hh.files.parts import part_of
+from llava_hh.files.schema import json_pieces, refuse_other_version, with_version
+
+# keys that JSON files of ours have, and the type of their values
+JSON_MARKS: tuple[dict[str, type], ...] = (
+    {"run": dict},  # a result
+    {"argv": list, "settings": dict},  # run.json
+    {"image_ids": list, "rows": list},  # a block
+    {"files": dict, "images": dict},  # a copy of ground truth
+    {"hal_heads": list, "threshold": float, "source": str},  # of an exported decoder
+)
+PAGE_MARK = b": hallucination heads</title>"
+ROOM = "make room and give the same command again: finished work is kept"
+ADVICE = {  # for errors that only writing has
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EROFS: "choose another folder, or have this one mounted for writing",
+}
+Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
+OTHER = "choose another folder, or have its permissions changed"
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
+FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file atomically, piece by piece; a result, which has a `run`, says its `schema_version`."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines(json_pieces(with_version(content)))
+        file.write("\n")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a JSON-lines file atomically, row by row."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically; its folder is made if it isn't there."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, arrays: dict) -> None:
+    """Write named numpy arrays as safetensors, atomically."""
+    with replacing(path) as part:
+        part.write_bytes(save(arrays))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
+
+    Raises:
+        FileExistsError: `path` is a JSON file or a page that is not of this package.
+        OSError: it could not be written; one line with the file and what to do. What was there before still is, and
+            of the new content nothing.
+    """
+    refuse_foreign(path)
+    try:
+        with part_of(path) as part:
+            yield part
+            flush(part)
+            os.replace(part, path)
+            flush(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(_in_words(path, error)) from None
+
+
+def flush(path: Path) -> None:
+    """See that a file, or the names in a folder, are on the disk, so that a lost machine loses neither.
+
+    Some file systems of networks cannot flush a folder; that is no error.
+    """
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def refuse_foreign(path: Path) -> None:
+    """See that a JSON file or a page may be overwritten, if it is there.
+
+    Raises:
+        FileExistsError: it is not of this package.
+    """
+    if path.suffix.lower() in (".json", ".html") and os.path.lexists(path) and not is_ours(path):
+        raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it or choose another --out")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file says that this package wrote it: JSON by its keys, a page by its title."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".html":
+        return PAGE_MARK in path.read_bytes()
+    try:
+        content = read_any_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and any(
+        all(isinstance(content.get(key), kind) for key, kind in keys.items()) for keys in JSON_MARKS
+    )
+
+
+def refuse_pointer(path: Path) -> None:
+    """See that a file is itself there; `git clone` without LFS leaves a pointer to it.
+
+    Raises:
+        ValueError: a Git LFS pointer; names the file.
+    """
+    if is_pointer(path):
+        raise ValueError(f"{path}: {FETCH}")
+
+
+def is_pointer(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without one; ValueError names it where it is in no UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that users bring.
+
+    Raises:
+        ValueError: it is not JSON (a Git LFS pointer, for example), or not in UTF-8, or nested too deeply, or has half
+            of a character; one line.
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        if text.startswith(POINTER.decode()):
+            raise ValueError(FETCH)
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if "\\ud" in text.lower():
+        refuse_half_characters(content)
+    return content
+
+
+class HalfCharacter(ValueError):
+    """Text that cannot be written; the JSON around it is sound."""
+
+
+def refuse_half_characters(content: Any) -> None:
+    """See that no text in parsed JSON has one surrogate of a pair alone, as a cut emoji leaves.
+
+    Raises:
+        HalfCharacter: it has; says which.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise HalfCharacter(f"half of a character, {half}; expected whole text") from None
+
+
+def read_any_json(path: Path) -> Any:
+    """Read a JSON file, whatever it holds; ValueError names it when it is damaged."""
+    try:
+        return parse_json(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_json_lines(path: Path, expected: str = "JSON lines") -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `json_rows`, of a file with a row at least.
+
+    Raises:
+        FileNotFoundError, ValueError: from `json_rows`, or ValueError for a file without a row.
+    """
+    is_empty = True
+    for numbered in json_rows(path, expected):
+        is_empty = False
+        yield numbered
+    if is_empty:
+        raise ValueError(f"{path}: no row there; expected at least one")
+
+
+def json_rows(path: Path, expected: str, skip: Skip = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each JSON object of a file with one a line, with its row, from 1; blank lines are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file; says what was `expected`.
+        ValueError: a line that is no JSON object, unless `skip` takes it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            refuse(f"{path}, row {number}: {error}; expected one object a line", skip)
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            refuse(f"{path}, row {number}: expected an object, found a {type(row).__name__}", skip)
+
+
+def refuse(problem: str, skip: Skip) -> None:
+    """Hand what is wrong with a row to `skip`; raise it as ValueError where that is None."""
+    if skip is None:
+        raise ValueError(problem)
+    skip(problem)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; ValueError names the file when it is not one."""
+    content = read_any_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+def read_result(path: Path) -> dict:
+    """As `read_json`, of a result file; ValueError where another version of this package wrote it."""
+    content = read_json(path)
+    refuse_other_version(path, content)
+    return content
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's words in one line."""
+    return without_advice(" ".join(str(error).split()) or type(error).__name__)
+
+
+def without_advice(text: str) -> str:
+    """An error's words, but for torch's advice to load a file that it cannot read as a pickle."""
+    if "weights_only" not in text:
+        return text
+    file, colon, _ = text.partition(": ")
+    return (f"{file}: " if colon and " " not in file else "") + "not a file of tensors alone, or damaged"
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """The sha256 of a file, None where it cannot be read, as an image that is left out."""
+    try:
+        return sha256(path)
+    except OSError:
+        return None
+
+
+def describe_failure(error: Exception) -> str:
+    """An error in words for the user; of a disk's refusal also what to do about it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return printable(without_advice(str(error)))
+    file = error.filename or "a file"
+    return printable(_in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}")
+
+
+def printable(text: str) -> str:
+    """A text in which characters that steer a terminal, but for line breaks, are written as escapes."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+
+
+def _in_words(path: Path | str, error: OSError) -> str:
+    return f"{path}: could not be written ({error.strerror}); {ADVICE.get(error.errno, OTHER)}"

@@ -1,0 +1,140 @@
+"""Image files that data files name: where they may lie, and what is read of them."""
+
+import io
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
+
+from llava_hh.files.files import FETCH, is_pointer
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that starts another program, as EPS does
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+# In pixels. Of 1 or 3 rows some processors take the height for channels; LLaVA-1.5 pads to a square of the longer side,
+# 300 MB here; Qwen's processors have this limit of the ratio.
+SHORTEST, LONGEST, RATIO = 4, 10_000, 200
+UNUSED_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of text, and the colour profile, which is not applied
+SIDES = f"expected sides of {SHORTEST} to {LONGEST:,}, one at most {RATIO} times the other; resize or cut it first"
+
+
+def check_image_name(name: object) -> str:
+    """A name that stays inside its folder: relative, without `..`, and one that a file can have.
+
+    Raises:
+        ValueError: any other; one line that quotes it.
+    """
+    if not (isinstance(name, str) and name):
+        raise ValueError(f"image {name!r:.80}: expected the name of a file")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"image {name!r:.200} leaves the image folder; expected a path inside it, without ..")
+    if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"image {name!r:.200}: no file can have this name")
+    return name
+
+
+def image_path(folder: Path, name: object) -> Path:
+    """The file of an image that a data file names, inside `folder`.
+
+    It is the name that must not lead out. The folder itself may be a symbolic link, and so may what is in it, wherever
+    that points: caches and shared copies of COCO are folders of links, and who made them chose where they lead.
+
+    Raises:
+        ValueError: as `check_image_name`.
+    """
+    return Path(folder) / check_image_name(name)
+
+
+def load_image(path: Path) -> Image.Image:
+    """Read an image as RGB. Size and kind are looked at before a pixel is decoded.
+
+    Raises:
+        ValueError: it is missing, damaged, animated, too large or too small for the processors, or of a kind that has
+            no certain RGB; one line that names the file.
+        MemoryError: there is no room for it; names the file too.
+    Differs: the released code converts CMYK without its colour profile, and cuts 16 bits off at 255. As there, the
+        orientation that EXIF may ask for is not applied, and transparency is dropped.
+    """
+    try:
+        problem = _why_no_file(path)
+        if problem is None:
+            try:
+                found = _read(path)
+            except ValueError as error:
+                if "MAX_TEXT" not in str(error):  # PIL's limit for what a chunk of text may become
+                    raise
+                found = _read(io.BytesIO(b"".join(_parts_without_text(path.read_bytes()))))
+            if isinstance(found, Image.Image):
+                return found
+            problem = found
+    except MemoryError:
+        raise MemoryError(f"{path}: too little memory to read this image; use a smaller --batch-size") from None
+    except FileNotFoundError:
+        problem = "no such image; is --image-folder the right one?"
+    except UnidentifiedImageError:
+        problem = "an empty file" if path.stat().st_size == 0 else f"not an image ({', '.join(FORMATS)})"
+        problem = FETCH if is_pointer(path) else problem
+    except Image.DecompressionBombError:
+        problem = f"an image of far too many pixels; {SIDES}"
+    except Exception as error:  # decoders of damaged files raise more than OSError
+        reason = getattr(error, "strerror", None)
+        problem = f"cannot be read ({reason})" if reason else f"a damaged image ({' '.join(str(error).split())})"
+    raise ValueError(f"{path if str(path).isprintable() else repr(str(path))}: {problem}")
+
+
+def own_image(image: str | Path | Image.Image) -> Image.Image:
+    """An image that somebody has as a file or as a PIL image, as RGB.
+
+    Raises:
+        ValueError: as `load_image`; or it is neither.
+        MemoryError: as `load_image`.
+    """
+    if isinstance(image, str | Path):
+        return load_image(Path(image))
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"image {image!r:.80}: expected a path or a PIL image")
+    name = getattr(image, "filename", "") or f"a PIL image of {image.width} x {image.height} pixels"
+    try:
+        problem = _why_unfit(image)
+        if problem is None:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # it is read only now, and damaged
+        problem = f"a damaged image ({' '.join(str(error).split())})"
+    raise ValueError(f"{name}: {problem}")
+
+
+def _read(source: Path | io.BytesIO) -> Image.Image | str:
+    """The image as RGB, or why it is not read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, of odd EXIF, of palettes, and of sizes, which are refused below
+        with Image.open(source, formats=FORMATS) as image:
+            return _why_unfit(image) or image.convert("RGB")
+
+
+def _parts_without_text(png: bytes) -> Iterator[bytes]:
+    """A PNG file in pieces, those of UNUSED_PNG left out: PIL unpacks them, and refuses what becomes too large."""
+    yield png[:8]
+    start = 8
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4])  # length, kind, content, checksum
+        if png[start + 4 : start + 8] not in UNUSED_PNG:
+            yield png[start:end]
+        start = end
+
+
+def _why_no_file(path: Path) -> str | None:
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not an image but a pipe or a device"
+
+
+def _why_unfit(image: Image.Image) -> str | None:
+    short, long = sorted(image.size)
+    if short < SHORTEST or long > min(LONGEST, RATIO * short):
+        return f"an image of {image.width} x {image.height} pixels; {SIDES}"
+    if image.mode not in EIGHT_BIT_MODES:
+        return f"an image of mode {image.mode}; expected 8-bit RGB or grey, convert it first"
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO is what cameras write: a photo, then extras
+        return f"an animation of {image.n_frames} frames; expected one picture"
+    return None

@@ -1,0 +1,80 @@
+"""Numbers that are none: noticed by one reduction of each step's logits, then traced to a layer by a second pass."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from llava_hh.files.module_hooks import hooked
+
+
+class NotFinite(ArithmeticError):
+    """A forward pass gave NaN or infinite numbers; says where."""
+
+
+@contextmanager
+def refusing_infinite(model: nn.Module) -> Iterator[None]:
+    """Stop the forward passes of `model` at logits that are not all finite, at the last position of any row.
+
+    Looked at is what the model itself gives, before ids are suppressed, which makes theirs -inf.
+
+    Raises:
+        NotFinite: from the forward pass.
+    """
+
+    def check(_: nn.Module, args: tuple, output: Any) -> None:
+        if not torch.stack(output.logits[:, -1].aminmax()).isfinite().all():
+            raise NotFinite("what the vocabulary matrix makes of the last decoder layer (the logits)")
+
+    with hooked([(model, check)]):
+        yield
+
+
+@contextmanager
+def refusing_infinite_layers(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Stop the forward passes of rows without padding at the first decoder layer whose output is not finite.
+
+    Raises:
+        NotFinite: from the forward pass.
+    """
+
+    def check(hidden: Tensor, place: str) -> None:
+        if not hidden.isfinite().all():
+            raise NotFinite(place)
+
+    def check_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        place = "the input of decoder layer 0 (embeddings of the tokens, features of the image)"
+        check(args[0] if args else kwargs["hidden_states"], place)
+
+    def check_output(number: int, _: nn.Module, args: tuple, output: Any) -> None:
+        check(output[0] if isinstance(output, tuple) else output, f"the output of decoder layer {number}")
+
+    layers = list(layers)
+    after = ((layer, partial(check_output, number)) for number, layer in enumerate(layers))
+    with hooked([(layers[0], check_input)], before=True, with_kwargs=True), hooked(after):
+        yield
+
+
+def refuse_infinite(
+    model: nn.Module, layers: Iterable[nn.Module], samples: Sequence[tuple[object, Callable[[], object]]]
+) -> NoReturn:
+    """Say which sample made numbers that are not finite, and in which layer.
+
+    Args:
+        samples: the id of each, and what runs `model` over it alone.
+    Raises:
+        ValueError: always; one line.
+    """
+    layers = list(layers)
+    what = "NaN or infinite: the weights are damaged, or too large for their type (try DTYPE=float32 or bfloat16)"
+    for sample_id, run in samples:
+        try:
+            with refusing_infinite(model), refusing_infinite_layers(layers):
+                run()
+        except NotFinite as found:
+            raise ValueError(f"sample {sample_id}: {found} is not finite; {what}") from None
+    ids = ", ".join(str(sample_id) for sample_id, _ in samples)
+    raise ValueError(f"sample {ids}: numbers that are not finite, and are when it runs alone again; {what}")

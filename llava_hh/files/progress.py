@@ -1,0 +1,51 @@
+"""What long work says of itself: what will run, how far it is, and how long the rest takes."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from llava_hh.files.processes import processes
+
+
+def announce(text: str) -> None:
+    """A line on stderr, of the first process alone; stdout is for results."""
+    if processes().is_main:
+        tqdm.write(text, file=sys.stderr)
+
+
+def progress(
+    label: str, unit: str, items: Iterable | None = None, total: int | None = None, hidden: bool = False, **more: Any
+) -> tqdm:
+    """A bar over items, or up to a total: on a terminal alone, in the first process alone, and not if `hidden`."""
+    disable = True if hidden or not processes().is_main else None
+    return tqdm(items, desc=label, unit=unit, total=total, disable=disable, **more)
+
+
+class Forecast:
+    """Says how long the rest of some work takes, once, by the rate of its first part."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit, self.begun, self.said = label, unit, 0.0, False
+
+    def begin(self) -> None:
+        """A part of the work begins."""
+        self.begun = time.monotonic()
+
+    def end(self, done: int, later: Iterable[int]) -> None:
+        """It is over: so many units were done, so many are in each later part, which is read once."""
+        if not self.said and (left := sum(later)):
+            rate = done / max(time.monotonic() - self.begun, 1e-9)
+            form = ".0f" if rate >= 10 else ".2g"
+            about = f"about {in_words(left / rate)}, at {rate:{form}} {self.unit}s a second"
+            announce(f"{self.label}: {left} {self.unit}{'s are' if left > 1 else ' is'} left: {about}")
+        self.said = True
+
+
+def in_words(seconds: float) -> str:
+    """A duration to two digits: "40 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

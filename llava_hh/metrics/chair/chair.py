@@ -1,0 +1,156 @@
+"""CHAIR: the COCO objects that a caption names, and which of them the image doesn't show (paper, tables of CHAIR).
+
+CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share of hallucinated mentions.
+Numbers of different variants (`llava_hh.metrics.chair.variants`) differ by more than a point; `hh` is the paper's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_hh.data.coco import ImageAnnotations
+from llava_hh.metrics.chair.variants import Variant, load_synonyms, load_variant
+from llava_hh.metrics.chair.words import Token, tokenize
+from llava_hh.metrics.of_captions import METRICS, metrics_of, sentence_counts
+
+OF_A_CAPTION = ("CHAIRi", "precision", "recall", "f1")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One naming of an object in a caption.
+
+    Attributes:
+        word: as the variant has it when it looks it up: in `hh` and `clean` the surface form in lower case ("dogs"), in
+            the others its singular; of two words the item they became ("hot dog", "baby bear" -> "bear").
+        node: its COCO category ("dog").
+        index: place in the caption's list of items after double words were joined.
+        start, end: characters [start, end) of the caption that name it, both words of a double word. For a single word
+            of `hh` and `clean`, caption[start:end].lower() == word.
+    """
+
+    word: str
+    node: str
+    index: int
+    start: int
+    end: int
+
+
+def join_double_words(tokens: Sequence[Token], variant: Variant) -> list[Token]:
+    """Return `tokens` with each pair of the variant's double words joined to one item, greedily from left to right."""
+    items, position = [], 0
+    while position < len(tokens):
+        token = tokens[position]
+        if token.word in variant.first_words and position + 1 < len(tokens):
+            second = tokens[position + 1]
+            joined = variant.double_words.get(variant.singular(f"{token.word} {second.word}"))
+            if joined is not None:
+                items.append(Token(joined, token.start, second.end))
+                position += 2
+                continue
+        items.append(token)
+        position += 1
+    return items
+
+
+def read_caption(caption: str, variant: Variant) -> tuple[list[Token], list[Mention]]:
+    """Return the items of a caption after double words were joined, and the objects among them."""
+    items = join_double_words(variant.normalise(tokenize(caption)), variant)
+    words = {item.word for item in items}
+    # "the seat of the toilet" is no chair; so in a caption with both words no "seat" is.
+    ignored = "seat" if {"toilet", "seat"} <= words else None
+    mentions = []
+    for index, item in enumerate(items):
+        node = variant.categories.get(variant.singular(item.word))
+        if node is not None and item.word != ignored:
+            mentions.append(Mention(item.word, node, index, item.start, item.end))
+    return items, mentions
+
+
+def find_objects(caption: str, variant: str = "hh") -> list[Mention]:
+    """Return the COCO objects that `caption` names, in order, one entry a mention.
+
+    Raises:
+        ValueError: an unknown variant, or one whose data is not installed.
+    """
+    return read_caption(caption, load_variant(variant))[1]
+
+
+def score_caption(caption: str, objects: set[str], variant: str = "hh") -> dict[str, Any]:
+    """Score one caption against the categories in its image; the keys are those of the paper's result files.
+
+    Args:
+        objects: ground truth, COCO categories.
+    Returns: `words` are the items of the caption after double words were joined, and the two lists of indices point
+        into it; `mentions` repeats the mentions with their characters [start, end) in the caption.
+        `metrics`: CHAIRs (0 or 1), CHAIRi, precision (share of the categories it names that are in `objects`), recall
+        (share of `objects` that it names), f1; fractions. `mscoco_generated_words` are words in `hh` and `clean`,
+        categories in the others, as in the code that each is from.
+    Raises:
+        ValueError: an unknown variant, or one whose data is not installed.
+    Differs: the paper's indices count tokens before double words were joined, and shift after its toilet-seat rule;
+        here words[index] is always the mention.
+    """
+    return score_by_rules(caption, objects, load_variant(variant))
+
+
+def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str, Any]:
+    """`score_caption` for the rules of any vocabulary, `objects` being categories of that vocabulary."""
+    items, mentions = read_caption(caption, rules)
+    wrong = [mention for mention in mentions if mention.node not in objects]
+    right = [mention for mention in mentions if mention.node in objects]
+    entry = {
+        "caption": caption,
+        "mscoco_hallucinated_words": [[mention.word, mention.node] for mention in wrong],
+        "mscoco_non_hallucinated_words": [[mention.word, mention.node] for mention in right],
+        "mscoco_gt_words": sorted(objects),
+        "mscoco_generated_words": [mention.node if rules.records_nodes else mention.word for mention in mentions],
+        "hallucination_idxs": [mention.index for mention in wrong],
+        "non_hallucination_idxs": [mention.index for mention in right],
+        "words": [item.word for item in items],
+        "mentions": [
+            {
+                "word": mention.word,
+                "node": mention.node,
+                "start": mention.start,
+                "end": mention.end,
+                "hallucinated": mention.node not in objects,
+            }
+            for mention in mentions
+        ],
+    }
+    values = corpus_metrics([entry])
+    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **{name: values[name] for name in OF_A_CAPTION}}}
+
+
+def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
+    """METRICS of entries that `score_caption` made (or a result file holds) with this variant; counts; the variant."""
+    totals = sentence_counts(sentences).sum(0)
+    n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
+    return {
+        **dict(zip(METRICS, metrics_of(totals).tolist(), strict=True)),
+        "n": len(sentences),
+        "n_mentions": n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences),
+        "n_hallucinated_mentions": n_wrong,
+        "variant": variant,
+    }
+
+
+def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh") -> dict[int, set[str]]:
+    """Return the COCO categories in each image: those of its instances and those its reference captions name.
+
+    Args:
+        annotations: by image id, as `llava_hh.data.coco.load_annotations` returns them.
+    Raises:
+        ValueError: an instance of a category that isn't one of the 80; an unknown variant.
+    """
+    load_variant(variant)
+    objects = {}
+    for image_id, found in annotations.items():
+        if unknown := found.categories - load_synonyms().keys():
+            raise ValueError(
+                f"image {image_id} has an instance of {sorted(unknown)[0]!r}; expected one of the 80 COCO categories"
+            )
+        named = {mention.node for caption in found.captions for mention in find_objects(caption, variant)}
+        objects[image_id] = found.categories | named if named else found.categories
+    return objects

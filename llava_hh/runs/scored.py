@@ -1,0 +1,84 @@
+"""Scored captions as `llava-hh score chair` leaves them: read, checked, and known to be of the captions beside them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_hh.data.nocaps import image_id_of
+from llava_hh.files.files import read_json, sha256
+from llava_hh.files.ids import whole_id
+from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
+
+RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
+# what is read of scored captions: the type of each value, and of what is in its list
+SCORED_FORM = {
+    "image_id": (int | str, object),
+    "caption": (str, object),
+    "words": (list, str),
+    "mentions": (list, dict),
+    "mscoco_gt_words": (list, str),
+    "mscoco_hallucinated_words": (list, list),
+    "mscoco_non_hallucinated_words": (list, list),
+}
+
+
+def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The scored captions of a result file, and its overall metrics.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what llava-hh score chair writes; names the first entry of another form.
+    """
+    content = read_json(path)
+    sentences, metrics = content.get("sentences"), content.get("overall_metrics")
+    if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
+        raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
+    if not sentences:
+        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
+    for number, entry in enumerate(sentences):
+        form = SCORED_FORM if isinstance(entry, dict) else {}
+        wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
+        if wrong or not form:
+            what = f"its {wrong[0]} is not as llava-hh score chair writes it" if wrong else "it is not an object"
+            raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
+    return with_image_ids(path, sentences, metrics["variant"]), metrics
+
+
+def refuse_stale(path: Path, run: object) -> None:
+    """See that captions have not changed since llava-hh score chair wrote a result file beside them.
+
+    Args:
+        run: what the file says of how it was made.
+    Raises:
+        ValueError: they have; names them.
+    """
+    scored = run.get("sha256") if isinstance(run, dict) else None
+    for name, digest in scored.items() if isinstance(scored, dict) else ():
+        beside = path.with_name(Path(name).name)
+        is_meant = not Path(name).exists() or Path(name).resolve() == beside.resolve()  # else it lies elsewhere
+        if is_meant and beside.is_file() and sha256(beside) != digest:
+            raise ValueError(f"{path}: {beside.name} beside it has changed since; run llava-hh score chair again")
+
+
+def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
+    """By what captions were scored, to compare: the variant of CHAIR, and what is in each image."""
+    return metrics["variant"], sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences)
+
+
+def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -> list[dict]:
+    """Entries of a result file, their `image_id` by the rule for the data set that `variant` of CHAIR belongs to.
+
+    Raises:
+        ValueError: one that is no id; names the first such entry.
+    """
+    read, found = image_id_of if variant == NOCAPS else whole_id, []
+    for number, entry in enumerate(sentences):
+        try:
+            found.append({**entry, "image_id": read(entry["image_id"])})
+        except ValueError as error:
+            raise ValueError(f"{path}: entry {number} of `sentences`: image_id: {error}") from None
+    return found
+
+
+def _has_form(value: object, kind: type, inner: type) -> bool:
+    return isinstance(value, kind) and (kind is not list or all(isinstance(each, inner) for each in value))
