@@ -59,7 +59,7 @@ share() {
     share_verbs=$1 share_own=$2 share_found=
     shift 2
     if [ $# -eq 0 ]; then return; fi
-    share_found=$("$PYTHON" -m llava_hh.scripts.route "$share_verbs" "$share_own" "$@") || exit $?  # VERB=WORD, each ended by the byte 037
+    share_found=$("$PYTHON" -m llava_hh.command_line.route "$share_verbs" "$share_own" "$@") || exit $?  # VERB=WORD, each ended by the byte 037
     if [ -z "$share_found" ]; then exit 0; fi  # --help
 }
 

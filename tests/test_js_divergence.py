@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llava_hh.analysis import js_divergence as analysis
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
 from llava_hh.experiments import js_divergence as divergence
+from llava_hh.experiments.measures import js_divergence as measure
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
 from llava_hh.models import lvlm
@@ -77,15 +77,15 @@ def finished(flags, tmp_path_factory) -> Path:
 def test_divergence_by_hand_and_by_scipy():
     halves = torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [1.0, 0, 0, 0]])
     others = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0.5, 0.5, 0, 0]])
-    found = analysis.js_divergence(halves, others)
+    found = measure.js_divergence(halves, others)
     assert found[0] == 0
     assert found[1].item() == pytest.approx(math.log(2), abs=1e-15)
     # entropy of (3/4, 1/4), less half the entropy of (1/2, 1/2)
     assert found[2].item() == pytest.approx(1.5 * math.log(2) - 0.75 * math.log(3), abs=1e-15)
     p, q = torch.rand(2, 5, 7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1)
     bound = 11 * ROUNDINGS * np.finfo(np.float64).eps  # eleven terms
-    assert np.allclose(analysis.js_divergence(p, q), jensenshannon(p, q, axis=-1) ** 2, rtol=0, atol=bound)
-    assert analysis.js_divergence(p, p).abs().max() == 0
+    assert np.allclose(measure.js_divergence(p, q), jensenshannon(p, q, axis=-1) ** 2, rtol=0, atol=bound)
+    assert measure.js_divergence(p, p).abs().max() == 0
 
 
 def naive_divergence(p: list[float], q: list[float]) -> float:
@@ -145,8 +145,8 @@ def test_padded_rows_are_left_out():
     maps = torch.rand(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(1)).softmax(-1)
     real = torch.tensor([False, False, True, True])
     first, second = ({0: side} for side in maps)
-    found = analysis.mean_divergence(first, second, real)
-    expected = analysis.js_divergence(maps[0][0, :, 2:], maps[1][0, :, 2:]).mean(-1)
+    found = measure.mean_divergence(first, second, real)
+    expected = measure.js_divergence(maps[0][0, :, 2:], maps[1][0, :, 2:]).mean(-1)
     bound = 4 * ROUNDINGS * np.finfo(np.float64).eps  # four keys; a vectorised logarithm may differ in its last bit
     torch.testing.assert_close(found, expected[None], rtol=0, atol=bound)
     assert not first
@@ -215,10 +215,10 @@ def test_a_rerun_does_only_what_is_missing(flags, finished, checkpoints, tmp_pat
             raise KeyboardInterrupt
         return mean_divergence(*args)
 
-    mean_divergence = analysis.mean_divergence
+    mean_divergence = measure.mean_divergence
     monkeypatch.setattr(lvlm, "load_lvlm", load)
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "mean_divergence", dies_in_the_second_block)
+        patch.setattr(measure, "mean_divergence", dies_in_the_second_block)
         with pytest.raises(KeyboardInterrupt):
             figure.main(["divergence", *flags, *out])
     assert loaded == [checkpoints(20)]

@@ -7,7 +7,7 @@ import sys
 import pytest
 from wrappers import ROOT, WRAPPERS, called, calls_in, calls_of, make_stub, parsed, run_wrapper
 
-from llava_hh.scripts.route import label_of, main, parser_of, share
+from llava_hh.command_line.route import label_of, main, parser_of, share
 
 VERBS = ["caption", "score.chair", "attribute"]
 OWN = ("attribute", ["--limit", "--batch-size", "--out"])

@@ -17,7 +17,7 @@ WRAPPERS = sorted(
 )
 # `share` of flags.sh asks Python itself
 STUB = f"""#!/bin/sh
-if [ "$2" = llava_hh.scripts.route ]; then exec "{sys.executable}" "$@"; fi
+if [ "$2" = llava_hh.command_line.route ]; then exec "{sys.executable}" "$@"; fi
 printf '%s\\n' call "$@" >> "{{log}}"
 """
 

@@ -31,7 +31,7 @@ def record_words(
     """Attention of `heads` at the positions that predict words, of one teacher-forced sample with an image.
 
     Returns:
-        parts (position, head, part) of `analysis.bias.PARTS`; and for each position (head, key), the keys being the
+        parts (position, head, part) of `attention_bias.PARTS`; and for each position (head, key), the keys being the
         image's tokens, then what stands after the image up to the position itself. fp32 on the CPU.
     """
 

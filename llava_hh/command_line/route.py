@@ -1,6 +1,6 @@
 """Which flags at the end of a wrapper belong to which of its verbs; `share` of bash_scripts/flags.sh asks.
 
-    python -m llava_hh.scripts.route "VERB ..." "VERB: FLAG ..." WORD ...
+    python -m llava_hh.command_line.route "VERB ..." "VERB: FLAG ..." WORD ...
 
 Prints VERB=WORD for each word that belongs to a verb, ended by the byte 037. An unknown flag or a wrong value is one
 line, status 2.
