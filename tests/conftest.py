@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from compared_runs import Runs
-from faults.material import Script, make_material, scripts, steps_before
-from tiny import TinyBatch, llava_batch, tiny_llava
-from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
-from tiny_results import make_results
 from transformers import LlavaForConditionalGeneration
+
+from tests.faults.material import Script, make_material, scripts, steps_before
+from tests.support.compared_runs import Runs
+from tests.support.tiny import TinyBatch, llava_batch, tiny_llava
+from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
+from tests.support.tiny_results import make_results
 
 torch.set_num_threads(1)
 
