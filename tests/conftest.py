@@ -12,6 +12,7 @@ from tests.faults.material import Script, make_material, scripts, steps_before
 from tests.support.compared_runs import Runs
 from tests.support.tiny import TinyBatch, llava_batch, tiny_llava
 from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
+from tests.support.tiny_minigpt4 import tiny_minigpt4
 from tests.support.tiny_results import make_results
 
 torch.set_num_threads(1)
@@ -29,7 +30,9 @@ def gqa_llava() -> LlavaForConditionalGeneration:
 
 @pytest.fixture(scope="session", params=["mha", "gqa"])
 def llava(request: pytest.FixtureRequest) -> LlavaForConditionalGeneration:
-    return request.getfixturevalue(f"{request.param}_llava")
+    """LLaVA with and without grouped keys; MiniGPT-4 as well in tests marked by `also_of_minigpt4`."""
+    family, _, keys = request.param.rpartition(" ")
+    return tiny_minigpt4(n_kv={"mha": 4, "gqa": 2}[keys]) if family else request.getfixturevalue(f"{keys}_llava")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from llava_hh.attention.hooks import intervene as raw_intervene
 from llava_hh.attribution.contrast import influence
 from llava_hh.files.files import read_json_lines
 from llava_hh.models.families import FAMILIES
-from tests.repository.test_repository import ROOT
+from tests.support.repository import ROOT
 
 HEADS = [hh.Head(1, 2), hh.Head(2, 0), hh.Head(3, 1)]
 

@@ -9,7 +9,7 @@ from llava_hh.attention.interventions import BoostImageScores, DeactivateText, S
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.portable import generate as portable
-from tests.models.test_families import IMAGES, QUESTIONS, SHOWN, draw_image
+from tests.support.questions import IMAGES, QUESTIONS, SHOWN, draw_image
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
 N_TOKENS = 10

@@ -14,6 +14,7 @@ from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.heads import Head
 from tests.support.eager_edits import eager_edits
 from tests.support.tiny import N_HEADS, N_LAYERS, decode_steps, llava_batch, tiny_llama
+from tests.support.tiny_minigpt4 import also_of_minigpt4
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 3)]
 EVERY_HEAD = [Head(layer, head) for layer in range(N_LAYERS) for head in range(N_HEADS)]
@@ -67,6 +68,7 @@ def test_a_model_without_the_interface_is_refused():
 # --- generation
 
 
+@also_of_minigpt4
 def test_greedy_generation_equals_a_loop_of_cached_steps(llava, batch):
     plain = generate(llava, batch)
     with intervene(llava, batch.image_mask, EDITS) as trace:
@@ -81,6 +83,7 @@ def test_greedy_generation_equals_a_loop_of_cached_steps(llava, batch):
     assert torch.equal(generate(llava, batch), plain)
 
 
+@also_of_minigpt4
 def test_each_beam_has_its_rows_span(llava):
     together = llava_batch([[3, "image", 6], [7, "image", 2, "image", 4], [2, "image", 3]])
     factors = (0.2, 0.7, 0.4)
@@ -200,6 +203,7 @@ def test_gradients_pass_through_edits(mha_llava, batch):
 # --- recording
 
 
+@also_of_minigpt4
 @torch.no_grad()
 def test_recorded_attention_equals_eager_maps(llava, batch):
     eager = deepcopy(llava)

@@ -16,7 +16,7 @@ from llava_hh.files.files import read_json
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.scripts import caption, evaluate, figure, finetune
-from tests.scripts.test_scripts import caption_flags
+from tests.support.main_job import caption_flags
 from tests.support.tiny_newer import save_tiny_family
 from tests.support.verbs import score_chair
 

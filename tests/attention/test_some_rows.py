@@ -10,7 +10,7 @@ from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.heads import Head
-from tests.attention.test_interventions import HEADS, INTERVENTIONS
+from tests.support.interventions import HEADS, INTERVENTIONS
 from tests.support.tiny import decode_steps, llava_batch, tiny_mllama
 
 ROWS = (True, False, True, True)

@@ -6,20 +6,12 @@ import torch
 from transformers import PreTrainedModel
 
 from llava_hh.attention.modules import attention_modules
-from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import Mean, Noise, OutputStatistics
 from llava_hh.heads import Head
-from tests.attribution.test_ablation import (
-    TOKENS,
-    Ablated,
-    ablate_one_by_one,
-    assert_same,
-    chameleon_case,
-    llava_case,
-    mllama_case,
-    padded_llava_case,
-)
+from tests.support.ablation_cases import TOKENS, chameleon_case, llava_case, mllama_case, padded_llava_case
+from tests.support.slow_ablation import ablate_one_by_one, assert_same
 from tests.support.tiny import D_HEAD, N_HEADS, llava_batch, tiny_llama, tiny_llava
 
 D_MODEL = N_HEADS * D_HEAD

@@ -13,8 +13,9 @@ from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head, estimated_influence
 from llava_hh.attribution.race import beaten_heads
 from llava_hh.scripts import attribute, caption
-from tests.attribution.test_ablation import ablate_one_by_one, llama_case, llava_case, mllama_case, padded_llava_case
-from tests.scripts.test_scripts import attribute_flags, caption_flags, read_attribution
+from tests.support.ablation_cases import llama_case, llava_case, mllama_case, padded_llava_case
+from tests.support.main_job import attribute_flags, caption_flags, read_attribution
+from tests.support.slow_ablation import ablate_one_by_one
 from tests.support.verbs import score_chair
 
 STEP = 0.02

@@ -26,12 +26,6 @@ from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.registry import DECODERS, register_decoder
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
-from tests.baselines.test_dola import slow_step
-from tests.baselines.test_halc import N_TOKENS as HALC_TOKENS
-from tests.baselines.test_halc import SETTINGS as HALC
-from tests.baselines.test_halc import Detector, photo, slow_halc, use
-from tests.baselines.test_pai import without_image
-from tests.baselines.test_vcd import slow_noise
 from tests.support.decoding import (
     as_batch,
     as_lvlm,
@@ -43,6 +37,10 @@ from tests.support.decoding import (
     slow_decode,
 )
 from tests.support.eager_edits import eager_edits
+from tests.support.slow_decoders import slow_noise, slow_step, without_image
+from tests.support.slow_halc import N_TOKENS as HALC_TOKENS
+from tests.support.slow_halc import SETTINGS as HALC
+from tests.support.slow_halc import Detector, photo, slow_halc, use
 from tests.support.tiny import N_HEADS, TinyBatch, decode_steps
 
 N_TOKENS = 4

@@ -13,9 +13,9 @@ from baselines.vcd import VCD_PAPER, VCD_REPO, noise_scales, with_noised_twins
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Greedy, Method
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from tests.baselines.test_halc import Detector, use
-from tests.models.test_families import IMAGES, QUESTIONS, SHOWN
 from tests.support.decoding import preset
+from tests.support.questions import IMAGES, QUESTIONS, SHOWN
+from tests.support.slow_halc import Detector, use
 from tests.support.tiny_minigpt4 import save_tiny_parts
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 

@@ -12,13 +12,14 @@ from tests.support.decoding import (
     as_lvlm,
     double,
     eight_rows,
-    forward,
     generated,
     generation_settings,
     single_rows,
     slow_decode,
 )
-from tests.support.tiny import IMAGE_TOKEN, N_LAYERS, TinyBatch, tiny_llama
+from tests.support.slow_decoders import slow_step
+from tests.support.tiny import N_LAYERS, TinyBatch, tiny_llama
+from tests.support.tiny_minigpt4 import also_of_minigpt4
 
 N_TOKENS = 4
 VARIANTS = ["released", "textbook"]
@@ -28,39 +29,7 @@ def decode(model, batch, settings, n_tokens=N_TOKENS):
     return dola.decode(as_lvlm(model), as_batch(batch), settings, n_tokens)
 
 
-def probabilities(logits):
-    """Softmax in plain floats, without the image token."""
-    logits = [-math.inf if token == IMAGE_TOKEN else logit for token, logit in enumerate(logits.tolist())]
-    total = sum(math.exp(logit - max(logits)) for logit in logits)
-    return [math.exp(logit - max(logits)) / total for logit in logits]
-
-
-def slow_divergence(p, q, variant):
-    total = 0.0
-    for token, (a, b) in enumerate(zip(p, q, strict=True)):
-        if token != IMAGE_TOKEN:
-            m = (a + b) / 2
-            if variant == "textbook":
-                total += 0.5 * a * math.log(a / m) + 0.5 * b * math.log(b / m)
-            else:
-                total += 0.5 * m * math.log(m / a) + 0.5 * m * math.log(m / b)
-    return total if variant == "textbook" else total / len(p)
-
-
-def slow_step(model, alone, answer, settings, layers):
-    """The scores of one token and the layer chosen, by loops over a whole uncached forward."""
-    outputs = forward(model, alone, answer, output_hidden_states=True)
-    last = probabilities(outputs.logits[0, -1])
-    early = {layer: probabilities(model.lm_head(outputs.hidden_states[layer][0, -1])) for layer in layers}
-    chosen = max(layers, key=lambda layer: slow_divergence(last, early[layer], settings.variant))
-    scores = {
-        token: math.log(p) - math.log(early[chosen][token])
-        for token, p in enumerate(last)
-        if p and p >= settings.relative_top * max(last)
-    }
-    return scores, chosen
-
-
+@also_of_minigpt4
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layers", [(0, 1, 2, 3), (1, 3)])
 def test_scores_and_layers_equal_full_forwards(llava, variant, layers, monkeypatch):

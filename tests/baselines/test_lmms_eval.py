@@ -20,8 +20,8 @@ from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.decoding.method import Edits, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEADS = [Head(1, 0), Head(2, 2), Head(3, 1)]
 TASK = """
 task: tiny_objects

@@ -16,6 +16,7 @@ from llava_hh.heads import Head
 from tests.support.decoding import as_batch, as_lvlm, double, eight_rows, forward, generation_settings, single_rows
 from tests.support.slow_opera import SlowOpera
 from tests.support.tiny import IMAGE_TOKEN, TinyBatch, tiny_llama, tiny_mistral_gqa, tiny_mllama
+from tests.support.tiny_minigpt4 import also_of_minigpt4
 
 NEVER = 10_000  # a threshold beyond reach
 BEAMS = OperaSettings(penalty_weight=0, threshold=NEVER)
@@ -75,6 +76,7 @@ def searched(model, batch, num_beams, k, n_tokens):
     return [row[: next((place for place, token in enumerate(row) if token in ends), None)] for row in rows]
 
 
+@also_of_minigpt4
 @pytest.mark.parametrize(("num_beams", "k"), [(5, 5), (2, 3), (3, 2), (4, 1), (1, 4)])
 def test_without_penalty_and_return_it_is_beam_search(llava, rows, num_beams, k):
     model = double(llava)

@@ -21,7 +21,9 @@ from tests.support.decoding import (
     slow_decode,
 )
 from tests.support.eager_edits import eager_edits
+from tests.support.slow_decoders import without_image
 from tests.support.tiny import IMAGE_TOKEN, N_HEADS, N_LAYERS, TinyBatch, decode_steps, tiny_mllama
+from tests.support.tiny_minigpt4 import also_of_minigpt4
 
 N_TOKENS = 4
 STRONG = PaiSettings(alpha=2.0, gamma=2.5, start_layer=1, end_layer=3, beta=0.02)
@@ -32,12 +34,7 @@ def decode(model, batch, settings, n_tokens=N_TOKENS):
     return pai.decode(as_lvlm(model), as_batch(batch), settings, n_tokens)
 
 
-def without_image(alone):
-    """The prompt written without its image tokens."""
-    ids = alone.inputs["input_ids"][~alone.image_mask][None]
-    return TinyBatch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.zeros_like(ids).bool())
-
-
+@also_of_minigpt4
 @pytest.mark.parametrize("settings", [PaiSettings(0, 2.5, beta=0.02), PaiSettings(0, 1.3, beta=0.5)])
 def test_guidance_equals_full_forwards(llava, settings):
     """Without a boost every token follows from two whole uncached forwards, one of a prompt without an image."""
@@ -60,6 +57,7 @@ def test_guidance_equals_full_forwards(llava, settings):
     )
 
 
+@also_of_minigpt4
 @torch.no_grad()
 @pytest.mark.parametrize("gamma", [1, 2.5])
 def test_boost_and_guidance_equal_loops_over_eager_maps(llava, gamma, monkeypatch):

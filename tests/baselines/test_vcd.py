@@ -14,9 +14,7 @@ from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
 from llava_hh.heads import Head
 from tests.support.decoding import (
-    MEANS,
     PROCESSOR,
-    SPREADS,
     as_batch,
     as_lvlm,
     double,
@@ -28,7 +26,9 @@ from tests.support.decoding import (
     single_rows,
     slow_decode,
 )
+from tests.support.slow_decoders import slow_noise
 from tests.support.tiny import TinyBatch, llava_batch
+from tests.support.tiny_minigpt4 import also_of_minigpt4
 
 N_TOKENS = 4
 GREEDY = VcdSettings(do_sample=False, noise_step=900)
@@ -51,21 +51,6 @@ def test_noise_schedule(step, signal, noise):
         assert scales[1] == pytest.approx(noise, abs=2e-7)
 
 
-def slow_noise(pixels, sample_id, settings):
-    """Pixel by pixel, the schedule as a product in plain floats."""
-    kept = 1.0
-    for i in range(settings.noise_step + 1):
-        kept *= 1 - ((0.5e-2 - 1e-5) / (1 + math.exp(6 - 12 * i / 999)) + 1e-5)
-    drawn = torch.randn(pixels.shape, generator=sample_generator(settings.seed, sample_id, "noise"))
-    noised = torch.empty_like(pixels)
-    for place in torch.cartesian_prod(*map(torch.arange, pixels.shape)).tolist():
-        value, channel = pixels[tuple(place)].item(), place[-3]
-        if settings.noise_space == "raw_unnormalized":
-            value = value * SPREADS[channel] + MEANS[channel]
-        noised[tuple(place)] = math.sqrt(kept) * value + math.sqrt(1 - kept) * drawn[tuple(place)].item()
-    return noised
-
-
 @pytest.mark.parametrize("space", SPACES)
 def test_noise_is_the_slow_one(space):
     settings = VcdSettings(noise_space=space, noise_step=700)
@@ -76,6 +61,7 @@ def test_noise_is_the_slow_one(space):
     assert not torch.equal(noised, other)
 
 
+@also_of_minigpt4
 @pytest.mark.parametrize("space", SPACES)
 def test_scores_equal_full_forwards(llava, space):
     """Every token is the argmax of the contrast of two whole uncached forwards, the plausible set found by a loop."""

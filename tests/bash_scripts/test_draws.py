@@ -10,8 +10,8 @@ import pytest
 
 from llava_hh.command_line.profiles import EXPECTED, read_profile
 from llava_hh.decoding.grammar import parse
-from tests.bash_scripts.test_profiles import OF_PROFILES
-from tests.support.wrappers import ROOT, calls_of, parsed
+from tests.support.repository import ROOT
+from tests.support.wrappers import OF_PROFILES, calls_of, parsed
 
 OTHERS = ("--list-length", "--top-k", "--random-draws", "--prompt")
 NUMBERS = {name: 300 + place for place, name in enumerate(EXPECTED) if name.endswith("_images")}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from llava_hh.command_line.profiles import FOLDER, nearest, profile_names, read_profile
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox") if shutil.which(shell)]
 READ = """cd "$1"
 . bash_scripts/profile.sh

@@ -16,10 +16,10 @@ from llava_hh.command_line.profiles import (
     training_checkpoints,
     wrong_numbers,
 )
-from tests.support.wrappers import ROOT, WRAPPERS, called, calls_of, parsed
+from tests.support.repository import ROOT
+from tests.support.wrappers import OF_PROFILES, called, calls_of, parsed
 
 PROFILES = profile_names()
-OF_PROFILES = [path for path in WRAPPERS if "mini" not in path.parts and path.name not in ("reproduce.sh", "doctor.sh")]
 SWITCHES = {  # settings that are set or empty, and what they turn into
     "removal_adhh": "adhh:top_k=",
     "paper_values": "paper_values=True",

@@ -9,7 +9,8 @@ from llava_hh.command_line.profiles import read_profile
 from llava_hh.decoding.grammar import parse
 from llava_hh.decoding.reading import read_methods
 from llava_hh.heads import check_heads, load_heads
-from tests.support.wrappers import ROOT, called, calls_of, make_stub, parsed, run_wrapper
+from tests.support.repository import ROOT
+from tests.support.wrappers import called, calls_of, make_stub, parsed, run_wrapper
 
 NEWER = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
 COMPARING = [

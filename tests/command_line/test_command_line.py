@@ -14,7 +14,7 @@ from llava_hh.command_line.parser import METHOD, MODEL, SECTIONS, ScriptParser
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb, script_parser
 from llava_hh.report.tables import _command
-from tests.repository.test_repository import ROOT
+from tests.support.repository import ROOT
 from tests.support.verbs import parsers
 
 SAY_IT = ("--seed", "--method", "runs", "results", "captions")  # their names say what they take

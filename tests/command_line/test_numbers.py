@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repository.test_repository import ROOT
+from tests.support.repository import ROOT
 from tests.support.verbs import parsers
 
 SCRIPTS = sorted(

@@ -20,7 +20,7 @@ from llava_hh.files.files import read_any_json, read_json_lines
 from llava_hh.heads import load_heads
 from llava_hh.scoring import answers as vqa
 from llava_hh.scoring import benchmarks
-from tests.files.test_ids import write_truth
+from tests.support.coco_files import write_truth
 from tests.support.nocaps_files import CANS, CAPTION_FILE, CLASS_FILE, LABEL_FILE, write_collected, write_official
 from tests.support.verbs import score_chair
 

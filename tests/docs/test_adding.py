@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 TEXT = (ROOT / "docs" / "adding.md").read_text()
 METHOD, METRIC, FAMILY = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 

@@ -7,8 +7,9 @@ from safetensors.numpy import load_file
 
 from tests.support.documented import Documented
 from tests.support.files_made import make_files
+from tests.support.repository import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "files.md"
+PAGE = ROOT / "docs" / "files.md"
 OF_TRANSFORMERS = "trainer_state.json"
 
 

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from tests.repository.test_repository import ROOT
+from tests.support.repository import ROOT
 
 BLOCK = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llava_hh.command_line.profiles import TOP_KS
 from llava_hh.doctor import examination as doctor
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts.doctor import main
+from tests.support.examined import examine, set_setting, write_profile
+from tests.support.repository import ROOT
 from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
@@ -32,32 +33,6 @@ def patient(sound, tmp_path) -> Path:
     shutil.copytree(sound, folder)
     write_profile(folder)
     return folder
-
-
-def write_profile(folder: Path) -> None:
-    settings = {"model_path": f"{folder}/model", "coco_path": f"{folder}/coco", "result_path": f"{folder}/results/tiny"}
-    settings |= dict.fromkeys(("base_model", "reference_model", "training_checkpoints", "instruct_path"), "")
-    settings |= dict.fromkeys(TOP_KS, "2")
-    lines = [f'{name}="{value}"\n' for name, value in settings.items()]
-    (folder / "profile.sh").write_text("".join(["inherit=mini\n", *lines]))
-
-
-def examine(folder: Path, capsys) -> dict[str, tuple[str, str]]:
-    """Status and text by check."""
-    status = 0
-    try:
-        main(["--profile", f"{folder}/profile.sh"])
-    except SystemExit as stopped:
-        status = stopped.code
-    lines = capsys.readouterr().out.splitlines()
-    found = {}
-    for name in doctor.REMEDIES:
-        line = next(line for line in lines if line.startswith(f"{name} "))
-        mark, _, text = line[len(name) :].strip().partition(" ")
-        found[name] = (mark, text.strip())
-    assert len(lines) == len(doctor.REMEDIES)
-    assert status == any(mark == "FAIL" for mark, _ in found.values())
-    return found
 
 
 def test_a_sound_profile(patient, capsys):
@@ -98,12 +73,6 @@ def lose_shard(folder: Path) -> None:
     places = {key: names[place % 2] for place, key in enumerate(load_file(whole))}
     (folder / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     whole.rename(folder / "model" / names[0])
-
-
-def set_setting(folder: Path, name: str, value: object) -> None:
-    path = folder / "profile.sh"
-    kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{name}=")]
-    path.write_text("\n".join([*kept, f'{name}="{value}"', ""]))
 
 
 def write_heads(folder: Path, heads: list, **about: object) -> Path:
@@ -237,7 +206,7 @@ def test_mini_passes(mini_path, capsys):
         main(["--profile", "mini"])
     lines = capsys.readouterr().out.splitlines()
     failed = {line.split()[0] for line in lines if " FAIL " in line}
-    drawn = (Path(__file__).parents[2] / "dataset" / "mini").is_dir()
+    drawn = (ROOT / "dataset" / "mini").is_dir()
     assert failed == (set() if drawn else {"annotations"})
     assert any(line.startswith("weights       ok       all keys mapped, 30 layers of 9 heads") for line in lines)
 

@@ -12,9 +12,9 @@ from llava_hh.doctor import examination as doctor
 from llava_hh.models.footprint import advice, loaded_bytes
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import load_lvlm
-from tests.doctor.test_doctor import examine, set_setting, write_profile
-from tests.models.test_checkpoint_files import POINTER
+from tests.support.examined import examine, set_setting, write_profile
 from tests.support.nocaps_files import write_official
+from tests.support.sparse_files import POINTER
 from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_matchers import save_tiny_blip, save_tiny_dino

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llava_hh.scripts import figure
+from tests.support.repository import ROOT
 
 OWN = '''
 """How sharp the attention of heads is where object words are predicted: one file, by somebody else."""
@@ -117,7 +118,7 @@ finally:
     print(sorted({"torch", "transformers", "matplotlib", "scipy"} & sys.modules.keys()), file=sys.stderr)
 """
     command = [sys.executable, "-c", look, *([name] if name else []), "--help"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stderr == "[]\n"
 
 

@@ -20,22 +20,11 @@ from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs.blocks import Run
 from llava_hh.scripts import evaluate
 from tests.support.decoding import preset
+from tests.support.harness import ADHH, HEADS, N_TOKENS, VCD, flags_for, token_ids
 from tests.support.launching import finish, launch
 from tests.support.tiny_results import of_kind
 
-HEADS = [[3, 1], [0, 2], [2, 2]]
-N_TOKENS = 8
-VCD, ADHH = "vcd_paper:alpha=2,noise_step=999", "adhh:top_k=2,threshold=0.05"
 METHODS = [VCD, "dola_repo:variant=textbook", "pai", ADHH]
-
-
-def flags_for(checkpoint: Path, coco: Path, folder: Path) -> list[str]:
-    """All flags but --methods and --out; the head list is written into the folder."""
-    heads = folder / "heads.json"
-    heads.write_text(json.dumps({"hal_heads": HEADS}))
-    flags = ["--model", checkpoint, "--image-folder", coco / "val2014", "--annotations", coco / "annotations"]
-    flags += ["--heads", heads, "--limit", 6, "--max-new-tokens", N_TOKENS, "--batch-size", 2]
-    return [str(flag) for flag in flags]
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +62,6 @@ def names_of(out: Path) -> list[str]:
     listed = json.loads((out / "summary.json").read_text())["methods"]
     tuned = [name for name, entry in listed.items() if entry.get("kind") == "tfhh"]
     return ["greedy", *(of_kind(out, kind).name for kind in kinds), *tuned]
-
-
-def token_ids(folder: Path) -> list[list[int]]:
-    return [json.loads(line)["token_ids"] for line in (folder / "captions.jsonl").read_text().splitlines()]
 
 
 def test_captions_are_those_of_a_direct_decode(done, tiny_checkpoint, tiny_coco, tuned):

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llava_hh.scripts import evaluate
-from tests.experiments.test_evaluate import ADHH, VCD, flags_for, token_ids
+from tests.support.harness import ADHH, VCD, flags_for, token_ids
 from tests.support.tiny_results import of_kind
 
 NOWHERE = [

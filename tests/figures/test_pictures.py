@@ -20,7 +20,7 @@ from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.metrics.chair.chair import corpus_metrics, score_caption
 from llava_hh.metrics.statistics import summarise
 from llava_hh.scripts import evaluate, figure
-from tests.repository.test_repository import BASELINES, MODULES, NEWER
+from tests.support.repository import BASELINES, MODULES, NEWER
 from tests.support.tiny_checkpoint import SINGLE_WORDS
 from tests.support.verbs import compare_details, report_html
 

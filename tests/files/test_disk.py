@@ -14,9 +14,9 @@ from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.files.files import replacing, write_json, write_tensors, write_text
 from llava_hh.files.schema import SCHEMA_VERSION
 from llava_hh.runs.run import start_run
+from tests.support.repository import ROOT
 from tests.support.seeded import Seeded
 
-ROOT = Path(__file__).parents[2]
 SMALL_DISK = """
 mount -t tmpfs -o size=256k tmpfs "$1" || exit 77
 shift

@@ -1,8 +1,6 @@
 """Ids: text of digits is the number and nothing else is one, in every file that users bring."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +16,7 @@ from llava_hh.heads import Head, load_heads
 from llava_hh.runs.scored import read_scored
 from llava_hh.scoring import answers as vqa
 from llava_hh.scoring import benchmarks
+from tests.support.coco_files import write_truth
 from tests.support.nocaps_files import CANS, CAPTION_FILE, NEAR, write_official
 from tests.support.verbs import score_chair, score_vqa
 
@@ -35,30 +34,6 @@ def test_the_rule():
     for value in (None, True, 100.5, [1], ""):
         with pytest.raises(ValueError, match="expected a whole number"):
             number_or_text(value)
-
-
-def write_truth(folder: Path, **change: Callable[[int], object]) -> Path:
-    """Two images, a dog on a couch and a bus; `change` says how the ids in a list are written."""
-
-    def written(name: str, rows: list[dict], *keys: str) -> list[dict]:
-        return [{**row, **{key: change.get(name, int)(row[key]) for key in keys}} for row in rows]
-
-    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
-    boxes = [{"image_id": 1, "category_id": 18}, {"image_id": 2, "category_id": 6}]
-    texts = [{"image_id": 1, "caption": "A pet on a couch."}, {"image_id": 2, "caption": "A street."}]
-    instances = {
-        "images": written("images", images, "id"),
-        "annotations": written("boxes", written("kinds", boxes, "category_id"), "image_id"),
-        "categories": written("categories", [{"id": 18, "name": "dog"}, {"id": 6, "name": "bus"}], "id"),
-    }
-    captions = {
-        "images": written("captioned", images, "id"),
-        "annotations": written("texts", texts, "image_id"),
-    }
-    folder.mkdir()
-    for name, content in (("instances", instances), ("captions", captions)):
-        (folder / f"{name}_val2014.json").write_text(json.dumps(content))
-    return folder
 
 
 PLACES = ("images", "boxes", "kinds", "categories", "captioned", "texts", "rows")

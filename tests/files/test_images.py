@@ -20,10 +20,10 @@ from llava_hh.models import lvlm
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.scripts import caption
+from tests.support.repository import ROOT
 from tests.support.tiny_newer import FAMILIES
 from tests.support.verbs import report_html, score_chair
 
-ROOT = Path(__file__).parents[2]
 RED, BLUE = (200, 30, 40), (10, 60, 180)
 NAMES = [
     "猫 と 犬.png",

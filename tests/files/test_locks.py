@@ -15,9 +15,9 @@ from torch.distributed import TCPStore
 
 from llava_hh.files import locks
 from llava_hh.runs.run import start_run
+from tests.support.repository import ROOT
 from tests.support.seeded import Seeded
 
-ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path

@@ -12,8 +12,8 @@ import pytest
 from llava_hh.files import parts
 from llava_hh.files.files import replacing, write_text
 from llava_hh.files.parts import HOST, drop_parts, folder_part_of, part_of
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys
 from pathlib import Path

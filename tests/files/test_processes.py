@@ -14,9 +14,9 @@ from torch.distributed import TCPStore
 
 from llava_hh.scripts import attribute, caption
 from tests.support.launching import finish, launch
+from tests.support.repository import ROOT
 from tests.support.verbs import score_chair
 
-ROOT = Path(__file__).parents[2]
 FILES = {
     "caption": ["captions.jsonl"],
     "attribute": ["targets.jsonl", "ablations.safetensors", "head_map.png"],

@@ -24,7 +24,8 @@ from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts import evaluate, finetune
-from tests.support.launching import ROOT, finish, launch
+from tests.support.launching import finish, launch
+from tests.support.repository import ROOT
 from tests.support.verbs import compare_seeds
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]

@@ -19,14 +19,13 @@ from llava_hh.experiments.measures.attention_inheritance import load_base
 from llava_hh.files.images import load_image
 from llava_hh.heads import load_heads
 from llava_hh.models.lvlm import load_lvlm
+from tests.support.sparse_files import POINTER
 from tests.support.tiny import N_HEADS, VOCABULARY
 from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_matchers import save_tiny_blip, save_tiny_dino
 from tests.support.tiny_minigpt4 import save_tiny_parts
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 from tests.support.tiny_original import CLIP, N_WORDS, original_weights, write_llava15, write_projector
-
-POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * 'a'}\nsize 9976634558\n"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from llava_hh.models import conversion
 from llava_hh.models.checkpoint import load_checkpoint
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.scripts import convert
-from tests.models.test_llava import PHOTOS, assert_same_model
+from tests.support.photos import PHOTOS, assert_same_model
 from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_original import (
     N_WORDS,

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,22 +20,14 @@ from llava_hh.finetuning.head_rows import tune_head_rows
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
-from tests.attribution.test_ablation import assert_same, hook_output
 from tests.support.eager_edits import eager_edits
+from tests.support.questions import IMAGES, QUESTIONS, SHOWN
+from tests.support.slow_ablation import assert_same, hook_output
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
-QUESTIONS = ["describe the dog", "describe", "a cat and the dog", "describe a"]
 close = {"atol": 1e-4, "rtol": 1e-4}
 
 
-def draw_image(seed: int, width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-IMAGES = [draw_image(0, 20, 12), draw_image(1, 8, 24), None, draw_image(2, 16, 16)]
-# where the cross-attention layers of mllama would read the images of a row without any
-SHOWN = [*IMAGES[:2], draw_image(3, 9, 10), IMAGES[3]]
 # which inputs go on with every token
 PER_POSITION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "cross_attention_mask")
 

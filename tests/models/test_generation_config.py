@@ -21,7 +21,7 @@ from llava_hh.decoding.yes_no import ask
 from llava_hh.models.lvlm import FAMILIES as SUPPORTED
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.runs.run import start_run
-from tests.models.test_families import IMAGES, QUESTIONS, SHOWN
+from tests.support.questions import IMAGES, QUESTIONS, SHOWN
 from tests.support.seeded import Seeded
 from tests.support.tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint
 from tests.support.tiny_llava15 import save_tiny_llava15

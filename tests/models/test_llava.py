@@ -17,6 +17,7 @@ from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.models.llava import is_llava15, pad_to_square
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
+from tests.support.photos import PHOTOS, assert_same_model, photo
 from tests.support.tiny_llava15 import AFTER, BEFORE, MEAN, OBJECTS, SPREAD, save_tiny_llava15
 
 
@@ -30,14 +31,6 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def lvlm(folder) -> Lvlm:
     return load_lvlm(folder)
-
-
-def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-PHOTOS = [photo(64, 48), photo(30, 70, seed=1), photo(50, 50, seed=2)]
 
 
 def pieces(lvlm: Lvlm, ids: torch.Tensor) -> list[str]:
@@ -146,13 +139,6 @@ def copy_files(folder: Path, to: Path) -> None:
     for path in folder.iterdir():
         if path.suffix in (".json", ".jinja"):
             (to / path.name).write_bytes(path.read_bytes())
-
-
-def assert_same_model(one: Lvlm, other: Lvlm) -> None:
-    batch, expected = (each.encode(PHOTOS, [DESCRIBE] * 3) for each in (one, other))
-    assert torch.equal(batch.inputs["input_ids"], expected.inputs["input_ids"])
-    with torch.no_grad():
-        assert torch.equal(one.model(**batch.inputs).logits, other.model(**expected.inputs).logits)
 
 
 @pytest.mark.parametrize("names", [PUBLISHED, CANONICAL], ids=["published", "canonical"])

@@ -14,8 +14,8 @@ from baselines import dola, greedy, opera, pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from tests.attribution.test_ablation import hook_output
 from tests.support.decoding import answers_of
+from tests.support.slow_ablation import hook_output
 from tests.support.tiny_original import tiny_llava16, write_llava16, yi_tokens
 
 N_TOKENS = 5

@@ -20,9 +20,9 @@ from llava_hh.decoding.method import Decoding, Greedy, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
-from tests.baselines.test_halc import Detector, use
-from tests.models.test_families import SHOWN, draw_image
 from tests.support.decoding import preset
+from tests.support.questions import SHOWN, draw_image
+from tests.support.slow_halc import Detector, use
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys")

@@ -24,12 +24,22 @@ from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
 from llava_hh.runs.blocks import Run
 from llava_hh.scripts import finetune
-from tests.attribution.test_ablation import ablate_one_by_one, assert_same
+from tests.support.photos import PHOTOS
+from tests.support.repository import ROOT
+from tests.support.slow_ablation import ablate_one_by_one, assert_same
 from tests.support.tiny import SIDE
 from tests.support.tiny_llava15 import MEAN, OBJECTS, SPREAD
-from tests.support.tiny_minigpt4 import AFTER, BEFORE, DEPTH, PATCH, TEXT_ONLY, VISION, WIDTH, save_tiny_parts
-
-ROOT = Path(__file__).parents[2]
+from tests.support.tiny_minigpt4 import (
+    AFTER,
+    BEFORE,
+    DEPTH,
+    PATCH,
+    TEXT_ONLY,
+    VISION,
+    WIDTH,
+    save_tiny_parts,
+    tiny_minigpt4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +65,6 @@ def official(files) -> Lvlm:
 def asked(request, lvlm, official) -> tuple[str, Lvlm]:
     """Each prompt, and the model that has it."""
     return request.param, lvlm if request.param == "harness" else official
-
-
-def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-PHOTOS = [photo(64, 48), photo(30, 70, seed=1), photo(50, 50, seed=2)]
 
 
 def pieces(lvlm: Lvlm, ids: Tensor | list[int]) -> list[str]:
@@ -286,3 +288,10 @@ def test_targeted_finetuning_leaves_an_ordinary_folder(files, tmp_path):
         assert torch.equal(tuned.model(**batch.inputs).logits, start.model(**batch.inputs).logits)
     assert tuned.model.config.parts is None and tuned.model.generation_config.eos_token_id == 2
     assert len(load_file(tmp_path / "out/model/model.safetensors")) == len(after)
+
+
+@pytest.mark.parametrize("n_kv", [4, 2], ids=["mha", "gqa"])
+def test_images_must_fill_the_placeholders(n_kv, batch):
+    inputs = batch.inputs | {"pixel_values": batch.inputs["pixel_values"][1:]}
+    with pytest.raises(ValueError, match="12 image features for 16 image positions"):
+        tiny_minigpt4(n_kv=n_kv)(**inputs)

@@ -23,10 +23,10 @@ from llava_hh.models.original import place
 from llava_hh.models.original_config import load_tokenizer
 from llava_hh.models.weight_files import StoredTensor, WeightFile
 from llava_hh.runs.identity import checkpoint_files, identify_checkpoint
-from tests.attribution.test_ablation import ablate_one_by_one, assert_same
-from tests.models.test_llava import PHOTOS
-from tests.models.test_llava import assert_same_model as assert_same_files
 from tests.support.eager_edits import eager_edits
+from tests.support.photos import PHOTOS
+from tests.support.photos import assert_same_model as assert_same_files
+from tests.support.slow_ablation import ablate_one_by_one, assert_same
 from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_original import (
     CLIP,

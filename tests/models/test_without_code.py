@@ -17,9 +17,9 @@ from llava_hh.models.lvlm import load_lvlm
 from llava_hh.models.minigpt4_checkpoint import load_llama
 from llava_hh.models.without_code import from_folder
 from llava_hh.scripts import caption
+from tests.support.repository import ROOT
 from tests.support.tiny_matchers import save_tiny_blip, save_tiny_clip, save_tiny_dino
 
-ROOT = Path(__file__).parents[2]
 EVIL = """
 from pathlib import Path
 (Path({marker!r})).touch()

@@ -16,7 +16,7 @@ from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import attribute, caption, evaluate, finetune
 from newer_models.released import remove_as_released
-from tests.scripts.test_scripts import attribute_flags, caption_flags
+from tests.support.main_job import attribute_flags, caption_flags
 from tests.support.tiny import tiny_mllama
 from tests.support.tiny_newer import save_tiny_family
 from tests.support.tiny_results import of_kind

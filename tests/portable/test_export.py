@@ -16,7 +16,7 @@ from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
 from llava_hh.portable import generate
 from llava_hh.scripts import export
-from tests.models.test_families import IMAGES, QUESTIONS, SHOWN
+from tests.support.questions import IMAGES, QUESTIONS, SHOWN
 from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
 HEADS = [Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 1)]

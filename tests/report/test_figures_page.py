@@ -7,6 +7,7 @@ import pytest
 
 from llava_hh.figures import findings
 from llava_hh.scripts import figure
+from tests.support.repository import ROOT
 from tests.support.verbs import report_figures
 
 MODULES = {
@@ -129,4 +130,4 @@ def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
         assert f"Numbers: [{draw}/module_influence/module_influence.json]" in page
     assert page.count("Not made yet: `sh bash_scripts/analysis/") == 5
     for _, _, _, wrapper in findings.FIGURES:
-        assert (Path(__file__).parents[2] / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()
+        assert (ROOT / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.repository.test_repository import ROOT
+from tests.support.repository import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 import measuring

@@ -13,7 +13,7 @@ from llava_hh.runs.run import make_folder
 from tests.faults import damages, kills
 from tests.faults.children import Ending, run_to_the_end
 from tests.faults.material import Script
-from tests.support.launching import ROOT
+from tests.support.repository import ROOT
 
 
 def test_a_sample_of_every_section(tmp_path):

@@ -14,14 +14,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 import llava_hh
 from llava_hh.decoding.grammar import parse
-from tests.support.wrappers import ROOT, WRAPPERS, called, calls_in, calls_of, make_stub, parsed
+from tests.support.repository import BASELINES, MODULES, NEWER, PACKAGE, ROOT
+from tests.support.wrappers import WRAPPERS, called, calls_in, calls_of, make_stub, parsed
 
-PACKAGE = ROOT / "llava_hh"
 # The order in which packages import: a module imports from its own package and from those that stand before it.
 LAYERS = re.findall(r"^    (\w+) {2,}\w", llava_hh.__doc__, re.MULTILINE)
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-BASELINES = sorted(path for path in (ROOT / "baselines").rglob("*.py") if path.name != "__init__.py")
-NEWER = sorted(path for path in (ROOT / "newer_models").rglob("*.py") if path.name != "__init__.py")
+
+
+TESTS = ROOT / "tests"
 
 
 def imported(path: Path) -> set[str]:
@@ -66,6 +66,25 @@ def test_no_command_line_below_the_scripts():
     allowed = {*(PACKAGE / "command_line").glob("*.py")}
     for path in {*MODULES} - allowed - {*(PACKAGE / "scripts").glob("*.py")}:
         assert not re.search(r"\bargparse\b|\bNamespace\b|(?<![.\w])args\.", path.read_text()), path
+
+
+def test_no_test_imports_another():
+    """What several tests use is in tests/support."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+                assert not re.search(r"(^|[. ])test_", " ".join(names)), f"{path.relative_to(ROOT)} imports {names}"
+
+
+def test_tests_have_a_folder_for_each_package():
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/*.py")}
+    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} | {
+        "baselines",
+        "newer_models",
+    }
+    assert folders == packages | {"support", "faults", "repository", "docs", "bash_scripts"}
+    assert {path.name for path in TESTS.glob("*.py")} == {"conftest.py", "test_heads.py"}
 
 
 def test_figures_do_without_torch():

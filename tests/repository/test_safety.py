@@ -1,11 +1,11 @@
 """What the code of this repository must not do: run what data says, load pickles, reach for the network."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 FOLDERS = ("llava_hh", "baselines", "newer_models", "benchmarks", "tests")
 FILES = sorted([*(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), *ROOT.glob("*.py")])
 PROGRAM = [path for path in FILES if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks")]

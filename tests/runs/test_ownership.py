@@ -16,9 +16,9 @@ from llava_hh.finetuning.checkpoints import drop_checkpoints, last_whole_checkpo
 from llava_hh.mini import dataset
 from llava_hh.runs.blocks import Run
 from llava_hh.runs.run import make_folder, make_parent, start_run
+from tests.support.repository import ROOT
 from tests.support.seeded import Seeded
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = [{"image_id": number} for number in range(4)]
 COCO = {"info": {"year": 2014}, "images": [], "annotations": [], "categories": []}
 

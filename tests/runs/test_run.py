@@ -4,44 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llava_hh.files.files import read_json
 from llava_hh.runs.identity import identify_checkpoint
-from llava_hh.runs.run import MADE_BY, start_run
-from llava_hh.runs.settings import Settings
-
-ROOT = Path(__file__).parents[2]
-SAMPLES = [{"image_id": number} for number in range(7)]
-
-
-@dataclass(frozen=True)
-class Squares(Settings):
-    seed: int = 1
-    prompt: str | None = None
-    model: dict | None = None
-    limit: int | None = None
-
-    def free(self):
-        return {"limit": "the first so many"}
-
-
-def work(folder, settings=Squares(), samples=SAMPLES, stop_at=None):  # frozen
-    """Run blocks of 3; `stop_at` dies before that block is finished, as a kill would."""
-    done = []
-    with start_run(folder, settings) as run:
-        for number, block in run.blocks(samples, 3, "test"):
-            if number == stop_at:
-                raise KeyboardInterrupt
-            done.append(number)
-            rows = [{"image_id": s["image_id"], "square": s["image_id"] ** 2} for s in block]
-            run.finish_block(number, block, rows, {"ids": np.array([s["image_id"] for s in block])})
-        run.write_rows("rows.jsonl")
-        return done, run.finished_rows(), np.concatenate([a["ids"] for a in run.finished_arrays()])
+from llava_hh.runs.run import MADE_BY
+from tests.support.repository import ROOT
+from tests.support.run_of_squares import SAMPLES, Squares, work
 
 
 def test_a_killed_run_goes_on_with_the_unfinished_blocks(tmp_path):

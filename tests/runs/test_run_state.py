@@ -16,9 +16,8 @@ from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.files.files import sha256, write_json
 from llava_hh.runs.run import start_run
 from llava_hh.runs.scored import refuse_stale
-from tests.runs.test_run import SAMPLES, Squares, work
-
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+from tests.support.run_of_squares import SAMPLES, Squares, work
 
 
 def without_digest(folder: Path) -> None:

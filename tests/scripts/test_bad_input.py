@@ -13,9 +13,8 @@ from PIL import Image
 
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts import attribute, caption, evaluate
+from tests.support.repository import ROOT
 from tests.support.verbs import score_chair
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from llava_hh.files.files import is_ours, write_json, write_text
 from llava_hh.scripts import attribute, export, figure
+from tests.support.repository import ROOT
 from tests.support.verbs import (
     compare_details,
     compare_heads,
@@ -20,7 +21,6 @@ from tests.support.verbs import (
     score_vqa,
 )
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = [{"image_id": number} for number in range(4)]
 COCO = {"info": {"year": 2014}, "images": [], "annotations": [], "categories": []}
 

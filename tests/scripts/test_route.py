@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from llava_hh.scripts.route import label_of, main, parser_of, share
-from tests.support.wrappers import ROOT, WRAPPERS, called, calls_in, calls_of, make_stub, parsed, run_wrapper
+from tests.support.repository import ROOT
+from tests.support.wrappers import WRAPPERS, called, calls_in, calls_of, make_stub, parsed, run_wrapper
 
 VERBS = ["caption", "score.chair", "attribute"]
 OWN = ("attribute", ["--limit", "--batch-size", "--out"])

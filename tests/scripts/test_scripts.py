@@ -15,22 +15,10 @@ from safetensors.numpy import load_file
 
 from llava_hh.files.files import sha256
 from llava_hh.scripts import attribute, caption, evaluate
+from tests.support.main_job import LENGTH, attribute_flags, caption_flags, read_attribution
+from tests.support.repository import ROOT
 from tests.support.tiny_results import of_kind
 from tests.support.verbs import score_chair
-
-ROOT = Path(__file__).parents[2]
-LENGTH = "10"
-
-
-def caption_flags(checkpoint: Path, coco: Path, out: Path) -> list[str]:
-    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--annotations", coco / "annotations"]
-    flags += ["--split", "train2014", "--out", out]
-    return [str(flag) for flag in (*flags, "--max-new-tokens", LENGTH, "--batch-size", 2)]
-
-
-def attribute_flags(checkpoint: Path, coco: Path, captions: Path, out: Path) -> list[str]:
-    flags = ["--model", checkpoint, "--image-folder", coco / "train2014", "--captions", captions, "--out", out]
-    return [str(flag) for flag in (*flags, "--list-length", 5, "--batch-size", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +43,6 @@ def test_captions_have_one_row_per_image(captions):
     keys = {"question_id", "image_id", "image", "prompt", "text", "token_ids", "finish_reason", "model_id"}
     assert all(row.keys() == keys for row in rows)
     assert json.loads((captions / "run.json").read_text())["image_ids"] == [row["image_id"] for row in rows]
-
-
-def read_attribution(folder: Path) -> tuple[dict, np.ndarray, dict[str, np.ndarray]]:
-    """The result, whether each target is hallucinated, and its log-probabilities."""
-    rows = [json.loads(line) for line in (folder / "targets.jsonl").read_text().splitlines()]
-    result = json.loads((folder / "attribution_result.json").read_text())
-    return result, np.array([row["hallucinated"] for row in rows]), load_file(folder / "ablations.safetensors")
 
 
 def test_attribution_result_agrees_with_its_tables(attribution):

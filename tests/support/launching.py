@@ -4,9 +4,8 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 def launch(n_processes: int, module: str, flags: list[str]) -> subprocess.Popen:

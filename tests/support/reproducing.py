@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
 
 
 def reproduce(folder: Path, clock: str, record: str = "") -> tuple[list[str], list[str]]:

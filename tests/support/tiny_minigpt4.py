@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,6 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llava_hh.models.minigpt4_model import MiniGpt4Config, MiniGpt4ForConditionalGeneration
 from tests.support.tiny import D_HEAD, IMAGE_TOKEN, N_HEADS, SIDE, SPREAD, VOCABULARY
 from tests.support.tiny_llava15 import OBJECTS, llama_tokenizer
+
+# Runs a test of the fixture `llava` with MiniGPT-4 too.
+also_of_minigpt4 = pytest.mark.parametrize("llava", ["mha", "gqa", "minigpt4 mha", "minigpt4 gqa"], indirect=True)
 
 # Llama-2's pieces of both prompts, ids left aside; ▁ is a blank
 PIECES = {  # before the image, after it, and a whole prompt without one

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.repository import ROOT
+
 FOLDERS = ("bash_scripts", "baselines/bash_scripts", "newer_models")
 WRAPPERS = sorted(
     path
@@ -61,3 +62,6 @@ def called(call: list[str]) -> str:
     """The verb of a call, with what stands below it."""
     below = call[1:2] if call[0] in ("score", "compare", "figure", "report") else []
     return " ".join([call[0], *below])
+
+
+OF_PROFILES = [path for path in WRAPPERS if "mini" not in path.parts and path.name not in ("reproduce.sh", "doctor.sh")]
