@@ -1,14 +1,11 @@
 """The loss of reference captions: against slow eager decoding step by step, a loop over resamples, and the script."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from llava_hh.attention.interventions import DeactivateText, ZeroHeads
-from llava_hh.data.coco import load_annotations, load_image_list
 from llava_hh.experiments.measures.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.experiments.reference_loss import caption_metrics, mean_losses
 from llava_hh.files.files import sha256
@@ -16,16 +13,11 @@ from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from llava_hh.models.lvlm import load_lvlm
-from llava_hh.scripts import caption, evaluate
-from tests.support.eager_edits import eager_edits
-from tests.support.tiny import TinyBatch, decode_steps
+from tests.support.harness import rows_in
+from tests.support.slow_losses import PROMPT, slow_losses
 from tests.support.tiny_results import of_kind
-from tests.support.verbs import score_chair
 
 HEADS = (Head(0, 1), Head(1, 2), Head(2, 0), Head(3, 3))
-PROMPT = "describe the dog"
-ADHH = "adhh:top_k=2,threshold=0.3"
-METHODS = ["--methods", ADHH, "removal:top_k=2", "random:draws=1,of=adhh", "random:draws=1,of=removal"]
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +28,6 @@ def lvlm(tiny_checkpoint):
 @pytest.fixture(scope="module")
 def images(tiny_coco):
     return [load_image(path) for path in sorted((tiny_coco / "val2014").glob("*.jpg"))[:3]]
-
-
-def slow_losses(lvlm, images, responses, edits):
-    """Each row on its own, eager maps, a prefill and one cached step a token; minus log p of token after token."""
-    losses, decisions = [], []
-    for image, answer in zip(images, responses, strict=True):
-        batch = lvlm.encode([image], [PROMPT])
-        with eager_edits(lvlm.model, batch.image_mask, edits) as editor:
-            tokens = torch.tensor([answer])
-            logits = decode_steps(lvlm.model, TinyBatch(batch.inputs, batch.image_mask), len(answer), tokens)[0]
-        total = 0.0
-        for row, token in zip(logits.double(), answer, strict=True):
-            total -= (row[token] - row.exp().sum().log()).item()
-        losses.append(total)
-        decisions.append((sum(editor.fired.values()), sum(editor.decided.values())))
-    return losses, decisions
 
 
 @pytest.mark.parametrize("kind", ["none", "adhh", "zero"])
@@ -127,56 +103,25 @@ def test_methods_on_other_captions_are_refused():
         summarise_losses({"none": []}, "none")
 
 
-@pytest.fixture(scope="module")
-def flags(tiny_checkpoint, tiny_coco, tmp_path_factory):
-    heads = tmp_path_factory.mktemp("heads") / "heads.json"
-    heads.write_text(json.dumps({"hal_heads": HEADS}))
-    shared = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014"]
-    shared += ["--annotations", tiny_coco / "annotations", "--limit", "5", "--batch-size", "2", "--prompt", PROMPT]
-    own = ["--task", "loss", "--heads", heads, "--captions-per-image", "2", "--max-new-tokens", "9"]
-    return [str(flag) for flag in [*shared, *own]]
-
-
-def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco, tmp_path, capsys):
-    out, tuned = tmp_path / "out", tmp_path / "tuned"
-    shutil.copytree(tiny_checkpoint, tuned)
-    greedy = tmp_path / "greedy"
-    caption.main([*flags[: flags.index("--task")], "--max-new-tokens", "6", "--out", str(greedy)])
-    truth = str(tiny_coco / "annotations")
-    score_chair(["--captions", str(greedy / "captions.jsonl"), "--annotations", truth])
-    more = [*METHODS, f'tfhh:path="{tuned}"', "--captions", f"greedy={greedy / 'captions_eval_results.json'}"]
-    evaluate.main([*flags, *more, "--out", str(out)])
-    result = json.loads((out / "reference_loss.json").read_text())["methods"]
-    random_adhh, random_removal = out.glob("random-*-adhh-*"), out.glob("random-*-removal-*")
-    folders = [of_kind(out, kind) for kind in ("greedy", "adhh", "removal")]
-    folders += [*random_adhh, *random_removal, of_kind(out, "tfhh")]
+def test_result_and_table(loss_run, scored_captions, capsys):
+    """Of methods and of groups of draws; beside them, what CHAIR found in the captions of greedy decoding."""
+    result = loss_run.read_result()["methods"]
+    random = [next(loss_run.out.glob(f"random-*-{of}-*")).name for of in ("adhh", "removal")]
     means = {name: result.pop(name) for name in [*result] if "folders" in result[name]}
-    assert [own["folders"] for own in means.values()] == [[folders[3].name], [folders[4].name]]
-    assert [*result] == [folder.name for folder in folders]
+    assert [own["folders"] for own in means.values()] == [[name] for name in random]
+    kinds = ["greedy", "adhh", "removal", "tfhh"]
+    greedy, adhh, removal, tfhh = (of_kind(loss_run.out, kind).name for kind in kinds)
+    assert [*result] == [greedy, adhh, removal, *random, tfhh]
     assert all(own["loss"] == pytest.approx(result[own["folders"][0]]["loss"]) for own in means.values())
-    names = ["greedy", "adhh", "removal", "random_adhh", "random_removal", "tfhh"]
-    result = dict(zip(names, result.values(), strict=True))
-    rows = {
-        name: [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
-        for name, folder in zip(names, folders, strict=True)
-    }
-    assert rows["tfhh"] == rows["greedy"]  # the same weights
-    assert len({json.dumps(own) for name, own in rows.items() if name != "tfhh"}) == 5
-    annotations = load_annotations(tiny_coco / "annotations", [row["image_id"] for row in rows["greedy"]])
-    files = {row["image_id"]: row["file_name"] for row in load_image_list(f"{truth}/captions_val2014.json")}
-    for name, edits in (("greedy", []), ("adhh", [DeactivateText(HEADS[:2], 0.3)])):
-        row = rows[name][3]
-        response = reference_tokens(lvlm, [annotations[row["image_id"]].captions[row["caption"]]], 9)
-        image = load_image(tiny_coco / "val2014" / files[row["image_id"]])
-        (expected,), _ = slow_losses(lvlm, [image], response, edits)
-        assert row["nats"] == pytest.approx(expected, rel=1e-5)
-        assert row["n_tokens"] == len(response[0])
-        assert result[name]["loss"] == pytest.approx(
-            sum(own["nats"] for own in rows[name]) / sum(own["n_tokens"] for own in rows[name])
-        )
-    assert result["greedy"]["captions"]["sha256"] == sha256(greedy / "captions_eval_results.json")
-    own = json.loads((greedy / "captions_eval_results.json").read_text())["overall_metrics"]
-    assert result["greedy"]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
+    rows = {name: rows_in(loss_run.out / name, loss_run.rows) for name in result}
+    assert len({json.dumps(own) for name, own in rows.items() if name != tfhh}) == 5
+    for name, own in rows.items():
+        loss = sum(row["nats"] for row in own) / sum(row["n_tokens"] for row in own)
+        assert result[name]["loss"] == pytest.approx(loss)
+    assert result[greedy]["captions"]["sha256"] == sha256(scored_captions)
+    own = json.loads(scored_captions.read_text())["overall_metrics"]
+    assert result[greedy]["captions"]["recall"] == pytest.approx(own["recall"], abs=1e-5)
+    loss_run.evaluate(loss_run.out)  # prints its table once more
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     heads, cells = next(
         (heads, cells) for heads, cells in zip(table, table[1:], strict=False) if cells[0] == "| greedy"
@@ -185,11 +130,6 @@ def test_the_script_measures_and_goes_on(flags, lvlm, tiny_checkpoint, tiny_coco
     values = {"length": own["length"], "mentions": own["mentions"], "recall %": 100 * own["recall"]}
     assert {name: shown[name] for name in values} == {name: f"{value:.1f}" for name, value in values.items()}
 
-    before = {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
-    (of_kind(out, "adhh") / "blocks" / "00001.json").unlink()
-    evaluate.main([*flags, *more, "--out", str(out)])
-    assert before == {path: path.read_bytes() for path in out.glob("*/losses.jsonl")}
-
 
 @pytest.mark.parametrize("run", [{"truth": {"a.json": "1"}}, {"sha256": {"/elsewhere/a.json": "1"}}])
 def test_captions_scored_by_other_annotations_are_refused(run, tmp_path):
@@ -197,24 +137,3 @@ def test_captions_scored_by_other_annotations_are_refused(run, tmp_path):
     captions.write_text(json.dumps({"sentences": [], "run": run}))
     with pytest.raises(ValueError, match=f"--captions {captions}: scored by another a.json than --annotations has"):
         caption_metrics([f"greedy={captions}"], {"a.json": "2", "b.json": "3"})
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        (["--captions", "pai={captions}", "--methods", "pai"], "--captions pai=...: METHOD must be one of: greedy"),
-        (["--captions", "greedy"], "--captions greedy: expected METHOD=FILE"),
-        (["--captions", "greedy=/nowhere/x.json"], "/nowhere/x.json"),
-        (["--methods", "adhh:top_k=9"], "'hal_heads' has 4 heads, 9 were asked for"),
-    ],
-)
-def test_wrong_flags_are_one_line_before_any_work(extra, message, flags, tiny_results, tmp_path, capsys):
-    captions = tiny_results / "val2014" / "greedy" / "captions_eval_results.json"
-    extra = [text.format(captions=captions) for text in extra]
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main([*flags, "--out", str(tmp_path), *extra])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
-    assert not list(tmp_path.glob("*/"))
