@@ -18,6 +18,14 @@ from tests.support.tiny_results import make_results
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of mini's checkpoint are marked."""
+    for item in items:
+        if "mini_path" in getattr(item, "fixturenames", ()):
+            item.add_marker("mini")
+
+
 @pytest.fixture(scope="session")
 def mha_llava() -> LlavaForConditionalGeneration:
     return tiny_llava()
@@ -66,7 +74,7 @@ def tiny_results(tiny_checkpoint: Path, tiny_coco: Path, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def mini_path() -> Path:
-    """mini's assembled checkpoint; bash_scripts/test.sh makes it."""
+    """mini's assembled checkpoint, for tests marked `mini`."""
     path = Path(__file__).parents[1] / "checkpoints" / "mini" / "model"
     if not path.exists():
         pytest.skip("mini is not assembled: sh bash_scripts/mini/checkpoint.sh")

@@ -102,7 +102,7 @@ def decoded(lvlm, ids) -> str:
     return lvlm.tokenizer.decode(ids)
 
 
-@pytest.fixture(params=["llava15", "mini"])
+@pytest.fixture(params=["llava15", pytest.param("mini", marks=pytest.mark.mini)])
 def lvlm(request):
     if request.param == "llava15":
         return request.getfixturevalue("llava15")

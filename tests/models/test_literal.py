@@ -14,7 +14,8 @@ from tests.support.tiny_llava15 import AFTER, BEFORE, llama_tokenizer, save_tiny
 from tests.support.tiny_newer import save_tiny_family
 
 TURNS = [("Please <image> describe", "a <image> dog"), ("<image>", "cat")]
-FAMILIES = ("llava15", "llava_next", "llava_onevision", "chameleon", "qwen3_vl", "gemma3", "internvl", "mini")
+FAMILIES = ("llava15", "llava_next", "llava_onevision", "chameleon", "qwen3_vl", "gemma3", "internvl")
+MINI = pytest.param("mini", marks=pytest.mark.mini)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def llava15(tmp_path_factory) -> Lvlm:
     return load_lvlm(folder)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[*FAMILIES, MINI])
 def lvlm(request, tmp_path_factory) -> Lvlm:
     if request.param == "llava15":
         return request.getfixturevalue("llava15")

@@ -79,11 +79,9 @@ def test_no_test_imports_another():
 
 def test_tests_have_a_folder_for_each_package():
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/*.py")}
-    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} | {
-        "baselines",
-        "newer_models",
-    }
-    assert folders == packages | {"support", "faults", "repository", "docs", "bash_scripts"}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    others = {"baselines", "newer_models", "bash_scripts", "docs", "repository", "newcomer", "support", "faults"}
+    assert folders == packages | others
     assert {path.name for path in TESTS.glob("*.py")} == {"conftest.py", "test_heads.py"}
 
 
