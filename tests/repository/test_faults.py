@@ -17,7 +17,7 @@ from tests.support.repository import ROOT
 
 
 def test_a_sample_of_every_section(tmp_path):
-    """In a process of its own, for it forks; samples of the others are below and in test_damaged_training.py."""
+    """In a process of its own, for it forks; samples of the others are below and in finetuning/test_checkpoints.py."""
     few = ["--kills", "2", "--damages", "10", "--images", "30", "--disk", "4", "--lock", "2", "--clock", "2"]
     few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock"]
     command = [sys.executable, "-m", "tests.faults", *few, "--json", str(tmp_path / "counts.json")]

@@ -62,8 +62,8 @@ def test_tests_and_benchmarks_are_safe_too():
     allowed = {
         "from_pretrained without trust_remote_code=False": {path.name for path in FILES if path not in PROGRAM},
         "a kernel of the hub": {"test_without_code.py"},
-        "trust_remote_code": {"test_export_decoder.py"},
-        "calls exec": {"test_export_decoder.py"},
+        "trust_remote_code": {"test_export.py"},
+        "calls exec": {"test_export.py"},
         "network: imports socket": {"launching.py", "pair.py", "scale.py"},
     }
     for path in sorted(set(FILES) - set(PROGRAM)):

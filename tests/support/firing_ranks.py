@@ -1,4 +1,4 @@
-"""Run in several processes by test_firing: what each of them gets as firing rates, a file for each rank."""
+"""Run in several processes by test_firing.py: what each of them gets as firing rates, a file for each rank."""
 
 import json
 import sys
