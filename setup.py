@@ -39,7 +39,7 @@ setup(
         ],
         "dev": [
             "pytest>=8",
-            "pytest-xdist>=3.6",  # the tests on all cores: on one they take more than ten minutes
+            "pytest-xdist>=3.6",  # the tests on all cores
             "hypothesis>=6",  # damages of files, for python -m tests.faults
             "psutil>=7",  # finds the processes that a test kills
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Every check: ruff, shell syntax, shellcheck where it is installed, pytest (mini's tests included) on up to 4 cores.
-# 12 minutes on 2 quiet ones.
+# Ruff, shell syntax, shellcheck where it is installed, and pytest on tiny models, on up to 4 cores.
+# The tests of mini's checkpoint are left to .ci/run.
 # Usage: sh bash_scripts/test.sh [any argument of pytest]
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,5 +12,4 @@ find bash_scripts baselines/bash_scripts newer_models/*.sh .ci -type f ! -name '
     sh -n "$script"
     if command -v shellcheck >/dev/null; then shellcheck -x "$script"; fi
 done
-sh bash_scripts/mini/checkpoint.sh
-"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"
+"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not mini" "$@"

@@ -14,9 +14,9 @@ from measuring import REPO, benchmark_parser, finish, measure_process
 from llava_hh.command_line.script import RANDOM_SEED, SIZE
 from llava_hh.files.tables import markdown_table
 
-sys.path.insert(0, str(REPO / "tests"))
+sys.path.insert(0, str(REPO))
 
-from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
+from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 
 
 def peak_of(verb: str, flags: list[object]) -> float:

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from compared_runs import Runs
-from faults.material import Script, make_material, scripts, steps_before
-from tiny import TinyBatch, llava_batch, tiny_llava
-from tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
-from tiny_results import make_results
 from transformers import LlavaForConditionalGeneration
 
+from tests.faults.material import Script, make_material, scripts, steps_before
+from tests.support.compared_runs import Runs
+from tests.support.tiny import TinyBatch, llava_batch, tiny_llava
+from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
+from tests.support.tiny_minigpt4 import tiny_minigpt4
+from tests.support.tiny_results import make_results
+
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of mini's checkpoint are marked."""
+    for item in items:
+        if "mini_path" in getattr(item, "fixturenames", ()):
+            item.add_marker("mini")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +38,9 @@ def gqa_llava() -> LlavaForConditionalGeneration:
 
 @pytest.fixture(scope="session", params=["mha", "gqa"])
 def llava(request: pytest.FixtureRequest) -> LlavaForConditionalGeneration:
-    return request.getfixturevalue(f"{request.param}_llava")
+    """LLaVA with and without grouped keys; MiniGPT-4 as well in tests marked by `also_of_minigpt4`."""
+    family, _, keys = request.param.rpartition(" ")
+    return tiny_minigpt4(n_kv={"mha": 4, "gqa": 2}[keys]) if family else request.getfixturevalue(f"{keys}_llava")
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +74,7 @@ def tiny_results(tiny_checkpoint: Path, tiny_coco: Path, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def mini_path() -> Path:
-    """mini's assembled checkpoint; bash_scripts/test.sh makes it."""
+    """mini's assembled checkpoint, for tests marked `mini`."""
     path = Path(__file__).parents[1] / "checkpoints" / "mini" / "model"
     if not path.exists():
         pytest.skip("mini is not assembled: sh bash_scripts/mini/checkpoint.sh")

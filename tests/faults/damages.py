@@ -8,10 +8,10 @@ from pathlib import Path
 
 import hypothesis
 from hypothesis import strategies as st
-from verbs import compare_details, compare_runs, score_chair, score_vqa
 
 from llava_hh.data.pope import KINDS
 from llava_hh.files.files import write_json, write_rows
+from tests.support.verbs import compare_details, compare_runs, score_chair, score_vqa
 
 from .children import Ending, run_to_the_end
 from .kills import MARK, prepare

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from seeded import Seeded
 
 from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.runs import run as runs
 from llava_hh.runs.run import start_run
-
-from ..reproducing import reproduce
+from tests.support.reproducing import reproduce
+from tests.support.seeded import Seeded
 
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tiny import IMAGE_TOKEN, tiny_llama
-from tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from transformers import LlavaForConditionalGeneration
-from verbs import score_chair
 
 from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import attribute, caption, evaluate, figure, finetune
+from tests.support.tiny import IMAGE_TOKEN, tiny_llama
+from tests.support.tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
+from tests.support.verbs import score_chair
 
 HEADS = {"hal_heads": [[3, 1], [0, 2], [2, 2]], "non_hal_heads": [[1, 0], [2, 1], [3, 3]]}
 
