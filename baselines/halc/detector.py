@@ -33,11 +33,7 @@ def load_detector(settings: HalcSettings) -> Detector:
     if settings.detector == "mini":
         return _mini()
     return _grounding_dino(
-        settings.detector,
-        settings.box_threshold,
-        settings.text_threshold,
-        settings.min_area,
-        settings.duplicate_iou,
+        settings.detector, settings.box_threshold, settings.text_threshold, settings.min_area, settings.duplicate_iou
     )
 
 
