@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import is_number, is_whole, require
+from baselines.settings import FRACTION, CheckedSettings, Rule, whole
 from baselines.stepping import Stepper, decode_rows
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -17,8 +17,17 @@ from llava_hh.models.lvlm import Batch, Lvlm
 SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer
 
 
+def _are_layers(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return len(value) > 0 and all(map(whole().holds, value)) and len(set(value)) == len(value)
+    return value in (None, "even")
+
+
+LAYERS = Rule("None, 'even', or different whole numbers from 0 up", _are_layers)
+
+
 @dataclass(frozen=True)
-class DolaSettings:
+class DolaSettings(CheckedSettings):
     """Settings of DoLa.
 
     Args:
@@ -34,21 +43,9 @@ class DolaSettings:
         ValueError: a field that is not allowed.
     """
 
-    candidate_layers: tuple[int, ...] | Literal["even"] | None = None
-    relative_top: float = 0.1
+    candidate_layers: Annotated[tuple[int, ...] | Literal["even"] | None, LAYERS] = None
+    relative_top: Annotated[float, FRACTION] = 0.1
     variant: Literal["released", "textbook"] = "released"
-
-    def __post_init__(self) -> None:
-        layers = self.candidate_layers
-        if isinstance(layers, list | tuple):
-            layers = tuple(layers)
-            object.__setattr__(self, "candidate_layers", layers)  # the dataclass is frozen
-            right = len(layers) > 0 and all(is_whole(layer) for layer in layers) and len(set(layers)) == len(layers)
-        else:
-            right = layers is None or layers == "even"
-        require(self, "candidate_layers", right, "None, 'even', or different whole numbers from 0 up")
-        require(self, "relative_top", is_number(self.relative_top, 0) and self.relative_top <= 1, "from 0 to 1")
-        require(self, "variant", self.variant in ("released", "textbook"), "'released' or 'textbook'")
 
 
 PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 
 from baselines.branching import Branches
 from baselines.retrospection import Search, State
-from baselines.settings import is_number, is_whole, require
+from baselines.settings import POSITIVE, CheckedSettings, at_least, whole
 from baselines.stepping import end_ids
 from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
-class OperaSettings:
+class OperaSettings(CheckedSettings):
     """Settings of OPERA.
 
     Args:
@@ -34,22 +34,13 @@ class OperaSettings:
         ValueError: a field that is not allowed.
     """
 
-    num_beams: int = 5
-    num_candidates: int = 5
-    scale_factor: float = 50.0
-    threshold: int = 15
-    penalty_weight: float = 1.0
-    window: int = 512
+    num_beams: Annotated[int, whole(1)] = 5
+    num_candidates: Annotated[int, whole(1)] = 5
+    scale_factor: Annotated[float, POSITIVE] = 50.0
+    threshold: Annotated[int, whole()] = 15
+    penalty_weight: Annotated[float, at_least(0)] = 1.0
+    window: Annotated[int, whole(1)] = 512
     variant: Literal["exact", "released"] = "exact"
-
-    def __post_init__(self) -> None:
-        for field in ("num_beams", "num_candidates", "window"):
-            require(self, field, is_whole(getattr(self, field), 1), "a whole number of at least 1")
-        require(self, "threshold", is_whole(self.threshold), "a whole number of at least 0")
-        scales = is_number(self.scale_factor) and self.scale_factor > 0
-        require(self, "scale_factor", scales, "a number above 0")
-        require(self, "penalty_weight", is_number(self.penalty_weight, 0), "a number of at least 0")
-        require(self, "variant", self.variant in ("exact", "released"), "'exact' or 'released'")
 
 
 PRESETS = {"opera": OperaSettings(), "opera_fast": OperaSettings(num_candidates=1, threshold=25)}

@@ -1,15 +1,16 @@
 """PAI, paying more attention to the image: scores on image keys raised, and guidance away from the prompt alone."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import is_number, is_share, is_whole, require
+from baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
 from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
+from baselines.twins import contrast
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores
 from llava_hh.attention.modules import attention_modules
@@ -19,7 +20,7 @@ from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
-class PaiSettings:
+class PaiSettings(CheckedSettings):
     """Settings of PAI.
 
     Args:
@@ -35,19 +36,16 @@ class PaiSettings:
         there. Alpha 0.5 for captions is reported for the paper; it could not be verified from the code.
     """
 
-    alpha: float = 0.5
-    gamma: float = 1.1
-    start_layer: int = 2
+    alpha: Annotated[float, at_least(0)] = 0.5
+    gamma: Annotated[float, at_least(1)] = 1.1
+    start_layer: Annotated[int, whole()] = 2
     end_layer: int | None = None
-    beta: float = 0.1
+    beta: Annotated[float, SHARE] = 0.1
 
     def __post_init__(self) -> None:
-        require(self, "alpha", is_number(self.alpha, 0), "a number of at least 0")
-        require(self, "gamma", is_number(self.gamma, 1), "a number of at least 1")
-        require(self, "start_layer", is_whole(self.start_layer), "a whole number of at least 0")
-        after = self.end_layer is None or is_whole(self.end_layer, self.start_layer + 1)
-        require(self, "end_layer", after, f"None or a whole number above start_layer {self.start_layer}")
-        require(self, "beta", is_share(self.beta), "above 0 and at most 1")
+        super().__post_init__()
+        is_above = whole(self.start_layer + 1).holds
+        self.require("end_layer", optional(Rule(f"a whole number above start_layer {self.start_layer}", is_above)))
 
 
 PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}
@@ -112,10 +110,7 @@ def guide(shown: Tensor, blind: Tensor, gamma: float, beta: float) -> Tensor:
     Args:
         shown, blind: logits (row, vocabulary) with the image and without.
     """
-    shown, blind = shown.log_softmax(-1), blind.log_softmax(-1)
-    cutoff = shown.amax(-1, keepdim=True) + math.log(beta)
-    # a suppressed id is -inf in both, and their difference no number
-    return (gamma * shown - (gamma - 1) * blind).masked_fill(shown < cutoff, -torch.inf)
+    return contrast(shown.log_softmax(-1), blind.log_softmax(-1), gamma - 1, beta)
 
 
 def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -1,10 +1,9 @@
 """VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -17,16 +16,20 @@ from transformers import (
 )
 
 from baselines.sampling import draw_tokens, sample_generator
-from baselines.settings import is_number, is_share, is_whole, require
+from baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
 from baselines.stepping import PER_ROW, Stepper, decode_rows
+from baselines.twins import contrast
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
 N_NOISE_STEPS = 1000
+NOISE_STEP = Rule(
+    f"a whole number from 0 to {N_NOISE_STEPS - 1}", lambda value: whole().holds(value) and value < N_NOISE_STEPS
+)
 
 
 @dataclass(frozen=True)
-class VcdSettings:
+class VcdSettings(CheckedSettings):
     """Settings of VCD.
 
     Args:
@@ -42,37 +45,22 @@ class VcdSettings:
         ValueError: a field that is not allowed.
     """
 
-    alpha: float = 1.0
-    beta: float = 0.1
-    noise_step: int = 500
-    do_sample: bool = True
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    alpha: Annotated[float, at_least(0)] = 1.0
+    beta: Annotated[float, SHARE] = 0.1
+    noise_step: Annotated[int, NOISE_STEP] = 500
+    do_sample: Annotated[bool, FLAG] = True
+    temperature: Annotated[float, POSITIVE] = 1.0
+    top_k: Annotated[int | None, optional(whole(1))] = None
+    top_p: Annotated[float | None, optional(SHARE)] = None
     noise_space: Literal["normalized", "raw_unnormalized"] = "normalized"
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        require(self, "alpha", is_number(self.alpha, 0), "a number of at least 0")
-        require(self, "beta", is_share(self.beta), "above 0 and at most 1")
-        whole = is_whole(self.noise_step) and self.noise_step < N_NOISE_STEPS
-        require(self, "noise_step", whole, f"a whole number from 0 to {N_NOISE_STEPS - 1}")
-        require(self, "do_sample", isinstance(self.do_sample, bool), "True or False")
-        require(self, "temperature", is_number(self.temperature) and self.temperature > 0, "a number above 0")
-        require(self, "top_k", self.top_k is None or is_whole(self.top_k, 1), "None or a whole number of at least 1")
-        require(self, "top_p", self.top_p is None or is_share(self.top_p), "None, or above 0 and at most 1")
-        spaces = ("normalized", "raw_unnormalized")
-        require(self, "noise_space", self.noise_space in spaces, "'normalized' or 'raw_unnormalized'")
-        require(self, "seed", is_whole(self.seed), "a whole number of at least 0")
+    seed: Annotated[int, whole()] = 42
 
     def warpers(self) -> LogitsProcessorList:
         """What shapes the distribution before a draw, in transformers' order."""
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else [])
-        if self.top_k is not None:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p is not None and self.top_p < 1:
-            warpers.append(TopPLogitsWarper(self.top_p))
-        return warpers
+        warpers = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
+        warpers += [TopKLogitsWarper(self.top_k)] if self.top_k is not None else []
+        warpers += [TopPLogitsWarper(self.top_p)] if self.top_p is not None and self.top_p < 1 else []
+        return LogitsProcessorList(warpers)
 
 
 VCD_PAPER = VcdSettings()
@@ -108,17 +96,6 @@ def decode(
     mask = batch.image_mask.repeat_interleave(2, 0)
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, twins), choose, max_new_tokens, copies=2)
-
-
-def contrast(clean: Tensor, noised: Tensor, alpha: float, beta: float) -> Tensor:
-    """(1 + alpha) clean - alpha noised, and -inf where clean falls below its maximum plus log beta.
-
-    Args:
-        clean, noised: logits (row, vocabulary) with the image and with the noised image.
-    """
-    cutoff = clean.amax(-1, keepdim=True) + math.log(beta)
-    # a suppressed id is -inf in both, and their difference no number
-    return ((1 + alpha) * clean - alpha * noised).masked_fill(clean < cutoff, -torch.inf)
 
 
 def noise_scales(noise_step: int) -> tuple[float, float]:

