@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from baselines.dola import candidate_layers, layer_scores
-from baselines.halc.detector import Detector, load_detector
-from baselines.halc.scorer import Scorer, load_scorer
+from baselines.halc.detector import GroundingDino, MiniDetector, load_detector
+from baselines.halc.scorer import ImageTextMatcher, MiniScorer, load_scorer
 from baselines.halc.settings import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
 from baselines.halc.words import added_text, begins_word, checked_word
@@ -62,8 +62,8 @@ class Caption:
     row: int
     settings: HalcSettings
     edits: Edits
-    detector: Detector
-    scorer: Scorer
+    detector: GroundingDino | MiniDetector
+    scorer: ImageTextMatcher | MiniScorer
     ids: list[int] = field(default_factory=list)
     left_out: set[int] = field(default_factory=set)
     word_start: int = 0
@@ -71,24 +71,20 @@ class Caption:
     repetitions: int = 0
 
     def __post_init__(self) -> None:
-        self.ends = end_ids(self.lvlm.model)
+        self.ends, self.tokenizer = end_ids(self.lvlm.model), self.lvlm.tokenizer
         self.layers = candidate_layers(self.lvlm.model, self.settings.base)
         self.image = self.batch.images[self.row]
         self.rng = Random(f"{self.settings.seed} {self.batch.sample_ids[self.row]}")
 
-    @property
-    def tokenizer(self):
-        return self.lvlm.tokenizer
-
-    @property
-    def answer(self) -> list[int]:
-        return [token for place, token in enumerate(self.ids) if place not in self.left_out]
+    def answer(self, end: int | None = None) -> list[int]:
+        """The tokens up to position `end`, without those that are left out."""
+        return [token for position, token in enumerate(self.ids[:end]) if position not in self.left_out]
 
     def decode(self, max_new_tokens: int) -> list[int]:
         """The whole answer; every replaced word starts a new cache."""
         while not self._extend(max_new_tokens):
             pass
-        return self.answer
+        return self.answer()
 
     def _extend(self, max_new_tokens: int) -> bool:
         """Add tokens until the answer is done (True) or a word was replaced (False)."""
@@ -98,13 +94,12 @@ class Caption:
             logits = self._step(stepper, shown)
             while len(self.ids) < max_new_tokens:
                 token = int(layer_scores(stepper, hidden, self.layers, logits, self.settings.base).argmax(-1))
-                begins = token in self.ends or begins_word(self._added(token), self.settings.variant)
-                if begins and not self.settled:
-                    replacement = self._check()
-                    if replacement is not None:
-                        del self.ids[self.word_start :]
-                        self.settled = True
-                        return not self._append(replacement)
+                added = added_text(self.tokenizer, self.ids, token)
+                begins = token in self.ends or begins_word(added, self.settings.variant)
+                if begins and not self.settled and (replacement := self._check()) is not None:
+                    del self.ids[self.word_start :]
+                    self.settled = True
+                    return not self._append(replacement)
                 if begins:
                     self.word_start, self.settled = len(self.ids), False
                 if not self._append(token) or len(self.ids) == max_new_tokens:
@@ -121,45 +116,40 @@ class Caption:
         return self.settings.variant == "clean" or self.repetitions <= MOST_REPETITIONS
 
     def _check(self) -> int | None:
-        """Check the word that ends here: a token to put in its place, or None; it may be left out.
+        """Check the word that ends here: return a token to replace it by, or None; the word may be left out.
 
-        Where the windows choose the word's own first token, or one that reads as its beginning, the word stays, unless
+        Where the windows choose the first token of the word, or one that reads as its beginning, the word stays, unless
         the detector saw nothing.
         """
-        own = self.ids[self.word_start :]
-        if self.image is None or not own:
+        word_ids = self.ids[self.word_start :]
+        if self.image is None or not word_ids:
             return None
-        word = self.tokenizer.decode(own, skip_special_tokens=True)
-        caption = self.tokenizer.decode(self.answer, skip_special_tokens=True)
+        word, caption = self._text(word_ids), self._text(self.answer())
         name = checked_word(caption, word, self.settings, self.rng)
         boxes = None if name is None else self.detector.detect(self.image, name)
         if boxes is None or len(boxes) > self.settings.max_boxes:
             return None
         chosen = self._choose(smallest(boxes) if boxes else NOT_DETECTED)
-        if chosen != own[0] and not self._reads_alike(chosen, word):
+        piece, word = self._text([chosen]).strip(), word.strip()
+        reads_alike = bool(piece) and (word.startswith(piece) or piece.startswith(word))
+        if chosen != word_ids[0] and not reads_alike:
             return chosen
         if not boxes and len(self.ids) >= LEAST_TOKENS:
             self.left_out |= set(range(self.word_start, len(self.ids)))
         return None
 
     def _choose(self, box: tuple[float, float, float, float]) -> int:
-        """The token that the windows propose at the word's place, and that fits the image best."""
+        """Of the tokens that the windows propose for the start of the word, the one that fits the image best."""
         windows = [crop(self.image, window) for window in windows_around(box, self.settings.expand_ratio)]
         shown = self._encode(windows, self.ids[: self.word_start])
         logits = self._step(Stepper(self.lvlm.model, shown.inputs), shown)
-        settings = self.settings
-        proposed = list(dict.fromkeys(contrast_windows(logits, settings.candidates, settings.contrast_weight)))
-        before = [token for place, token in enumerate(self.ids[: self.word_start]) if place not in self.left_out]
-        texts = [self.tokenizer.decode([*before, token], skip_special_tokens=True).strip() for token in proposed]
-        scores = self.scorer.score(self.image, texts)
-        return proposed[max(range(len(proposed)), key=scores.__getitem__)]
+        tokens = contrast_windows(logits, self.settings.candidates, self.settings.contrast_weight)
+        before, proposed = self.answer(self.word_start), list(dict.fromkeys(tokens))
+        scores = self.scorer.score(self.image, [self._text([*before, token]).strip() for token in proposed])
+        return proposed[scores.index(max(scores))]
 
-    def _reads_alike(self, token: int, word: str) -> bool:
-        piece, word = self.tokenizer.decode([token], skip_special_tokens=True).strip(), word.strip()
-        return bool(piece) and (word.startswith(piece) or piece.startswith(word))
-
-    def _added(self, token: int) -> str:
-        return added_text(self.tokenizer, self.ids, token)
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _encode(self, images: list, ids: list[int]) -> Batch:
         """The prompt with each of the images, and a caption so far behind it."""
