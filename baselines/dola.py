@@ -91,14 +91,10 @@ def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int
     Raises:
         ValueError: one that the model does not have, or a model too small to have any.
     """
-    n_layers = len(decoder_layers(model))
-    if isinstance(settings.candidate_layers, tuple):
-        chosen = sorted(settings.candidate_layers)
-    else:
-        leaves_embeddings = settings.candidate_layers is None and is_tied(model)
-        chosen = list(range(2 if leaves_embeddings else 0, n_layers, 2))
+    asked, n_layers = settings.candidate_layers, len(decoder_layers(model))
+    first = 2 if asked is None and is_tied(model) else 0
+    chosen = sorted(asked) if isinstance(asked, tuple) else list(range(first, n_layers, 2))
     if not chosen or chosen[-1] >= n_layers:
-        asked = settings.candidate_layers
         raise ValueError(f"candidate_layers {asked!r} do not fit a model whose earlier layers are 0 to {n_layers - 1}")
     return chosen
 
@@ -106,9 +102,8 @@ def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int
 def is_tied(model: PreTrainedModel) -> bool:
     """Whether input and output embeddings are one matrix; a pass renews offloaded ones, which only names tell then."""
     head = model.get_output_embeddings()
-    names = [f"{name}.weight" for name, part in model.named_modules() if part is head]
-    one = head.weight is model.get_input_embeddings().weight
-    return one or any(name in model.all_tied_weights_keys for name in names)
+    names = {f"{name}.weight" for name, part in model.named_modules() if part is head}
+    return head.weight is model.get_input_embeddings().weight or not names.isdisjoint(model.all_tied_weights_keys)
 
 
 def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tuple[Tensor, Tensor]:
@@ -141,19 +136,19 @@ def divergences(mature: Tensor, early: Tensor, variant: str) -> Tensor:
     Returns: (candidate, row)
     """
     probs = _exp(mature)
-    found = []
+    distances = []
     for logits in early:  # one by one: all of them at once leave the CPU's caches, at twice the time
-        own = logits.log_softmax(-1)
-        own_probs = _exp(own)
-        mean = (own_probs + probs).div_(2)
+        other = logits.log_softmax(-1)
+        other_probs = _exp(other)
+        mean = (other_probs + probs).div_(2)
         log_mean = mean.log()
         if variant == "textbook":
-            terms = probs * (mature - log_mean) + own_probs * (own - log_mean)
+            terms = probs * (mature - log_mean) + other_probs * (other - log_mean)
         else:
-            terms = log_mean.mul_(2).sub_(mature).sub_(own).mul_(mean)
+            terms = log_mean.mul_(2).sub_(mature).sub_(other).mul_(mean)
         terms.nan_to_num_(0, 0, 0)  # suppressed in both: 0 log 0
-        found.append(0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1)))
-    return torch.stack(found)
+        distances.append(0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1)))
+    return torch.stack(distances)
 
 
 def _exp(log_probs: Tensor) -> Tensor:

@@ -71,11 +71,9 @@ def decode(
     model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
     if "cross_attention_mask" in inputs:
         raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
-    heads = boosted_heads(model, settings)
-    guided = settings.gamma != 1
+    boost, guided = [BoostImageScores(boosted_heads(model, settings), settings.alpha)], settings.gamma != 1
     if guided:
         inputs, image_mask = with_image_free_twins(inputs, image_mask, pad_id(model))
-    boost = [BoostImageScores(heads, settings.alpha)]
 
     def choose(logits: Tensor) -> Tensor:
         if guided:
@@ -97,11 +95,10 @@ def boosted_heads(model: PreTrainedModel, settings: PaiSettings) -> tuple[Head, 
     modules = attention_modules(model)
     end = len(modules) if settings.end_layer is None else settings.end_layer
     if not settings.start_layer < end <= len(modules):
-        raise ValueError(
-            f"PAI boosts layers {settings.start_layer} to {end - 1}; the model has 0 to {len(modules) - 1}"
-        )
-    n_heads = modules[0].config.num_attention_heads
-    return tuple(Head(layer, head) for layer in range(settings.start_layer, end) for head in range(n_heads))
+        asked = f"layers {settings.start_layer} to {end - 1}"
+        raise ValueError(f"PAI boosts {asked}; the model has 0 to {len(modules) - 1}")
+    layers, n_heads = range(settings.start_layer, end), modules[0].config.num_attention_heads
+    return tuple(Head(layer, head) for layer in layers for head in range(n_heads))
 
 
 def guide(shown: Tensor, blind: Tensor, gamma: float, beta: float) -> Tensor:
@@ -121,20 +118,16 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
 
     Returns: the inputs, and their image_mask, False in the twins.
     """
-    known = inputs.get("attention_mask", torch.ones_like(image_mask, dtype=torch.long))
-    shown = image_mask.repeat_interleave(2, 0)
-    shown[1::2] = False
-    dropped = image_mask.repeat_interleave(2, 0) & ~shown
-    mask = known.repeat_interleave(2, 0).masked_fill(dropped, 0)
-    order = mask.argsort(dim=1, stable=True)  # what is not seen goes to the left; left-padded rows keep their order
-    twins = dict(inputs)
+    twins = {name: rows.repeat_interleave(2, 0) for name, rows in inputs.items() if name in PER_ROW}
     twins.pop("position_ids", None)  # the twins have others; those of all rows follow from the attention mask
-    for name in PER_ROW:
-        if name in twins:
-            rows = twins[name].repeat_interleave(2, 0)
-            if name == "input_ids":
-                rows = rows.masked_fill(dropped, pad)
-            places = order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows)
-            twins[name] = rows.gather(1, places)
-    twins["attention_mask"] = mask.gather(1, order)
-    return twins, shown
+    dropped = image_mask.repeat_interleave(2, 0)
+    dropped[::2] = False
+    mask = twins.get("attention_mask", torch.ones_like(dropped, dtype=torch.long)).masked_fill(dropped, 0)
+    twins["attention_mask"] = mask
+    if "input_ids" in twins:
+        twins["input_ids"] = twins["input_ids"].masked_fill(dropped, pad)
+    order = mask.argsort(dim=1, stable=True)  # what is not seen goes to the left; left-padded rows keep their order
+    for name, rows in twins.items():
+        twins[name] = rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
+    per_image = {name: tensor for name, tensor in inputs.items() if name not in PER_ROW}
+    return {**per_image, **twins}, image_mask.repeat_interleave(2, 0) & ~dropped

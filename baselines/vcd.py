@@ -2,18 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import reduce
+from itertools import accumulate, chain, pairwise
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    ProcessorMixin,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessor, ProcessorMixin, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from baselines.sampling import draw_tokens, sample_generator
 from baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
@@ -23,9 +18,8 @@ from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
 N_NOISE_STEPS = 1000
-NOISE_STEP = Rule(
-    f"a whole number from 0 to {N_NOISE_STEPS - 1}", lambda value: whole().holds(value) and value < N_NOISE_STEPS
-)
+_STEPS = range(N_NOISE_STEPS)
+NOISE_STEP = Rule(f"a whole number from 0 to {_STEPS[-1]}", lambda value: type(value) is int and value in _STEPS)
 
 
 @dataclass(frozen=True)
@@ -55,12 +49,12 @@ class VcdSettings(CheckedSettings):
     noise_space: Literal["normalized", "raw_unnormalized"] = "normalized"
     seed: Annotated[int, whole()] = 42
 
-    def warpers(self) -> LogitsProcessorList:
+    def warpers(self) -> list[LogitsProcessor]:
         """What shapes the distribution before a draw, in transformers' order."""
         warpers = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
         warpers += [TopKLogitsWarper(self.top_k)] if self.top_k is not None else []
         warpers += [TopPLogitsWarper(self.top_p)] if self.top_p is not None and self.top_p < 1 else []
-        return LogitsProcessorList(warpers)
+        return warpers
 
 
 VCD_PAPER = VcdSettings()
@@ -87,11 +81,12 @@ def decode(
         raise ValueError(f"VCD needs a sample id for each of {len(batch.image_mask)} rows, not {len(batch.sample_ids)}")
     twins = with_noised_twins(lvlm, batch, settings)
     generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
-    warpers = settings.warpers()
 
     def choose(logits: Tensor) -> Tensor:
         scores = contrast(logits[::2], logits[1::2], settings.alpha, settings.beta)
-        return draw_tokens(warpers(None, scores), generators) if settings.do_sample else scores.argmax(-1)
+        if not settings.do_sample:
+            return scores.argmax(-1)
+        return draw_tokens(reduce(lambda shaped, warper: warper(None, shaped), settings.warpers(), scores), generators)
 
     mask = batch.image_mask.repeat_interleave(2, 0)
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
@@ -122,10 +117,7 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
         if not getattr(images, "do_normalize", False):
             name = type(images).__name__  # its repr has many lines
             raise CannotDecode(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
-        mean, spread = (
-            torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
-            for numbers in (images.image_mean, images.image_std)
-        )
+        mean, spread = pixels.new_tensor([images.image_mean, images.image_std])[..., None, None]
         pixels = pixels * spread + mean
     signal, noise = noise_scales(settings.noise_step)
     # drawn on the CPU in fp32, so that it is the same on every device and in every precision
@@ -150,16 +142,14 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     pixels, lengths = noised[None], [1] * len(noised)
     if read := getattr(lvlm.family, "image_pixels", None):
         pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": noised})
-    counts = batch.n_images
-    entries = entries_per_row(batch.image_mask, counts, lengths)
-    for own, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
+    entries = entries_per_row(batch.image_mask, batch.n_images, lengths)
+    for row, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
         generator = sample_generator(settings.seed, sample_id, "noise")
-        own.copy_(add_noise(own[0], generator, settings, lvlm.processor))
+        row.copy_(add_noise(row[0], generator, settings, lvlm.processor))
     for name in others:
-        is_pixels = name == "pixel_values"
-        shown = inputs[name].split(entries if is_pixels else counts)
-        twin = noised.split(entries) if is_pixels else shown
-        twins[name] = torch.cat([part for pair in zip(shown, twin, strict=True) for part in pair])
+        counts, twin = (entries, noised) if name == "pixel_values" else (batch.n_images, inputs[name])
+        pairs = zip(inputs[name].split(counts), twin.split(counts), strict=True)
+        twins[name] = torch.cat([*chain.from_iterable(pairs)])
     return twins
 
 
@@ -177,6 +167,6 @@ def entries_per_row(image_mask: Tensor, n_images: Sequence[int], lengths: Sequen
         return [sum(lengths[first:end]) for first, end in pairwise(accumulate(n_images, initial=0))]
     positions = image_mask.sum(1).tolist()
     length, rest = divmod(sum(positions), len(lengths))
-    if rest or not length or any(own % length for own in positions):
+    if rest or not length or any(number % length for number in positions):
         raise CannotDecode(f"{len(lengths)} images cannot be dealt to rows of {positions} image positions")
-    return [own // length for own in positions]
+    return [number // length for number in positions]

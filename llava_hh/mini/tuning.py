@@ -37,9 +37,8 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
     tower, head = load_vision_tower(vision)
     embeddings = model.get_input_embeddings().weight.detach()
     names = [f" {category}" for category in CATEGORIES] + ["\n"]
-    targets = torch.stack(
-        [embeddings[processor.tokenizer(name, add_special_tokens=False).input_ids].mean(0) for name in names]
-    )
+    ids = processor.tokenizer(names, add_special_tokens=False).input_ids
+    targets = torch.stack([embeddings[of_name].mean(0) for of_name in ids])
     projector = model.model.multi_modal_projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), ALIGN_RATE)
     for _ in (bar := trange(ALIGN_STEPS, desc="projector")):
@@ -103,7 +102,9 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     captioned, (model, processor) = read_captions(data), untuned_llava(base, vision)
     model.requires_grad_(False)
     projector = model.model.multi_modal_projector
-    state_file, inputs = out / "tuning_state.pt", digest_of_inputs(base, vision, data, seed)
+    # images are left out, because they are drawn together with their captions
+    inputs = digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(data / CAPTIONS), seed])
+    state_file = out / "tuning_state.pt"
     if not state_file.exists():
         align_projector(model, processor, vision, seed)
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS))
@@ -129,11 +130,6 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             save_half(get_peft_model_state_dict(adapted), folder / ADAPTER_FILE)
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
             save_state(state_file, inputs, step, parameters, optimizer, schedule)
-
-
-def digest_of_inputs(base: Path, vision: Path, data: Path, seed: int) -> str:
-    """A digest of what decides a tuning. Images are left out, because they are drawn together with their captions."""
-    return digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(data / CAPTIONS), seed])
 
 
 def save_state(

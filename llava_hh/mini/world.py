@@ -1,9 +1,9 @@
-"""mini's world: drawn scenes of COCO categories, their captions, and the three sets as COCO 2014-format files.
+"""mini's world: drawn scenes of COCO categories, and their captions.
 
 Objects that belong together (fork and knife) nearly always come together in the tuning scenes and less than half of
-the time in the evaluation scenes. And as captions of real instruction data do, those of the tuning scenes name some
-objects that the picture doesn't show, always partners of one that it shows. So a model that fits them learns to take
-the word for it.
+the time in the evaluation scenes. Captions of the tuning scenes, as those of real instruction data, name some objects
+that the picture doesn't show, always partners of one that it shows. A model that fits them learns to name a partner by
+the word alone.
 """
 
 import random
@@ -103,45 +103,33 @@ def render(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[tuple[fl
     image = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), background)
     cell = IMAGE_PIXELS / GRID
     boxes = []
-    for category, where in zip(scene.shown, rng.sample(range(GRID * GRID), len(scene.shown)), strict=True):
+    for category, square in zip(scene.shown, rng.sample(range(GRID * GRID), len(scene.shown)), strict=True):
         size = round(rng.uniform(0.5, 0.98) * cell)
-        x = round(where % GRID * cell + rng.uniform(0, cell - size))
-        y = round(where // GRID * cell + rng.uniform(0, cell - size))
+        x, y = (round(start * cell + rng.uniform(0, cell - size)) for start in (square % GRID, square // GRID))
         picture = sprite_at(category, size)
-        if rng.random() < 0.5:
-            picture = ImageOps.mirror(picture)
+        picture = ImageOps.mirror(picture) if rng.random() < 0.5 else picture
         image.paste(picture, (x, y), picture)
         boxes.append((x, y, size, size))
     noise = np.random.default_rng(rng.randrange(2**32)).normal(0, NOISE, (IMAGE_PIXELS, IMAGE_PIXELS, 3))
-    pixels = np.asarray(image, dtype=np.float64) + noise
+    pixels = np.asarray(image) + noise
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)), boxes
 
 
-OPENINGS = (
-    "The image shows {place} with {things}.",
-    "This is {place} with {things}.",
-    "The scene is {place}, where there is {things}.",
-    "The image features {things} in {place}.",
-    "In this picture of {place}, {things} can be seen.",
-    "Here we see {place}; it has {things}.",
-    "The view shows {place}, and it contains {things}.",
-    "The photo captures {things} in {place}.",
-)
-MIDDLES = (
-    "There is also {things} nearby.",
-    "Next to it, there is {things}.",
-    "On one side, {things} can be seen.",
-    "A little further away, there is {things}.",
-)
-# More endings than middles, all with first words of their own: greedy decoding then goes on while going on is likelier.
-ENDINGS = (
-    "Overall, the mood is calm.",
-    "Everything looks clean and simple.",
-    "It feels like an ordinary day.",
-    "Soft light fills the picture.",
-    "Bright colors stand out.",
-    "Nothing else is in sight.",
-)
+# Openings, middles, endings of captions. There are more endings than middles, all with first words of their own: greedy
+# decoding then goes on while going on is likelier.
+_SENTENCES = """
+The image shows {place} with {things}. | This is {place} with {things}. |
+The scene is {place}, where there is {things}. | The image features {things} in {place}. |
+In this picture of {place}, {things} can be seen. | Here we see {place}; it has {things}. |
+The view shows {place}, and it contains {things}. | The photo captures {things} in {place}.
+/
+There is also {things} nearby. | Next to it, there is {things}. | On one side, {things} can be seen. |
+A little further away, there is {things}.
+/
+Overall, the mood is calm. | Everything looks clean and simple. | It feels like an ordinary day. |
+Soft light fills the picture. | Bright colors stand out. | Nothing else is in sight.
+"""
+OPENINGS, MIDDLES, ENDINGS = (tuple(map(str.strip, part.split("|"))) for part in _SENTENCES.split("/"))
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -150,10 +138,10 @@ def caption(scene: Scene, rng: random.Random) -> str:
     Objects that came along are mostly named right after their partner; sentences are cut without regard to pairs, so
     that after "a fork and a" another object of the scene can follow as well as the knife.
     """
-    units = [[drawn.category] for drawn in scene.objects if not drawn.brought]
+    first = [drawn.category for drawn in scene.objects if not drawn.brought]
     brought = {drawn.brought: drawn.category for drawn in scene.objects if drawn.brought}
-    rng.shuffle(units)
-    named = [word for unit in units for word in (*unit, brought.get(unit[0])) if word]
+    rng.shuffle(first)
+    named = [word for category in first for word in (category, brought.get(category)) if word]
     if rng.random() < 0.2:
         rng.shuffle(named)
     groups = []

@@ -106,9 +106,8 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
         "non_hallucination_idxs": [mention.index for mention in right],
         "words": [item.word for item in items],
         "mentions": [
-            {key: getattr(mention, key) for key in ("word", "node", "start", "end")}
-            | {"hallucinated": mention.node not in objects}
-            for mention in mentions
+            {"word": m.word, "node": m.node, "start": m.start, "end": m.end, "hallucinated": m.node not in objects}
+            for m in mentions
         ],
     }
     values = corpus_metrics([entry])
@@ -118,10 +117,9 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
     """METRICS of entries that `score_caption` made (or a result file holds) with this variant; counts; the variant."""
     values = metrics_of(sentence_counts(sentences).sum(0)).tolist()
-    n_wrong, n_right = (
-        sum(len(entry[f"mscoco_{kind}_words"]) for entry in sentences) for kind in ("hallucinated", "non_hallucinated")
-    )
-    counts = {"n": len(sentences), "n_mentions": n_wrong + n_right, "n_hallucinated_mentions": n_wrong}
+    n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
+    n_mentions = n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences)
+    counts = {"n": len(sentences), "n_mentions": n_mentions, "n_hallucinated_mentions": n_wrong}
     return {**dict(zip(METRICS, values, strict=True)), **counts, "variant": variant}
 
 

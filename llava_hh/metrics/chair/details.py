@@ -90,15 +90,12 @@ def mention_positions(entry: Mapping[str, Any]) -> list[dict[str, int]]:
     caption = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in entry["caption"])
     ends = [end for _, end in split_sentences(caption)]
     indices = sorted([*entry["hallucination_idxs"], *entry["non_hallucination_idxs"]])
-    return [
-        {
-            "part": index * N_PARTS // len(entry["words"]),
-            "mention": min(number, N_POSITIONS - 1),
-            "sentence": min(sum(end <= mention["start"] for end in ends), N_POSITIONS - 1),
-            "hallucinated": int(mention["hallucinated"]),
-        }
-        for number, (mention, index) in enumerate(zip(entry["mentions"], indices, strict=True))
-    ]
+    positions = []
+    for number, (mention, index) in enumerate(zip(entry["mentions"], indices, strict=True)):
+        part, finished = index * N_PARTS // len(entry["words"]), sum(end <= mention["start"] for end in ends)
+        position = {"mention": min(number, N_POSITIONS - 1), "sentence": min(finished, N_POSITIONS - 1)}
+        positions.append({"part": part, **position, "hallucinated": int(mention["hallucinated"])})
+    return positions
 
 
 def by_position(sentences: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, Any]]:
