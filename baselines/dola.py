@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baselines.settings import FRACTION, CheckedSettings, Rule, whole
-from baselines.stepping import Stepper, decode_rows
+from baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -51,7 +51,7 @@ class DolaSettings(CheckedSettings):
 PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}
 
 
-def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> TokenIds:
     """Decode greedily from DoLa's scores. A plain language model will do, by input_ids or inputs_embeds.
 
     Args and Returns: as `llava_hh.decoding.method.Decoder`.

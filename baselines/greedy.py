@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from baselines.stepping import Stepper, decode_rows
+from baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.models.lvlm import Batch, Lvlm
 
 
@@ -14,7 +14,7 @@ class GreedySettings:
 PRESETS = {"greedy": GreedySettings()}
 
 
-def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> TokenIds:
     """The most likely token of every step; token by token what `model.generate(do_sample=False)` gives.
 
     Args and Returns: as `llava_hh.decoding.method.Decoder`.

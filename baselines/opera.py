@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from baselines.branching import Branches
 from baselines.retrospection import Choice, Search, State
 from baselines.settings import POSITIVE, CheckedSettings, at_least, whole
-from baselines.stepping import end_ids
+from baselines.stepping import TokenIds, end_ids
 from llava_hh.models.lvlm import Batch, Lvlm
 
 
@@ -46,7 +46,7 @@ PRESETS = {"opera": OperaSettings(), "opera_fast": OperaSettings(num_candidates=
 
 
 @torch.no_grad()
-def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: int) -> TokenIds:
     """Decode by OPERA. A plain language model will do, by input_ids or inputs_embeds.
 
     All candidates of all beams of all rows are looked ahead in one forward, and what was computed for those that are

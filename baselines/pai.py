@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
-from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
+from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows, pad_id
 from baselines.twins import contrast
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores
@@ -51,9 +51,7 @@ class PaiSettings(CheckedSettings):
 PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}
 
 
-def decode(
-    lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode greedily by PAI; a row and its twin without the image go through the model in the same forward.
 
     Args and Returns: as `llava_hh.decoding.method.Decoder`.

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, ProcessorMixin, TemperatureLogitsWarpe
 
 from baselines.sampling import draw_tokens, sample_generator
 from baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
-from baselines.stepping import PER_ROW, Stepper, decode_rows
+from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows
 from baselines.twins import contrast
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -63,9 +63,7 @@ VCD_REPO = VcdSettings(alpha=0.5, beta=0.1, top_k=50, top_p=0.9, noise_space="ra
 PRESETS = {"vcd_paper": VCD_PAPER, "vcd_repo": VCD_REPO}
 
 
-def decode(
-    lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode by VCD; both images of a row go through the model in the same forward, as adjacent rows.
 
     Args and Returns: as `llava_hh.decoding.method.Decoder`; a block of `intervene` may be open on the same image_mask.

@@ -12,7 +12,7 @@ from baselines.halc.scorer import ImageTextMatcher, MiniScorer, load_scorer
 from baselines.halc.settings import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
 from baselines.halc.words import added_text, begins_word, checked_word
-from baselines.stepping import Stepper, end_ids
+from baselines.stepping import Stepper, TokenIds, end_ids
 from llava_hh.decoding.method import NO_EDITS, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -21,9 +21,7 @@ MOST_REPETITIONS = 8  # released: how often a token may follow itself
 
 
 @torch.no_grad()
-def decode(
-    lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int, edits: Edits = NO_EDITS
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode by HALC, one row after the other; rows without an image by its base alone.
 
     A check takes one forward of four rows over prompt and caption, and one over them in a new cache where the word

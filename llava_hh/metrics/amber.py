@@ -1,6 +1,7 @@
 """AMBER: what descriptions hallucinate and cover, and how questions about the image are answered; fractions."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from textblob.en import tag
@@ -123,7 +124,7 @@ def amber_score(chair: float, f1: float) -> float:
 
 
 def score_amber(answers: Mapping[int, str], amber: Amber) -> dict:
-    """All of AMBER's numbers over the answers there are, by query id.
+    """All of AMBER's numbers over the given answers, by query id.
 
     Returns: `generative`, `discriminative` (by dimension), `amber_score` (None unless both parts are there), and
         `sentences` (what each description names).
@@ -139,18 +140,12 @@ def score_amber(answers: Mapping[int, str], amber: Amber) -> dict:
         if annotation.answer is not None:
             pairs[annotation.kind].append((annotation.answer, parse_answer(text)))
             continue
-        description = score_description(text, annotation, amber)
-        described.append((description, annotation))
-        named = {"objects": description.objects, "hallucinated": description.hallucinated}
-        sentences.append({"question_id": number, **named})
+        said = score_description(text, annotation, amber)
+        described.append((said, annotation))
+        sentences.append({"question_id": number, "objects": said.objects, "hallucinated": said.hallucinated})
     generative = generative_metrics(described)
-    discriminative = {
-        name: answer_metrics([pair for kind in kinds for pair in pairs[kind]]) for name, kinds in DIMENSIONS.items()
-    }
+    by_dimension = {name: [*chain(*(pairs[kind] for kind in kinds))] for name, kinds in DIMENSIONS.items()}
+    discriminative = {name: answer_metrics(answered) for name, answered in by_dimension.items()}
     parts = generative["chair"], discriminative["all"]["f1"]
-    return {
-        "generative": generative,
-        "discriminative": discriminative,
-        "amber_score": None if None in parts else amber_score(*parts),
-        "sentences": sentences,
-    }
+    result = {"generative": generative, "discriminative": discriminative}
+    return {**result, "amber_score": None if None in parts else amber_score(*parts), "sentences": sentences}

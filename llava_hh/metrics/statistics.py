@@ -9,6 +9,7 @@ from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, metrics_of,
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
+Sentences = Sequence[Mapping]  # scored captions, such as `sentences` of a result file
 PIECE = 2**21  # most numbers in one array of resamples; bounds the memory
 
 
@@ -54,7 +55,7 @@ def resampled(measure: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, s
     return np.concatenate([measure(part.reshape(-1, *counts.shape[1:])) for part in sums])
 
 
-def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
+def resampled_metrics(sentences: Sentences, seed: int = 0) -> np.ndarray:
     """METRICS of RESAMPLES bootstrap samples of the images, (resample, metric)."""
     return resampled(metrics_of, sentence_counts(sentences), seed)
 
@@ -69,7 +70,7 @@ def rounded(values: np.ndarray) -> list:
     return [round(value, 5) for value in values.tolist()] if values.ndim == 1 else [rounded(row) for row in values]
 
 
-def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
+def summarise(sentences: Sentences, seed: int = 0) -> dict:
     """METRICS of scored captions, their number `n`, and the 95% bootstrap `interval` of each metric over images.
 
     Raises:
@@ -78,7 +79,7 @@ def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
     return summarise_mean([sentences], seed)
 
 
-def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
+def summarise_mean(draws: Sequence[Sentences], seed: int = 0) -> dict:
     """The mean of METRICS over several runs on the same images, with the keys of `summarise`.
 
     The interval is over images, not over runs.
@@ -94,7 +95,7 @@ def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
 
 
 def compare_with_reference(
-    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] | None = None, seed: int = 0
+    sentences: Mapping[str, Sentences], reference: str, metrics: Sequence[str] | None = None, seed: int = 0
 ) -> dict[str, dict[str, dict]]:
     """Each method's metrics minus those of the reference, over the method's images.
 
@@ -115,7 +116,7 @@ def compare_with_reference(
     metrics = metrics_in_tables() if metrics is None else metrics
     if unknown := set(metrics) - set(METRICS):
         raise ValueError(f"metric {min(unknown)!r} is not known; expected some of: {', '.join(METRICS)}")
-    groups: dict[tuple, dict[str, Sequence[Mapping]]] = defaultdict(dict)  # by images; methods on the same ones
+    groups: dict[tuple, dict[str, Sentences]] = defaultdict(dict)  # by images; methods on the same ones
     others = [name for name in sentences if name != reference]
     for name in others:
         groups[tuple(entry["image_id"] for entry in sentences[name])][name] = sentences[name]
@@ -130,7 +131,7 @@ def compare_with_reference(
     return result
 
 
-def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
+def spread_over_runs(runs: Sequence[Sentences], references: Sequence[Sentences], seed: int = 0) -> dict:
     """How far METRICS vary from run to run, such as seeds of one training, each against a reference on the same images.
 
     Args:
@@ -168,7 +169,7 @@ def _spread(values: np.ndarray) -> dict:
     return {"values": rounded(values), "mean": mean, "sd": sd, "range": [low, high]}
 
 
-def on_same_images(sentences: Sequence[Mapping], others: Sequence[Mapping]) -> list[Mapping]:
+def on_same_images(sentences: Sentences, others: Sentences) -> list[Mapping]:
     """Those of `sentences` whose images `others` are about.
 
     Raises:
@@ -180,9 +181,7 @@ def on_same_images(sentences: Sequence[Mapping], others: Sequence[Mapping]) -> l
     return chosen
 
 
-def _differences(
-    methods: Mapping[str, Sequence[Mapping]], reference: Sequence[Mapping], metrics: Sequence[str], seed: int
-) -> dict[str, dict[str, dict]]:
+def _differences(methods: Mapping[str, Sentences], reference: Sentences, metrics: Sequence[str], seed: int) -> dict:
     """The comparisons of `compare_with_reference`, before correction, of methods on the images of the reference."""
     base = sentence_counts(reference)
     counts = np.stack([sentence_counts(entries) for entries in methods.values()])
@@ -252,7 +251,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _check_same_images(methods: Sequence[Sequence[Mapping]]) -> None:
+def _check_same_images(methods: Sequence[Sentences]) -> None:
     images = [[entry["image_id"] for entry in sentences] for sentences in methods]
     if not images or not images[0]:
         raise ValueError("no captions to summarise")

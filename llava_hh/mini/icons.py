@@ -82,15 +82,14 @@ def sprite(category: str) -> Image.Image:
     """The drawing of one category: RGBA, SPRITE_PIXELS square, transparent around the object."""
     image = Image.new("RGBA", (SPRITE_PIXELS, SPRITE_PIXELS), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)
-    methods = {"rect": draw.rectangle, "oval": draw.ellipse, "poly": draw.polygon}
-    for shapes in ICONS[category].split("; "):
-        kind, colour, coordinates = shapes.split(" ", 2)
+    draw_shape = {"rect": draw.rectangle, "oval": draw.ellipse, "poly": draw.polygon}
+    for kind, colour, coordinates in (shapes.split(" ", 2) for shapes in ICONS[category].split("; ")):
         for numbers in coordinates.split(", "):
             pixels = [round(float(number) * (SPRITE_PIXELS - 1)) for number in numbers.split()]
             if kind == "line":
                 draw.line(pixels[1:], fill=colour, width=pixels[0], joint="curve")
             else:
-                methods[kind](pixels, fill=colour)
+                draw_shape[kind](pixels, fill=colour)
     return image
 
 

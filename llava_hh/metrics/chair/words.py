@@ -128,8 +128,7 @@ def tokenize(caption: str) -> list[Token]:
     for start, end in split_sentences(text):
         position = start
         for word in _split_sentence(text[start:end]):
-            while text[position].isspace():
-                position += 1
+            position = _BLANKS.match(text, position).end()
             if text.startswith(word, position):
                 length = len(word)
             elif word in ("``", "''"):
