@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from baselines.dola import candidate_layers, layer_scores
-from baselines.halc.detector import GroundingDino, MiniDetector, load_detector
-from baselines.halc.scorer import ImageTextMatcher, MiniScorer, load_scorer
+from baselines.halc.detector import load_detector
+from baselines.halc.scorer import load_scorer
 from baselines.halc.settings import HalcSettings
 from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
 from baselines.halc.words import added_text, begins_word, checked_word
@@ -30,9 +30,9 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
     Args and Returns: as `llava_hh.decoding.method.Decoder`. Words that were left out count as tokens, so an answer that
         lacks some is taken for one that ended by itself even where it was cut off.
     Raises:
-        ValueError: `max_new_tokens` below 1, a candidate layer that the model does not have; as
-            `load_detector` and `load_scorer`.
-        FileNotFoundError: no detector or scorer there.
+        ValueError: `max_new_tokens` below 1, a candidate layer that the model does not have, or a detector or scorer
+            of another kind.
+        FileNotFoundError: there is no such detector or scorer.
     Source: Chen et al., "HALC: Object Hallucination Reduction via Adaptive Focal-Contrast Decoding" (ICML 2024), its
         code, and the paper's harness: one beam.
     Differs: parts of speech by TextBlob's tagger, for spaCy's model is not on PyPI; in the clean variant of the word in
@@ -42,10 +42,8 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    tools = load_detector(settings), load_scorer(settings)
-    return [
-        Caption(lvlm, batch, row, settings, edits, *tools).decode(max_new_tokens) for row in range(len(batch.prompts))
-    ]
+    captions = (Caption(lvlm, batch, row, settings, edits) for row in range(len(batch.prompts)))
+    return [caption.decode(max_new_tokens) for caption in captions]
 
 
 @dataclass
@@ -60,8 +58,6 @@ class Caption:
     row: int
     settings: HalcSettings
     edits: Edits
-    detector: GroundingDino | MiniDetector
-    scorer: ImageTextMatcher | MiniScorer
     ids: list[int] = field(default_factory=list)
     left_out: set[int] = field(default_factory=set)
     word_start: int = 0
@@ -69,6 +65,7 @@ class Caption:
     repetitions: int = 0
 
     def __post_init__(self) -> None:
+        self.detector, self.scorer = load_detector(self.settings), load_scorer(self.settings)
         self.ends, self.tokenizer = end_ids(self.lvlm.model), self.lvlm.tokenizer
         self.layers = candidate_layers(self.lvlm.model, self.settings.base)
         self.image = self.batch.images[self.row]

@@ -45,19 +45,16 @@ def count_answers(answers: Sequence[str], labels: Sequence[str], parser: str) ->
         raise ValueError(f"parser {parser!r} is not known; choose one of: {', '.join(PARSERS)}")
     if len(answers) != len(labels):
         raise ValueError(f"{len(answers)} answers but {len(labels)} labels; expected one label per answer")
-    rows = []
+    pairs = []
     for answer, given in zip(answers, labels, strict=True):
-        label = given.strip().lower()
-        if label not in ("yes", "no"):
-            if parser != "vcd":
-                raise ValueError(f"label {given!r}: expected yes or no")
-            rows.append((0, 0, 0, 0, 0, 1, 1))
-            continue
-        said = parse_answer(answer, parser, label)
-        hit, false, denied = ((said, label) == pair for pair in (("yes", "yes"), ("yes", "no"), ("no", "no")))
-        missed = label == "yes" and said != "yes"
-        rows.append((hit, false, denied, missed, said == "yes", said == "unknown", 1))
-    return np.array(rows, dtype=np.float64).reshape(-1, len(COUNTS))
+        is_known = (label := given.strip().lower()) in ("yes", "no")
+        if not is_known and parser != "vcd":
+            raise ValueError(f"label {given!r}: expected yes or no")
+        pairs.append((parse_answer(answer, parser, label) if is_known else "unknown", label))
+    said, truth = np.array(pairs, dtype=object).reshape(-1, 2).T
+    yes, no, is_yes, is_no = said == "yes", said == "no", truth == "yes", truth == "no"
+    columns = (yes & is_yes, yes & is_no, no & is_no, ~yes & is_yes, yes, said == "unknown", np.ones_like(yes))
+    return np.stack(columns, axis=-1).astype(np.float64)
 
 
 def metrics_of(totals: np.ndarray) -> np.ndarray:

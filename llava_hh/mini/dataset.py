@@ -83,9 +83,8 @@ def write_missing_splits(folder: Path) -> None:
         makes = [_make_of(path) for path in files if path.exists()]
         if makes == [(split.size, split.together, split.unseen)] * len(files):
             continue
-        for path in files if makes else ():
+        for path in (*files, folder / f"instruct_{split.name}.json") if makes else ():
             path.unlink(missing_ok=True)
-            (folder / f"instruct_{split.name}.json").unlink(missing_ok=True)
         write_split(split, folder)
     if not (folder / f"instruct_{SPLITS[0].name}.json").exists():
         write_instructions(folder, SPLITS[0].name)

@@ -46,8 +46,7 @@ def export_base_language_model(out: Path) -> None:
     plain.load_state_dict(unpacked.state_dict())
     tokenizer = from_folder(AutoTokenizer, folder, gguf_file=name)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    tokenizer.pad_token = tokenizer.eos_token = END_OF_TURN
-    tokenizer.padding_side = "left"
+    tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = END_OF_TURN, END_OF_TURN, "left"
     with folder_part_of(out) as part:
         plain.save_pretrained(part)
         tokenizer.save_pretrained(part)
@@ -80,10 +79,6 @@ def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGenerati
     return model.eval(), mini_processor(tokenizer)
 
 
-def load_projector(model: LlavaForConditionalGeneration, path: Path) -> None:
-    model.model.multi_modal_projector.load_state_dict({key: t.float() for key, t in load_file(path).items()})
-
-
 def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
     """Merge the adapter and projector of one tuning step into an ordinary checkpoint folder, processor included.
 
@@ -92,7 +87,8 @@ def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
         out: the new folder.
     """
     model, processor = untuned_llava(base, vision)
-    load_projector(model, step / PROJECTOR_FILE)
+    projector = {key: tensor.float() for key, tensor in load_file(step / PROJECTOR_FILE).items()}
+    model.model.multi_modal_projector.load_state_dict(projector)
     save_checkpoint(PeftModel.from_pretrained(model, step, trust_remote_code=False).merge_and_unload(), processor, out)
 
 

@@ -70,11 +70,9 @@ def co_occurrence(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         chosen = [image for image in without if h in wrong[image]]
         for o in sorted(set().union(*(true[image] for image in without))):
             n, n_base = (sum(o in true[image] for image in images) for images in (chosen, without))
-            pair = {"hallucinated": h, "there": o, "n": n, "n_hallucinated": len(chosen)}
-            pair |= {"share": n / len(chosen), "base": n_base / len(without)}
-            lift = n * len(without) / (len(chosen) * n_base)
-            p = float(hypergeom.sf(n - 1, len(without), n_base, len(chosen)))
-            pairs.append({**pair, "lift": lift, "p": p})
+            pair = {"hallucinated": h, "there": o, "n": n, "n_hallucinated": len(chosen), "share": n / len(chosen)}
+            pair |= {"base": n_base / len(without), "lift": n * len(without) / (len(chosen) * n_base)}
+            pairs.append(pair | {"p": float(hypergeom.sf(n - 1, len(without), n_base, len(chosen)))})
     for pair, corrected in zip(pairs, holm([min(1.0, pair["p"]) for pair in pairs]).tolist(), strict=True):
         pair["p_holm"] = corrected
     return sorted((pair for pair in pairs if pair["n"]), key=lambda pair: (-pair["n"], -pair["lift"]))
