@@ -18,10 +18,10 @@ from llava_hh.heads import Head
 class Branches(Stepper):
     """A batch of prompts, and the tokens that were tried behind each of them.
 
-    The cache has a row per prompt and a column per token. A forward takes many tokens of a row at once; each of them
-    sees the prompt, the columns that it is told to, and itself, and nothing of its neighbours. So beams share the
-    prompt's keys and values, candidates share those of their beam, neither is ever copied per beam, and going back to
-    an earlier token takes no more than naming its columns. Call `step` once, for the prompt, then `grow` and `keep`.
+    The cache has a row per prompt and a column per token. A forward takes many tokens of a row at once. Each of them
+    sees the prompt, the columns that it is told to, and itself, but not its neighbours. So beams share the keys and
+    values of the prompt, candidates share those of their beam, and nothing is copied per beam. Going back to an earlier
+    token takes no more than naming its columns. Call `step` once, for the prompt, then `grow` and `keep`.
 
     Args:
         inputs: what model.forward takes, see `Stepper`.

@@ -54,7 +54,7 @@ PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}
 def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> TokenIds:
     """Decode greedily from DoLa's scores. A plain language model will do, by input_ids or inputs_embeds.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: a candidate layer that the model does not have.
     Source: Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality in LLMs" (ICLR 2024), its code,

@@ -1,4 +1,4 @@
-"""Greedy decoding by the loop of the other decoders: what each of them comes down to when its settings do nothing."""
+"""Greedy decoding by the loop of the other decoders: all of them are greedy when their settings do nothing."""
 
 from dataclasses import dataclass
 
@@ -17,6 +17,6 @@ PRESETS = {"greedy": GreedySettings()}
 def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> TokenIds:
     """The most likely token of every step; token by token what `model.generate(do_sample=False)` gives.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     """
     return decode_rows(Stepper(lvlm.model, batch.inputs), lambda logits: logits.argmax(-1), max_new_tokens)

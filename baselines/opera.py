@@ -54,11 +54,12 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: in
     one forward more, for its tokens come from the whole vocabulary. Every row has its own beams, history and
     positions, and the prompt is cached once per row.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: an image_mask that doesn't fit the inputs, `max_new_tokens` below 1, more candidates than the
             vocabulary has.
-        CannotDecode: as `Branches`.
+        CannotDecode: a model that reads its image by cross-attention, or whose cache drops keys; an open block of
+            `intervene`.
     Source: Huang et al., "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty
         and Retrospection-Allocation" (CVPR 2024), and its code.
     Differs: the code mixes the rows of a batch, and takes one image span for all. It computes in the model's

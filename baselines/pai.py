@@ -33,7 +33,7 @@ class PaiSettings(CheckedSettings):
         ValueError: a field that is not allowed.
 
     Source: PAI's code and its README: gamma 1.1, layers 2 to 31 of 32, beta fixed at 0.1; alpha 0.2 in every command
-        there. Alpha 0.5 for captions is reported for the paper; it could not be verified from the code.
+        of it. Alpha 0.5 for captions is said to be the paper's; the code does not show it.
     """
 
     alpha: Annotated[float, at_least(0)] = 0.5
@@ -54,7 +54,7 @@ PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}
 def decode(lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode greedily by PAI; a row and its twin without the image go through the model in the same forward.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: layers that the model does not have.
         CannotDecode: a model that reads its image by cross-attention, where there is no image-free twin.

@@ -66,10 +66,13 @@ PRESETS = {"vcd_paper": VCD_PAPER, "vcd_repo": VCD_REPO}
 def decode(lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode by VCD; both images of a row go through the model in the same forward, as adjacent rows.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`; a block of `intervene` may be open on the same image_mask.
+    A block of `intervene` may be open on the same image_mask.
+
+    Returns: the token ids of each row, without its end token.
     Raises:
-        ValueError: sample ids of another number than the rows.
-        CannotDecode: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
+        ValueError: another number of sample ids than of rows.
+        CannotDecode: inputs without pixel_values, images of tiles that cannot be dealt to rows, or
+            "raw_unnormalized" noise with a processor that doesn't normalise.
     Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
         and its code.
     Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
@@ -127,7 +130,7 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        CannotDecode: image positions without pixel_values; as `entries_per_row`.
+        CannotDecode: image positions without pixel_values; tiles of different lengths.
     """
     inputs = batch.inputs
     if batch.image_mask.any() and "pixel_values" not in inputs:

@@ -27,8 +27,8 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
     A check takes one forward of four rows over prompt and caption, and one over them in a new cache where the word
     changes.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`. Words that were left out count as tokens, so an answer that
-        lacks some is taken for one that ended by itself even where it was cut off.
+    Returns: the token ids of each row, without its end token. Words that were left out count as tokens. So an answer
+        that lacks some is taken for one that ended by itself, even where it was cut off.
     Raises:
         ValueError: `max_new_tokens` below 1, a candidate layer that the model does not have, or a detector or scorer
             of another kind.
@@ -36,8 +36,8 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
     Source: Chen et al., "HALC: Object Hallucination Reduction via Adaptive Focal-Contrast Decoding" (ICML 2024), its
         code, and the paper's harness: one beam.
     Differs: parts of speech by TextBlob's tagger, for spaCy's model is not on PyPI; in the clean variant of the word in
-        its caption. Chance is seeded by the sample, and no check reseeds it. A word that was put in place of another is
-        not checked again. Suppressed logits are left as they are; the code writes the mask of one window into others.
+        its caption. Chance is seeded by the sample, and no check reseeds it. A word that replaced another is not
+        checked again. Suppressed logits are left as they are; the code writes the mask of one window into others.
         The code's several beams are not offered.
     """
     if max_new_tokens < 1:
@@ -50,7 +50,9 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
 class Caption:
     """One caption while it is being decoded.
 
-    ids: tokens that the model has before it; `left_out` are the positions of those that the answer lacks.
+    Attributes:
+        ids: the tokens that the model has read.
+        left_out: the positions of those that the answer lacks.
     """
 
     lvlm: Lvlm
@@ -147,7 +149,7 @@ class Caption:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _encode(self, images: list, ids: list[int]) -> Batch:
-        """The prompt with each of the images, and a caption so far behind it."""
+        """The prompt with each of the images, followed by the caption so far."""
         return self.lvlm.encode(images, [self.batch.prompts[self.row]] * len(images), [ids] * len(images))
 
     def _step(self, stepper: Stepper, shown: Batch, tokens: Tensor | None = None) -> Tensor:

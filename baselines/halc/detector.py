@@ -23,7 +23,7 @@ def load_detector(settings: HalcSettings) -> "GroundingDino | MiniDetector":
 
     Raises:
         ValueError: GroundingDINO's original file.
-        FileNotFoundError: no checkpoint there.
+        FileNotFoundError: there is no checkpoint.
     """
     thresholds = settings.box_threshold, settings.text_threshold, settings.min_area, settings.duplicate_iou
     return _load(settings.detector, *thresholds)
@@ -35,11 +35,11 @@ def _load(name: str, *thresholds: float) -> "GroundingDino | MiniDetector":
 
 
 def check_folder(path: Path, wanted: str) -> None:
-    """Refuse what is not the folder of a checkpoint.
+    """Refuse a path that is not the folder of a checkpoint.
 
     Raises:
         ValueError: GroundingDINO's original file, a Git LFS pointer, or damaged JSON.
-        FileNotFoundError: no config.json there.
+        FileNotFoundError: the folder has no config.json.
     """
     if path.suffix == ".pth" or list(path.glob("*.pth")):
         raise ValueError(f"{path}: GroundingDINO's original file; get {wanted}")

@@ -22,7 +22,7 @@ def load_scorer(settings: HalcSettings) -> "ImageTextMatcher | MiniScorer":
 
     Raises:
         ValueError: a checkpoint of another kind.
-        FileNotFoundError: no checkpoint there.
+        FileNotFoundError: there is no checkpoint.
     """
     return _load(settings.scorer)
 

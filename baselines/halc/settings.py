@@ -30,9 +30,9 @@ class HalcSettings(CheckedSettings):
         detector: folder of a GroundingDINO in the transformers layout, or "mini", see `detector.MiniDetector`.
         scorer: folder of a BLIP image-text matcher or of a CLIP, or "mini", see `scorer.MiniScorer`.
         base: the decoding between the checks.
-        candidates: how many tokens the windows propose in place of a word's first, an even number.
-        expand_ratio: how much wider and higher each window is than the one before; the smallest is so much smaller
-            than the box.
+        candidates: how many first tokens of a word the windows propose, an even number.
+        expand_ratio: by what ratio each window is wider and higher than the one before; the smallest is smaller than
+            the box by the same ratio.
         contrast_weight: how many times one window's logits are taken from the other's.
         box_threshold, text_threshold, min_area, duplicate_iou: of GroundingDINO: least probability of a box and of a
             word of its phrase; boxes of a smaller share of the image are left out, and those that overlap a better one

@@ -101,8 +101,8 @@ def parse_answer(text: str) -> str:
 def answer_metrics(pairs: Sequence[tuple[str, str]]) -> dict:
     """Accuracy, precision, recall and F1 of (truth, answer), where "no" is the positive class.
 
-    An answer "other" is wrong, and is no "no". None where there is nothing to divide by; F1 is 0 where precision and
-    recall both are.
+    An answer "other" is wrong and is not a "no". None where there is nothing to divide by; F1 is 0 where both precision
+    and recall are 0.
 
     Source: AMBER's inference.py. Differs: no small constants in the denominators, nothing rounded on the way to F1.
     """

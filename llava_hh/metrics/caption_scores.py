@@ -22,7 +22,7 @@ def overall_metrics(sentences: Sequence[Mapping], variant: str, references: Sequ
     """The `overall_metrics` of a result file: `corpus_metrics` with 95% intervals over images, and BLEU and CIDEr.
 
     Args:
-        sentences: as `llava_hh.metrics.chair.chair.score_caption` made them, with their `image_id`.
+        sentences: entries that `llava_hh.metrics.chair.chair.score_caption` made, with their `image_id`.
         references: the reference captions of each; where one has none, there is no BLEU and no CIDEr.
     Raises:
         ValueError: no captions.

@@ -37,7 +37,7 @@ def score_mme(questions: Sequence[Question], answers: Mapping[tuple[str, str, st
     """All four categories, and their scores summed by level.
 
     Args:
-        questions: the two of an image side by side, as `load_mme` gives them.
+        questions: from `load_mme`, the two of an image side by side.
         answers: the text by `Question.key`; those of other questions are left alone.
 
     Raises:

@@ -71,10 +71,11 @@ def score(answers: Sequence[str], labels: Sequence[str], parser: str = "llava") 
     says neither yes nor no. No answers at all give zeros.
 
     Args:
-        answers: as generated; labels: "yes" or "no" each.
-        parser: as in `parse_answer`.
+        answers: the generated texts.
+        labels: "yes" or "no" for each.
+        parser: "llava", "vcd" or "strict", see `parse_answer`.
     Raises:
-        ValueError: as `count_answers`.
+        ValueError: an unknown parser, a wrong label, or another number of labels than of answers.
     Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models (POPE), 2023.
     """
     totals = count_answers(answers, labels, parser).sum(0)
@@ -84,12 +85,12 @@ def score(answers: Sequence[str], labels: Sequence[str], parser: str = "llava") 
 
 
 def summarise(rows: Sequence[Mapping], parser: str, key: str = "answer", seed: int = 0) -> dict:
-    """`score` of rows (`image_id`, `label` and an answer under `key`), with 95% bootstrap intervals over images.
+    """The `score` of rows (`image_id`, `label` and an answer under `key`), with 95% bootstrap intervals over images.
 
     All questions about an image are drawn together.
 
     Raises:
-        ValueError: no rows, or as `count_answers`.
+        ValueError: no rows, an unknown parser, or a wrong label.
     """
     values = score(*_answers_and_labels(rows, key), parser)
     intervals = interval_of(resampled_metrics(rows, parser, key, seed))
@@ -100,7 +101,7 @@ def compare(rows: Sequence[Mapping], reference: Sequence[Mapping], parser: str, 
     """METRICS of `rows` minus those of `reference`, the same questions: paired 95% bootstrap intervals over images.
 
     Raises:
-        ValueError: other questions, or as `summarise`.
+        ValueError: other questions, no rows, an unknown parser, or a wrong label.
     """
     if [row["question_id"] for row in rows] != [row["question_id"] for row in reference]:
         raise ValueError("a paired comparison needs the same questions in the same order")

@@ -136,7 +136,7 @@ def spread_over_runs(runs: Sequence[Sentences], references: Sequence[Sentences],
 
     Args:
         runs: scored captions of each run, all on the same images in the same order.
-        references: one for all runs, or one for each.
+        references: one for all runs, or one for every run.
     Returns: {"n_runs", "n" (images), metric: {"values", "mean", "sd", "range", "minus_reference": {"values", "mean",
         "sd", "range", "interval": {"mean"}, "sd_images"}}}. `sd` is over runs (n - 1 in the denominator). `interval`:
         95%, of the mean difference over runs, as if they were drawn from a normal distribution; the images stay the

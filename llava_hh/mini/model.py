@@ -53,7 +53,7 @@ def export_base_language_model(out: Path) -> None:
 
 
 def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
-    """Images at IMAGE_PIXELS square, PATCHES image tokens each."""
+    """The processor: images of IMAGE_PIXELS square, PATCHES tokens for an image."""
     size = {"height": IMAGE_PIXELS, "width": IMAGE_PIXELS}
     shades = {"image_mean": [PIXEL_MEAN] * 3, "image_std": [PIXEL_STD] * 3}
     images = CLIPImageProcessorPil(size=size, do_center_crop=False, do_convert_rgb=True, **shades)

@@ -49,7 +49,7 @@ def make(stage: str, given: Build) -> None:
     """Make a part of mini: "data", "base", "vision", "tune", "assemble" or "steps".
 
     Raises:
-        ValueError, FileExistsError: what is there was made otherwise.
+        ValueError, FileExistsError: an existing result was made otherwise.
     """
     vision = given.weights / VISION_FILE
     if stage == "data":

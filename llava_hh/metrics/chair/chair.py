@@ -127,7 +127,7 @@ def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh")
     """Return the COCO categories in each image: those of its instances and those its reference captions name.
 
     Args:
-        annotations: by image id, as `llava_hh.data.coco.load_annotations` returns them.
+        annotations: by image id, from `llava_hh.data.coco.load_annotations`.
     Raises:
         ValueError: an instance of a category that isn't one of the 80; an unknown variant.
     """

@@ -52,7 +52,7 @@ def score_caption(caption: str, objects: set[str]) -> dict[str, Any]:
     """Score one caption against the classes in its image; the keys are those of CHAIR on COCO, `mscoco_` included.
 
     Args:
-        objects: ground truth, classes in lower case, as `objects_of` has them.
+        objects: ground truth, classes in lower case, see `objects_of`.
     Differs: the paper's code writes other keys (`valid_hallucinated_words`, ...) and indices of words before pairs were
         joined; here all scripts that read CHAIR's results read these too.
     """
@@ -65,7 +65,7 @@ def objects_of(annotations: Mapping[str, ImageAnnotations]) -> dict[str, set[str
     A label outside the 90 classes, which Open Images has thousands of, counts for nothing.
 
     Args:
-        annotations: by image id, as `llava_hh.data.nocaps.load_annotations` returns them.
+        annotations: by image id, from `llava_hh.data.nocaps.load_annotations`.
     Raises:
         ValueError: images with labels, none of which is in a class.
     Differs: the paper's code looks a caption's class up a second time, as if it were a label. It changes nothing, for
