@@ -26,6 +26,7 @@ class State:
     seen: Tensor  # slot column, bool; those columns and the prompt's, on the model's device
     products: Tensor  # slot position, fp64; log of the product of scaled attention that each token got so far
     logits: Tensor  # slot vocabulary, on the model's device
+    rejected: list[tuple[int, int]] = field(default_factory=list)  # slot and token that were tried from here
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ class Search:
         first = State(Beams(), [], [[]], prompt_mask[None], torch.zeros(1, 0, dtype=torch.double), logits[None])
         self.states = {0: first}  # by length; the last `window` of them
         self.summaries: list[list[int]] = []  # step slot; the token that most candidates of the slot trust
-        self.rejected: dict[int, list[tuple[int, int]]] = {}  # by length; (slot, token) that were tried there
         self.returns: Counter[int] = Counter()  # by length; how often the search went back there
         self.result: list[int] | None = None  # token ids without the end token, once the search is done
 
@@ -119,12 +119,11 @@ class Search:
         All of the vocabulary is open, but for what was chosen there in this and earlier visits.
         """
         state = self.states[position]
-        self.rejected = {length: pairs for length, pairs in self.rejected.items() if length <= position}
-        self.rejected.setdefault(position, []).extend(self.states[position + 1].origin)
+        state.rejected.extend(self.states[position + 1].origin)
         self.states = {length: kept for length, kept in self.states.items() if length <= position}
         del self.summaries[position + 1 :]
         logits = state.logits.clone()
-        slots, tokens = zip(*self.rejected[position], strict=True)
+        slots, tokens = zip(*state.rejected, strict=True)
         logits[list(slots), list(tokens)] = -torch.inf
         n_options = min(logits.shape[-1], (1 + max(1, len(self.ends))) * self.settings.num_beams)
         best = logits.log_softmax(-1).topk(n_options)

@@ -111,18 +111,16 @@ def decode_rows(stepper: Stepper, choose: Callable[[Tensor], Tensor], max_new_to
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     ends, pad = end_ids(stepper.model), pad_id(stepper.model)
     rows: TokenIds = [[] for _ in range(stepper.n_rows // copies)]
-    ended = [False] * len(rows)
-    logits = stepper.step()
-    for taken in range(1, max_new_tokens + 1):
-        tokens = choose(logits).tolist()
+    ended, fed = [False] * len(rows), None
+    for _ in range(max_new_tokens):
+        tokens = choose(stepper.step(fed)).tolist()
         for row, token in enumerate(tokens):
             ended[row] = ended[row] or token in ends
-            if not ended[row]:
-                rows[row].append(token)
-        if all(ended) or taken == max_new_tokens:
+            rows[row] += [token] * (not ended[row])
+        if all(ended):
             break
-        fed = [pad if over else token for token, over in zip(tokens, ended, strict=True)]
-        logits = stepper.step(torch.tensor(fed).repeat_interleave(copies))
+        padded = [pad if over else token for token, over in zip(tokens, ended, strict=True)]
+        fed = torch.tensor(padded).repeat_interleave(copies)
     return rows
 
 
