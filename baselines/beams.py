@@ -32,23 +32,9 @@ class Beams:
         return len(self.answers[0])
 
 
-@dataclass(frozen=True)
-class Extension:
-    """Beams after one more token.
-
-    Attributes:
-        parents, places: for each live one, the beam before, and which of the continuations it took: beam before *
-            options + option.
-    """
-
-    beams: Beams
-    parents: list[int]
-    places: list[int]
-
-
 def extend(
     beams: Beams, scores: Tensor, tokens: Tensor, num_beams: int, ends: set[int], max_new_tokens: int
-) -> Extension:
+) -> tuple[Beams, list[int], list[int]]:
     """Take the best continuations.
 
     One that ends, by an end token or by its length, counts if it is among the `num_beams` best. The others go on, as
@@ -57,28 +43,24 @@ def extend(
     Args:
         scores: (beam, option) log-probabilities of the next token.
         tokens: (beam, option) their ids. Options must be enough, or all there are: ends take up to one per beam each.
+    Returns: the beams after the token; for each live one, the index of the beam before; and for each, the index of the
+        continuation that it took, beam before * options + option.
     Source: transformers' beam search with its defaults (length_penalty 1, early_stopping False).
     """
-    totals = scores + scores.new_tensor(beams.scores)[:, None]
-    ranked = totals.flatten().sort(descending=True, stable=True)
-    ids = tokens.flatten().tolist()
-    length = beams.length + 1
-    ended = list(beams.ended)
-    live, parents, places = [], [], []
-    for rank, (total, place) in enumerate(zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)):
+    totals = (scores + scores.new_tensor(beams.scores)[:, None]).flatten()
+    ranked = totals.sort(descending=True, stable=True)
+    ids, length = tokens.flatten().tolist(), beams.length + 1
+    ended, live = list(beams.ended), []  # live: answer, score, beam before, continuation
+    for rank, (total, index) in enumerate(zip(ranked.values.tolist(), ranked.indices.tolist(), strict=True)):
         if total == -float("inf") or (len(live) == num_beams and rank >= num_beams):
             break
-        parent = place // totals.shape[1]
-        stops = ids[place] in ends
-        answer = beams.answers[parent] + [ids[place]] * (not stops)
+        parent, stops = index // scores.shape[1], ids[index] in ends
+        answer = beams.answers[parent] + [ids[index]] * (not stops)
         if stops or length == max_new_tokens:
-            if rank < num_beams:
-                ended.append((total / length, answer))
+            ended += [(total / length, answer)] * (rank < num_beams)
         elif len(live) < num_beams:
-            live.append((answer, total))
-            parents.append(parent)
-            places.append(place)
-    ended = sorted(ended, key=lambda each: -each[0])[:num_beams]
+            live.append((answer, total, parent, index))
+    ended = sorted(ended, key=lambda scored: -scored[0])[:num_beams]
     done = not live or (len(ended) == num_beams and live[0][1] / length <= ended[-1][0])
-    after = Beams([answer for answer, _ in live], [total for _, total in live], ended, done)
-    return Extension(after, parents, places)
+    answers, totals, parents, indices = ([row[part] for row in live] for part in range(4))
+    return Beams(answers, totals, ended, done), parents, indices

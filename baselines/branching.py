@@ -1,7 +1,6 @@
 """Several continuations of every prompt in one forward: a tree of tokens behind a prompt that is cached once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -19,13 +18,13 @@ from llava_hh.heads import Head
 class Branches(Stepper):
     """A batch of prompts, and the tokens that were tried behind each of them.
 
-    The cache has a row per prompt and a column per token. A forward takes many tokens of a row at once; each of them
-    sees the prompt, the columns that it is told to, and itself, and nothing of its neighbours. So beams share the
-    prompt's keys and values, candidates share those of their beam, neither is ever copied per beam, and going back to
-    an earlier token takes no more than naming its columns. Call `step` once, for the prompt, then `grow` and `keep`.
+    The cache has a row per prompt and a column per token. A forward takes many tokens of a row at once. Each of them
+    sees the prompt, the columns that it is told to, and itself, but not its neighbours. So beams share the keys and
+    values of the prompt, candidates share those of their beam, and nothing is copied per beam. Going back to an earlier
+    token takes no more than naming its columns. Call `step` once, for the prompt, then `grow` and `keep`.
 
     Args:
-        inputs: as `Stepper`.
+        inputs: what model.forward takes, see `Stepper`.
 
     Raises:
         CannotDecode: images that are read by cross-attention; on `step`, a cache that drops keys; a block of
@@ -39,7 +38,6 @@ class Branches(Stepper):
             raise CannotDecode("branches are not decoded inside intervene, for they share columns")
         super().__init__(model, inputs)
         self._attention: Tensor | None = None  # of the last `grow`
-        self._growing = False
 
     @property
     def prompt_mask(self) -> Tensor:
@@ -53,26 +51,23 @@ class Branches(Stepper):
 
     def step(self, tokens: Tensor | None = None) -> Tensor:
         logits = super().step(tokens)
-        if not all(type(layer) is DynamicLayer for layer in self._state["past_key_values"].layers):
-            kinds = ", ".join(sorted({type(layer).__name__ for layer in self._state["past_key_values"].layers}))
-            raise CannotDecode(f"branches need a cache that keeps every key; this model's has {kinds}")
+        if kinds := {type(layer) for layer in self._state["past_key_values"].layers} - {DynamicLayer}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise CannotDecode(f"branches need a cache that keeps every key; this model's has {names}")
         return logits
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> AbstractContextManager[None]:
         """Let `grow` return attention while the block is open; `step` leaves it out.
 
         Raises:
-            ValueError: as `observe`.
+            ValueError: a model whose attention cannot be observed.
         """
-        modules = attention_modules(self.model)
-        last = max(modules)
+        last = max(modules := attention_modules(self.model))
         heads = [Head(last, head) for head in range(modules[last].config.num_attention_heads)]
-        with observe(self.model, heads, self._watch):
-            yield
+        return observe(self.model, heads, self._watch)
 
     def _watch(self, layer: int, heads: Tensor, call: AttentionCall) -> None:
-        if self._growing:
+        if "past_key_values" in self._state:  # the prompt is cached
             strongest = call.pattern(heads).amax(1)
             self._attention = strongest / strongest.sum(-1, keepdim=True)
 
@@ -92,26 +87,21 @@ class Branches(Stepper):
         state = {name: value for name, value in self._state.items() if name != "logits_to_keep"}
         state["attention_mask"] = torch.cat([seen, itself], -1)[:, None]
         state["position_ids"] = (first + depths[:, None]).expand(*first.shape[:-1], n_tokens)
-        inputs = self.model.prepare_inputs_for_generation(
-            tokens.to(seen.device), next_sequence_length=n_tokens, **state
-        )
-        self._growing = True
-        try:
-            logits = self.model(**inputs, return_dict=True).logits
-        finally:
-            self._growing = False
+        tokens = tokens.to(seen.device)
+        inputs = self.model.prepare_inputs_for_generation(tokens, next_sequence_length=n_tokens, **state)
+        logits = self.model(**inputs, return_dict=True).logits
         return self.suppress(logits), self._attention.to(logits.device)
 
     def keep(self, chosen: Tensor, n_before: int) -> None:
         """Of the columns from `n_before` on, keep the chosen, in this order, and drop the others.
 
         Args:
-            chosen: (row, kept) numbers of columns, counted from `n_before`.
+            chosen: (row, kept) indices of columns, counted from `n_before`.
         """
         n_kept = chosen.shape[1]
         for layer in self._state["past_key_values"].layers:
             for name in ("keys", "values"):
-                held = getattr(layer, name)  # row key_head column d_head, made by this forward: nobody else's
+                held = getattr(layer, name)  # row key_head column d_head; made by this forward and used nowhere else
                 index = chosen[:, None, :, None].to(held.device).expand(-1, held.shape[1], -1, held.shape[3])
                 held[:, :, n_before : n_before + n_kept] = held[:, :, n_before:].gather(2, index)
                 setattr(layer, name, held[:, :, : n_before + n_kept])

@@ -3,22 +3,31 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import is_number, is_whole, require
-from baselines.stepping import Stepper, decode_rows
+from baselines.settings import FRACTION, CheckedSettings, Rule, whole
+from baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.models.lvlm import Batch, Lvlm
 
 SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer
 
 
+def _are_layers(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return len(value) > 0 and all(map(whole().holds, value)) and len(set(value)) == len(value)
+    return value in (None, "even")
+
+
+LAYERS = Rule("None, 'even', or different whole numbers from 0 up", _are_layers)
+
+
 @dataclass(frozen=True)
-class DolaSettings:
+class DolaSettings(CheckedSettings):
     """Settings of DoLa.
 
     Args:
@@ -34,30 +43,18 @@ class DolaSettings:
         ValueError: a field that is not allowed.
     """
 
-    candidate_layers: tuple[int, ...] | Literal["even"] | None = None
-    relative_top: float = 0.1
+    candidate_layers: Annotated[tuple[int, ...] | Literal["even"] | None, LAYERS] = None
+    relative_top: Annotated[float, FRACTION] = 0.1
     variant: Literal["released", "textbook"] = "released"
-
-    def __post_init__(self) -> None:
-        layers = self.candidate_layers
-        if isinstance(layers, list | tuple):
-            layers = tuple(layers)
-            object.__setattr__(self, "candidate_layers", layers)  # the dataclass is frozen
-            right = len(layers) > 0 and all(is_whole(layer) for layer in layers) and len(set(layers)) == len(layers)
-        else:
-            right = layers is None or layers == "even"
-        require(self, "candidate_layers", right, "None, 'even', or different whole numbers from 0 up")
-        require(self, "relative_top", is_number(self.relative_top, 0) and self.relative_top <= 1, "from 0 to 1")
-        require(self, "variant", self.variant in ("released", "textbook"), "'released' or 'textbook'")
 
 
 PRESETS = {"dola_repo": DolaSettings(candidate_layers="even")}
 
 
-def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: DolaSettings, max_new_tokens: int) -> TokenIds:
     """Decode greedily from DoLa's scores. A plain language model will do, by input_ids or inputs_embeds.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: a candidate layer that the model does not have.
     Source: Chuang et al., "DoLa: Decoding by Contrasting Layers Improves Factuality in LLMs" (ICLR 2024), its code,
@@ -94,14 +91,10 @@ def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int
     Raises:
         ValueError: one that the model does not have, or a model too small to have any.
     """
-    n_layers = len(decoder_layers(model))
-    if isinstance(settings.candidate_layers, tuple):
-        chosen = sorted(settings.candidate_layers)
-    else:
-        leaves_embeddings = settings.candidate_layers is None and is_tied(model)
-        chosen = list(range(2 if leaves_embeddings else 0, n_layers, 2))
+    asked, n_layers = settings.candidate_layers, len(decoder_layers(model))
+    first = 2 if asked is None and is_tied(model) else 0
+    chosen = sorted(asked) if isinstance(asked, tuple) else list(range(first, n_layers, 2))
     if not chosen or chosen[-1] >= n_layers:
-        asked = settings.candidate_layers
         raise ValueError(f"candidate_layers {asked!r} do not fit a model whose earlier layers are 0 to {n_layers - 1}")
     return chosen
 
@@ -109,9 +102,8 @@ def candidate_layers(model: PreTrainedModel, settings: DolaSettings) -> list[int
 def is_tied(model: PreTrainedModel) -> bool:
     """Whether input and output embeddings are one matrix; a pass renews offloaded ones, which only names tell then."""
     head = model.get_output_embeddings()
-    names = [f"{name}.weight" for name, part in model.named_modules() if part is head]
-    one = head.weight is model.get_input_embeddings().weight
-    return one or any(name in model.all_tied_weights_keys for name in names)
+    names = {f"{name}.weight" for name, part in model.named_modules() if part is head}
+    return head.weight is model.get_input_embeddings().weight or not names.isdisjoint(model.all_tied_weights_keys)
 
 
 def contrast_layers(logits: Tensor, early: Tensor, settings: DolaSettings) -> tuple[Tensor, Tensor]:
@@ -144,19 +136,19 @@ def divergences(mature: Tensor, early: Tensor, variant: str) -> Tensor:
     Returns: (candidate, row)
     """
     probs = _exp(mature)
-    found = []
+    distances = []
     for logits in early:  # one by one: all of them at once leave the CPU's caches, at twice the time
-        own = logits.log_softmax(-1)
-        own_probs = _exp(own)
-        mean = (own_probs + probs).div_(2)
+        other = logits.log_softmax(-1)
+        other_probs = _exp(other)
+        mean = (other_probs + probs).div_(2)
         log_mean = mean.log()
         if variant == "textbook":
-            terms = probs * (mature - log_mean) + own_probs * (own - log_mean)
+            terms = probs * (mature - log_mean) + other_probs * (other - log_mean)
         else:
-            terms = log_mean.mul_(2).sub_(mature).sub_(own).mul_(mean)
+            terms = log_mean.mul_(2).sub_(mature).sub_(other).mul_(mean)
         terms.nan_to_num_(0, 0, 0)  # suppressed in both: 0 log 0
-        found.append(0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1)))
-    return torch.stack(found)
+        distances.append(0.5 * (terms.sum(-1) if variant == "textbook" else terms.mean(-1)))
+    return torch.stack(distances)
 
 
 def _exp(log_probs: Tensor) -> Tensor:

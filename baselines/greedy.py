@@ -1,8 +1,8 @@
-"""Greedy decoding by the loop of the other decoders: what each of them comes down to when its settings do nothing."""
+"""Greedy decoding by the loop of the other decoders: all of them are greedy when their settings do nothing."""
 
 from dataclasses import dataclass
 
-from baselines.stepping import Stepper, decode_rows
+from baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.models.lvlm import Batch, Lvlm
 
 
@@ -14,9 +14,9 @@ class GreedySettings:
 PRESETS = {"greedy": GreedySettings()}
 
 
-def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: GreedySettings, max_new_tokens: int) -> TokenIds:
     """The most likely token of every step; token by token what `model.generate(do_sample=False)` gives.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     """
     return decode_rows(Stepper(lvlm.model, batch.inputs), lambda logits: logits.argmax(-1), max_new_tokens)

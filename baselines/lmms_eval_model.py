@@ -4,6 +4,7 @@ lmms-eval finds it by the entry point that setup.py names:
 `python -m lmms_eval --model llava_hh --model_args model=FOLDER,method=adhh,heads=FILE,top_k=20 --tasks mme`
 """
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,16 @@ def choose_method(
     """The method of that name for a loaded model; `heads`, `top_k` and `threshold` are those of adhh and removal.
 
     Raises:
-        ValueError: an unknown method, or one that lacks its heads; or heads, top_k or threshold that cannot be.
+        ValueError: an unknown method, one that lacks its heads, or wrong heads, top_k or threshold.
     """
     (spec,) = read_methods([method], {"adhh": {"top_k": top_k, "threshold": threshold}, "removal": {"top_k": top_k}})
     if spec.kind in GROUPS or spec.kind == "tfhh":
         raise ValueError(f"method={method}: expected one method; a fine-tuned model is a `model`")
-    material = Material(lvlm, Path(heads) if heads else None, foreign_heads)
-    return make(spec, material).method
+    return make(spec, Material(lvlm, Path(heads) if heads else None, foreign_heads)).method
 
 
 def check_settings(settings: dict) -> None:
-    """Refuse what a task asks of decoding and we do not do: sampling and beams are the method's own affair.
+    """Refuse a task's settings of decoding that are not greedy: only the method decides about sampling and beams.
 
     Raises:
         ValueError: names the setting.
@@ -79,7 +79,7 @@ class HallucinationHeadsModel(LmmsEvalModel):
         max_new_tokens: where a task says none.
 
     Raises:
-        ValueError: as `choose_method`; or several processes, which would each answer everything.
+        ValueError: a method that `choose_method` refuses; or several processes, for each would answer everything.
     """
 
     is_simple = True
@@ -110,40 +110,37 @@ class HallucinationHeadsModel(LmmsEvalModel):
                 greedy.
         """
         answers: dict[int, str] = {}
-        groups: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
-            settings = request.args[1]
-            check_settings(settings)
-            groups.setdefault(settings.get("max_new_tokens") or self.max_new_tokens, []).append(place)
+        groups = defaultdict(list)  # of indices, by the number of tokens
+        for index, request in enumerate(requests):
+            check_settings(request.args[1])
+            groups[request.args[1].get("max_new_tokens") or self.max_new_tokens].append(index)
         with tqdm(total=len(requests), desc="answers") as bar:
-            for longest, places in groups.items():
-                for first in range(0, len(places), self.batch_size):
-                    batch = places[first : first + self.batch_size]
-                    texts = self._answer([requests[place].args for place in batch], longest)
+            for longest, indices in groups.items():
+                for first in range(0, len(indices), self.batch_size):
+                    batch = indices[first : first + self.batch_size]
+                    texts = self._answer([requests[index].args for index in batch], longest)
                     answers.update(zip(batch, texts, strict=True))
                     bar.update(len(batch))
-        return [answers[place] for place in range(len(requests))]
+        return [answers[index] for index in range(len(requests))]
 
     def loglikelihood(self, requests: list) -> list[tuple[float, bool]]:
-        """Not there: AD-HH decides token by token while it decodes."""
+        """Not offered: AD-HH decides token by token while it decodes."""
         raise NotImplementedError("llava_hh answers tasks that generate (generate_until); this one scores given text")
 
     def generate_until_multi_round(self, requests: list) -> list[str]:
-        """Not there: one question, one answer."""
+        """Not offered: the methods answer single questions."""
         raise NotImplementedError("llava_hh answers single questions; this task has several rounds")
 
     def _answer(self, rows: list[tuple], max_new_tokens: int) -> list[str]:
-        prompts = [context for context, *_ in rows]
-        images = [self._image(*row[2:]) for row in rows]
-        ids = [f"{task} {split} {number}" for _, _, _, number, task, split in rows]
-        batch = self.lvlm.encode(images, prompts, sample_ids=ids)
+        ids = [f"{task} {split} {number}" for *_, number, task, split in rows]
+        batch = self.lvlm.encode([self._image(*row[2:]) for row in rows], [row[0] for row in rows], sample_ids=ids)
         answers = self.method.answer(self.lvlm, batch, max_new_tokens).answers
         texts = [self.lvlm.answer_text(answer.token_ids) for answer in answers]
         return [cut_at(text, row[1].get("until")) for text, row in zip(texts, rows, strict=True)]
 
     def _image(self, doc_to_visual: Any, number: int, task: str, split: str) -> Image | None:
-        found = doc_to_visual(self.task_dict[task][split][number])
-        if len(found or []) > 1 or not all(isinstance(each, Image) for each in found or []):
-            kinds = ", ".join(type(each).__name__ for each in found)
+        shown = doc_to_visual(self.task_dict[task][split][number]) or []
+        if len(shown) > 1 or not all(isinstance(item, Image) for item in shown):
+            kinds = ", ".join(type(item).__name__ for item in shown)
             raise ValueError(f"task {task}, row {number}: has {kinds}; llava_hh takes one image or none")
-        return found[0].convert("RGB") if found else None
+        return shown[0].convert("RGB") if shown else None

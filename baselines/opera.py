@@ -2,22 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedModel
 
 from baselines.branching import Branches
-from baselines.retrospection import Search, State
-from baselines.settings import is_number, is_whole, require
-from baselines.stepping import end_ids
+from baselines.retrospection import Choice, Search, State
+from baselines.settings import POSITIVE, CheckedSettings, at_least, whole
+from baselines.stepping import TokenIds, end_ids
 from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
-class OperaSettings:
+class OperaSettings(CheckedSettings):
     """Settings of OPERA.
 
     Args:
@@ -34,29 +33,20 @@ class OperaSettings:
         ValueError: a field that is not allowed.
     """
 
-    num_beams: int = 5
-    num_candidates: int = 5
-    scale_factor: float = 50.0
-    threshold: int = 15
-    penalty_weight: float = 1.0
-    window: int = 512
+    num_beams: Annotated[int, whole(1)] = 5
+    num_candidates: Annotated[int, whole(1)] = 5
+    scale_factor: Annotated[float, POSITIVE] = 50.0
+    threshold: Annotated[int, whole()] = 15
+    penalty_weight: Annotated[float, at_least(0)] = 1.0
+    window: Annotated[int, whole(1)] = 512
     variant: Literal["exact", "released"] = "exact"
-
-    def __post_init__(self) -> None:
-        for field in ("num_beams", "num_candidates", "window"):
-            require(self, field, is_whole(getattr(self, field), 1), "a whole number of at least 1")
-        require(self, "threshold", is_whole(self.threshold), "a whole number of at least 0")
-        scales = is_number(self.scale_factor) and self.scale_factor > 0
-        require(self, "scale_factor", scales, "a number above 0")
-        require(self, "penalty_weight", is_number(self.penalty_weight, 0), "a number of at least 0")
-        require(self, "variant", self.variant in ("exact", "released"), "'exact' or 'released'")
 
 
 PRESETS = {"opera": OperaSettings(), "opera_fast": OperaSettings(num_candidates=1, threshold=25)}
 
 
 @torch.no_grad()
-def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: int) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: int) -> TokenIds:
     """Decode by OPERA. A plain language model will do, by input_ids or inputs_embeds.
 
     All candidates of all beams of all rows are looked ahead in one forward, and what was computed for those that are
@@ -64,11 +54,12 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: in
     one forward more, for its tokens come from the whole vocabulary. Every row has its own beams, history and
     positions, and the prompt is cached once per row.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: an image_mask that doesn't fit the inputs, `max_new_tokens` below 1, more candidates than the
             vocabulary has.
-        CannotDecode: as `Branches`.
+        CannotDecode: a model that reads its image by cross-attention, or whose cache drops keys; an open block of
+            `intervene`.
     Source: Huang et al., "OPERA: Alleviating Hallucination in Multi-Modal Large Language Models via Over-Trust Penalty
         and Retrospection-Allocation" (CVPR 2024), and its code.
     Differs: the code mixes the rows of a batch, and takes one image span for all. It computes in the model's
@@ -82,34 +73,22 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OperaSettings, max_new_tokens: in
         positions are equally common, the smallest counts. Suppressed ids are never candidates.
     """
     model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
-    check_input(model, inputs, image_mask, settings, max_new_tokens)
-    branches = Branches(model, inputs)
-    ends = set(end_ids(model))
-    with branches.watched():
-        logits = branches.step()
-        rows = zip(logits, branches.prompt_mask, strict=True)
-        searches = [Search(settings, own, mask, ends, max_new_tokens) for own, mask in rows]
-        while any(search.result is None for search in searches):
-            take_step(branches, searches, image_mask.to(logits.device), settings.num_candidates)
-    return [search.result for search in searches]
-
-
-def check_input(
-    model: PreTrainedModel, inputs: dict[str, Tensor], image_mask: Tensor, settings: OperaSettings, max_new_tokens: int
-) -> None:
-    """Refuse what cannot be decoded.
-
-    Raises:
-        ValueError: as `decode`.
-    """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     prompt = inputs.get("input_ids", inputs.get("inputs_embeds"))
     if prompt is not None and image_mask.shape != prompt.shape[:2]:
         raise ValueError(f"image_mask is {tuple(image_mask.shape)}, the prompts are {tuple(prompt.shape[:2])}")
-    size = model.config.get_text_config().vocab_size
-    if settings.num_candidates > size:
-        raise ValueError(f"num_candidates {settings.num_candidates} is more than the {size} tokens of the vocabulary")
+    size, asked = model.config.get_text_config().vocab_size, settings.num_candidates
+    if asked > size:
+        raise ValueError(f"num_candidates {asked} is more than the {size} tokens of the vocabulary")
+    branches, ends = Branches(model, inputs), set(end_ids(model))
+    with branches.watched():
+        logits = branches.step()
+        rows = zip(logits, branches.prompt_mask, strict=True)
+        searches = [Search(settings, of_row, mask, ends, max_new_tokens) for of_row, mask in rows]
+        while any(search.result is None for search in searches):
+            take_step(branches, searches, image_mask.to(logits.device), asked)
+    return [search.result for search in searches]
 
 
 def take_step(branches: Branches, searches: Sequence[Search], image_mask: Tensor, n_candidates: int) -> None:
@@ -119,31 +98,30 @@ def take_step(branches: Branches, searches: Sequence[Search], image_mask: Tensor
     """
     n_before = branches.n_columns
     states = [search.state for search in searches]
-    goes_on = [search.result is None for search in searches]
-    slots = evened([[*range(own.beams.n_live)] if on else [0] for own, on in zip(states, goes_on, strict=True)])
-    logits = torch.stack([own.logits[chosen] for own, chosen in zip(states, slots, strict=True)])
+    live = [state.beams.n_live if search.result is None else 1 for search, state in zip(searches, states, strict=True)]
+    slots = evened([range(n_slots) for n_slots in live])
+    logits = torch.stack([state.logits[chosen] for state, chosen in zip(states, slots, strict=True)])
     scores, tokens = logits.topk(n_candidates)  # row slot candidate
     ahead, weights, mass = run(branches, states, slots, tokens, image_mask)
     parts = zip(scores.cpu(), tokens.cpu(), weights, mass, strict=True)
     choices = [
-        search.choose(*(part[: search.state.beams.n_live] for part in own)) if search.result is None else None
-        for search, own in zip(searches, parts, strict=True)
+        search.choose(*(part[:n_slots] for part in row)) if search.result is None else Choice(search.state)
+        for search, n_slots, row in zip(searches, live, parts, strict=True)
     ]
-    if not any(choices):
+    if all(search.result is not None for search in searches):
         return
-    if any(choice.reallocated for choice in choices if choice):
-        states = [choice.state if choice else own for choice, own in zip(choices, states, strict=True)]
-        slots = evened([choice.extension.parents if choice else [0] for choice in choices])
-        tokens = torch.tensor(evened([choice.tokens if choice else [0] for choice in choices]))
+    if any(choice.reallocated for choice in choices):
+        states, slots = [choice.state for choice in choices], evened([choice.parents for choice in choices])
+        tokens = torch.tensor(evened([choice.tokens for choice in choices]))
         branches.keep(tokens.new_zeros(len(states), 0), n_before)
         ahead, weights, _ = run(branches, states, slots, tokens[:, :, None], image_mask)
-        places = [[*range(tokens.shape[1])]] * len(states)
+        indices = [[*range(tokens.shape[1])]] * len(states)
     else:
-        places = evened([choice.extension.places if choice else [0] for choice in choices])
-        branches.keep(torch.tensor(places), n_before)
+        indices = evened([choice.indices for choice in choices])
+        branches.keep(torch.tensor(indices), n_before)
     for row, (search, choice) in enumerate(zip(searches, choices, strict=True)):
-        if choice:
-            taken = places[row][: choice.extension.beams.n_live]
+        if search.result is None:
+            taken = indices[row][: choice.beams.n_live]
             search.enter(choice, ahead[row, taken], weights[row].flatten(0, 1)[taken], n_before)
 
 
@@ -159,27 +137,21 @@ def run(
         and to the token itself, (slot, token, position); attention to the image, (row, slot, token), a fraction.
     """
     n_before, (_, width, n_tokens) = branches.n_columns, tokens.shape
-    lengths = [own.beams.length for own in states]
-    held = [pad(own.seen, (0, n_before - own.seen.shape[1])) for own in states]
-    seen = torch.stack([own[chosen] for own, chosen in zip(held, slots, strict=True)])
+    lengths, rows = [state.beams.length for state in states], [*zip(states, slots, strict=True)]
+    seen = torch.stack([pad(state.seen, (0, n_before - state.seen.shape[1]))[chosen] for state, chosen in rows])
     depths = torch.tensor(lengths, device=seen.device)
     logits, attention = branches.grow(tokens.flatten(1), seen.repeat_interleave(n_tokens, 1), depths)
     itself = attention[:, :, n_before:].diagonal(dim1=1, dim2=2).unflatten(1, (width, n_tokens))
     attention = attention.unflatten(1, (width, n_tokens))
-    columns = [
-        [own.columns[slot] + [0] * (max(lengths) - own.beams.length) for slot in chosen]
-        for own, chosen in zip(states, slots, strict=True)
-    ]
+    longest = max(lengths)
+    columns = [[state.columns[slot] + [0] * (longest - state.beams.length) for slot in own] for state, own in rows]
     index = torch.tensor(columns, dtype=torch.long, device=attention.device)[:, :, None].expand(-1, -1, n_tokens, -1)
-    weights = torch.cat([itself[..., None], attention.gather(3, index)], -1).cpu()
-    mass = (attention[..., : image_mask.shape[1]] * image_mask[:, None, None]).sum(-1).cpu()
-    rows = [
-        torch.cat([own[..., 1 : length + 1], own[..., :1]], -1) for own, length in zip(weights, lengths, strict=True)
-    ]
-    return logits, rows, mass
+    parts = zip(attention.gather(3, index).cpu(), itself[..., None].cpu(), lengths, strict=True)
+    weights = [torch.cat([before[..., :length], last], -1) for before, last, length in parts]
+    return logits, weights, (attention[..., : image_mask.shape[1]] * image_mask[:, None, None]).sum(-1).cpu()
 
 
-def evened(rows: list[list[int]]) -> list[list[int]]:
+def evened(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     """Rows of one length: the shorter ones repeat their first entry."""
     width = max(map(len, rows))
-    return [row + row[:1] * (width - len(row)) for row in rows]
+    return [[*row, *[row[0]] * (width - len(row))] for row in rows]

@@ -1,15 +1,16 @@
 """PAI, paying more attention to the image: scores on image keys raised, and guidance away from the prompt alone."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import is_number, is_share, is_whole, require
-from baselines.stepping import PER_ROW, Stepper, decode_rows, pad_id
+from baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
+from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows, pad_id
+from baselines.twins import contrast
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores
 from llava_hh.attention.modules import attention_modules
@@ -19,7 +20,7 @@ from llava_hh.models.lvlm import Batch, Lvlm
 
 
 @dataclass(frozen=True)
-class PaiSettings:
+class PaiSettings(CheckedSettings):
     """Settings of PAI.
 
     Args:
@@ -32,33 +33,28 @@ class PaiSettings:
         ValueError: a field that is not allowed.
 
     Source: PAI's code and its README: gamma 1.1, layers 2 to 31 of 32, beta fixed at 0.1; alpha 0.2 in every command
-        there. Alpha 0.5 for captions is reported for the paper; it could not be verified from the code.
+        of it. Alpha 0.5 for captions is said to be the paper's; the code does not show it.
     """
 
-    alpha: float = 0.5
-    gamma: float = 1.1
-    start_layer: int = 2
+    alpha: Annotated[float, at_least(0)] = 0.5
+    gamma: Annotated[float, at_least(1)] = 1.1
+    start_layer: Annotated[int, whole()] = 2
     end_layer: int | None = None
-    beta: float = 0.1
+    beta: Annotated[float, SHARE] = 0.1
 
     def __post_init__(self) -> None:
-        require(self, "alpha", is_number(self.alpha, 0), "a number of at least 0")
-        require(self, "gamma", is_number(self.gamma, 1), "a number of at least 1")
-        require(self, "start_layer", is_whole(self.start_layer), "a whole number of at least 0")
-        after = self.end_layer is None or is_whole(self.end_layer, self.start_layer + 1)
-        require(self, "end_layer", after, f"None or a whole number above start_layer {self.start_layer}")
-        require(self, "beta", is_share(self.beta), "above 0 and at most 1")
+        super().__post_init__()
+        is_above = whole(self.start_layer + 1).holds
+        self.require("end_layer", optional(Rule(f"a whole number above start_layer {self.start_layer}", is_above)))
 
 
 PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}
 
 
-def decode(
-    lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode greedily by PAI; a row and its twin without the image go through the model in the same forward.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`.
+    Returns: the token ids of each row, without its end token.
     Raises:
         ValueError: layers that the model does not have.
         CannotDecode: a model that reads its image by cross-attention, where there is no image-free twin.
@@ -73,11 +69,9 @@ def decode(
     model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
     if "cross_attention_mask" in inputs:
         raise CannotDecode("PAI drops image positions; this model reads its image by cross-attention")
-    heads = boosted_heads(model, settings)
-    guided = settings.gamma != 1
+    boost, guided = [BoostImageScores(boosted_heads(model, settings), settings.alpha)], settings.gamma != 1
     if guided:
         inputs, image_mask = with_image_free_twins(inputs, image_mask, pad_id(model))
-    boost = [BoostImageScores(heads, settings.alpha)]
 
     def choose(logits: Tensor) -> Tensor:
         if guided:
@@ -99,11 +93,10 @@ def boosted_heads(model: PreTrainedModel, settings: PaiSettings) -> tuple[Head, 
     modules = attention_modules(model)
     end = len(modules) if settings.end_layer is None else settings.end_layer
     if not settings.start_layer < end <= len(modules):
-        raise ValueError(
-            f"PAI boosts layers {settings.start_layer} to {end - 1}; the model has 0 to {len(modules) - 1}"
-        )
-    n_heads = modules[0].config.num_attention_heads
-    return tuple(Head(layer, head) for layer in range(settings.start_layer, end) for head in range(n_heads))
+        asked = f"layers {settings.start_layer} to {end - 1}"
+        raise ValueError(f"PAI boosts {asked}; the model has 0 to {len(modules) - 1}")
+    layers, n_heads = range(settings.start_layer, end), modules[0].config.num_attention_heads
+    return tuple(Head(layer, head) for layer in layers for head in range(n_heads))
 
 
 def guide(shown: Tensor, blind: Tensor, gamma: float, beta: float) -> Tensor:
@@ -112,10 +105,7 @@ def guide(shown: Tensor, blind: Tensor, gamma: float, beta: float) -> Tensor:
     Args:
         shown, blind: logits (row, vocabulary) with the image and without.
     """
-    shown, blind = shown.log_softmax(-1), blind.log_softmax(-1)
-    cutoff = shown.amax(-1, keepdim=True) + math.log(beta)
-    # a suppressed id is -inf in both, and their difference no number
-    return (gamma * shown - (gamma - 1) * blind).masked_fill(shown < cutoff, -torch.inf)
+    return contrast(shown.log_softmax(-1), blind.log_softmax(-1), gamma - 1, beta)
 
 
 def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -126,20 +116,16 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
 
     Returns: the inputs, and their image_mask, False in the twins.
     """
-    known = inputs.get("attention_mask", torch.ones_like(image_mask, dtype=torch.long))
-    shown = image_mask.repeat_interleave(2, 0)
-    shown[1::2] = False
-    dropped = image_mask.repeat_interleave(2, 0) & ~shown
-    mask = known.repeat_interleave(2, 0).masked_fill(dropped, 0)
-    order = mask.argsort(dim=1, stable=True)  # what is not seen goes to the left; left-padded rows keep their order
-    twins = dict(inputs)
+    twins = {name: rows.repeat_interleave(2, 0) for name, rows in inputs.items() if name in PER_ROW}
     twins.pop("position_ids", None)  # the twins have others; those of all rows follow from the attention mask
-    for name in PER_ROW:
-        if name in twins:
-            rows = twins[name].repeat_interleave(2, 0)
-            if name == "input_ids":
-                rows = rows.masked_fill(dropped, pad)
-            places = order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows)
-            twins[name] = rows.gather(1, places)
-    twins["attention_mask"] = mask.gather(1, order)
-    return twins, shown
+    dropped = image_mask.repeat_interleave(2, 0)
+    dropped[::2] = False
+    mask = twins.get("attention_mask", torch.ones_like(dropped, dtype=torch.long)).masked_fill(dropped, 0)
+    twins["attention_mask"] = mask
+    if "input_ids" in twins:
+        twins["input_ids"] = twins["input_ids"].masked_fill(dropped, pad)
+    order = mask.argsort(dim=1, stable=True)  # what is not seen goes to the left; left-padded rows keep their order
+    for name, rows in twins.items():
+        twins[name] = rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
+    per_image = {name: tensor for name, tensor in inputs.items() if name not in PER_ROW}
+    return {**per_image, **twins}, image_mask.repeat_interleave(2, 0) & ~dropped

@@ -3,13 +3,7 @@
 from baselines import dola, halc, opera, pai, vcd
 from llava_hh.decoding.registry import register_decoder
 
-LABELS = {
-    "vcd_paper": "VCD",
-    "dola_repo": "DoLa",
-    "opera": "OPERA",
-    "halc_clean": "HALC",
-    "pai": "PAI",
-}
+LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
 EDIT_THEMSELVES = (vcd, halc, pai)  # decoders that run a row in several branches
 PRESETS = {
     name: (module, settings) for module in (vcd, dola, opera, halc, pai) for name, settings in module.PRESETS.items()

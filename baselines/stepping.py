@@ -13,6 +13,7 @@ from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.module_hooks import hooked
 from llava_hh.models.token_ids import end_ids
 
+TokenIds = list[list[int]]  # the token ids of each row, without its end token
 # inputs with one entry per row of the batch; any other has one per image
 PER_ROW = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 
@@ -37,16 +38,17 @@ class Stepper:
         if prompt is None:
             if "inputs_embeds" not in state:
                 raise ValueError(f"expected input_ids or inputs_embeds among the inputs, not only {sorted(inputs)}")
-            prompt = torch.empty(len(state["inputs_embeds"]), 0, dtype=torch.long, device=state["inputs_embeds"].device)
+            prompt = state["inputs_embeds"].new_empty(len(state["inputs_embeds"]), 0, dtype=torch.long)
         self._prompt = prompt
         shown = state.get("inputs_embeds", prompt)
         state.setdefault("attention_mask", torch.ones(shown.shape[:2], dtype=torch.long, device=shown.device))
         if "position_ids" not in state:
             state["position_ids"] = model._prepare_position_ids_for_generation(shown, {"input_ids": prompt, **state})
-        state["use_cache"] = True
-        if model._supports_logits_to_keep():
-            state["logits_to_keep"] = 1
-        self._state = state
+        self._state = {
+            **state,
+            "use_cache": True,
+            **({"logits_to_keep": 1} if model._supports_logits_to_keep() else {}),
+        }
         self._suppressed = torch.tensor(model.generation_config.suppress_tokens or [], dtype=torch.long)
 
     @property
@@ -95,9 +97,7 @@ class Stepper:
 
 
 @torch.no_grad()
-def decode_rows(
-    stepper: Stepper, choose: Callable[[Tensor], Tensor], max_new_tokens: int, copies: int = 1
-) -> list[list[int]]:
+def decode_rows(stepper: Stepper, choose: Callable[[Tensor], Tensor], max_new_tokens: int, copies: int = 1) -> TokenIds:
     """Decode until every row has ended, or has `max_new_tokens` tokens.
 
     Args:
@@ -109,21 +109,18 @@ def decode_rows(
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    ends = end_ids(stepper.model)
-    pad = pad_id(stepper.model)
-    rows: list[list[int]] = [[] for _ in range(stepper.n_rows // copies)]
-    ended = [False] * len(rows)
-    logits = stepper.step()
-    for taken in range(1, max_new_tokens + 1):
-        tokens = choose(logits).tolist()
+    ends, pad = end_ids(stepper.model), pad_id(stepper.model)
+    rows: TokenIds = [[] for _ in range(stepper.n_rows // copies)]
+    ended, fed = [False] * len(rows), None
+    for _ in range(max_new_tokens):
+        tokens = choose(stepper.step(fed)).tolist()
         for row, token in enumerate(tokens):
             ended[row] = ended[row] or token in ends
-            if not ended[row]:
-                rows[row].append(token)
-        if all(ended) or taken == max_new_tokens:
+            rows[row] += [token] * (not ended[row])
+        if all(ended):
             break
-        fed = [pad if over else token for token, over in zip(tokens, ended, strict=True)]
-        logits = stepper.step(torch.tensor(fed).repeat_interleave(copies))
+        padded = [pad if over else token for token, over in zip(tokens, ended, strict=True)]
+        fed = torch.tensor(padded).repeat_interleave(copies)
     return rows
 
 

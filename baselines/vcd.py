@@ -1,32 +1,29 @@
 """VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Literal
+from functools import reduce
+from itertools import accumulate, chain, pairwise
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    ProcessorMixin,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import LogitsProcessor, ProcessorMixin, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from baselines.sampling import draw_tokens, sample_generator
-from baselines.settings import is_number, is_share, is_whole, require
-from baselines.stepping import PER_ROW, Stepper, decode_rows
+from baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
+from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows
+from baselines.twins import contrast
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
 N_NOISE_STEPS = 1000
+_STEPS = range(N_NOISE_STEPS)
+NOISE_STEP = Rule(f"a whole number from 0 to {_STEPS[-1]}", lambda value: type(value) is int and value in _STEPS)
 
 
 @dataclass(frozen=True)
-class VcdSettings:
+class VcdSettings(CheckedSettings):
     """Settings of VCD.
 
     Args:
@@ -42,36 +39,21 @@ class VcdSettings:
         ValueError: a field that is not allowed.
     """
 
-    alpha: float = 1.0
-    beta: float = 0.1
-    noise_step: int = 500
-    do_sample: bool = True
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    alpha: Annotated[float, at_least(0)] = 1.0
+    beta: Annotated[float, SHARE] = 0.1
+    noise_step: Annotated[int, NOISE_STEP] = 500
+    do_sample: Annotated[bool, FLAG] = True
+    temperature: Annotated[float, POSITIVE] = 1.0
+    top_k: Annotated[int | None, optional(whole(1))] = None
+    top_p: Annotated[float | None, optional(SHARE)] = None
     noise_space: Literal["normalized", "raw_unnormalized"] = "normalized"
-    seed: int = 42
+    seed: Annotated[int, whole()] = 42
 
-    def __post_init__(self) -> None:
-        require(self, "alpha", is_number(self.alpha, 0), "a number of at least 0")
-        require(self, "beta", is_share(self.beta), "above 0 and at most 1")
-        whole = is_whole(self.noise_step) and self.noise_step < N_NOISE_STEPS
-        require(self, "noise_step", whole, f"a whole number from 0 to {N_NOISE_STEPS - 1}")
-        require(self, "do_sample", isinstance(self.do_sample, bool), "True or False")
-        require(self, "temperature", is_number(self.temperature) and self.temperature > 0, "a number above 0")
-        require(self, "top_k", self.top_k is None or is_whole(self.top_k, 1), "None or a whole number of at least 1")
-        require(self, "top_p", self.top_p is None or is_share(self.top_p), "None, or above 0 and at most 1")
-        spaces = ("normalized", "raw_unnormalized")
-        require(self, "noise_space", self.noise_space in spaces, "'normalized' or 'raw_unnormalized'")
-        require(self, "seed", is_whole(self.seed), "a whole number of at least 0")
-
-    def warpers(self) -> LogitsProcessorList:
+    def warpers(self) -> list[LogitsProcessor]:
         """What shapes the distribution before a draw, in transformers' order."""
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else [])
-        if self.top_k is not None:
-            warpers.append(TopKLogitsWarper(self.top_k))
-        if self.top_p is not None and self.top_p < 1:
-            warpers.append(TopPLogitsWarper(self.top_p))
+        warpers = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
+        warpers += [TopKLogitsWarper(self.top_k)] if self.top_k is not None else []
+        warpers += [TopPLogitsWarper(self.top_p)] if self.top_p is not None and self.top_p < 1 else []
         return warpers
 
 
@@ -81,15 +63,16 @@ VCD_REPO = VcdSettings(alpha=0.5, beta=0.1, top_k=50, top_p=0.9, noise_space="ra
 PRESETS = {"vcd_paper": VCD_PAPER, "vcd_repo": VCD_REPO}
 
 
-def decode(
-    lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS
-) -> list[list[int]]:
+def decode(lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int, edits: Edits = NO_EDITS) -> TokenIds:
     """Decode by VCD; both images of a row go through the model in the same forward, as adjacent rows.
 
-    Args and Returns: as `llava_hh.decoding.method.Decoder`; a block of `intervene` may be open on the same image_mask.
+    A block of `intervene` may be open on the same image_mask.
+
+    Returns: the token ids of each row, without its end token.
     Raises:
-        ValueError: sample ids of another number than the rows.
-        CannotDecode: images that VCD cannot noise: as `with_noised_twins` and `add_noise`.
+        ValueError: another number of sample ids than of rows.
+        CannotDecode: inputs without pixel_values, images of tiles that cannot be dealt to rows, or
+            "raw_unnormalized" noise with a processor that doesn't normalise.
     Source: Leng et al., "Mitigating Object Hallucinations in LVLMs through Visual Contrastive Decoding" (CVPR 2024),
         and its code.
     Differs: suppressed ids are left out before the contrast, as if the vocabulary lacked them. A row without an image
@@ -99,26 +82,16 @@ def decode(
         raise ValueError(f"VCD needs a sample id for each of {len(batch.image_mask)} rows, not {len(batch.sample_ids)}")
     twins = with_noised_twins(lvlm, batch, settings)
     generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
-    warpers = settings.warpers()
 
     def choose(logits: Tensor) -> Tensor:
         scores = contrast(logits[::2], logits[1::2], settings.alpha, settings.beta)
-        return draw_tokens(warpers(None, scores), generators) if settings.do_sample else scores.argmax(-1)
+        if not settings.do_sample:
+            return scores.argmax(-1)
+        return draw_tokens(reduce(lambda shaped, warper: warper(None, shaped), settings.warpers(), scores), generators)
 
     mask = batch.image_mask.repeat_interleave(2, 0)
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, twins), choose, max_new_tokens, copies=2)
-
-
-def contrast(clean: Tensor, noised: Tensor, alpha: float, beta: float) -> Tensor:
-    """(1 + alpha) clean - alpha noised, and -inf where clean falls below its maximum plus log beta.
-
-    Args:
-        clean, noised: logits (row, vocabulary) with the image and with the noised image.
-    """
-    cutoff = clean.amax(-1, keepdim=True) + math.log(beta)
-    # a suppressed id is -inf in both, and their difference no number
-    return ((1 + alpha) * clean - alpha * noised).masked_fill(clean < cutoff, -torch.inf)
 
 
 def noise_scales(noise_step: int) -> tuple[float, float]:
@@ -145,10 +118,7 @@ def add_noise(pixels: Tensor, generator: torch.Generator, settings: VcdSettings,
         if not getattr(images, "do_normalize", False):
             name = type(images).__name__  # its repr has many lines
             raise CannotDecode(f"noise_space 'raw_unnormalized' undoes normalisation, which {name} does not do")
-        mean, spread = (
-            torch.tensor(numbers, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
-            for numbers in (images.image_mean, images.image_std)
-        )
+        mean, spread = pixels.new_tensor([images.image_mean, images.image_std])[..., None, None]
         pixels = pixels * spread + mean
     signal, noise = noise_scales(settings.noise_step)
     # drawn on the CPU in fp32, so that it is the same on every device and in every precision
@@ -160,7 +130,7 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     """The inputs with every row twice, side by side as beams stand: with its images, and with them noised.
 
     Raises:
-        CannotDecode: image positions without pixel_values; as `entries_per_row`.
+        CannotDecode: image positions without pixel_values; tiles of different lengths.
     """
     inputs = batch.inputs
     if batch.image_mask.any() and "pixel_values" not in inputs:
@@ -173,16 +143,14 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     pixels, lengths = noised[None], [1] * len(noised)
     if read := getattr(lvlm.family, "image_pixels", None):
         pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": noised})
-    counts = batch.n_images
-    entries = entries_per_row(batch.image_mask, counts, lengths)
-    for own, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
+    entries = entries_per_row(batch.image_mask, batch.n_images, lengths)
+    for row, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
         generator = sample_generator(settings.seed, sample_id, "noise")
-        own.copy_(add_noise(own[0], generator, settings, lvlm.processor))
+        row.copy_(add_noise(row[0], generator, settings, lvlm.processor))
     for name in others:
-        is_pixels = name == "pixel_values"
-        shown = inputs[name].split(entries if is_pixels else counts)
-        twin = noised.split(entries) if is_pixels else shown
-        twins[name] = torch.cat([part for pair in zip(shown, twin, strict=True) for part in pair])
+        counts, twin = (entries, noised) if name == "pixel_values" else (batch.n_images, inputs[name])
+        pairs = zip(inputs[name].split(counts), twin.split(counts), strict=True)
+        twins[name] = torch.cat([*chain.from_iterable(pairs)])
     return twins
 
 
@@ -200,6 +168,6 @@ def entries_per_row(image_mask: Tensor, n_images: Sequence[int], lengths: Sequen
         return [sum(lengths[first:end]) for first, end in pairwise(accumulate(n_images, initial=0))]
     positions = image_mask.sum(1).tolist()
     length, rest = divmod(sum(positions), len(lengths))
-    if rest or not length or any(own % length for own in positions):
+    if rest or not length or any(number % length for number in positions):
         raise CannotDecode(f"{len(lengths)} images cannot be dealt to rows of {positions} image positions")
-    return [own // length for own in positions]
+    return [number // length for number in positions]

@@ -27,8 +27,8 @@ class RemovedAsReleased:
     checkpoint: Path | None = None
 
     def describe(self) -> dict[str, Any]:
-        edit = {"kind": "RemoveAsReleased", "heads": [list(head) for head in self.heads]}
-        return {"interventions": [edit], "decoder": None}
+        heads = [list(head) for head in self.heads]
+        return {"interventions": [{"kind": "RemoveAsReleased", "heads": heads}], "decoder": None}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
         with remove_as_released(lvlm.model, self.heads):

@@ -13,16 +13,13 @@ from llava_hh.heads import by_layer
 
 
 def check_released(model: PreTrainedModel) -> None:
-    """See that the released indexing goes wrong on this model.
+    """Check that the released indexing goes wrong on this model.
 
     Raises:
-        ValueError: it is not Llama-3.2-Vision.
+        ValueError: the model is not Llama-3.2-Vision.
     """
-    found = model.config.model_type
-    if found != "mllama":
-        raise ValueError(
-            f"removal_released is about the indexing of mllama's heads; this model is {found}, leave it out"
-        )
+    if (kind := model.config.model_type) != "mllama":
+        raise ValueError(f"removal_released is about the indexing of mllama's heads; this model is {kind}: omit it")
 
 
 @contextmanager

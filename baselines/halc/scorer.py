@@ -1,10 +1,9 @@
-"""How well texts fit an image: BLIP's image-text matching, CLIP, or on mini what its own vision tower sees."""
+"""How well texts fit an image: by BLIP's image-text matching, by CLIP, or for mini by its own vision tower."""
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -18,23 +17,19 @@ from llava_hh.models.without_code import from_folder
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
-class Scorer(Protocol):
-    def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
-        """One number per text, larger for a better fit; comparable for the texts of one call.
-
-        Args:
-            texts: captions up to the word that is being chosen, which differ in that word.
-        """
-
-
-def load_scorer(settings: HalcSettings) -> Scorer:
+def load_scorer(settings: HalcSettings) -> "ImageTextMatcher | MiniScorer":
     """The scorer that the settings name; loaded once.
 
     Raises:
         ValueError: a checkpoint of another kind.
-        FileNotFoundError: no checkpoint there.
+        FileNotFoundError: there is no checkpoint.
     """
-    return _mini() if settings.scorer == "mini" else _matcher(settings.scorer)
+    return _load(settings.scorer)
+
+
+@lru_cache(maxsize=1)
+def _load(name: str) -> "ImageTextMatcher | MiniScorer":
+    return MiniScorer() if name == "mini" else ImageTextMatcher(Path(name))
 
 
 class ImageTextMatcher:
@@ -53,9 +48,9 @@ class ImageTextMatcher:
         self.kind = from_folder(AutoConfig, path).model_type
         if self.kind not in kinds:
             raise ValueError(f"{path}: a {self.kind}; expected a BLIP image-text matcher or a CLIP")
-        self.model, report = from_folder(kinds[self.kind], path, output_loading_info=True)
-        if report["missing_keys"]:
-            raise ValueError(f"{path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
+        self.model, loading = from_folder(kinds[self.kind], path, output_loading_info=True)
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(f"{path}: weights missing: {', '.join(missing[:5])}")
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = from_folder(AutoProcessor, path)
         self.tokenizer = self.processor.tokenizer
@@ -64,6 +59,11 @@ class ImageTextMatcher:
 
     @torch.no_grad()
     def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
+        """One number per text, larger for a better fit; comparable for the texts of one call.
+
+        Args:
+            texts: captions up to the word that is being chosen, which differ in that word.
+        """
         if max(map(len, self.tokenizer(list(texts), verbose=False).input_ids)) > self.longest:
             texts = [SENTENCE_END.split(text.strip())[-1] for text in texts]
         cut = {"padding": True, "truncation": True, "max_length": self.longest}
@@ -75,23 +75,12 @@ class ImageTextMatcher:
 
 
 class MiniScorer:
-    """Objects that a text names and mini's own vision tower sees, less those that it doesn't."""
+    """How many of the objects that a text names mini's own vision tower sees, less those that it does not see."""
 
     def __init__(self):
-        self.eye = MiniDetector()
+        self.detector = MiniDetector()
 
     def score(self, image: Image.Image, texts: Sequence[str]) -> list[float]:
-        seen = {
-            CATEGORIES[place] for place in set(self.eye.classes(image).flatten().tolist()) if place < len(CATEGORIES)
-        }
-        return [float(sum(1 if node in seen else -1 for node in set(mini_categories(text)))) for text in texts]
-
-
-@lru_cache(maxsize=1)
-def _mini() -> MiniScorer:
-    return MiniScorer()
-
-
-@lru_cache(maxsize=1)
-def _matcher(path: str) -> ImageTextMatcher:
-    return ImageTextMatcher(Path(path))
+        seen = {*self.detector.classes(image).flatten().tolist()}
+        named = [{CATEGORIES.index(node) for node in mini_categories(text)} for text in texts]
+        return [float(len(indices & seen) - len(indices - seen)) for indices in named]

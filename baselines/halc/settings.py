@@ -1,58 +1,38 @@
 """HALC's settings and presets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from baselines.dola import DolaSettings
-from baselines.settings import is_number, is_share, is_whole, require
+from baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 # both lists: baselines/decoder_zoo/HALC/context_density/halc.py of the paper's repository
-RELEASED_EXEMPT = (
-    "image",
-    "side",
-    "background",
-    "feature",
-    "features",
-    "center",
-    "left",
-    "right",
-    "scene",
-    "view",
-    "s",
-    "Birthday",
-    "detail",
-    "red",
-    "white",
-    "cat",
-    "horse",
-    "bus",
-    "group",
-    "manner",
-    "her",
-    "birds",
-    "teddy",
-    "stack",
-    "cell",
-    "toaster",
-    "mirror",
-    "captures",
-)
+_EXEMPT = """
+    image side background feature features center left right scene view s Birthday detail red white cat horse bus group
+    manner her birds teddy stack cell toaster mirror captures
+"""
+RELEASED_EXEMPT = tuple(_EXEMPT.split())
 RELEASED_ALWAYS = ("sink", "microwave", "toaster", "puppy", "bottle", "table", "oven", "orange", "toothbrush", "cars")
+
+TOOL = Rule("a folder or 'mini'", lambda value: isinstance(value, str) and value != "")
+EVEN_WORDS = "an even number from 2 to 12, for four windows have six pairs"
+EVEN = Rule(EVEN_WORDS, lambda value: type(value) is int and value in range(2, 13, 2))
+WORDS = Rule("a list of words", lambda value: isinstance(value, tuple) and all(isinstance(word, str) for word in value))
 
 
 @dataclass(frozen=True)
-class HalcSettings:
+class HalcSettings(CheckedSettings):
     """Settings of HALC.
 
     Args:
         detector: folder of a GroundingDINO in the transformers layout, or "mini", see `detector.MiniDetector`.
         scorer: folder of a BLIP image-text matcher or of a CLIP, or "mini", see `scorer.MiniScorer`.
         base: the decoding between the checks.
-        candidates: how many tokens the windows propose in place of a word's first, an even number.
-        expand_ratio: how much wider and higher each window is than the one before; the smallest is so much smaller
-            than the box.
+        candidates: how many first tokens of a word the windows propose, an even number.
+        expand_ratio: by what ratio each window is wider and higher than the one before; the smallest is smaller than
+            the box by the same ratio.
         contrast_weight: how many times one window's logits are taken from the other's.
         box_threshold, text_threshold, min_area, duplicate_iou: of GroundingDINO: least probability of a box and of a
             word of its phrase; boxes of a smaller share of the image are left out, and those that overlap a better one
@@ -68,60 +48,31 @@ class HalcSettings:
         ValueError: a field that is not allowed.
     """
 
-    detector: str = "checkpoints/grounding-dino-tiny"
-    scorer: str = "checkpoints/blip-itm-base-coco"
-    base: DolaSettings = field(default_factory=DolaSettings)
-    candidates: int = 4
-    expand_ratio: float = 0.6
-    contrast_weight: float = 0.05
-    box_threshold: float = 0.4
-    text_threshold: float = 0.4
-    min_area: float = 0.01
-    duplicate_iou: float = 0.6
-    max_boxes: int = 3
-    skip_rate: float = 0.0
-    exempt_words: tuple[str, ...] = ()
-    always_words: tuple[str, ...] = ()
+    detector: Annotated[str, TOOL] = "checkpoints/grounding-dino-tiny"
+    scorer: Annotated[str, TOOL] = "checkpoints/blip-itm-base-coco"
+    base: Annotated[DolaSettings, Rule("DolaSettings", lambda value: isinstance(value, DolaSettings))] = DolaSettings()
+    candidates: Annotated[int, EVEN] = 4
+    expand_ratio: Annotated[float, POSITIVE] = 0.6
+    contrast_weight: Annotated[float, at_least(0)] = 0.05
+    box_threshold: Annotated[float, SHARE] = 0.4
+    text_threshold: Annotated[float, SHARE] = 0.4
+    min_area: Annotated[float, FRACTION] = 0.01
+    duplicate_iou: Annotated[float, SHARE] = 0.6
+    max_boxes: Annotated[int, whole(1)] = 3
+    skip_rate: Annotated[float, FRACTION] = 0.0
+    exempt_words: Annotated[tuple[str, ...], WORDS] = ()
+    always_words: Annotated[tuple[str, ...], WORDS] = ()
     variant: Literal["clean", "released"] = "clean"
-    seed: int = 42
+    seed: Annotated[int, whole()] = 42
 
     def tools(self) -> dict[str, Path]:
-        """Where the weights of detector and scorer lie."""
+        """The weights of detector and scorer, by these names."""
         named = {"detector": self.detector, "scorer": self.scorer}
         return {name: MINI_TOWER if text == "mini" else Path(text) for name, text in named.items()}
 
-    def __post_init__(self) -> None:
-        for name in ("detector", "scorer"):
-            require(self, name, isinstance(getattr(self, name), str) and getattr(self, name), "a folder or 'mini'")
-        require(self, "base", isinstance(self.base, DolaSettings), "DolaSettings")
-        even = is_whole(self.candidates, 2) and self.candidates % 2 == 0 and self.candidates <= 12
-        require(self, "candidates", even, "an even number from 2 to 12, for four windows have six pairs")
-        require(self, "expand_ratio", is_number(self.expand_ratio) and self.expand_ratio > 0, "a number above 0")
-        require(self, "contrast_weight", is_number(self.contrast_weight, 0), "a number of at least 0")
-        for name in ("box_threshold", "text_threshold", "duplicate_iou"):
-            require(self, name, is_share(getattr(self, name)), "above 0 and at most 1")
-        for name in ("min_area", "skip_rate"):
-            value = getattr(self, name)
-            require(self, name, is_number(value, 0) and value <= 1, "from 0 to 1")
-        require(self, "max_boxes", is_whole(self.max_boxes, 1), "a whole number of at least 1")
-        for name in ("exempt_words", "always_words"):
-            words = getattr(self, name)
-            if isinstance(words, list):  # from the text of a method, whose lists are JSON
-                words = tuple(words)
-                object.__setattr__(self, name, words)
-            strings = isinstance(words, tuple) and all(isinstance(word, str) for word in words)
-            require(self, name, strings, "a list of words")
-        require(self, "variant", self.variant in ("clean", "released"), "'clean' or 'released'")
-        require(self, "seed", is_whole(self.seed), "a whole number of at least 0")
 
-
+_RELEASED = {"exempt_words": RELEASED_EXEMPT, "always_words": RELEASED_ALWAYS, "variant": "released"}
 PRESETS = {
     "halc_clean": HalcSettings(),
-    "halc_repo": HalcSettings(
-        base=DolaSettings(candidate_layers="even"),
-        skip_rate=0.5,
-        exempt_words=RELEASED_EXEMPT,
-        always_words=RELEASED_ALWAYS,
-        variant="released",
-    ),
+    "halc_repo": HalcSettings(base=DolaSettings("even"), skip_rate=0.5, **_RELEASED),
 }

@@ -1,13 +1,14 @@
-"""Where HALC looks for a word: the box to start from, the windows around it, and what their logits propose."""
+"""The windows that HALC checks a word in: the box to start from, the windows around it, and what they propose."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the image
-NOT_DETECTED: Box = (0.2, 0.2, 0.8, 0.8)  # where the detector finds nothing
+NOT_DETECTED: Box = (0.2, 0.2, 0.8, 0.8)  # used where the detector sees nothing
 MOST_SHRUNK = 0.8
 
 
@@ -30,9 +31,8 @@ def windows_around(box: Box, ratio: float) -> list[Box]:
 
 def crop(image: Image.Image, box: Box) -> Image.Image:
     """The part of the image in the box, of at least one pixel."""
-    left, top = int(box[0] * image.width), int(box[1] * image.height)
+    left, top = min(int(box[0] * image.width), image.width - 1), min(int(box[1] * image.height), image.height - 1)
     right, bottom = round(box[2] * image.width), round(box[3] * image.height)
-    left, top = min(left, image.width - 1), min(top, image.height - 1)
     return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
@@ -46,22 +46,19 @@ def contrast_windows(logits: Tensor, n_candidates: int, weight: float) -> list[i
         logits: (window, vocabulary), -inf for what may not be said.
     """
     log_probs = logits.double().log_softmax(-1)
-    pairs = [(small, large) for small in range(len(logits)) for large in range(small + 1, len(logits))]
-    distances = [_divergence(log_probs[small], log_probs[large]) for small, large in pairs]
-    order = sorted(range(len(pairs)), key=lambda place: -distances[place])[: n_candidates // 2]
-    found = []
-    for small, large in (pairs[place] for place in order):
-        for own, other in ((large, small), (small, large)):
-            scores = logits[own] - weight * logits[other]
-            found.append(int(scores.masked_fill(logits[own].isinf(), -torch.inf).argmax()))
-    return found
+    pairs = sorted(combinations(range(len(logits)), 2), key=lambda pair: -_divergence(*log_probs[[*pair]]))
+    proposed = []
+    for small, large in pairs[: n_candidates // 2]:
+        for window, other in ((large, small), (small, large)):
+            scores = logits[window] - weight * logits[other]
+            proposed.append(int(scores.masked_fill(logits[window].isinf(), -torch.inf).argmax()))
+    return proposed
 
 
 def _divergence(first: Tensor, second: Tensor) -> float:
     """From log-probabilities (vocabulary,), nats."""
     mean = (first.exp() + second.exp()) / 2
-    log_mean = mean.log()
-    terms = mean * (2 * log_mean - first - second) / 2
+    terms = mean * (2 * mean.log() - first - second) / 2
     return float(terms.nan_to_num(0.0, 0.0, 0.0).sum())  # suppressed in both: 0 log 0
 
 

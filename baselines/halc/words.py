@@ -1,4 +1,4 @@
-"""Which words of a caption HALC checks."""
+"""The words of a caption that HALC checks."""
 
 from os.path import commonprefix
 from random import Random

@@ -41,7 +41,7 @@ def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[di
             except ValueError as error:
                 expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
                 raise ValueError(f"caption {place}: {error}; {expected}") from None
-        objects = dataset.objects(dataset.annotations(given.annotations, ids, cache))
+        objects = dataset.objects(dataset.annotations(given.annotations, ids, cache=cache))
         return [
             {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
             for row, image_id in zip(rows, ids, strict=True)

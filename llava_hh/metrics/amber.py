@@ -1,6 +1,7 @@
 """AMBER: what descriptions hallucinate and cover, and how questions about the image are answered; fractions."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from textblob.en import tag
@@ -8,21 +9,15 @@ from textblob.en import tag
 from llava_hh.data.amber import Amber, Annotation
 from llava_hh.metrics.chair.singular import singularize
 
-DIMENSIONS = {
-    "all": ("existence", "state", "number", "action", "relation"),
-    "existence": ("existence",),
-    "attribute": ("state", "number", "action"),
-    "state": ("state",),
-    "number": ("number",),
-    "action": ("action",),
-    "relation": ("relation",),
-}
+ATTRIBUTES = ("state", "number", "action")
+KINDS = ("existence", *ATTRIBUTES, "relation")
+DIMENSIONS = {"all": KINDS, "existence": KINDS[:1], "attribute": ATTRIBUTES, **{kind: (kind,) for kind in KINDS[1:]}}
 
 
 class Description(NamedTuple):
     """What one description names: objects in order, repeats among them, and those that are hallucinated.
 
-    covered, targets: which of the annotated objects, and of the typical hallucinations, it names, by their place.
+    covered, targets: indices of the annotated objects, and of the typical hallucinations, that it names.
     """
 
     objects: list[str]
@@ -33,20 +28,18 @@ class Description(NamedTuple):
 
 def find_nouns(text: str, vocabulary: frozenset[str]) -> list[str]:
     """The nouns of a text that are in the vocabulary, in order, lower case; a plural as its singular."""
-    nouns = [word.lower() for word, part in tag(text) if part.startswith("NN")]
-    forms = (word if word in vocabulary else singularize(word) for word in nouns)
-    return [word for word in forms if word in vocabulary]
+    nouns = (word.lower() for word, part in tag(text) if part.startswith("NN"))
+    return [form for word in nouns if (form := word if word in vocabulary else singularize(word)) in vocabulary]
 
 
 def _first_named(objects: Sequence[str], associated: Mapping[str, tuple[str, ...]]) -> dict[str, int]:
-    """Which of the objects a word stands for: associated words of all of them come first, then the objects."""
-    named: dict[str, int] = {}
-    for place, name in enumerate(objects):
-        for word in associated[name]:
-            named.setdefault(word, place)
-    for place, name in enumerate(objects):
-        named.setdefault(name, place)
-    return named
+    """From a word to the index of the object that it stands for.
+
+    It is the first object that has the word among its associated words, else the first of that name.
+    """
+    words = [(word, index) for index, name in enumerate(objects) for word in associated[name]]
+    words += [(name, index) for index, name in enumerate(objects)]
+    return dict(reversed(words))
 
 
 def score_description(text: str, annotation: Annotation, amber: Amber) -> Description:
@@ -63,18 +56,12 @@ def score_description(text: str, annotation: Annotation, amber: Amber) -> Descri
         singulars by rules, not nltk's and WordNet's; words count in either case, not in lower case alone.
     """
     vocabulary = frozenset(amber.associated) | {word for words in amber.associated.values() for word in words}
-    truth, targets = (_first_named(each, amber.associated) for each in (annotation.truth, annotation.targets))
-    found = Description(find_nouns(text, vocabulary), [], set(), set())
-    for word in found.objects:
-        if word in amber.safe_words:
-            continue
-        if word in truth:
-            found.covered.add(truth[word])
-            continue
-        if word in targets:
-            found.targets.add(targets[word])
-        found.hallucinated.append(word)
-    return found
+    truth, targets = (_first_named(listed, amber.associated) for listed in (annotation.truth, annotation.targets))
+    objects = find_nouns(text, vocabulary)
+    unsafe = [word for word in objects if word not in amber.safe_words]
+    wrong = [word for word in unsafe if word not in truth]
+    covered = {truth[word] for word in unsafe if word in truth}
+    return Description(objects, wrong, covered, {targets[word] for word in wrong if word in targets})
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -91,17 +78,13 @@ def generative_metrics(descriptions: Sequence[tuple[Description, Annotation]]) -
     Differs: no 0.001 in the denominators. Cog is the code's (of the annotated targets); the paper writes it as a share
         of the named objects.
     """
-    named = sum(len(found.objects) for found, _ in descriptions)
+    n, named = len(descriptions), sum(len(said.objects) for said, _ in descriptions)
     return {
-        "n": len(descriptions),
-        "chair": _share(sum(len(found.hallucinated) for found, _ in descriptions), named),
-        "cover": _share(
-            sum(len(found.covered) for found, _ in descriptions), sum(len(known.truth) for _, known in descriptions)
-        ),
-        "hal": _share(sum(bool(found.hallucinated) for found, _ in descriptions), len(descriptions)),
-        "cog": _share(
-            sum(len(found.targets) for found, _ in descriptions), sum(len(known.targets) for _, known in descriptions)
-        ),
+        "n": n,
+        "chair": _share(sum(len(said.hallucinated) for said, _ in descriptions), named),
+        "cover": _share(sum(len(d.covered) for d, _ in descriptions), sum(len(a.truth) for _, a in descriptions)),
+        "hal": _share(sum(bool(said.hallucinated) for said, _ in descriptions), n),
+        "cog": _share(sum(len(d.targets) for d, _ in descriptions), sum(len(a.targets) for _, a in descriptions)),
         "objects": named,
     }
 
@@ -118,17 +101,16 @@ def parse_answer(text: str) -> str:
 def answer_metrics(pairs: Sequence[tuple[str, str]]) -> dict:
     """Accuracy, precision, recall and F1 of (truth, answer), where "no" is the positive class.
 
-    An answer "other" is wrong, and is no "no". None where there is nothing to divide by; F1 is 0 where precision and
-    recall both are.
+    An answer "other" is wrong and is not a "no". None where there is nothing to divide by; F1 is 0 where both precision
+    and recall are 0.
 
     Source: AMBER's inference.py. Differs: no small constants in the denominators, nothing rounded on the way to F1.
     """
-    right = sum(truth == answer for truth, answer in pairs)
     hits = sum(truth == answer == "no" for truth, answer in pairs)
     said_no, are_no = (sum(pair[side] == "no" for pair in pairs) for side in (1, 0))
     return {
         "n": len(pairs),
-        "accuracy": _share(right, len(pairs)),
+        "accuracy": _share(sum(truth == answer for truth, answer in pairs), len(pairs)),
         "precision": _share(hits, said_no),
         "recall": _share(hits, are_no),
         "f1": _share(2 * hits, said_no + are_no),
@@ -142,7 +124,7 @@ def amber_score(chair: float, f1: float) -> float:
 
 
 def score_amber(answers: Mapping[int, str], amber: Amber) -> dict:
-    """All of AMBER's numbers over the answers there are, by query id.
+    """All of AMBER's numbers over the given answers, by query id.
 
     Returns: `generative`, `discriminative` (by dimension), `amber_score` (None unless both parts are there), and
         `sentences` (what each description names).
@@ -158,17 +140,12 @@ def score_amber(answers: Mapping[int, str], amber: Amber) -> dict:
         if annotation.answer is not None:
             pairs[annotation.kind].append((annotation.answer, parse_answer(text)))
             continue
-        found = score_description(text, annotation, amber)
-        described.append((found, annotation))
-        sentences.append({"question_id": number, "objects": found.objects, "hallucinated": found.hallucinated})
+        said = score_description(text, annotation, amber)
+        described.append((said, annotation))
+        sentences.append({"question_id": number, "objects": said.objects, "hallucinated": said.hallucinated})
     generative = generative_metrics(described)
-    discriminative = {
-        name: answer_metrics([pair for kind in kinds for pair in pairs[kind]]) for name, kinds in DIMENSIONS.items()
-    }
+    by_dimension = {name: [*chain(*(pairs[kind] for kind in kinds))] for name, kinds in DIMENSIONS.items()}
+    discriminative = {name: answer_metrics(answered) for name, answered in by_dimension.items()}
     parts = generative["chair"], discriminative["all"]["f1"]
-    return {
-        "generative": generative,
-        "discriminative": discriminative,
-        "amber_score": None if None in parts else amber_score(*parts),
-        "sentences": sentences,
-    }
+    result = {"generative": generative, "discriminative": discriminative}
+    return {**result, "amber_score": None if None in parts else amber_score(*parts), "sentences": sentences}

@@ -18,13 +18,11 @@ PLAIN_MARKS = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "�
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
-def overall_metrics(
-    sentences: Sequence[Mapping[str, Any]], variant: str, references: Sequence[Sequence[str]]
-) -> dict[str, Any]:
+def overall_metrics(sentences: Sequence[Mapping], variant: str, references: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The `overall_metrics` of a result file: `corpus_metrics` with 95% intervals over images, and BLEU and CIDEr.
 
     Args:
-        sentences: as `llava_hh.metrics.chair.chair.score_caption` made them, with their `image_id`.
+        sentences: entries that `llava_hh.metrics.chair.chair.score_caption` made, with their `image_id`.
         references: the reference captions of each; where one has none, there is no BLEU and no CIDEr.
     Raises:
         ValueError: no captions.
@@ -58,11 +56,10 @@ def score_against_references(captions: Sequence[str], references: Sequence[Seque
     """
     if not captions:
         raise ValueError("no captions to score by BLEU and CIDEr")
-    for number, own in enumerate(references):
-        if not own:
-            raise ValueError(f"caption {number} has no reference caption")
-    truth = {number: [words_of(text) for text in own] for number, own in enumerate(references)}
-    if not any(words for own in truth.values() for words in own):
+    if not all(references):
+        raise ValueError(f"caption {[*map(bool, references)].index(False)} has no reference caption")
+    truth = {number: list(map(words_of, texts)) for number, texts in enumerate(references)}
+    if not any(map(any, truth.values())):
         return {}
     scored = {number: [words_of(text)] for number, text in enumerate(captions)}
     bleu, _ = Bleu(4).compute_score(truth, scored, verbose=0)

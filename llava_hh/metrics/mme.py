@@ -28,23 +28,16 @@ def category_metrics(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -
     """
     right = [[truth == answer for truth, answer in image] for image in pairs]
     answers = [answer for image in pairs for _, answer in image]
-    acc = sum(map(sum, right)) / (2 * len(right))
-    acc_plus = sum(map(all, right)) / len(right)
-    return {
-        "images": len(pairs),
-        "acc": acc,
-        "acc_plus": acc_plus,
-        "score": 100 * acc + 100 * acc_plus,
-        "yes_ratio": answers.count("yes") / len(answers),
-        "other": answers.count("other"),
-    }
+    acc, acc_plus = sum(map(sum, right)) / (2 * len(right)), sum(map(all, right)) / len(right)
+    result = {"images": len(pairs), "acc": acc, "acc_plus": acc_plus, "score": 100 * acc + 100 * acc_plus}
+    return result | {"yes_ratio": answers.count("yes") / len(answers), "other": answers.count("other")}
 
 
 def score_mme(questions: Sequence[Question], answers: Mapping[tuple[str, str, str], str]) -> dict:
     """All four categories, and their scores summed by level.
 
     Args:
-        questions: the two of an image side by side, as `load_mme` gives them.
+        questions: from `load_mme`, the two of an image side by side.
         answers: the text by `Question.key`; those of other questions are left alone.
 
     Raises:
@@ -58,4 +51,4 @@ def score_mme(questions: Sequence[Question], answers: Mapping[tuple[str, str, st
                 raise ValueError(f"no answer to {category}/{question.image}: {question.text!r}")
         pairs = [(question.answer, parse_answer(answers[question.key])) for question in asked]
         result[category] = category_metrics(list(zip(pairs[::2], pairs[1::2], strict=True)))
-    return result | {name: sum(result[each]["score"] for each in level) for name, level in LEVELS.items()}
+    return result | {level: sum(result[category]["score"] for category in part) for level, part in LEVELS.items()}

@@ -1,7 +1,7 @@
-"""The metrics of a set of scored captions: each a ratio of two counts, both summed over the captions.
+"""The metrics of a set of scored captions. Each is a ratio of two counts, both summed over the captions.
 
-So all of them have the same bootstrap intervals and permutation tests (`llava_hh.metrics.statistics`), and a metric is
-added by one call of `register_metric`.
+So all metrics share the bootstrap intervals and permutation tests of `llava_hh.metrics.statistics`. One call of
+`register_metric` adds a metric.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,13 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A ratio of sums; one with a denominator of zero is 0.
+    """A ratio of sums; 0 where the denominator is 0.
 
     Args:
-        parts: of a scored caption (an entry of `sentences` of a result file) to what it adds to numerator and
-            denominator.
-        head: of its column in tables; factor: what it is multiplied by there.
+        parts: from a scored caption (an entry of `sentences` of a result file) to what it adds to the numerator and
+            the denominator.
+        head: title of its column in tables.
+        factor: multiplies the value in tables.
         tested: whether tables of methods show and test it.
     """
 
@@ -38,7 +39,7 @@ def _mentions(entry: Entry) -> int:
     return _wrong(entry) + len(entry["mscoco_non_hallucinated_words"])
 
 
-def _found(entry: Entry) -> int:
+def _right(entry: Entry) -> int:
     return len({node for _, node in entry["mscoco_non_hallucinated_words"]})
 
 
@@ -46,7 +47,7 @@ def _named(entry: Entry) -> int:
     return len({node for key in ("", "non_") for _, node in entry[f"mscoco_{key}hallucinated_words"]})
 
 
-def _there(entry: Entry) -> int:
+def _in_image(entry: Entry) -> int:
     return len(entry["mscoco_gt_words"])
 
 
@@ -55,9 +56,9 @@ def _there(entry: Entry) -> int:
 METRICS: dict[str, Metric] = {
     "CHAIRs": Metric(lambda entry: (bool(_wrong(entry)), 1), "CHAIR_s %", 100),
     "CHAIRi": Metric(lambda entry: (_wrong(entry), _mentions(entry)), "CHAIR_i %", 100),
-    "precision": Metric(lambda entry: (_found(entry), _named(entry)), "precision %", 100, tested=False),
-    "recall": Metric(lambda entry: (_found(entry), _there(entry)), "recall %", 100),
-    "f1": Metric(lambda entry: (2 * _found(entry), _named(entry) + _there(entry)), "F1 %", 100),
+    "precision": Metric(lambda entry: (_right(entry), _named(entry)), "precision %", 100, tested=False),
+    "recall": Metric(lambda entry: (_right(entry), _in_image(entry)), "recall %", 100),
+    "f1": Metric(lambda entry: (2 * _right(entry), _named(entry) + _in_image(entry)), "F1 %", 100),
     "mentions": Metric(lambda entry: (_mentions(entry), 1), "mentions"),
     "distinct": Metric(lambda entry: (_named(entry), 1), "distinct objects"),
     "repeated": Metric(lambda entry: (_mentions(entry) - _named(entry), _mentions(entry)), "repeated %", 100),
@@ -89,5 +90,9 @@ def sentence_counts(sentences: Sequence[Entry]) -> np.ndarray:
 
 def metrics_of(totals: np.ndarray) -> np.ndarray:
     """METRICS from summed counts, (..., 2 x metric) -> (..., metric)."""
-    above, below = totals[..., ::2], totals[..., 1::2]
+    return ratios(totals[..., ::2], totals[..., 1::2])
+
+
+def ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Elementwise quotients; 0 where the denominator is 0."""
     return np.divide(above, below, out=np.zeros(below.shape), where=below > 0)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llava_hh.metrics.statistics import RESAMPLES, image_weights
+from llava_hh.metrics.of_captions import ratios
+from llava_hh.metrics.statistics import interval_of, resampled
 
 PARSERS = ("llava", "vcd", "strict")
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio", "unknown")
@@ -28,10 +29,9 @@ def parse_answer(answer: str, parser: str, label: str) -> str:
         words = answer.split(".")[0].replace(",", "").split(" ")
         return "no" if DENIALS.intersection(words) else "yes"
     if parser == "vcd":
-        opposite = {"yes": "no", "no": "yes"}
-        return label if label in answer.lower() else opposite[label]
-    found = re.search(r"\b(yes|no)\b", answer.lower())
-    return found[1] if found else "unknown"
+        return label if label in answer.lower() else {"yes": "no", "no": "yes"}[label]
+    first = re.search(r"\b(yes|no)\b", answer.lower())
+    return first[1] if first else "unknown"
 
 
 def count_answers(answers: Sequence[str], labels: Sequence[str], parser: str) -> np.ndarray:
@@ -45,35 +45,23 @@ def count_answers(answers: Sequence[str], labels: Sequence[str], parser: str) ->
         raise ValueError(f"parser {parser!r} is not known; choose one of: {', '.join(PARSERS)}")
     if len(answers) != len(labels):
         raise ValueError(f"{len(answers)} answers but {len(labels)} labels; expected one label per answer")
-    rows = []
+    pairs = []
     for answer, given in zip(answers, labels, strict=True):
-        label = given.strip().lower()
-        if label not in ("yes", "no"):
-            if parser != "vcd":
-                raise ValueError(f"label {given!r}: expected yes or no")
-            rows.append((0, 0, 0, 0, 0, 1, 1))
-            continue
-        said = parse_answer(answer, parser, label)
-        pairs = (("yes", "yes"), ("yes", "no"), ("no", "no"))
-        right_or_wrong = [(said, label) == pair for pair in pairs]
-        missed = label == "yes" and said != "yes"
-        rows.append((*right_or_wrong, missed, said == "yes", said == "unknown", 1))
-    return np.array(rows, dtype=np.float64).reshape(-1, len(COUNTS))
+        is_known = (label := given.strip().lower()) in ("yes", "no")
+        if not is_known and parser != "vcd":
+            raise ValueError(f"label {given!r}: expected yes or no")
+        pairs.append((parse_answer(answer, parser, label) if is_known else "unknown", label))
+    said, truth = np.array(pairs, dtype=object).reshape(-1, 2).T
+    yes, no, is_yes, is_no = said == "yes", said == "no", truth == "yes", truth == "no"
+    columns = (yes & is_yes, yes & is_no, no & is_no, ~yes & is_yes, yes, said == "unknown", np.ones_like(yes))
+    return np.stack(columns, axis=-1).astype(np.float64)
 
 
 def metrics_of(totals: np.ndarray) -> np.ndarray:
     """METRICS from summed COUNTS, (..., 7) -> (..., 6); what has a denominator of zero is 0."""
     tp, fp, tn, fn, yes, unknown, n = np.moveaxis(totals, -1, 0)
-    some = np.maximum(n, 1)
-    columns = (
-        (tp + tn) / some,
-        tp / np.maximum(tp + fp, 1),
-        tp / np.maximum(tp + fn, 1),
-        2 * tp / np.maximum(2 * tp + fp + fn, 1),
-        yes / some,
-        unknown / some,
-    )
-    return np.stack(columns, axis=-1)
+    above, below = (tp + tn, tp, tp, 2 * tp, yes, unknown), (n, tp + fp, tp + fn, 2 * tp + fp + fn, n, n)
+    return ratios(np.stack(above, axis=-1), np.stack(below, axis=-1))
 
 
 def score(answers: Sequence[str], labels: Sequence[str], parser: str = "llava") -> dict:
@@ -83,58 +71,58 @@ def score(answers: Sequence[str], labels: Sequence[str], parser: str = "llava") 
     says neither yes nor no. No answers at all give zeros.
 
     Args:
-        answers: as generated; labels: "yes" or "no" each.
-        parser: as in `parse_answer`.
+        answers: the generated texts.
+        labels: "yes" or "no" for each.
+        parser: "llava", "vcd" or "strict", see `parse_answer`.
     Raises:
-        ValueError: as `count_answers`.
+        ValueError: an unknown parser, a wrong label, or another number of labels than of answers.
     Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models (POPE), 2023.
     """
     totals = count_answers(answers, labels, parser).sum(0)
-    values = dict(zip(METRICS, map(float, metrics_of(totals)), strict=True))
+    values = dict(zip(METRICS, metrics_of(totals).tolist(), strict=True))
     counts = {name: int(value) for name, value in zip(COUNTS, totals, strict=True) if name not in ("unknown", "yes")}
     return values | counts
 
 
 def summarise(rows: Sequence[Mapping], parser: str, key: str = "answer", seed: int = 0) -> dict:
-    """`score` of rows (`image_id`, `label` and an answer under `key`), with 95% bootstrap intervals over images.
+    """The `score` of rows (`image_id`, `label` and an answer under `key`), with 95% bootstrap intervals over images.
 
     All questions about an image are drawn together.
 
     Raises:
-        ValueError: no rows, or as `count_answers`.
+        ValueError: no rows, an unknown parser, or a wrong label.
     """
-    values = score([row[key] for row in rows], [row["label"] for row in rows], parser)
-    intervals = np.percentile(resampled_metrics(rows, parser, key, seed), (2.5, 97.5), axis=0).T
-    return values | {"interval": _intervals(intervals)}
+    values = score(*_answers_and_labels(rows, key), parser)
+    intervals = interval_of(resampled_metrics(rows, parser, key, seed))
+    return values | {"interval": dict(zip(METRICS, intervals, strict=True))}
 
 
 def compare(rows: Sequence[Mapping], reference: Sequence[Mapping], parser: str, key: str = "answer") -> dict:
     """METRICS of `rows` minus those of `reference`, the same questions: paired 95% bootstrap intervals over images.
 
     Raises:
-        ValueError: other questions, or as `summarise`.
+        ValueError: other questions, no rows, an unknown parser, or a wrong label.
     """
     if [row["question_id"] for row in rows] != [row["question_id"] for row in reference]:
         raise ValueError("a paired comparison needs the same questions in the same order")
-    own, base = (summarise(answered, parser, key) for answered in (rows, reference))
-    spread = resampled_metrics(rows, parser, key) - resampled_metrics(reference, parser, key)
-    intervals = _intervals(np.percentile(spread, (2.5, 97.5), axis=0).T)
+    values, base = (score(*_answers_and_labels(answered, key), parser) for answered in (rows, reference))
+    intervals = interval_of(resampled_metrics(rows, parser, key) - resampled_metrics(reference, parser, key))
     return {
-        name: {"difference": round(own[name] - base[name], 5), "interval": {"difference": intervals[name]}}
-        for name in METRICS
+        name: {"difference": round(values[name] - base[name], 5), "interval": {"difference": interval}}
+        for name, interval in zip(METRICS, intervals, strict=True)
     }
 
 
 def resampled_metrics(rows: Sequence[Mapping], parser: str, key: str = "answer", seed: int = 0) -> np.ndarray:
-    """METRICS of RESAMPLES bootstrap samples of the images, (resample, 6); the same seed draws the same images."""
+    """METRICS of bootstrap samples of the images, (resample, 6); the same seed draws the same images."""
     if not rows:
         raise ValueError("no answers to summarise")
-    counts = count_answers([row[key] for row in rows], [row["label"] for row in rows], parser)
-    places = {image_id: place for place, image_id in enumerate(dict.fromkeys(row["image_id"] for row in rows))}
-    by_image = np.zeros((len(places), len(COUNTS)))
-    np.add.at(by_image, [places[row["image_id"]] for row in rows], counts)
-    return np.concatenate([metrics_of(weights @ by_image) for weights in image_weights(len(places), RESAMPLES, seed)])
+    counts = count_answers(*_answers_and_labels(rows, key), parser)
+    indices = {image_id: index for index, image_id in enumerate(dict.fromkeys(row["image_id"] for row in rows))}
+    by_image = np.zeros((len(indices), len(COUNTS)))
+    np.add.at(by_image, [indices[row["image_id"]] for row in rows], counts)
+    return resampled(metrics_of, by_image, seed)
 
 
-def _intervals(ends: np.ndarray) -> dict[str, list[float]]:
-    return {name: [round(float(end), 5) for end in pair] for name, pair in zip(METRICS, ends, strict=True)}
+def _answers_and_labels(rows: Sequence[Mapping], key: str) -> tuple[list[str], list[str]]:
+    return [row[key] for row in rows], [row["label"] for row in rows]

@@ -1,6 +1,7 @@
 """Metrics of captions with bootstrap intervals over images, and paired tests of methods against a reference."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from llava_hh.metrics.of_captions import METRICS, metrics_in_tables, metrics_of,
 
 RESAMPLES = 2000  # bootstrap samples
 PERMUTATIONS = 9999  # of the paired test; all 2^n where these are no more (n images)
+Sentences = Sequence[Mapping]  # scored captions, such as `sentences` of a result file
 PIECE = 2**21  # most numbers in one array of resamples; bounds the memory
 
 
@@ -28,28 +30,48 @@ def mean_with_interval(
     Neither leaves the range of the values, beyond which rounding can put a sum of equal ones.
 
     Args:
-        image_ids: the image of each row, where an image may have several: they are drawn together. None: a row each.
+        image_ids: the image of each row; rows of one image are drawn together. None: every row has its own image.
     """
-    images, place = np.unique(range(len(values)) if image_ids is None else image_ids, return_inverse=True)
-    sums, counts = np.zeros((len(images), *values.shape[1:])), np.bincount(place)
-    np.add.at(sums, place, values)
+    images, index = np.unique(range(len(values)) if image_ids is None else image_ids, return_inverse=True)
+    sums, counts = np.zeros((len(images), *values.shape[1:])), np.bincount(index)
+    np.add.at(sums, index, values)
     drawn = [
         np.tensordot(weights, sums, 1) / (weights @ counts).reshape(-1, *[1] * (values.ndim - 1))
         for weights in image_weights(len(images), resamples, seed)
     ]
-    low, high = values.min(0), values.max(0)
-    ends = np.percentile(np.concatenate(drawn), (2.5, 97.5), axis=0)
-    return values.mean(0).clip(low, high), ends.clip(low, high)
+    ends, bounds = np.percentile(np.concatenate(drawn), (2.5, 97.5), axis=0), (values.min(0), values.max(0))
+    return values.mean(0).clip(*bounds), ends.clip(*bounds)
 
 
-def resampled_metrics(sentences: Sequence[Mapping], seed: int = 0) -> np.ndarray:
-    """METRICS of RESAMPLES bootstrap samples of the images, (resample, metric); the same seed draws the same images."""
-    counts = sentence_counts(sentences)
-    return np.concatenate([metrics_of(weights @ counts) for weights in image_weights(len(counts), RESAMPLES, seed)])
+def resampled(measure: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, seed: int = 0) -> np.ndarray:
+    """What `measure` makes of the counts of RESAMPLES bootstrap samples of the images; a seed draws the same images.
+
+    Args:
+        measure: from summed counts (resample, ...) to values (resample, ...).
+        counts: (image, ...).
+    """
+    flat = counts.reshape(len(counts), -1)
+    sums = (weights @ flat for weights in image_weights(len(counts), RESAMPLES, seed))
+    return np.concatenate([measure(part.reshape(-1, *counts.shape[1:])) for part in sums])
 
 
-def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
-    """METRICS of scored captions, their number n, and the 95% bootstrap `interval` of each metric over images.
+def resampled_metrics(sentences: Sentences, seed: int = 0) -> np.ndarray:
+    """METRICS of RESAMPLES bootstrap samples of the images, (resample, metric)."""
+    return resampled(metrics_of, sentence_counts(sentences), seed)
+
+
+def interval_of(values: np.ndarray) -> list:
+    """The 95% percentile interval of resampled values, [low, high]; of (resample, column), one for every column."""
+    return rounded(np.percentile(values, (2.5, 97.5), axis=0).T)
+
+
+def rounded(values: np.ndarray) -> list:
+    """The numbers of an array to five decimals, as lists."""
+    return [round(value, 5) for value in values.tolist()] if values.ndim == 1 else [rounded(row) for row in values]
+
+
+def summarise(sentences: Sentences, seed: int = 0) -> dict:
+    """METRICS of scored captions, their number `n`, and the 95% bootstrap `interval` of each metric over images.
 
     Raises:
         ValueError: no captions.
@@ -57,26 +79,23 @@ def summarise(sentences: Sequence[Mapping], seed: int = 0) -> dict:
     return summarise_mean([sentences], seed)
 
 
-def summarise_mean(draws: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
-    """The mean of METRICS over several runs on the same images, as `summarise`; the interval is over images, not runs.
+def summarise_mean(draws: Sequence[Sentences], seed: int = 0) -> dict:
+    """The mean of METRICS over several runs on the same images, with the keys of `summarise`.
+
+    The interval is over images, not over runs.
 
     Raises:
         ValueError: no captions, or the runs are not about the same images in the same order.
     """
     _check_same_images(draws)
-    n = len(draws[0])
     values = np.mean([metrics_of(sentence_counts(draw).sum(0)) for draw in draws], axis=0)
-    resampled = np.mean([resampled_metrics(draw, seed) for draw in draws], axis=0)
-    intervals = np.percentile(resampled, (2.5, 97.5), axis=0).T
-    return {
-        **{name: round(float(value), 5) for name, value in zip(METRICS, values, strict=True)},
-        "n": n,
-        "interval": {name: _rounded(interval) for name, interval in zip(METRICS, intervals, strict=True)},
-    }
+    intervals = interval_of(np.mean([resampled_metrics(draw, seed) for draw in draws], axis=0))
+    named = dict(zip(METRICS, rounded(values), strict=True))
+    return {**named, "n": len(draws[0]), "interval": dict(zip(METRICS, intervals, strict=True))}
 
 
 def compare_with_reference(
-    sentences: Mapping[str, Sequence[Mapping]], reference: str, metrics: Sequence[str] | None = None, seed: int = 0
+    sentences: Mapping[str, Sentences], reference: str, metrics: Sequence[str] | None = None, seed: int = 0
 ) -> dict[str, dict[str, dict]]:
     """Each method's metrics minus those of the reference, over the method's images.
 
@@ -97,28 +116,27 @@ def compare_with_reference(
     metrics = metrics_in_tables() if metrics is None else metrics
     if unknown := set(metrics) - set(METRICS):
         raise ValueError(f"metric {min(unknown)!r} is not known; expected some of: {', '.join(METRICS)}")
-    same_images: dict[tuple, list[str]] = {}
-    for name, entries in sentences.items():
-        if name != reference:
-            same_images.setdefault(tuple(entry["image_id"] for entry in entries), []).append(name)
-    found = {}
-    for names in same_images.values():
-        base = on_same_images(sentences[reference], sentences[names[0]])
-        found |= _differences({name: sentences[name] for name in names}, base, metrics, seed)
-    result = {name: found[name] for name in sentences if name != reference}
-    tests = [entry for own in result.values() for entry in own.values()]
-    for entry, corrected in zip(tests, holm([entry["p"] for entry in tests]), strict=True):
-        entry["p_holm"] = round(float(corrected), 6)
-        entry["p"] = round(entry["p"], 6)
+    groups: dict[tuple, dict[str, Sentences]] = defaultdict(dict)  # by images; methods on the same ones
+    others = [name for name in sentences if name != reference]
+    for name in others:
+        groups[tuple(entry["image_id"] for entry in sentences[name])][name] = sentences[name]
+    compared = {}
+    for methods in groups.values():
+        base = on_same_images(sentences[reference], next(iter(methods.values())))
+        compared |= _differences(methods, base, metrics, seed)
+    result = {name: compared[name] for name in others}
+    tests = [test for of_method in result.values() for test in of_method.values()]
+    for test, corrected in zip(tests, holm([test["p"] for test in tests]).tolist(), strict=True):
+        test |= {"p": round(test["p"], 6), "p_holm": round(corrected, 6)}
     return result
 
 
-def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Sequence[Mapping]], seed: int = 0) -> dict:
+def spread_over_runs(runs: Sequence[Sentences], references: Sequence[Sentences], seed: int = 0) -> dict:
     """How far METRICS vary from run to run, such as seeds of one training, each against a reference on the same images.
 
     Args:
         runs: scored captions of each run, all on the same images in the same order.
-        references: one for all runs, or one for each.
+        references: one for all runs, or one for every run.
     Returns: {"n_runs", "n" (images), metric: {"values", "mean", "sd", "range", "minus_reference": {"values", "mean",
         "sd", "range", "interval": {"mean"}, "sd_images"}}}. `sd` is over runs (n - 1 in the denominator). `interval`:
         95%, of the mean difference over runs, as if they were drawn from a normal distribution; the images stay the
@@ -133,67 +151,52 @@ def spread_over_runs(runs: Sequence[Sequence[Mapping]], references: Sequence[Seq
         raise ValueError(f"{len(runs)} runs and {len(references)} references; expected two or more, and one or as many")
     references = list(references) * (len(runs) // len(references))
     _check_same_images([*runs, *references])
-    n = len(runs[0])
-    values, base = (np.array([metrics_of(sentence_counts(own).sum(0)) for own in part]) for part in (runs, references))
+    values, base = (np.array([metrics_of(sentence_counts(run).sum(0)) for run in part]) for part in (runs, references))
     pairs = zip(runs, references, strict=True)
-    resampled = [resampled_metrics(own, seed) - resampled_metrics(other, seed) for own, other in pairs]
-    sd_images = np.sqrt(np.mean([own.var(0, ddof=1) for own in resampled], axis=0))
-    result: dict = {"n_runs": len(runs), "n": n}
-    for place, metric in enumerate(METRICS):
-        own, difference = values[:, place], values[:, place] - base[:, place]
+    drawn = [resampled_metrics(run, seed) - resampled_metrics(other, seed) for run, other in pairs]
+    sd_images = rounded(np.sqrt(np.mean([differences.var(0, ddof=1) for differences in drawn], axis=0)))
+    result: dict = {"n_runs": len(runs), "n": len(runs[0])}
+    for metric, of_runs, difference, sd in zip(METRICS, values.T, (values - base).T, sd_images, strict=True):
         half = t.ppf(0.975, len(runs) - 1) * difference.std(ddof=1) / np.sqrt(len(runs))
-        result[metric] = _spread(own) | {
-            "minus_reference": _spread(difference)
-            | {"interval": {"mean": _rounded(difference.mean() + np.array([-half, half]))}}
-            | {"sd_images": round(float(sd_images[place]), 5)}
-        }
+        interval = {"mean": rounded(difference.mean() + np.array([-half, half]))}
+        result[metric] = _spread(of_runs)
+        result[metric]["minus_reference"] = {**_spread(difference), "interval": interval, "sd_images": sd}
     return result
 
 
 def _spread(values: np.ndarray) -> dict:
-    return {
-        "values": _rounded(values),
-        "mean": round(float(values.mean()), 5),
-        "sd": round(float(values.std(ddof=1)), 5),
-        "range": _rounded(np.array([values.min(), values.max()])),
-    }
+    mean, sd, low, high = rounded(np.array([values.mean(), values.std(ddof=1), values.min(), values.max()]))
+    return {"values": rounded(values), "mean": mean, "sd": sd, "range": [low, high]}
 
 
-def on_same_images(sentences: Sequence[Mapping], others: Sequence[Mapping]) -> list[Mapping]:
+def on_same_images(sentences: Sentences, others: Sentences) -> list[Mapping]:
     """Those of `sentences` whose images `others` are about.
 
     Raises:
         ValueError: no images, one that is missing, or another order.
     """
     images = {entry["image_id"] for entry in others}
-    found = [entry for entry in sentences if entry["image_id"] in images]
-    _check_same_images([found, others])
-    return found
+    chosen = [entry for entry in sentences if entry["image_id"] in images]
+    _check_same_images([chosen, others])
+    return chosen
 
 
-def _differences(
-    methods: Mapping[str, Sequence[Mapping]], reference: Sequence[Mapping], metrics: Sequence[str], seed: int
-) -> dict[str, dict[str, dict]]:
-    """`compare_with_reference` for methods over the reference's images, before correction."""
-    base, names = sentence_counts(reference), list(METRICS)
+def _differences(methods: Mapping[str, Sentences], reference: Sentences, metrics: Sequence[str], seed: int) -> dict:
+    """The comparisons of `compare_with_reference`, before correction, of methods on the images of the reference."""
+    base = sentence_counts(reference)
     counts = np.stack([sentence_counts(entries) for entries in methods.values()])
-    values = metrics_of(counts.sum(1)) - metrics_of(base.sum(0))
-    p_values = permutation_p_values(counts, base, seed)
-    resampled_reference = resampled_metrics(reference, seed)
-    result = {}
-    for name, value, p in zip(methods, values, p_values, strict=True):
-        spread = resampled_metrics(methods[name], seed) - resampled_reference
-        intervals = np.percentile(spread, (2.5, 97.5), axis=0).T
-        result[name] = {
-            metric: {
-                "difference": round(float(value[place]), 5),
-                "interval": {"difference": _rounded(intervals[place])},
-                "p": float(p[place]),
-                "p_floor": round(smallest_p(len(reference)), 6),
-            }
-            for metric, place in ((metric, names.index(metric)) for metric in metrics)
+    values = rounded(metrics_of(counts.sum(1)) - metrics_of(base.sum(0)))
+    p_values = permutation_p_values(counts, base, seed).tolist()
+    drawn, p_floor = resampled(metrics_of, base, seed), round(smallest_p(len(reference)), 6)
+    intervals = [interval_of(resampled(metrics_of, of_method, seed) - drawn) for of_method in counts]
+    tests = {}
+    for name, *of_method in zip(methods, values, intervals, p_values, strict=True):
+        of_metric = dict(zip(METRICS, zip(*of_method, strict=True), strict=True))
+        tests[name] = {
+            metric: {"difference": difference, "interval": {"difference": interval}, "p": p, "p_floor": p_floor}
+            for metric, (difference, interval, p) in ((metric, of_metric[metric]) for metric in metrics)
         }
-    return result
+    return tests
 
 
 def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -203,6 +206,8 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
     images are swapped whole and the metrics computed anew; p is the share of swaps with at least the observed absolute
     difference, the observed one included. Exact, by all 2^n swaps, where these are at most PERMUTATIONS.
     """
+    from scipy.stats import permutation_test
+
     n_methods, n, n_counts = counts.shape
     if n == 1:  # both swaps have the same absolute difference; scipy wants two images
         return np.ones((n_methods, len(METRICS)))
@@ -216,21 +221,10 @@ def permutation_p_values(counts: np.ndarray, reference: np.ndarray, seed: int = 
         # relative to the difference and too small where that is far below the fractions.
         return np.abs(difference).round(12)
 
-    from scipy.stats import permutation_test
-
     # The two samples are marks: 0 where an image keeps its own caption, 1 where it has the reference's.
-    test = permutation_test(
-        (np.zeros(n), np.ones(n)),
-        absolute_difference,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=PERMUTATIONS,
-        batch=max(1, PIECE // (2 * n)),
-        alternative="greater",
-        axis=-1,
-        rng=np.random.default_rng(seed),
-    )
-    return test.pvalue
+    marks, batch, rng = (np.zeros(n), np.ones(n)), max(1, PIECE // (2 * n)), np.random.default_rng(seed)
+    manner = {"permutation_type": "samples", "vectorized": True, "alternative": "greater", "axis": -1}
+    return permutation_test(marks, absolute_difference, n_resamples=PERMUTATIONS, batch=batch, rng=rng, **manner).pvalue
 
 
 def smallest_p(n: int) -> float:
@@ -257,13 +251,9 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(value), 5) for value in values]
-
-
-def _check_same_images(methods: Sequence[Sequence[Mapping]]) -> None:
+def _check_same_images(methods: Sequence[Sentences]) -> None:
     images = [[entry["image_id"] for entry in sentences] for sentences in methods]
     if not images or not images[0]:
         raise ValueError("no captions to summarise")
-    if any(own != images[0] for own in images):
+    if any(others != images[0] for others in images):
         raise ValueError("a paired comparison needs the same images in the same order")

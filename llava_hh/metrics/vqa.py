@@ -38,13 +38,13 @@ def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
         ValueError: no annotators.
     Source: Antol et al., VQA, 2015; its evaluation code.
     Differs: that code takes annotators' answers as they are where all agree, and else takes only their punctuation
-        out, for its files hold them normalised. So an answer that all gave with a hyphen ("t-shirt") never counts
-        there; here both sides are normalised alike.
+        out, for its files hold them normalised. So that code never counts an answer that all gave with a hyphen
+        ("t-shirt"); here both sides are normalised alike.
     """
     if not annotators:
         raise ValueError("no annotators' answers to compare with")
-    own = normalise_answer(answer)
-    agrees = [normalise_answer(other) == own for other in annotators]
+    plain = normalise_answer(answer)
+    agrees = [normalise_answer(other) == plain for other in annotators]
     return sum(min((sum(agrees) - left_out) / AGREEING, 1) for left_out in agrees) / len(agrees)
 
 

@@ -37,8 +37,7 @@ def write_split(split: Split, folder: Path) -> None:
 
     The annotation files are written last: a set that has them is complete.
     """
-    rng = random.Random(split.first_id)
-    pictures = folder / split.name
+    rng, pictures = random.Random(split.first_id), folder / split.name
     pictures.mkdir(parents=True, exist_ok=True)
     images, captions, instances = [], [], []
     for image_id in progress(f"mini {split.name}", "image", range(split.first_id, split.first_id + split.size)):
@@ -49,48 +48,25 @@ def write_split(split: Split, folder: Path) -> None:
         images.append({"id": image_id, "file_name": file_name, "width": IMAGE_PIXELS, "height": IMAGE_PIXELS})
         for _ in range(CAPTIONS_PER_IMAGE):
             captions.append({"id": len(captions) + 1, "image_id": image_id, "caption": caption(scene, rng)})
-        for category, (x, y, width, height) in zip(scene.shown, boxes, strict=True):
-            instances.append(
-                {
-                    "id": len(instances) + 1,
-                    "image_id": image_id,
-                    "category_id": CATEGORIES.index(category) + 1,
-                    "bbox": [x, y, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                }
-            )
+        for category, box in zip(scene.shown, boxes, strict=True):
+            shown = {"image_id": image_id, "category_id": CATEGORIES.index(category) + 1, "bbox": [*box]}
+            instances.append({"id": len(instances) + 1, **shown, "area": box[2] * box[3], "iscrowd": 0})
+    description = f"mini, drawn scenes, {split.name}"
+    info = {"description": description, "partners_together": split.together, "unseen": split.unseen}
     categories = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, 1)]
-    info = {
-        "description": f"mini, drawn scenes, {split.name}",
-        "partners_together": split.together,
-        "unseen": split.unseen,
-    }
-    write_json(
-        folder / "annotations" / f"instances_{split.name}.json",
-        {"info": info, "images": images, "annotations": instances, "categories": categories},
-    )
-    write_json(
-        folder / "annotations" / f"captions_{split.name}.json",
-        {"info": info, "images": images, "annotations": captions},
-    )
+    for kind, rows, more in (("instances", instances, {"categories": categories}), ("captions", captions, {})):
+        content = {"info": info, "images": images, "annotations": rows, **more}
+        write_json(folder / "annotations" / f"{kind}_{split.name}.json", content)
 
 
 def write_instructions(folder: Path, split: str) -> None:
     """Write `folder/instruct_<split>.json`: every image with its first caption, laid out as llava_v1_5_mix665k.json."""
     written = json.loads((folder / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
     first = {row["image_id"]: row["caption"] for row in reversed(written["annotations"])}
-    rows = [
-        {
-            "id": str(image["id"]),
-            "image": f"{split}/{image['file_name']}",
-            "conversations": [
-                {"from": "human", "value": f"{IMAGE_MARK}\n{DESCRIBE}"},
-                {"from": "gpt", "value": first[image["id"]]},
-            ],
-        }
-        for image in written["images"]
-    ]
+    rows, question = [], {"from": "human", "value": f"{IMAGE_MARK}\n{DESCRIBE}"}
+    for image in written["images"]:
+        turns = [question, {"from": "gpt", "value": first[image["id"]]}]
+        rows.append({"id": str(image["id"]), "image": f"{split}/{image['file_name']}", "conversations": turns})
     path, text = folder / f"instruct_{split}.json", json.dumps(rows, indent=1) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
@@ -100,16 +76,15 @@ def write_missing_splits(folder: Path) -> None:
     """Write the sets that `folder` lacks, or has in another size or make than SPLITS says, and the instructions.
 
     Raises:
-        FileExistsError: a set of that name, or instructions, that are not mini's.
+        FileExistsError: an annotation file of one of these names is not mini's.
     """
     for split in SPLITS:
         files = [folder / "annotations" / f"{kind}_{split.name}.json" for kind in ("captions", "instances")]
         makes = [_make_of(path) for path in files if path.exists()]
         if makes == [(split.size, split.together, split.unseen)] * len(files):
             continue
-        for path in files if makes else ():
+        for path in (*files, folder / f"instruct_{split.name}.json") if makes else ():
             path.unlink(missing_ok=True)
-            (folder / f"instruct_{split.name}.json").unlink(missing_ok=True)
         write_split(split, folder)
     if not (folder / f"instruct_{SPLITS[0].name}.json").exists():
         write_instructions(folder, SPLITS[0].name)

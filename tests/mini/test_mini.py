@@ -19,7 +19,7 @@ from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.metrics.chair.variants import load_synonyms
 from llava_hh.mini.dataset import SPLITS, Split, write_missing_splits, write_split
 from llava_hh.mini.vision import BACKGROUND, labelled_batch
-from llava_hh.mini.world import CATEGORIES, ENDINGS, MIDDLES, OPENINGS, PLACES, article, caption, render, sample_scene
+from llava_hh.mini.world import CATEGORIES, ENDINGS, MIDDLES, OPENINGS, SCENES, article, caption, render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from tests.support.decoding import answers_of
 
@@ -32,7 +32,7 @@ def test_every_category_is_countable_by_chair(category):
 
 
 def test_templates_and_places_name_no_object():
-    for place in PLACES:
+    for place in SCENES:
         for template in (*OPENINGS, *MIDDLES, *ENDINGS):
             assert not find_objects(template.format(place=article(place), things="it")), template
 
@@ -50,7 +50,7 @@ def test_partners_come_together_as_often_as_said():
     for _ in range(3000):
         scene = sample_scene(rng, together=0.45, unseen=0.2)
         drawn = {each.category: each for each in scene.objects}
-        for one, other in PLACES[scene.place].pairs:
+        for one, other in SCENES[scene.type_name].pairs:
             if one in drawn or other in drawn:
                 pairs += 1
                 if one in drawn and other in drawn:

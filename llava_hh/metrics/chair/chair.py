@@ -6,6 +6,7 @@ Numbers of different variants (`llava_hh.metrics.chair.variants`) differ by more
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from llava_hh.data.coco import ImageAnnotations
@@ -24,7 +25,7 @@ class Mention:
         word: as the variant has it when it looks it up: in `hh` and `clean` the surface form in lower case ("dogs"), in
             the others its singular; of two words the item they became ("hot dog", "baby bear" -> "bear").
         node: its COCO category ("dog").
-        index: place in the caption's list of items after double words were joined.
+        index: index in the caption's list of items after double words were joined.
         start, end: characters [start, end) of the caption that name it, both words of a double word. For a single word
             of `hh` and `clean`, caption[start:end].lower() == word.
     """
@@ -38,18 +39,14 @@ class Mention:
 
 def join_double_words(tokens: Sequence[Token], variant: Variant) -> list[Token]:
     """Return `tokens` with each pair of the variant's double words joined to one item, greedily from left to right."""
-    items, position = [], 0
-    while position < len(tokens):
-        token = tokens[position]
-        if token.word in variant.first_words and position + 1 < len(tokens):
-            second = tokens[position + 1]
+    items, joined = [], None
+    for token, second in zip_longest(tokens, tokens[1:]):
+        if joined:  # the token is the second of a pair that is already an item
+            joined = None
+            continue
+        if second and token.word in variant.first_words:
             joined = variant.double_words.get(variant.singular(f"{token.word} {second.word}"))
-            if joined is not None:
-                items.append(Token(joined, token.start, second.end))
-                position += 2
-                continue
-        items.append(token)
-        position += 1
+        items.append(Token(joined, token.start, second.end) if joined else token)
     return items
 
 
@@ -109,14 +106,8 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
         "non_hallucination_idxs": [mention.index for mention in right],
         "words": [item.word for item in items],
         "mentions": [
-            {
-                "word": mention.word,
-                "node": mention.node,
-                "start": mention.start,
-                "end": mention.end,
-                "hallucinated": mention.node not in objects,
-            }
-            for mention in mentions
+            {"word": m.word, "node": m.node, "start": m.start, "end": m.end, "hallucinated": m.node not in objects}
+            for m in mentions
         ],
     }
     values = corpus_metrics([entry])
@@ -125,32 +116,27 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
 
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
     """METRICS of entries that `score_caption` made (or a result file holds) with this variant; counts; the variant."""
-    totals = sentence_counts(sentences).sum(0)
+    values = metrics_of(sentence_counts(sentences).sum(0)).tolist()
     n_wrong = sum(len(entry["mscoco_hallucinated_words"]) for entry in sentences)
-    return {
-        **dict(zip(METRICS, metrics_of(totals).tolist(), strict=True)),
-        "n": len(sentences),
-        "n_mentions": n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences),
-        "n_hallucinated_mentions": n_wrong,
-        "variant": variant,
-    }
+    n_mentions = n_wrong + sum(len(entry["mscoco_non_hallucinated_words"]) for entry in sentences)
+    counts = {"n": len(sentences), "n_mentions": n_mentions, "n_hallucinated_mentions": n_wrong}
+    return {**dict(zip(METRICS, values, strict=True)), **counts, "variant": variant}
 
 
 def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh") -> dict[int, set[str]]:
     """Return the COCO categories in each image: those of its instances and those its reference captions name.
 
     Args:
-        annotations: by image id, as `llava_hh.data.coco.load_annotations` returns them.
+        annotations: by image id, from `llava_hh.data.coco.load_annotations`.
     Raises:
         ValueError: an instance of a category that isn't one of the 80; an unknown variant.
     """
     load_variant(variant)
     objects = {}
-    for image_id, found in annotations.items():
-        if unknown := found.categories - load_synonyms().keys():
-            raise ValueError(
-                f"image {image_id} has an instance of {sorted(unknown)[0]!r}; expected one of the 80 COCO categories"
-            )
-        named = {mention.node for caption in found.captions for mention in find_objects(caption, variant)}
-        objects[image_id] = found.categories | named if named else found.categories
+    for image_id, image in annotations.items():
+        if unknown := image.categories - load_synonyms().keys():
+            expected = "expected one of the 80 COCO categories"
+            raise ValueError(f"image {image_id} has an instance of {min(unknown)!r}; {expected}")
+        named = {mention.node for caption in image.captions for mention in find_objects(caption, variant)}
+        objects[image_id] = image.categories | named if named else image.categories
     return objects

@@ -1,13 +1,13 @@
 """The data sets that captions are scored on, by name: their images, their ground truth and their CHAIR."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llava_hh.data import coco, nocaps
 from llava_hh.data.coco import ImageAnnotations
-from llava_hh.files.files import Skip
 from llava_hh.files.ids import whole_id
 from llava_hh.metrics.chair import chair
 from llava_hh.metrics.chair import nocaps as nocaps_chair
@@ -17,110 +17,68 @@ ImageId = int | str
 DATASETS = ("coco", "nocaps")
 
 
-class Dataset(Protocol):
+@dataclass(frozen=True)
+class Dataset:
     """What differs between data sets.
 
-    variant: the rules of CHAIR, as result files name them; id_expected: what `image_id` takes, for messages.
+    Attributes:
+        variant: the rules of CHAIR, as result files name them.
+        id_expected: what `image_id` accepts, for messages.
+        image_id: from a value in a file to the id of an image; ValueError for what cannot be one.
+        category: from the name of an object to what it counts as; None where it counts as nothing.
+        images: from a folder and a split (nocaps: a domain) to `image_id` and `file_name` of its images, in file order.
+        files: from a folder to the files that `annotations` reads.
+        annotations: from (folder, image ids, cache=, allow_missing=False, skip=None) to labels and reference captions.
+            `cache` is a file for what is slow to read (COCO's); `skip` takes what is wrong with a bad row, which is
+            left out; `allow_missing` leaves out images that the files don't have.
+        objects: from annotations by image to ground truth: the categories in each image.
+        score: CHAIR of a caption against the categories in its image, in the keys of the result files.
     """
 
     variant: str
     id_expected: str
-
-    def image_id(self, value: object) -> ImageId:
-        """The id of an image, of what a file has; ValueError for what cannot be one."""
-
-    def category(self, name: str) -> str | None:
-        """What an object of this name counts as; None where it counts as nothing."""
-
-    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
-        """`image_id` and `file_name` of the images of a split (nocaps: a domain), in file order."""
-
-    def files(self, folder: Path) -> list[Path]:
-        """The files that `annotations` reads."""
-
-    def annotations(
-        self, folder: Path, image_ids: Iterable[ImageId], cache: Path, allow_missing: bool = False, skip: Skip = None
-    ) -> Mapping[ImageId, ImageAnnotations]:
-        """Labels and reference captions of these images.
-
-        Args:
-            cache: a file for what is slow to read; skip: takes what is wrong with a bad row, which is left out.
-        """
-
-    def objects(self, annotations: Mapping[ImageId, ImageAnnotations]) -> dict[ImageId, set[str]]:
-        """Ground truth: what is in each image."""
-
-    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
-        """CHAIR of one caption, in the keys of the result files."""
+    image_id: Callable[[object], ImageId]
+    category: Callable[[str], str | None]
+    images: Callable[[Path, str], list[dict[str, Any]]]
+    files: Callable[[Path], list[Path]]
+    annotations: Callable[..., Mapping[ImageId, ImageAnnotations]]
+    objects: Callable[[Mapping[ImageId, ImageAnnotations]], dict[ImageId, set[str]]]
+    score: Callable[[str, set[str]], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Coco:
+def coco_dataset(variant: str) -> Dataset:
     """COCO 2014 and whatever has its layout, by a variant of CHAIR.
 
     Raises:
         ValueError: an unknown variant, or one whose data is not installed.
     """
-
-    variant: str = "hh"
-    id_expected = "the whole number of an image"
-
-    def __post_init__(self) -> None:
-        load_variant(self.variant)
-
-    def image_id(self, value: object) -> int:
-        return whole_id(value)
-
-    def category(self, name: str) -> str | None:
-        return category_of_word().get(name.strip().lower())
-
-    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
-        return coco.load_image_list(folder / f"captions_{split}.json")
-
-    def files(self, folder: Path) -> list[Path]:
-        return coco.annotation_files(folder)
-
-    def annotations(
-        self, folder: Path, image_ids: Iterable[int], cache: Path, allow_missing: bool = False, skip: Skip = None
-    ) -> dict[int, ImageAnnotations]:
-        return coco.load_annotations(folder, image_ids, allow_missing=allow_missing, cache=cache, skip=skip)
-
-    def objects(self, annotations: Mapping[int, ImageAnnotations]) -> dict[int, set[str]]:
-        return chair.objects_of(annotations, self.variant)
-
-    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
-        return chair.score_caption(caption, objects, self.variant)
+    load_variant(variant)
+    return Dataset(
+        variant=variant,
+        id_expected="the whole number of an image",
+        image_id=whole_id,
+        category=lambda name: category_of_word().get(name.strip().lower()),
+        images=lambda folder, split: coco.load_image_list(folder / f"captions_{split}.json"),
+        files=coco.annotation_files,
+        annotations=coco.load_annotations,
+        objects=partial(chair.objects_of, variant=variant),
+        score=partial(chair.score_caption, variant=variant),
+    )
 
 
-@dataclass(frozen=True)
-class Nocaps:
+def nocaps_dataset() -> Dataset:
     """nocaps' validation images by domain, and nocaps-CHAIR."""
-
-    variant = nocaps_chair.VARIANT
-    id_expected = "the Open Images id of an image, or its file's name"
-
-    def image_id(self, value: object) -> str:
-        return nocaps.image_id_of(value)
-
-    def category(self, name: str) -> str | None:
-        return nocaps_chair.load_rules().categories.get(name.strip().lower())
-
-    def images(self, folder: Path, split: str) -> list[dict[str, Any]]:
-        return nocaps.load_image_list(folder, split)
-
-    def files(self, folder: Path) -> list[Path]:
-        return nocaps.annotation_files(folder)
-
-    def annotations(
-        self, folder: Path, image_ids: Iterable[str], cache: Path, allow_missing: bool = False, skip: Skip = None
-    ) -> dict[str, ImageAnnotations]:
-        return nocaps.load_annotations(folder, image_ids, allow_missing, skip)  # seconds to read: nothing is kept
-
-    def objects(self, annotations: Mapping[str, ImageAnnotations]) -> dict[str, set[str]]:
-        return nocaps_chair.objects_of(annotations)
-
-    def score(self, caption: str, objects: set[str]) -> dict[str, Any]:
-        return nocaps_chair.score_caption(caption, objects)
+    return Dataset(
+        variant=nocaps_chair.VARIANT,
+        id_expected="the Open Images id of an image, or its file's name",
+        image_id=nocaps.image_id_of,
+        category=lambda name: nocaps_chair.load_rules().categories.get(name.strip().lower()),
+        images=nocaps.load_image_list,
+        files=nocaps.annotation_files,
+        annotations=lambda folder, image_ids, cache, **options: nocaps.load_annotations(folder, image_ids, **options),
+        objects=nocaps_chair.objects_of,
+        score=nocaps_chair.score_caption,
+    )
 
 
 def load_dataset(name: str, variant: str = "hh") -> Dataset:
@@ -134,10 +92,10 @@ def load_dataset(name: str, variant: str = "hh") -> Dataset:
     if name not in DATASETS:
         raise ValueError(f"data set {name!r} is not known; expected one of: {', '.join(DATASETS)}")
     if name == "coco":
-        return Coco(variant)
+        return coco_dataset(variant)
     if variant != "hh":
         raise ValueError(f"--variant {variant}: nocaps-CHAIR has only the paper's rules; leave the flag out")
-    return Nocaps()
+    return nocaps_dataset()
 
 
 def images_with_objects(
@@ -151,7 +109,7 @@ def images_with_objects(
     spelled, names = "--with-object" if with_object else "--without-object", set(with_object or without_object or ())
     if unknown := names.difference(*objects.values()):
         raise ValueError(f"{spelled} {min(unknown)!r}: in none of the {len(objects)} images")
-    kept = {image for image, own in objects.items() if not names or names.isdisjoint(own) == (not with_object)}
+    kept = {image for image, shown in objects.items() if not names or names.isdisjoint(shown) == (not with_object)}
     if not kept:
         raise ValueError(f"{spelled} {' '.join(sorted(names))}: leaves none of the {len(objects)} images")
     return kept

@@ -1,27 +1,29 @@
-"""CHAIR in detail: by category, by what is really in the image, and by place in the caption.
+"""CHAIR in detail: by category, by the true objects of the image, and by position in the caption.
 
-All functions take the entries that `llava_hh.metrics.chair.chair.score_caption` made, one caption an image. "Named" and
-"hallucinated" count captions, not mentions, where it is said so: captions of different images are independent, repeats
-within one are not.
+All functions take the entries that `llava_hh.metrics.chair.chair.score_caption` made, one caption an image. Where the
+text says so, "named" and "hallucinated" count captions, not mentions: captions of different images are independent,
+repeats within one are not.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, hypergeom
 
 from llava_hh.metrics.chair.words import split_sentences
-from llava_hh.metrics.statistics import RESAMPLES, holm, image_weights
+from llava_hh.metrics.statistics import holm, interval_of, resampled, rounded
 
 N_PARTS = 5  # equal parts of a caption's items
-N_PLACES = 8  # mentions and sentences that are counted apart; what comes later goes into the last
-POSITIONS = ("part", "mention", "sentence")
+N_POSITIONS = 8  # mentions and sentences that are counted apart; later ones count as the last
+SIZES = {"part": N_PARTS, "mention": N_POSITIONS, "sentence": N_POSITIONS}
 
 
 def wilson(part: int, whole: int) -> list[float] | None:
     """The 95% Wilson interval of a share, as fractions; None where `whole` is 0."""
-    return [round(float(end), 5) for end in binomtest(part, whole).proportion_ci(method="wilson")] if whole else None
+    return rounded(np.array(binomtest(part, whole).proportion_ci(method="wilson"))) if whole else None
 
 
 def by_category(sentences: Sequence[Mapping[str, Any]], categories: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -34,21 +36,17 @@ def by_category(sentences: Sequence[Mapping[str, Any]], categories: Iterable[str
     """
     table = {}
     for category in categories:
-        own = [[m for m in entry["mentions"] if m["node"] == category] for entry in sentences]
-        there = [category in entry["mscoco_gt_words"] for entry in sentences]
-        named = sum(map(bool, own))
-        wrong = sum(bool(found) and not real for found, real in zip(own, there, strict=True))
-        missed = sum(real and not found for found, real in zip(own, there, strict=True))
+        mentions = [[m for m in entry["mentions"] if m["node"] == category] for entry in sentences]
+        in_image = [category in entry["mscoco_gt_words"] for entry in sentences]
+        pairs = Counter(zip(map(bool, mentions), in_image, strict=True))  # (named, true) of a caption
+        named, n_true = pairs[True, False] + pairs[True, True], pairs[True, True] + pairs[False, True]
+        wrong, missed = pairs[True, False], pairs[False, True]
         table[category] = {
-            "mentions": sum(map(len, own)),
-            "hallucinated_mentions": sum(mention["hallucinated"] for found in own for mention in found),
-            "named": named,
-            "hallucinated": wrong,
-            "rate": _share(wrong, named),
-            "there": sum(there),
-            "missed": missed,
-            "missed_rate": _share(missed, sum(there)),
-            "interval": {"rate": wilson(wrong, named), "missed_rate": wilson(missed, sum(there))},
+            "mentions": sum(map(len, mentions)),
+            "hallucinated_mentions": sum(mention["hallucinated"] for mention in chain(*mentions)),
+            **{"named": named, "hallucinated": wrong, "rate": _share(wrong, named)},
+            **{"there": n_true, "missed": missed, "missed_rate": _share(missed, n_true)},
+            "interval": {"rate": wilson(wrong, named), "missed_rate": wilson(missed, n_true)},
         }
     return table
 
@@ -64,105 +62,78 @@ def co_occurrence(sentences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 
     Returns: pairs with n above 0, by n, then by lift, from above; `hallucinated` is h and `there` is o.
     """
-    real = [set(entry["mscoco_gt_words"]) for entry in sentences]
+    true = [set(entry["mscoco_gt_words"]) for entry in sentences]
     wrong = [{node for _, node in entry["mscoco_hallucinated_words"]} for entry in sentences]
     pairs = []
     for h in sorted(set().union(*wrong)):
-        without = [place for place, objects in enumerate(real) if h not in objects]
-        chosen = [place for place in without if h in wrong[place]]
-        for o in sorted(set().union(*(real[place] for place in without))):
-            n, n_base = (sum(o in real[place] for place in places) for places in (chosen, without))
-            pairs.append(
-                {
-                    "hallucinated": h,
-                    "there": o,
-                    "n": n,
-                    "n_hallucinated": len(chosen),
-                    "share": n / len(chosen),
-                    "base": n_base / len(without),
-                    "lift": n * len(without) / (len(chosen) * n_base),
-                    "p": float(hypergeom.sf(n - 1, len(without), n_base, len(chosen))),
-                }
-            )
-    for pair, corrected in zip(pairs, holm([min(1.0, pair["p"]) for pair in pairs]), strict=True):
-        pair["p_holm"] = float(corrected)
+        without = [image for image, objects in enumerate(true) if h not in objects]
+        chosen = [image for image in without if h in wrong[image]]
+        for o in sorted(set().union(*(true[image] for image in without))):
+            n, n_base = (sum(o in true[image] for image in images) for images in (chosen, without))
+            pair = {"hallucinated": h, "there": o, "n": n, "n_hallucinated": len(chosen), "share": n / len(chosen)}
+            pair |= {"base": n_base / len(without), "lift": n * len(without) / (len(chosen) * n_base)}
+            pairs.append(pair | {"p": float(hypergeom.sf(n - 1, len(without), n_base, len(chosen)))})
+    for pair, corrected in zip(pairs, holm([min(1.0, pair["p"]) for pair in pairs]).tolist(), strict=True):
+        pair["p_holm"] = corrected
     return sorted((pair for pair in pairs if pair["n"]), key=lambda pair: (-pair["n"], -pair["lift"]))
 
 
-def mention_places(entry: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Where each mention of a caption stands, in the order of the text, and whether it is `hallucinated` (0 or 1).
+def mention_positions(entry: Mapping[str, Any]) -> list[dict[str, int]]:
+    """The position of each mention in its caption, in the order of the text, and whether it is `hallucinated` (0 or 1).
 
-    Returns: places from 0. `part`: in which of N_PARTS equal parts of the caption's items (words and punctuation
+    Returns: positions from 0. `part`: in which of N_PARTS equal parts of the caption's items (words and punctuation
         marks); `mention`: how many objects were mentioned before; `sentence`: how many sentences were finished before.
-        The last two are at most N_PLACES - 1.
+        The last two are at most N_POSITIONS - 1.
     """
     caption = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in entry["caption"])
     ends = [end for _, end in split_sentences(caption)]
     indices = sorted([*entry["hallucination_idxs"], *entry["non_hallucination_idxs"]])
-    return [
-        {
-            "part": index * N_PARTS // len(entry["words"]),
-            "mention": min(number, N_PLACES - 1),
-            "sentence": min(sum(end <= mention["start"] for end in ends), N_PLACES - 1),
-            "hallucinated": int(mention["hallucinated"]),
-        }
-        for number, (mention, index) in enumerate(zip(entry["mentions"], indices, strict=True))
-    ]
+    positions = []
+    for number, (mention, index) in enumerate(zip(entry["mentions"], indices, strict=True)):
+        part, finished = index * N_PARTS // len(entry["words"]), sum(end <= mention["start"] for end in ends)
+        position = {"mention": min(number, N_POSITIONS - 1), "sentence": min(finished, N_POSITIONS - 1)}
+        positions.append({"part": part, **position, "hallucinated": int(mention["hallucinated"])})
+    return positions
 
 
 def by_position(sentences: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Share of the mentions that are hallucinated, by the places of `mention_places`.
+    """Share of the mentions that are hallucinated, by the positions of `mention_positions`.
 
-    Returns: {"part", "mention", "sentence": {"places": [...], "later_minus_earlier": {...}}}. A place has `mentions`,
-        `hallucinated`, `share` and the 95% bootstrap `interval` over images, None where it has no mention.
-        `later_minus_earlier`: the mean place of hallucinated mentions minus that of the true ones, in places from 0 (a
-        part is 1 / N_PARTS of the caption), with its interval, so that all mentions bear on it; above 0 where
-        hallucination grows along the captions. None without mentions of both kinds.
+    Returns: {"part", "mention", "sentence": {"places": [...], "later_minus_earlier": {...}}}. An entry of `places` has
+        `mentions`, `hallucinated`, `share` and the 95% bootstrap `interval` over images, None without a mention.
+        `later_minus_earlier`: the mean position of hallucinated mentions minus that of the true ones, from 0 (a part is
+        1 / N_PARTS of the caption), with its interval. All mentions bear on it. It is above 0 where hallucination grows
+        along the captions, and None without mentions of both kinds.
     """
-    places = [mention_places(entry) for entry in sentences]
-    sizes = {"part": N_PARTS, "mention": N_PLACES, "sentence": N_PLACES}
+    mentions = [(image, mention) for image, entry in enumerate(sentences) for mention in mention_positions(entry)]
     result = {}
-    for kind in POSITIONS:
-        counts = np.zeros((len(sentences), 2, sizes[kind]))  # image (true, hallucinated) place
-        for image, own in enumerate(places):
-            for mention in own:
-                counts[image, mention["hallucinated"], mention[kind]] += 1
-        flat = counts.reshape(len(counts), -1)
-        resampled = np.concatenate([w @ flat for w in image_weights(len(flat), RESAMPLES, seed)])
-        result[kind] = _shares(counts.sum(0), resampled.reshape(-1, *counts.shape[1:]))
+    for kind, n_positions in SIZES.items():
+        counts = np.zeros((len(sentences), 2, n_positions))  # image (true, hallucinated) position
+        for image, mention in mentions:
+            counts[image, mention["hallucinated"], mention[kind]] += 1
+        result[kind] = _shares(counts.sum(0), resampled(lambda drawn: drawn, counts, seed))
     return result
 
 
-def _shares(totals: np.ndarray, resampled: np.ndarray) -> dict[str, Any]:
-    """(kind, place) and (resample, kind, place) -> what `by_position` says of one sort of places."""
-    places = []
-    for place in range(totals.shape[1]):
-        right, wrong = totals[:, place]
-        of_place = resampled[:, :, place]
-        some = of_place[of_place.sum(1) > 0]
-        places.append(
-            {
-                "mentions": int(right + wrong),
-                "hallucinated": int(wrong),
-                "share": _share(wrong, right + wrong),
-                "interval": {"share": _percentiles(some[:, 1] / some.sum(1)) if len(some) else None},
-            }
-        )
+def _shares(totals: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    """(kind, position) and (resample, kind, position) -> the entry of `by_position` for one sort of positions."""
+    rows = []
+    for (right, wrong), of_position in zip(totals.T.tolist(), np.moveaxis(drawn, 2, 0), strict=True):
+        some = of_position[of_position.sum(1) > 0]
+        interval = {"share": interval_of(some[:, 1] / some.sum(1)) if len(some) else None}
+        counts = {"mentions": int(right + wrong), "hallucinated": int(wrong)}
+        rows.append({**counts, "share": _share(wrong, right + wrong), "interval": interval})
     gap = None
     if totals.sum(1).all():
-        both = resampled[resampled.sum(2).all(1)]
-        gap = {"mean": round(float(_later(totals)), 5), "interval": {"mean": _percentiles(_later(both))}}
-    return {"places": places, "later_minus_earlier": gap}
+        both = drawn[drawn.sum(2).all(1)]
+        gap = {"mean": round(float(_later(totals)), 5), "interval": {"mean": interval_of(_later(both))}}
+    return {"places": rows, "later_minus_earlier": gap}
 
 
 def _later(counts: np.ndarray) -> np.ndarray:
-    """Mean place of hallucinated mentions minus that of true ones, (..., kind, place) -> (...)."""
+    """Mean position of hallucinated mentions minus that of true ones, (..., kind, position) -> (...)."""
     means = counts @ np.arange(counts.shape[-1]) / counts.sum(-1)
     return means[..., 1] - means[..., 0]
-
-
-def _percentiles(values: np.ndarray) -> list[float]:
-    return [round(float(end), 5) for end in np.percentile(values, (2.5, 97.5))]
 
 
 def _share(part: float, whole: float) -> float | None:

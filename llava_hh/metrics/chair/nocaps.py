@@ -52,8 +52,8 @@ def score_caption(caption: str, objects: set[str]) -> dict[str, Any]:
     """Score one caption against the classes in its image; the keys are those of CHAIR on COCO, `mscoco_` included.
 
     Args:
-        objects: ground truth, classes in lower case, as `objects_of` has them.
-    Differs: the paper's code writes other keys (`valid_hallucinated_words`, ...) and places of words before pairs were
+        objects: ground truth, classes in lower case, see `objects_of`.
+    Differs: the paper's code writes other keys (`valid_hallucinated_words`, ...) and indices of words before pairs were
         joined; here all scripts that read CHAIR's results read these too.
     """
     return score_by_rules(caption, objects, load_rules())
@@ -65,20 +65,18 @@ def objects_of(annotations: Mapping[str, ImageAnnotations]) -> dict[str, set[str
     A label outside the 90 classes, which Open Images has thousands of, counts for nothing.
 
     Args:
-        annotations: by image id, as `llava_hh.data.nocaps.load_annotations` returns them.
+        annotations: by image id, from `llava_hh.data.nocaps.load_annotations`.
     Raises:
         ValueError: images with labels, none of which is in a class.
     Differs: the paper's code looks a caption's class up a second time, as if it were a label. It changes nothing, for
         each class has its own name among its labels and no other class has.
     """
     classes = class_of_label()
-    labels = {label for found in annotations.values() for label in found.categories}
+    labels = {label for image in annotations.values() for label in image.categories}
     if labels and not labels & classes.keys():
         raise ValueError(f"label {min(labels)!r} and all others are in no class; expected labels such as 'Tin can'")
-    return {
-        image_id: {
-            *(classes[label] for label in found.categories & classes.keys()),
-            *(mention.node for caption in found.captions for mention in find_classes(caption)),
-        }
-        for image_id, found in annotations.items()
-    }
+    objects = {}
+    for image_id, image in annotations.items():
+        named = {mention.node for caption in image.captions for mention in find_classes(caption)}
+        objects[image_id] = named.union(classes[label] for label in image.categories & classes.keys())
+    return objects

@@ -1,4 +1,4 @@
-"""The variants of CHAIR: how each makes a caption's words singular, and which word is which COCO category.
+"""The variants of CHAIR: how each makes the words of a caption singular, and the COCO category of each word.
 
 | variant | used by | words |
 |---|---|---|
@@ -35,10 +35,7 @@ _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "
 DOUBLE_WORDS: Mapping[str, str] = {
     **{pair: pair for pair in _PAIRS.split("; ")},
     **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS},
-    "passenger jet": "jet",
-    "passenger train": "train",
-    "bow tie": "tie",
-    "toilet seat": "toilet",
+    **{"passenger jet": "jet", "passenger train": "train", "bow tie": "tie", "toilet seat": "toilet"},
     "wine glas": "wine glass",
 }
 # First letters of the tagger's tags -> WordNet's parts of speech; any other tag is taken for a noun.
@@ -93,15 +90,14 @@ def load_variant(name: str) -> Variant:
     if name not in VARIANTS:
         raise ValueError(f"CHAIR variant {name!r} is not known; expected one of: {', '.join(VARIANTS)}")
     category_of = {word: category for category, words in load_synonyms().items() for word in words}
-    if name == "hh":
-        return Variant(list, singularize, category_of, records_nodes=False)
     if name == "clean":
-        stripped = {word.strip(): category for word, category in category_of.items()}
-        return Variant(list, _singular_without_accidents, stripped, records_nodes=False)
-    if name == "original":
-        return Variant(all_singular, str, category_of, records_nodes=True)
-    _require_lemma_data()
-    return Variant(_all_lemmas, str, category_of, records_nodes=True)
+        category_of = {word.strip(): category for word, category in category_of.items()}
+    if name in ("hh", "clean"):
+        singular = singularize if name == "hh" else _singular_without_accidents
+        return Variant(list, singular, category_of, records_nodes=False)
+    if name == "lemma":
+        _require_lemma_data()
+    return Variant(_all_lemmas if name == "lemma" else all_singular, str, category_of, records_nodes=True)
 
 
 def _singular_without_accidents(words: str) -> str:
@@ -110,7 +106,7 @@ def _singular_without_accidents(words: str) -> str:
 
 
 def all_singular(tokens: Sequence[Token]) -> list[Token]:
-    """The tokens with each word in the singular, in the same places."""
+    """The tokens with each word in the singular."""
     return [token._replace(word=singularize(token.word)) for token in tokens]
 
 
@@ -120,10 +116,8 @@ def _all_lemmas(tokens: Sequence[Token]) -> list[Token]:
 
     lemmatizer = WordNetLemmatizer()
     tagged = nltk.pos_tag([token.word for token in tokens])
-    return [
-        token._replace(word=lemmatizer.lemmatize(word, _PARTS_OF_SPEECH.get(tag[0], "n")))
-        for token, (word, tag) in zip(tokens, tagged, strict=True)
-    ]
+    lemmas = (lemmatizer.lemmatize(word, _PARTS_OF_SPEECH.get(tag[0], "n")) for word, tag in tagged)
+    return [token._replace(word=lemma) for token, lemma in zip(tokens, lemmas, strict=True)]
 
 
 def _require_lemma_data() -> None:
@@ -132,14 +126,9 @@ def _require_lemma_data() -> None:
     missing = []
     for name, kind in LEMMA_DATA.items():
         try:
-            nltk.data.find(f"{kind}/{name}")
+            nltk.data.find(f"{kind}/{name}/")  # with the last slash, also in a zip file
         except LookupError:
-            try:
-                nltk.data.find(f"{kind}/{name}.zip")
-            except LookupError:
-                missing.append(name)
+            missing.append(name)
     if missing:
-        raise ValueError(
-            f"CHAIR variant 'lemma' needs nltk's data: python -m nltk.downloader {' '.join(missing)} "
-            "(or choose another --variant)"
-        )
+        advice = f"python -m nltk.downloader {' '.join(missing)} (or choose another --variant)"
+        raise ValueError(f"CHAIR variant 'lemma' needs nltk's data: {advice}")

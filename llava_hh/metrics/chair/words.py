@@ -1,4 +1,4 @@
-"""Words of a caption, with their place in it: what nltk.word_tokenize gives on lower case, without nltk's data files.
+"""Words of a caption with their positions: what nltk.word_tokenize gives on lower case, without nltk's data files.
 
 nltk.word_tokenize needs the downloaded punkt model for one decision: which "." ends a sentence (only that one is cut
 off its word). On lower-case text nearly all of the model is silent, and what is left is the few lines of
@@ -75,12 +75,12 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 
 
 def _lower(text: str) -> tuple[str, list[int] | None]:
-    """Return the lower case of `text` and, if that has another length, the place in `text` of each character."""
+    """Return the lower case of `text` and, if that has another length, the index in `text` of each character."""
     lowered = text.lower()
     if len(lowered) == len(text):
         return lowered, None
-    pieces = [(char, place) for place, letter in enumerate(text) for char in letter.lower()]
-    return "".join(char for char, _ in pieces), [place for _, place in pieces]
+    pieces = [(char, index) for index, letter in enumerate(text) for char in letter.lower()]
+    return "".join(char for char, _ in pieces), [index for _, index in pieces]
 
 
 def drop_incomplete_sentence(caption: str) -> str:
@@ -93,12 +93,12 @@ def drop_incomplete_sentence(caption: str) -> str:
     whole = caption.rstrip()
     if _FINISHED.search(whole):
         return whole
-    text, places = _lower(whole)
+    text, indices = _lower(whole)
     *finished, _ = split_sentences(text)
     if not finished:
         return whole
     end = finished[-1][1]
-    return whole[: end if places is None else places[end - 1] + 1]
+    return whole[: end if indices is None else indices[end - 1] + 1]
 
 
 @cache
@@ -118,26 +118,25 @@ def _split_sentence(sentence: str) -> list[str]:
 
 
 def tokenize(caption: str) -> list[Token]:
-    """Return the words and punctuation marks of `caption` in order, lower case, each with its place in `caption`.
+    """Return the words and punctuation marks of `caption` in order, lower case, each with its position in `caption`.
 
     The tokenizer writes a double quote as two back quotes or two apostrophes, so a token's text can differ from the
     caption's there; everywhere else caption[start:end].lower() is the word.
     """
-    text, places = _lower(caption)
+    text, indices = _lower(caption)
     tokens = []
     for start, end in split_sentences(text):
         position = start
         for word in _split_sentence(text[start:end]):
-            while text[position].isspace():
-                position += 1
+            position = _BLANKS.match(text, position).end()
             if text.startswith(word, position):
                 length = len(word)
             elif word in ("``", "''"):
                 length = 1 if text[position] == '"' else 2
             else:
-                raise ValueError(f"cannot place the token {word!r} in {text[start:end]!r}")
+                raise ValueError(f"cannot find the token {word!r} in {text[start:end]!r}")
             tokens.append(Token(sys.intern(word), position, position + length))  # one string for all captions
             position += length
-    if places is None:
+    if indices is None:
         return tokens
-    return [Token(word, places[start], places[end - 1] + 1) for word, start, end in tokens]
+    return [Token(word, indices[start], indices[end - 1] + 1) for word, start, end in tokens]
