@@ -41,22 +41,13 @@ class Task(Protocol):
         """All results of a method, its rows in the folder `out`."""
 
     def report(
-        self,
-        evaluation: Evaluation,
-        members: Sequence[Member],
-        results: dict[str, Any],
-        settings: dict,
-        out: Path,
+        self, evaluation: Evaluation, members: Sequence[Member], results: dict[str, Any], settings: dict, out: Path
     ) -> dict:
         """The content of the task's result file, of the results by method; written by the caller."""
 
 
 def run_methods(
-    evaluation: Evaluation,
-    members: Sequence[Member],
-    task: Task,
-    out: Path,
-    load: Callable[[Path], Lvlm] = load_lvlm,
+    evaluation: Evaluation, members: Sequence[Member], task: Task, out: Path, load: Callable[[Path], Lvlm] = load_lvlm
 ) -> tuple[dict[str, Any], dict[str, dict], dict[str, str]]:
     """Run every method of a comparison.
 

@@ -35,13 +35,7 @@ def draw_caption_examples(
     shown = (changed or wrong or entries)[:n_images]
     if not shown:
         raise ValueError(f"{before}: no captions to draw")
-    texts = [
-        (
-            (f"greedy, image {entry['image_id']}", entry),
-            (label, others[entry["image_id"]]),
-        )
-        for entry in shown
-    ]
+    texts = [((f"greedy, image {entry['image_id']}", entry), (label, others[entry["image_id"]])) for entry in shown]
     n_lines = [
         max(LEAST_LINES, sum(min(len(wrap(own["caption"])), MOST_LINES + 1) + 2 for _, own in both)) for both in texts
     ]

@@ -13,10 +13,7 @@ from llava_hh.files.files import read_json
 N_CATEGORIES = 20
 N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them
 LEAST_MENTIONS = 10  # of a place in the caption that is drawn
-RATES = {
-    "rate": "hallucinated, % of captions that name it",
-    "missed_rate": "missed, % of images that have it",
-}
+RATES = {"rate": "hallucinated, % of captions that name it", "missed_rate": "missed, % of images that have it"}
 PLACES = {
     "part": "part of the caption, of equal length",
     "mention": "number of the mentioned object",

@@ -94,12 +94,7 @@ FIGURES: list[tuple[str, str, Callable[[dict], str], str]] = [
         attention_inheritance,
         "attention_inheritance",
     ),
-    (
-        "Figure 5: change in instruction tuning",
-        "js_divergence/js_divergence",
-        js_divergence,
-        "js_div_in_training",
-    ),
+    ("Figure 5: change in instruction tuning", "js_divergence/js_divergence", js_divergence, "js_div_in_training"),
     (
         "Figure 6a: less attention after the image",
         "attention_reweight/attention_reweight_after_image",
