@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llava_hh.analysis import js_divergence as analysis
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy.spatial.distance import jensenshannon
 from transformers import LlavaForConditionalGeneration, PreTrainedConfig
 
 from llava_hh.experiments import js_divergence as divergence
+from llava_hh.experiments.measures import js_divergence as analysis
 from llava_hh.figures.js_divergence import draw_js_divergence
 from llava_hh.figures.paper import JS_DIVERGENCE
 from llava_hh.models import lvlm

@@ -118,15 +118,15 @@ def sub_batches(out: Path) -> list[int | None]:
 @pytest.mark.parametrize(
     ("name", "module", "most"),
     [
-        ("attention_bias", "bias", 3),
-        ("attention_inheritance", "inheritance", 8),
+        ("attention_bias", "attention_bias", 3),
+        ("attention_inheritance", "attention_inheritance", 8),
         ("js_divergence", "js_divergence", 8),
         ("record_words", "word_maps", 1),
     ],
 )
 def test_figures_record_fewer_maps_at_once(name, module, most, material, tmp_path, monkeypatch):
     expected = run_script(material[name], tmp_path / "all")
-    own, refused = importlib.import_module(f"llava_hh.analysis.{module}"), []
+    own, refused = importlib.import_module(f"llava_hh.experiments.measures.{module}"), []
 
     def few_maps(*given, record=own.record, maps, **named):
         if len(maps) > most:

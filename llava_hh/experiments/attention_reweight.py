@@ -21,7 +21,7 @@ class Factors(Figure):
     each where random heads are to stand beside. Greedy decoding is the factor 1.
     """
 
-    paper = "REWEIGHT"  # by span
+    paper, drawn_by = "REWEIGHT", "attention_reweight"  # the paper's values by span
     profile = {"out": FOLDER, "summary": FOLDER + "/summary_{span}.json"}
     example = "--span after_image --profile mini_quick"
 
@@ -53,11 +53,6 @@ class Factors(Figure):
             for alpha, point in zip(result["alphas"], result["hal_heads"], strict=True)
         ]
 
-    def draw(self, source: Path, out: Path) -> None:
-        from llava_hh.figures.attention_reweight import draw_attention_reweight
-
-        draw_attention_reweight(source, out)
-
 
 def factors_of(summary: Mapping[str, Any], span: str) -> dict:
     """Metrics at each factor on a span, greedy decoding first, of the heads of a list and of random draws.
@@ -67,48 +62,51 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
             some factors only.
     """
     methods, described = summary["methods"], summary["settings"]["methods"]
-    model = described["greedy"]["model"]["sha256"]
-
-    def scaled(name: str, n: int) -> dict | None:
-        run = described.get(name, {})
-        if run.get("decoder") or run.get("model", {}).get("sha256") != model or n != methods["greedy"]["n"]:
-            return None  # under a decoder, of a fine-tuned model, or on some of the images
-        edits = run["interventions"]
-        is_scaled = len(edits) == 1 and edits[0]["kind"] == "ScaleAttention" and edits[0]["span"] == span
-        return edits[0] if is_scaled else None
-
-    own = {name: edit for name, entry in methods.items() if "draws" not in entry and (edit := scaled(name, entry["n"]))}
-    if not own:
-        raise ValueError(f"--span {span}: no scale:span={span},alpha=... among the methods of the comparison")
-    if len({tuple(map(tuple, edit["heads"])) for edit in own.values()}) > 1:
-        raise ValueError(f"--span {span}: factors on several lists of heads in the comparison; expected one list")
-    groups: dict[float, dict] = {}
-    for entry in methods.values():
-        edit = scaled(entry["folders"][0], entry["n"]) if entry.get("folders") else None
-        if edit and groups.setdefault(edit["alpha"], entry) is not entry:
-            raise ValueError(f"--span {span}: two groups of random heads at factor {edit['alpha']:g}")
-    greedy = _point(methods["greedy"])
-    alphas = [1.0, *(edit["alpha"] for edit in own.values())]
-    if len({*alphas}) < len(alphas):
-        raise ValueError(f"--span {span}: a factor twice, or 1, which greedy decoding is")
+    greedy, n_images = _point(methods["greedy"]), methods["greedy"]["n"]
+    where, scaled, groups = f"--span {span}: ", {}, {}
+    for name, entry in methods.items():
+        folder = entry["folders"][0] if entry.get("folders") else name
+        if (edit := _scaling(described.get(folder), span, described["greedy"]["model"])) is None or entry[
+            "n"
+        ] != n_images:
+            continue  # another edit, or on some of the images
+        if "draws" not in entry:
+            scaled[name] = edit
+        elif groups.setdefault(edit["alpha"], entry) is not entry:
+            raise ValueError(f"{where}two groups of random heads at factor {edit['alpha']:g}")
+    if not scaled:
+        raise ValueError(f"{where}no scale:span={span},alpha=... among the methods of the comparison")
+    if len({tuple(map(tuple, edit["heads"])) for edit in scaled.values()}) > 1:
+        raise ValueError(f"{where}factors on several lists of heads in the comparison; expected one list")
+    alphas = [edit["alpha"] for edit in scaled.values()]
+    if len({1.0, *alphas}) <= len(alphas):
+        raise ValueError(f"{where}a factor twice, or 1, which greedy decoding is")
     drawn = []
     if groups:
-        if missing := [alpha for alpha in alphas[1:] if alpha not in groups]:
-            raise ValueError(f"--span {span}: random heads at some factors only, not at {missing[0]:g}")
-        n_draws = len(groups[alphas[1]]["draws"])
-        if any(len(groups[alpha]["draws"]) != n_draws for alpha in alphas[1:]):
-            raise ValueError(f"--span {span}: another number of random draws at some factors")
-        drawn = [{**greedy, "draws": [greedy] * n_draws}]
-        drawn += [{**_point(groups[alpha]), "draws": groups[alpha]["draws"]} for alpha in alphas[1:]]
+        if missing := [alpha for alpha in alphas if alpha not in groups]:
+            raise ValueError(f"{where}random heads at some factors only, not at {missing[0]:g}")
+        draws = [groups[alpha]["draws"] for alpha in alphas]
+        if len({len(of_factor) for of_factor in draws}) > 1:
+            raise ValueError(f"{where}another number of random draws at some factors")
+        drawn = [{**greedy, "draws": [greedy] * len(draws[0])}]
+        drawn += [{**_point(groups[alpha]), "draws": of_factor} for alpha, of_factor in zip(alphas, draws, strict=True)]
     return {
         "span": span,
-        "alphas": alphas,
-        "hal_heads": [greedy, *(_point(methods[name]) for name in own)],
-        "minus_greedy": {f"{edit['alpha']:g}": methods[name]["minus_greedy"] for name, edit in own.items()},
+        "alphas": [1.0, *alphas],
+        "hal_heads": [greedy, *(_point(methods[name]) for name in scaled)],
+        "minus_greedy": {f"{edit['alpha']:g}": methods[name]["minus_greedy"] for name, edit in scaled.items()},
         "random_heads": drawn,
-        "n": greedy["n"],
-        "top_k": len(next(iter(own.values()))["heads"]),
+        "n": n_images,
+        "top_k": len(next(iter(scaled.values()))["heads"]),
     }
+
+
+def _scaling(run: Mapping[str, Any] | None, span: str, model: Mapping[str, Any]) -> dict | None:
+    """The intervention of a run of that model that scales attention on `span`, and does nothing else."""
+    if not run or run.get("decoder") or run["model"]["sha256"] != model["sha256"] or len(run["interventions"]) != 1:
+        return None
+    [edit] = run["interventions"]
+    return edit if edit["kind"] == "ScaleAttention" and edit["span"] == span else None
 
 
 def _point(entry: Mapping[str, Any]) -> dict:

@@ -55,7 +55,7 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
         print(line)
     if not is_there:
         mark_finished(path, request, left_by_runs(args.out))
-    if type(figure).draw is not Figure.draw:
+    if figure.has_picture:
         from llava_hh.figures.style import picture
 
         with picture(args.out / figure.name, args.debug) as out:
