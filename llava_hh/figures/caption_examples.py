@@ -35,28 +35,16 @@ def draw_caption_examples(
     shown = (changed or wrong or entries)[:n_images]
     if not shown:
         raise ValueError(f"{before}: no captions to draw")
-    texts = [((f"greedy, image {entry['image_id']}", entry), (label, others[entry["image_id"]])) for entry in shown]
+    texts = [{f"greedy, image {entry['image_id']}": entry, label: others[entry["image_id"]]} for entry in shown]
     n_lines = [
-        max(LEAST_LINES, sum(min(len(wrap(own["caption"])), MOST_LINES + 1) + 2 for _, own in both)) for both in texts
+        max(LEAST_LINES, sum(min(len(wrap(entry["caption"])), MOST_LINES + 1) + 2 for entry in both.values()))
+        for both in texts
     ]
     height = LINE_HEIGHT * sum(n_lines) + TITLE_HEIGHT
     # no constrained layout: it gives up where the font's boxes for unknown letters are wider than the figure
-    figure, axes = plt.subplots(
-        len(shown),
-        2,
-        figsize=(8.2, height),
-        squeeze=False,
-        gridspec_kw={
-            "width_ratios": (1, 3),
-            "height_ratios": n_lines,
-            "wspace": 0.03,
-            "hspace": 0,
-            "left": 0,
-            "right": 1,
-            "bottom": 0,
-            "top": 1 - TITLE_HEIGHT / height,
-        },
-    )
+    spaces = {"wspace": 0.03, "hspace": 0, "left": 0, "right": 1, "bottom": 0, "top": 1 - TITLE_HEIGHT / height}
+    grid = {"width_ratios": (1, 3), "height_ratios": n_lines, **spaces}
+    figure, axes = plt.subplots(len(shown), 2, figsize=(8.2, height), squeeze=False, gridspec_kw=grid)
     for (left, right), entry, both, lines in zip(axes, shown, texts, n_lines, strict=True):
         left.set_anchor("N")
         left.imshow(load_image(image_path(image_folder, entry["image"])))
@@ -64,9 +52,9 @@ def draw_caption_examples(
             axis.axis("off")
         right.set(xlim=(0, LINE_CHARACTERS), ylim=(lines, 0))
         line = 0
-        for title, own in both:
+        for title, captioned in both.items():
             right.text(0, line, title, va="top", fontsize=7.5, fontweight="bold", color=GREEDY)
-            line = _write(right, line + 1, own) + 1
+            line = _write(right, line + 1, captioned) + 1
     figure.suptitle(f"The first {len(shown)} {which}; hallucinated words in red", fontsize=9, y=1 - 0.1 / height)
     save_figure(figure, out)
 
