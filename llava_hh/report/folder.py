@@ -29,14 +29,13 @@ class ResultFolder:
             raise FileNotFoundError(f"{folder}: no such folder; expected one of results")
         self.folder, self.first = folder, [part.resolve() for part in first]
         self.files: list[Path] = []
-        for place, folders, names in os.walk(folder):
+        for below, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
-            self.files += [Path(place) / name for name in sorted(names) if not name.endswith(FINISHED)]
+            self.files += [Path(below) / name for name in sorted(names) if not name.endswith(FINISHED)]
 
     def named(self, pattern: str) -> list[Path]:
         """Files whose name fits the pattern: those of `first`, of earlier versions last, those nearer to the folder."""
-        found = [path for path in self.files if fnmatch(path.name, pattern)]
-        return sorted(found, key=self._rank)
+        return sorted((path for path in self.files if fnmatch(path.name, pattern)), key=self._rank)
 
     def _rank(self, path: Path) -> tuple:
         of_others = not any(path.resolve().is_relative_to(part) for part in self.first)

@@ -12,7 +12,7 @@ ROOT = "results"  # the name of the folder whose index lists all runs
 def index_folder(folder: Path) -> Path | None:
     """The nearest folder named ROOT around a folder of results, or itself."""
     whole = folder.resolve()
-    return next((place for place in (whole, *whole.parents) if place.name == ROOT), None)
+    return next((around for around in (whole, *whole.parents) if around.name == ROOT), None)
 
 
 def collect_index(root: Path) -> dict:

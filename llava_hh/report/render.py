@@ -37,9 +37,8 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     sets, files = find_sets(results, limit)
     heads = find_heads(results)
     if not (comparisons or sets or heads):
-        raise FileNotFoundError(
-            f"{folder}: no captions, comparisons or attribution there; expected a folder of results"
-        )
+        what = "no captions, comparisons or attribution there"
+        raise FileNotFoundError(f"{folder}: {what}; expected a folder of results")
     page = {
         "title": "/".join(folder.resolve().parts[-2:]),
         "headline": headline(comparisons),
@@ -50,36 +49,35 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
         "heads": heads,
         "sets": sets,
     }
-    without = _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": {}})})
-    pictures = shrink_images(
-        files, LARGEST_PAGE - len(without.encode()) - sum(len(json.dumps(key)) + 4 for key in files)
-    )
-    return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
+
+    def page_with(pictures: dict[str, str]) -> str:
+        return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
+
+    keys = sum(len(json.dumps(key)) + 4 for key in files)
+    return page_with(shrink_images(files, LARGEST_PAGE - len(page_with({}).encode()) - keys))
 
 
 def render_index(root: Path) -> str:
     """The page that lists all runs and reports below a folder.
 
     Raises:
-        ValueError: as `collect_index`.
+        ValueError: a run.json or a comparison of another form.
     """
     return _fill("index.html.j2", collect_index(root))
 
 
 def _fill(template: str, values: dict) -> str:
     """A template with values, all of them escaped; only the package's own style and scripts run in the page."""
-    environment = Environment(
-        loader=PackageLoader("llava_hh.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("llava_hh.report"), **how)
     folder = Path(__file__).parent / "templates"
     style = (folder / "page.css").read_text(encoding="utf-8")
     script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    own = {"style": Markup(style), "script": Markup(script), "style_hash": _hash(style), "script_hash": _hash(script)}
-    return environment.get_template(template).render(**values, **own)
+    parts = {"style": style, "script": script}
+    parts = {name: Markup(text) for name, text in parts.items()} | {
+        f"{name}_hash": _hash(parts[name]) for name in parts
+    }
+    return environment.get_template(template).render(**values, **parts)
 
 
 def _data(content: dict) -> Markup:
