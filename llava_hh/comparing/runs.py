@@ -43,10 +43,8 @@ def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[di
                 raise ValueError(f"caption {number}: {error}; {expected}") from None
         known = dataset.annotations(given.annotations, [image_id for image_id, _ in texts], cache)
         objects = dataset.objects(known)
-        return [
-            {**row, "image_id": image_id, **dataset.score(text, objects[image_id])}
-            for row, (image_id, text) in zip(rows, texts, strict=True)
-        ]
+        scores = [{"image_id": image_id, **dataset.score(text, objects[image_id])} for image_id, text in texts]
+        return [{**row, **scored} for row, scored in zip(rows, scores, strict=True)]
 
     return score
 
@@ -80,7 +78,9 @@ def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
         wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in pair]
         if fewer := len(wrong[0]) - len(wrong[1]):
             about = {"image_id": pair[0]["image_id"], "image": pair[0].get("image"), "fewer": fewer}
-            both = [{"caption": entry["caption"], "hallucinated": own} for entry, own in zip(pair, wrong, strict=True)]
+            both = [
+                {"caption": entry["caption"], "hallucinated": nodes} for entry, nodes in zip(pair, wrong, strict=True)
+            ]
             examples["wins" if fewer > 0 else "losses"].append({**about, "reference": both[0], "other": both[1]})
     counts = {f"n_{kind}": len(of_kind) for kind, of_kind in examples.items()}
     counts["n_ties"] = len(reference.sentences) - sum(counts.values())

@@ -63,11 +63,11 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
 
 def methods_of(summary: dict) -> dict[str, dict]:
     """The methods of a summary, by their label in tables and figures."""
-    labels = {name: label_of(name, entry) for name, entry in summary["methods"].items()}
-    return {
-        mean_of(labels[name], len(entry["draws"])) if entry.get("draws") else labels[name]: entry
-        for name, entry in summary["methods"].items()
-    }
+    methods = {}
+    for name, entry in summary["methods"].items():
+        label, n_runs = label_of(name, entry), len(entry.get("draws", ()))
+        methods[mean_of(label, n_runs) if n_runs else label] = entry
+    return methods
 
 
 def table_of(summary: dict) -> Table:

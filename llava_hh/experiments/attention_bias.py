@@ -42,10 +42,9 @@ class Bias(CaptionFigure):
 
         image_ids = np.array([row["image_id"] for row in measured.rows])
         split = np.split(measured.arrays["parts"], [len(self.groups[GROUPS[0]])], axis=1)
-        groups = {
-            group: summarise_group(parts, measured.rows, image_ids, self.groups[group])
-            for group, parts in zip(GROUPS, split, strict=True)
-        }
+        groups = {}
+        for parts, (group, heads) in zip(split, self.groups.items(), strict=True):
+            groups[group] = summarise_group(parts, measured.rows, image_ids, heads)
         return {"groups": groups, "n_words": len(measured.rows), "n_captions": len(self.entries)}
 
     def lines(self, result: dict) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 from llava_hh.experiments.per_caption import Figure
 from llava_hh.files.files import read_result
 from llava_hh.metrics.statistics import METRICS
-from llava_hh.runs.run import make_folder, processes
 
 SPANS = ("after_image", "image")
 # what attention_reweight_txt.sh makes
@@ -33,15 +32,10 @@ class Factors(Figure):
         add("--summary", type=Path, required=True, metavar="FILE", help="summary.json of evaluate")
         add("--span", choices=SPANS, required=True, help="attention on which keys was scaled")
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
-        self.options = options
-        summary = read_result(options["summary"])
-        content = factors_of(summary, options["span"])
-        if not processes().is_main:
-            return None
-        make_folder(out)
-        settings = {**summary["settings"], "top_k": content.pop("top_k")}
-        return self.write(out, content, settings)
+    def content(self) -> tuple[dict, dict]:
+        summary = read_result(self.options["summary"])
+        content = factors_of(summary, self.options["span"])
+        return content, {**summary["settings"], "top_k": content.pop("top_k")}
 
     def of_paper(self, values: dict) -> dict:
         return values[self.options["span"]]
@@ -62,13 +56,12 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
             some factors only.
     """
     methods, described = summary["methods"], summary["settings"]["methods"]
-    greedy, n_images = _point(methods["greedy"]), methods["greedy"]["n"]
+    greedy, model = _point(methods["greedy"]), described["greedy"]["model"]
     where, scaled, groups = f"--span {span}: ", {}, {}
     for name, entry in methods.items():
         folder = entry["folders"][0] if entry.get("folders") else name
-        if (edit := _scaling(described.get(folder), span, described["greedy"]["model"])) is None or entry[
-            "n"
-        ] != n_images:
+        edit = _scaling(described.get(folder), span, model)
+        if edit is None or entry["n"] != greedy["n"]:
             continue  # another edit, or on some of the images
         if "draws" not in entry:
             scaled[name] = edit
@@ -96,7 +89,7 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
         "hal_heads": [greedy, *(_point(methods[name]) for name in scaled)],
         "minus_greedy": {f"{edit['alpha']:g}": methods[name]["minus_greedy"] for name, edit in scaled.items()},
         "random_heads": drawn,
-        "n": n_images,
+        "n": greedy["n"],
         "top_k": len(next(iter(scaled.values()))["heads"]),
     }
 

@@ -18,7 +18,7 @@ from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.runs.plugins import PLUGINS
 from llava_hh.runs.run import make_folder, processes, start_run
 from llava_hh.runs.scored import RESULT_FILE
-from llava_hh.runs.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
+from llava_hh.runs.settings import CaptionedSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class CaptionSettings(Settings):
     limit: int | None = None
     image_folder: str | None = None
 
-    def free(self) -> dict[str, str]:
-        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+    free = CaptionedSettings.free
 
 
 class Captioned(NamedTuple):
@@ -142,9 +141,8 @@ class Evaluation:
     def run(self, method: Method, out: Path) -> "Captioned":
         """Caption by `method` and score into the folder `out`; the rows are the sentences of RESULT_FILE."""
         captioned = self.caption(method, out)
-        sentences = [
-            {**row, **self.dataset.score(row["text"], self.objects[row["image_id"]])} for row in captioned.rows
-        ]
+        score, objects = self.dataset.score, self.objects
+        sentences = [{**row, **score(row["text"], objects[row["image_id"]])} for row in captioned.rows]
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = overall_metrics(sentences, self.dataset.variant, references)
@@ -187,6 +185,6 @@ def open_evaluation(
         known = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
         truth = {path.name: file_sha256(path) for path in data.files(annotations)}
     draw = {"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)}
-    references = {image_id: own.captions for image_id, own in known.items()}
+    references = {image_id: of_image.captions for image_id, of_image in known.items()}
     of_images = {"objects": data.objects(known), "references": references, "truth": truth}
     return Evaluation(load_lvlm(model), data, samples, image_folder, draw, **of_images, **asked)

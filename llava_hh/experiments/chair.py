@@ -1,7 +1,7 @@
 """The task of captions: CHAIR, recall, BLEU and time of every method, and what heads did; tables and pictures."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,26 @@ class CaptionTask:
         summary = compare(with_row, repeated, compared.settings)
         entries, costs = summary["methods"], costs_of(compared.out, results)
         tunings = {member.method.name: fine_tuning_of(member) for member in compared.run}
+        fired = {name: captioned.fired for name, captioned in results.items()}
         for member in rows:
             name = member.method.name
             entries[name] |= {"label": member.method.label, "kind": member.method.kind, "method": str(member.spec)}
-            about = {"folder": name, "fine_tuning": tunings[name], "fired": results[name].fired}
-            entries[name] |= _filled(about) | costs[name]
-        of_runs = {"fine_tuning": tunings, "fired": {name: captioned.fired for name, captioned in results.items()}}
+            about = {"folder": name, "fine_tuning": tunings[name], "fired": fired[name]}
+            entries[name] |= _filled(about, about) | costs[name]
         is_random = {member.group: member.spec.kind == "random" for member in compared.members}
         for group, names in compared.groups.items():
             entries[group] |= {"label": LABELS.get(group, group), "folders": names, "draws_heads": is_random[group]}
             entries[group] |= mean_costs([costs[name] for name in names])
-            entries[group] |= _filled(
-                {key: _filled({name: own[name] for name in names}) for key, own in of_runs.items()}
-            )
+            about = {"fine_tuning": _filled(tunings, names), "fired": _filled(fired, names)}
+            entries[group] |= _filled(about, about)
         for name, first, difference in differences_of_kinds(rows, sentences):
             entries[name]["minus_first_of_kind"] = {"first": first, **difference}
         return summary
 
 
-def _filled(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if value}
+def _filled(content: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Those of the keys that have something."""
+    return {key: content[key] for key in keys if content[key]}
 
 
 def costs_of(out: Path, results: Mapping[str, Captioned]) -> dict[str, dict]:

@@ -79,9 +79,8 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
         return {}
     ordered = {member.method.name: results[member.method.name] for member in members if member.method.name in results}
     settings = {**record, "split": evaluation.draw["split"], "methods": described}
-    return task.summarise(
-        Compared(evaluation, members, ordered, settings | ({"left_out": left_out} if left_out else {}), out)
-    )
+    settings |= {"left_out": left_out} if left_out else {}
+    return task.summarise(Compared(evaluation, members, ordered, settings, out))
 
 
 def _refuse_begun(task: Task, evaluation: Evaluation, member: Member, out: Path, unknown: Sequence[str] = ()) -> None:

@@ -58,13 +58,7 @@ def fired_counts(lvlm: Lvlm, batch: Batch, n_answers: int, threshold: float, hea
 
 
 def firing_rates(
-    lvlm: Lvlm,
-    captions: Path,
-    image_folder: Path,
-    threshold: float,
-    out: Path,
-    batch_size: int,
-    limit: int | None = None,
+    lvlm: Lvlm, captions: Path, images: Path, threshold: float, out: Path, batch_size: int, limit: int | None = None
 ) -> np.ndarray:
     """Share of answer tokens at which each head's mass after the image reaches `threshold`, (layer, head).
 
@@ -74,6 +68,7 @@ def firing_rates(
 
     Args:
         captions: captions_eval_results.json of the model's greedy captions; limit: the first so many of them.
+        images: the folder of their images.
     Raises:
         ValueError: captions of another model, or without any token after an image.
     """
@@ -82,7 +77,7 @@ def firing_rates(
     if not every:
         raise ValueError(f"--captions {captions}: no captions")
     entries = every[:limit]
-    teacher = TeacherForced.of(lvlm, image_folder)
+    teacher = TeacherForced.of(lvlm, images)
     without_text = set(heads_on_image_alone(lvlm.model))
     heads = [Head(*pair) for pair in np.ndindex(lvlm.n_layers, lvlm.n_heads) if pair not in without_text]
     settings = MeasureSettings(**teacher.fields(every, batch_size, limit), further={"threshold": threshold})

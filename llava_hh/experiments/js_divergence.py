@@ -1,6 +1,6 @@
 """How far the attention of hallucination heads moves in instruction tuning (paper, figure 5)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Divergence(Figure):
         text = "use the first so many captions with a hallucination (the paper: 50)"
         add("--limit", type=SIZE, default=100, help=text)
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
+    def run(self, out: Path) -> dict | None:
         from llava_hh.attribution.captions import TeacherForced, digest, hallucinating_captions
         from llava_hh.experiments.measures.js_divergence import check_same_shape, order_by_step, summarise
         from llava_hh.heads import check_heads, load_heads, published_list
@@ -55,7 +55,7 @@ class Divergence(Figure):
         from llava_hh.models.lvlm import load_lvlm
         from llava_hh.runs.identity import identify, identify_checkpoint
 
-        self.options, limit = options, options["limit"]
+        options, limit = self.options, self.options["limit"]
         checkpoints = order_by_step(options["checkpoints"])
         shape = check_same_shape(options["reference"], list(checkpoints.values()))
         listed = options["heads"]

@@ -8,7 +8,6 @@ import numpy as np
 
 from llava_hh.experiments.per_caption import Figure
 from llava_hh.files.files import read_result
-from llava_hh.runs.run import make_folder, processes
 
 COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
 
@@ -21,16 +20,13 @@ class Modules(Figure):
     def add_flags(self, add: Callable[..., Any]) -> None:
         add("--attribution", type=Path, metavar="FILE", required=True, help="attribution_result.json of attribute")
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
-        self.options, attribution = options, options["attribution"]
-        result = read_result(attribution)
+    def content(self) -> tuple[dict, None]:
+        result = read_result(self.options["attribution"])
         if "modules" not in result:
-            raise ValueError(f"--attribution {attribution}: no `modules`; expected the result of attribute")
-        if not processes().is_main:
-            return None
-        make_folder(out)
+            source = f"--attribution {self.options['attribution']}"
+            raise ValueError(f"{source}: no `modules`; expected the result of attribute")
         modules = {kind: summary_of(module) for kind, module in result["modules"].items()}
-        return self.write(out, {"modules": modules, **{name: result[name] for name in COUNTS}}, None)
+        return {"modules": modules, **{name: result[name] for name in COUNTS}}, None
 
     def lines(self, result: dict) -> list[str]:
         return [

@@ -19,7 +19,7 @@ from llava_hh.command_line.parser import Template
 from llava_hh.files.files import write_json
 from llava_hh.files.memory import smallest_part
 from llava_hh.files.progress import announce
-from llava_hh.runs.run import processes, provenance, start_run
+from llava_hh.runs.run import make_folder, processes, provenance, start_run
 from llava_hh.runs.settings import CaptionedSettings
 
 if TYPE_CHECKING:
@@ -92,12 +92,10 @@ def measured_captions(
         if not processes().is_main:
             yield None
         else:
-            of_block = set(next(run.finished_blocks()).get("of_block", ()))
+            whole = set(next(run.finished_blocks()).get("of_block", ()))  # names of arrays that are not joined
             arrays = list(run.finished_arrays()) or [{}]
-            joined = {
-                name: np.concatenate([part[name] for part in arrays]) for name in arrays[0] if name not in of_block
-            }
-            example = {name: array for name, array in arrays[0].items() if name in of_block}
+            joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0] if name not in whole}
+            example = {name: array for name, array in arrays[0].items() if name in whole}
             yield Measured(run.finished_rows(), joined, example)
 
 
@@ -125,9 +123,17 @@ class Figure:
     def add_flags(self, add: Callable[..., Any]) -> None:
         """Add the figure's flags by `add`, the `add_argument` of a parser."""
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
-        """Work, and write NAME.json into the folder `out`; returns its content, None in all processes but the first."""
+    def content(self) -> tuple[dict, dict | None]:
+        """The content of NAME.json and its settings, for a figure that is made of a finished result."""
         raise NotImplementedError
+
+    def run(self, out: Path) -> dict | None:
+        """Work, and write NAME.json into the folder `out`; returns its content, None in all processes but the first."""
+        content, settings = self.content()
+        if not processes().is_main:
+            return None
+        make_folder(out)
+        return self.write(out, content, settings)
 
     def lines(self, result: dict) -> Sequence[str]:
         """What is printed of the result."""
@@ -136,10 +142,6 @@ class Figure:
     def draw(self, source: Path, out: Path) -> None:
         """Draw the result file as `out`.png and `out`.pdf."""
         getattr(import_module(f"llava_hh.figures.{self.drawn_by}"), f"draw_{self.drawn_by}")(source, out)
-
-    @property
-    def has_picture(self) -> bool:
-        return self.drawn_by is not None or type(self).draw is not Figure.draw
 
     def of_paper(self, values: Any) -> Any:
         """Those of the paper's values that belong to this result."""
@@ -205,10 +207,10 @@ class CaptionFigure(Figure):
         lvlm, given = self.teacher.lvlm, self.options
         return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
+    def run(self, out: Path) -> dict | None:
         from llava_hh.attribution.captions import TeacherForced, hallucinating_captions, refuse_other_model
 
-        self.options, captions, limit = options, options["captions"], options["limit"]
+        options, captions, limit = self.options, self.options["captions"], self.options["limit"]
         refuse_other_model(captions, options["model"])
         every = hallucinating_captions(captions, allow_none=self.without is not None)
         if not every:
@@ -223,6 +225,5 @@ class CaptionFigure(Figure):
         announce(f"{self.label}: {len(self.entries)} captions, {options['model']}, into {out}")
         given = (self.label, self.teacher.image_of, self.measure)
         with measured_captions(out, settings, self.entries, *given) as measured:
-            if measured is None:
-                return None
-            return self.write(out, self.summarise(measured), {**settings.record(), **self.also_said()})
+            said = settings.record() | self.also_said()
+            return None if measured is None else self.write(out, self.summarise(measured), said)

@@ -40,9 +40,8 @@ class PopeTask:
     keep_in: Path | None = None
 
     def settings(self, evaluation: Evaluation, method: Method) -> dict[str, CaptionSettings]:
-        tasks = {
-            kind: {"suffix": self.suffix_name, "questions": digest_of(asked)} for kind, asked in self.questions.items()
-        }
+        digests = {kind: digest_of(asked) for kind, asked in self.questions.items()}
+        tasks = {kind: {"suffix": self.suffix_name, "questions": digest} for kind, digest in digests.items()}
         return {kind: replace(evaluation, task=task).settings(method) for kind, task in tasks.items()}
 
     def try_out(self, evaluation: Evaluation, method: Method) -> None:

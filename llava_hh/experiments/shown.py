@@ -31,9 +31,8 @@ def _show_groups(methods: Mapping[str, dict], form: str) -> None:
     varied = {name: entry for name, entry in methods.items() if "over_runs" in entry and not entry["draws_heads"]}
     if varied:
         print(file=beside(form))
-        print_table(
-            table_of_spread({label_of(name, entry): entry["over_runs"] for name, entry in varied.items()}), form
-        )
+        spreads = {label_of(name, entry): entry["over_runs"] for name, entry in varied.items()}
+        print_table(table_of_spread(spreads), form)
         print(file=beside(form))
     for name, entry in methods.items():
         if rates := entry.get("fired"):
@@ -85,12 +84,10 @@ def table_of_losses(content: dict) -> Table:
     heads = ["method", "loss, nats per token", "perplexity", "loss minus greedy"]
     rows = []
     for entry in methods.values():
-        cells = [
-            Estimate(entry[key], entry["interval"][key], form=form) if key in entry else ""
-            for key, form in forms.items()
-        ]
+        known = {key: form for key, form in forms.items() if key in entry}  # greedy decoding has no difference
+        cells = [Estimate(entry[key], entry["interval"][key], form=form) for key, form in known.items()]
+        cells += [""] * (len(forms) - len(cells))
         rows.append([entry["label"], *cells, *(cell(entry.get("captions", {}), metric) for metric in captioned)])
     note = f"In brackets: 95% bootstrap intervals over {methods['greedy']['n_images']} images."
-    return Table(
-        heads + [METRICS[metric].head for metric in captioned], rows, note + note_of_left_out(content["settings"])
-    )
+    heads += [METRICS[metric].head for metric in captioned]
+    return Table(heads, rows, note + note_of_left_out(content["settings"]))

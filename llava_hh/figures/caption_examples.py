@@ -36,10 +36,7 @@ def draw_caption_examples(
     if not shown:
         raise ValueError(f"{before}: no captions to draw")
     texts = [{f"greedy, image {entry['image_id']}": entry, label: others[entry["image_id"]]} for entry in shown]
-    n_lines = [
-        max(LEAST_LINES, sum(min(len(wrap(entry["caption"])), MOST_LINES + 1) + 2 for entry in both.values()))
-        for both in texts
-    ]
+    n_lines = [max(LEAST_LINES, sum(_height(entry) + 2 for entry in both.values())) for both in texts]
     height = LINE_HEIGHT * sum(n_lines) + TITLE_HEIGHT
     # no constrained layout: it gives up where the font's boxes for unknown letters are wider than the figure
     spaces = {"wspace": 0.03, "hspace": 0, "left": 0, "right": 1, "bottom": 0, "top": 1 - TITLE_HEIGHT / height}
@@ -77,6 +74,11 @@ def wrap(caption: str) -> list[list[int]]:
     return lines
 
 
+def _height(entry: dict) -> int:
+    """In lines, of a caption that is cut where it is too long."""
+    return min(len(wrap(entry["caption"])), MOST_LINES + 1)
+
+
 def _write(axis: Axes, top: int, entry: dict) -> int:
     """Write a caption in a fixed-width font, hallucinated words in red; returns the line below it."""
     spans = [(mention["start"], mention["end"]) for mention in entry["mentions"] if mention["hallucinated"]]
@@ -91,4 +93,4 @@ def _write(axis: Axes, top: int, entry: dict) -> int:
             axis.text(0, number, text, va="top", family="monospace", fontsize=7.5, color=colour, fontweight=weight)
     if more > 0:
         axis.text(0, top + MOST_LINES, f"... {more:,} more lines", va="top", fontsize=7.5, color=GREEDY)
-    return top + min(len(lines), MOST_LINES + 1)
+    return top + _height(entry)

@@ -32,9 +32,9 @@ def draw_categories(source: Path, out: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 1.6 + 0.27 * len(order)), sharey=True, layout="constrained")
     for axis, (rate, label) in zip(axes, RATES.items(), strict=True):
         for shift, run, style in _beside(runs):
-            of_run = [run["categories"][name] for name in order]
-            pairs = [(category[rate], category["interval"][rate]) for category in of_run]
-            _add_shares(axis, rows + shift, pairs, upright=False, fmt="o", **style)
+            shares = [run["categories"][name][rate] for name in order]
+            intervals = [run["categories"][name]["interval"][rate] for name in order]
+            _add_shares(axis, rows + shift, shares, intervals, upright=False, fmt="o", **style)
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
     counts = [f"{name} ({first[name]['hallucinated']}/{first[name]['named']})" for name in order]
@@ -61,10 +61,8 @@ def draw_co_occurrence(source: Path, out: Path) -> None:
         image = axis.imshow(grid, cmap=DIVERGING, vmin=-3, vmax=3, aspect="auto")
         for (y, hallucinated), (x, there) in product(enumerate(rows), enumerate(columns)):
             if pair := pairs.get((hallucinated, there)):
-                text, colour = (
-                    f"{pair['n']}{'*' * (pair['p_holm'] < 0.05)}",
-                    "white" if abs(grid[y, x]) > 2 else "black",
-                )
+                colour = "white" if abs(grid[y, x]) > 2 else "black"
+                text = f"{pair['n']}{'*' * (pair['p_holm'] < 0.05)}"
                 axis.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
         axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
         axis.set_yticks(range(len(rows)), [f"{name} ({sizes.get(name, 0)})" for name in rows], fontsize=7)
@@ -83,11 +81,9 @@ def draw_positions(source: Path, out: Path) -> None:
     for axis, (kind, label) in zip(axes, POSITIONS.items(), strict=True):
         for shift, run, style in _beside(runs):
             parts = run["positions"][kind]["places"]
-            drawn = [
-                (part["share"] if part["mentions"] >= LEAST_MENTIONS else None, part["interval"]["share"])
-                for part in parts
-            ]
-            _add_shares(axis, np.arange(1, len(parts) + 1) + shift, drawn, fmt="o-", **style)
+            shares = [part["share"] if part["mentions"] >= LEAST_MENTIONS else None for part in parts]
+            intervals = [part["interval"]["share"] for part in parts]
+            _add_shares(axis, np.arange(1, len(parts) + 1) + shift, shares, intervals, fmt="o-", **style)
         whole_ticks(axis, "x")
         axis.set_xlabel(label)
     axes[0].set_ylim(bottom=0)
@@ -103,20 +99,18 @@ def _read(source: Path) -> tuple[int, list[dict]]:
     return details["n"], list(details["runs"].values())
 
 
-def _add_shares(axis: Axes, positions: np.ndarray, shares: list[tuple], **style: Any) -> None:
+def _add_shares(axis: Axes, positions: np.ndarray, shares: list, intervals: list, **style: Any) -> None:
     """Fractions with their intervals as percent; None is not drawn."""
-    values = 100 * np.array([value for value, _ in shares], dtype=float)
-    intervals = 100 * np.array([ends or (None, None) for _, ends in shares], dtype=float)
-    add_estimates(axis, positions, values, intervals, ms=3.5, lw=1, capsize=1.5, **style)
+    ends = 100 * np.array([interval or (None, None) for interval in intervals], dtype=float)
+    add_estimates(axis, positions, 100 * np.array(shares, dtype=float), ends, ms=3.5, lw=1, capsize=1.5, **style)
 
 
 def _beside(runs: list[dict]) -> list[tuple[float, dict, dict]]:
     """Each run with its shift, so that intervals don't cover each other, and the style of its points."""
     shifts = (np.arange(len(runs)) - (len(runs) - 1) / 2) * min(0.2, 0.7 / len(runs))
-    colours = cycle(RUN_COLOURS)  # a run alone has the first, that of greedy decoding
-    return [
-        (shift, run, {"color": next(colours), "label": run["label"]}) for shift, run in zip(shifts, runs, strict=True)
-    ]
+    # a run alone has the first colour, that of greedy decoding
+    styles = [{"color": colour, "label": run["label"]} for colour, run in zip(cycle(RUN_COLOURS), runs, strict=False)]
+    return list(zip(shifts, runs, styles, strict=True))
 
 
 def _add_names(axis: Axes, runs: list[dict]) -> None:

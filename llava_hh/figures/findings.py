@@ -118,20 +118,13 @@ class Finding:
             raise ValueError(f"{source}: not the form of this figure ({error!r}); {again}") from None
 
 
-REWEIGHT = "attention_reweight"
+FACTORS = "attention_reweight"
+TXT, IMG = ((f"{FACTORS}_{ending}", FACTORS) for ending in ("txt", "img"))  # wrapper and folder
 FIGURES = [
     Finding("Module level", "module_influence", module_influence),
     Finding("Figure 3: attention bias", "attention_bias", attention_bias),
     Finding("Figure 4: attention inheritance", "attention_inheritance", attention_inheritance),
     Finding("Figure 5: change in instruction tuning", "js_divergence", js_divergence, "js_div_in_training"),
-    Finding(
-        "Figure 6a: less attention after the image",
-        f"{REWEIGHT}_after_image",
-        attention_reweight,
-        f"{REWEIGHT}_txt",
-        REWEIGHT,
-    ),
-    Finding(
-        "Figure 6b: more attention on the image", f"{REWEIGHT}_image", attention_reweight, f"{REWEIGHT}_img", REWEIGHT
-    ),
+    Finding("Figure 6a: less attention after the image", f"{FACTORS}_after_image", attention_reweight, *TXT),
+    Finding("Figure 6b: more attention on the image", f"{FACTORS}_image", attention_reweight, *IMG),
 ]

@@ -15,10 +15,8 @@ def draw_methods(source: Path, out: Path) -> None:
     """Draw a summary.json of evaluate as `out`.png and `out`.pdf; greedy decoding is the dashed line."""
     summary = read_json(source)
     methods = methods_of(summary)
-    rows, greedy = (
-        np.arange(len(methods))[::-1],
-        summary["methods"]["greedy"],
-    )  # the first method on top, as in the table
+    greedy = summary["methods"]["greedy"]
+    rows = np.arange(len(methods))[::-1]  # the first method on top, as in the table
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.35 * len(methods)), sharey=True, layout="constrained")
     for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
         values = 100 * np.array([entry[metric] for entry in methods.values()])

@@ -27,10 +27,8 @@ GROUP_LABELS = {
     "non_hal_heads": "non-hallucination heads",
     "other_heads": "all other heads",
 }
-plt.rcParams.update(
-    {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
-)
-plt.rcParams["text.parse_math"] = False  # captions and names of runs may hold dollar signs
+plt.rcParams.update({"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"pdf.fonttype": 42, "text.parse_math": False})  # captions and names may hold dollar signs
 ENDINGS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # and the metadata, which holds no time
 
 

@@ -36,7 +36,7 @@ def find_heads(results: ResultFolder) -> dict | None:
 def rounded(value: object) -> object:
     """Numbers in nested lists, rounded to DIGITS; None stays."""
     if isinstance(value, list):
-        return [rounded(each) for each in value]
+        return [rounded(inner) for inner in value]
     return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
@@ -61,10 +61,8 @@ def _scores(content: dict) -> dict:
 
 
 def _of_words(content: dict) -> list[dict]:
-    return [
-        {"label": f"influence on {words} words", "values": rounded(content[f"influence_{words}"])}
-        for words in ("hallucinated", "true")
-    ]
+    values = {words: rounded(content[f"influence_{words}"]) for words in ("hallucinated", "true")}
+    return [{"label": f"influence on {words} words", "values": of_words} for words, of_words in values.items()]
 
 
 def _last_step(content: dict) -> list:

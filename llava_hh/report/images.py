@@ -29,9 +29,8 @@ def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
         size = sum(map(len, uris.values()))
         if size <= budget:
             return uris
-    raise ValueError(
-        f"{len(uris)} images take {size:,} bytes at {edge} pixels, {budget:,} are left; use a smaller --limit"
-    )
+    taken = f"{len(uris)} images take {size:,} bytes at {edge} pixels"
+    raise ValueError(f"{taken}, {budget:,} are left; use a smaller --limit")
 
 
 def _shrink(path: Path, edge: int) -> str | None:

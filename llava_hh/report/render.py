@@ -71,13 +71,11 @@ def _fill(template: str, values: dict) -> str:
     how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("llava_hh.report"), **how)
     folder = Path(__file__).parent / "templates"
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    parts = {"style": style, "script": script}
-    parts = {name: Markup(text) for name, text in parts.items()} | {
-        f"{name}_hash": _hash(parts[name]) for name in parts
-    }
-    return environment.get_template(template).render(**values, **parts)
+    parts = {"style": ("page.css",), "script": SCRIPTS}
+    texts = {name: "\n".join((folder / file).read_text(encoding="utf-8") for file in parts[name]) for name in parts}
+    hashes = {f"{name}_hash": _hash(text) for name, text in texts.items()}
+    marked = {name: Markup(text) for name, text in texts.items()}
+    return environment.get_template(template).render(**values, **marked, **hashes)
 
 
 def _data(content: dict) -> Markup:

@@ -13,10 +13,10 @@ from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
 from llava_hh.scoring.result import see_writable, write_scores
 
+Answer = tuple[Any, str]  # what says which question, and the text
 
-def read_texts(
-    path: Path, read: Callable[[dict], tuple[Any, str] | None], expected: str = "JSON lines"
-) -> dict[Any, str]:
+
+def read_texts(path: Path, read: Callable[[dict], Answer | None], expected: str = "JSON lines") -> dict[Any, str]:
     """The answers of a file of JSON lines; `read` makes the question's key and the text of a row, None to leave it out.
 
     Raises:

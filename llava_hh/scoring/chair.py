@@ -127,10 +127,8 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
 
     def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         cut = drop_incomplete_sentence if given.drop_incomplete else str
-        return [
-            {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
-            for row in progress("CHAIR", "caption", share)
-        ]
+        shown = progress("CHAIR", "caption", share)
+        return [{**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])} for row in shown]
 
     sentences = share_out(kept, score)
     captions = [references.get(entry["image_id"], []) for entry in sentences]

@@ -45,12 +45,11 @@ def answer_losses(
         shown = max(map(len, responses)) + 1  # the position before an answer predicts its first token
         logits = lvlm.model(**batch.inputs, use_cache=False, logits_to_keep=shown).logits
     ids = batch.inputs["input_ids"]
-    return [
-        cross_entropy(
-            of_row[-len(answer) - 1 : -1].float(), row[-len(answer) :].to(of_row.device), reduction="sum"
-        ).item()
-        for of_row, row, answer in zip(logits, ids, responses, strict=True)
-    ]
+    losses = []
+    for predicted, row, n_tokens in zip(logits, ids, map(len, responses), strict=True):
+        said = row[-n_tokens:].to(predicted.device)
+        losses.append(cross_entropy(predicted[-n_tokens - 1 : -1].float(), said, reduction="sum").item())
+    return losses
 
 
 def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed: int = 0) -> dict[str, dict]:
@@ -64,7 +63,7 @@ def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed
         ValueError: no rows, or methods that saw other captions or other tokens.
     """
     keys = ("image_id", "caption", "n_tokens")
-    scored = {name: [tuple(row[key] for key in keys) for row in own] for name, own in rows.items()}
+    scored = {name: [tuple(row[key] for key in keys) for row in of_method] for name, of_method in rows.items()}
     if not scored[reference]:
         raise ValueError("no reference captions to measure a loss on")
     for name, captions in scored.items():
@@ -74,8 +73,8 @@ def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed
     tokens = np.bincount(index, weights=[n for *_, n in scored[reference]])
     drawn = list(image_weights(len(images), RESAMPLES, seed))
     means, spread = {}, {}
-    for name, own in rows.items():
-        nats = np.bincount(index, weights=[row["nats"] for row in own])
+    for name, of_method in rows.items():
+        nats = np.bincount(index, weights=[row["nats"] for row in of_method])
         means[name] = nats.sum() / tokens.sum()
         spread[name] = np.concatenate([weights @ nats / (weights @ tokens) for weights in drawn])
     counts = {"n_images": len(images), "n_captions": len(index), "n_tokens": int(tokens.sum())}
