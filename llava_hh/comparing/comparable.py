@@ -1,4 +1,4 @@
-"""What captions were made from and scored by, and whether those of two runs can be compared image by image."""
+"""Whether the captions of two runs can be compared image by image: how they were made and scored."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from llava_hh.runs.blocks import Run
 from llava_hh.runs.scored import RESULT_FILE, read_scored
 from llava_hh.runs.settings import digest_of
 
-# What two runs may differ in on request: it is then what is compared, or was found not to matter.
+# differences between two runs that --across allows: they are then what is compared, or they do not matter
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow")  # those that decide what a model says of an image
 RECORD = ("settings", "versions", "image_ids", "seconds")  # of run.json
@@ -23,11 +23,11 @@ SCORED_ANEW = "pass --annotations to score all of them here by one"
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of one method, scored, with what is known of how they were made.
+    """Scored captions of one method, with the record of how they were made.
 
-    label: the path as it was given; record: run.json, None where there is none; scoring: `variant` and
-    `drop_incomplete`; image_sha256: of the image files, as far as the run kept them; stale: whether the captions have
-    changed since they were scored.
+    label: the path on the command line; record: run.json, None where there is none; scoring: `variant` and
+    `drop_incomplete`; image_sha256: of the image files that the run kept a hash of; n_finished: images in finished
+    blocks; stale: whether the captions have changed since they were scored.
     """
 
     label: str
@@ -54,7 +54,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         score: scores rows with `image_id` and `text`; None reads the scores that lie beside the captions.
     Raises:
         FileNotFoundError: no captions, or no scores of them.
-        ValueError: a file of another form.
+        ValueError: a file without the keys of captions, of their scores or of a run.
     """
     file = path / "captions.jsonl" if path.is_dir() else path
     if not file.is_file():
@@ -93,12 +93,12 @@ def _digests_of(block: Mapping[str, Any]) -> Iterable[tuple[ImageId, str | None]
 
 
 def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()) -> None:
-    """See that all captions can be compared with the first.
+    """Check that all captions can be compared with the first.
 
     Args:
-        across: those of LIFTABLE in which they may differ.
+        across: the names in LIFTABLE in which they may differ.
     Raises:
-        ValueError: a line for each thing that is wrong: who has what, and what lifts it.
+        ValueError: one line for each difference: the runs, their values, and the flag that allows it.
     """
     problems = [problem for run in captions for problem in problems_of(run)]
     for other in captions[1:]:
@@ -110,7 +110,7 @@ def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()
 
 
 def problems_of(captions: Captions) -> Iterator[str]:
-    """What is wrong with captions whatever they are compared with, a line each."""
+    """Errors of a run's captions that do not depend on the other runs, one line each."""
     label, record, ids = captions.label, captions.record, captions.image_ids
     if record:
         wanted = len(record["image_ids"])
@@ -141,7 +141,7 @@ def _is_reproduced(entry: Mapping[str, Any], rules: Dataset) -> bool:
 
 
 def mismatches(reference: Captions, other: Captions) -> Iterator[tuple[str, str]]:
-    """In what two sets of captions differ that decides the result apart from the method: (kind, one line)."""
+    """Differences between two sets of captions, apart from the method, that decide the result: (kind, one line)."""
     runs = (reference, other)
     ids = [set(run.image_ids) for run in runs]
     common = ids[0] & ids[1]
@@ -185,7 +185,7 @@ def _other_contents(runs: tuple[Captions, Captions], common: set[ImageId]) -> It
 
 
 def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
-    """The common images whose files both runs kept a hash of; runs of older versions kept none."""
+    """The common images whose files both runs have hashed; older versions hashed none."""
     hashed = reference.image_sha256.keys() & other.image_sha256.keys() & set(other.image_ids)
     return [image_id for image_id in reference.image_ids if image_id in hashed]
 
@@ -199,7 +199,7 @@ def _images_of(captions: Captions) -> str:
 
 
 def _made_with(captions: Captions) -> dict[str, str]:
-    """What decides a caption apart from image and method, by kind, in words."""
+    """The settings that decide a caption beside image and method, by kind, in words."""
     settings, made = captions.record["settings"], captions.record.get("made") or [captions.record]
     model, names = settings.get("model") or {}, sorted({str(entry.get("model_id")) for entry in captions.sentences})
     if "sha256" in model:  # then its name counts for nothing

@@ -19,7 +19,7 @@ def result_files(paths: Sequence[Path]) -> dict[str, Path]:
     """The result file of each run, by the name of its folder; a folder of runs stands for all of them, greedy first.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: no result file there.
         ValueError: two runs of one name.
     """
     files: list[Path] = []
@@ -79,7 +79,7 @@ def lines(details: dict[str, Any]) -> list[str]:
 
 
 def compare_details(captions: Sequence[Path], out: Path) -> Path | None:
-    """Explain result files, write chair_details.json into the folder `out`, and print the most striking.
+    """Explain result files, write chair_details.json into the folder `out`, and print the largest effects.
 
     Args:
         captions: result files, their folders, or folders of runs.

@@ -1,4 +1,4 @@
-"""What result files say of the files that they were made of."""
+"""Provenance of a result file that is made of other files."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -15,7 +15,7 @@ from llava_hh.runs.run import make_parent, provenance
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which runs are compared, and how: the flags of these names."""
+    """The runs to compare, and how: the flags of these names."""
 
     runs: Sequence[Path]
     across: Sequence[str] = ()
@@ -28,7 +28,7 @@ class Comparison:
 
 
 def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[dict]]:
-    """What scores rows of captions by --annotations, --dataset and --variant."""
+    """A function that scores rows of captions by --annotations, --dataset and --variant."""
     dataset = load_dataset(given.dataset, given.variant)
 
     def score(rows: Sequence[dict]) -> list[dict]:
@@ -105,7 +105,7 @@ def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) ->
 
 
 def describe_examples(reference: str, other: str, examples: Mapping) -> str:
-    """Wins and losses as text for a terminal: what captions hold of control characters is spelled out."""
+    """Wins and losses as text for a terminal; control characters in captions are written as escapes."""
     lines = [
         f"{other} names fewer hallucinated objects than {reference} in {examples['n_wins']} images, more in "
         f"{examples['n_losses']}, as many in {examples['n_ties']}"

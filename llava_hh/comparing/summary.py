@@ -32,7 +32,7 @@ OF_P_VALUES = f"two-sided paired permutation test ({PERMUTATIONS:,} resamples, o
 def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:
     """The summary of a comparison: each method with intervals, and paired tests; and means over draws or seeds.
 
-    What sets a method apart from greedy decoding stands under its `minus_greedy`.
+    `minus_greedy` of a method holds its differences from greedy decoding.
 
     Args:
         sentences: by method, `greedy` among them, over the same images. A method may lack some; greedy decoding then
@@ -102,14 +102,14 @@ def tests_of(summary: dict) -> dict[str, dict]:
 
 
 def family(tests: Mapping[str, Mapping[str, Mapping]]) -> str:
-    """Of which tests Holm's correction is, in words; `tests` as `compare_with_reference` returns them."""
+    """The tests that Holm's correction covers, in words; `tests` is the result of `compare_with_reference`."""
     metrics = list(dict.fromkeys(metric for by_metric in tests.values() for metric in by_metric))
     n, names = sum(map(len, tests.values())), ", ".join(METRICS[name].head.removesuffix(" %") for name in metrics)
     return f"Holm over {n} tests ({len(tests)} method{'s' * (len(tests) > 1)} x {len(metrics)} metrics: {names})"
 
 
 def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
-    """A p-value of `compare_with_reference`; where more resamples could make it smaller, it is said to be a bound."""
+    """A p-value of `compare_with_reference`, with "<=" where more resamples could make it smaller."""
     if test is None:
         return ""
     bound = "<= " if test["p"] <= test["p_floor"] and test[key] < 1 else ""
@@ -117,17 +117,17 @@ def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
 
 
 def label_of(name: str, content: Mapping[str, Any]) -> str:
-    """What a method is called in tables: as its result says, or by its name."""
+    """The label of a method in tables: that of its result, else the one that belongs to its name."""
     return str(content.get("label") or LABELS.get(name, name))
 
 
 def mean_of(label: str, n_runs: int) -> str:
-    """What the mean of so many runs is called in tables."""
+    """The label of the mean of several runs in tables."""
     return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}"
 
 
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
-    """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
+    """A sentence that names the methods that were left out and why, after a blank; empty where there are none."""
     named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
     return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
@@ -148,7 +148,7 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
 
 
 def table_of_spread(spreads: dict[str, dict]) -> Table:
-    """What `spread_over_runs` made of each, by label: shares in percent, differences in points."""
+    """The results of `spread_over_runs` by label: shares in percent, differences in points."""
     heads = ["over runs", "metric", "mean", "SD", "range", "minus reference (95% over runs)", "SD of one over images"]
     rows = []
     for label, spread in spreads.items():

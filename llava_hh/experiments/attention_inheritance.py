@@ -16,8 +16,8 @@ class Inheritance(CaptionFigure):
     """Likeness of text attention to that of the base language model (figure 4): hallucination heads and others.
 
     The model sees its own captions with their images, the base language model the same tokens without the image.
-    Compared is, head by head, attention among the tokens after the image, by the cosine of the two blocks. Writes
-    attention_inheritance.json and its figure. Another --top-k is read off the finished run.
+    For each head, attention among the tokens after the image is compared by the cosine of the two blocks. Writes
+    attention_inheritance.json and its figure. A finished run answers for another --top-k without new work.
 
     Differs: the released script takes the first head of each list (top_k 1) and blocks that are not aligned by token.
     """

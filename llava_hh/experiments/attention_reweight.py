@@ -16,8 +16,8 @@ FOLDER = "{result_path}/val2014-{reweight_images|all}-seed{draw_seed|42}/attenti
 class Factors(Figure):
     """Metrics of captions as the attention of heads on a span is scaled (figure 6): from a finished comparison.
 
-    The comparison is one of `llava-hh evaluate` with a scale:span=...,alpha=... for each factor, and random:of=... for
-    each where random heads are to stand beside. Greedy decoding is the factor 1.
+    `llava-hh evaluate` makes the comparison, with a method scale:span=...,alpha=... for each factor and, for random
+    heads beside them, random:of=... for each. Greedy decoding is the factor 1.
     """
 
     paper, drawn_by = "REWEIGHT", "attention_reweight"  # the paper's values by span
@@ -95,7 +95,7 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
 
 
 def _scaling(run: Mapping[str, Any] | None, span: str, model: Mapping[str, Any]) -> dict | None:
-    """The intervention of a run of that model that scales attention on `span`, and does nothing else."""
+    """The one intervention of a run, if it scales attention on `span` in that model; None for any other run."""
     if not run or run.get("decoder") or run["model"]["sha256"] != model["sha256"] or len(run["interventions"]) != 1:
         return None
     [edit] = run["interventions"]

@@ -46,8 +46,10 @@ class CaptionSettings(Settings):
 
 
 class Captioned(NamedTuple):
-    """The captions of a method, a row each; how often heads fired (`firing_rates`); and of each block the seconds per
-    generated token (None where the time was not kept) and how many images it has."""
+    """The captions of a method, one row each; how often heads fired (`firing_rates`); and the times of the blocks.
+
+    times: seconds per generated token (None where the time was not kept) and number of images, by block.
+    """
 
     rows: list[dict]
     fired: dict[str, dict]
@@ -78,7 +80,7 @@ class Evaluation:
     truth: dict[str, str] = field(default_factory=dict)
 
     def of_images(self, image_ids: set[ImageId], chosen: dict) -> "Evaluation":
-        """The same for those images alone; `chosen` says by what, for run.json."""
+        """The same for those images alone; `chosen` says in run.json how they were chosen."""
         samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
         return replace(self, samples=samples, draw={**self.draw, **chosen, "sha256": digest_of(samples)})
 
@@ -95,7 +97,7 @@ class Evaluation:
 
     @cached_property
     def model(self) -> dict:
-        """What the model is, by its content."""
+        """The identity of the model, by the content of its files."""
         return describe_loaded(self.lvlm)
 
     def settings(self, method: Method, skip_bad: bool = False) -> CaptionSettings:
@@ -113,16 +115,16 @@ class Evaluation:
         return {**self.settings(method).record(), "truth": self.truth}
 
     def how(self, method: Method) -> dict[str, Any]:
-        """How answers are made, as `caption_images` and `ask` take it."""
+        """The arguments of `caption_images` and `ask` that say how answers are made."""
         return {"method": method, "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
 
     def try_out(self, method: Method) -> None:
-        """Decode one token of the first image, so that what would stop `run` stops before any captioning.
+        """Decode one token of the first image, so that errors come before any captioning.
 
         Raises:
             ValueError: settings that the model cannot have.
             CannotDecode: a model of a kind that the method cannot decode.
-            OSError: something that the method needs is not there.
+            OSError: a file that the method needs is missing.
         """
         first = self.samples[:1]
         images = [load_image(self.image_of(sample)) for sample in first]
@@ -170,7 +172,7 @@ def open_evaluation(
 
     Args:
         annotations: folder of COCO's captions_*.json and instances_*.json, or nocaps'; split: whose images are drawn.
-        out: the result folder, which is made.
+        out: the result folder; it is made if it is missing.
         limit: how many images; None is all.
         asked: prompt, max_new_tokens and batch_size.
     Raises:

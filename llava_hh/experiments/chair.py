@@ -56,15 +56,15 @@ class CaptionTask:
 
 
 def _filled(content: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Those of the keys that have something."""
+    """The entries under these keys that are not empty."""
     return {key: content[key] for key in keys if content[key]}
 
 
 def costs_of(out: Path, results: Mapping[str, Captioned]) -> dict[str, dict]:
     """BLEU, seconds per generated token, and these relative to greedy, of the methods whose folders are in `out`.
 
-    Times are medians over batches; a method's batch is measured by greedy's batch of the same images. What a run
-    does not have is left out: BLEU without reference captions, times of captions that an older version left.
+    Times are medians over batches; a method's batch is compared with greedy's batch of the same images. BLEU is left
+    out where there are no reference captions, and times where an older version kept none.
     """
     costs: dict[str, dict] = {}
     for name, captioned in results.items():

@@ -17,10 +17,10 @@ def points_of(summary: Mapping) -> list[dict]:
 
 
 def see_choosable(members: Sequence[Member]) -> None:
-    """See before any work that there is something to choose among.
+    """Check before any work that there are settings to choose among.
 
     Raises:
-        ValueError: no adhh on all images, or several head lists, of which a choice would not say which it is.
+        ValueError: no adhh on all images, or adhh with several head lists, which choice.json could not tell apart.
     """
     edits = [member.method.interventions[0] for member in members if member.method.kind == "adhh" and not member.limit]
     if not edits:

@@ -1,4 +1,4 @@
-"""The finished methods of a comparison, as a task takes them for its result file."""
+"""The finished methods of a comparison, from which a task makes its result file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from llava_hh.experiments.captioning import Evaluation
 
 @dataclass(frozen=True)
 class Compared:
-    """What the methods of a comparison have given.
+    """The results of all methods of a comparison.
 
-    results: by the name of each method that was run, in the order of `members`; settings: of the comparison, for the
-    result file; out: the folder of the methods' folders.
+    results: by the name of each method that was run, in the order of `members`; settings: those of the comparison, for
+    the result file; out: the folder that holds the methods' folders.
     """
 
     evaluation: Evaluation
@@ -42,6 +42,6 @@ class Compared:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What methods and the means of groups are called in tables, by their names."""
+        """The labels of methods and of the means of groups in tables, by name."""
         labels = {member.method.name: member.method.label for member in self.run}
         return labels | {group: mean_of(LABELS.get(group, group), len(names)) for group, names in self.groups.items()}

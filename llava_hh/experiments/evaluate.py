@@ -22,17 +22,17 @@ from llava_hh.runs.settings import Settings
 
 
 class Task(Protocol):
-    """What methods are compared by."""
+    """The measure by which methods are compared."""
 
     def settings(self, evaluation: Evaluation, method: Method) -> Mapping[str, Settings]:
-        """What each run of a method is held to, by its folder below the method's ("": the method's folder itself)."""
+        """The settings of each run of a method, by its folder below the method's folder ("": that folder itself)."""
 
     def try_out(self, evaluation: Evaluation, method: Method) -> None:
-        """See on one token that `run` can go on.
+        """Check on one token that `run` will work.
 
         Raises:
-            CannotDecode: a method that the model, or the task, cannot have.
-            ValueError, OSError: anything else that would stop it.
+            CannotDecode: the method does not work with the model or the task.
+            ValueError, OSError: any other error that would stop `run`.
         """
 
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> Any:
@@ -49,7 +49,7 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
         members: the first is greedy decoding.
     Returns: the content of the task's result file; empty in all processes but the first.
     Raises:
-        ValueError: nothing is left to compare with greedy decoding, though something was asked for.
+        ValueError: all methods but greedy decoding were left out.
     """
     left_out: dict[str, str] = {}
     results: dict[str, Any] = {}
@@ -89,7 +89,7 @@ def _refuse_begun(task: Task, evaluation: Evaluation, member: Member, out: Path,
 
 
 def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left_out: dict[str, str]) -> bool:
-    """Try a method out; why the model cannot have it is added to `left_out`."""
+    """Try a method out; if it does not work with the model, `left_out` gets the reason."""
     try:
         _refuse_begun(task, evaluation, member, out)
         task.try_out(evaluation.first(member.limit), member.method)
@@ -102,7 +102,7 @@ def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left
 
 
 def with_own_labels(members: Sequence[Member]) -> list[Member]:
-    """The methods, each with a label of its own: where several have one, their text follows it."""
+    """The methods with different labels: where several share a label, their text follows it."""
     labels = [member.method.label for member in members if member.has_row]
     named = [
         member
@@ -135,8 +135,8 @@ def evaluate(
     Args:
         methods: such as ["adhh:top_k=2,threshold=0.965", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
             greedy decoding is always among them.
-        model, image_folder, annotations, out: paths; out is gone on with where it was begun.
-        heads: the head list of methods that name none; allow_foreign: of another model.
+        model, image_folder, annotations, out: paths; a run that was begun in `out` is continued.
+        heads: the head list of methods that name none; allow_foreign: whether it may be of another model.
         options: dataset, limit, seed, prompt, max_new_tokens, batch_size, which
             `llava_hh.experiments.captioning.open_evaluation` explains.
     Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.

@@ -1,4 +1,4 @@
-"""Control heads that fire as often: how often every head would be switched off by AD-HH, and heads of like rates.
+"""How often AD-HH would switch each head off, and control heads that fire as often as the chosen ones.
 
 A control that fires less often than the chosen heads harms less, whatever the chosen heads do. So for each chosen head
 another is drawn among those whose rate is nearest.
@@ -44,7 +44,7 @@ def fired_counts(lvlm: Lvlm, batch: Batch, n_answers: int, threshold: float, hea
     Nothing is edited, so the rates of one head do not depend on which others are watched.
 
     Args:
-        n_answers: how many rows decide, from the last of the prompt on: one for each token that was generated.
+        n_answers: how many positions decide, from the last of the prompt on: one for each token that was generated.
     """
 
     def counts(part: Sequence[Head]) -> np.ndarray:
@@ -62,9 +62,9 @@ def firing_rates(
 ) -> np.ndarray:
     """Share of answer tokens at which each head's mass after the image reaches `threshold`, (layer, head).
 
-    By the very rule of `DeactivateText`, where the model reads its own greedy captions once more and no head is
-    edited. NaN for heads that attend to the image alone. Writes firing_rates.json into the folder `out`, which is that
-    of a run: resumed, shared over processes.
+    The model reads its own greedy captions once more, under the rule of `DeactivateText`, and no head is edited. Heads
+    that attend to the image alone have NaN. Writes firing_rates.json into the folder `out`, where the run resumes; its
+    blocks are shared over processes.
 
     Args:
         captions: captions_eval_results.json of the model's greedy captions; limit: the first so many of them.

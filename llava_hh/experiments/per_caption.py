@@ -1,4 +1,4 @@
-"""What is measured on captions, one after the other: figures 3, 4 and 5, maps of words, how often heads fire.
+"""Measurements on captions, one by one: figures 3, 4 and 5, maps of words, how often heads fire.
 
 The driver `measured_captions` does blocks, resuming, processes and limits; a measure is a function of one caption. A
 `Figure` is a sub-verb of `figure`, and a `CaptionFigure` one that measures a model's own captions. To add one, write a
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasureSettings(CaptionedSettings):
-    """What decides one kind of measurement on captions; `further` holds the fields of that kind, JSON-ready."""
+    """The settings of one kind of measurement on captions; `further` holds the fields of that kind, JSON-ready."""
 
     further: dict[str, Any] = field(default_factory=dict)
 
@@ -41,10 +41,10 @@ class MeasureSettings(CaptionedSettings):
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on one caption, or on all of them in their order.
+    """The measurements on one caption, or on all of them in their order.
 
     rows: JSON-ready, any number of them; arrays: joined over captions along their first dimension, each of any length;
-    example: arrays that are kept of the first caption alone; size: into how small parts memory made it cut the work.
+    example: arrays of the first caption alone; size: of the parts of the work, where memory was short.
     """
 
     rows: list[dict]
@@ -62,7 +62,7 @@ def measured_captions(
     image_of: Callable[[dict], Path],
     measure: Callable[[dict], Measured | dict],
 ) -> Iterator[Measured | None]:
-    """Measure each caption that no finished block has; what all captions gave, while the run's folder is held.
+    """Measure each caption that is in no finished block, and yield the measurements of all, while the run is held.
 
     Args:
         label: of the progress bar.
@@ -136,7 +136,7 @@ class Figure:
         return self.write(out, content, settings)
 
     def lines(self, result: dict) -> Sequence[str]:
-        """What is printed of the result."""
+        """The lines that are printed of the result."""
         return ()
 
     def draw(self, source: Path, out: Path) -> None:
@@ -144,7 +144,7 @@ class Figure:
         getattr(import_module(f"llava_hh.figures.{self.drawn_by}"), f"draw_{self.drawn_by}")(source, out)
 
     def of_paper(self, values: Any) -> Any:
-        """Those of the paper's values that belong to this result."""
+        """The paper's values that belong to this result."""
         return values
 
     def write(self, out: Path, content: dict, settings: dict | None) -> dict:
@@ -164,7 +164,7 @@ class CaptionFigure(Figure):
     Attributes:
         label: of the progress bar.
         top_k, limit: defaults of --top-k and --limit.
-        without: what there is not where no caption has a hallucination; None makes that an error.
+        without: the name of the missing result where no caption has a hallucination; None makes that an error.
         teacher, entries, out: the captions, their model and the result folder, once it runs.
     """
 
@@ -177,14 +177,14 @@ class CaptionFigure(Figure):
     out: Path
 
     def prepare(self) -> None:
-        """See what would stop the run before any work, and load what `measure` needs."""
+        """Check before any work what would stop the run, and load what `measure` needs."""
 
     def further(self) -> dict[str, Any]:
-        """What decides the measurements beside captions and model, JSON-ready; run.json holds it."""
+        """The settings beside captions and model that decide the measurements, JSON-ready; run.json holds them."""
         return {}
 
     def measure(self, entry: dict) -> Measured | dict:
-        """What is measured on one caption."""
+        """Measure one caption."""
         raise NotImplementedError
 
     def summarise(self, measured: Measured) -> dict:
@@ -192,7 +192,7 @@ class CaptionFigure(Figure):
         raise NotImplementedError
 
     def also_said(self) -> dict:
-        """What the result file's settings say beside those that decide the measurements."""
+        """Settings for the result file that do not decide the measurements."""
         return {}
 
     def heads(self, key: str = "hal_heads") -> "list[Head]":

@@ -28,7 +28,7 @@ class LossTask:
     """Losses of the first so many reference captions of every image.
 
     Args:
-        captions: by the name of a method, what `caption_metrics` found in its own captions.
+        captions: the result of `caption_metrics` on the captions of a method, by its name.
     """
 
     captions_per_image: int
@@ -42,10 +42,10 @@ class LossTask:
         return {"": self._evaluation(evaluation).settings(method)}
 
     def refuse_unknown(self, members: Sequence[Member]) -> None:
-        """See that `captions` are of methods that have a loss.
+        """Check that `captions` are of methods that have a loss.
 
         Raises:
-            ValueError: a name that is neither the kind nor the folder of one.
+            ValueError: a name that is neither the kind nor the folder of such a method.
         """
         known = self._names(members)
         if unknown := self.captions.keys() - known.keys():
@@ -127,8 +127,8 @@ def caption_metrics(given: Sequence[str], truth: Mapping[str, str]) -> dict[str,
     """Of the files that --captions names, by method: CAPTION_METRICS with their intervals, and the file's sha256.
 
     Raises:
-        ValueError: another form than METHOD=FILE, no file of scored captions, or one that says it was scored by other
-            annotations.
+        ValueError: a text that is not METHOD=FILE, a file without scored captions, or captions that were scored by
+            other annotations.
     """
     metrics = {}
     for text in given:

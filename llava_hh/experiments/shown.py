@@ -1,4 +1,4 @@
-"""What a comparison shows: its table, pictures, the rates at which heads fired, the choice of a setting."""
+"""A comparison on the screen: its table, pictures, the rates at which heads fired, the choice of a setting."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def show_result(task: str, path: Path, content: dict, form: str) -> None:
 
 
 def _show_groups(methods: Mapping[str, dict], form: str) -> None:
-    """How far the runs of each group vary, and how often heads fired."""
+    """Print how far the runs of each group vary, and how often heads fired."""
     varied = {name: entry for name, entry in methods.items() if "over_runs" in entry and not entry["draws_heads"]}
     if varied:
         print(file=beside(form))
@@ -40,10 +40,10 @@ def _show_groups(methods: Mapping[str, dict], form: str) -> None:
 
 
 def draw_captions(path: Path, summary: dict, folder: Path, image_folder: Path, form: str, debug: bool) -> None:
-    """The pictures of a comparison of captions: of all methods, and of some captions of one.
+    """Draw the pictures of a comparison of captions: all methods, and some captions of one method.
 
     Args:
-        path: the summary; folder: of the methods' folders.
+        path: the summary; folder: the one that holds the methods' folders.
     """
     with picture(path.with_suffix(""), debug, beside(form)) as out:
         draw_methods(path, out)

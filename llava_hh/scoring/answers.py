@@ -36,7 +36,7 @@ def read_texts(path: Path, read: Callable[[dict], Answer | None], expected: str 
 
 
 def text_of(row: Mapping, key: str) -> str:
-    """The text under a key of a row; ValueError if it is none."""
+    """The text under a key of a row; ValueError where there is no string."""
     if not isinstance(row.get(key), str):
         raise ValueError(f"{key!r} is {row.get(key)!r}; expected a string")
     return row[key]
@@ -64,7 +64,7 @@ def read_truth(path: Path) -> dict[str, dict]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a file of neither layout.
+        ValueError: a file in neither VQAv2's nor GQA's layout.
     """
     content = read_json(path)
     of_vqa = isinstance(content.get("annotations"), list)
@@ -125,7 +125,7 @@ def score_file(
         id_key, text_key: of a question's id and of the answer in a row.
         subset: score the answered questions alone, where others are an error.
     Raises:
-        ValueError: a file or row that cannot be scored, named.
+        ValueError: a file or row that cannot be scored; the message names it.
     """
     out, inputs = out or answers_file.with_name("vqa_results.json"), (answers_file, truth_file)
     see_writable(out, inputs)

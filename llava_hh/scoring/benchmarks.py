@@ -21,7 +21,7 @@ def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no row, or a row of another form or a repeated one; one line that names it.
+        ValueError: no row, a row without an id or a text, or a repeated one; one line that names it.
     """
     answers = read_texts(path, READERS[benchmark], "JSON lines, one answer a row (--answers)")
     if not answers:
@@ -73,7 +73,7 @@ def score_file(benchmark: str, answers_file: Path, annotations: Path, argv: Sequ
     Args:
         annotations: AMBER's data folder, or MME's release folder; argv: the command, which the file keeps.
     Raises:
-        ValueError: a file or row that cannot be scored, named.
+        ValueError: a file or row that cannot be scored; the message names it.
     """
     out = out or answers_file.with_name(f"{benchmark}_results.json")
     see_writable(out, [answers_file])

@@ -25,10 +25,10 @@ from llava_hh.scoring.result import see_writable
 
 @dataclass(frozen=True)
 class CaptionsFile:
-    """Captions to score, and by what: the flags of these names.
+    """Captions to score and their ground truth: the flags of these names.
 
     Args:
-        annotations, objects: the ground truth is one of them.
+        annotations, objects: one of them is given.
     """
 
     captions: Path
@@ -77,7 +77,7 @@ def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Datas
 
 
 def skipper(bad: list[str]) -> Skip:
-    """What says which row is skipped, and adds it to `bad`, a line each."""
+    """A function that prints which row is skipped, and adds that line to `bad`."""
 
     def skip(problem: str) -> None:
         if processes().is_main:
@@ -143,7 +143,7 @@ def refuse_scores_of_others(out: Path, captions: Path) -> None:
     """See that a result file is not that of other captions, which would be overwritten.
 
     Raises:
-        ValueError: it is; names them.
+        ValueError: it has the scores of other captions; names them.
     """
     scored = (read_json(out).get("run") or {}).get("sha256") if out.is_file() else None
     before = Path(next(iter(scored), captions.name)).name if isinstance(scored, dict) else captions.name
@@ -152,7 +152,7 @@ def refuse_scores_of_others(out: Path, captions: Path) -> None:
 
 
 def _timeless(result: Mapping[str, Any]) -> Any:
-    """What a result file says, but for when and with what it was made."""
+    """The content of a result file without its date, versions and machine."""
     made = {key: value for key, value in (result.get("run") or {}).items() if key not in {*provenance()}}
     return json.loads(json.dumps([result.get("sentences"), result.get("overall_metrics"), made]))
 
@@ -163,7 +163,7 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
     Args:
         argv: the command, which the file keeps; form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
-        ValueError: a file or row that cannot be scored, named; or `out` has the scores of other captions.
+        ValueError: a file or row that cannot be scored, which it names; or `out` has the scores of other captions.
     """
     see_writable(out, filter(None, (given.captions, given.objects)))
     refuse_scores_of_others(out, given.captions)

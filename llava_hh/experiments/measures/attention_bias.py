@@ -21,9 +21,12 @@ NAMES = (*PARTS, AFTER_IMAGE)
 
 @torch.no_grad()
 def attention_rows(lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]) -> list[Tensor]:
-    """Attention of each head at chosen positions of each row of a batch, (position, head, key) each, fp32 on the CPU.
+    """Attention of heads at chosen positions; for each row of the batch (position, head, key), fp32 on the CPU.
 
-    Maps of `heads` alone are materialised, of fewer of them at once where memory is short.
+    Only the maps of `heads` are materialised, and of fewer heads at once where memory is short.
+
+    Args:
+        positions: those of each row.
     """
 
     def rows_of(part: Sequence[Head]) -> list[Tensor]:
@@ -42,14 +45,14 @@ def attention_rows(lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]],
 def attention_parts(
     lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]
 ) -> list[Tensor]:
-    """Attention mass of each head at chosen positions by PARTS; per row, (position, head, part) fp32 fractions, CPU.
+    """Attention mass of heads at chosen positions by PARTS; per row, (position, head, part) fp32 fractions, CPU.
 
-    The image's tokens; the prompt after them (question, role tag); the answer so far, the query's own token included;
-    and the rest, which stands before the image (system prompt, BOS).
+    PARTS are the image's tokens; the prompt after them (question, role tag); the answer so far, with the query's own
+    token; and the rest, which stands before the image (system prompt, BOS).
 
     Args:
         batch: teacher-forced samples, left-padded if several.
-        positions: of each row.
+        positions: those of each row.
     Source: paper, figure 3; its text mass is question_mass + generated_mass.
     Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
     """

@@ -1,6 +1,6 @@
-"""Language-model loss of reference captions under interventions: what a method costs that makes captions no shorter.
+"""Language-model loss of reference captions under interventions.
 
-A method that only says less lowers CHAIR and leaves recall behind; one that harms the model raises this loss.
+A method that only says less lowers both CHAIR and recall. One that damages the model raises this loss.
 """
 
 from collections.abc import Mapping, Sequence
