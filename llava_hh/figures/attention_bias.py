@@ -18,7 +18,7 @@ KINDS = {"hallucinated": ("//", "hallucinated words"), "true": ("", "true words"
 
 
 def draw_attention_bias(source: Path, out: Path) -> None:
-    """Draw attention_bias.json as `out`.png and `out`.pdf; the paper's values, where the file has them, hollow."""
+    """Draw attention_bias.json as `out`.png and `out`.pdf; hollow marks are the paper's values."""
     result = read_json(source)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.9, 1), layout="constrained")
     _draw_parts(left, result)

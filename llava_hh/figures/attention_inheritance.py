@@ -17,7 +17,7 @@ points: its heads, by rank, the other heads by layer"""
 
 
 def draw_attention_inheritance(source: Path, out: Path) -> None:
-    """Draw attention_inheritance.json as `out`.png and `out`.pdf; the paper's values, where it has them, hollow."""
+    """Draw attention_inheritance.json as `out`.png and `out`.pdf; hollow marks are the paper's values."""
     result = read_json(source)
     figure = plt.figure(figsize=(9.5, 5.0), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))

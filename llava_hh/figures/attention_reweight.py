@@ -12,7 +12,7 @@ SPANS = {"after_image": "attention after the image", "image": "attention on the 
 
 
 def draw_attention_reweight(source: Path, out: Path) -> None:
-    """Draw attention_reweight_<span>.json as `out`.png and `out`.pdf; the paper's CHAIR_i, if there, is hollow."""
+    """Draw attention_reweight_<span>.json as `out`.png and `out`.pdf; hollow marks are the paper's CHAIR_i."""
     result = read_json(source)
     alphas, points, random_heads, span = (result[name] for name in ("alphas", "hal_heads", "random_heads", "span"))
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")

@@ -18,9 +18,9 @@ MOST_LINES = 40  # of a caption
 def draw_caption_examples(
     before: Path, after: Path, image_folder: Path, out: Path, label: str = "AD-HH", n_images: int = 3
 ) -> None:
-    """Draw the first `n_images` whose caption in `before` hallucinates and is another one in `after`.
+    """Draw the first `n_images` whose caption in `before` hallucinates and differs from that in `after`.
 
-    Where there are none, the first hallucinating captions are drawn, and where there are none of these, the first.
+    Without such images, the first hallucinating captions are drawn; without those, the first captions.
 
     Args:
         before, after: captions_eval_results.json of two methods over the same images; label: of the second.
@@ -75,7 +75,7 @@ def wrap(caption: str) -> list[list[int]]:
 
 
 def _height(entry: dict) -> int:
-    """In lines, of a caption that is cut where it is too long."""
+    """The height of a caption in lines; a long one is cut."""
     return min(len(wrap(entry["caption"])), MOST_LINES + 1)
 
 

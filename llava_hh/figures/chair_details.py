@@ -119,7 +119,7 @@ def _add_names(axis: Axes, runs: list[dict]) -> None:
 
 
 def _chosen_pairs(runs: list[dict]) -> tuple[list[str], list[str]]:
-    """What is hallucinated in most images of all runs together, and the objects least likely beside it by chance."""
+    """The objects that all runs together hallucinate in most images, and those least likely beside them by chance."""
     sizes: Counter[str] = Counter()
     for run in runs:
         sizes.update({pair["hallucinated"]: pair["n_hallucinated"] for pair in run["co_occurrence"]})

@@ -1,4 +1,4 @@
-"""One sentence of what each figure shows, composed from its JSON file alone."""
+"""One sentence on each figure, composed from its JSON file alone."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ def _mean(value: Mapping[str, Any]) -> str:
 
 
 def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """How the first mean stands to the second, and whether their intervals overlap."""
+    """Whether the first mean is more or less than the second, and whether their intervals overlap."""
     ends, others = (value["interval"]["mean"] for value in (first, second))
     apart = ends[0] > others[1] or others[0] > ends[1]
     sign = (first["mean"] > second["mean"]) - (first["mean"] < second["mean"])
@@ -54,7 +54,7 @@ def js_divergence(result: Mapping[str, Any]) -> str:
 
 
 def attention_reweight(result: Mapping[str, Any]) -> str:
-    """What the factor farthest from 1 does: no factor is picked by its outcome."""
+    """The effect of the factor farthest from 1, so that no factor is picked by its outcome."""
     where = {"after_image": "after the image", "image": "on the image"}[result["span"]]
     alphas, points, random_heads = (result[name] for name in ("alphas", "hal_heads", "random_heads"))
     farthest = max(range(len(alphas)), key=lambda index: abs(alphas[index] - 1))
@@ -84,8 +84,8 @@ def module_influence(result: Mapping[str, Any]) -> str:
 class Finding:
     """A figure of the paper.
 
-    title: of its section; name: of its JSON file and, where it is not given, of its folder and its wrapper; sentence:
-    what the file bears out.
+    title: that of its section; name: that of its JSON file, and of its wrapper and folder where these are empty;
+    sentence: makes a sentence of the file's content.
     """
 
     title: str
@@ -96,7 +96,7 @@ class Finding:
 
     @property
     def command(self) -> str:
-        """What makes it."""
+        """The command that makes it."""
         return f"sh bash_scripts/analysis/{self.wrapper or self.name}.sh"
 
     @property
@@ -105,7 +105,7 @@ class Finding:
         return f"{self.folder or self.name}/{self.name}.json"
 
     def seen_in(self, source: Path) -> str:
-        """The sentence of the JSON file, and whether the paper's values are drawn beside ours.
+        """The sentence of a JSON file, and a note where the paper's values are drawn beside ours.
 
         Raises:
             ValueError: the file has another form; one line that names it and the wrapper that makes it.

@@ -1,4 +1,4 @@
-"""A targeted fine-tuning as it went: its losses, and where the trained heads look, by step."""
+"""The course of a targeted fine-tuning: its losses, and where the trained heads look, by step."""
 
 from pathlib import Path
 

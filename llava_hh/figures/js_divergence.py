@@ -11,7 +11,7 @@ COLOURS = {"hal_heads": WRONG, "non_hal_heads": GREEDY}
 
 
 def draw_js_divergence(divergences: Path, out: Path) -> None:
-    """Draw js_divergence.json as `out`.png and `out`.pdf; where it holds the paper's values, as hollow marks."""
+    """Draw js_divergence.json as `out`.png and `out`.pdf; hollow marks are the paper's values."""
     result = read_json(divergences)
     entries = result["steps"]
     steps = [entry["step"] for entry in entries]

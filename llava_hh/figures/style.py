@@ -40,7 +40,7 @@ def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Pat
     of an earlier picture are deleted then, because they show another result.
 
     Args:
-        debug: let the error through; said: where the name is printed, None: stdout.
+        debug: raise the error; said: where the name is printed, None: stdout.
     """
     try:
         yield path
@@ -87,7 +87,7 @@ def add_legend(axis: Axes, outside: bool = False, **style: Any) -> None:
 
 
 def whole_ticks(axis: Axes, *names: str) -> None:
-    """Whole numbers alone at the ticks of the named axes, x and y."""
+    """Put ticks at whole numbers only, on the named axes (x, y)."""
     for name in names:
         getattr(axis, f"{name}axis").get_major_locator().set_params(integer=True)
 
@@ -98,7 +98,7 @@ def save_figure(figure: Figure, path: Path, title: str = "", fontsize: float = 9
     A character that the font lacks is drawn as a box.
 
     Args:
-        title: above all panels, of that size.
+        title: above all panels; fontsize: of the title.
     """
     if title:
         figure.suptitle(title, fontsize=fontsize)

@@ -1,4 +1,4 @@
-"""The caption browser's data: sets of captions of the same images, with what was measured at their words."""
+"""The caption browser's data: sets of captions of the same images, with the measurements at their words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ MENTION = ("word", "node", "start", "end", "hallucinated")
 def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, Path]]:
     """Sets of captions of the same images, a caption per method, and the images that they show.
 
-    Methods whose folders lie side by side and whose images are of one folder are a set. Of each the first images are
-    shown, those with recorded words before those with influences before others.
+    Methods whose folders lie side by side and whose images are in one folder are a set. The first images of a set are
+    shown: those with recorded words, then those with influences, then the others.
 
     Args:
         limit: images in all sets together; each set has an equal share.
@@ -81,7 +81,7 @@ class _Captions:
         return str(image_path(self.image_folder, name)) if self.image_folder and name else None
 
     def caption(self, image_id: object) -> dict | None:
-        """The text, its mentions and what was measured at them; None where the method has no such image."""
+        """The text, its mentions and the measurements at them; None where the method has no such image."""
         entry = self.entries.get(image_id)
         if entry is None:
             return None
@@ -98,7 +98,7 @@ def _least_shown(group: tuple[tuple, Sequence[_Captions]]) -> tuple[bool, int]:
 
 
 def _read(content: dict) -> tuple[dict, str | None, dict]:
-    """Entries by image, with what the page shows of them; the folder of the images and the method, where named."""
+    """Entries by image, with the keys that the page shows; the folder of the images; the method's label and kind."""
     entries = {
         entry["image_id"]: {"image": entry.get("image"), "caption": entry["caption"], "mentions": entry["mentions"]}
         for entry in content["sentences"]

@@ -1,4 +1,4 @@
-"""The figures of a results folder, each with the sentence that its JSON file bears out."""
+"""The figures of a results folder, each with a sentence that its JSON file supports."""
 
 from llava_hh.figures.findings import FIGURES
 from llava_hh.report.folder import ResultFolder, read_form

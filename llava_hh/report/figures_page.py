@@ -1,4 +1,4 @@
-"""One Markdown page of the paper's figures: each picture with a sentence of what is seen, from their JSON files."""
+"""One Markdown page of the paper's figures: each picture with a sentence that its JSON file supports."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ TITLE = "# Figures\n"
 
 
 def page(results: Path) -> str:
-    """The page's text: a figure of every draw of images; one not made yet is named with the script that makes it."""
+    """The text of the page: the figures of every draw of images, and the scripts of those that are missing."""
     parts = [TITLE]
     for finding in FIGURES:
         parts.append(f"## {finding.title}\n")

@@ -1,4 +1,4 @@
-"""A folder of results as the report reads it: its files, and how the page names them."""
+"""A folder of results for the report: its files, and their names on the page."""
 
 import os
 import re
@@ -15,7 +15,7 @@ DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([
 
 
 class ResultFolder:
-    """What lies below a folder of results, blocks and hidden files aside; the page itself will lie in it."""
+    """The files below a folder of results, without blocks and hidden files; the page itself is written into it."""
 
     def __init__(self, folder: Path, first: Sequence[Path] = ()) -> None:
         """List the files.
@@ -52,15 +52,15 @@ class ResultFolder:
         return ""
 
     def link(self, path: Path) -> str:
-        """A path as the page links and names it: relative to the folder."""
+        """The path that the page links and shows: relative to the folder."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
 
 def read_form(path: Path, read: Callable[[dict], Any]) -> Any:
-    """What `read` makes of a JSON file.
+    """The result of `read` on the content of a JSON file.
 
     Raises:
-        ValueError: it lacks what is read; one line that names the file.
+        ValueError: the file lacks a key that is read; one line that names it.
     """
     content = read_result(path)
     try:

@@ -1,4 +1,4 @@
-"""The head map's data: every head's score with its interval, and what else is known of it."""
+"""The head map's data: every head's score with its interval, and other measurements of it."""
 
 from collections.abc import Callable
 

@@ -19,7 +19,7 @@ def data_uri(path: Path) -> str:
 def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
     """Images as WebP data URIs of at most `budget` characters together, as large as that allows.
 
-    What is no readable image file is left out.
+    Files that are not readable images are left out.
 
     Raises:
         ValueError: they don't fit even at the smallest size.

@@ -1,4 +1,4 @@
-"""What lies below a folder of results: every run, and the reports about them."""
+"""The index of a folder of results: every run, and the reports about them."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def index_folder(folder: Path) -> Path | None:
 
 
 def collect_index(root: Path) -> dict:
-    """`reports`, each with its `link` and what stands on its top, and `runs` as in a report.
+    """`reports`, each with its `link`, `name` and `headline`, and the `runs` of all.
 
     Raises:
         ValueError: a run.json or a comparison of another form.

@@ -1,4 +1,4 @@
-"""A results folder as one HTML file: its numbers, figures, heads and captions, with nothing to load from elsewhere."""
+"""A results folder as one HTML file: its numbers, figures, heads and captions. The page loads nothing."""
 
 import base64
 import hashlib
@@ -22,15 +22,15 @@ SCRIPTS = ("grid.js", "heads.js", "words.js", "browser.js")
 
 
 def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200, first: Sequence[Path] = ()) -> str:
-    """The page of a results folder; what the folder doesn't have is left out.
+    """The page of a results folder, with the parts for which the folder has files.
 
     Args:
         summaries: comparisons of methods that lie elsewhere.
         limit: images in the caption browser.
-        first: parts of the folder, such as draws of images, of which the heads and the numbers on top are.
+        first: parts of the folder, such as draws of images, that the heads and the numbers on top are taken from.
     Raises:
-        FileNotFoundError: no such folder, or nothing in it that could be shown.
-        ValueError: a result file of another form, or more than LARGEST_PAGE holds.
+        FileNotFoundError: no such folder, or no captions, comparisons or attribution in it.
+        ValueError: a result file without the keys that are read, or more images than LARGEST_PAGE has room for.
     """
     results = ResultFolder(folder, first)
     comparisons = find_comparisons(results, summaries)
@@ -79,7 +79,7 @@ def _fill(template: str, values: dict) -> str:
 
 
 def _data(content: dict) -> Markup:
-    """JSON that stands in a script element: no `<` can end it or begin a comment."""
+    """JSON for a script element: it has no `<`, which could end the element or begin a comment."""
     return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
 
 

@@ -44,9 +44,9 @@ def find_chair(results: ResultFolder) -> dict | None:
 
 
 def headline(comparisons: Sequence[dict]) -> list[dict]:
-    """What stands in large figures on top: CHAIR_i and recall of greedy decoding and of AD-HH, in percent.
+    """The large numbers on top: CHAIR_i, CHAIR_s and recall of greedy decoding and of AD-HH, in percent.
 
-    From the first comparison that has both; nothing where none has.
+    They are those of the first comparison that has both methods; without one the list is empty.
     """
     for table in comparisons:
         methods = table["methods"]
@@ -67,7 +67,7 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
 
 
 def find_runs(results: ResultFolder) -> list[dict]:
-    """What made each part of the folder: script, date, commit, versions, and the settings in lines."""
+    """The runs that made the parts of the folder: script, date, commit, versions, and the settings in lines."""
     return [{"source": results.link(path), **read_form(path, _run)} for path in sorted(results.named("run.json"))]
 
 
@@ -83,7 +83,7 @@ def _run(content: dict) -> dict:
 
 
 def _command(argv: list[str]) -> str:
-    """What made a run, as "attribute" or "figure bias"."""
+    """The verb that made a run, such as "attribute" or "figure bias"."""
     words = list(takewhile(lambda word: not word.startswith("-"), argv[1:3]))
     return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 

@@ -1,4 +1,4 @@
-"""What was measured at the words of captions, packed for the page: influence of every head, and where heads look."""
+"""Measurements at the words of captions, packed for the page: influence of every head, and where heads look."""
 
 import base64
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class WordInfluences:
 
     @classmethod
     def beside(cls, captions: Path) -> "WordInfluences | None":
-        """Of the attribution of these captions, where there is one beside their file."""
+        """The influences of the attribution beside a file of captions; None where there is none."""
         path = min(captions.parent.glob("*/attribution_result.json"), default=None)
         if path is None or not path.with_name("ablations.safetensors").is_file():
             return None
@@ -44,7 +44,7 @@ class WordInfluences:
     def of(self, image_id: object, words: Sequence[str]) -> list[list] | None:
         """For each word p(word) and the influences, packed; None where other words were measured.
 
-        That is so for captions without a hallucination and, under --released, for tokens that are no mention.
+        Captions without a hallucination were not measured; under --released, some tokens are no mention.
         """
         measured = self.rows.get(image_id)
         if not measured or list(measured.values()) != list(words):
@@ -55,11 +55,11 @@ class WordInfluences:
 
 
 class WordMaps:
-    """What `figure words` left: where the top heads look at the object words of some captions."""
+    """The result of `figure words`: where the top heads look at the object words of some captions."""
 
     @classmethod
     def beside(cls, captions: Path) -> "WordMaps | None":
-        """Of these captions, where they were recorded."""
+        """The maps beside a file of captions; None where none were recorded."""
         path = captions.parent / "word_maps" / "word_maps.json"
         return read_form(path, lambda content: cls(path, content)) if path.is_file() else None
 
