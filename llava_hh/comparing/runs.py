@@ -41,8 +41,7 @@ def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[di
             except ValueError as error:
                 expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
                 raise ValueError(f"caption {number}: {error}; {expected}") from None
-        known = dataset.annotations(given.annotations, [image_id for image_id, _ in texts], cache)
-        objects = dataset.objects(known)
+        objects = dataset.objects(dataset.annotations(given.annotations, [image_id for image_id, _ in texts], cache))
         scores = [{"image_id": image_id, **dataset.score(text, objects[image_id])} for image_id, text in texts]
         return [{**row, **scored} for row, scored in zip(rows, scores, strict=True)]
 
@@ -135,8 +134,8 @@ def compare_runs(given: Comparison, out: Path | None, form: str) -> None:
     differences = compare_with_reference(sentences, reference.label, given.metrics, given.seed)
     result, shown = {}, []
     for run in runs:
-        made_with = run.record and run.record["settings"]
-        result[run.label] = {**summarise(run.sentences, given.seed), "made_with": made_with}
+        result[run.label] = summarise(run.sentences, given.seed)
+        result[run.label]["made_with"] = run.record and run.record["settings"]
     for run in others:
         examples, n_hashed = wins_and_losses(reference, run, given.examples), len(hashed_images(reference, run))
         result[run.label] |= {"difference": differences[run.label], **examples, "n_same_files": n_hashed}

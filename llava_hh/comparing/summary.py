@@ -97,8 +97,7 @@ def table_of(summary: dict) -> Table:
 
 def tests_of(summary: dict) -> dict[str, dict]:
     """The tests against greedy decoding, by the name of the method."""
-    methods = summary["methods"].items()
-    return {name: entry["minus_greedy"] for name, entry in methods if "minus_greedy" in entry}
+    return {name: entry["minus_greedy"] for name, entry in summary["methods"].items() if "minus_greedy" in entry}
 
 
 def family(tests: Mapping[str, Mapping[str, Mapping]]) -> str:

@@ -55,42 +55,39 @@ def factors_of(summary: Mapping[str, Any], span: str) -> dict:
         ValueError: no factor on that span among the methods, factors on several lists of heads, or random heads at
             some factors only.
     """
-    methods, described = summary["methods"], summary["settings"]["methods"]
+    methods, described, where = summary["methods"], summary["settings"]["methods"], f"--span {span}: "
     greedy, model = _point(methods["greedy"]), described["greedy"]["model"]
-    where, scaled, groups = f"--span {span}: ", {}, {}
+    scaled, groups, lists = {}, {}, []  # entries by factor; the heads of each factor
     for name, entry in methods.items():
-        folder = entry["folders"][0] if entry.get("folders") else name
-        edit = _scaling(described.get(folder), span, model)
+        edit = _scaling(described.get((entry.get("folders") or [name])[0]), span, model)
         if edit is None or entry["n"] != greedy["n"]:
             continue  # another edit, or on some of the images
-        if "draws" not in entry:
-            scaled[name] = edit
-        elif groups.setdefault(edit["alpha"], entry) is not entry:
-            raise ValueError(f"{where}two groups of random heads at factor {edit['alpha']:g}")
+        if "draws" in entry:
+            if groups.setdefault(edit["alpha"], entry) is not entry:
+                raise ValueError(f"{where}two groups of random heads at factor {edit['alpha']:g}")
+        elif edit["alpha"] in (1, *scaled):
+            raise ValueError(f"{where}a factor twice, or 1, which greedy decoding is")
+        else:
+            scaled[edit["alpha"]] = entry
+            lists.append(edit["heads"])
     if not scaled:
         raise ValueError(f"{where}no scale:span={span},alpha=... among the methods of the comparison")
-    if len({tuple(map(tuple, edit["heads"])) for edit in scaled.values()}) > 1:
+    if any(heads != lists[0] for heads in lists):
         raise ValueError(f"{where}factors on several lists of heads in the comparison; expected one list")
-    alphas = [edit["alpha"] for edit in scaled.values()]
-    if len({1.0, *alphas}) <= len(alphas):
-        raise ValueError(f"{where}a factor twice, or 1, which greedy decoding is")
-    drawn = []
-    if groups:
-        if missing := [alpha for alpha in alphas if alpha not in groups]:
-            raise ValueError(f"{where}random heads at some factors only, not at {missing[0]:g}")
-        draws = [groups[alpha]["draws"] for alpha in alphas]
-        if len({len(of_factor) for of_factor in draws}) > 1:
-            raise ValueError(f"{where}another number of random draws at some factors")
-        drawn = [{**greedy, "draws": [greedy] * len(draws[0])}]
-        drawn += [{**_point(groups[alpha]), "draws": of_factor} for alpha, of_factor in zip(alphas, draws, strict=True)]
+    if missing := [alpha for alpha in scaled if groups and alpha not in groups]:
+        raise ValueError(f"{where}random heads at some factors only, not at {missing[0]:g}")
+    draws = [groups[alpha]["draws"] for alpha in scaled if groups]
+    if len({*map(len, draws)}) > 1:
+        raise ValueError(f"{where}another number of random draws at some factors")
+    drawn = [{**_point(groups[alpha]), "draws": of_factor} for alpha, of_factor in zip(scaled, draws, strict=False)]
     return {
         "span": span,
-        "alphas": [1.0, *alphas],
-        "hal_heads": [greedy, *(_point(methods[name]) for name in scaled)],
-        "minus_greedy": {f"{edit['alpha']:g}": methods[name]["minus_greedy"] for name, edit in scaled.items()},
-        "random_heads": drawn,
+        "alphas": [1.0, *scaled],
+        "hal_heads": [greedy, *map(_point, scaled.values())],
+        "minus_greedy": {f"{alpha:g}": entry["minus_greedy"] for alpha, entry in scaled.items()},
+        "random_heads": [{**greedy, "draws": [greedy] * len(draws[0])}, *drawn] if groups else [],
         "n": greedy["n"],
-        "top_k": len(next(iter(scaled.values()))["heads"]),
+        "top_k": len(lists[0]),
     }
 
 

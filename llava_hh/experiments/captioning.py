@@ -133,8 +133,7 @@ class Evaluation:
     def caption(self, method: Method, out: Path, skip_bad: bool = False) -> "Captioned":
         """Caption by `method` into the folder `out` (captions.jsonl, run.json)."""
         how = self.how(method) | {"prompt": self.prompt, "model_id": self.lvlm.path.name, "label": method.label}
-        image_ids = [sample["image_id"] for sample in self.samples]
-        with start_run(out, self.settings(method, skip_bad), image_ids) as run:
+        with start_run(out, self.settings(method, skip_bad), [sample["image_id"] for sample in self.samples]) as run:
             rows = caption_images(self.lvlm, self.samples, self.image_folder, run, skip_bad=skip_bad, **how)
             sizes = [len(block["image_ids"]) for block in run.finished_blocks()]
             times = list(zip(seconds_per_token(run), sizes, strict=True))

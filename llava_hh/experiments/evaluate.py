@@ -64,8 +64,7 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
     for checkpoint in sorted(checkpoints, key=lambda path: path is not None):  # that of the comparison first
         if checkpoint is not None:
             release(loaded.lvlm)
-            lvlm = load_lvlm(checkpoint)
-            loaded = evaluation.with_model(lvlm)
+            loaded = evaluation.with_model(load_lvlm(checkpoint))
         of_model = [member for member in members if member.method.checkpoint == checkpoint]
         kept = [member for member in of_model if _can_run(loaded, member, task, out, left_out)]
         if left_out and len(kept) == len(checkpoints) == 1:

@@ -48,8 +48,7 @@ def fired_counts(lvlm: Lvlm, batch: Batch, n_answers: int, threshold: float, hea
     """
 
     def counts(part: Sequence[Head]) -> np.ndarray:
-        watch = [_Watch(tuple(part), threshold)]
-        with intervene(lvlm.model, batch.image_mask, watch, batch.response_start) as trace:
+        with intervene(lvlm.model, batch.image_mask, [_Watch(tuple(part), threshold)], batch.response_start) as trace:
             lvlm.model.base_model(**batch.inputs, use_cache=False)
         trace.finish(n_answers)
         return np.array([trace.fired[head] for head in part], dtype=np.int64)

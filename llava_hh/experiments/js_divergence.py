@@ -75,8 +75,7 @@ class Divergence(Figure):
         announce(f"divergence from {options['reference']}: {len(entries)} captions, {len(checkpoints)} checkpoints")
         for step, folder in checkpoints.items():
             described[step] = identify_checkpoint(folder)
-            further = {"checkpoint": described[step]}
-            settings = MeasureSettings(reference, sha256, BLOCK, **images, further=further)
+            settings = MeasureSettings(reference, sha256, BLOCK, **images, further={"checkpoint": described[step]})
             measure = partial(_measure, teacher, cache(partial(load_lvlm, folder)))  # loaded for the first caption
             given = (out / f"step-{step}", settings, entries, folder.name, teacher.image_of, measure)
             with measured_captions(*given) as measured:

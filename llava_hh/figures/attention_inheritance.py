@@ -24,8 +24,7 @@ def draw_attention_inheritance(source: Path, out: Path) -> None:
     axes = left.subplots(len(result["examples"]), len(MODELS), squeeze=False)
     for (group, example), pair in zip(result["examples"].items(), axes, strict=True):
         _draw_example(pair, group, example)
-    n_tokens = next(iter(result["examples"].values()))["n_tokens"]
-    left.suptitle(MAPS.format(n_tokens), fontsize=8)
+    left.suptitle(MAPS.format(next(iter(result["examples"].values()))["n_tokens"]), fontsize=8)
     _draw_groups(right.subplots(), result)
     right.suptitle(BARS, fontsize=8)
     save_figure(figure, out, f"Attention inherited from the base language model, {result['n_captions']} captions")

@@ -18,8 +18,8 @@ def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     ends, others = (value["interval"]["mean"] for value in (first, second))
     apart = ends[0] > others[1] or others[0] > ends[1]
     sign = (first["mean"] > second["mean"]) - (first["mean"] < second["mean"])
-    word = {1: "more than", 0: "as much as", -1: "less than"}[sign]
-    return f"{word} (intervals {'apart' if apart else 'overlap'})"
+    words = {1: "more than", 0: "as much as", -1: "less than"}
+    return f"{words[sign]} (intervals {'apart' if apart else 'overlap'})"
 
 
 def attention_bias(result: Mapping[str, Any]) -> str:

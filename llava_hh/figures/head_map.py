@@ -33,8 +33,7 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     widths = {"figsize": (width + 4.7, height + 1.2), "width_ratios": (width + 0.8, 2.5)}
     figure, (left, right) = plt.subplots(1, 2, layout="constrained", **widths)
     _draw_map(left, contrast, strongest, label).ax.tick_params(labelsize=8)
-    intervals = np.array(result["interval"]["contrastive_influence"], dtype=float)  # end layer head
-    _draw_strongest(right, contrast, intervals, strongest)
+    _draw_strongest(right, contrast, np.array(result["interval"]["contrastive_influence"], dtype=float), strongest)
     right.set_xlabel(label, fontsize=8)
     words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
     ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""

@@ -30,8 +30,7 @@ def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
 
 
 def _of_amber(row: dict) -> tuple[int, str]:
-    text = text_of(row, "text")
-    return whole_id(row.get("question_id"), "'question_id'"), text
+    return whole_id(row.get("question_id"), "'question_id'"), text_of(row, "text")
 
 
 def _of_mme(row: dict) -> tuple[tuple[str, str, str], str] | None:

@@ -135,8 +135,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
     about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
     about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
-    run = made_of((given.captions, *truth), **about)
-    return {"sentences": sentences, "overall_metrics": overall, "run": run}
+    return {"sentences": sentences, "overall_metrics": overall, "run": made_of((given.captions, *truth), **about)}
 
 
 def refuse_scores_of_others(out: Path, captions: Path) -> None:
