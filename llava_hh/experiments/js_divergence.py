@@ -3,18 +3,14 @@
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llava_hh.command_line.profiles import training_checkpoints
 from llava_hh.command_line.script import SIZE
-from llava_hh.experiments.per_caption import Figure, Measured, MeasureSettings, measured_captions
+from llava_hh.experiments.per_caption import Figure, MeasureSettings, measured_captions
 from llava_hh.files.progress import announce
 from llava_hh.files.tables import Estimate
 from llava_hh.runs.run import make_folder, processes
-
-if TYPE_CHECKING:
-    from llava_hh.attribution.captions import TeacherForced
-    from llava_hh.models.lvlm import Lvlm
 
 BLOCK = 4  # captions that a rerun skips together, and that a process takes at once
 GROUPS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-hallucination heads"}
@@ -48,7 +44,7 @@ class Divergence(Figure):
 
     def run(self, out: Path) -> dict | None:
         from llava_hh.attribution.captions import TeacherForced, digest, hallucinating_captions
-        from llava_hh.experiments.measures.js_divergence import check_same_shape, order_by_step, summarise
+        from llava_hh.experiments.measures import js_divergence as measures
         from llava_hh.heads import check_heads, load_heads, published_list
         from llava_hh.models.checkpoint import model_type_of
         from llava_hh.models.loading import Loading
@@ -56,8 +52,8 @@ class Divergence(Figure):
         from llava_hh.runs.identity import identify, identify_checkpoint
 
         options, limit = self.options, self.options["limit"]
-        checkpoints = order_by_step(options["checkpoints"])
-        shape = check_same_shape(options["reference"], list(checkpoints.values()))
+        checkpoints = measures.order_by_step(options["checkpoints"])
+        shape = measures.check_same_shape(options["reference"], list(checkpoints.values()))
         listed = options["heads"]
         if listed == Path("published"):
             listed = published_list(model_type_of(options["reference"]), shape["layers"], shape["heads"])
@@ -76,7 +72,8 @@ class Divergence(Figure):
         for step, folder in checkpoints.items():
             described[step] = identify_checkpoint(folder)
             settings = MeasureSettings(reference, sha256, BLOCK, **images, further={"checkpoint": described[step]})
-            measure = partial(_measure, teacher, cache(partial(load_lvlm, folder)))  # loaded for the first caption
+            tuned = cache(partial(load_lvlm, folder))  # loaded for the first caption
+            measure = partial(measures.measure_caption, teacher, tuned)
             given = (out / f"step-{step}", settings, entries, folder.name, teacher.image_of, measure)
             with measured_captions(*given) as measured:
                 if measured is not None:
@@ -85,7 +82,7 @@ class Divergence(Figure):
             return None
         settings = {"reference": reference, "captions_sha256": sha256, "limit": limit, "checkpoints": described}
         settings |= {"heads": identify(listed), "top_k": options["top_k"]}
-        return self.write(out, summarise(divergences, heads), settings)
+        return self.write(out, measures.summarise(divergences, heads), settings)
 
     def lines(self, result: dict) -> list[str]:
         lines = [f"Jensen-Shannon divergence, nats, {result['n']} captions (95% intervals):"]
@@ -96,17 +93,3 @@ class Divergence(Figure):
             )
             lines.append(f"  step {entry['step']}: {cells}; median head {entry['percentiles']['50']:.4f}")
         return lines
-
-
-def _measure(teacher: "TeacherForced", tuned: Callable[[], "Lvlm"], entry: dict) -> Measured:
-    """Array `divergence`, (1, layer, head), of a checkpoint; both models' attention maps of the caption are in memory.
-
-    Args:
-        teacher: the reference, and how captions become its teacher-forced inputs; the checkpoint gets the same ids.
-        tuned: loads the checkpoint.
-    """
-    from llava_hh.experiments.measures.js_divergence import divergence_of
-
-    lvlm, batch = tuned(), teacher.prepare(entry)[-1]  # the target words of `prepare` need ids that spell the caption
-    divergence, size = divergence_of(teacher.lvlm, lvlm, batch)
-    return Measured([{"image_id": entry["image_id"]}], {"divergence": divergence.numpy()[None]}, size=size)

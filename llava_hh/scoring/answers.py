@@ -82,9 +82,9 @@ def read_truth(path: Path) -> dict[str, dict]:
 
 
 def _vqa_entry(entry: Mapping) -> tuple[str, dict]:
-    answers, kind = [str(annotator["answer"]) for annotator in entry["answers"]], entry.get("answer_type")
-    kind = None if kind is None else str(kind)
-    known = {"image_id": _id(entry["image_id"], "image_id"), "answers": answers, "type": kind}
+    image_id, kind = _id(entry["image_id"], "image_id"), entry.get("answer_type")
+    answers = [str(annotator["answer"]) for annotator in entry["answers"]]
+    known = {"image_id": image_id, "answers": answers, "type": None if kind is None else str(kind)}
     return _id(entry["question_id"], "question_id"), known
 
 

@@ -1,7 +1,7 @@
 """How far instruction tuning moves every head's attention: its Jensen-Shannon divergence (paper, figure 5)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from llava_hh.attention.hooks import record
+from llava_hh.attribution.captions import TeacherForced
+from llava_hh.experiments.per_caption import Measured
 from llava_hh.files.memory import in_parts
 from llava_hh.heads import Head
 from llava_hh.metrics.statistics import RESAMPLES, mean_with_interval
@@ -108,14 +110,21 @@ def mean_divergence(reference: dict[int, Tensor], maps: dict[int, Tensor], real:
     return torch.stack(layers)
 
 
-def divergence_of(reference: Lvlm, tuned: Lvlm, batch: Batch) -> tuple[Tensor, int | None]:
-    """The divergence of every head on one caption, (layer, head); and of how many layers at once, None for all."""
+def measure_caption(teacher: TeacherForced, tuned: Callable[[], Lvlm], entry: dict) -> Measured:
+    """Array `divergence`, (1, layer, head), of a checkpoint; both models' attention maps of the caption are in memory.
+
+    Args:
+        teacher: the reference, and how captions become its teacher-forced inputs; the checkpoint gets the same ids.
+        tuned: loads the checkpoint.
+    """
+    lvlms = (teacher.lvlm, tuned())
+    batch = teacher.prepare(entry)[-1]  # the target words of `prepare` need ids that spell the caption
     real = batch.inputs["attention_mask"][0].bool()
     parts, size = in_parts(
-        lambda layers: mean_divergence(*(record_maps(lvlm, batch, layers) for lvlm in (reference, tuned)), real),
-        range(reference.n_layers),
+        lambda layers: mean_divergence(*(record_maps(lvlm, batch, layers) for lvlm in lvlms), real),
+        range(teacher.lvlm.n_layers),
     )
-    return torch.cat(parts), size
+    return Measured([{"image_id": entry["image_id"]}], {"divergence": torch.cat(parts).numpy()[None]}, size=size)
 
 
 def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequence[Head]]) -> dict:
