@@ -22,17 +22,17 @@ def result_files(paths: Sequence[Path]) -> dict[str, Path]:
         FileNotFoundError: no result file there.
         ValueError: two runs of one name.
     """
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     for path in paths:
         file = path if path.is_file() else path / RESULT_FILE
         below = sorted(path.glob(f"*/{RESULT_FILE}"), key=lambda file: (file.parent.name != "greedy", file.parent.name))
         if not (named := [file] if file.is_file() else below):
             raise FileNotFoundError(f"{path}: expected a {RESULT_FILE}, or a folder of runs that have one")
-        files += named
-    names = [file.resolve().parent.name for file in files]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two runs are called {twice[0]!r}, by their folders; expected different names")
-    return dict(zip(names, files, strict=True))
+        for file in named:
+            name = file.resolve().parent.name
+            if files.setdefault(name, file) is not file:
+                raise ValueError(f"two runs are called {name!r}, by their folders; expected different names")
+    return files
 
 
 def explain(files: dict[str, Path]) -> dict[str, Any]:

@@ -26,11 +26,11 @@ def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | N
     if not processes().is_main:
         return
     files = [existing_file(folder / RESULT_FILE, "scored captions") for folder in [*runs, *reference]]
-    scored = [read_scored(path) for path in files]
-    sentences = [entries for entries, _ in scored]
+    scored = {path: read_scored(path) for path in files}
+    sentences = [scored[path][0] for path in files]
     spread = spread_over_runs(sentences[: len(runs)], sentences[len(runs) :])
-    for path, entries_and_metrics in zip(files, scored, strict=True):
-        if truth_of(*entries_and_metrics) != truth_of(*scored[0]):
+    for path in files:
+        if truth_of(*scored[path]) != truth_of(*scored[files[0]]):
             raise ValueError(f"{path}: other ground truth or rules of CHAIR than {files[0]} has; score it anew")
     if out:
         make_parent(out)

@@ -10,8 +10,7 @@ def draw_trade_off(sweep: Path, out: Path) -> None:
     """Draw choice.json of evaluate as `out`.png and `out`.pdf."""
     content = read_json(sweep)
     figure, axis = plt.subplots(figsize=(5.2, 3.8))
-    points = content["points"]
-    colours = plt.get_cmap("viridis")
+    points, colours = content["points"], plt.get_cmap("viridis")
     tops = sorted({point["top_k"] for point in points})
     for rank, top_k in enumerate(tops):
         of_size = sorted((p for p in points if p["top_k"] == top_k), key=lambda point: point["threshold"])
