@@ -110,7 +110,7 @@ class Figure:
         example: of its flags.
         options: its flags by their names; set before anything but `add_flags` is called.
 
-    A finished figure is shown without `run`, so `lines`, `draw` and `files` go by the result and the flags alone.
+    A finished figure is shown without `run`, so `lines` and `draw` go by the result and the flags alone.
     """
 
     name: ClassVar[str]

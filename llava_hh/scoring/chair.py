@@ -139,7 +139,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
 
 
 def refuse_scores_of_others(out: Path, captions: Path) -> None:
-    """See that a result file is not that of other captions, which would be overwritten.
+    """Check that a result file is not that of other captions, which would be overwritten.
 
     Raises:
         ValueError: it has the scores of other captions; names them.
