@@ -1,8 +1,9 @@
-"""What captions were made from and scored by, and whether those of two runs can be compared image by image."""
+"""Whether the captions of two runs can be compared image by image: how they were made and scored."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from llava_hh.runs.blocks import Run
 from llava_hh.runs.scored import RESULT_FILE, read_scored
 from llava_hh.runs.settings import digest_of
 
-# What two runs may differ in on request: it is then what is compared, or was found not to matter.
+# differences between two runs that --across allows: they are then what is compared, or they do not matter
 LIFTABLE = ("images", "model", "prompt", "max_new_tokens", "dtype", "device", "versions", "record")
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow")  # those that decide what a model says of an image
 RECORD = ("settings", "versions", "image_ids", "seconds")  # of run.json
@@ -22,11 +23,11 @@ SCORED_ANEW = "pass --annotations to score all of them here by one"
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of one method, scored, with what is known of how they were made.
+    """Scored captions of one method, with the record of how they were made.
 
-    label: the path as it was given; record: run.json, None where there is none; scoring: `variant` and
-    `drop_incomplete`; image_sha256: of the image files, as far as the run kept them; stale: whether the captions have
-    changed since they were scored.
+    label: the path on the command line; record: run.json, None where there is none; scoring: `variant` and
+    `drop_incomplete`; image_sha256: of the image files that the run kept a hash of; n_finished: images in finished
+    blocks; stale: whether the captions have changed since they were scored.
     """
 
     label: str
@@ -41,6 +42,10 @@ class Captions:
     def image_ids(self) -> list[ImageId]:
         return [entry["image_id"] for entry in self.sentences]
 
+    @cached_property
+    def by_image(self) -> dict[ImageId, dict[str, Any]]:
+        return {entry["image_id"]: entry for entry in self.sentences}
+
 
 def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | None = None) -> Captions:
     """Read a result folder, or a file of captions beside its run.json.
@@ -49,13 +54,13 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         score: scores rows with `image_id` and `text`; None reads the scores that lie beside the captions.
     Raises:
         FileNotFoundError: no captions, or no scores of them.
-        ValueError: a file of another form.
+        ValueError: a file without the keys of captions, of their scores or of a run.
     """
     file = path / "captions.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected a result folder or a file of captions")
     rows = [row for _, row in read_json_lines(file)]
-    scored, record = file.with_name(RESULT_FILE), file.with_name("run.json")
+    scored, made = file.with_name(RESULT_FILE), file.with_name("run.json")
     if score is not None:
         try:
             sentences, scoring = score(rows), {}
@@ -65,15 +70,16 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         raise FileNotFoundError(f"{scored}: not there; run llava-hh score chair, or {SCORED_ANEW}")
     else:
         sentences, scoring = read_scored(scored)
+    record = read_json(made) if made.is_file() else None
+    if record is not None and (missing := [key for key in RECORD if key not in record]):
+        raise ValueError(f"{made}: no {missing[0]!r} there; expected that of a captioning run")
     blocks = list(Run(file.parent).finished_blocks())
     return Captions(
         label=str(path),
         sentences=sentences,
-        record=_read_keys(record, RECORD, "that of a captioning run") if record.is_file() else None,
+        record=record,
         scoring=scoring,
-        image_sha256={
-            image_id: digest for block in blocks for image_id, digest in _digests_of(block) if digest is not None
-        },
+        image_sha256={image_id: digest for block in blocks for image_id, digest in _digests_of(block) if digest},
         n_finished=sum(len(block["image_ids"]) for block in blocks) if blocks else None,
         stale=[row.get("text") for row in rows] != [entry.get("text") for entry in sentences],
     )
@@ -86,33 +92,25 @@ def _digests_of(block: Mapping[str, Any]) -> Iterable[tuple[ImageId, str | None]
     return zip(block["image_ids"] if of_all else [row["image_id"] for row in block["rows"]], digests, strict=False)
 
 
-def _read_keys(path: Path, keys: Sequence[str], expected: str) -> dict[str, Any]:
-    content = read_json(path)
-    if missing := [key for key in keys if key not in content]:
-        raise ValueError(f"{path}: no {missing[0]!r} there; expected {expected}")
-    return content
-
-
 def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()) -> None:
-    """See that all captions can be compared with the first.
+    """Check that all captions can be compared with the first.
 
     Args:
-        across: those of LIFTABLE in which they may differ.
+        across: the names in LIFTABLE in which they may differ.
     Raises:
-        ValueError: a line for each thing that is wrong: who has what, and what lifts it.
+        ValueError: one line for each difference: the runs, their values, and the flag that allows it.
     """
-    problems = [problem for each in captions for problem in own_problems(each)]
+    problems = [problem for run in captions for problem in problems_of(run)]
     for other in captions[1:]:
         for kind, problem in mismatches(captions[0], other):
             if kind not in across:
-                lift = f"; --across {kind} allows it" if kind in LIFTABLE else ""
-                problems.append(f"{problem}{lift}")
+                problems.append(f"{problem}; --across {kind} allows it" if kind in LIFTABLE else problem)
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def own_problems(captions: Captions) -> Iterator[str]:
-    """What is wrong with captions whatever they are compared with, a line each."""
+def problems_of(captions: Captions) -> Iterator[str]:
+    """Errors of a run's captions that do not depend on the other runs, one line each."""
     label, record, ids = captions.label, captions.record, captions.image_ids
     if record:
         wanted = len(record["image_ids"])
@@ -143,7 +141,7 @@ def _is_reproduced(entry: Mapping[str, Any], rules: Dataset) -> bool:
 
 
 def mismatches(reference: Captions, other: Captions) -> Iterator[tuple[str, str]]:
-    """In what two sets of captions differ that decides the result apart from the method: (kind, one line)."""
+    """Differences between two sets of captions, apart from the method, that decide the result: (kind, one line)."""
     runs = (reference, other)
     ids = [set(run.image_ids) for run in runs]
     common = ids[0] & ids[1]
@@ -164,7 +162,7 @@ def mismatches(reference: Captions, other: Captions) -> Iterator[tuple[str, str]
     made = [_made_with(run) for run in runs]
     for kind in made[0]:
         if made[0][kind] != made[1][kind]:
-            yield kind, _line(kind, runs, [each[kind] for each in made])
+            yield kind, _line(kind, runs, [words[kind] for words in made])
 
 
 def _line(kind: str, runs: Sequence[Captions], values: Iterable[object]) -> str:
@@ -178,7 +176,7 @@ def _other_contents(runs: tuple[Captions, Captions], common: set[ImageId]) -> It
         digests = [f"{run.image_sha256[changed[0]][:12]} for image {changed[0]}" for run in runs]
         text = _line("image contents", runs, digests)
         yield "image contents", f"{text}; {len(changed)} files differ by sha256: caption the same files"
-    truths = [{entry["image_id"]: entry["mscoco_gt_words"] for entry in run.sentences} for run in runs]
+    truths = [{image_id: entry["mscoco_gt_words"] for image_id, entry in run.by_image.items()} for run in runs]
     changed = [image_id for image_id in truths[0] if image_id in common and truths[0][image_id] != truths[1][image_id]]
     if changed:
         objects = [f"{', '.join(truth[changed[0]]) or 'nothing'} in image {changed[0]}" for truth in truths]
@@ -187,7 +185,7 @@ def _other_contents(runs: tuple[Captions, Captions], common: set[ImageId]) -> It
 
 
 def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
-    """The common images whose files both runs kept a hash of; runs of older versions kept none."""
+    """The common images whose files both runs have hashed; older versions hashed none."""
     hashed = reference.image_sha256.keys() & other.image_sha256.keys() & set(other.image_ids)
     return [image_id for image_id in reference.image_ids if image_id in hashed]
 
@@ -195,14 +193,13 @@ def hashed_images(reference: Captions, other: Captions) -> list[ImageId]:
 def _images_of(captions: Captions) -> str:
     settings = (captions.record or {}).get("settings", {})
     draw = settings.get("draw")
-    named = ("split", "seed", "n") if draw else ("seed", "limit")
-    known = ", ".join(f"{name} {(draw or settings)[name]}" for name in named if name in (draw or settings))
-    drawn = f" ({known})" if known else ""
-    return f"{len(set(captions.image_ids))}{drawn}"
+    about, names = (draw, ("split", "seed", "n")) if draw else (settings, ("seed", "limit"))
+    known = ", ".join(f"{name} {about[name]}" for name in names if name in about)
+    return f"{len(set(captions.image_ids))}" + (f" ({known})" if known else "")
 
 
 def _made_with(captions: Captions) -> dict[str, str]:
-    """What decides a caption apart from image and method, by kind, in words."""
+    """The settings that decide a caption beside image and method, by kind, in words."""
     settings, made = captions.record["settings"], captions.record.get("made") or [captions.record]
     model, names = settings.get("model") or {}, sorted({str(entry.get("model_id")) for entry in captions.sentences})
     if "sha256" in model:  # then its name counts for nothing
@@ -210,13 +207,13 @@ def _made_with(captions: Captions) -> dict[str, str]:
     elif model:  # of an earlier version, whose type, bits and device stand beside it
         names.append(f"by config.json and file sizes {digest_of(model)[:12]}")
         model = settings
-    packages = sorted({", ".join(f"{name} {each['versions'].get(name)}" for name in PACKAGES) for each in made})
-    dtype, bits = str(model.get("dtype")).removeprefix("torch."), model.get("bits")
+    packages = {", ".join(f"{name} {of_block['versions'].get(name)}" for name in PACKAGES) for of_block in made}
+    bits = f" in {model['bits']} bits" if model.get("bits") else ""
     return {
         "model": ", ".join(names),
         "prompt": repr(settings.get("prompt")),
         "max_new_tokens": str(settings.get("max_new_tokens")),
-        "dtype": f"{dtype} in {bits} bits" if bits else dtype,
+        "dtype": str(model.get("dtype")).removeprefix("torch.") + bits,
         "device": str(model.get("device")),
-        "versions": "; and ".join(packages),
+        "versions": "; and ".join(sorted(packages)),
     }

@@ -15,7 +15,7 @@ from llava_hh.runs.run import make_parent, provenance
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which runs are compared, and how: the flags of these names."""
+    """The runs to compare, and how: the flags of these names."""
 
     runs: Sequence[Path]
     across: Sequence[str] = ()
@@ -28,24 +28,22 @@ class Comparison:
 
 
 def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[dict]]:
-    """What scores rows of captions by --annotations, --dataset and --variant."""
+    """A function that scores rows of captions by --annotations, --dataset and --variant."""
     dataset = load_dataset(given.dataset, given.variant)
 
     def score(rows: Sequence[dict]) -> list[dict]:
-        ids = []
-        for place, row in enumerate(rows, start=1):
+        texts = []
+        for number, row in enumerate(rows, start=1):
             try:
-                ids.append(dataset.image_id(row.get("image_id")))
+                texts.append((dataset.image_id(row.get("image_id")), row.get("text")))
                 if not isinstance(row.get("text"), str):
                     raise ValueError(f"text is {row.get('text')!r:.80}")
             except ValueError as error:
                 expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
-                raise ValueError(f"caption {place}: {error}; {expected}") from None
-        objects = dataset.objects(dataset.annotations(given.annotations, ids, cache=cache))
-        return [
-            {**row, "image_id": image_id, **dataset.score(row["text"], objects[image_id])}
-            for row, image_id in zip(rows, ids, strict=True)
-        ]
+                raise ValueError(f"caption {number}: {error}; {expected}") from None
+        objects = dataset.objects(dataset.annotations(given.annotations, [image_id for image_id, _ in texts], cache=cache))
+        scores = [{"image_id": image_id, **dataset.score(text, objects[image_id])} for image_id, text in texts]
+        return [{**row, **scored} for row, scored in zip(rows, scores, strict=True)]
 
     return score
 
@@ -56,8 +54,7 @@ def load_runs(given: Comparison, out: Path) -> list[Captions]:
     Raises:
         ValueError, FileNotFoundError: a file that cannot be read, a run given twice, or runs that cannot be compared.
     """
-    places = [path.resolve() for path in given.runs]
-    if len(places) < 2 or len(set(places)) < len(places):
+    if len({path.resolve() for path in given.runs}) < max(2, len(given.runs)):
         raise ValueError(f"runs {', '.join(map(str, given.runs))}: expected two or more different ones")
     score = scorer(given, out.with_name("ground_truth.json")) if given.annotations else None
     runs = [load_captions(path, score) for path in given.runs]
@@ -66,8 +63,7 @@ def load_runs(given: Comparison, out: Path) -> list[Captions]:
     if not common:
         raise ValueError("images: there is none that all runs have")
     order = [image_id for image_id in runs[0].image_ids if image_id in common]
-    entries = [{entry["image_id"]: entry for entry in run.sentences} for run in runs]
-    return [replace(run, sentences=[own[i] for i in order]) for run, own in zip(runs, entries, strict=True)]
+    return [replace(run, sentences=[run.by_image[image_id] for image_id in order]) for run in runs]
 
 
 def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
@@ -76,20 +72,19 @@ def wins_and_losses(reference: Captions, other: Captions, n: int) -> dict:
     Returns: how many images of each kind, and the `n` of wins and losses with the largest differences, both captions
         and their hallucinated objects.
     """
-    found: dict[str, list[dict]] = {"wins": [], "losses": []}
-    for base, own in zip(reference.sentences, other.sentences, strict=True):
-        wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in (base, own)]
-        gained = len(wrong[0]) - len(wrong[1])
-        if gained:
-            example = {"image_id": base["image_id"], "image": base.get("image"), "fewer": gained}
-            for label, entry, objects in zip(("reference", "other"), (base, own), wrong, strict=True):
-                example[label] = {"caption": entry["caption"], "hallucinated": objects}
-            found["wins" if gained > 0 else "losses"].append(example)
-    counts = {f"n_{kind}": len(examples) for kind, examples in found.items()}
+    examples: dict[str, list[dict]] = {"wins": [], "losses": []}
+    for pair in zip(reference.sentences, other.sentences, strict=True):
+        wrong = [sorted({node for _, node in entry["mscoco_hallucinated_words"]}) for entry in pair]
+        if fewer := len(wrong[0]) - len(wrong[1]):
+            about = {"image_id": pair[0]["image_id"], "image": pair[0].get("image"), "fewer": fewer}
+            both = [
+                {"caption": entry["caption"], "hallucinated": nodes} for entry, nodes in zip(pair, wrong, strict=True)
+            ]
+            examples["wins" if fewer > 0 else "losses"].append({**about, "reference": both[0], "other": both[1]})
+    counts = {f"n_{kind}": len(of_kind) for kind, of_kind in examples.items()}
     counts["n_ties"] = len(reference.sentences) - sum(counts.values())
-    for examples in found.values():
-        examples.sort(key=lambda example: -abs(example["fewer"]))
-    return {**counts, **{kind: examples[:n] for kind, examples in found.items()}}
+    largest = {kind: sorted(of_kind, key=lambda e: -abs(e["fewer"]))[:n] for kind, of_kind in examples.items()}
+    return {**counts, **largest}
 
 
 def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) -> Table:
@@ -97,28 +92,25 @@ def table(result: Mapping[str, dict], reference: str, metrics: Sequence[str]) ->
     heads, rows = ["run", "metric", "value", "minus the reference", "p", "p (Holm)"], []
     for label, entry in result.items():
         for metric in metrics:
-            name, factor = METRICS[metric].head, METRICS[metric].factor
-            cells = [label, name, cell(entry, metric), "", "", ""]
+            cells = [label, METRICS[metric].head, cell(entry, metric), "", "", ""]
             if label != reference:
                 test = entry["difference"][metric]
-                cells[3:] = [Estimate(test["difference"], test["interval"]["difference"], factor, "+.2f")]
-                cells += [shown_p(test, "p"), shown_p(test)]
+                interval, factor = test["interval"]["difference"], METRICS[metric].factor
+                cells[3:] = [Estimate(test["difference"], interval, factor, "+.2f"), shown_p(test, "p"), shown_p(test)]
             rows.append(cells)
     tests = {label: entry["difference"] for label, entry in result.items() if label != reference}
-    note = (
-        f"n = {result[reference]['n']}; in brackets: 95% bootstrap intervals over images, paired ones of differences; "
-    )
-    return Table(heads, rows, f"{note}p: {OF_P_VALUES}, {family(tests)}.")
+    note = f"n = {result[reference]['n']}; in brackets: 95% bootstrap intervals over images, paired ones of differences"
+    return Table(heads, rows, f"{note}; p: {OF_P_VALUES}, {family(tests)}.")
 
 
-def describe_examples(reference: str, other: str, found: Mapping) -> str:
-    """Wins and losses as text for a terminal: what captions hold of control characters is spelled out."""
+def describe_examples(reference: str, other: str, examples: Mapping) -> str:
+    """Wins and losses as text for a terminal; control characters in captions are written as escapes."""
     lines = [
-        f"{other} names fewer hallucinated objects than {reference} in {found['n_wins']} images, more in "
-        f"{found['n_losses']}, as many in {found['n_ties']}"
+        f"{other} names fewer hallucinated objects than {reference} in {examples['n_wins']} images, more in "
+        f"{examples['n_losses']}, as many in {examples['n_ties']}"
     ]
     for kind, name in (("wins", "fewer"), ("losses", "more")):
-        for example in found[kind]:
+        for example in examples[kind]:
             lines.append(f"{name}: image {example['image_id']} ({example['image']})")
             for label, key in ((reference, "reference"), (other, "other")):
                 objects = ", ".join(example[key]["hallucinated"]) or "none"
@@ -132,28 +124,25 @@ def compare_runs(given: Comparison, out: Path | None, form: str) -> None:
     Args:
         form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
-        ValueError, FileNotFoundError: as `load_runs`.
+        ValueError, FileNotFoundError: a file that cannot be read, a run given twice, or runs that cannot be compared.
     """
     first = given.runs[0]
-    folder = first if first.is_dir() else first.parent
-    out = out or folder.parent / "comparison.json"
+    out = out or (first if first.is_dir() else first.parent).parent / "comparison.json"
     make_parent(out)
-    runs = load_runs(given, out)
-    reference = runs[0].label
+    reference, *others = runs = load_runs(given, out)
     sentences = {run.label: run.sentences for run in runs}
-    differences = compare_with_reference(sentences, reference, given.metrics, given.seed)
+    differences = compare_with_reference(sentences, reference.label, given.metrics, given.seed)
     result, shown = {}, []
     for run in runs:
-        made_with = run.record and run.record["settings"]
-        result[run.label] = {**summarise(run.sentences, given.seed), "made_with": made_with}
-        if run.label != reference:
-            found = wins_and_losses(runs[0], run, given.examples)
-            n_hashed = len(hashed_images(runs[0], run))
-            result[run.label] |= {"difference": differences[run.label], **found, "n_same_files": n_hashed}
-            shown.append(describe_examples(reference, run.label, found))
-            if n_hashed < len(run.sentences):
-                shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
-    settings = {"reference": reference, "metrics": list(given.metrics), "across": list(given.across)}
+        result[run.label] = summarise(run.sentences, given.seed)
+        result[run.label]["made_with"] = run.record and run.record["settings"]
+    for run in others:
+        examples, n_hashed = wins_and_losses(reference, run, given.examples), len(hashed_images(reference, run))
+        result[run.label] |= {"difference": differences[run.label], **examples, "n_same_files": n_hashed}
+        shown.append(describe_examples(reference.label, run.label, examples))
+        if n_hashed < len(run.sentences):
+            shown.append(f"known by sha256 to be the same files: {n_hashed} of {len(run.sentences)} images")
+    settings = {"reference": reference.label, "metrics": list(given.metrics), "across": list(given.across)}
     write_json(out, {"settings": {**settings, "seed": given.seed}, "runs": result, "run": provenance()})
-    print_table(table(result, reference, given.metrics), form)
+    print_table(table(result, reference.label, given.metrics), form)
     print("\n".join([*shown, str(out)]), file=beside(form))

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_hh.comparing.inputs import made_of
 from llava_hh.comparing.summary import table_of_spread
 from llava_hh.data.coco import existing_file
-from llava_hh.files.files import sha256, write_json
+from llava_hh.files.files import write_json
 from llava_hh.files.tables import beside, print_table
 from llava_hh.metrics.statistics import spread_over_runs
-from llava_hh.runs.run import make_parent, processes, provenance
+from llava_hh.runs.run import make_parent, processes
 from llava_hh.runs.scored import RESULT_FILE, read_scored, truth_of
 
 
@@ -25,15 +26,14 @@ def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | N
     if not processes().is_main:
         return
     files = [existing_file(folder / RESULT_FILE, "scored captions") for folder in [*runs, *reference]]
-    scored = [read_scored(path) for path in files]
-    sentences = [own for own, _ in scored]
+    scored = {path: read_scored(path) for path in files}
+    sentences = [scored[path][0] for path in files]
     spread = spread_over_runs(sentences[: len(runs)], sentences[len(runs) :])
-    for path, own in zip(files, scored, strict=True):
-        if truth_of(*own) != truth_of(*scored[0]):
+    for path in files:
+        if truth_of(*scored[path]) != truth_of(*scored[files[0]]):
             raise ValueError(f"{path}: other ground truth or rules of CHAIR than {files[0]} has; score it anew")
     if out:
         make_parent(out)
-        hashes = {str(path): sha256(path) for path in files}
-        write_json(out, {**spread, "run": {**provenance(), "sha256": hashes}})
+        write_json(out, {**spread, "run": made_of(files)})
     print_table(table_of_spread({runs[0].parent.name or "runs": spread}), form)
     print(f"\n{spread['n']} images" + (f"\n{out}" if out else ""), file=beside(form))

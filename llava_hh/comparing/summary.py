@@ -32,7 +32,7 @@ OF_P_VALUES = f"two-sided paired permutation test ({PERMUTATIONS:,} resamples, o
 def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[dict]]], settings: dict) -> dict:
     """The summary of a comparison: each method with intervals, and paired tests; and means over draws or seeds.
 
-    What sets a method apart from greedy decoding stands under its `minus_greedy`.
+    `minus_greedy` of a method holds its differences from greedy decoding.
 
     Args:
         sentences: by method, `greedy` among them, over the same images. A method may lack some; greedy decoding then
@@ -41,15 +41,15 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
     """
     methods: dict[str, dict] = {}
 
-    def reference_of(own: Sequence[dict]) -> Sequence[dict]:
-        base = on_same_images(sentences["greedy"], own)
+    def reference_of(entries: Sequence[dict]) -> Sequence[dict]:
+        base = on_same_images(sentences["greedy"], entries)
         if len(base) < len(sentences["greedy"]):
             methods.setdefault(f"greedy, first {len(base)}", summarise(base))
         return base
 
-    for name, own in sentences.items():
-        reference_of(own)
-        methods[name] = summarise(own)
+    for name, entries in sentences.items():
+        reference_of(entries)
+        methods[name] = summarise(entries)
     for name, difference in compare_with_reference(sentences, "greedy").items():
         methods[name]["minus_greedy"] = difference
     for name, runs in repeated.items():
@@ -63,12 +63,11 @@ def compare(sentences: dict[str, list[dict]], repeated: dict[str, Sequence[list[
 
 def methods_of(summary: dict) -> dict[str, dict]:
     """The methods of a summary, by their label in tables and figures."""
-    return {_label(name, entry): entry for name, entry in summary["methods"].items()}
-
-
-def summary_table(summary: dict) -> str:
-    """A Markdown table of a summary with 95% intervals and p-values, and a line that says what these are."""
-    return table_of(summary).markdown()
+    methods = {}
+    for name, entry in summary["methods"].items():
+        label, n_runs = label_of(name, entry), len(entry.get("draws", ()))
+        methods[mean_of(label, n_runs) if n_runs else label] = entry
+    return methods
 
 
 def table_of(summary: dict) -> Table:
@@ -76,19 +75,18 @@ def table_of(summary: dict) -> Table:
 
     A column that no method has a value for is left out.
     """
-    methods, tests = methods_of(summary), tests_of(summary)
-    columns = {METRICS[name].head: [cell(entry, name) for entry in methods.values()] for name in metrics_in_tables()}
-    columns |= {
-        "BLEU-4 %": [f"{100 * entry['Bleu'][3]:.1f}" if "Bleu" in entry else "" for entry in methods.values()],
-        "time per token": [_times(entry.get("relative_time")) for entry in methods.values()],
-    }
+    methods = methods_of(summary)
+    entries, tests = methods.values(), tests_of(summary)
+    columns = {METRICS[name].head: [cell(entry, name) for entry in entries] for name in metrics_in_tables()}
+    columns["BLEU-4 %"] = [f"{100 * entry['Bleu'][3]:.1f}" if "Bleu" in entry else "" for entry in entries]
+    times = [entry.get("relative_time") for entry in entries]
+    columns["time per token"] = ["" if ratio is None else f"{ratio:.2f}x" for ratio in times]
     columns = {head: cells for head, cells in columns.items() if any(cells)}
-    columns["p (CHAIR_i)"] = [shown_p(entry.get("minus_greedy", {}).get("CHAIRi")) for entry in methods.values()]
-    columns["n"] = [str(entry["n"]) for entry in methods.values()]
-    note = ""
+    columns["p (CHAIR_i)"] = [shown_p(entry.get("minus_greedy", {}).get("CHAIRi")) for entry in entries]
+    columns["n"] = [str(entry["n"]) for entry in entries]
+    note = "In brackets: 95% bootstrap intervals over the n images."
     if (draw := summary["settings"].get("draw", {})).get("dataset") == "nocaps":
-        note += f"nocaps, {draw['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. "
-    note += "In brackets: 95% bootstrap intervals over the n images."
+        note = f"nocaps, {draw['split']}: CHAIR over 90 coarse classes, not comparable with COCO's. {note}"
     if tests:
         note += f" p: CHAIR_i against greedy, {OF_P_VALUES}, {family(tests)}."
     if "time per token" in columns:
@@ -99,19 +97,18 @@ def table_of(summary: dict) -> Table:
 
 def tests_of(summary: dict) -> dict[str, dict]:
     """The tests against greedy decoding, by the name of the method."""
-    methods = summary["methods"].items()
-    return {name: entry["minus_greedy"] for name, entry in methods if "minus_greedy" in entry}
+    return {name: entry["minus_greedy"] for name, entry in summary["methods"].items() if "minus_greedy" in entry}
 
 
 def family(tests: Mapping[str, Mapping[str, Mapping]]) -> str:
-    """Of which tests Holm's correction is, in words; `tests` as `compare_with_reference` returns them."""
-    metrics = list(dict.fromkeys(metric for own in tests.values() for metric in own))
+    """The tests that Holm's correction covers, in words; `tests` is the result of `compare_with_reference`."""
+    metrics = list(dict.fromkeys(metric for by_metric in tests.values() for metric in by_metric))
     n, names = sum(map(len, tests.values())), ", ".join(METRICS[name].head.removesuffix(" %") for name in metrics)
     return f"Holm over {n} tests ({len(tests)} method{'s' * (len(tests) > 1)} x {len(metrics)} metrics: {names})"
 
 
 def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
-    """A p-value of `compare_with_reference`; where more resamples could make it smaller, it is said to be a bound."""
+    """A p-value of `compare_with_reference`, with "<=" where more resamples could make it smaller."""
     if test is None:
         return ""
     bound = "<= " if test["p"] <= test["p_floor"] and test[key] < 1 else ""
@@ -119,17 +116,17 @@ def shown_p(test: Mapping[str, float] | None, key: str = "p_holm") -> str:
 
 
 def label_of(name: str, content: Mapping[str, Any]) -> str:
-    """What a method is called in tables: as its result says, or by its name."""
+    """The label of a method in tables: that of its result, else the one that belongs to its name."""
     return str(content.get("label") or LABELS.get(name, name))
 
 
 def mean_of(label: str, n_runs: int) -> str:
-    """What the mean of so many runs is called in tables."""
+    """The label of the mean of several runs in tables."""
     return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}"
 
 
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
-    """Which methods a comparison had to leave out and why, behind a blank; nothing where it has them all."""
+    """A sentence that names the methods that were left out and why, after a blank; empty where there are none."""
     named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
     return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
 
@@ -139,26 +136,26 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
     heads = ["method", "questions", "judged by", "accuracy %", "F1 %", "yes %", "unknown % (strict)", "n"]
     rows = []
     for name, judges in content["methods"].items():
-        for judge in ("llava", BY_LOGITS):
-            for kind, own in judges.get(judge, {}).items():
-                cells = [label_of(name, judges), kind, judge if judge == BY_LOGITS else "text"]
-                cells += [_with_interval(own, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
+        for judge, shown in (("llava", "text"), (BY_LOGITS, BY_LOGITS)):
+            for kind, scores in judges.get(judge, {}).items():
+                cells = [_with_interval(scores, metric, 100) for metric in ("accuracy", "f1", "yes_ratio")]
                 unknown = 0 if judge == BY_LOGITS else judges["strict"][kind]["unknown"]
-                rows.append([*cells, f"{100 * unknown:.1f}", str(own.get("n", ""))])
+                cells += [f"{100 * unknown:.1f}", str(scores.get("n", ""))]
+                rows.append([label_of(name, judges), kind, shown, *cells])
     left_out = note_of_left_out(content.get("settings", {}))
     return Table(heads, rows, f"POPE, with 95% bootstrap intervals over images.{left_out}")
 
 
 def table_of_spread(spreads: dict[str, dict]) -> Table:
-    """What `spread_over_runs` made of each, by label: shares in percent, differences in points."""
+    """The results of `spread_over_runs` by label: shares in percent, differences in points."""
     heads = ["over runs", "metric", "mean", "SD", "range", "minus reference (95% over runs)", "SD of one over images"]
     rows = []
     for label, spread in spreads.items():
         for metric in ("CHAIRs", "CHAIRi", "recall"):
-            own, difference = spread[metric], spread[metric]["minus_reference"]
-            low, high = (100 * end for end in own["range"])
-            cells = [f"{label}, {spread['n_runs']} runs", METRICS[metric].head]
-            cells += [f"{100 * own['mean']:.1f}", f"{100 * own['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
+            of_runs, difference = spread[metric], spread[metric]["minus_reference"]
+            low, high = (100 * end for end in of_runs["range"])
+            cells = [f"{label}, {spread['n_runs']} runs", METRICS[metric].head, f"{100 * of_runs['mean']:.1f}"]
+            cells += [f"{100 * of_runs['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
             cells.append(Estimate(difference["mean"], difference["interval"]["mean"], 100, "+.1f"))
             rows.append([*cells, f"{100 * difference['sd_images']:.1f}"])
     return Table(heads, rows)
@@ -172,12 +169,3 @@ def cell(entry: Mapping[str, Any], metric: str) -> str:
 def _with_interval(entry: Mapping[str, Any], metric: str, factor: float) -> str:
     ends = entry.get("interval", {}).get(metric)
     return f"{factor * entry[metric]:.1f}" if ends is None else Estimate(entry[metric], ends, factor)
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def _label(name: str, entry: dict) -> str:
-    label, n_runs = label_of(name, entry), len(entry.get("draws", ()))
-    return mean_of(label, n_runs) if n_runs else label

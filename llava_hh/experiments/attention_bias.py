@@ -1,22 +1,13 @@
 """Attention mass on image and text, of hallucination heads and others, where an object word is predicted (figure 3)."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
-from llava_hh.runs.settings import CaptionedSettings
+from llava_hh.experiments.per_caption import CaptionFigure, Measured
 
 GROUPS = ("hal_heads", "non_hal_heads")
-
-
-@dataclass(frozen=True)
-class BiasSettings(CaptionedSettings):
-    """What decides the attention masses: also of which heads they are."""
-
-    heads: dict[str, list]
+SAID = ("after_image_mass", "image_mass")  # parts that are printed
 
 
 class Bias(CaptionFigure):
@@ -26,7 +17,7 @@ class Bias(CaptionFigure):
     answer so far, and the rest (system prompt, BOS); they sum to 1.
     """
 
-    name, label, paper = "attention_bias", "attention bias", "ATTENTION_BIAS"
+    name, label, paper, drawn_by = "attention_bias", "attention bias", "ATTENTION_BIAS", "attention_bias"
     profile = {"top_k": "{bias_top_k}"}
 
     def prepare(self) -> None:
@@ -34,41 +25,28 @@ class Bias(CaptionFigure):
 
         self.groups = {group: heads_with_text(self.teacher.lvlm, self.heads(group)) for group in GROUPS}
 
-    def settings(self, captioned: dict[str, Any]) -> BiasSettings:
-        listed = {group: [list(head) for head in heads] for group, heads in self.groups.items()}
-        return BiasSettings(**captioned, heads=listed)
+    def further(self) -> dict[str, Any]:
+        return {"heads": {group: [list(head) for head in heads] for group, heads in self.groups.items()}}
 
     def measure(self, entry: dict) -> Measured:
         from llava_hh.experiments.measures.attention_bias import attention_parts
 
         targets, positions, batch = self.teacher.prepare(entry)
-        both = [head for heads in self.groups.values() for head in heads]
-        [parts] = attention_parts(self.teacher.lvlm, batch, [positions], both)
+        heads = [head for group in GROUPS for head in self.groups[group]]
+        [parts] = attention_parts(self.teacher.lvlm, batch, [positions], heads)
         rows = [{"image_id": entry["image_id"], **target.row()} for target in targets]
         return Measured(rows, {"parts": parts.numpy()})
 
-    def summarise(self, found: Found) -> dict:
+    def summarise(self, measured: Measured) -> dict:
         from llava_hh.experiments.measures.attention_bias import summarise_group
 
-        image_ids = np.array([row["image_id"] for row in found.rows])
-        split = np.split(found.arrays["parts"], [len(self.groups[GROUPS[0]])], axis=1)
-        return {
-            "groups": {
-                group: summarise_group(parts, found.rows, image_ids, self.groups[group])
-                for group, parts in zip(GROUPS, split, strict=True)
-            },
-            "n_words": len(found.rows),
-            "n_captions": len(self.entries),
-        }
+        image_ids = np.array([row["image_id"] for row in measured.rows])
+        split = np.split(measured.arrays["parts"], [len(self.groups[GROUPS[0]])], axis=1)
+        groups = {}
+        for parts, (group, heads) in zip(split, self.groups.items(), strict=True):
+            groups[group] = summarise_group(parts, measured.rows, image_ids, heads)
+        return {"groups": groups, "n_words": len(measured.rows), "n_captions": len(self.entries)}
 
     def lines(self, result: dict) -> list[str]:
-        means = {group: summary["all"] for group, summary in result["groups"].items()}
-        return [
-            f"{group}: after the image {own['after_image_mass']['mean']:.3f}, image {own['image_mass']['mean']:.3f}"
-            for group, own in means.items()
-        ]
-
-    def draw(self, source: Path, out: Path) -> None:
-        from llava_hh.figures.attention_bias import draw_attention_bias
-
-        draw_attention_bias(source, out)
+        masses = {group: [summary["all"][part]["mean"] for part in SAID] for group, summary in result["groups"].items()}
+        return [f"{group}: after the image {after:.3f}, image {image:.3f}" for group, (after, image) in masses.items()]

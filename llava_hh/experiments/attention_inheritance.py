@@ -1,37 +1,29 @@
 """Is the attention of hallucination heads from text to text still that of the base language model (figure 4)?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
-from llava_hh.runs.settings import CaptionedSettings
+from llava_hh.experiments.per_caption import CaptionFigure, Measured
+from llava_hh.files.tables import Estimate
 
 RANKED = ("hal_heads", "non_hal_heads")
-
-
-@dataclass(frozen=True)
-class InheritanceSettings(CaptionedSettings):
-    """What decides the similarities: also the base model, and of which heads examples are kept."""
-
-    base_model: dict
-    example_heads: list[list[int]]
 
 
 class Inheritance(CaptionFigure):
     """Likeness of text attention to that of the base language model (figure 4): hallucination heads and others.
 
     The model sees its own captions with their images, the base language model the same tokens without the image.
-    Compared is, head by head, attention among the tokens after the image, by the cosine of the two blocks. Writes
-    attention_inheritance.json and its figure. Another --top-k is read off the finished run.
+    For each head, attention among the tokens after the image is compared by the cosine of the two blocks. Writes
+    attention_inheritance.json and its figure. A finished run answers for another --top-k without new work.
 
     Differs: the released script takes the first head of each list (top_k 1) and blocks that are not aligned by token.
     """
 
     name, label, paper = "attention_inheritance", "attention inheritance", "INHERITANCE"
+    drawn_by = "attention_inheritance"
     profile = {"top_k": "{inheritance_top_k}", "base_model": "{base_model}"}
 
     def add_flags(self, add: Callable[..., Any]) -> None:
@@ -47,14 +39,11 @@ class Inheritance(CaptionFigure):
         self.base = load_base(self.options["base_model"], lvlm)
         check_vocabulary(lvlm, self.base, self.entries)
 
-    def settings(self, captioned: dict[str, Any]) -> InheritanceSettings:
+    def further(self) -> dict[str, Any]:
         from llava_hh.runs.identity import identify_checkpoint
 
-        return InheritanceSettings(
-            **captioned,
-            base_model=identify_checkpoint(self.options["base_model"]),
-            example_heads=[list(head) for head in self.firsts],
-        )
+        base = identify_checkpoint(self.options["base_model"])
+        return {"base_model": base, "example_heads": [list(head) for head in self.firsts]}
 
     def also_said(self) -> dict:
         return {"top_k": self.options["top_k"]}
@@ -63,51 +52,31 @@ class Inheritance(CaptionFigure):
         from llava_hh.experiments.measures.attention_inheritance import text_blocks
 
         blocks = text_blocks(self.teacher.lvlm.model, self.base, self.teacher.prepare(entry)[-1])
-        return Measured(
-            [{"image_id": entry["image_id"], "n_tokens": blocks.n_tokens}],
-            {"similarity": blocks.similarity().numpy()[None]},
-            {"heat_maps": blocks.heat_maps(self.firsts).numpy()},
-        )
+        row = {"image_id": entry["image_id"], "n_tokens": blocks.n_tokens}
+        heat_maps = {"heat_maps": blocks.heat_maps(self.firsts).numpy()}
+        return Measured([row], {"similarity": blocks.similarity().numpy()[None]}, heat_maps)
 
-    def summarise(self, found: Found) -> dict:
-        from llava_hh.experiments.measures.attention_inheritance import summarise
+    def summarise(self, measured: Measured) -> dict:
+        from llava_hh.experiments.measures.attention_inheritance import summarise, tokens_per_cell
 
-        similarity = found.arrays["similarity"]
-        return {
-            **summarise(similarity, self.groups),
-            "examples": self._examples(found.rows[0], similarity[0], found.example["heat_maps"]),
-            "n_captions": len(similarity),
-        }
-
-    def _examples(self, row: dict, similarity: np.ndarray, maps: np.ndarray) -> dict:
-        """Heat maps of the first caption, JSON-ready: of the first head of each list, the model's and the base's.
-
-        Args:
-            similarity: (layer, head); maps: (head, model, row, column).
-        """
-        from llava_hh.experiments.measures.attention_inheritance import tokens_per_cell
-
-        return {
+        similarity, first = measured.arrays["similarity"], measured.rows[0]
+        maps = measured.example["heat_maps"].astype(np.float64)  # head model row column
+        examples = {
             group: {
                 "head": list(head),
-                **row,
-                "tokens_per_cell": tokens_per_cell(row["n_tokens"]),
-                "similarity": float(similarity[*head]),
-                "lvlm": own.round(6).tolist(),
-                "base": inherited.round(6).tolist(),
+                **first,
+                "tokens_per_cell": tokens_per_cell(first["n_tokens"]),
+                "similarity": float(similarity[0, *head]),
+                "lvlm": of_lvlm.round(6).tolist(),
+                "base": of_base.round(6).tolist(),
             }
-            for group, head, (own, inherited) in zip(RANKED, self.firsts, maps.astype(np.float64), strict=True)
+            for group, head, (of_lvlm, of_base) in zip(RANKED, self.firsts, maps, strict=True)
         }
+        return {**summarise(similarity, self.groups), "examples": examples, "n_captions": len(similarity)}
 
     def lines(self, result: dict) -> list[str]:
-        found = []
+        lines = []
         for group, summary in result["groups"].items():
-            low, high = summary["interval"]["mean"]
-            similarity = f"similarity {summary['mean']:.3f} ({low:.3f} to {high:.3f})"
-            found.append(f"{len(summary['heads'])} {group}: {similarity}, {result['n_captions']} captions")
-        return found
-
-    def draw(self, source: Path, out: Path) -> None:
-        from llava_hh.figures.attention_inheritance import draw_attention_inheritance
-
-        draw_attention_inheritance(source, out)
+            similarity = Estimate(summary["mean"], summary["interval"]["mean"], form=".3f")
+            lines.append(f"{len(summary['heads'])} {group}: similarity {similarity}, {result['n_captions']} captions")
+        return lines

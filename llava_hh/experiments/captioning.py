@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llava_hh.data.sample import sample_images
 from llava_hh.decoding.generation import answer_samples, caption_images, firing_rates, seconds_per_token
@@ -16,9 +16,9 @@ from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.runs.plugins import PLUGINS
-from llava_hh.runs.run import begun_run, make_folder, processes, start_run
+from llava_hh.runs.run import make_folder, processes, start_run
 from llava_hh.runs.scored import RESULT_FILE
-from llava_hh.runs.settings import FIRST_SO_MANY, IMAGES_BY_CONTENT, Settings
+from llava_hh.runs.settings import CaptionedSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class CaptionSettings(Settings):
     """What decides the captions of one method, or the answers to its questions.
 
     Args:
-        model: as `describe_loaded`; draw: which images were drawn, `dataset`, `split`, `seed`, `n` and the sha256 of
-            their ids and names; limit: the first so many of them; task: what a task needs beside captions.
+        model: the checkpoint by its content; draw: which images were drawn, `dataset`, `split`, `seed`, `n` and the
+            sha256 of their ids and names; limit: the first so many of them; task: what a task needs beside captions.
     """
 
     model: dict
@@ -42,13 +42,14 @@ class CaptionSettings(Settings):
     limit: int | None = None
     image_folder: str | None = None
 
-    def free(self) -> dict[str, str]:
-        return {"limit": FIRST_SO_MANY, "image_folder": IMAGES_BY_CONTENT}
+    free = CaptionedSettings.free
 
 
 class Captioned(NamedTuple):
-    """The captions of a method, a row each; how often heads fired (`firing_rates`); and of each block the seconds per
-    generated token (None where the time was not kept) and how many images it has."""
+    """The captions of a method, one row each; how often heads fired (`firing_rates`); and the times of the blocks.
+
+    times: seconds per generated token (None where the time was not kept) and number of images, by block.
+    """
 
     rows: list[dict]
     fired: dict[str, dict]
@@ -60,25 +61,26 @@ class Evaluation:
     """What all methods of a comparison share: model, images, ground truth, prompt.
 
     samples: `image_id` and `file_name` each; objects, references: what is in each image, and its reference captions;
-    truth: the files that these are read from, name to sha256.
+    draw: what run.json says of the images; truth: the files of ground truth, name to sha256; limit: of a method that
+    has the first so many of the images only; task: what else decides the result, for run.json.
     """
 
     lvlm: Lvlm
     dataset: Dataset
     samples: Sequence[dict]
     image_folder: Path
+    draw: dict
     objects: dict[ImageId, set[str]]
     references: dict[ImageId, list[str]]
-    prompt: str
-    max_new_tokens: int
-    batch_size: int
-    draw: dict
-    limit: int | None = None  # of a method that has the first so many of the images only
-    task: dict | None = None  # what else decides the result, for run.json
+    prompt: str = DESCRIBE
+    max_new_tokens: int = 128
+    batch_size: int = 20
+    limit: int | None = None
+    task: dict | None = None
     truth: dict[str, str] = field(default_factory=dict)
 
     def of_images(self, image_ids: set[ImageId], chosen: dict) -> "Evaluation":
-        """The same for those images alone; `chosen` says by what, for run.json."""
+        """The same for those images alone; `chosen` says in run.json how they were chosen."""
         samples = [sample for sample in self.samples if sample["image_id"] in image_ids]
         return replace(self, samples=samples, draw={**self.draw, **chosen, "sha256": digest_of(samples)})
 
@@ -95,21 +97,16 @@ class Evaluation:
 
     @cached_property
     def model(self) -> dict:
-        """What the model is, by its content."""
+        """The identity of the model, by the content of its files."""
         return describe_loaded(self.lvlm)
 
     def settings(self, method: Method, skip_bad: bool = False) -> CaptionSettings:
         """What a run of a method is held to."""
+        shared = ("model", "draw", "prompt", "max_new_tokens", "batch_size", "limit")
         return CaptionSettings(
-            model=self.model,
-            draw=self.draw,
-            prompt=self.prompt,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-            **method.describe(),
+            **{name: getattr(self, name) for name in shared} | method.describe(),
             skip_bad=skip_bad,
-            task=({**(self.task or {}), "plugins": dict(PLUGINS)} if PLUGINS else self.task),
-            limit=self.limit,
+            task={**(self.task or {}), "plugins": dict(PLUGINS)} if PLUGINS else self.task,
             image_folder=str(self.image_folder),
         )
 
@@ -117,57 +114,45 @@ class Evaluation:
         """The settings of a method, and what its captions are scored by: for result files."""
         return {**self.settings(method).record(), "truth": self.truth}
 
-    def try_out(self, method: Method, out: Path) -> None:
-        """Decode one token of the first image, so that what would stop `run` stops before any captioning.
+    def how(self, method: Method) -> dict[str, Any]:
+        """The arguments of `caption_images` and `ask` that say how answers are made."""
+        return {"method": method, "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+
+    def try_out(self, method: Method) -> None:
+        """Decode one token of the first image, so that errors come before any captioning.
 
         Raises:
-            ValueError: settings that the model cannot have, or others than the folder `out` was begun with.
+            ValueError: settings that the model cannot have.
             CannotDecode: a model of a kind that the method cannot decode.
-            OSError: something that the method needs is not there.
+            OSError: a file that the method needs is missing.
         """
-        begun_run(out, self.settings(method))
         first = self.samples[:1]
         images = [load_image(self.image_of(sample)) for sample in first]
         answer_samples(self.lvlm, first, images, method, self.prompt, max_new_tokens=1)
 
     def caption(self, method: Method, out: Path, skip_bad: bool = False) -> "Captioned":
         """Caption by `method` into the folder `out` (captions.jsonl, run.json)."""
-        manifest = [sample["image_id"] for sample in self.samples]
-        with start_run(out, self.settings(method, skip_bad), manifest) as run:
-            rows = caption_images(
-                self.lvlm,
-                self.samples,
-                self.image_folder,
-                run,
-                prompt=self.prompt,
-                model_id=self.lvlm.path.name,
-                max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size,
-                method=method,
-                label=method.label,
-                skip_bad=skip_bad,
-            )
+        how = self.how(method) | {"prompt": self.prompt, "model_id": self.lvlm.path.name, "label": method.label}
+        with start_run(out, self.settings(method, skip_bad), [sample["image_id"] for sample in self.samples]) as run:
+            rows = caption_images(self.lvlm, self.samples, self.image_folder, run, skip_bad=skip_bad, **how)
             sizes = [len(block["image_ids"]) for block in run.finished_blocks()]
             times = list(zip(seconds_per_token(run), sizes, strict=True))
             return Captioned(rows, firing_rates(run.finished_blocks()), times)
 
-    def score(self, rows: Sequence[dict]) -> list[dict]:
-        """Rows of captions with their CHAIR beside them: sentences."""
-        return [{**row, **self.dataset.score(row["text"], self.objects[row["image_id"]])} for row in rows]
-
     def run(self, method: Method, out: Path) -> "Captioned":
         """Caption by `method` and score into the folder `out`; the rows are the sentences of RESULT_FILE."""
-        found = self.caption(method, out)
-        sentences = self.score(found.rows)
+        captioned = self.caption(method, out)
+        score, objects = self.dataset.score, self.objects
+        sentences = [{**row, **score(row["text"], objects[row["image_id"]])} for row in captioned.rows]
         if processes().is_main:
             references = [self.references[entry["image_id"]] for entry in sentences]
             overall = overall_metrics(sentences, self.dataset.variant, references)
-            about = {"label": method.label, "kind": method.kind}
-            result = {**about, "sentences": sentences, "overall_metrics": overall, "run": self.record(method)}
-            if found.fired:
-                result["fired"] = found.fired
+            result = {"label": method.label, "kind": method.kind, "sentences": sentences, "overall_metrics": overall}
+            result["run"] = self.record(method)
+            if captioned.fired:
+                result["fired"] = captioned.fired
             write_json(out / RESULT_FILE, result)
-        return found._replace(rows=sentences)
+        return captioned._replace(rows=sentences)
 
 
 def open_evaluation(
@@ -179,38 +164,28 @@ def open_evaluation(
     dataset: str = "coco",
     limit: int | None = None,
     seed: int = 42,
-    prompt: str = DESCRIBE,
-    max_new_tokens: int = 128,
-    batch_size: int = 20,
     with_truth: bool = True,
+    **asked: Any,
 ) -> Evaluation:
     """Draw images, load the model and, where captions are scored, the ground truth.
 
     Args:
         annotations: folder of COCO's captions_*.json and instances_*.json, or nocaps'; split: whose images are drawn.
-        out: the result folder, which is made.
+        out: the result folder; it is made if it is missing.
         limit: how many images; None is all.
+        asked: prompt, max_new_tokens and batch_size.
     Raises:
-        ValueError, OSError: something of it is not there or not as it should be.
+        ValueError, OSError: a file is missing or damaged, or the images or the model do not fit; names it.
     """
     make_folder(out)
     data = load_dataset(dataset)
     samples = sample_images(data.images(annotations, split), limit, seed)
-    found, truth = {}, {}
+    known, truth = {}, {}
     if with_truth:
         image_ids = [sample["image_id"] for sample in samples]
-        found = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
+        known = data.annotations(annotations, image_ids, cache=out / "ground_truth.json")
         truth = {path.name: file_sha256(path) for path in data.files(annotations)}
-    return Evaluation(
-        lvlm=load_lvlm(model),
-        dataset=data,
-        samples=samples,
-        image_folder=image_folder,
-        objects=data.objects(found),
-        references={image_id: own.captions for image_id, own in found.items()},
-        prompt=prompt,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        draw={"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)},
-        truth=truth,
-    )
+    draw = {"dataset": dataset, "split": split, "seed": seed, "n": len(samples), "sha256": digest_of(samples)}
+    references = {image_id: of_image.captions for image_id, of_image in known.items()}
+    of_images = {"objects": data.objects(known), "references": references, "truth": truth}
+    return Evaluation(load_lvlm(model), data, samples, image_folder, draw, **of_images, **asked)

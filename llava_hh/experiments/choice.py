@@ -17,10 +17,10 @@ def points_of(summary: Mapping) -> list[dict]:
 
 
 def see_choosable(members: Sequence[Member]) -> None:
-    """See before any work that there is something to choose among.
+    """Check before any work that there are settings to choose among.
 
     Raises:
-        ValueError: no adhh on all images, or several head lists, of which a choice would not say which it is.
+        ValueError: no adhh on all images, or adhh with several head lists, which choice.json could not tell apart.
     """
     edits = [member.method.interventions[0] for member in members if member.method.kind == "adhh" and not member.limit]
     if not edits:
@@ -45,12 +45,7 @@ def choose(points: Sequence[dict], greedy: Mapping, recall_loss: float, mentions
 def choice_of(summary: Mapping, recall_loss: float, mentions_change: float) -> dict:
     """The content of choice.json: all points, greedy decoding, and the chosen one by the rule that stands beside it."""
     points, greedy = points_of(summary), summary["methods"]["greedy"]
+    chosen = choose(points, greedy, recall_loss, mentions_change)
     rule = f"lowest CHAIR_i with recall down by at most {recall_loss:g}, mentions by {mentions_change:g}"
-    return {
-        "greedy": greedy,
-        "chosen": choose(points, greedy, recall_loss, mentions_change),
-        "rule": rule,
-        "points": points,
-        "settings": summary["settings"],
-        "run": summary["run"],
-    }
+    made = {key: summary[key] for key in ("settings", "run")}
+    return {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points, **made}

@@ -4,7 +4,7 @@ Greedy decoding is always among the methods, as the reference. Every method is t
 model cannot have is left out, and the result says why. A checkpoint is loaded once, and freed when the next one comes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,114 +14,94 @@ from llava_hh.decoding.making import Material, Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.decoding.reading import check_lists, read_methods
 from llava_hh.experiments.captioning import Evaluation, open_evaluation
+from llava_hh.experiments.compared import Compared
 from llava_hh.files.files import write_json
-from llava_hh.models.lvlm import Lvlm, load_lvlm, refuse_unloadable, release
-from llava_hh.runs.run import processes
+from llava_hh.models.lvlm import load_lvlm, refuse_unloadable, release
+from llava_hh.runs.run import begun_run, processes
+from llava_hh.runs.settings import Settings
 
 
 class Task(Protocol):
-    """What methods are compared by."""
+    """The measure by which methods are compared."""
 
-    def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
-        """See on one token that `run` can go on.
+    def settings(self, evaluation: Evaluation, method: Method) -> Mapping[str, Settings]:
+        """The settings of each run of a method, by its folder below the method's folder ("": that folder itself)."""
 
-        Raises:
-            CannotDecode: a method that the model, or the task, cannot have.
-            ValueError, OSError: anything else that would stop it.
-        """
-
-    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
-        """See what can be seen of a method of another checkpoint before that is loaded.
+    def try_out(self, evaluation: Evaluation, method: Method) -> None:
+        """Check on one token that `run` will work.
 
         Raises:
-            ValueError: its folder was begun with other settings.
+            CannotDecode: the method does not work with the model or the task.
+            ValueError, OSError: any other error that would stop `run`.
         """
 
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> Any:
         """All results of a method, its rows in the folder `out`."""
 
-    def report(
-        self,
-        evaluation: Evaluation,
-        members: Sequence[Member],
-        results: dict[str, Any],
-        settings: dict,
-        out: Path,
-    ) -> dict:
-        """The content of the task's result file, of the results by method; written by the caller."""
+    def summarise(self, compared: Compared) -> dict:
+        """The content of the task's result file; the caller writes it."""
 
 
-def run_methods(
-    evaluation: Evaluation,
-    members: Sequence[Member],
-    task: Task,
-    out: Path,
-    load: Callable[[Path], Lvlm] = load_lvlm,
-) -> tuple[dict[str, Any], dict[str, dict], dict[str, str]]:
-    """Run every method of a comparison.
+def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out: Path) -> dict:
+    """Run every method of a comparison, each in a folder of its name in `out`.
 
     Args:
-        members: the first is greedy decoding; each has a folder of its name in `out`.
-    Returns: results by method; the settings of each; and why methods were left out.
+        members: the first is greedy decoding.
+    Returns: the content of the task's result file; empty in all processes but the first.
     Raises:
-        ValueError: nothing is left to compare with greedy decoding, though something was asked for.
+        ValueError: all methods but greedy decoding were left out.
     """
     left_out: dict[str, str] = {}
     results: dict[str, Any] = {}
-    settings: dict[str, dict] = {}
-    own, model = evaluation, None
+    described: dict[str, dict] = {}
+    record, loaded = evaluation.record(Greedy()), evaluation
     checkpoints = list(dict.fromkeys(member.method.checkpoint for member in members))
-    for checkpoint in checkpoints:
-        if checkpoint is not None:
-            refuse_unloadable(checkpoint)
+    for checkpoint in filter(None, checkpoints):
+        refuse_unloadable(checkpoint)
     for member in members:
         if member.method.checkpoint is not None:
-            task.foresee(evaluation.first(member.limit), member.method, out / member.method.name)
+            _refuse_begun(task, evaluation, member, out, unknown=("model",))
     for checkpoint in sorted(checkpoints, key=lambda path: path is not None):  # that of the comparison first
         if checkpoint is not None:
-            release(own.lvlm)
-            model = load(checkpoint)
-            own = evaluation.with_model(model)
-        there = [member for member in members if member.method.checkpoint == checkpoint]
-        kept = _tried_out(own, there, task, out, left_out)
+            release(loaded.lvlm)
+            loaded = evaluation.with_model(load_lvlm(checkpoint))
+        of_model = [member for member in members if member.method.checkpoint == checkpoint]
+        kept = [member for member in of_model if _can_run(loaded, member, task, out, left_out)]
         if left_out and len(kept) == len(checkpoints) == 1:
             reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
             raise ValueError(f"--methods: this model can have none of them: {reasons}")
         for member in kept:
-            name, seen = member.method.name, own.first(member.limit)
-            settings[name] = seen.settings(member.method).record()
+            name, seen = member.method.name, loaded.first(member.limit)
+            described[name] = seen.settings(member.method).record()
             results[name] = task.run(seen, member.method, out / name)
-    ordered = [member.method.name for member in members if member.method.name in results]
-    return {name: results[name] for name in ordered}, settings, left_out
+    if not processes().is_main:
+        return {}
+    ordered = {member.method.name: results[member.method.name] for member in members if member.method.name in results}
+    settings = {**record, "split": evaluation.draw["split"], "methods": described}
+    settings |= {"left_out": left_out} if left_out else {}
+    return task.summarise(Compared(evaluation, members, ordered, settings, out))
 
 
-def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out: Path) -> dict:
-    """Run every method, and the content of the task's result file in the first process."""
-    record = evaluation.record(Greedy())
-    results, methods, left_out = run_methods(evaluation, members, task, out)
-    settings = {**record, "split": evaluation.draw["split"], "methods": methods}
-    if left_out:
-        settings["left_out"] = left_out
-    return task.report(evaluation, members, results, settings, out) if processes().is_main else {}
+def _refuse_begun(task: Task, evaluation: Evaluation, member: Member, out: Path, unknown: Sequence[str] = ()) -> None:
+    for folder, settings in task.settings(evaluation.first(member.limit), member.method).items():
+        begun_run(out / member.method.name / folder, settings, unknown)
 
 
-def _tried_out(
-    evaluation: Evaluation, members: Sequence[Member], task: Task, out: Path, left_out: dict[str, str]
-) -> list[Member]:
-    kept = []
-    for member in members:
-        try:
-            task.try_out(evaluation.first(member.limit), member.method, out / member.method.name)
-            kept.append(member)
-        except CannotDecode as error:
-            left_out[member.method.label] = str(error)
-            if processes().is_main:
-                print(f"left out: {member.spec}: {error}", flush=True)
-    return kept
+def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left_out: dict[str, str]) -> bool:
+    """Try a method out; if it does not work with the model, `left_out` gets the reason."""
+    try:
+        _refuse_begun(task, evaluation, member, out)
+        task.try_out(evaluation.first(member.limit), member.method)
+    except CannotDecode as error:
+        left_out[member.method.label] = str(error)
+        if processes().is_main:
+            print(f"left out: {member.spec}: {error}", flush=True)
+        return False
+    return True
 
 
 def with_own_labels(members: Sequence[Member]) -> list[Member]:
-    """The methods, each with a label of its own: where several have one, their text follows it."""
+    """The methods with different labels: where several share a label, their text follows it."""
     labels = [member.method.label for member in members if member.has_row]
     named = [
         member
@@ -130,12 +110,11 @@ def with_own_labels(members: Sequence[Member]) -> list[Member]:
         for member in members
     ]
     seen = {member.group for member in members if member.group and not member.has_row}
-    for member in named:
-        if member.has_row and member.method.label in seen:
-            raise ValueError(
-                f"method {str(member.spec)!r}: another row is called {member.method.label!r}; name another"
-            )
-        seen |= {member.method.label} if member.has_row else set()
+    for member in (member for member in named if member.has_row):
+        label = member.method.label
+        if label in seen:
+            raise ValueError(f"method {str(member.spec)!r}: another row is called {label!r}; name another")
+        seen.add(label)
     return named
 
 
@@ -155,13 +134,13 @@ def evaluate(
     Args:
         methods: such as ["adhh:top_k=2,threshold=0.965", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
             greedy decoding is always among them.
-        model, image_folder, annotations, out: paths; out is gone on with where it was begun.
-        heads: the head list of methods that name none; allow_foreign: of another model.
+        model, image_folder, annotations, out: paths; a run that was begun in `out` is continued.
+        heads: the head list of methods that name none; allow_foreign: whether it may be of another model.
         options: dataset, limit, seed, prompt, max_new_tokens, batch_size, which
             `llava_hh.experiments.captioning.open_evaluation` explains.
     Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.
     Raises:
-        ValueError, IndexError, OSError: something that cannot be; names it.
+        ValueError, IndexError, OSError: an argument, a file or a head that does not fit; names it.
     """
     from llava_hh.experiments.chair import CaptionTask
 
@@ -170,13 +149,11 @@ def evaluate(
     for name in ("limit", "max_new_tokens", "batch_size"):
         if name in options and (type(options[name]) is not int or options[name] < 1):
             raise ValueError(f"{name} is {options[name]!r}; expected a whole number of at least 1")
-    specs, folder, given = read_methods(methods), Path(out), Path(heads) if heads else None
-    check_lists(specs, given)
-    paths = (Path(each) for each in (model, image_folder, annotations))
-    evaluation = open_evaluation(*paths, split, folder, **options)
-    material = Material(evaluation.lvlm, given, allow_foreign, options.get("seed", 42))
-    members = with_own_labels(make_members(specs, material))
-    content = run_task(evaluation, members, CaptionTask(), folder)
+    specs, folder, head_list = read_methods(methods), Path(out), Path(heads) if heads else None
+    check_lists(specs, head_list)
+    evaluation = open_evaluation(Path(model), Path(image_folder), Path(annotations), split, folder, **options)
+    material = Material(evaluation.lvlm, head_list, allow_foreign, options.get("seed", 42))
+    content = run_task(evaluation, with_own_labels(make_members(specs, material)), CaptionTask(), folder)
     if processes().is_main:
         write_json(folder / "summary.json", content)
     return content

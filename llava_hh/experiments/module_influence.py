@@ -8,7 +8,6 @@ import numpy as np
 
 from llava_hh.experiments.per_caption import Figure
 from llava_hh.files.files import read_result
-from llava_hh.runs.run import make_folder, processes
 
 COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
 
@@ -16,50 +15,41 @@ COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
 class Modules(Figure):
     """Influence of whole attention and MLP modules, layer by layer: from a finished attribution."""
 
-    name = "module_influence"
+    name = drawn_by = "module_influence"
 
     def add_flags(self, add: Callable[..., Any]) -> None:
         add("--attribution", type=Path, metavar="FILE", required=True, help="attribution_result.json of attribute")
 
-    def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
-        self.options, attribution = options, options["attribution"]
-        result = read_result(attribution)
+    def content(self) -> tuple[dict, None]:
+        result = read_result(self.options["attribution"])
         if "modules" not in result:
-            raise ValueError(f"--attribution {attribution}: no `modules`; expected the result of attribute")
-        if not processes().is_main:
-            return None
-        make_folder(out)
-        content = {"modules": sum_up(result["modules"]), **{name: result[name] for name in COUNTS}}
-        return self.write(out, content, None)
+            source = f"--attribution {self.options['attribution']}"
+            raise ValueError(f"{source}: no `modules`; expected the result of attribute")
+        modules = {kind: summary_of(module) for kind, module in result["modules"].items()}
+        return {"modules": modules, **{name: result[name] for name in COUNTS}}, None
 
     def lines(self, result: dict) -> list[str]:
-        found = []
-        for kind, own in result["modules"].items():
-            largest = f"largest {own['largest']:+.3f} in layer {own['largest_layer']}"
-            above = f"{own['n_layers_above_0']} of {own['n_layers']} layers above 0"
-            found.append(f"{kind}: sum {own['sum']:+.3f}, {largest}, {above}")
-        return found
+        return [
+            f"{kind}: sum {module['sum']:+.3f}, largest {module['largest']:+.3f} in layer {module['largest_layer']}, "
+            f"{module['n_layers_above_0']} of {module['n_layers']} layers above 0"
+            for kind, module in result["modules"].items()
+        ]
 
     def draw(self, source: Path, out: Path) -> None:
-        from llava_hh.figures.module_influence import draw_module_influence
-
-        draw_module_influence(self.options["attribution"], out)
+        super().draw(self.options["attribution"], out)
 
 
-def sum_up(modules: dict) -> dict:
-    """Sum and largest value over layers of each kind's contrastive influence, and how many layers are above 0.
+def summary_of(module: Mapping[str, Any]) -> dict:
+    """Sum and largest value over layers of a kind's contrastive influence, and how many layers are above 0.
 
     A layer is above 0 where its whole 95% interval is.
     """
-    summary = {}
-    for kind, module in modules.items():
-        contrast = np.array(module["contrastive_influence"])
-        low = np.array(module["interval"]["contrastive_influence"][0])
-        summary[kind] = {
-            "sum": float(contrast.sum()),
-            "largest": float(contrast.max()),
-            "largest_layer": int(contrast.argmax()),
-            "n_layers_above_0": int((low > 0).sum()),
-            "n_layers": len(contrast),
-        }
-    return summary
+    contrast = np.array(module["contrastive_influence"])
+    low = np.array(module["interval"]["contrastive_influence"][0])
+    return {
+        "sum": float(contrast.sum()),
+        "largest": float(contrast.max()),
+        "largest_layer": int(contrast.argmax()),
+        "n_layers_above_0": int((low > 0).sum()),
+        "n_layers": len(contrast),
+    }

@@ -12,15 +12,14 @@ from llava_hh.data.coco import load_annotations
 from llava_hh.data.pope import KINDS, build_questions, load_questions
 from llava_hh.data.sample import sample_images
 from llava_hh.decoding.generation import answer_samples
-from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import Method
 from llava_hh.decoding.yes_no import ask
 from llava_hh.experiments.captioning import CaptionSettings, Evaluation
-from llava_hh.experiments.grouped import groups_of, label_of_group
+from llava_hh.experiments.compared import Compared
 from llava_hh.files.files import write_rows
 from llava_hh.files.images import load_image
 from llava_hh.metrics.pope import METRICS, PARSERS, compare, summarise
-from llava_hh.runs.run import begun_run, processes, provenance, start_run
+from llava_hh.runs.run import processes, provenance, start_run
 from llava_hh.runs.settings import digest_of
 
 AVERAGE = "average"
@@ -40,61 +39,38 @@ class PopeTask:
     limit: int | None = None
     keep_in: Path | None = None
 
-    def _settings(self, evaluation: Evaluation, method: Method, kind: str) -> CaptionSettings:
-        task = {"suffix": self.suffix_name, "questions": digest_of(self.questions[kind])}
-        return replace(evaluation, task=task).settings(method)
+    def settings(self, evaluation: Evaluation, method: Method) -> dict[str, CaptionSettings]:
+        digests = {kind: digest_of(asked) for kind, asked in self.questions.items()}
+        tasks = {kind: {"suffix": self.suffix_name, "questions": digest} for kind, digest in digests.items()}
+        return {kind: replace(evaluation, task=task).settings(method) for kind, task in tasks.items()}
 
-    def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
-        for kind in self.questions:
-            begun_run(out / kind, self._settings(evaluation, method, kind))
+    def try_out(self, evaluation: Evaluation, method: Method) -> None:
         first = next(question for asked in self.questions.values() for question in asked)
         image = load_image(evaluation.image_of({"file_name": first["image"]}))
         answer_samples(evaluation.lvlm, [first], [image], method, first["text"] + self.suffix, 1)
 
-    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
-        for kind in self.questions:
-            begun_run(out / kind, self._settings(evaluation, method, kind), ("model",))
-
     def run(self, evaluation: Evaluation, method: Method, out: Path) -> dict[str, list[dict]]:
-        answers = {}
-        for kind, asked in self.questions.items():
+        answers, how = {}, evaluation.how(method)
+        for kind, settings in self.settings(evaluation, method).items():
+            asked = self.questions[kind]
             if self.keep_in and processes().is_main:
                 write_rows(self.keep_in / f"questions_{kind}.jsonl", asked)
-            manifest = [question["question_id"] for question in asked]
-            with start_run(out / kind, self._settings(evaluation, method, kind), manifest) as run:
-                answers[kind] = ask(
-                    evaluation.lvlm,
-                    asked,
-                    evaluation.image_folder,
-                    run,
-                    suffix=self.suffix,
-                    max_new_tokens=evaluation.max_new_tokens,
-                    batch_size=evaluation.batch_size,
-                    method=method,
-                    label=f"{method.label}, {kind}",
-                )
+            with start_run(out / kind, settings, [question["question_id"] for question in asked]) as run:
+                about = {"suffix": self.suffix, "label": f"{method.label}, {kind}"}
+                answers[kind] = ask(evaluation.lvlm, asked, evaluation.image_folder, run, **about, **how)
         return answers
 
-    def report(
-        self,
-        evaluation: Evaluation,
-        members: Sequence[Member],
-        results: dict[str, dict[str, list[dict]]],
-        settings: dict,
-        out: Path,
-    ) -> dict:
-        labels = {member.method.name: member.method.label for member in members}
-        grouped = groups_of(members, results)
+    def summarise(self, compared: Compared) -> dict:
         asked = {
-            kind: {"images": len({question["image"] for question in own}), "questions": len(own)}
-            for kind, own in self.questions.items()
+            kind: {"images": len({question["image"] for question in questions}), "questions": len(questions)}
+            for kind, questions in self.questions.items()
         }
-        digests = {kind: digest_of(own) for kind, own in self.questions.items()}
-        settings |= {"suffix": self.suffix_name, "questions": digests, "limit": self.limit}
-        found = judge(results, grouped)
-        methods = {name: {"label": labels[name], **found[name]} for name in results}
-        for group, names in grouped.items():
-            methods[group] = {"label": label_of_group(group, names), "folders": names, **found[group]}
+        digests = {kind: digest_of(questions) for kind, questions in self.questions.items()}
+        judged, methods = judge(compared.results, compared.groups), {}
+        for name, label in compared.labels.items():
+            folders = {"folders": compared.groups[name]} if name in compared.groups else {}
+            methods[name] = {"label": label, **folders, **judged[name]}
+        settings = compared.settings | {"suffix": self.suffix_name, "questions": digests, "limit": self.limit}
         return {"methods": methods, "asked": asked, "settings": settings, "run": provenance()}
 
 
@@ -104,25 +80,25 @@ def judge(answers: Mapping[str, Mapping[str, Sequence[dict]]], groups: Mapping[s
     Args:
         answers: by method and kind; groups: methods whose answers are also judged together, by the group's name.
     """
-    found: dict[str, dict] = {}
+    judged: dict[str, dict] = {}
     together = {
         group: {kind: [row for name in names for row in answers[name][kind]] for kind in answers[names[0]]}
         for group, names in groups.items()
     }
-    for name, by_kind in [*answers.items(), *together.items()]:
+    for name, by_kind in {**answers, **together}.items():
         judges = {parser: (parser, "answer") for parser in PARSERS}
         if all("p_yes" in row for rows in by_kind.values() for row in rows):
             judges[BY_LOGITS] = ("strict", "answer_by_logits")
-        found[name] = {}
+        judged[name] = {}
         for judge_name, (parser, key) in judges.items():
-            own = {kind: summarise(rows, parser, key) for kind, rows in by_kind.items()}
+            scores = judged[name][judge_name] = {kind: summarise(rows, parser, key) for kind, rows in by_kind.items()}
             for kind, rows in by_kind.items():
                 if name != "greedy":
-                    base = [*answers["greedy"][kind]] * len(groups.get(name, [name]))
-                    own[kind]["minus_greedy"] = compare(rows, base, parser, key)
-            own[AVERAGE] = {metric: sum(each[metric] for each in own.values()) / len(own) for metric in METRICS}
-            found[name][judge_name] = own
-    return found
+                    greedy = [*answers["greedy"][kind]] * len(groups.get(name, [name]))
+                    scores[kind]["minus_greedy"] = compare(rows, greedy, parser, key)
+            averages = {metric: sum(of_kind[metric] for of_kind in scores.values()) / len(scores) for metric in METRICS}
+            scores[AVERAGE] = averages
+    return judged
 
 
 def questions_about(
@@ -140,8 +116,8 @@ def questions_about(
         read = {kind: load_questions(official / f"coco_pope_{kind}.json") for kind in KINDS}
         return {kind: about_first_images(questions, limit) for kind, questions in read.items()}
     ids = [sample["image_id"] for sample in evaluation.samples]
-    found = load_annotations(annotations, ids, cache=cache)
-    objects = {image_id: found[image_id].categories for image_id in ids}
+    known = load_annotations(annotations, ids, cache=cache)
+    objects = {image_id: known[image_id].categories for image_id in ids}
     enough = [sample for sample in evaluation.samples if len(objects[sample["image_id"]]) >= 3]
     if not enough:
         raise ValueError(f"--annotations {annotations}: no image with three objects to ask about")

@@ -11,14 +11,14 @@ from statistics import fmean
 from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.making import Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
-from llava_hh.experiments.captioning import Evaluation
-from llava_hh.experiments.grouped import groups_of, label_of_group
+from llava_hh.experiments.captioning import CaptionSettings, Evaluation
+from llava_hh.experiments.compared import Compared
 from llava_hh.experiments.measures.reference_loss import answer_losses, reference_tokens, summarise_losses
 from llava_hh.files.files import read_json, sha256
 from llava_hh.files.images import load_image
 from llava_hh.files.memory import in_parts, smallest_part
 from llava_hh.metrics.statistics import summarise
-from llava_hh.runs.run import begun_run, provenance, start_run
+from llava_hh.runs.run import provenance, start_run
 
 CAPTION_METRICS = ("length", "mentions", "distinct", "repeated", "recall", "CHAIRi")  # of a method's own captions
 
@@ -28,7 +28,7 @@ class LossTask:
     """Losses of the first so many reference captions of every image.
 
     Args:
-        captions: by the name of a method, what `caption_metrics` found in its own captions.
+        captions: the result of `caption_metrics` on the captions of a method, by its name.
     """
 
     captions_per_image: int
@@ -38,11 +38,14 @@ class LossTask:
         task = {"captions_per_image": self.captions_per_image, "annotations_sha256": evaluation.truth}
         return replace(evaluation, task=task)
 
+    def settings(self, evaluation: Evaluation, method: Method) -> dict[str, CaptionSettings]:
+        return {"": self._evaluation(evaluation).settings(method)}
+
     def refuse_unknown(self, members: Sequence[Member]) -> None:
-        """See that `captions` are of methods that have a loss.
+        """Check that `captions` are of methods that have a loss.
 
         Raises:
-            ValueError: a name that is neither the kind nor the folder of one.
+            ValueError: a name that is neither the kind nor the folder of such a method.
         """
         known = self._names(members)
         if unknown := self.captions.keys() - known.keys():
@@ -56,57 +59,40 @@ class LossTask:
         alone = {method.kind: method.name for method in methods if kinds.count(method.kind) == 1}
         return alone | {method.name: method.name for method in methods}
 
-    def try_out(self, evaluation: Evaluation, method: Method, out: Path) -> None:
+    def try_out(self, evaluation: Evaluation, method: Method) -> None:
         if not isinstance(method, Greedy):
             raise CannotDecode(f"{method.kind} gives no loss of captions: it is no intervention under greedy decoding")
-        begun_run(out, self._evaluation(evaluation).settings(method))
-
-    def foresee(self, evaluation: Evaluation, method: Method, out: Path) -> None:
-        begun_run(out, self._evaluation(evaluation).settings(method), ("model",))
 
     def run(self, evaluation: Evaluation, method: Greedy, out: Path) -> list[dict]:
         """The loss of the first reference captions of every image; a row per caption."""
-        own = self._evaluation(evaluation)
-        references = {sample["image_id"]: own.references[sample["image_id"]] for sample in own.samples}
-        with start_run(out, own.settings(method), list(references)) as run:
-            for number, block in run.blocks(own.samples, own.batch_size, method.label, own.image_of):
+        seen = self._evaluation(evaluation)
+        references = {sample["image_id"]: seen.references[sample["image_id"]] for sample in seen.samples}
+
+        def losses_of(part: Sequence[tuple[dict, str]]) -> list[dict]:
+            return caption_losses(seen, *zip(*part, strict=True), method.interventions)
+
+        with start_run(out, seen.settings(method), list(references)) as run:
+            for number, block in run.blocks(seen.samples, seen.batch_size, method.label, seen.image_of):
                 rows, sizes = [], []
                 for index in range(self.captions_per_image):
-                    shown = [sample for sample in block if index < len(references[sample["image_id"]])]
-                    if shown:
-                        captions = [references[sample["image_id"]][index] for sample in shown]
-                        parts, size = in_parts(
-                            lambda part: caption_losses(own, *zip(*part, strict=True), method.interventions),
-                            list(zip(shown, captions, strict=True)),
-                        )
+                    known = ((sample, references[sample["image_id"]]) for sample in block)
+                    if shown := [(sample, captions[index]) for sample, captions in known if index < len(captions)]:
+                        parts, size = in_parts(losses_of, shown)
                         sizes.append(size)
                         rows += [{**row, "caption": index} for part in parts for row in part]
                 run.finish_block(number, block, rows, sub_batch=smallest_part(sizes))
             run.write_rows("losses.jsonl")
             return run.finished_rows()
 
-    def report(
-        self,
-        evaluation: Evaluation,
-        members: Sequence[Member],
-        results: dict[str, list[dict]],
-        settings: dict,
-        out: Path,
-    ) -> dict:
-        labels = {member.method.name: member.method.label for member in members}
-        folders = self._names(members)
-        captions = {folders[name]: own for name, own in self.captions.items()}
-        grouped = groups_of(members, results)
-        means = {group: mean_losses([results[name] for name in names]) for group, names in grouped.items()}
+    def summarise(self, compared: Compared) -> dict:
+        results, groups, folders = compared.results, compared.groups, self._names(compared.members)
+        captions = {folders[name]: {"captions": metrics} for name, metrics in self.captions.items()}
+        means = {group: mean_losses([results[name] for name in names]) for group, names in groups.items()}
         methods = summarise_losses(results | means, "greedy")
         for name, entry in methods.items():
-            if names := grouped.get(name):
-                entry["label"], entry["folders"] = label_of_group(name, names), names
-            else:
-                entry["label"] = labels[name]
-            if name in captions:
-                entry["captions"] = captions[name]
-        settings["task"] = self._evaluation(evaluation).task
+            entry["label"] = compared.labels[name]
+            entry |= ({"folders": groups[name]} if name in groups else {}) | captions.get(name, {})
+        settings = compared.settings | {"task": self._evaluation(compared.evaluation).task}
         return {"methods": methods, "settings": settings, "run": provenance()}
 
 
@@ -141,14 +127,14 @@ def caption_metrics(given: Sequence[str], truth: Mapping[str, str]) -> dict[str,
     """Of the files that --captions names, by method: CAPTION_METRICS with their intervals, and the file's sha256.
 
     Raises:
-        ValueError: another form than METHOD=FILE, no file of scored captions, or one that says it was scored by other
-            annotations.
+        ValueError: a text that is not METHOD=FILE, a file without scored captions, or captions that were scored by
+            other annotations.
     """
-    found = {}
-    for each in given:
-        name, _, path = each.partition("=")
+    metrics = {}
+    for text in given:
+        name, _, path = text.partition("=")
         if not path:
-            raise ValueError(f"--captions {each}: expected METHOD=FILE")
+            raise ValueError(f"--captions {text}: expected METHOD=FILE")
         content = read_json(Path(path))
         if "sentences" not in content:
             raise ValueError(f"--captions {path}: no `sentences` there; expected a file of scored captions")
@@ -157,7 +143,7 @@ def caption_metrics(given: Sequence[str], truth: Mapping[str, str]) -> dict[str,
         if changed := [file for file in truth if scored_by.get(file, truth[file]) != truth[file]]:
             raise ValueError(f"--captions {path}: scored by another {changed[0]} than --annotations has; score it anew")
         summary = summarise(content["sentences"])
-        found[name] = {metric: summary[metric] for metric in CAPTION_METRICS} | {"n": summary["n"]}
-        found[name]["sha256"] = sha256(Path(path))
-        found[name]["interval"] = {metric: summary["interval"][metric] for metric in CAPTION_METRICS}
-    return found
+        intervals = {metric: summary["interval"][metric] for metric in CAPTION_METRICS}
+        metrics[name] = {metric: summary[metric] for metric in (*CAPTION_METRICS, "n")}
+        metrics[name] |= {"sha256": sha256(Path(path)), "interval": intervals}
+    return metrics

@@ -1,4 +1,4 @@
-"""What a comparison shows: its table, pictures, the rates at which heads fired, the choice of a setting."""
+"""A comparison on the screen: its table, pictures, the rates at which heads fired, the choice of a setting."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,36 +16,40 @@ from llava_hh.files.tables import Estimate, Table, beside, print_table
 from llava_hh.metrics.of_captions import METRICS
 
 
-def show_table(path: Path, table: Table, form: str) -> None:
-    """Print a table in a format, and write it as Markdown beside the result file."""
+def show_result(task: str, path: Path, content: dict, form: str) -> None:
+    """Print the table of a task's result in a format, write it as Markdown beside the file, and print its name."""
+    table = {"chair": table_of, "pope": table_of_pope, "loss": table_of_losses}[task](content)
     write_text(path.with_suffix(".md"), table.markdown() + "\n")
     print_table(table, form)
+    if task == "chair":
+        _show_groups(content["methods"], form)
+    print(path, file=beside(form))
 
 
-def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, form: str, debug: bool) -> None:
-    """The table of a comparison of captions, how its groups vary, what heads did, and its pictures.
-
-    Args:
-        path: the summary; folder: of the methods' folders.
-    """
-    show_table(path, table_of(summary), form)
-    methods = summary["methods"]
-    spreads = {name: entry["over_runs"] for name, entry in methods.items() if "over_runs" in entry}
-    spreads = {label_of(name, methods[name]): own for name, own in spreads.items() if not methods[name]["draws_heads"]}
-    if spreads:
+def _show_groups(methods: Mapping[str, dict], form: str) -> None:
+    """Print how far the runs of each group vary, and how often heads fired."""
+    varied = {name: entry for name, entry in methods.items() if "over_runs" in entry and not entry["draws_heads"]}
+    if varied:
         print(file=beside(form))
+        spreads = {label_of(name, entry): entry["over_runs"] for name, entry in varied.items()}
         print_table(table_of_spread(spreads), form)
         print(file=beside(form))
     for name, entry in methods.items():
         if rates := entry.get("fired"):
             print(f"fired, {entry.get('label', name)}: {in_words(rates)}", file=beside(form))
-    print(path, file=beside(form))
+
+
+def draw_captions(path: Path, summary: dict, folder: Path, image_folder: Path, form: str, debug: bool) -> None:
+    """Draw the pictures of a comparison of captions: all methods, and some captions of one method.
+
+    Args:
+        path: the summary; folder: the one that holds the methods' folders.
+    """
     with picture(path.with_suffix(""), debug, beside(form)) as out:
         draw_methods(path, out)
-    n_images = methods["greedy"]["n"]
-    shown = (e for e in methods.values() if e.get("kind") not in ("greedy", None) and e["n"] == n_images)
-    pictured = path.with_name(f"{path.stem}_captions")
-    if not (changed := next(shown, None)):
+    methods, pictured = summary["methods"], path.with_name(f"{path.stem}_captions")
+    others = (entry for entry in methods.values() if entry.get("kind") not in ("greedy", None))
+    if not (changed := next((entry for entry in others if entry["n"] == methods["greedy"]["n"]), None)):
         delete_picture(pictured)
     else:
         with picture(pictured, debug, beside(form)) as out:
@@ -55,9 +59,9 @@ def show_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
 
 def in_words(rates: Mapping[str, Mapping]) -> str:
     """How often each head fired; of a group, the mean over the heads of each of its draws."""
-    if all("rate" in own for own in rates.values()):
-        return ", ".join(f"{head} {100 * own['rate']:.1f}%" for head, own in rates.items())
-    means = [sum(own["rate"] for own in draw.values()) / len(draw) for draw in rates.values()]
+    if all("rate" in counts for counts in rates.values()):
+        return ", ".join(f"{head} {100 * counts['rate']:.1f}%" for head, counts in rates.items())
+    means = [sum(counts["rate"] for counts in draw.values()) / len(draw) for draw in rates.values()]
     return "mean over the heads of each draw " + ", ".join(f"{100 * mean:.1f}%" for mean in means)
 
 
@@ -66,42 +70,24 @@ def show_choice(out: Path, summary: dict, recall_loss: float, mentions_change: f
     content = choice_of(summary, recall_loss, mentions_change)
     path, chosen = out / "choice.json", content["chosen"]
     write_json(path, content)
-    print(
-        f"chosen: top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "chosen: none does better",
-        file=beside(form),
-    )
-    print(path, file=beside(form))
+    said = f"top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "none does better"
+    print(f"chosen: {said}\n{path}", file=beside(form))
     with picture(out / "choice", debug, beside(form)) as picture_path:
         draw_trade_off(path, picture_path)
-
-
-def show_pope(path: Path, content: dict, form: str) -> None:
-    """POPE's table."""
-    show_table(path, table_of_pope(content), form)
-    print(path, file=beside(form))
-
-
-def show_losses(path: Path, content: dict, form: str) -> None:
-    """The table of losses."""
-    show_table(path, table_of_losses(content), form)
-    print(path, file=beside(form))
 
 
 def table_of_losses(content: dict) -> Table:
     """The methods' losses, and what their own captions are like."""
     methods = content["methods"]
     captioned = CAPTION_METRICS if any("captions" in entry for entry in methods.values()) else ()
+    forms = {"loss": ".3f", "perplexity": ".2f", "difference": "+.4f"}
     heads = ["method", "loss, nats per token", "perplexity", "loss minus greedy"]
-    heads += [METRICS[metric].head for metric in captioned]
     rows = []
     for entry in methods.values():
-        interval = entry["interval"]
-        cells = [entry["label"], Estimate(entry["loss"], interval["loss"], form=".3f")]
-        cells.append(Estimate(entry["perplexity"], interval["perplexity"], form=".2f"))
-        cells.append(
-            Estimate(entry["difference"], interval["difference"], form="+.4f") if "difference" in entry else ""
-        )
-        rows.append(cells + [cell(entry.get("captions", {}), metric) for metric in captioned])
-    n_images = methods["greedy"]["n_images"]
-    note = f"In brackets: 95% bootstrap intervals over {n_images} images." + note_of_left_out(content["settings"])
-    return Table(heads, rows, note)
+        known = {key: form for key, form in forms.items() if key in entry}  # greedy decoding has no difference
+        cells = [Estimate(entry[key], entry["interval"][key], form=form) for key, form in known.items()]
+        cells += [""] * (len(forms) - len(cells))
+        rows.append([entry["label"], *cells, *(cell(entry.get("captions", {}), metric) for metric in captioned)])
+    note = f"In brackets: 95% bootstrap intervals over {methods['greedy']['n_images']} images."
+    heads += [METRICS[metric].head for metric in captioned]
+    return Table(heads, rows, note + note_of_left_out(content["settings"]))

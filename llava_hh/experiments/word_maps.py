@@ -1,21 +1,10 @@
 """Where heads look at each object word of captions, for the report page."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from llava_hh.experiments.per_caption import CaptionFigure, Found, Measured
+from llava_hh.experiments.per_caption import CaptionFigure, Measured
 from llava_hh.files.files import write_tensors
 from llava_hh.heads import Head
-from llava_hh.runs.settings import CaptionedSettings
-
-ARRAYS = "word_maps.safetensors"
-
-
-@dataclass(frozen=True)
-class WordSettings(CaptionedSettings):
-    """What decides word maps, heads among it."""
-
-    heads: list[list[int]]
 
 
 class Words(CaptionFigure):
@@ -34,8 +23,8 @@ class Words(CaptionFigure):
 
         self.chosen = heads_with_text(self.teacher.lvlm, self.heads())
 
-    def settings(self, captioned: dict[str, Any]) -> WordSettings:
-        return WordSettings(**captioned, heads=[list(head) for head in self.chosen])
+    def further(self) -> dict[str, Any]:
+        return {"heads": [list(head) for head in self.chosen]}
 
     def measure(self, entry: dict) -> Measured:
         from llava_hh.experiments.measures.word_maps import measure_caption
@@ -43,12 +32,12 @@ class Words(CaptionFigure):
         row, arrays = measure_caption(self.teacher.lvlm, entry, *self.teacher.prepare(entry), self.chosen)
         return Measured([row], arrays)
 
-    def summarise(self, found: Found) -> dict:
+    def summarise(self, measured: Measured) -> dict:
         """The content of word_maps.json; writes word_maps.safetensors."""
         from llava_hh.experiments.measures.attention_bias import PARTS
 
-        write_tensors(self.out / ARRAYS, found.arrays)
-        return {"heads": [list(head) for head in self.chosen], "parts": PARTS, "captions": found.rows}
+        write_tensors(self.out / "word_maps.safetensors", measured.arrays)
+        return {**self.further(), "parts": PARTS, "captions": measured.rows}
 
     def lines(self, result: dict) -> list[str]:
         words = sum(len(row["words"]) for row in result["captions"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from llava_hh.figures.style import GROUP_COLOURS, GROUP_LABELS, plt, save_figure
+from llava_hh.figures.style import GROUP_COLOURS, GROUP_LABELS, add_estimates, add_legend, plt, save_figure
 from llava_hh.files.files import read_json
 
 PARTS = {
@@ -18,47 +18,35 @@ KINDS = {"hallucinated": ("//", "hallucinated words"), "true": ("", "true words"
 
 
 def draw_attention_bias(source: Path, out: Path) -> None:
-    """Draw attention_bias.json as `out`.png and `out`.pdf; the paper's values, where the file has them, hollow."""
+    """Draw attention_bias.json as `out`.png and `out`.pdf; hollow marks are the paper's values."""
     result = read_json(source)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.9, 1), layout="constrained")
     _draw_parts(left, result)
     _draw_heads(right, result)
-    figure.suptitle(
-        f"Attention where an object word is predicted: {result['n_words']} words of {result['n_captions']} captions, "
-        "95% bootstrap intervals over images",
-        fontsize=9,
-    )
-    save_figure(figure, out)
+    words = f"{result['n_words']} words of {result['n_captions']} captions"
+    title = f"Attention where an object word is predicted: {words}, 95% bootstrap intervals over images"
+    save_figure(figure, out, title)
 
 
 def _draw_parts(axis: Axes, result: dict) -> None:
-    width, shown = 0.2, []
+    width = 0.2
     for row, (group, summary) in enumerate(result["groups"].items()):
         for column, (kind, (hatch, label)) in enumerate(KINDS.items()):
             if summary[kind] is None:
                 continue
-            places = np.arange(len(PARTS)) + (2 * row + column - 1.5) * width
-            means = np.array([summary[kind][part]["mean"] for part in PARTS])
-            low, high = np.array([summary[kind][part]["interval"]["mean"] for part in PARTS]).T
+            positions = np.arange(len(PARTS)) + (2 * row + column - 1.5) * width
+            means = [summary[kind][part]["mean"] for part in PARTS]
             style = {"color": GROUP_COLOURS[group], "edgecolor": "white", "hatch": hatch}
-            shown.append(axis.bar(places, means, width, label=f"{GROUP_LABELS[group]}, {label}", **style))
-            axis.errorbar(
-                places,
-                means,
-                np.maximum((means - low, high - means), 0),
-                fmt="none",
-                ecolor="black",
-                lw=0.9,
-                capsize=1.5,
-            )
+            axis.bar(positions, means, width, label=f"{GROUP_LABELS[group]}, {label}", **style)
+            intervals = [summary[kind][part]["interval"]["mean"] for part in PARTS]
+            add_estimates(axis, positions, means, intervals, fmt="none", ecolor="black", lw=0.9, capsize=1.5)
         for part, value in result.get("paper", {}).get(group, {}).items():
-            place = list(PARTS).index(part) + (2 * row - 1) * width
-            axis.plot(place, value, "D", mfc="none", mec="black", ms=6, label="paper" if row == 0 else None)
+            position = list(PARTS).index(part) + (2 * row - 1) * width
+            axis.plot(position, value, "D", mfc="none", mec="black", ms=6, label="paper" if row == 0 else None)
     axis.set_xticks(range(len(PARTS)), PARTS.values())
     axis.set_ylabel("attention mass (fraction)")
     axis.set_ylim(top=1.45 * axis.get_ylim()[1])  # room for the legend
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
+    add_legend(axis)
 
 
 def _draw_heads(axis: Axes, result: dict) -> None:
@@ -68,4 +56,4 @@ def _draw_heads(axis: Axes, result: dict) -> None:
     axis.plot([0, 1], [1, 0], color="0.7", lw=0.8)  # nothing lies beyond: the parts sum to 1
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mass on the image", ylabel="mass after the image", title="each head")
     axis.title.set_fontsize(8)
-    axis.legend(fontsize=7, frameon=False)
+    add_legend(axis)

@@ -18,9 +18,9 @@ MOST_LINES = 40  # of a caption
 def draw_caption_examples(
     before: Path, after: Path, image_folder: Path, out: Path, label: str = "AD-HH", n_images: int = 3
 ) -> None:
-    """Draw the first `n_images` whose caption in `before` hallucinates and is another one in `after`.
+    """Draw the first `n_images` whose caption in `before` hallucinates and differs from that in `after`.
 
-    Where there are none, the first hallucinating captions are drawn, and where there are none of these, the first.
+    Without such images, the first hallucinating captions are drawn; without those, the first captions.
 
     Args:
         before, after: captions_eval_results.json of two methods over the same images; label: of the second.
@@ -35,34 +35,13 @@ def draw_caption_examples(
     shown = (changed or wrong or entries)[:n_images]
     if not shown:
         raise ValueError(f"{before}: no captions to draw")
-    texts = [
-        (
-            (f"greedy, image {entry['image_id']}", entry),
-            (label, others[entry["image_id"]]),
-        )
-        for entry in shown
-    ]
-    n_lines = [
-        max(LEAST_LINES, sum(min(len(wrap(own["caption"])), MOST_LINES + 1) + 2 for _, own in both)) for both in texts
-    ]
+    texts = [{f"greedy, image {entry['image_id']}": entry, label: others[entry["image_id"]]} for entry in shown]
+    n_lines = [max(LEAST_LINES, sum(_height(entry) + 2 for entry in both.values())) for both in texts]
     height = LINE_HEIGHT * sum(n_lines) + TITLE_HEIGHT
     # no constrained layout: it gives up where the font's boxes for unknown letters are wider than the figure
-    figure, axes = plt.subplots(
-        len(shown),
-        2,
-        figsize=(8.2, height),
-        squeeze=False,
-        gridspec_kw={
-            "width_ratios": (1, 3),
-            "height_ratios": n_lines,
-            "wspace": 0.03,
-            "hspace": 0,
-            "left": 0,
-            "right": 1,
-            "bottom": 0,
-            "top": 1 - TITLE_HEIGHT / height,
-        },
-    )
+    spaces = {"wspace": 0.03, "hspace": 0, "left": 0, "right": 1, "bottom": 0, "top": 1 - TITLE_HEIGHT / height}
+    grid = {"width_ratios": (1, 3), "height_ratios": n_lines, **spaces}
+    figure, axes = plt.subplots(len(shown), 2, figsize=(8.2, height), squeeze=False, gridspec_kw=grid)
     for (left, right), entry, both, lines in zip(axes, shown, texts, n_lines, strict=True):
         left.set_anchor("N")
         left.imshow(load_image(image_path(image_folder, entry["image"])))
@@ -70,9 +49,9 @@ def draw_caption_examples(
             axis.axis("off")
         right.set(xlim=(0, LINE_CHARACTERS), ylim=(lines, 0))
         line = 0
-        for title, own in both:
+        for title, captioned in both.items():
             right.text(0, line, title, va="top", fontsize=7.5, fontweight="bold", color=GREEDY)
-            line = _write(right, line + 1, own) + 1
+            line = _write(right, line + 1, captioned) + 1
     figure.suptitle(f"The first {len(shown)} {which}; hallucinated words in red", fontsize=9, y=1 - 0.1 / height)
     save_figure(figure, out)
 
@@ -95,6 +74,11 @@ def wrap(caption: str) -> list[list[int]]:
     return lines
 
 
+def _height(entry: dict) -> int:
+    """The height of a caption in lines; a long one is cut."""
+    return min(len(wrap(entry["caption"])), MOST_LINES + 1)
+
+
 def _write(axis: Axes, top: int, entry: dict) -> int:
     """Write a caption in a fixed-width font, hallucinated words in red; returns the line below it."""
     spans = [(mention["start"], mention["end"]) for mention in entry["mentions"] if mention["hallucinated"]]
@@ -109,4 +93,4 @@ def _write(axis: Axes, top: int, entry: dict) -> int:
             axis.text(0, number, text, va="top", family="monospace", fontsize=7.5, color=colour, fontweight=weight)
     if more > 0:
         axis.text(0, top + MOST_LINES, f"... {more:,} more lines", va="top", fontsize=7.5, color=GREEDY)
-    return top + min(len(lines), MOST_LINES + 1)
+    return top + _height(entry)

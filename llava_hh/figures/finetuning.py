@@ -1,9 +1,11 @@
-"""A targeted fine-tuning as it went: its losses, and where the trained heads look, by step."""
+"""The course of a targeted fine-tuning: its losses, and where the trained heads look, by step."""
 
 from pathlib import Path
 
-from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
+from llava_hh.figures.style import GREEDY, WRONG, add_legend, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json_lines
+
+MASSES = "attention mass of the heads\nat answer tokens"
 
 
 def draw_finetuning(log: Path, out: Path) -> None:
@@ -11,20 +13,16 @@ def draw_finetuning(log: Path, out: Path) -> None:
     rows = [row for _, row in read_json_lines(log)]
     steps = [row["step"] for row in rows]
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), layout="constrained")
-    curves = (
-        ("cross entropy of answers, nats", [("ce", "", GREEDY)]),
-        ("attention loss, nats", [("attention_loss", "", WRONG)]),
-        (
-            "attention mass of the heads\nat answer tokens",
-            [("image_mass", "image", GREEDY), ("after_image_mass", "after the image", WRONG)],
-        ),
-    )
-    for axis, (name, lines) in zip(axes, curves, strict=True):
-        for key, label, colour in lines:
+    curves = {
+        "cross entropy of answers, nats": {"ce": ("", GREEDY)},
+        "attention loss, nats": {"attention_loss": ("", WRONG)},
+        MASSES: {"image_mass": ("image", GREEDY), "after_image_mass": ("after the image", WRONG)},
+    }
+    for axis, (name, lines) in zip(axes, curves.items(), strict=True):
+        for key, (label, colour) in lines.items():
             axis.plot(steps, [row[key] for row in rows], color=colour, lw=1.2, label=label)
-        axis.set_xlabel("step")
-        axis.set_ylabel(name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set(xlabel="step", ylabel=name)
+        whole_ticks(axis, "x")
     axes[2].set_ylim(0, 1)
-    axes[2].legend(fontsize=7, frameon=False)
+    add_legend(axes[2])
     save_figure(figure, out)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure
+from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json
 
 N_STRONGEST = 10
@@ -29,61 +29,49 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     contrast = np.array(result["contrastive_influence"], dtype=float)  # layer head, NaN where it was not measured
     strongest = [tuple(head) for head in result["hal_heads"][:N_STRONGEST]]
     label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
-
-    n_layers, n_heads = contrast.shape
-    map_width, height = np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))  # inches
-    panel_width, rest_width, rest_height = 2.5, 2.2, 1.2
-    figure, (left, right) = plt.subplots(
-        1,
-        2,
-        figsize=(map_width + panel_width + rest_width, height + rest_height),
-        width_ratios=(map_width + 0.8, panel_width),
-        layout="constrained",
-    )
-    image = _draw_map(left, contrast, strongest, font=min(6.0, 42 * height / n_layers, 42 * map_width / n_heads))
-    bar = figure.colorbar(image, ax=left, aspect=30)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-    intervals = np.array(result["interval"]["contrastive_influence"], dtype=float)  # end layer head
-    _draw_strongest(right, contrast, intervals, strongest)
+    width, height = _size_of(contrast)
+    widths = {"figsize": (width + 4.7, height + 1.2), "width_ratios": (width + 0.8, 2.5)}
+    figure, (left, right) = plt.subplots(1, 2, layout="constrained", **widths)
+    _draw_map(left, contrast, strongest, label).ax.tick_params(labelsize=8)
+    _draw_strongest(right, contrast, np.array(result["interval"]["contrastive_influence"], dtype=float), strongest)
     right.set_xlabel(label, fontsize=8)
-
     words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
     ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""
-    figure.suptitle(
-        f"Contrastive influence of attention heads\n{ablation}{words}, {result['n_captions']} captions", fontsize=9
-    )
-    save_figure(figure, out)
+    about = f"{ablation}{words}, {result['n_captions']} captions"
+    save_figure(figure, out, f"Contrastive influence of attention heads\n{about}")
 
 
 def influence_map(influence: np.ndarray, strongest: list[tuple[int, int]], title: str) -> Figure:
     """A figure of the influence of heads, (layer, head) fractions, with the ranks of the strongest in it."""
-    n_layers, n_heads = influence.shape
-    width, height = np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))  # inches
+    width, height = _size_of(influence)
     figure = Figure(figsize=(width + 2.2, height + 1.2), layout="constrained")
-    axis = figure.subplots()
-    image = _draw_map(axis, influence, strongest, font=min(6.0, 42 * height / n_layers, 42 * width / n_heads))
-    figure.colorbar(image, ax=axis, aspect=30).set_label(READ_OUT_LABELS["probability"], fontsize=8)
+    _draw_map(figure.subplots(), influence, strongest, READ_OUT_LABELS["probability"])
     figure.suptitle(title, fontsize=9)
     return figure
 
 
-def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], font: float) -> AxesImage:
+def _size_of(influence: np.ndarray) -> np.ndarray:
+    """Width and height of a map in inches."""
+    n_layers, n_heads = influence.shape
+    return np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))
+
+
+def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], label: str) -> Colorbar:
     limit = np.nanmax(np.abs(contrast)) or 1.0
     image = axis.imshow(contrast, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    font = min(6.0, *(42 * _size_of(contrast)[::-1] / contrast.shape))
     for rank, (layer, head) in enumerate(strongest, start=1):
         # black is not readable on the dark end of the colours
         colour = "white" if contrast[layer, head] > 0.6 * limit else "black"
         axis.text(head, layer, str(rank), ha="center", va="center", fontsize=font, color=colour)
-    for ticks in (axis.xaxis, axis.yaxis):
-        ticks.get_major_locator().set_params(integer=True)
+    whole_ticks(axis, "x", "y")
     axis.tick_params(labelsize=8)
-    axis.set_xlabel("head")
-    axis.set_ylabel("layer")
-    axis.set_facecolor(NOT_MEASURED)
+    axis.set(xlabel="head", ylabel="layer", facecolor=NOT_MEASURED)
     scope = "grey: not measured" if np.isnan(contrast).any() else "all heads"
     axis.set_title(f"{scope}; numbers are ranks", fontsize=8)
-    return image
+    bar = axis.figure.colorbar(image, ax=axis, aspect=30)
+    bar.set_label(label, fontsize=8)
+    return bar
 
 
 def _draw_strongest(axis: Axes, contrast: np.ndarray, intervals: np.ndarray, strongest: list[tuple[int, int]]) -> None:

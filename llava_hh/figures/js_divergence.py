@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
+from llava_hh.figures.style import GREEDY, GROUP_LABELS, WRONG, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json
 
-GROUPS = {"hal_heads": ("hallucination heads", WRONG), "non_hal_heads": ("non-hallucination heads", GREEDY)}
+COLOURS = {"hal_heads": WRONG, "non_hal_heads": GREEDY}
 
 
 def draw_js_divergence(divergences: Path, out: Path) -> None:
-    """Draw js_divergence.json as `out`.png and `out`.pdf; where it holds the paper's values, as hollow marks."""
+    """Draw js_divergence.json as `out`.png and `out`.pdf; hollow marks are the paper's values."""
     result = read_json(divergences)
     entries = result["steps"]
     steps = [entry["step"] for entry in entries]
@@ -20,19 +20,19 @@ def draw_js_divergence(divergences: Path, out: Path) -> None:
     # a band of one step has no width
     axis.fill_between(steps, low, high, color="0.9", lw=8 if len(steps) == 1 else 0, label="all heads, 10% to 90%")
     axis.plot(steps, median, "--", color="0.6", lw=1, marker="_", label="all heads, median")
-    for key, (label, colour) in GROUPS.items():
-        means = np.array([entry[key]["mean"] for entry in entries])
-        ends = np.array([entry[key]["interval"]["mean"] for entry in entries]).T  # end step
-        label = f"{len(result[key])} {label if len(result[key]) > 1 else label.removesuffix('s')}"
-        axis.plot(steps, means, "o-", color=colour, ms=4, lw=1.4, label=label)
+    for group, colour in COLOURS.items():
+        n, label = len(result[group]), GROUP_LABELS[group]
+        label = f"{n} {label if n > 1 else label.removesuffix('s')}"
+        axis.plot(steps, [entry[group]["mean"] for entry in entries], "o-", color=colour, ms=4, lw=1.4, label=label)
+        ends = np.transpose([entry[group]["interval"]["mean"] for entry in entries])  # end step
         axis.vlines(steps, *ends, color=colour, lw=1.4)
         if "paper" in result:
             paper = result["paper"]
-            axis.plot(paper["step"], paper[key], "o", mfc="none", mec=colour, ms=6, label="the paper's")
+            axis.plot(paper["step"], paper[group], "o", mfc="none", mec=colour, ms=6, label="the paper's")
     axis.set_ylim(bottom=0)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_xlabel("step of instruction tuning")
-    axis.set_ylabel("Jensen-Shannon divergence to\nthe model before tuning, nats")
+    whole_ticks(axis, "x")
+    about = "Jensen-Shannon divergence to\nthe model before tuning, nats"
+    axis.set(xlabel="step of instruction tuning", ylabel=about)
     captions = f"{result['n']} caption{'s' * (result['n'] > 1)}"
     axis.set_title(f"Change of attention in tuning, {captions}\nmeans with 95% bootstrap intervals", fontsize=9)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)

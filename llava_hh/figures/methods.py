@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.comparing.summary import methods_of
-from llava_hh.figures.style import GREEDY, WRONG, plt, save_figure
+from llava_hh.figures.style import GREEDY, WRONG, add_estimates, plt, save_figure
 from llava_hh.files.files import read_json
 
 PANELS = {"CHAIRi": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
@@ -15,19 +15,16 @@ def draw_methods(source: Path, out: Path) -> None:
     """Draw a summary.json of evaluate as `out`.png and `out`.pdf; greedy decoding is the dashed line."""
     summary = read_json(source)
     methods = methods_of(summary)
-    places = np.arange(len(methods))[::-1]  # the first method on top, as in the table
+    greedy = summary["methods"]["greedy"]
+    rows = np.arange(len(methods))[::-1]  # the first method on top, as in the table
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.35 * len(methods)), sharey=True, layout="constrained")
     for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
         values = 100 * np.array([entry[metric] for entry in methods.values()])
-        low, high = 100 * np.array([entry["interval"][metric] for entry in methods.values()]).T
-        # an estimate may lie outside its percentile interval
-        spread = np.maximum((values - low, high - values), 0)
-        axis.errorbar(values, places, xerr=spread, fmt="o", color=WRONG, ms=4, capsize=2, lw=1.2)
-        axis.axvline(100 * summary["methods"]["greedy"][metric], color=GREEDY, lw=0.8, ls="--")
+        intervals = 100 * np.array([entry["interval"][metric] for entry in methods.values()])
+        add_estimates(axis, rows, values, intervals, upright=False, fmt="o", color=WRONG, ms=4, capsize=2, lw=1.2)
+        axis.axvline(100 * greedy[metric], color=GREEDY, lw=0.8, ls="--")
         axis.set_xlabel(label)
-    axes[0].set_yticks(places, list(methods))
-    settings = summary["settings"]
-    draw = settings.get("draw", settings)
+    axes[0].set_yticks(rows, list(methods))
+    draw = summary["settings"].get("draw", summary["settings"])
     split = " ".join(draw[key] for key in ("dataset", "split") if draw.get(key, "coco") != "coco")
-    figure.suptitle(f"{summary['methods']['greedy']['n']} images of {split}, 95% bootstrap intervals", fontsize=9)
-    save_figure(figure, out)
+    save_figure(figure, out, f"{greedy['n']} images of {split}, 95% bootstrap intervals")

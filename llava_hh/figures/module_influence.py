@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.figures.style import plt, save_figure
+from llava_hh.figures.style import GROUP_COLOURS, WRONG, add_legend, plt, save_figure
 from llava_hh.files.files import read_json
 
-KINDS = {"mha": ("attention (MHA)", "#d1495b"), "mlp": ("MLP", "#30638e")}
+KINDS = {"mha": ("attention (MHA)", WRONG), "mlp": ("MLP", GROUP_COLOURS["non_hal_heads"])}
 
 
 def draw_module_influence(attribution: Path, out: Path) -> None:
@@ -27,7 +27,6 @@ def draw_module_influence(attribution: Path, out: Path) -> None:
         axis.axhline(0, color="0.6", lw=0.8)
         axis.set_xlabel("layer")
     left.set_ylabel(f"influence ({result['read_out']})")
-    right.legend(fontsize=7, frameon=False)
+    add_legend(right)
     words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
-    figure.suptitle(f"Modules ablated at the predicting position ({result['ablation']}): {words}", fontsize=9)
-    save_figure(figure, out)
+    save_figure(figure, out, f"Modules ablated at the predicting position ({result['ablation']}): {words}")

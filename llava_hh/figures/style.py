@@ -5,13 +5,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llava_hh.files.files import describe_failure, replacing
@@ -19,12 +21,14 @@ from llava_hh.files.files import describe_failure, replacing
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
 RUN_COLOURS = (GREEDY, WRONG, "#30638e", "#edae49", "#00798c", "#8d6a9f", "#6a994e", "#8c564b")
-GROUP_COLOURS = {"hal_heads": "#d1495b", "non_hal_heads": "#30638e"}
-GROUP_LABELS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-hallucination heads"}
-plt.rcParams.update(
-    {"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42}
-)
-plt.rcParams["text.parse_math"] = False  # captions and names of runs may hold dollar signs
+GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": "#30638e", "other_heads": GREEDY}
+GROUP_LABELS = {
+    "hal_heads": "hallucination heads",
+    "non_hal_heads": "non-hallucination heads",
+    "other_heads": "all other heads",
+}
+plt.rcParams.update({"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"pdf.fonttype": 42, "text.parse_math": False})  # captions and names may hold dollar signs
 ENDINGS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # and the metadata, which holds no time
 
 
@@ -36,7 +40,7 @@ def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Pat
     of an earlier picture are deleted then, because they show another result.
 
     Args:
-        debug: let the error through; said: where the name is printed, None: stdout.
+        debug: raise the error; said: where the name is printed, None: stdout.
     """
     try:
         yield path
@@ -58,11 +62,46 @@ def delete_picture(path: Path) -> None:
             path.with_name(f"{path.name}.{ending}").unlink()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def add_estimates(axis: Axes, positions: Any, values: Any, intervals: Any, upright: bool = True, **style: Any) -> None:
+    """Draw values at positions with their intervals, (value, end); NaN is not drawn.
+
+    An estimate may lie outside its percentile interval; its line then ends at the estimate.
+
+    Args:
+        upright: whether the values are heights.
+    """
+    values, (low, high) = np.asarray(values, dtype=float), np.array(intervals, dtype=float).T
+    spread = np.maximum((values - low, high - values), 0)
+    if upright:
+        axis.errorbar(positions, values, yerr=spread, **style)
+    else:
+        axis.errorbar(values, positions, xerr=spread, **style)
+
+
+def add_legend(axis: Axes, outside: bool = False, **style: Any) -> None:
+    """A small legend that names each label once, outside the axes if asked; nothing where there are no labels."""
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    if handles:
+        legend = axis.figure.legend if outside else axis.legend
+        legend(handles.values(), handles.keys(), fontsize=7, frameon=False, **style)
+
+
+def whole_ticks(axis: Axes, *names: str) -> None:
+    """Put ticks at whole numbers only, on the named axes (x, y)."""
+    for name in names:
+        getattr(axis, f"{name}axis").get_major_locator().set_params(integer=True)
+
+
+def save_figure(figure: Figure, path: Path, title: str = "", fontsize: float = 9) -> None:
     """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure.
 
     A character that the font lacks is drawn as a box.
+
+    Args:
+        title: above all panels; fontsize: of the title.
     """
+    if title:
+        figure.suptitle(title, fontsize=fontsize)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         for ending, metadata in ENDINGS.items():

@@ -1,4 +1,4 @@
-"""The caption browser's data: sets of captions of the same images, with what was measured at their words."""
+"""The caption browser's data: sets of captions of the same images, with the measurements at their words."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,14 @@ from llava_hh.report.words import WordInfluences, WordMaps
 from llava_hh.runs.scored import RESULT_FILE
 
 FIRST = ("greedy", "adhh")  # kinds of methods, from the left
+MENTION = ("word", "node", "start", "end", "hallucinated")
 
 
 def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, Path]]:
     """Sets of captions of the same images, a caption per method, and the images that they show.
 
-    Methods whose folders lie side by side and whose images are of one folder are a set. Of each the first images are
-    shown, those with recorded words before those with influences before others.
+    Methods whose folders lie side by side and whose images are in one folder are a set. The first images of a set are
+    shown: those with recorded words, then those with influences, then the others.
 
     Args:
         limit: images in all sets together; each set has an equal share.
@@ -25,31 +26,30 @@ def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, 
     """
     groups: dict[tuple, list[_Captions]] = {}
     for path in results.named(RESULT_FILE):
-        own = _Captions(results, path)
-        groups.setdefault((path.parent.parent, own.image_folder), []).append(own)
+        method = _Captions(results, path)
+        groups.setdefault((path.parent.parent, method.image_folder), []).append(method)
     sets, files = [], {}
-    for (above, _), methods in sorted(groups.items(), key=_least_shown):
-        methods.sort(key=lambda own: (FIRST.index(own.kind) if own.kind in FIRST else len(FIRST), own.name))
-        folder = above
+    for (folder, _), methods in sorted(groups.items(), key=_least_shown):
+        methods.sort(key=lambda method: (FIRST.index(method.kind) if method.kind in FIRST else len(FIRST), method.name))
         if len(methods) == 1:
             folder = methods[0].path.parent
             methods[0].about["label"] = methods[0].label if methods[0].is_method else "captions"
         images = _images(methods, max(1, limit // len(groups)), files)
         name = results.link(folder) if folder != results.folder else folder.resolve().name
-        sets.append({"name": name, "methods": [own.about for own in methods], "images": images})
+        sets.append({"name": name, "methods": [method.about for method in methods], "images": images})
     return sets, files
 
 
 def _images(methods: Sequence["_Captions"], limit: int, files: dict[str, Path]) -> list[dict]:
     """The images of a set with their captions; adds to `files` what they show."""
-    image_ids = list(dict.fromkeys(image_id for own in methods for image_id in own.entries))
-    image_ids.sort(key=lambda image_id: -max(own.rank(image_id) for own in methods))  # stable
+    image_ids = list(dict.fromkeys(image_id for method in methods for image_id in method.entries))
+    image_ids.sort(key=lambda image_id: -max(method.rank(image_id) for method in methods))  # stable
     images = []
     for image_id in image_ids[:limit]:
-        key = next((own.image_key(image_id) for own in methods if image_id in own.entries), None)
+        key = next((method.image_key(image_id) for method in methods if image_id in method.entries), None)
         if key:
             files[key] = Path(key)
-        images.append({"id": image_id, "key": key, "captions": [own.caption(image_id) for own in methods]})
+        images.append({"id": image_id, "key": key, "captions": [method.caption(image_id) for method in methods]})
     return images
 
 
@@ -62,52 +62,46 @@ class _Captions:
         self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
         self.is_method = self.label != self.name or self.kind in FIRST
         self.influences, self.maps = WordInfluences.beside(path), WordMaps.beside(path)
+        self.measured = {"influence": self.influences, "maps": self.maps}
         run = path.with_name("run.json")
         further = [read_json(run).get("settings", {})] if run.is_file() else []
-        further += [measured.settings for measured in (self.influences, self.maps) if measured]
+        further += [measured.settings for measured in self.measured.values() if measured]
         for settings in further:
             self.image_folder = self.image_folder or settings.get("image_folder")
-        self.about = {
-            "label": self.label,
-            "source": results.link(path),
-            "influence": self.influences and self.influences.about(results),
-            "maps": self.maps and self.maps.about(results),
-        }
+        about = {name: measured and measured.about(results) for name, measured in self.measured.items()}
+        self.about = {"label": self.label, "source": results.link(path), **about}
 
     def rank(self, image_id: object) -> int:
         """How much can be shown of a caption's words."""
-        return 2 * bool(self.maps and self.maps.has(image_id)) + bool(self.influences and self.influences.has(image_id))
+        shown = [bool(measured and image_id in measured.rows) for measured in (self.influences, self.maps)]
+        return shown[0] + 2 * shown[1]
 
     def image_key(self, image_id: object) -> str | None:
         name = self.entries[image_id]["image"]
         return str(image_path(self.image_folder, name)) if self.image_folder and name else None
 
     def caption(self, image_id: object) -> dict | None:
-        """The text, its mentions and what was measured at them; None where the method has no such image."""
+        """The text, its mentions and the measurements at them; None where the method has no such image."""
         entry = self.entries.get(image_id)
         if entry is None:
             return None
-        mentions = entry["mentions"]
-        words = [own["word"] for own in mentions]
-        return {
-            "text": entry["caption"],
-            "mentions": [[own[name] for name in ("word", "node", "start", "end", "hallucinated")] for own in mentions],
-            "influence": self.influences and self.influences.of(image_id, words),
-            "maps": self.maps and self.maps.of(image_id, words),
-        }
+        words = [mention["word"] for mention in entry["mentions"]]
+        mentions = [[mention[name] for name in MENTION] for mention in entry["mentions"]]
+        measured = {name: measured and measured.of(image_id, words) for name, measured in self.measured.items()}
+        return {"text": entry["caption"], "mentions": mentions, **measured}
 
 
 def _least_shown(group: tuple[tuple, Sequence[_Captions]]) -> tuple[bool, int]:
     """A sort key: sets with something measured at their words come first, then those of many methods."""
     methods = group[1]
-    return not any(own.influences or own.maps for own in methods), -len(methods)
+    return not any(any(method.measured.values()) for method in methods), -len(methods)
 
 
 def _read(content: dict) -> tuple[dict, str | None, dict]:
-    """Entries by image, with what the page shows of them; the folder of the images and the method, where named."""
+    """Entries by image, with the keys that the page shows; the folder of the images; the method's label and kind."""
     entries = {
-        own["image_id"]: {"image": own.get("image"), "caption": own["caption"], "mentions": own["mentions"]}
-        for own in content["sentences"]
+        entry["image_id"]: {"image": entry.get("image"), "caption": entry["caption"], "mentions": entry["mentions"]}
+        for entry in content["sentences"]
     }
     about = {name: content[name] for name in ("label", "kind") if isinstance(content.get(name), str)}
     return entries, content.get("run", {}).get("image_folder"), about

@@ -1,32 +1,24 @@
-"""The figures of a results folder, each with the sentence that its JSON file bears out."""
+"""The figures of a results folder, each with a sentence that its JSON file supports."""
 
-from pathlib import Path
-
-from llava_hh.figures.findings import FIGURES, seen_in
-from llava_hh.files.files import read_result
+from llava_hh.figures.findings import FIGURES
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.images import data_uri
 
 
 def find_figures(results: ResultFolder) -> list[dict]:
     """Every figure there is: `title`, `seen` (a sentence or nothing), `source` and `picture`, a data URI."""
-    figures = []
-    for title, stem, sentence, wrapper in FIGURES:
-        for source in results.named(f"{Path(stem).name}.json"):
-            result = read_result(source)
-            marks = " Hollow marks: the paper." if "paper" in result else ""
-            figures.append(
-                (title, seen_in(source, result, sentence, wrapper) + marks, source, source.with_suffix(".png"))
-            )
+    figures = [
+        (finding.title, finding.seen_in(source), source, source.with_suffix(".png"))
+        for finding in FIGURES
+        for source in results.named(f"{finding.name}.json")
+    ]
     for source in results.named("choice.json"):
-        figures.append(
-            ("Choice of heads and threshold", read_form(source, _choice), source, source.with_suffix(".png"))
-        )
+        seen = read_form(source, _choice)
+        figures.append(("Choice of heads and threshold", seen, source, source.with_suffix(".png")))
     for source in results.named("summary*.json"):
         figures.append(("Decoding methods", "", source, source.with_suffix(".png")))
     for source in results.named("log.jsonl"):
-        title = f"Fine-tuning, {source.parent.name}"
-        figures.append((title, "", source, source.with_name("curves.png")))
+        figures.append((f"Fine-tuning, {source.parent.name}", "", source, source.with_name("curves.png")))
     return [
         {
             "title": f"{title} ({draw})" if (draw := results.draw(source)) else title,

@@ -1,30 +1,27 @@
-"""One Markdown page of the paper's figures: each picture with a sentence of what is seen, from their JSON files."""
+"""One Markdown page of the paper's figures: each picture with a sentence that its JSON file supports."""
 
 from pathlib import Path
 
-from llava_hh.figures.findings import FIGURES, seen_in
-from llava_hh.files.files import read_result, write_text
+from llava_hh.figures.findings import FIGURES
+from llava_hh.files.files import write_text
 from llava_hh.runs.run import processes
 
 TITLE = "# Figures\n"
 
 
 def page(results: Path) -> str:
-    """The page's text: a figure of every draw of images; one not made yet is named with the script that makes it."""
+    """The text of the page: the figures of every draw of images, and the scripts of those that are missing."""
     parts = [TITLE]
-    for title, stem, sentence, wrapper in FIGURES:
-        parts.append(f"## {title}\n")
-        sources = sorted(results.glob(f"*/{stem}.json"))
+    for finding in FIGURES:
+        parts.append(f"## {finding.title}\n")
+        sources = sorted(results.glob(f"*/{finding.file}"))
         for source in sources:
-            result = read_result(source)
-            seen = seen_in(source, result, sentence, wrapper)
-            marks = " Hollow marks: the paper." if "paper" in result else ""
-            link = source.relative_to(results)
+            seen, link = finding.seen_in(source), source.relative_to(results)
             if source.with_suffix(".png").is_file():
-                parts.append(f"![{title}]({link.with_suffix('.png')})\n")
-            parts.append(f"{seen}{marks} Numbers: [{link}]({link})\n")
+                parts.append(f"![{finding.title}]({link.with_suffix('.png')})\n")
+            parts.append(f"{seen} Numbers: [{link}]({link})\n")
         if not sources:
-            parts.append(f"Not made yet: `sh bash_scripts/analysis/{wrapper}.sh`\n")
+            parts.append(f"Not made yet: `{finding.command}`\n")
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""A folder of results as the report reads it: its files, and how the page names them."""
+"""A folder of results for the report: its files, and their names on the page."""
 
 import os
 import re
@@ -15,7 +15,7 @@ DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([
 
 
 class ResultFolder:
-    """What lies below a folder of results, blocks and hidden files aside; the page itself will lie in it."""
+    """The files below a folder of results, without blocks and hidden files; the page itself is written into it."""
 
     def __init__(self, folder: Path, first: Sequence[Path] = ()) -> None:
         """List the files.
@@ -29,14 +29,13 @@ class ResultFolder:
             raise FileNotFoundError(f"{folder}: no such folder; expected one of results")
         self.folder, self.first = folder, [part.resolve() for part in first]
         self.files: list[Path] = []
-        for place, folders, names in os.walk(folder):
+        for below, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
-            self.files += [Path(place) / name for name in sorted(names) if not name.endswith(FINISHED)]
+            self.files += [Path(below) / name for name in sorted(names) if not name.endswith(FINISHED)]
 
     def named(self, pattern: str) -> list[Path]:
         """Files whose name fits the pattern: those of `first`, of earlier versions last, those nearer to the folder."""
-        found = [path for path in self.files if fnmatch(path.name, pattern)]
-        return sorted(found, key=self._rank)
+        return sorted((path for path in self.files if fnmatch(path.name, pattern)), key=self._rank)
 
     def _rank(self, path: Path) -> tuple:
         of_others = not any(path.resolve().is_relative_to(part) for part in self.first)
@@ -53,15 +52,15 @@ class ResultFolder:
         return ""
 
     def link(self, path: Path) -> str:
-        """A path as the page links and names it: relative to the folder."""
+        """The path that the page links and shows: relative to the folder."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
 
 
 def read_form(path: Path, read: Callable[[dict], Any]) -> Any:
-    """What `read` makes of a JSON file.
+    """The result of `read` on the content of a JSON file.
 
     Raises:
-        ValueError: it lacks what is read; one line that names the file.
+        ValueError: the file lacks a key that is read; one line that names it.
     """
     content = read_result(path)
     try:

@@ -1,4 +1,4 @@
-"""The head map's data: every head's score with its interval, and what else is known of it."""
+"""The head map's data: every head's score with its interval, and other measurements of it."""
 
 from collections.abc import Callable
 
@@ -16,18 +16,19 @@ def find_heads(results: ResultFolder) -> dict | None:
         `words` (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers of
         the same draw, each with `label`, `source` and `values` (layer, head).
     """
-    for path in results.named(ATTRIBUTION):
+    for path in results.named(ATTRIBUTION)[:1]:
         heads = read_form(path, _scores) | {"source": results.link(path), "draw": results.draw(path)}
-        more = [own | {"source": heads["source"]} for own in read_form(path, _of_words)]
+        more = [values | {"source": heads["source"]} for values in read_form(path, _of_words)]
         for name, label, read in (
-            ("attention_inheritance.json", "similarity to the base model (cosine)", _similarity),
-            ("js_divergence.json", "change in tuning, last step (JS divergence, nats)", _divergence),
-            ("attention_bias.json", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
-            ("attention_bias.json", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
+            ("attention_inheritance", "similarity to the base model (cosine)", lambda content: content["similarity"]),
+            ("js_divergence", "change in tuning, last step (JS divergence, nats)", _last_step),
+            ("attention_bias", "attention after the image (mass)", _mass("after_image_mass", heads["scores"])),
+            ("attention_bias", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
         ):
-            beside = [source for source in results.named(name) if source.is_relative_to(path.parent.parent)]
-            for source in beside[:1]:
-                more.append({"label": label, "source": results.link(source), "values": read_form(source, read)})
+            beside = (file for file in results.named(f"{name}.json") if file.is_relative_to(path.parent.parent))
+            if source := next(beside, None):
+                values = rounded(read_form(source, read))
+                more.append({"label": label, "source": results.link(source), "values": values})
         return heads | {"more": more}
     return None
 
@@ -35,41 +36,37 @@ def find_heads(results: ResultFolder) -> dict | None:
 def rounded(value: object) -> object:
     """Numbers in nested lists, rounded to DIGITS; None stays."""
     if isinstance(value, list):
-        return [rounded(each) for each in value]
+        return [rounded(inner) for inner in value]
     return None if value is None else float(f"{value:.{DIGITS}g}")
 
 
 def _scores(content: dict) -> dict:
     words = f"{content['n_hallucinated_words']} hallucinated and {content['n_true_words']} true object words"
+    low, high = content["interval"]["contrastive_influence"]
+    halves = content["stability"]["half_overlap"] if "stability" in content else {}
     return {
         "scores": rounded(content["contrastive_influence"]),
-        "low": rounded(content["interval"]["contrastive_influence"][0]),
-        "high": rounded(content["interval"]["contrastive_influence"][1]),
+        "low": rounded(low),
+        "high": rounded(high),
         "hal": content["hal_heads"],
         "non_hal": content.get("non_hal_heads", []),
         "words": f"{words} of {content['n_captions']} captions",
         "unit": READ_OUT_LABELS[content["read_out"]],
         "ablation": content.get("ablation", "zero"),
         "stability": [
-            f"top {k}: {own['mean']:.0%} in common between halves of the images ({own['chance']:.1%} by chance)"
-            for k, own in content.get("stability", {"half_overlap": {}})["half_overlap"].items()
+            f"top {k}: {shared['mean']:.0%} in common between halves of the images ({shared['chance']:.1%} by chance)"
+            for k, shared in halves.items()
         ],
     }
 
 
 def _of_words(content: dict) -> list[dict]:
-    return [
-        {"label": f"influence on {words} words", "values": rounded(content[name])}
-        for name, words in (("influence_hallucinated", "hallucinated"), ("influence_true", "true"))
-    ]
+    values = {words: rounded(content[f"influence_{words}"]) for words in ("hallucinated", "true")}
+    return [{"label": f"influence on {words} words", "values": of_words} for words, of_words in values.items()]
 
 
-def _similarity(content: dict) -> list:
-    return rounded(content["similarity"])
-
-
-def _divergence(content: dict) -> list:
-    return rounded(content["steps"][-1]["all_heads"])
+def _last_step(content: dict) -> list:
+    return content["steps"][-1]["all_heads"]
 
 
 def _mass(part: str, like: list) -> Callable[[dict], list]:
@@ -77,10 +74,9 @@ def _mass(part: str, like: list) -> Callable[[dict], list]:
 
     def read(content: dict) -> list:
         values = [[None] * len(layer) for layer in like]
-        for group in content["groups"].values():
-            for own in group["heads"]:
-                layer, head = own["head"]
-                values[layer][head] = rounded(own[part])
+        for entry in (entry for group in content["groups"].values() for entry in group["heads"]):
+            layer, head = entry["head"]
+            values[layer][head] = entry[part]
         return values
 
     return read

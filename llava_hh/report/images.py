@@ -19,7 +19,7 @@ def data_uri(path: Path) -> str:
 def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
     """Images as WebP data URIs of at most `budget` characters together, as large as that allows.
 
-    What is no readable image file is left out.
+    Files that are not readable images are left out.
 
     Raises:
         ValueError: they don't fit even at the smallest size.
@@ -29,9 +29,8 @@ def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
         size = sum(map(len, uris.values()))
         if size <= budget:
             return uris
-    raise ValueError(
-        f"{len(uris)} images take {size:,} bytes at {edge} pixels, {budget:,} are left; use a smaller --limit"
-    )
+    taken = f"{len(uris)} images take {size:,} bytes at {edge} pixels"
+    raise ValueError(f"{taken}, {budget:,} are left; use a smaller --limit")
 
 
 def _shrink(path: Path, edge: int) -> str | None:

@@ -1,4 +1,4 @@
-"""What lies below a folder of results: every run, and the reports about them."""
+"""The index of a folder of results: every run, and the reports about them."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ ROOT = "results"  # the name of the folder whose index lists all runs
 def index_folder(folder: Path) -> Path | None:
     """The nearest folder named ROOT around a folder of results, or itself."""
     whole = folder.resolve()
-    return next((place for place in (whole, *whole.parents) if place.name == ROOT), None)
+    return next((around for around in (whole, *whole.parents) if around.name == ROOT), None)
 
 
 def collect_index(root: Path) -> dict:
-    """`reports`, each with its `link` and what stands on its top, and `runs` as in a report.
+    """`reports`, each with its `link`, `name` and `headline`, and the `runs` of all.
 
     Raises:
         ValueError: a run.json or a comparison of another form.

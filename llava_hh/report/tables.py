@@ -23,43 +23,43 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
     tables = []
     for path in [*further, *results.named("summary*.json")]:
         summary, table = read_form(path, lambda content: (content, table_of(content)))
-        tables.append({"path": path, **vars(table), "methods": summary["methods"]})
-    for path in results.named(POPE_FILE):
-        tables.append({"path": path, **vars(read_form(path, table_of_pope)), "methods": {}})
-    return [{**table, "source": results.link(table["path"]), "draw": results.draw(table["path"])} for table in tables]
+        tables.append((path, table, summary["methods"]))
+    tables += [(path, read_form(path, table_of_pope), {}) for path in results.named(POPE_FILE)]
+    return [
+        {"path": path, **vars(table), "methods": methods, "source": results.link(path), "draw": results.draw(path)}
+        for path, table, methods in tables
+    ]
 
 
 def find_chair(results: ResultFolder) -> dict | None:
     """CHAIR of every file of captions, one row each; None where there is none."""
-    paths = results.named(RESULT_FILE)
-    rows = [read_form(path, lambda content, path=path: _chair_cells(results.link(path), content)) for path in paths]
+
+    def cells(content: dict) -> list[str]:
+        overall = content["overall_metrics"]
+        return [*(cell(overall, name) for name in METRICS), str(overall["n"])]
+
+    rows = [[results.link(path), *read_form(path, cells)] for path in results.named(RESULT_FILE)]
     heads = ["captions", *(metric.head for metric in METRICS.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 
 
-def _chair_cells(source: str, content: dict) -> list[str]:
-    overall = content["overall_metrics"]
-    return [source, *(cell(overall, name) for name in METRICS), str(overall["n"])]
-
-
 def headline(comparisons: Sequence[dict]) -> list[dict]:
-    """What stands in large figures on top: CHAIR_i and recall of greedy decoding and of AD-HH, in percent.
+    """The large numbers on top: CHAIR_i, CHAIR_s and recall of greedy decoding and of AD-HH, in percent.
 
-    From the first comparison that has both; nothing where none has.
+    They are those of the first comparison that has both methods; without one the list is empty.
     """
     for table in comparisons:
         methods = table["methods"]
-        adhh = next((own for name, own in methods.items() if own.get("kind", name) == "adhh"), None)
+        adhh = next((entry for name, entry in methods.items() if entry.get("kind", name) == "adhh"), None)
         if "greedy" in methods and adhh:
+            about = {"n": adhh["n"], "source": table["source"], "draw": table["draw"]}
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
                     "before": f"{100 * methods['greedy'][metric]:.1f}%",
                     "after": f"{100 * adhh[metric]:.1f}%",
                     "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric])),
-                    "n": adhh["n"],
-                    "source": table["source"],
-                    "draw": table["draw"],
+                    **about,
                 }
                 for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
             ]
@@ -67,17 +67,13 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
 
 
 def find_runs(results: ResultFolder) -> list[dict]:
-    """What made each part of the folder: script, date, commit, versions, and the settings in lines."""
-    return [
-        read_form(path, lambda content, path=path: _run(results, path, content))
-        for path in sorted(results.named("run.json"))
-    ]
+    """The runs that made the parts of the folder: script, date, commit, versions, and the settings in lines."""
+    return [{"source": results.link(path), **read_form(path, _run)} for path in sorted(results.named("run.json"))]
 
 
-def _run(results: ResultFolder, path: Path, content: dict) -> dict:
+def _run(content: dict) -> dict:
     about = {name: value for name, value in content.items() if name not in NO_SETTINGS}
     return {
-        "source": results.link(path),
         "script": _command(content["argv"]),
         "date": content["date"],
         "n": len(content["image_ids"]),
@@ -87,7 +83,7 @@ def _run(results: ResultFolder, path: Path, content: dict) -> dict:
 
 
 def _command(argv: list[str]) -> str:
-    """What made a run, as "attribute" or "figure bias"."""
+    """The verb that made a run, such as "attribute" or "figure bias"."""
     words = list(takewhile(lambda word: not word.startswith("-"), argv[1:3]))
     return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 
@@ -96,8 +92,7 @@ def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, JSON value)."""
     lines = []
     for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            lines += _lines(value, f"{above}{name}.")
-        else:
-            lines.append((above + name, json.dumps(value, ensure_ascii=False)))
+        is_nested = isinstance(value, dict) and value
+        text = above + name
+        lines += _lines(value, f"{text}.") if is_nested else [(text, json.dumps(value, ensure_ascii=False))]
     return lines

@@ -1,4 +1,4 @@
-"""What was measured at the words of captions, packed for the page: influence of every head, and where heads look."""
+"""Measurements at the words of captions, packed for the page: influence of every head, and where heads look."""
 
 import base64
 from collections.abc import Sequence
@@ -21,85 +21,70 @@ class WordInfluences:
 
     @classmethod
     def beside(cls, captions: Path) -> "WordInfluences | None":
-        """Of the attribution of these captions, where there is one beside their file."""
-        found = sorted(captions.parent.glob("*/attribution_result.json"))
-        if not found or not found[0].with_name("ablations.safetensors").is_file():
+        """The influences of the attribution beside a file of captions; None where there is none."""
+        path = min(captions.parent.glob("*/attribution_result.json"), default=None)
+        if path is None or not path.with_name("ablations.safetensors").is_file():
             return None
-        return read_form(found[0], lambda content: cls(found[0], content))
+        return read_form(path, lambda content: cls(path, content))
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
         self.read_out, self.settings = content["read_out"], content["settings"]
         log_probs = load_file(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
-        self.rows: dict[object, list[tuple[int, str]]] = {}
-        for place, row in enumerate(row for _, row in read_json_lines(path.with_name("targets.jsonl"))):
-            self.rows.setdefault(row["image_id"], []).append((place, row["word"]))
+        self.rows: dict[object, dict[int, str]] = {}  # by image, the words by their index
+        for index, (_, row) in enumerate(read_json_lines(path.with_name("targets.jsonl"))):
+            self.rows.setdefault(row["image_id"], {})[index] = row["word"]
 
     def about(self, results: ResultFolder) -> dict:
         n_layers, n_heads = self.heads.shape[1:]
         unit = READ_OUT_LABELS[self.read_out]
         return {"source": results.link(self.path), "unit": unit, "layers": n_layers, "heads": n_heads}
 
-    def has(self, image_id: object) -> bool:
-        return image_id in self.rows
-
     def of(self, image_id: object, words: Sequence[str]) -> list[list] | None:
         """For each word p(word) and the influences, packed; None where other words were measured.
 
-        That is so for captions without a hallucination and, under --released, for tokens that are no mention.
+        Captions without a hallucination were not measured; under --released, some tokens are no mention.
         """
-        rows = self.rows.get(image_id, [])
-        if not rows or [word for _, word in rows] != list(words):
+        measured = self.rows.get(image_id)
+        if not measured or list(measured.values()) != list(words):
             return None
-        places = [place for place, _ in rows]
-        values = influence(self.clean[places], self.heads[places], self.read_out)
-        return [
-            [float(f"{np.exp(self.clean[place]):.6g}"), *pack(own)] for place, own in zip(places, values, strict=True)
-        ]
+        clean = self.clean[list(measured)]
+        values = influence(clean, self.heads[list(measured)], self.read_out)
+        return [[float(f"{np.exp(log_p):.6g}"), *pack(of_word)] for log_p, of_word in zip(clean, values, strict=True)]
 
 
 class WordMaps:
-    """What `figure words` left: where the top heads look at the object words of some captions."""
+    """The result of `figure words`: where the top heads look at the object words of some captions."""
 
     @classmethod
     def beside(cls, captions: Path) -> "WordMaps | None":
-        """Of these captions, where they were recorded."""
+        """The maps beside a file of captions; None where none were recorded."""
         path = captions.parent / "word_maps" / "word_maps.json"
         return read_form(path, lambda content: cls(path, content)) if path.is_file() else None
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path, self.heads, self.settings = path, content["heads"], content["settings"]
         arrays = load_file(path.with_suffix(".safetensors"))
-        self.scales, self.parts, codes = arrays["scales"], arrays["parts"], arrays["codes"]
-        self.rows, begin, word = {}, 0, 0
+        codes, scales, parts = arrays["codes"], _short(arrays["scales"]), _short(arrays["parts"])
+        self.rows, begin, number = {}, 0, 0
         for row in content["captions"]:
             packed = []
-            for own in row["words"]:
-                n_keys = row["n_image"] + row["n_prompt"] + own["index"]
-                end = begin + n_keys * len(self.heads)
-                packed.append([_base64(codes[begin:end]), word])
-                begin, word = end, word + 1
+            for word in row["words"]:
+                end = begin + (row["n_image"] + row["n_prompt"] + word["index"]) * len(self.heads)
+                packed.append({"codes": _base64(codes[begin:end]), "scales": scales[number], "parts": parts[number]})
+                begin, number = end, number + 1
             self.rows[row["image_id"]] = (row, packed)
 
     def about(self, results: ResultFolder) -> dict:
         return {"source": results.link(self.path), "heads": self.heads}
 
-    def has(self, image_id: object) -> bool:
-        return image_id in self.rows
-
     def of(self, image_id: object, words: Sequence[str]) -> dict | None:
         """Tokens after the image, the image's grid, and for each word its codes, scales and parts; see word_maps.py."""
         row, packed = self.rows.get(image_id, (None, []))
-        if row is None or [own["word"] for own in row["words"]] != list(words):
+        if row is None or [word["word"] for word in row["words"]] != list(words):
             return None
-        kept = {name: row[name] for name in ("tokens", "n_prompt", "n_image", "grid")}
-        return kept | {
-            "words": [
-                {"codes": codes, "scales": _short(self.scales[word]), "parts": _short(self.parts[word])}
-                for codes, word in packed
-            ]
-        }
+        return {name: row[name] for name in ("tokens", "n_prompt", "n_image", "grid")} | {"words": packed}
 
 
 def pack(values: np.ndarray) -> tuple[float, str]:
@@ -115,4 +100,4 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _short(values: np.ndarray) -> list:
-    return np.vectorize(lambda value: float(f"{value:.4g}"))(values).tolist()
+    return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values).tolist()

@@ -1,16 +1,45 @@
 """Short answers of a file scored: VQA accuracy against VQAv2's annotations, exact match against GQA's."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.files.files import read_json, read_json_lines
 from llava_hh.files.ids import number_or_text
 from llava_hh.metrics.statistics import RESAMPLES, image_weights
 from llava_hh.metrics.vqa import exact_match, vqa_accuracy
-from llava_hh.runs.run import make_parent, provenance
+from llava_hh.scoring.result import see_writable, write_scores
+
+Answer = tuple[Any, str]  # what says which question, and the text
+
+
+def read_texts(path: Path, read: Callable[[dict], Answer | None], expected: str = "JSON lines") -> dict[Any, str]:
+    """The answers of a file of JSON lines; `read` makes the question's key and the text of a row, None to leave it out.
+
+    Raises:
+        FileNotFoundError: there is no such file; says what was `expected`.
+        ValueError: no row, a row that `read` refuses, or a second answer to a question; names the row.
+    """
+    texts: dict[Any, str] = {}
+    for number, row in read_json_lines(path, expected):
+        try:
+            answer = read(row)
+            if answer and answer[0] in texts:
+                raise ValueError("answers a question for the second time")
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from None
+        texts |= [answer] if answer else []
+    return texts
+
+
+def text_of(row: Mapping, key: str) -> str:
+    """The text under a key of a row; ValueError where there is no string."""
+    if not isinstance(row.get(key), str):
+        raise ValueError(f"{key!r} is {row.get(key)!r}; expected a string")
+    return row[key]
 
 
 def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:
@@ -20,21 +49,14 @@ def read_answers(path: Path, id_key: str, text_key: str) -> dict[str, str]:
         FileNotFoundError: there is no such file.
         ValueError: a row without an id or a text, or a second answer to a question.
     """
-    answers: dict[str, str] = {}
-    for number, row in read_json_lines(path):
+
+    def read(row: dict) -> tuple[str, str]:
         for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
             if key not in row:
-                raise ValueError(f"{path}, row {number}: no key {key!r} ({flag})")
-        if not isinstance(row[text_key], str):
-            raise ValueError(f"{path}, row {number}: {text_key!r} is {row[text_key]!r}; expected a string")
-        try:
-            question = _id(row[id_key], f"{id_key!r} (--id-key)")
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
-        if question in answers:
-            raise ValueError(f"{path}, row {number}: question {question} has an answer already")
-        answers[question] = row[text_key]
-    return answers
+                raise ValueError(f"no key {key!r} ({flag})")
+        return _id(row[id_key], f"{id_key!r} (--id-key)"), text_of(row, text_key)
+
+    return read_texts(path, read)
 
 
 def read_truth(path: Path) -> dict[str, dict]:
@@ -42,7 +64,7 @@ def read_truth(path: Path) -> dict[str, dict]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a file of neither layout.
+        ValueError: a file in neither VQAv2's nor GQA's layout.
     """
     content = read_json(path)
     of_vqa = isinstance(content.get("annotations"), list)
@@ -60,11 +82,9 @@ def read_truth(path: Path) -> dict[str, dict]:
 
 
 def _vqa_entry(entry: Mapping) -> tuple[str, dict]:
-    known = {
-        "image_id": _id(entry["image_id"], "image_id"),
-        "answers": [str(each["answer"]) for each in entry["answers"]],
-        "type": None if entry.get("answer_type") is None else str(entry["answer_type"]),
-    }
+    image_id, kind = _id(entry["image_id"], "image_id"), entry.get("answer_type")
+    answers = [str(annotator["answer"]) for annotator in entry["answers"]]
+    known = {"image_id": image_id, "answers": answers, "type": None if kind is None else str(kind)}
     return _id(entry["question_id"], "question_id"), known
 
 
@@ -81,16 +101,16 @@ def score(answers: Mapping[str, str], truth: Mapping[str, dict]) -> list[dict]:
     """A row for each question: its ids, the answer, what was expected, and its accuracy (a fraction)."""
     rows = []
     for question_id, known in truth.items():
-        own, expected = answers[question_id], known["answers"]
-        accuracy = float(exact_match(own, expected)) if isinstance(expected, str) else vqa_accuracy(own, expected)
-        rows.append({"question_id": question_id, **known, "answer": own, "accuracy": accuracy})
+        answer, expected = answers[question_id], known["answers"]
+        accuracy = float(exact_match(answer, expected)) if isinstance(expected, str) else vqa_accuracy(answer, expected)
+        rows.append({"question_id": question_id, **known, "answer": answer, "accuracy": accuracy})
     return rows
 
 
 def summarise_accuracy(rows: Sequence[Mapping]) -> dict:
     """Mean accuracy over questions, its 95% bootstrap interval over images, and the number of questions."""
-    images, place = np.unique([row["image_id"] for row in rows], return_inverse=True)
-    sums, counts = np.bincount(place, weights=[row["accuracy"] for row in rows]), np.bincount(place)
+    images, index = np.unique([row["image_id"] for row in rows], return_inverse=True)
+    sums, counts = np.bincount(index, weights=[row["accuracy"] for row in rows]), np.bincount(index)
     drawn = [weights @ sums / (weights @ counts) for weights in image_weights(len(images), RESAMPLES, seed=0)]
     interval = np.percentile(np.concatenate(drawn), (2.5, 97.5))
     return {"accuracy": float(sums.sum() / counts.sum()), "interval": {"accuracy": interval.tolist()}, "n": len(rows)}
@@ -105,30 +125,26 @@ def score_file(
         id_key, text_key: of a question's id and of the answer in a row.
         subset: score the answered questions alone, where others are an error.
     Raises:
-        ValueError: a file or row that cannot be scored, named.
+        ValueError: a file or row that cannot be scored; the message names it.
     """
-    out = out or answers_file.with_name("vqa_results.json")
-    if out.resolve() in {path.resolve() for path in (answers_file, truth_file)}:
-        raise ValueError(f"--out {out}: is an input of this run; expected another file")
-    make_parent(out)
+    out, inputs = out or answers_file.with_name("vqa_results.json"), (answers_file, truth_file)
+    see_writable(out, inputs)
     answers, truth = read_answers(answers_file, id_key, text_key), read_truth(truth_file)
     if unknown := [name for name in answers if name not in truth]:
         raise ValueError(f"{answers_file}: question {unknown[0]} is not in {truth_file}")
     if (missing := [name for name in truth if name not in answers]) and not subset:
-        raise ValueError(
-            f"{answers_file}: {len(missing)} of {len(truth)} questions have no answer, such as {missing[0]}; "
-            "--subset scores the others"
-        )
+        lacking = f"{len(missing)} of {len(truth)} questions have no answer, such as {missing[0]}"
+        raise ValueError(f"{answers_file}: {lacking}; --subset scores the others")
     rows = score(answers, {name: known for name, known in truth.items() if name in answers})
     by_type = defaultdict(list)
     for row in rows:
         if row["type"] is not None:
             by_type[row["type"]].append(row)
     overall = summarise_accuracy(rows)
-    overall["by_type"] = {name: summarise_accuracy(own) for name, own in sorted(by_type.items())}
-    run = {**provenance(), "sha256": {str(path): sha256(path) for path in (answers_file, truth_file)}}
-    write_json(out, {"overall_metrics": overall, "questions": rows, "run": run})
-    for name, own in {"all": overall, **overall["by_type"]}.items():
-        low, high = own["interval"]["accuracy"]
-        print(f"{name}: {100 * own['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f}), n = {own['n']}")
-    print(out)
+    overall["by_type"] = {name: summarise_accuracy(of_type) for name, of_type in sorted(by_type.items())}
+    lines = []
+    for name, summary in {"all": overall, **overall["by_type"]}.items():
+        low, high = summary["interval"]["accuracy"]
+        share = f"{100 * summary['accuracy']:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+        lines.append(f"{name}: {share}, n = {summary['n']}")
+    write_scores(out, {"overall_metrics": overall, "questions": rows}, inputs, "\n".join(lines))

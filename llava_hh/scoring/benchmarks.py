@@ -6,13 +6,11 @@ from typing import Any
 
 from llava_hh.data.amber import load_amber
 from llava_hh.data.mme import load_mme, plain_question
-from llava_hh.files.files import read_json_lines, sha256, write_json
 from llava_hh.files.ids import whole_id
 from llava_hh.metrics.amber import score_amber
 from llava_hh.metrics.mme import CATEGORIES, score_mme
-from llava_hh.runs.run import make_parent, provenance
-
-FIELDS = {"amber": ("question_id", "text"), "mme": ("question_id", "prompt", "text")}
+from llava_hh.scoring.answers import read_texts, text_of
+from llava_hh.scoring.result import see_writable, write_scores
 
 
 def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
@@ -23,53 +21,46 @@ def read_answers(path: Path, benchmark: str) -> dict[Any, str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no row, or a row of another form or a repeated one; one line that names it.
+        ValueError: no row, a row without an id or a text, or a repeated one; one line that names it.
     """
-    answers: dict[Any, str] = {}
-    for number, row in read_json_lines(path, "JSON lines, one answer a row (--answers)"):
-        try:
-            key, text = _answer(row, benchmark)
-            if key in answers:
-                raise ValueError("answers a question for the second time")
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
-        if benchmark == "amber" or key[0] in CATEGORIES:
-            answers[key] = text
+    answers = read_texts(path, READERS[benchmark], "JSON lines, one answer a row (--answers)")
     if not answers:
         raise ValueError(f"--answers {path}: no answer to score; expected at least one row")
     return answers
 
 
-def _answer(row: Any, benchmark: str) -> tuple[Any, str]:
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found a {type(row).__name__}")
-    for field in FIELDS[benchmark]:
-        if not isinstance(row.get(field), str) and (benchmark, field) != ("amber", "question_id"):
-            raise ValueError(f"{field!r} is {row.get(field)!r}; expected a string")
-    if benchmark == "amber":
-        return whole_id(row.get("question_id"), "'question_id'"), row["text"]
-    image = Path(row["question_id"])
-    return (image.parts[0] if image.parts else "", image.stem, plain_question(row["prompt"])), row["text"]
+def _of_amber(row: dict) -> tuple[int, str]:
+    return whole_id(row.get("question_id"), "'question_id'"), text_of(row, "text")
+
+
+def _of_mme(row: dict) -> tuple[tuple[str, str, str], str] | None:
+    question_id, prompt, text = (text_of(row, key) for key in ("question_id", "prompt", "text"))
+    category, image = next(iter(Path(question_id).parts), ""), Path(question_id).stem
+    return ((category, image, plain_question(prompt)), text) if category in CATEGORIES else None
+
+
+READERS = {"amber": _of_amber, "mme": _of_mme}
 
 
 def table(benchmark: str, result: dict) -> str:
     """The numbers as lines of text: shares in percent, MME's scores in points."""
     if benchmark == "mme":
-        lines = [
-            f"{name}: score {own['score']:.1f}, acc {100 * own['acc']:.1f}%, acc+ {100 * own['acc_plus']:.1f}% "
-            f"({own['images']} images, {own['other']} answers neither yes nor no)"
-            for name, own in ((category, result[category]) for category in CATEGORIES)
-        ]
+        lines = []
+        for name in CATEGORIES:
+            metrics = result[name]
+            shares = f"acc {100 * metrics['acc']:.1f}%, acc+ {100 * metrics['acc_plus']:.1f}%"
+            counts = f"{metrics['images']} images, {metrics['other']} answers neither yes nor no"
+            lines.append(f"{name}: score {metrics['score']:.1f}, {shares} ({counts})")
         levels = ("object_level", "attribute_level", "total")
         return "\n".join([*lines, ", ".join(f"{name.replace('_', ' ')} {result[name]:.1f}" for name in levels)])
     parts = {"descriptions": result["generative"]}
-    parts |= {f"questions, {name}": own for name, own in result["discriminative"].items()}
+    parts |= {f"questions, {name}": part for name, part in result["discriminative"].items()}
     lines = []
-    for name, own in parts.items():
-        if own["n"]:
-            shares = [(key, value) for key, value in own.items() if value is None or isinstance(value, float)]
-            listed = ", ".join(f"{key} {'-' if value is None else f'{100 * value:.1f}%'}" for key, value in shares)
-            lines.append(f"{name} (n = {own['n']}): {listed}")
+    for name, part in parts.items():
+        if part["n"]:
+            shares = {key: value for key, value in part.items() if value is None or isinstance(value, float)}
+            listed = [f"{key} {'-' if value is None else f'{100 * value:.1f}%'}" for key, value in shares.items()]
+            lines.append(f"{name} (n = {part['n']}): {', '.join(listed)}")
     if result["amber_score"] is not None:
         lines.append(f"AMBER score {100 * result['amber_score']:.1f}")
     return "\n".join(lines)
@@ -81,18 +72,11 @@ def score_file(benchmark: str, answers_file: Path, annotations: Path, argv: Sequ
     Args:
         annotations: AMBER's data folder, or MME's release folder; argv: the command, which the file keeps.
     Raises:
-        ValueError: a file or row that cannot be scored, named.
+        ValueError: a file or row that cannot be scored; the message names it.
     """
     out = out or answers_file.with_name(f"{benchmark}_results.json")
-    if out.resolve() == answers_file.resolve():
-        raise ValueError(f"--out {out}: is an input of this run; expected another file")
-    make_parent(out)
+    see_writable(out, [answers_file])
     answers = read_answers(answers_file, benchmark)
-    if benchmark == "amber":
-        result = score_amber(answers, load_amber(annotations))
-    else:
-        result = score_mme(load_mme(annotations), answers)
-    run = {**provenance(), "argv": list(argv), "sha256": {str(answers_file): sha256(answers_file)}}
-    write_json(out, {**result, "run": run})
-    print(table(benchmark, result))
-    print(out)
+    is_amber = benchmark == "amber"
+    result = score_amber(answers, load_amber(annotations)) if is_amber else score_mme(load_mme(annotations), answers)
+    write_scores(out, result, [answers_file], table(benchmark, result), argv=list(argv))

@@ -2,33 +2,33 @@
 
 import json
 import sys
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from llava_hh.comparing.inputs import made_of
 from llava_hh.comparing.summary import cell
 from llava_hh.data.coco import load_objects
-from llava_hh.files.files import Skip, json_rows, printable, read_json, refuse, sha256, write_json
+from llava_hh.files.files import Skip, json_rows, printable, read_json, refuse, write_json
 from llava_hh.files.progress import progress
 from llava_hh.files.tables import Table, beside, print_table
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
 from llava_hh.metrics.chair.words import drop_incomplete_sentence
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.runs.run import make_parent, processes, provenance, share_out
-
-Bad = list[str]  # one line for each row that was skipped
+from llava_hh.runs.run import processes, provenance, share_out
+from llava_hh.scoring.result import see_writable
 
 
 @dataclass(frozen=True)
 class CaptionsFile:
-    """Captions to score, and by what: the flags of these names.
+    """Captions to score and their ground truth: the flags of these names.
 
     Args:
-        annotations, objects: the ground truth is one of them.
+        annotations, objects: one of them is given.
     """
 
     captions: Path
@@ -42,25 +42,23 @@ class CaptionsFile:
     skip_bad: bool = False
 
 
-def read_captions(
-    path: Path, id_key: str, text_key: str, dataset: Dataset, bad: Bad | None = None
-) -> list[tuple[int, dict[str, Any]]]:
+def read_captions(given: CaptionsFile, dataset: Dataset, skip: Skip) -> list[tuple[int, dict[str, Any]]]:
     """Return the rows of a JSONL file as (row number from 1, row), with the id in `image_id` and the text in `caption`.
 
     Args:
-        bad: a list takes one line for each bad row, which is left out; with None the first bad row is an error.
+        skip: takes one line for each bad row, which is left out; with None the first bad row is an error.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a row without an id of `dataset` under `id_key` or a string under `text_key`; or no row at all.
     """
-    rows, skip = [], skipper(bad)
-    for number, row in json_rows(path, "JSON lines, one caption a row (--captions)", skip):
+    rows = []
+    for number, row in json_rows(given.captions, "JSON lines, one caption a row (--captions)", skip):
         try:
-            rows.append((number, _caption_row(row, id_key, text_key, dataset)))
+            rows.append((number, _caption_row(row, given.id_key, given.text_key, dataset)))
         except ValueError as error:
-            refuse(f"{path}, row {number}: {error}", skip)
+            refuse(f"{given.captions}, row {number}: {error}", skip)
     if not rows:
-        raise ValueError(f"--captions {path}: no caption to score; expected at least one row")
+        raise ValueError(f"--captions {given.captions}: no caption to score; expected at least one row")
     return rows
 
 
@@ -78,35 +76,15 @@ def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Datas
     return {**row, "image_id": image_id, "caption": text}
 
 
-def keep_rows_with_truth(
-    rows: Sequence[tuple[int, dict[str, Any]]], known: Container[int], source: tuple[Path, Path], bad: Bad | None = None
-) -> list[dict[str, Any]]:
-    """Return the rows of images that have ground truth.
-
-    Args:
-        source: captions and ground truth, for the message of an image without ground truth.
-    Raises:
-        ValueError: an image that `known` lacks, unless `bad` is a list.
-    """
-    kept = []
-    for number, row in rows:
-        if row["image_id"] in known:
-            kept.append(row)
-        else:
-            captions, truth = source
-            refuse(f"{captions}, row {number}: image {row['image_id']} has no ground truth in {truth}", skipper(bad))
-    return kept
-
-
-def skipper(bad: Bad | None) -> Skip:
-    """What notes in `bad`, and says, which row is skipped; None where a bad row is an error."""
+def skipper(bad: list[str]) -> Skip:
+    """A function that prints which row is skipped, and adds that line to `bad`."""
 
     def skip(problem: str) -> None:
         if processes().is_main:
             tqdm.write(f"skipped: {printable(problem)}", file=sys.stderr)
         bad.append(problem)
 
-    return None if bad is None else skip
+    return skip
 
 
 def table(metrics: Mapping[str, Any]) -> Table:
@@ -125,56 +103,46 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
         argv: the command, which the file keeps.
     """
     dataset = load_dataset(given.dataset, given.variant)
-    bad: Bad | None = [] if given.skip_bad else None
-    rows = read_captions(given.captions, given.id_key, given.text_key, dataset, bad)
+    bad: list[str] = []
+    skip = skipper(bad) if given.skip_bad else None
+    rows = read_captions(given, dataset, skip)
     references: dict[ImageId, list[str]] = {}
+    source = given.objects or given.annotations
     if given.objects:
         truth = [given.objects]
-        objects = load_objects(given.objects, dataset.image_id, dataset.category, skipper(bad))
+        objects = load_objects(given.objects, dataset.image_id, dataset.category, skip)
     else:
         truth, image_ids = dataset.files(given.annotations), [row["image_id"] for _, row in rows]
         cache = out.with_name("ground_truth.json")
-        annotations = dataset.annotations(
-            given.annotations, image_ids, cache=cache, allow_missing=True, skip=skipper(bad)
-        )
-        objects = dataset.objects(annotations)
-        references = {image_id: found.captions for image_id, found in annotations.items()}
-    kept = keep_rows_with_truth(rows, objects, (given.captions, given.objects or given.annotations), bad)
+        known = dataset.annotations(given.annotations, image_ids, cache=cache, allow_missing=True, skip=skip)
+        objects = dataset.objects(known)
+        references = {image_id: of_image.captions for image_id, of_image in known.items()}
+    for number, row in rows:
+        if row["image_id"] not in objects:
+            where = f"{given.captions}, row {number}"
+            refuse(f"{where}: image {row['image_id']} has no ground truth in {source}", skip)
+    kept = [row for _, row in rows if row["image_id"] in objects]
     if not kept:
         raise ValueError(f"--captions {given.captions}: every row was skipped; nothing to score")
 
     def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         cut = drop_incomplete_sentence if given.drop_incomplete else str
-        return [
-            {**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])}
-            for row in progress("CHAIR", "caption", share)
-        ]
+        shown = progress("CHAIR", "caption", share)
+        return [{**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])} for row in shown]
 
     sentences = share_out(kept, score)
-    known = [references.get(entry["image_id"], []) for entry in sentences]
-    overall = overall_metrics(sentences, dataset.variant, known) | {"drop_incomplete": given.drop_incomplete}
-    return {
-        "sentences": sentences,
-        "overall_metrics": overall,
-        "run": {
-            **provenance(),
-            "argv": list(argv),
-            "variant": dataset.variant,
-            "drop_incomplete": given.drop_incomplete,
-            "id_key": given.id_key,
-            "text_key": given.text_key,
-            "n_skipped": len(bad or ()),
-            "skipped": bad or [],
-            "sha256": {str(path): sha256(path) for path in (given.captions, *truth)},
-        },
-    }
+    captions = [references.get(entry["image_id"], []) for entry in sentences]
+    overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
+    about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
+    about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
+    return {"sentences": sentences, "overall_metrics": overall, "run": made_of((given.captions, *truth), **about)}
 
 
 def refuse_scores_of_others(out: Path, captions: Path) -> None:
-    """See that a result file is not that of other captions, which would be overwritten.
+    """Check that a result file is not that of other captions, which would be overwritten.
 
     Raises:
-        ValueError: it is; names them.
+        ValueError: it has the scores of other captions; names them.
     """
     scored = (read_json(out).get("run") or {}).get("sha256") if out.is_file() else None
     before = Path(next(iter(scored), captions.name)).name if isinstance(scored, dict) else captions.name
@@ -183,7 +151,7 @@ def refuse_scores_of_others(out: Path, captions: Path) -> None:
 
 
 def _timeless(result: Mapping[str, Any]) -> Any:
-    """What a result file says, but for when and with what it was made."""
+    """The content of a result file without its date, versions and machine."""
     made = {key: value for key, value in (result.get("run") or {}).items() if key not in {*provenance()}}
     return json.loads(json.dumps([result.get("sentences"), result.get("overall_metrics"), made]))
 
@@ -194,20 +162,17 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
     Args:
         argv: the command, which the file keeps; form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
-        ValueError: a file or row that cannot be scored, named; or `out` has the scores of other captions.
+        ValueError: a file or row that cannot be scored, which it names; or `out` has the scores of other captions.
     """
-    if out.resolve() in {path.resolve() for path in (given.captions, given.objects) if path}:
-        raise ValueError(f"--out {out}: is an input of this run; expected another file")
-    make_parent(out)
+    see_writable(out, filter(None, (given.captions, given.objects)))
     refuse_scores_of_others(out, given.captions)
     result = score_captions(given, argv, out)
     if not processes().is_main:
         return
-    if not (
-        out.is_file() and _timeless(read_json(out)) == _timeless(result)
-    ):  # what is made of the file stays finished
+    # the same scores are left as they are: then what was made of the file stays finished
+    if not out.is_file() or _timeless(read_json(out)) != _timeless(result):
         write_json(out, result)
-    if result["run"]["n_skipped"]:
-        print(f"{result['run']['n_skipped']} bad rows skipped", file=beside(form))
+    if n_skipped := result["run"]["n_skipped"]:
+        print(f"{n_skipped} bad rows skipped", file=beside(form))
     print_table(table(result["overall_metrics"]), form)
     print(out, file=beside(form))

@@ -142,16 +142,13 @@ def run(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:
     """Print the table of a result, and draw its pictures."""
-    from llava_hh.experiments.shown import show_captions, show_choice, show_losses, show_pope
+    from llava_hh.experiments.shown import draw_captions, show_choice, show_result
 
-    if args.task == "pope":
-        show_pope(path, content, args.format)
-    elif args.task == "loss":
-        show_losses(path, content, args.format)
-    else:
-        show_captions(path, content, args.out, args.image_folder, args.format, args.debug)
-        if args.choose:
-            show_choice(args.out, content, args.recall_loss, args.mentions_change, args.format, args.debug)
+    show_result(args.task, path, content, args.format)
+    if args.task == "chair":
+        draw_captions(path, content, args.out, args.image_folder, args.format, args.debug)
+    if args.choose:
+        show_choice(args.out, content, args.recall_loss, args.mentions_change, args.format, args.debug)
 
 
 def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:
@@ -199,27 +196,19 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
         return None
     if args.choosing_images is None:
         raise ValueError("--choosing-captions needs --choosing-images, the folder of their images")
-    from llava_hh.experiments.firing import matched_controls
+    from llava_hh.experiments.firing import firing_rates, matched_heads
     from llava_hh.runs.run import processes
 
     def draw(heads: Sequence, threshold: float, seeds: Sequence[int]) -> Mapping:
-        found = matched_controls(
-            evaluation.lvlm,
-            args.choosing_captions,
-            args.choosing_images,
-            heads,
-            threshold,
-            seeds,
-            args.out / f"firing_rates-threshold={threshold:g}",
-            args.batch_size,
-        )
+        out = args.out / f"firing_rates-threshold={threshold:g}"
+        captions = (args.choosing_captions, args.choosing_images)
+        rates = firing_rates(evaluation.lvlm, *captions, threshold, out, args.batch_size)
+        controls = {seed: matched_heads(rates, heads, seed) for seed in seeds}
         if processes().is_main:
-            rates = {"chosen heads": found.chosen_rates}
-            rates |= {f"seed {seed}": own for seed, own in found.control_rates.items()}
-            for who, own in rates.items():
-                shares = ", ".join(f"{100 * rate:.2f}%" for rate in own)
+            for who, listed in {"chosen heads": heads, **{f"seed {seed}": controls[seed] for seed in seeds}}.items():
+                shares = ", ".join(f"{100 * rates[*head]:.2f}%" for head in listed)
                 print(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
-        return found.heads
+        return controls
 
     return draw
 

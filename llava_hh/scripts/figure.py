@@ -48,14 +48,14 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     path = args.out / f"{figure.name}.json"
     request = request_of(f"figure {figure.name}", vars(args))
     is_there = is_finished(path, request)
-    result = read_json(path) if is_there else figure.run(args.out, vars(args))
+    result = read_json(path) if is_there else figure.run(args.out)
     if result is None:
         return
     for line in (*figure.lines(result), path):
         print(line)
     if not is_there:
         mark_finished(path, request, left_by_runs(args.out))
-    if type(figure).draw is not Figure.draw:
+    if figure.drawn_by or type(figure).draw is not Figure.draw:
         from llava_hh.figures.style import picture
 
         with picture(args.out / figure.name, args.debug) as out:

@@ -278,7 +278,6 @@ def test_a_checkpoint_is_loaded_alone(tiny_checkpoint, tiny_coco, tmp_path, monk
 
     for module in (evaluation, evaluate):
         monkeypatch.setattr(module, "load_lvlm", counted)
-    monkeypatch.setattr(evaluate.run_methods, "__defaults__", (counted,))
     methods = [f'tfhh:path="{tmp_path / name}"' for name in ("one", "two")]
     images, annotations = tiny_coco / "val2014", tiny_coco / "annotations"
     evaluate.evaluate(methods, tiny_checkpoint, images, annotations, tmp_path / "out", limit=2, max_new_tokens=3)

@@ -121,7 +121,7 @@ def sub_batches(out: Path) -> list[int | None]:
         ("attention_bias", "attention_bias", 3),
         ("attention_inheritance", "attention_inheritance", 8),
         ("js_divergence", "js_divergence", 8),
-        ("record_words", "word_maps", 1),
+        ("record_words", "attention_bias", 1),
     ],
 )
 def test_figures_record_fewer_maps_at_once(name, module, most, material, tmp_path, monkeypatch):

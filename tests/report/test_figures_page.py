@@ -129,5 +129,5 @@ def test_page_shows_what_is_there_and_names_what_is_not(tmp_path):
         assert f"![Module level]({draw}/module_influence/module_influence.png)" in page
         assert f"Numbers: [{draw}/module_influence/module_influence.json]" in page
     assert page.count("Not made yet: `sh bash_scripts/analysis/") == 5
-    for _, _, _, wrapper in findings.FIGURES:
-        assert (ROOT / "bash_scripts" / "analysis" / f"{wrapper}.sh").is_file()
+    for finding in findings.FIGURES:
+        assert (ROOT / finding.command.removeprefix("sh ")).is_file()

@@ -75,7 +75,7 @@ def test_a_subset_on_request(tmp_path, capsys):
         (
             '{"question_id": 11, "text": "no"}\n{"question_id": 11, "text": "2"}',
             [],
-            "row 2: question 11 has an answer",
+            "row 2: answers a question for the second time",
         ),
         ('{"question_id": 11}', [], "row 1: no key 'text' (--text-key)"),
         ('{"question_id": 11, "text": 2}', [], "row 1: 'text' is 2; expected a string"),

@@ -10,48 +10,55 @@ from llava_hh.attention.hooks import record
 from llava_hh.attention.spans import after_last_image
 from llava_hh.files.memory import in_parts
 from llava_hh.heads import Head, by_layer
-from llava_hh.metrics.statistics import mean_with_interval
+from llava_hh.metrics.statistics import RESAMPLES, mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 
 # What a row of attention is split into; the four sum to 1.
 PARTS = ("image_mass", "question_mass", "generated_mass", "rest_mass")
 AFTER_IMAGE = "after_image_mass"  # question_mass + generated_mass, the paper's text
-RESAMPLES = 2000
+NAMES = (*PARTS, AFTER_IMAGE)
 
 
 @torch.no_grad()
+def attention_rows(lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]) -> list[Tensor]:
+    """Attention of heads at chosen positions; for each row of the batch (position, head, key), fp32 on the CPU.
+
+    Only the maps of `heads` are materialised, and of fewer heads at once where memory is short.
+
+    Args:
+        positions: those of each row.
+    """
+
+    def rows_of(part: Sequence[Head]) -> list[Tensor]:
+        with record(lvlm.model, batch.image_mask, maps=part) as trace:
+            lvlm.model.base_model(**batch.inputs, use_cache=False)
+        layers = by_layer(part)
+        maps = [(trace.maps[layer][0], layers[layer].index(head)) for layer, head in part]  # (row head query key), head
+        return [
+            torch.stack([of_layer[row, head, list(chosen)].cpu() for of_layer, head in maps], dim=1)
+            for row, chosen in enumerate(positions)
+        ]
+
+    return [torch.cat(of_row, dim=1) for of_row in zip(*in_parts(rows_of, heads)[0], strict=True)]
+
+
 def attention_parts(
     lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]
 ) -> list[Tensor]:
-    """Attention mass of each head at chosen positions by PARTS; per row, (position, head, part) fp32 fractions, CPU.
+    """Attention mass of heads at chosen positions by PARTS; per row, (position, head, part) fp32 fractions, CPU.
 
-    The image's tokens; the prompt after them (question, role tag); the answer so far, the query's own token included;
-    and the rest, which stands before the image (system prompt, BOS). Maps of `heads` alone are materialised.
+    PARTS are the image's tokens; the prompt after them (question, role tag); the answer so far, with the query's own
+    token; and the rest, which stands before the image (system prompt, BOS).
 
     Args:
         batch: teacher-forced samples, left-padded if several.
-        positions: of each row.
+        positions: those of each row.
     Source: paper, figure 3; its text mass is question_mass + generated_mass.
     Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
     """
-    parts, _ = in_parts(lambda own: _parts_of_heads(lvlm, batch, positions, own), heads)
-    return [torch.cat(own, dim=1) for own in zip(*parts, strict=True)]
-
-
-def _parts_of_heads(
-    lvlm: Lvlm, batch: Batch, positions: Sequence[Sequence[int]], heads: Sequence[Head]
-) -> list[Tensor]:
-    with record(lvlm.model, batch.image_mask, maps=heads) as trace:
-        lvlm.model.base_model(**batch.inputs, use_cache=False)
-    layers = by_layer(heads)
-    parts = []
-    for row, (image, start, own) in enumerate(
-        zip(batch.image_mask.cpu(), batch.response_start, positions, strict=True)
-    ):
-        masks = part_masks(image, start).T
-        maps = [trace.maps[layer][0][row, layers[layer].index(head), list(own)] for layer, head in heads]
-        parts.append(torch.stack([rows.cpu() @ masks for rows in maps], dim=1))
-    return parts
+    rows = attention_rows(lvlm, batch, positions, heads)
+    masks = map(part_masks, batch.image_mask.cpu(), batch.response_start)
+    return [maps @ of_row.T for maps, of_row in zip(rows, masks, strict=True)]
 
 
 def part_masks(image: Tensor, start: int) -> Tensor:
@@ -76,20 +83,17 @@ def summarise_group(
         with AFTER_IMAGE among the parts. A kind without words is None.
     """
     values = np.concatenate([parts, parts[..., 1:3].sum(-1, keepdims=True)], axis=-1).astype(np.float64)
-    names = (*PARTS, AFTER_IMAGE)
     wrong = np.array([target["hallucinated"] for target in targets], dtype=bool)
     summary: dict = {}
     for kind, chosen in (("all", wrong | True), ("hallucinated", wrong), ("true", ~wrong)):
-        summary[kind] = _means(values[chosen].mean(1), image_ids[chosen], names) if chosen.any() else None
-    summary["heads"] = [
-        {"head": list(head), **dict(zip(names, means.tolist(), strict=True))}
-        for head, means in zip(heads, values.mean(0), strict=True)
-    ]
+        summary[kind] = _means(values[chosen].mean(1), image_ids[chosen]) if chosen.any() else None
+    of_heads = zip(heads, values.mean(0).tolist(), strict=True)
+    summary["heads"] = [{"head": list(head), **dict(zip(NAMES, means, strict=True))} for head, means in of_heads]
     return summary
 
 
-def _means(values: np.ndarray, image_ids: np.ndarray, names: Sequence[str]) -> dict:
+def _means(values: np.ndarray, image_ids: np.ndarray) -> dict:
     """Mean over words of (word, part), and intervals over images, whose words are drawn together."""
     means, ends = mean_with_interval(values, RESAMPLES, image_ids=image_ids)
-    entries = zip(names, means.tolist(), ends.T.tolist(), strict=True)
-    return {**{name: {"mean": mean, "interval": {"mean": own}} for name, mean, own in entries}, "n_words": len(values)}
+    entries = zip(NAMES, means.tolist(), ends.T.tolist(), strict=True)
+    return {**{name: {"mean": mean, "interval": {"mean": end}} for name, mean, end in entries}, "n_words": len(values)}

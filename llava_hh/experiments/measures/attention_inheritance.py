@@ -19,12 +19,11 @@ from llava_hh.files.files import read_json
 from llava_hh.files.memory import in_parts
 from llava_hh.files.module_hooks import hooked
 from llava_hh.heads import Head
-from llava_hh.metrics.statistics import mean_with_interval
+from llava_hh.metrics.statistics import RESAMPLES, mean_with_interval
 from llava_hh.models.lvlm import Batch, Lvlm
 from llava_hh.models.weight_files import check_files
 from llava_hh.models.without_code import from_folder
 
-RESAMPLES = 2000
 LARGEST_MAP = 40  # cells to a side of a heat map
 
 
@@ -47,8 +46,8 @@ class TextBlocks:
 
     def heat_maps(self, heads: Sequence[Head]) -> Tensor:
         """Blocks in square cells of `tokens_per_cell` averaged tokens, (head, model, row, column), lvlm then base."""
-        layers, places = zip(*heads, strict=True)
-        entries = torch.stack([blocks[list(layers), list(places)] for blocks in (self.lvlm, self.base)], dim=1)
+        layers, within = map(list, zip(*heads, strict=True))
+        entries = torch.stack([blocks[layers, within] for blocks in (self.lvlm, self.base)], dim=1)
         squares = entries.new_zeros(*entries.shape[:-1], self.n_tokens, self.n_tokens)
         rows, columns = torch.tril_indices(self.n_tokens, self.n_tokens)
         squares[..., rows, columns] = entries
@@ -79,19 +78,13 @@ def load_base(path: Path, lvlm: Lvlm) -> PreTrainedModel:
     check_files(path)
     config, expected = from_folder(AutoConfig, path), lvlm.model.config.get_text_config()
     for name in ("num_hidden_layers", "num_attention_heads", "hidden_size"):
-        found, own = getattr(config, name, None), getattr(expected, name)
-        if found != own:
-            raise ValueError(f"--base-model {path}: {name} is {found}, that of the model is {own}; not its base")
-    base, report = from_folder(
-        AutoModelForCausalLM,
-        path,
-        config=config,
-        dtype=lvlm.model.dtype,
-        attn_implementation="sdpa",
-        output_loading_info=True,
-    )
-    if report["missing_keys"]:
-        raise ValueError(f"--base-model {path}: weights missing: {', '.join(sorted(report['missing_keys'])[:5])}")
+        of_base, of_model = getattr(config, name, None), getattr(expected, name)
+        if of_base != of_model:
+            raise ValueError(f"--base-model {path}: {name} is {of_base}, that of the model is {of_model}; not its base")
+    how = {"config": config, "dtype": lvlm.model.dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+    base, loading = from_folder(AutoModelForCausalLM, path, **how)
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"--base-model {path}: weights missing: {', '.join(missing[:5])}")
     return base.eval().to(lvlm.model.device)
 
 
@@ -145,8 +138,7 @@ def text_blocks(model: PreTrainedModel, base: PreTrainedModel, batch: Batch) -> 
         return of_model, causal_blocks(base, {"input_ids": ids}, no_image, n_tokens, heads)
 
     parts, _ = in_parts(blocks_of, range(model.config.get_text_config(decoder=True).num_attention_heads))
-    of_model, of_base = (torch.cat(own, dim=1) for own in zip(*parts, strict=True))
-    return TextBlocks(lvlm=of_model, base=of_base, n_tokens=n_tokens)
+    return TextBlocks(*(torch.cat(blocks, dim=1) for blocks in zip(*parts, strict=True)), n_tokens)
 
 
 @torch.no_grad()
@@ -197,17 +189,10 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
         is over captions; the heads are fixed.
     """
     values = similarity.astype(np.float64)
-    by_caption = np.stack([values[:, *np.array(heads).T].mean(1) for heads in groups.values()])  # group caption
-    means, intervals = mean_with_interval(by_caption.T, RESAMPLES)
-    found = zip(groups.items(), means, intervals.T, strict=True)
-    return {
-        "groups": {
-            name: {
-                "mean": float(mean),
-                "interval": {"mean": interval.tolist()},
-                "heads": [list(head) for head in heads],
-            }
-            for (name, heads), mean, interval in found
-        },
-        "similarity": values.mean(0).tolist(),
+    by_caption = np.stack([values[:, *np.transpose(heads)].mean(1) for heads in groups.values()], axis=1)
+    means, intervals = (numbers.T.tolist() for numbers in mean_with_interval(by_caption, RESAMPLES))
+    of_groups = {
+        name: {"mean": mean, "interval": {"mean": interval}, "heads": [list(head) for head in heads]}
+        for (name, heads), mean, interval in zip(groups.items(), means, intervals, strict=True)
     }
+    return {"groups": of_groups, "similarity": values.mean(0).tolist()}

@@ -1,7 +1,7 @@
 """How far instruction tuning moves every head's attention: its Jensen-Shannon divergence (paper, figure 5)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from llava_hh.attention.hooks import record
+from llava_hh.attribution.captions import TeacherForced
+from llava_hh.experiments.per_caption import Measured
 from llava_hh.files.memory import in_parts
 from llava_hh.heads import Head
-from llava_hh.metrics.statistics import mean_with_interval
+from llava_hh.metrics.statistics import RESAMPLES, mean_with_interval
 from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm
 
-RESAMPLES = 2000
-PERCENTILES = (10, 50, 90)
+RANKS = ("10", "50", "90")  # of the percentiles
 
 
 def order_by_step(folders: Sequence[Path]) -> dict[int, Path]:
@@ -25,16 +26,14 @@ def order_by_step(folders: Sequence[Path]) -> dict[int, Path]:
     Raises:
         ValueError: a name without such a number, or two folders of one step.
     """
-    found: dict[int, Path] = {}
+    steps: dict[int, Path] = {}
     for folder in folders:
         number = re.search(r"\d+$", folder.name)
         if not number:
             raise ValueError(f"--checkpoints {folder}: its name must end in its step, such as checkpoint-500")
-        step = int(number[0])
-        if step in found:
-            raise ValueError(f"--checkpoints {folder}: is of step {step}, as {found[step]} is")
-        found[step] = folder
-    return dict(sorted(found.items()))
+        if steps.setdefault(int(number[0]), folder) is not folder:
+            raise ValueError(f"--checkpoints {folder}: is of step {int(number[0])}, as {steps[int(number[0])]} is")
+    return dict(sorted(steps.items()))
 
 
 def attention_shape(folder: Path) -> dict:
@@ -44,8 +43,7 @@ def attention_shape(folder: Path) -> dict:
         OSError: no checkpoint there.
     """
     config = load_config(folder)
-    text = config.get_text_config()
-    vision = getattr(config, "vision_config", None)
+    text, vision = config.get_text_config(), getattr(config, "vision_config", None)
     return {
         "layers": text.num_hidden_layers,
         "heads": text.num_attention_heads,
@@ -66,8 +64,8 @@ def check_same_shape(reference: Path, checkpoints: Sequence[Path]) -> dict:
     for folder in checkpoints:
         for name, value in attention_shape(folder).items():
             if value != expected[name]:
-                where = f"--reference {reference}"
-                raise ValueError(f"--checkpoints {folder}: {name} {value}; that of {where} is {expected[name]}")
+                that = f"that of --reference {reference} is {expected[name]}"
+                raise ValueError(f"--checkpoints {folder}: {name} {value}; {that}")
     return expected
 
 
@@ -101,25 +99,32 @@ def mean_divergence(reference: dict[int, Tensor], maps: dict[int, Tensor], real:
     Both dicts are emptied layer by layer.
 
     Args:
-        reference, maps: as `record_maps` returns them, for a batch of one caption.
+        reference, maps: what `record_maps` returns for a batch of one caption.
         real: (position,) bool, False at padding, whose rows are left out.
     """
     layers = []
     for layer in sorted(maps):
-        own = maps.pop(layer)[0]
-        rows = js_divergence(reference.pop(layer)[0].to(own.device), own)  # head query
-        layers.append(rows[:, real.to(own.device)].mean(-1).cpu())
+        of_layer = maps.pop(layer)[0]
+        rows = js_divergence(reference.pop(layer)[0].to(of_layer.device), of_layer)  # head query
+        layers.append(rows[:, real.to(of_layer.device)].mean(-1).cpu())
     return torch.stack(layers)
 
 
-def divergence_of(reference: Lvlm, tuned: Lvlm, batch: Batch) -> tuple[Tensor, int | None]:
-    """The divergence of every head on one caption, (layer, head); and of how many layers at once, None for all."""
+def measure_caption(teacher: TeacherForced, tuned: Callable[[], Lvlm], entry: dict) -> Measured:
+    """Array `divergence`, (1, layer, head), of a checkpoint; both models' attention maps of the caption are in memory.
+
+    Args:
+        teacher: the reference, and how captions become its teacher-forced inputs; the checkpoint gets the same ids.
+        tuned: loads the checkpoint.
+    """
+    lvlms = (teacher.lvlm, tuned())
+    batch = teacher.prepare(entry)[-1]  # the target words of `prepare` need ids that spell the caption
     real = batch.inputs["attention_mask"][0].bool()
     parts, size = in_parts(
-        lambda layers: mean_divergence(*(record_maps(lvlm, batch, layers) for lvlm in (reference, tuned)), real),
-        range(reference.n_layers),
+        lambda layers: mean_divergence(*(record_maps(lvlm, batch, layers) for lvlm in lvlms), real),
+        range(teacher.lvlm.n_layers),
     )
-    return torch.cat(parts), size
+    return Measured([{"image_id": entry["image_id"]}], {"divergence": torch.cat(parts).numpy()[None]}, size=size)
 
 
 def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequence[Head]]) -> dict:
@@ -136,16 +141,10 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
 
     steps = []
     for step, values in sorted(divergences.items()):
-        groups = {name: values[:, *np.transpose(own)].mean(1) for name, own in heads.items()}  # caption
+        groups = {name: values[:, *np.transpose(group)].mean(1) for name, group in heads.items()}  # caption
         of_heads = values.mean(0)  # layer head
-        band = np.percentile(of_heads, PERCENTILES)
-        steps.append(
-            {
-                "step": step,
-                **{name: summary(own) for name, own in groups.items()},
-                "difference": summary(groups["hal_heads"] - groups["non_hal_heads"]),
-                "percentiles": {str(rank): float(value) for rank, value in zip(PERCENTILES, band, strict=True)},
-                "all_heads": of_heads.tolist(),
-            }
-        )
-    return {**{name: [list(head) for head in own] for name, own in heads.items()}, "n": len(values), "steps": steps}
+        band = map(float, np.percentile(of_heads, list(map(int, RANKS))))
+        entry = {"step": step, **{name: summary(group) for name, group in groups.items()}}
+        entry["difference"] = summary(groups["hal_heads"] - groups["non_hal_heads"])
+        steps.append(entry | {"percentiles": dict(zip(RANKS, band, strict=True)), "all_heads": of_heads.tolist()})
+    return {**{name: [list(head) for head in group] for name, group in heads.items()}, "n": len(values), "steps": steps}

@@ -1,6 +1,6 @@
-"""Language-model loss of reference captions under interventions: what a method costs that makes captions no shorter.
+"""Language-model loss of reference captions under interventions.
 
-A method that only says less lowers CHAIR and leaves recall behind; one that harms the model raises this loss.
+A method that only says less lowers both CHAIR and recall. One that damages the model raises this loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,10 @@ def reference_tokens(lvlm: Lvlm, captions: Sequence[str], max_new_tokens: int) -
     Raises:
         ValueError: a caption without a token.
     """
-    found = [lvlm.tokenizer(text.strip(), add_special_tokens=False).input_ids[:max_new_tokens] for text in captions]
-    for text, ids in zip(captions, found, strict=True):
-        if not ids:
-            raise ValueError(f"reference caption {text!r} has no tokens")
-    return found
+    tokens = [lvlm.tokenizer(text.strip(), add_special_tokens=False).input_ids[:max_new_tokens] for text in captions]
+    if [] in tokens:
+        raise ValueError(f"reference caption {captions[tokens.index([])]!r} has no tokens")
+    return tokens
 
 
 @torch.no_grad()
@@ -46,10 +45,11 @@ def answer_losses(
         shown = max(map(len, responses)) + 1  # the position before an answer predicts its first token
         logits = lvlm.model(**batch.inputs, use_cache=False, logits_to_keep=shown).logits
     ids = batch.inputs["input_ids"]
-    return [
-        cross_entropy(own[-len(answer) - 1 : -1].float(), row[-len(answer) :].to(own.device), reduction="sum").item()
-        for own, row, answer in zip(logits, ids, responses, strict=True)
-    ]
+    losses = []
+    for predicted, row, n_tokens in zip(logits, ids, map(len, responses), strict=True):
+        said = row[-n_tokens:].to(predicted.device)
+        losses.append(cross_entropy(predicted[-n_tokens - 1 : -1].float(), said, reduction="sum").item())
+    return losses
 
 
 def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed: int = 0) -> dict[str, dict]:
@@ -62,33 +62,28 @@ def summarise_losses(rows: Mapping[str, Sequence[Mapping]], reference: str, seed
     Raises:
         ValueError: no rows, or methods that saw other captions or other tokens.
     """
-    scored = {name: [(row["image_id"], row["caption"], row["n_tokens"]) for row in own] for name, own in rows.items()}
+    keys = ("image_id", "caption", "n_tokens")
+    scored = {name: [tuple(row[key] for key in keys) for row in of_method] for name, of_method in rows.items()}
     if not scored[reference]:
         raise ValueError("no reference captions to measure a loss on")
-    for name, own in scored.items():
-        if own != scored[reference]:
+    for name, captions in scored.items():
+        if captions != scored[reference]:
             raise ValueError(f"{name} was measured on other captions or tokens than {reference}; expected the same")
-    images, place = np.unique([image_id for image_id, *_ in scored[reference]], return_inverse=True)
-    tokens = np.bincount(place, weights=[n for *_, n in scored[reference]])
+    images, index = np.unique([image_id for image_id, *_ in scored[reference]], return_inverse=True)
+    tokens = np.bincount(index, weights=[n for *_, n in scored[reference]])
     drawn = list(image_weights(len(images), RESAMPLES, seed))
     means, spread = {}, {}
-    for name, own in rows.items():
-        nats = np.bincount(place, weights=[row["nats"] for row in own])
+    for name, of_method in rows.items():
+        nats = np.bincount(index, weights=[row["nats"] for row in of_method])
         means[name] = nats.sum() / tokens.sum()
         spread[name] = np.concatenate([weights @ nats / (weights @ tokens) for weights in drawn])
+    counts = {"n_images": len(images), "n_captions": len(index), "n_tokens": int(tokens.sum())}
     result = {}
-    for name in rows:
-        interval = np.percentile(spread[name], (2.5, 97.5))
-        result[name] = {
-            "loss": float(means[name]),
-            "perplexity": float(np.exp(means[name])),
-            "interval": {"loss": interval.tolist(), "perplexity": np.exp(interval).tolist()},
-            "n_images": len(images),
-            "n_captions": len(place),
-            "n_tokens": int(tokens.sum()),
-        }
+    for name, mean in means.items():
+        ends = np.percentile(spread[name], (2.5, 97.5))
+        intervals = {"loss": ends.tolist(), "perplexity": np.exp(ends).tolist()}
+        result[name] = {"loss": float(mean), "perplexity": float(np.exp(mean)), "interval": intervals, **counts}
         if name != reference:
-            result[name]["difference"] = float(means[name] - means[reference])
-            ends = np.percentile(spread[name] - spread[reference], (2.5, 97.5))
-            result[name]["interval"]["difference"] = ends.tolist()
+            result[name]["difference"] = float(mean - means[reference])
+            intervals["difference"] = np.percentile(spread[name] - spread[reference], (2.5, 97.5)).tolist()
     return result

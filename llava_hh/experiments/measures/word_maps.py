@@ -10,47 +10,15 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llava_hh.attention.hooks import record
 from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.targets import Target, token_ends
-from llava_hh.experiments.measures.attention_bias import part_masks
-from llava_hh.files.memory import in_parts
-from llava_hh.heads import Head, by_layer
+from llava_hh.experiments.measures.attention_bias import attention_rows, part_masks
+from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
 
 LARGEST_CODE = 255
-
-
-@torch.no_grad()
-def record_words(
-    lvlm: Lvlm, batch: Batch, positions: Sequence[int], heads: Sequence[Head]
-) -> tuple[Tensor, list[Tensor]]:
-    """Attention of `heads` at the positions that predict words, of one teacher-forced sample with an image.
-
-    Returns:
-        parts (position, head, part) of `attention_bias.PARTS`; and for each position (head, key), the keys being the
-        image's tokens, then what stands after the image up to the position itself. fp32 on the CPU.
-    """
-
-    def rows_of(heads: Sequence[Head]) -> Tensor:
-        with record(lvlm.model, batch.image_mask, maps=heads) as trace:
-            lvlm.model.base_model(**batch.inputs, use_cache=False)
-        layers = by_layer(heads)
-        return torch.stack(
-            [trace.maps[layer][0][0, layers[layer].index(head), list(positions)].cpu() for layer, head in heads], dim=1
-        )
-
-    maps = torch.cat(in_parts(rows_of, heads)[0], dim=1)  # position head key
-    image = batch.image_mask[0].cpu()
-    after_image = after_last_image(image[None], len(image))[0]
-    parts = maps @ part_masks(image, batch.response_start[0]).T
-    return parts, [
-        torch.cat([row[:, image], row[:, : position + 1][:, after_image[: position + 1]]], dim=1)
-        for row, position in zip(maps, positions, strict=True)
-    ]
 
 
 def encode_weights(weights: np.ndarray, n_image: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,12 +27,11 @@ def encode_weights(weights: np.ndarray, n_image: int) -> tuple[np.ndarray, np.nd
     Args:
         n_image: how many of the keys, from the front, are the image's; the image and the text have a scale each.
     """
-    codes, scales = np.empty(weights.shape, np.uint8), np.zeros((len(weights), 2), np.float32)
-    for place, keys in enumerate((slice(None, n_image), slice(n_image, None))):
-        scales[:, place] = weights[:, keys].max(1, initial=0)
-        largest = np.where(scales[:, place] > 0, scales[:, place], 1)[:, None]
-        codes[:, keys] = np.rint(weights[:, keys] / largest * LARGEST_CODE)
-    return codes, scales
+    sides = np.split(weights, [n_image], axis=1)
+    scales = np.stack([side.max(1, initial=0) for side in sides], axis=1).astype(np.float32)  # head side
+    largest = np.where(scales > 0, scales, 1)[..., None]
+    codes = [np.rint(side / largest[:, column] * LARGEST_CODE) for column, side in enumerate(sides)]
+    return np.concatenate(codes, axis=1).astype(np.uint8), scales
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[str]:
@@ -79,18 +46,21 @@ def measure_caption(
     """A row of word_maps.json and the arrays of one caption: `codes` (byte,), `scales` (word, head, 2), `parts`.
 
     Args:
-        targets, positions, batch: as `TeacherForced.prepare` makes them of `entry`.
+        targets, positions, batch: what `TeacherForced.prepare` makes of `entry`.
     """
-    parts, weights = record_words(lvlm, batch, positions, heads)
-    image = batch.image_mask[0].cpu()
+    [maps] = attention_rows(lvlm, batch, [positions], heads)
+    image, start = batch.image_mask[0].cpu(), batch.response_start[0]
     text = after_last_image(image[None], len(image))[0]
-    n_image = int(image.sum())
-    encoded = [encode_weights(word.numpy(), n_image) for word in weights]
+    n_image, n_prompt = int(image.sum()), int(text[:start].sum())
+    encoded = []
+    for weights, position in zip(maps, positions, strict=True):  # head key
+        seen = torch.cat([weights[:, image], weights[:, : position + 1][:, text[: position + 1]]], dim=1)
+        encoded.append(encode_weights(seen.numpy(), n_image))
     grid = lvlm.image_grid(batch)
     row = {
         "image_id": entry["image_id"],
         "tokens": token_texts(lvlm.tokenizer, batch.inputs["input_ids"][0].cpu()[text].tolist()),
-        "n_prompt": int(text[: batch.response_start[0]].sum()),
+        "n_prompt": n_prompt,
         "n_image": n_image,
         "grid": None if grid is None else grid._asdict(),
         "words": [target.row() for target in targets],
@@ -98,6 +68,6 @@ def measure_caption(
     arrays = {
         "codes": np.concatenate([codes.ravel() for codes, _ in encoded]),
         "scales": np.stack([scales for _, scales in encoded]),
-        "parts": parts.numpy(),
+        "parts": (maps @ part_masks(image, start).T).numpy(),
     }
     return row, arrays
