@@ -96,12 +96,7 @@ class CaptionAttribution(TeacherForced):
         return statistics_of(run.finished_arrays())
 
     def run_blocks(
-        self,
-        entries: list[dict],
-        replacement: Replacement,
-        run: Run,
-        batch_size: int,
-        heads: list[Head] | None = None,
+        self, entries: list[dict], replacement: Replacement, run: Run, batch_size: int, heads: list[Head] | None = None
     ) -> None:
         """Measure all captions; rows and arrays of every target stay in the run's blocks.
 
@@ -133,12 +128,7 @@ class CaptionAttribution(TeacherForced):
         self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
 
     def _keep_blocks(
-        self,
-        entries: list[dict],
-        run: Run,
-        batch_size: int,
-        label: str,
-        tensors_of: Callable[[dict], Found],
+        self, entries: list[dict], run: Run, batch_size: int, label: str, tensors_of: Callable[[dict], Found]
     ) -> None:
         """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
         for number, block in run.blocks(entries, batch_size, label, self.image_of):

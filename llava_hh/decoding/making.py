@@ -10,14 +10,7 @@ from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.grammar import Spec
 from llava_hh.decoding.head_lists import heads_of_list, heads_with_text, list_file
 from llava_hh.decoding.method import Decoding, Greedy, Method
-from llava_hh.decoding.registry import (
-    DECODERS,
-    EVERY_KIND,
-    GROUPS,
-    HEAD_FIELDS,
-    INTERVENTIONS,
-    METHODS,
-)
+from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
 from llava_hh.files.files import read_json
 from llava_hh.heads import Head, check_heads
 from llava_hh.models.lvlm import Lvlm

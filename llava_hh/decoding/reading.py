@@ -5,16 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.decoding.grammar import Spec, filled, parse, unknown
-from llava_hh.decoding.making import (
-    Material,
-    Member,
-    literal_heads,
-    make,
-    path_of,
-    settings_of,
-    source_of,
-    with_choice,
-)
+from llava_hh.decoding.making import Material, Member, literal_heads, make, path_of, settings_of, source_of, with_choice
 from llava_hh.decoding.method import BRANCHES
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
 from llava_hh.files.files import read_json
