@@ -14,7 +14,7 @@ from verbs import score_chair
 
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head, estimated_influence
-from llava_hh.attribution.race import beaten_heads
+from llava_hh.attribution.shortlist import beaten_heads
 from llava_hh.scripts import attribute, caption
 
 STEP = 0.02

@@ -187,10 +187,10 @@ class CaptionFigure(Figure):
         Raises:
             ValueError, IndexError: as `heads_of_list`.
         """
-        from llava_hh.decoding.head_lists import heads_of_list, list_file
+        from llava_hh.decoding.head_lists import heads_of_list
 
         lvlm, given = self.teacher.lvlm, self.options
-        return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])
+        return heads_of_list(given["heads"], lvlm, given["top_k"], key, given["foreign_heads"])
 
     def run(self, out: Path, options: Mapping[str, Any]) -> dict | None:
         from llava_hh.attribution.captions import TeacherForced, hallucinating_captions, refuse_other_model

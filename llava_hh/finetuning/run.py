@@ -6,11 +6,11 @@ from pathlib import Path
 
 from llava_hh.attention.hooks import observe
 from llava_hh.data.instruct import InstructionData
-from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text, list_file
+from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text
 from llava_hh.files.files import json_rows, sha256_or_none
 from llava_hh.files.parts import folder_part_of
 from llava_hh.files.progress import announce, progress
-from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
+from llava_hh.finetuning.batches import Collator, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.checkpoints import (
     LOG_FILE,
     damage_of,
@@ -61,7 +61,7 @@ class Training(Rules):
 
 def chosen_heads(given: Training, lvlm: Lvlm) -> list[Head]:
     """The heads whose attention the loss is about: the top k, or as many random ones."""
-    listed = heads_of_list(list_file(given.heads, lvlm), lvlm, given.top_k, allow_foreign=given.foreign_heads)
+    listed = heads_of_list(given.heads, lvlm, given.top_k, allow_foreign=given.foreign_heads)
     heads = heads_with_text(lvlm, listed, refuse=True)
     return heads if given.random_heads is None else control_heads(lvlm, heads, given.random_heads)
 
@@ -148,7 +148,7 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
             save_steps=given.save_every,
             seed=given.seed,
         ),
-        train_dataset=Places(len(data)),
+        train_dataset=range(len(data)),
         data_collator=collate,
     )
     last = resume_point(trainer)

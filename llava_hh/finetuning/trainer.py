@@ -19,7 +19,6 @@ from transformers.trainer_callback import PrinterCallback
 from llava_hh.files.files import in_one_line, read_json, write_json, write_text
 from llava_hh.files.memory import is_out_of_memory
 from llava_hh.files.progress import Forecast
-from llava_hh.finetuning.batches import FixedOrder
 from llava_hh.finetuning.checkpoints import (
     LOG_FILE,
     MANIFEST,
@@ -79,8 +78,8 @@ class TargetedTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # where there is no bar; the log has it all
         self.add_callback(Rest)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> FixedOrder:
-        return FixedOrder(self.order)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sequence[int]:
+        return self.order
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         counts = torch.zeros(2 + len(LEFT_OUT), dtype=torch.long, device=device)
