@@ -1,57 +1,43 @@
-"""From hidden states to log-probabilities of target tokens, by the model's own final norm, head and logit rules."""
+"""From hidden states to log-probabilities of target tokens, by the model's final norm, vocabulary and logit rules."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llava_hh.attention.modules import attribute_set
+from llava_hh.attribution.sweep import Prefix
+
 MAX_LOGITS = 3 * 2**22  # logits that exist at the same time: 50 MB in float32
 CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole vocabulary is slower by a third
 
 
-def target_log_probs(
-    model: PreTrainedModel, layers: Sequence[nn.Module], return_tuples: bool, hidden: Tensor, target_ids: Tensor
-) -> Tensor:
+def target_log_probs(model: PreTrainedModel, prefix: Prefix, hidden: Tensor, target_ids: Tensor) -> Tensor:
     """Log-probability (nats) of each row's target, (row,) float32 on the CPU.
 
-    The model runs on one token with its decoder layers standing aside: they hand on rows of `hidden` instead of
-    computing. So final norm, vocabulary product and what a family does to its logits (soft capping, masked image
-    tokens) are its own.
+    The model runs on one token, and its decoder layers return rows of `hidden` instead of computing. So final norm,
+    vocabulary product and what a family does to its logits (soft capping, masked image tokens) are the model's.
 
     Args:
-        layers, return_tuples: all decoder layers of the language model, and whether they return tuples.
+        prefix: of the sweep that computed `hidden`.
         hidden: output of the last of them, (row, 1, d_model).
         target_ids: (row,).
     """
     chunk = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
     log_probs = []
     for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
-        output = (rows,) if return_tuples else rows
-        stand_in = _standing_in(layers, lambda *_, output=output, **__: output)
-        with stand_in, _head_in_blocks(model.get_output_embeddings()):
+        output = (rows,) if prefix.layers_return_tuples else rows
+        with ExitStack() as stack:
+            for layer in prefix.layers:
+                stack.enter_context(attribute_set(layer, "forward", lambda *_, output=output, **__: output))
+            stack.enter_context(_head_in_blocks(model.get_output_embeddings()))
             token = targets[:1, None].to(model.device)
             logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
         chosen = logits.float().log_softmax(dim=-1).gather(1, targets[:, None].to(logits.device))
         log_probs.append(chosen[:, 0].cpu())
     return torch.cat(log_probs)
-
-
-@contextmanager
-def _standing_in(modules: Iterable[nn.Module], forward: Callable) -> Iterator[None]:
-    """Let `forward` answer for `modules` while the context is open."""
-    before = {module: module.__dict__.get("forward") for module in modules}  # device maps put one there
-    try:
-        for module in before:
-            module.forward = forward
-        yield
-    finally:
-        for module, own in before.items():
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = own
 
 
 @contextmanager
@@ -69,5 +55,5 @@ def _head_in_blocks(head: nn.Module | None) -> Iterator[None]:
             torch.mm(rows, head.weight[words : words + CPU_BLOCK].T, out=logits[:, words : words + CPU_BLOCK])
         return logits.unflatten(0, hidden.shape[:-1])
 
-    with _standing_in([head], multiply):
+    with attribute_set(head, "forward", multiply):
         yield

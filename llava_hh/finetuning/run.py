@@ -68,16 +68,15 @@ def chosen_heads(given: Training, lvlm: Lvlm) -> list[Head]:
 
 def prepare(given: Training, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRows]:
     """Make what is trained trainable, and nothing else."""
-    tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
     if given.untie:
         untie_vocabulary(lvlm.model)
-        tied = False
-    vocabulary = not tied if given.lm_head is None else given.lm_head
+    is_tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
+    vocabulary = not is_tied if given.lm_head is None else given.lm_head
     return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if given.released else heads, vocabulary)
 
 
 def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
+    """The sha256 of each file, None for one that cannot be read; the processes share the files out."""
 
     def digests(share: Sequence[str]) -> list[str | None]:
         return [sha256_or_none(folder / name) for name in progress("sha256 of images", "image", share)]
@@ -86,8 +85,9 @@ def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | Non
     return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
 
 
-def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
-    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+def settings_of(
+    given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, order: Sequence[int]
+) -> FineTuningSettings:
     images = digests_of_images(given.image_folder, {name for name in (data[index].image for index in order) if name})
     made = {
         "model": describe_loaded(lvlm),
@@ -98,14 +98,16 @@ def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: Instructio
         "mixed_precision": mixed_precision(),
         "sharding": sharding(),
     }
-    return FineTuningSettings(**made, **{each.name: getattr(given, each.name) for each in fields(Rules)})
+    return FineTuningSettings(**made, **{rule.name: getattr(given, rule.name) for rule in fields(Rules)})
 
 
-def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, settings: str) -> None:
-    """Train into --out; the trained rows end up in --out/trained.
+def fine_tune(
+    given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, order: Sequence[int], settings: str
+) -> None:
+    """Train into --out; the trained rows are saved in --out/trained.
 
     Args:
-        settings: their digest.
+        order: the samples of all steps; settings: the digest of `FineTuningSettings`.
     Raises:
         ValueError: flags that do not fit together, or data that teach nothing.
     """
@@ -113,10 +115,8 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
         raise ValueError("--ce-coeff 0 --attention-coeff 0: expected a loss to train for")
     samples_a_pass = processes().count * given.accumulation
     if given.batch_size % samples_a_pass:
-        raise ValueError(
-            f"--batch-size {given.batch_size} is no multiple of {processes().count} processes x "
-            f"{given.accumulation} passes"
-        )
+        passes = f"{processes().count} processes x {given.accumulation} passes"
+        raise ValueError(f"--batch-size {given.batch_size} is no multiple of {passes}")
     if given.gradient_checkpointing:
         lvlm.model.activation_checkpointing_enable({"use_reentrant": False})
     n_parameters = lvlm.model.num_parameters()
@@ -127,30 +127,23 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
         f"fine-tuning: {given.steps} steps of {given.batch_size} samples, {given.objective}, {which}: "
         f"{n_trained:,} of {n_parameters:,} parameters, into {given.out}"
     )
-    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
     collate = Collator(lvlm, data, given.image_folder, given.max_length, given.skip_bad)
     refuse_nothing_to_learn(collate, order, from_images=given.attention_coeff > 0)
     attention = AttentionLoss(given.objective)
-    trainer = TargetedTrainer(
-        TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff),
-        tuned=tuned,
-        order=order,
-        log=given.out / LOG_FILE,
-        settings=settings,
-        args=training_arguments(
-            given.out / CHECKPOINTS,
-            max_steps=given.steps,
-            per_device_train_batch_size=given.batch_size // samples_a_pass,
-            gradient_accumulation_steps=given.accumulation,
-            learning_rate=given.learning_rate,
-            warmup_steps=given.warmup,
-            logging_steps=given.log_every,
-            save_steps=given.save_every,
-            seed=given.seed,
-        ),
-        train_dataset=range(len(data)),
-        data_collator=collate,
+    model = TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff)
+    arguments = training_arguments(
+        given.out / CHECKPOINTS,
+        max_steps=given.steps,
+        per_device_train_batch_size=given.batch_size // samples_a_pass,
+        gradient_accumulation_steps=given.accumulation,
+        learning_rate=given.learning_rate,
+        warmup_steps=given.warmup,
+        logging_steps=given.log_every,
+        save_steps=given.save_every,
+        seed=given.seed,
     )
+    read = {"train_dataset": range(len(data)), "data_collator": collate}
+    trainer = TargetedTrainer(model, tuned, order, given.out / LOG_FILE, settings, args=arguments, **read)
     last = resume_point(trainer)
     if last and steps_of(last) == given.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
         load_trained_rows(tuned, last)
@@ -163,7 +156,7 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
 
 
 def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
-    """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
+    """Print how many samples of the whole training were left out, by the log and the counts after its last row."""
     rows = [row for _, row in json_rows(given.out / LOG_FILE, "the log of this training")]
     logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
     bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
@@ -175,7 +168,7 @@ def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
 
 
 def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str) -> None:
-    """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
+    """Write the start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
     lvlm = load_lvlm(given.model, Loading(device_map="cpu"))
     tuned = prepare(given, lvlm, heads)
     load_trained_rows(tuned, given.out / TRAINED)
@@ -195,11 +188,9 @@ def is_trained(given: Training) -> bool:
     """
     team, model, problem = processes(), given.out / MODEL, None
     if team.is_main and model.exists():
-        problem = damage_of(model, given.steps, file_sha256)
-        if problem:
-            raise ValueError(
-                f"{model}: {problem}; delete the folder and give the same command again, it is then written anew"
-            )
+        if problem := damage_of(model, given.steps, file_sha256):
+            advice = "delete the folder and give the same command again, it is then written anew"
+            raise ValueError(f"{model}: {problem}; {advice}")
     elif team.is_main:
         problem = damage_of(given.out / TRAINED, given.steps, file_sha256)
     return not any(team.exchange(problem or ""))
@@ -217,14 +208,15 @@ def finetune(given: Training) -> Path | None:
     for message in data.bad:
         print(f"skipped: {message}")
     lvlm = load_lvlm(given.model)
-    heads = chosen_heads(given, lvlm)
-    result, settings = given.out / MODEL, settings_of(given, lvlm, heads, data)
+    heads, result = chosen_heads(given, lvlm), given.out / MODEL
+    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+    settings = settings_of(given, lvlm, heads, data, order)
     digest = settings.digest()
     begun_run(given.out, settings)  # names the settings that differ, where it can
     refuse_others([*own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result], digest)
     with start_run(given.out, settings):
         if not is_trained(given):
-            fine_tune(given, lvlm, heads, data, digest)
+            fine_tune(given, lvlm, heads, data, order, digest)
         if processes().is_main:
             if not result.exists():
                 save_checkpoint(given, heads, result, digest)

@@ -1,4 +1,4 @@
-"""TF-HH on transformers' Trainer: checkpoints of the trained rows, resuming, a row of log per step."""
+"""TF-HH on transformers' Trainer: checkpoints of the trained rows, resuming, a log row per step."""
 
 import json
 import math
@@ -34,11 +34,11 @@ from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
 from llava_hh.runs.run import processes
 
-LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a row of the log: samples that nothing is learned from
+LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a log row: samples from which nothing is learned
 
 
-class Rest(TrainerCallback):
-    """Says after the first step how long the others take."""
+class TimeLeft(TrainerCallback):
+    """Prints after the first step how long the others take."""
 
     def __init__(self) -> None:
         self.forecast = Forecast("fine-tuning", "step")
@@ -51,7 +51,7 @@ class Rest(TrainerCallback):
 
 
 class TargetedTrainer(Trainer):
-    """Trainer whose checkpoints hold the trained rows alone, and the log up to them; they count only as a whole.
+    """Trainer whose checkpoints hold the trained rows alone, and the log up to them; they count only when complete.
 
     Args:
         tuned: the trained parts by name.
@@ -70,13 +70,15 @@ class TargetedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.tuned, self.order, self.log_file, self.settings = tuned, order, log, settings
-        self.parts: list[Tensor] = []  # what this process measured, pass by pass, since the last log or checkpoint
-        # since the last log, over all processes: sums of what was measured before `parts`, of so many passes; samples
+        self.passes: list[
+            Tensor
+        ] = []  # losses and masses of this process, pass by pass, since the last log or checkpoint
+        # since the last log, over all processes: the sums of earlier passes, their number, and samples left out
         self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
         super().__init__(model=model, **options)
         self.remove_callback(PrinterCallback)  # where there is no bar; the log has it all
-        self.add_callback(Rest)
+        self.add_callback(TimeLeft)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sequence[int]:
         return self.order
@@ -94,27 +96,23 @@ class TargetedTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        sample_ids = inputs["sample_ids"]
         outputs = model(inputs["inputs"], inputs["image_mask"], inputs["labels"], counts=num_items_in_batch)
-        if not math.isfinite(outputs["loss"].item()):
-            step = self.state.global_step + 1
-            raise ValueError(
-                f"step {step}: the loss is {outputs['loss'].item()}; samples {', '.join(map(str, sample_ids))}. "
-                "Lower --learning-rate, or leave these samples out"
-            )
-        self.parts.append(torch.stack([value.detach().float() for value in outputs.values()]))
-        self.part_names = list(outputs)
+        if not math.isfinite(loss := outputs["loss"].item()):
+            where = f"step {self.state.global_step + 1}: the loss is {loss}; samples {', '.join(map(str, inputs['sample_ids']))}"
+            raise ValueError(f"{where}. Lower --learning-rate, or leave these samples out")
+        self.passes.append(torch.stack([value.detach().float() for value in outputs.values()]))
+        self.names = list(outputs)
         # processes average their gradients, and each has divided by the counts of all
         return outputs["loss"] * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add what was measured since the last log to Trainer's own numbers, and both to the log file."""
-        if self.parts and "learning_rate" in logs:
+        """Add the means since the last log to Trainer's numbers, and write both to the log file."""
+        if self.passes and "learning_rate" in logs:
             self._sum_up()
             totals = self.sums / (self.n_passes / self.args.gradient_accumulation_steps)
             logs = {
                 "step": self.state.global_step,
-                **dict(zip(self.part_names, totals.tolist(), strict=True)),
+                **dict(zip(self.names, totals.tolist(), strict=True)),
                 "learning_rate": logs["learning_rate"],
                 "grad_norm": logs.get("grad_norm"),
                 **dict(zip(LEFT_OUT, self.left_out, strict=True)),
@@ -126,18 +124,17 @@ class TargetedTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _sum_up(self) -> None:
-        """Move what was measured since the last log from `parts` into `sums`."""
-        if self.parts:
-            own = torch.stack(self.parts).sum(0)
-            self.sums = self.sums.to(own.device) + self.accelerator.reduce(own, "sum")
-            self.n_passes += len(self.parts)
-            self.parts = []
+        """Add the `passes` of all processes to `sums`."""
+        if self.passes:
+            of_process = torch.stack(self.passes).sum(0)
+            self.sums = self.sums.to(of_process.device) + self.accelerator.reduce(of_process, "sum")
+            self.n_passes += len(self.passes)
+            self.passes = []
 
     def recall(self, checkpoint: Path) -> None:
-        """Take over what had been measured since the last log when a checkpoint was saved."""
-        content = read_json(checkpoint / SINCE_LOG)
-        self.sums, self.n_passes = torch.tensor(content["sums"]), content["n_passes"]
-        self.left_out = content["left_out"]
+        """Restore the sums since the last log from a checkpoint."""
+        since = read_json(checkpoint / SINCE_LOG)
+        self.sums, self.n_passes, self.left_out = torch.tensor(since["sums"]), since["n_passes"], since["left_out"]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
@@ -194,36 +191,30 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
         where = "its last whole checkpoint"
         with suppress(OSError, ValueError):
             where = last_whole_checkpoint(checkpoints) or "the start"
-        raise OSError(
-            f"{written}: could not be written ({in_one_line(error)}); make room and give the same command "
-            f"again, it goes on from {where}"
-        ) from error
+        what = f"could not be written ({in_one_line(error)}); make room and give the same command again"
+        raise OSError(f"{written}: {what}, it goes on from {where}") from error
 
 
 def resume_point(trainer: TargetedTrainer) -> Path | None:
-    """The checkpoint to go on from, for all processes; says which later ones were passed over, and leaves them.
+    """The checkpoint to go on from, for all processes; warns of later ones that were passed over, and keeps them.
 
     The log becomes that of the checkpoint.
 
     Raises:
-        ValueError, OSError: as `last_whole_checkpoint`, in the first process.
+        ValueError: a checkpoint of an earlier version; in the first process.
+        OSError: a file is there and cannot be read; in the first process.
     """
-    team, folder, passed = processes(), Path(trainer.args.output_dir), []
-    name = ""
+    team, folder, warnings, name = processes(), Path(trainer.args.output_dir), [], ""
     if team.is_main:
-        last = last_whole_checkpoint(folder, lambda path, why: passed.append((path, why)))
-        for path, why in passed:
-            print(f"warning: {path}: passed over, {why}", file=sys.stderr)
-        if last is not None:
-            begun = read_json(last / MANIFEST)["processes"]
-            if begun != team.count:
-                print(
-                    f"warning: {last}: made by {begun} processes, not {team.count}; sums round otherwise, and random "
-                    "numbers begin anew",
-                    file=sys.stderr,
-                )
-        elif passed:
-            print(f"warning: {folder}: no whole checkpoint there; training begins anew", file=sys.stderr)
+        last = last_whole_checkpoint(folder, lambda path, why: warnings.append(f"{path}: passed over, {why}"))
+        begun = read_json(last / MANIFEST)["processes"] if last else team.count
+        if begun != team.count:
+            what = f"made by {begun} processes, not {team.count}; sums round otherwise, and random numbers begin anew"
+            warnings.append(f"{last}: {what}")
+        if warnings and not last:
+            warnings.append(f"{folder}: no whole checkpoint there; training begins anew")
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         write_text(trainer.log_file, _text_of(last / LOG_FILE) if last else "")
         name = last.name if last else ""
     name = team.exchange(name)[0]
@@ -238,7 +229,7 @@ def _text_of(path: Path) -> str:
 
 
 def train(trainer: TargetedTrainer, last: Path | None) -> None:
-    """Train to the end, from a checkpoint on if there is one."""
+    """Train to the end, from the checkpoint `last` if there is one."""
     trainer.accelerator.wait_for_everyone()
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -249,7 +240,7 @@ def train(trainer: TargetedTrainer, last: Path | None) -> None:
 
 
 def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
-    """The arguments that make Trainer do this and nothing else; `settings` are what the command line decides."""
+    """The arguments of Trainer: our fixed ones, and `settings` from the command line."""
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
