@@ -70,9 +70,7 @@ class TargetedTrainer(Trainer):
         **options: Any,
     ) -> None:
         self.tuned, self.order, self.log_file, self.settings = tuned, order, log, settings
-        self.passes: list[
-            Tensor
-        ] = []  # losses and masses of this process, pass by pass, since the last log or checkpoint
+        self.passes: list[Tensor] = []  # losses and masses of this process since the last log or checkpoint
         # since the last log, over all processes: the sums of earlier passes, their number, and samples left out
         self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
@@ -98,8 +96,9 @@ class TargetedTrainer(Trainer):
     ) -> Tensor:
         outputs = model(inputs["inputs"], inputs["image_mask"], inputs["labels"], counts=num_items_in_batch)
         if not math.isfinite(loss := outputs["loss"].item()):
-            where = f"step {self.state.global_step + 1}: the loss is {loss}; samples {', '.join(map(str, inputs['sample_ids']))}"
-            raise ValueError(f"{where}. Lower --learning-rate, or leave these samples out")
+            step, samples = self.state.global_step + 1, ", ".join(map(str, inputs["sample_ids"]))
+            advice = "Lower --learning-rate, or leave these samples out"
+            raise ValueError(f"step {step}: the loss is {loss}; samples {samples}. {advice}")
         self.passes.append(torch.stack([value.detach().float() for value in outputs.values()]))
         self.names = list(outputs)
         # processes average their gradients, and each has divided by the counts of all
