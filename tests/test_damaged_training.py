@@ -169,7 +169,7 @@ def go_on(folder: Path, before: str, damage=lambda out: None, *more: str) -> Pat
 def test_the_checkpoint_before_a_damaged_one_is_taken_and_no_pickle_loaded(folder, capsys, monkeypatch):
     loads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **given: loads.append(given) or load(*args, **given))
-    monkeypatch.setattr("llava_hh.finetuning.run.drop_checkpoints", lambda _: None)
+    monkeypatch.setattr("llava_hh.finetuning.checkpoints.drop_checkpoints", lambda _: None)
     out = go_on(folder, "interrupted", lambda out: (out / LAST / "scheduler.pt").rename(out / LAST / "stray"))
     assert damage_of(out / LAST, 4) is None and not (out / LAST / "stray").exists()
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]

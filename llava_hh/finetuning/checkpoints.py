@@ -107,11 +107,11 @@ def _no_verdict(file: Path) -> Iterator[None]:
         raise OSError(f"{file}: {what}. Give the same command again when it can be read") from error
 
 
-def last_whole_checkpoint(folder: Path, pass_over: Callable[[Path, str], None] = lambda *_: None) -> Path | None:
+def last_whole_checkpoint(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Path | None:
     """The complete checkpoint of the most steps; None without one.
 
     Args:
-        pass_over: is called with each later checkpoint, and why it does not count.
+        warn: takes a text about each later checkpoint, which says why it does not count.
     Raises:
         ValueError: a checkpoint of an earlier version; says how to go on.
         OSError: a file is there and cannot be read.
@@ -123,7 +123,7 @@ def last_whole_checkpoint(folder: Path, pass_over: Callable[[Path, str], None] =
         if not (path / MANIFEST).exists() and (path / OLD_MARK).exists():
             what = "of an earlier version, which did not keep the sha256 of its files; finish the training with that"
             raise ValueError(f"{path}: {what} version, or delete {folder} to train from the start")
-        pass_over(path, problem)
+        warn(f"{path}: passed over, {problem}")
     return None
 
 

@@ -46,7 +46,7 @@ class TunedRows(nn.Module):
         return self.base
 
 
-def first_head_of_each_layer(heads: Iterable[tuple[int, int]]) -> list[Head]:
+def first_heads(heads: Iterable[tuple[int, int]]) -> list[Head]:
     """The heads that the released code trains: its loop over the list stops at the first match in each layer."""
     first: dict[int, Head] = {}
     for layer, head in heads:

@@ -10,34 +10,13 @@ from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_wit
 from llava_hh.files.files import json_rows, sha256_or_none
 from llava_hh.files.parts import folder_part_of
 from llava_hh.files.progress import announce, progress
+from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.batches import Collator, refuse_nothing_to_learn, sample_order
-from llava_hh.finetuning.checkpoints import (
-    LOG_FILE,
-    damage_of,
-    drop_checkpoints,
-    load_trained_rows,
-    own_checkpoints,
-    refuse_others,
-    steps_of,
-    write_manifest,
-)
-from llava_hh.finetuning.head_rows import (
-    TunedRows,
-    first_head_of_each_layer,
-    merge_tuned_rows,
-    tune_head_rows,
-    untie_vocabulary,
-)
+from llava_hh.finetuning.checkpoints import LOG_FILE, damage_of
+from llava_hh.finetuning.head_rows import TunedRows, first_heads, merge_tuned_rows, tune_head_rows, untie_vocabulary
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.finetuning.settings import FineTuningSettings, Rules, mixed_precision, sharding
-from llava_hh.finetuning.trainer import (
-    LEFT_OUT,
-    TargetedTrainer,
-    failing_disk_in_one_line,
-    resume_point,
-    train,
-    training_arguments,
-)
+from llava_hh.finetuning.trainer import LEFT_OUT, TargetedTrainer, resume_point, training_arguments, writing
 from llava_hh.heads import Head
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -72,7 +51,7 @@ def prepare(given: Training, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRo
         untie_vocabulary(lvlm.model)
     is_tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
     vocabulary = not is_tied if given.lm_head is None else given.lm_head
-    return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if given.released else heads, vocabulary)
+    return tune_head_rows(lvlm.model, first_heads(heads) if given.released else heads, vocabulary)
 
 
 def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
@@ -145,11 +124,12 @@ def fine_tune(
     read = {"train_dataset": range(len(data)), "data_collator": collate}
     trainer = TargetedTrainer(model, tuned, order, given.out / LOG_FILE, settings, args=arguments, **read)
     last = resume_point(trainer)
-    if last and steps_of(last) == given.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
-        load_trained_rows(tuned, last)
+    is_done = last and checkpoints.steps_of(last) == given.steps  # killed after the last step
+    if is_done and not trainer.is_fsdp_enabled:
+        checkpoints.load_trained_rows(tuned, last)
     else:
         with observe(lvlm.model, heads, attention):
-            train(trainer, last)
+            trainer.train_from(last)
     if processes().is_main:
         say_what_was_left_out(given, trainer.left_out)
     trainer.save_rows(given.out / TRAINED)
@@ -171,12 +151,12 @@ def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str
     """Write the start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
     lvlm = load_lvlm(given.model, Loading(device_map="cpu"))
     tuned = prepare(given, lvlm, heads)
-    load_trained_rows(tuned, given.out / TRAINED)
+    checkpoints.load_trained_rows(tuned, given.out / TRAINED)
     merge_tuned_rows(lvlm.model, tuned)
-    with failing_disk_in_one_line(out, given.out / CHECKPOINTS), folder_part_of(out) as part:
+    with writing(out, given.out / CHECKPOINTS), folder_part_of(out) as part:
         lvlm.model.save_pretrained(part)
         lvlm.processor.save_pretrained(part)
-        write_manifest(part, settings, given.steps)
+        checkpoints.write_manifest(part, settings, given.steps)
 
 
 def is_trained(given: Training) -> bool:
@@ -213,14 +193,15 @@ def finetune(given: Training) -> Path | None:
     settings = settings_of(given, lvlm, heads, data, order)
     digest = settings.digest()
     begun_run(given.out, settings)  # names the settings that differ, where it can
-    refuse_others([*own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result], digest)
+    made = [*checkpoints.own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result]
+    checkpoints.refuse_others(made, digest)
     with start_run(given.out, settings):
         if not is_trained(given):
             fine_tune(given, lvlm, heads, data, order, digest)
         if processes().is_main:
             if not result.exists():
                 save_checkpoint(given, heads, result, digest)
-            drop_checkpoints(given.out / CHECKPOINTS)
+            checkpoints.drop_checkpoints(given.out / CHECKPOINTS)
     if not processes().is_main:
         return None
     print(result)

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,8 @@ from transformers.trainer_callback import PrinterCallback
 from llava_hh.files.files import in_one_line, read_json, write_json, write_text
 from llava_hh.files.memory import is_out_of_memory
 from llava_hh.files.progress import Forecast
-from llava_hh.finetuning.checkpoints import (
-    LOG_FILE,
-    MANIFEST,
-    SINCE_LOG,
-    TRAINED_FILE,
-    drop_checkpoint,
-    drop_old_checkpoints,
-    last_whole_checkpoint,
-    load_trained_rows,
-    write_manifest,
-)
+from llava_hh.finetuning import checkpoints
+from llava_hh.finetuning.checkpoints import LOG_FILE, MANIFEST, SINCE_LOG, TRAINED_FILE
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
 from llava_hh.runs.run import processes
@@ -57,28 +48,22 @@ class TargetedTrainer(Trainer):
         tuned: the trained parts by name.
         order: the samples of all steps.
         log: a JSON-lines file, a row per step.
-        settings: a digest of what decides the weights.
+        digest: of the settings; more: Trainer's arguments.
     """
 
     def __init__(
-        self,
-        model: TargetedModel,
-        tuned: dict[str, TunedRows],
-        order: Sequence[int],
-        log: Path,
-        settings: str,
-        **options: Any,
+        self, model: TargetedModel, tuned: dict[str, TunedRows], order: list[int], log: Path, digest: str, **more: Any
     ) -> None:
-        self.tuned, self.order, self.log_file, self.settings = tuned, order, log, settings
+        self.tuned, self.order, self.log_file, self.digest = tuned, order, log, digest
         self.passes: list[Tensor] = []  # losses and masses of this process since the last log or checkpoint
         # since the last log, over all processes: the sums of earlier passes, their number, and samples left out
         self.sums, self.n_passes, self.left_out = torch.zeros(()), 0, [0] * len(LEFT_OUT)
         self.loss_is_scaled_for_ga = True  # the counts are those of all accumulated batches
-        super().__init__(model=model, **options)
+        super().__init__(model=model, **more)
         self.remove_callback(PrinterCallback)  # where there is no bar; the log has it all
         self.add_callback(TimeLeft)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sequence[int]:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> list[int]:
         return self.order
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
@@ -146,9 +131,9 @@ class TargetedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
-        with failing_disk_in_one_line(checkpoint, folder):
+        with writing(checkpoint, folder):
             if self.args.should_save and checkpoint.exists():  # one that was passed over
-                drop_checkpoint(checkpoint)
+                checkpoints.drop_checkpoint(checkpoint)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self._sum_up()
@@ -157,28 +142,38 @@ class TargetedTrainer(Trainer):
                 write_text(checkpoint / LOG_FILE, _text_of(self.log_file))
                 since = {"sums": self.sums.tolist(), "n_passes": self.n_passes, "left_out": self.left_out}
                 write_json(checkpoint / SINCE_LOG, since)
-                write_manifest(checkpoint, self.settings, self.state.global_step)
-                drop_old_checkpoints(folder, self.state.global_step)
+                checkpoints.write_manifest(checkpoint, self.digest, self.state.global_step)
+                checkpoints.drop_old_checkpoints(folder, self.state.global_step)
 
     def save_rows(self, folder: Path) -> None:
         """Save the trained rows of all steps, by all processes together."""
-        with failing_disk_in_one_line(folder, Path(self.args.output_dir)):
+        with writing(folder, Path(self.args.output_dir)):
             if self.args.should_save:
                 (folder / MANIFEST).unlink(missing_ok=True)
             self.save_model(str(folder))
             if self.args.should_save:
-                write_manifest(folder, self.settings, self.args.max_steps)
+                checkpoints.write_manifest(folder, self.digest, self.args.max_steps)
+
+    def train_from(self, last: Path | None) -> None:
+        """Train to the end, from the checkpoint `last` if there is one."""
+        self.accelerator.wait_for_everyone()
+        try:
+            self.train(resume_from_checkpoint=str(last) if last else None)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()  # else an error would stand in the bar's line
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_trained_rows(self.tuned, Path(resume_from_checkpoint))
+            checkpoints.load_trained_rows(self.tuned, Path(resume_from_checkpoint))
 
 
 @contextmanager
-def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]:
-    """Turn the errors of writing `written` into one OSError that says where the training goes on.
+def writing(written: Path, folder: Path) -> Iterator[None]:
+    """Turn the errors of writing `written` into one OSError that says from which checkpoint in `folder` to go on.
 
     Torch and safetensors have errors of their own where the disk is full.
     """
@@ -189,7 +184,7 @@ def failing_disk_in_one_line(written: Path, checkpoints: Path) -> Iterator[None]
             raise
         where = "its last whole checkpoint"
         with suppress(OSError, ValueError):
-            where = last_whole_checkpoint(checkpoints) or "the start"
+            where = checkpoints.last_whole_checkpoint(folder) or "the start"
         what = f"could not be written ({in_one_line(error)}); make room and give the same command again"
         raise OSError(f"{written}: {what}, it goes on from {where}") from error
 
@@ -205,7 +200,7 @@ def resume_point(trainer: TargetedTrainer) -> Path | None:
     """
     team, folder, warnings, name = processes(), Path(trainer.args.output_dir), [], ""
     if team.is_main:
-        last = last_whole_checkpoint(folder, lambda path, why: warnings.append(f"{path}: passed over, {why}"))
+        last = checkpoints.last_whole_checkpoint(folder, warnings.append)
         begun = read_json(last / MANIFEST)["processes"] if last else team.count
         if begun != team.count:
             what = f"made by {begun} processes, not {team.count}; sums round otherwise, and random numbers begin anew"
@@ -225,17 +220,6 @@ def resume_point(trainer: TargetedTrainer) -> Path | None:
 
 def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
-def train(trainer: TargetedTrainer, last: Path | None) -> None:
-    """Train to the end, from the checkpoint `last` if there is one."""
-    trainer.accelerator.wait_for_everyone()
-    try:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
-    finally:
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
-                callback.training_bar.close()  # else an error would stand in the bar's line
 
 
 def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
