@@ -20,8 +20,7 @@ from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
-from llava_hh.attribution.sweep import read_prefix, sweep
-from llava_hh.attribution.vocabulary import target_log_probs
+from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
 from llava_hh.heads import Head, by_layer, check_heads
 
 
@@ -64,7 +63,7 @@ def ablate_every_head(
         max_rows: the most one-token rows that a sweep carries; at least 1 + n_copies, where n_copies is n_heads, plus 2
             with `modules`. One target in full is 1 + n_layers * n_copies rows. Fewer rows mean less memory, more sweeps
             and the same answer. Peak memory on top of the model is about max_rows * (3 * d_ff values + 3 * n_heads *
-            n_prefix float32), plus the keys and values of one sample, plus 2 * `vocabulary.MAX_LOGITS` float32.
+            n_prefix float32), plus the keys and values of one sample, plus 2 * `sweep.MAX_LOGITS` float32.
         heads: replace these alone; the others' log-probabilities are NaN. None: every head of the model.
         replacement: what an ablated output becomes.
         sample_id: which sample this is, 0 or more; it seeds `Noise`, and nothing else reads it.

@@ -12,8 +12,7 @@ from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.ablation import check_targets
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Zero
-from llava_hh.attribution.sweep import read_prefix, sweep
-from llava_hh.attribution.vocabulary import target_log_probs
+from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
 
 
 def estimate_every_head(

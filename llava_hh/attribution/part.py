@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.shortlist import marks_of
-from llava_hh.attribution.summary import Columns, summarise
+from llava_hh.attribution.summary import ArrayColumns, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.metrics.chair.datasets import images_with_objects
@@ -53,7 +53,7 @@ def part_of_images(given: Part) -> dict:
     kept = images_with_objects(attributed, given.with_object, given.without_object)
     hallucinated, image_ids = marks_of(rows)
     chosen = np.array([row["image_id"] in kept for row in rows])
-    of_part = {name: Columns(array[chosen]) for name, array in log_probs.items()}
+    of_part = {name: ArrayColumns(array[chosen]) for name, array in log_probs.items()}
     part = {"with_object": given.with_object, "without_object": given.without_object}
     part["whole"] = sha256(given.of / "targets.jsonl")
     lists = summarise(hallucinated[chosen], image_ids[chosen], of_part, whole["read_out"], given.list_length)

@@ -36,11 +36,7 @@ class Shortlist:
 
 
 def screen(
-    attribution: CaptionAttribution,
-    entries: list[dict],
-    replacement: Replacement,
-    run: Run,
-    settings: AttributionSettings,
+    teacher: CaptionAttribution, entries: list[dict], replacement: Replacement, run: Run, settings: AttributionSettings
 ) -> Shortlist:
     """Measure the `settings.screen` heads of largest estimated contrastive influence alone.
 
@@ -50,21 +46,17 @@ def screen(
         run: of the measurement; the estimates get a folder in it.
     """
     with start_run(run.folder / "estimates", settings, [entry["image_id"] for entry in entries]) as estimates:
-        attribution.estimate_blocks(entries, estimates)
+        teacher.estimate_blocks(entries, estimates)
     arrays, (hallucinated, _) = join_arrays(estimates.finished_arrays()), marks_of(estimates.finished_rows())
     drops = estimated_influence(arrays["clean"], arrays["drops"], settings.read_out)
     contrast = contrastive_influence(drops, hallucinated)
-    attribution.run_blocks(entries, replacement, run, heads=rank_heads(contrast, settings.screen)[0])
+    teacher.run_blocks(entries, replacement, run, heads=rank_heads(contrast, settings.screen)[0])
     about = {"kind": "screen", "n_heads": settings.screen, "estimated_contrastive_influence": contrast.tolist()}
     return _shortlist(run.finished_rows(), join_arrays(run.finished_arrays()), about)
 
 
 def race(
-    attribution: CaptionAttribution,
-    entries: list[dict],
-    replacement: Replacement,
-    run: Run,
-    settings: AttributionSettings,
+    teacher: CaptionAttribution, entries: list[dict], replacement: Replacement, run: Run, settings: AttributionSettings
 ) -> Shortlist:
     """Measure heads round by round, each on a further share of the captions; heads that `settings.race` others have
     beaten drop out.
@@ -72,7 +64,7 @@ def race(
     Args:
         run: whose folder holds one run per round.
     """
-    shape = attribution.lvlm.n_layers, attribution.lvlm.n_heads
+    shape = teacher.lvlm.n_layers, teacher.lvlm.n_heads
     alive, left_after = [Head(*index) for index in np.ndindex(shape)], np.zeros(shape, dtype=int)  # after captions
     rows: list[dict] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -82,7 +74,7 @@ def race(
         of_round = replace(settings, round=number, heads=[list(head) for head in alive])
         manifest = [entry["image_id"] for entry in entries[first:last]]
         with start_run(run.folder / "rounds" / f"{number:02d}", of_round, manifest) as part:
-            attribution.run_blocks(entries[first:last], replacement, part, heads=alive)
+            teacher.run_blocks(entries[first:last], replacement, part, heads=alive)
         rows += part.finished_rows()
         parts.append(join_arrays(part.finished_arrays()))
         log_probs = join_arrays(parts)

@@ -91,27 +91,6 @@ def bootstrap_interval(
     return low.reshape(shape), high.reshape(shape)
 
 
-def half_overlap(
-    influences: np.ndarray,
-    hallucinated: np.ndarray,
-    image_ids: np.ndarray,
-    ks: Sequence[int],
-    splits: int = 200,
-    seed: int = 0,
-) -> dict[int, dict]:
-    """Share of the top k heads that two random halves of the images have in common, as fractions.
-
-    Args:
-        influences: (target, layer, head); hallucinated, image_ids: (target,).
-        ks: lengths of the list, each from 1 to the number of heads.
-    Returns: the result of `overlap_of_halves`.
-    Raises:
-        ValueError: one of the two kinds of tokens is missing, or a k that is not a number of heads.
-    """
-    flat = influences.reshape(len(influences), -1)
-    return overlap_of_halves(half_contrasts(flat, hallucinated, image_ids, splits, seed), ks)
-
-
 def half_contrasts(
     influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, splits: int = 200, seed: int = 0
 ) -> np.ndarray:

@@ -22,7 +22,7 @@ FLOAT = np.dtype("<f4")  # F32 of safetensors
 
 
 @dataclass(frozen=True)
-class Columns:
+class ArrayColumns:
     """An array (target, ...) in memory, seen as (target, column)."""
 
     array: np.ndarray
@@ -54,6 +54,9 @@ class StoredColumns:
                 count = min(step, n_targets - start) * width
                 values[start : start + step] = np.fromfile(file, FLOAT, count).reshape(-1, width)[:, first:last]
         return values
+
+
+Columns = ArrayColumns | StoredColumns
 
 
 def join_blocks(run: Run, path: Path) -> None:
@@ -95,7 +98,7 @@ def stored_columns(path: Path) -> Mapping[str, StoredColumns]:
     }
 
 
-def _pieces(array: Columns | StoredColumns) -> Iterator[np.ndarray]:
+def _pieces(array: Columns) -> Iterator[np.ndarray]:
     """All columns of an array in parts of at most NUMBERS_AT_ONCE numbers, or one column."""
     step = max(1, NUMBERS_AT_ONCE // max(1, array.shape[0]))
     for first in range(0, int(np.prod(array.shape[1:])), step):
@@ -105,6 +108,9 @@ def _pieces(array: Columns | StoredColumns) -> Iterator[np.ndarray]:
 class Scores:
     """Scores of heads or modules, from the log-probabilities of all targets under each ablation, column by column.
 
+    Args:
+        marks: (target,) whether each target is hallucinated, and of which image it is.
+        halved: keep the scores in halves of the images too.
     Attributes:
         measured: (...) bool, the ablations that were measured at every target.
         contrast, low, high, of_hallucinated, of_others: (measured,) float64.
@@ -112,17 +118,9 @@ class Scores:
     """
 
     def __init__(
-        self,
-        clean: np.ndarray,
-        ablated: Columns | StoredColumns,
-        hallucinated: np.ndarray,
-        image_ids: np.ndarray,
-        read_out: str,
-        with_halves: bool,
+        self, clean: np.ndarray, ablated: Columns, marks: tuple[np.ndarray, np.ndarray], read_out: str, halved: bool
     ) -> None:
-        scores: list[np.ndarray] = []
-        halves: list[np.ndarray] = []
-        measured: list[np.ndarray] = []
+        scores, halves, measured, hallucinated = [], [], [], marks[0]
         for columns in _pieces(ablated):
             measured.append(everywhere := ~np.isnan(columns).any(0))
             if not everywhere.any():  # few heads are on a shortlist
@@ -130,9 +128,9 @@ class Scores:
             influences = influence(clean, columns[:, everywhere], read_out)
             contrast = contrastive_influence(influences, hallucinated)
             means = [influences[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
-            scores.append(np.stack([contrast, *bootstrap_interval(influences, hallucinated, image_ids), *means]))
-            if with_halves:
-                halves.append(half_contrasts(influences, hallucinated, image_ids))
+            scores.append(np.stack([contrast, *bootstrap_interval(influences, *marks), *means]))
+            if halved:
+                halves.append(half_contrasts(influences, *marks))
         self.measured = np.concatenate(measured).reshape(ablated.shape[1:])
         self.contrast, self.low, self.high, self.of_hallucinated, self.of_others = np.concatenate(scores, axis=1)
         self.halves = np.concatenate(halves, axis=2) if halves else None
@@ -154,11 +152,7 @@ class Scores:
 
 
 def summarise(
-    hallucinated: np.ndarray,
-    image_ids: np.ndarray,
-    log_probs: Mapping[str, Columns | StoredColumns],
-    read_out: str,
-    list_length: int,
+    hallucinated: np.ndarray, image_ids: np.ndarray, log_probs: Mapping[str, Columns], read_out: str, list_length: int
 ) -> dict:
     """Head lists, scores with intervals and stability of measured targets, JSON-ready.
 
@@ -174,7 +168,7 @@ def summarise(
         ValueError: no hallucinated or no true word.
     """
     clean, marks = log_probs["clean"].columns(0, 1)[:, 0], (hallucinated, image_ids)
-    heads = Scores(clean, log_probs["heads"], *marks, read_out, with_halves=True)
+    heads = Scores(clean, log_probs["heads"], marks, read_out, halved=True)
     names = np.argwhere(heads.measured).tolist()
     best, worst = ([names[column] for _, column in ranked] for ranked in rank_heads(heads.contrast[None], list_length))
     result = {"hal_heads": best, **heads.record()}
@@ -182,7 +176,7 @@ def summarise(
         ks = [k for k in OVERLAP_AT if k < heads.contrast.size]
         result |= {"non_hal_heads": worst, "stability": {"half_overlap": overlap_of_halves(heads.halves, ks)}}
     modules = {
-        kind: Scores(clean, log_probs[kind], *marks, read_out, with_halves=False).record()
+        kind: Scores(clean, log_probs[kind], marks, read_out, halved=False).record()
         for kind in ("mha", "mlp")
         if kind in log_probs
     }

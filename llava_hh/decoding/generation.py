@@ -1,6 +1,8 @@
 """Batched answers of a method about images, within memory; the blocks of a run, their decoding time and decisions."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from llava_hh.attention.interventions import Decisions
 from llava_hh.attention.trace import add_decisions
-from llava_hh.decoding.method import Answer, Answers, Method, timed
+from llava_hh.decoding.method import Answer, Answers, Method
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.memory import in_parts
 from llava_hh.files.nonfinite import NotFinite, refuse_infinite, refusing_infinite
@@ -35,15 +37,23 @@ def answer_samples(
         ValueError: NaN or infinite logits; names the sample and the first layer that has such an output.
     """
     prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
-    try:
-        with refusing_infinite(lvlm.model):
-            return _answer(lvlm, samples, images, method, prompts, max_new_tokens)
-    except NotFinite:
-        pass
-    alone = [
-        (sample["image_id"], partial(_answer, lvlm, [sample], [image], method, [question], max_new_tokens))
-        for sample, image, question in zip(samples, images, prompts, strict=True)
-    ]
+    ids = [sample["image_id"] for sample in samples]
+
+    def answer(rows: slice) -> Answers:
+        batch = lvlm.encode(images[rows], prompts[rows], sample_ids=ids[rows])
+        try:
+            begun = time.perf_counter()
+            answers = method.answer(lvlm, batch, max_new_tokens)  # lists of ints, so a GPU is done with them
+            return answers._replace(seconds=time.perf_counter() - begun)
+        except ValueError as error:
+            if "do not match" not in str(error):  # transformers' words for image tokens and features that do not fit
+                raise
+            where = lvlm.model.config._name_or_path
+            raise ValueError(f"{where}: its processor's files do not fit its weights ({error})") from error
+
+    with suppress(NotFinite), refusing_infinite(lvlm.model):
+        return answer(slice(None))
+    alone = [(image_id, partial(answer, slice(row, row + 1))) for row, image_id in enumerate(ids)]
     refuse_infinite(lvlm.model, lvlm.decoder_layers, alone)
 
 
@@ -81,24 +91,6 @@ def answer_within_memory(
     seconds = sum(part.seconds for _, part in parts)
     spent = {"seconds": seconds, "fired": [[*head, *counts] for head, counts in fired.items()], "sub_batch": size}
     return [by_index.get(index) for index in range(len(samples))], spent
-
-
-def _answer(
-    lvlm: Lvlm,
-    samples: Sequence[dict],
-    images: Sequence[Image.Image],
-    method: Method,
-    prompts: list[str],
-    max_new_tokens: int,
-) -> Answers:
-    batch = lvlm.encode(images, prompts, sample_ids=[sample["image_id"] for sample in samples])
-    try:
-        return timed(method, lvlm, batch, max_new_tokens)
-    except ValueError as error:
-        if "do not match" not in str(error):  # transformers' words for image tokens and features that do not fit
-            raise
-        where = lvlm.model.config._name_or_path
-        raise ValueError(f"{where}: its processor's files do not fit its weights ({error})") from error
 
 
 def seconds_per_token(run: Run) -> list[float | None]:

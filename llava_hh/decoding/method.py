@@ -5,7 +5,6 @@ Greedy decoding, interventions, fine-tuned checkpoints and decoders are all meth
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -213,10 +212,3 @@ def generate_greedily(
         end = next((index for index, token in enumerate(ids) if token in lvlm.end_token_ids), None)
         answers.append(Answer(ids[:end], "length" if end is None else "stop"))
     return answers
-
-
-def timed(method: Method, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-    """A method's answers, with the seconds that they took."""
-    begun = time.perf_counter()
-    answers = method.answer(lvlm, batch, max_new_tokens)  # lists of ints, so a GPU is done with them
-    return answers._replace(seconds=time.perf_counter() - begun)
