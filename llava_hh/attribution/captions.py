@@ -120,7 +120,7 @@ class TeacherForced:
     released: take the released code's target words.
     """
 
-    model_path: Path
+    model: Path
     image_folder: Path
     released: bool = False
 
@@ -133,7 +133,7 @@ class TeacherForced:
 
     @cached_property
     def lvlm(self) -> Lvlm:
-        return load_lvlm(self.model_path)
+        return load_lvlm(self.model)
 
     def image_of(self, entry: dict) -> Path:
         return image_path(self.image_folder, entry["image"])

@@ -15,31 +15,26 @@ from llava_hh.runs.run import processes, provenance, start_run
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
 
-@dataclass(frozen=True)
-class Attribution:
+@dataclass(frozen=True, kw_only=True)
+class Attribution(CaptionAttribution):
     """What is attributed, and how: the flags of these names."""
 
-    model: Path
     captions: Path
-    image_folder: Path
     limit: int | None
     ablation: str
     noise_scale: float
     noise_seed: int
     read_out: str
-    released: bool
     screen: int | None
     race: int | None
     list_length: int
-    max_rows: int
-    batch_size: int
     out: Path
 
-    def settings(self, attribution: CaptionAttribution, every: list[dict]) -> AttributionSettings:
+    def settings(self, every: list[dict]) -> AttributionSettings:
         """What decides the result; `every`: all captions that could be attributed."""
         of_noise = {name: getattr(self, name) for name in ("noise_scale", "noise_seed") if self.ablation == "noise"}
         return AttributionSettings(
-            **attribution.fields(every, self.batch_size, self.limit),
+            **self.fields(every, self.batch_size, self.limit),
             released=self.released,
             ablation=self.ablation,
             screen=self.screen,
@@ -48,15 +43,13 @@ class Attribution:
             **of_noise,
         )
 
-    def replacement(
-        self, attribution: CaptionAttribution, entries: list[dict], settings: AttributionSettings
-    ) -> Replacement:
+    def replacement(self, entries: list[dict], settings: AttributionSettings) -> Replacement:
         """What replaces an ablated output; means and deviations are gathered first, in another run."""
         if self.ablation == "zero":
             return Zero()
         shared = OutputsSettings(**{field.name: getattr(settings, field.name) for field in fields(OutputsSettings)})
         with start_run(self.out / "module_outputs", shared, [entry["image_id"] for entry in entries]) as run:
-            outputs = attribution.gather_outputs(entries, run)
+            outputs = self.gather_outputs(entries, run)
         return Mean(outputs) if self.ablation == "mean" else Noise(outputs, self.noise_scale, self.noise_seed)
 
 
@@ -69,20 +62,17 @@ def attribute_captions(given: Attribution) -> Path | None:
     """
     refuse_other_model(given.captions, given.model)
     every = hallucinating_captions(given.captions)
-    entries, setup = every[: given.limit], (given.model, given.image_folder, given.released)
-    attribution = CaptionAttribution(*setup, max_rows=given.max_rows, batch_size=given.batch_size)
-    settings = given.settings(attribution, every)
+    entries, settings = every[: given.limit], given.settings(every)
     n_words = sum(len(entry["mentions"]) for entry in entries)
     shortlists = {"screen": given.screen, "race": given.race}
     how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
     announce(f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
-        replacement = given.replacement(attribution, entries, settings)
-        measured = None
+        replacement, measured = given.replacement(entries, settings), None
         if given.screen or given.race:
-            measured = (screen if given.screen else race)(attribution, entries, replacement, run, settings)
+            measured = (screen if given.screen else race)(given, entries, replacement, run, settings)
         else:
-            attribution.run_blocks(entries, replacement, run)
+            given.run_blocks(entries, replacement, run)
         if not processes().is_main:
             return None
         if measured:
