@@ -124,17 +124,13 @@ def _open(model: PreTrainedModel, block: Block, heads: Sequence[tuple[int, int]]
     check_heads(heads, len(modules), text_config.num_attention_heads)
     for part in model.modules():
         if isinstance(part, PreTrainedModel) and part.config is text_config and not part._supports_sdpa:
-            raise ValueError(
-                f"{type(part).__name__} does not support fused (sdpa) attention, in which heads are edited"
-            )
+            raise ValueError(f"{type(part).__name__} does not support fused (sdpa) attention, which edits need")
     for layer, edits in block.edits.items():
         for _, edit, chosen in edits:
             if (edit.acts_after_image or edit.acts_on_answers) and attends_to_image_alone(modules[layer]):
                 why = "nothing comes after it" if edit.acts_after_image else "which rows answer is not known"
-                raise ValueError(
-                    f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}: layer {layer} attends to the image "
-                    f"alone, {why} there; ZeroHeads can"
-                )
+                what = f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}"
+                raise ValueError(f"{what}: layer {layer} attends to the image alone, {why} there; ZeroHeads can")
     layers = {layer for layer, _ in heads}
     with switch_attention(model, ATTENTION), ExitStack() as stack:
         for layer in layers:

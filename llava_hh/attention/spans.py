@@ -91,6 +91,7 @@ class SpanFinder:
 
     def copies(self, batch: int) -> int:
         """How many copies of each row of the prompt a batch of `batch` rows has: 1, or the number of beams.
+
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """
@@ -121,6 +122,7 @@ class SpanFinder:
 
     def rows(self, batch: int, device: torch.device | str) -> Tensor | None:
         """Which of `batch` rows are edited, (batch,) bool; None is all.
+
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_AHEAD = 64  # answer rows that decisions get room for at once
+Key = tuple[int, int, tuple[int, ...], int]  # edit, layer, heads, batch size
 BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
 
 
@@ -40,10 +41,9 @@ class Trace:
     def __init__(self) -> None:
         self.mass: dict[int, list[Tensor]] = {}
         self.maps: dict[int, list[Tensor]] = {}
-        # by edit, layer, heads and batch size: fired (batch, head, answer row) and decided (batch, answer row)
-        self._decisions: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}
+        self._decisions: dict[Key, Decisions] = {}  # fired (batch, head, answer row) and decided (batch, answer row)
         self._finished: dict[Head, Decisions] = {}  # of answers that `generate` has returned
-        self._last: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}  # those of the last of these
+        self._last: dict[Key, Decisions] = {}  # those of the last of these
         self.is_counting = True  # decisions of an assistant are proposals, which do not count
 
     def keep(self, edit: int, layer: int, heads: Sequence[int], new: Decisions, index: Tensor, room: int) -> None:
@@ -83,13 +83,12 @@ class Trace:
         """How often `DeactivateText` fired on each of its heads, and how many decisions it took there.
 
         A decision is one answer row of one batch row with a key after the image, counted once, however often generation
-        computes it. Each call of `generate` makes answers of its own; forwards by hand make one. Rows that generation
+        computes it. Each call of `generate` starts new answers; forwards by hand make one. Rows that generation
         only carries along (finished, or padding) decide too. So do beams that are dropped later, unless there is no
         cache. Where two `DeactivateText` name a head, their counts add up.
         """
-        counts = dict(self._finished)
-        for (_, layer, heads, _), (fired, decided) in self._decisions.items():
-            add_decisions(counts, _by_head(layer, heads, fired, decided))
+        counts = _counted(self._decisions)
+        add_decisions(counts, self._finished)
         return dict(sorted(counts.items()))
 
     def fired_within(self, lengths: Sequence[int]) -> dict[Head, Decisions]:
@@ -99,17 +98,21 @@ class Trace:
             lengths: how many tokens each row was given, its end token among them; the copies of a row, such as those
                 of a decoder's branches, stand together and have its length.
         """
-        counts: dict[Head, Decisions] = {}
-        for (_, layer, heads, _), (fired, decided) in (self._decisions or self._last).items():
+        decisions = {}
+        for key, (fired, decided) in (self._decisions or self._last).items():
             ends = torch.tensor(lengths, device=decided.device).repeat_interleave(len(decided) // len(lengths))
             within = torch.arange(decided.shape[-1], device=decided.device) < ends[:, None]
-            add_decisions(counts, _by_head(layer, heads, fired & within[:, None], decided & within))
-        return dict(sorted(counts.items()))
+            decisions[key] = Decisions(fired & within[:, None], decided & within)
+        return dict(sorted(_counted(decisions).items()))
 
 
-def _by_head(layer: int, heads: Sequence[int], fired: Tensor, decided: Tensor) -> dict[Head, Decisions]:
-    n_fired, n_decided = fired.sum((0, 2)).tolist(), int(decided.sum())
-    return {Head(layer, head): Decisions(n, n_decided) for head, n in zip(heads, n_fired, strict=True)}
+def _counted(decisions: Mapping[Key, Decisions]) -> dict[Head, Decisions]:
+    counts: dict[Head, Decisions] = {}
+    for (_, layer, heads, _), (fired, decided) in decisions.items():
+        n_fired, n_decided = fired.sum((0, 2)).tolist(), int(decided.sum())
+        by_head = zip(heads, n_fired, strict=True)
+        add_decisions(counts, {Head(layer, head): Decisions(n, n_decided) for head, n in by_head})
+    return counts
 
 
 def add_decisions(counts: dict[Head, Decisions], more: Mapping[Head, Decisions]) -> None:
@@ -179,10 +182,8 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
         known = (settings.get("attention_mask"), ids, settings.get("inputs_embeds"))
         length = next((given.shape[1] for given in known if given is not None), spans.width)
         if length != spans.width:
-            raise ValueError(
-                f"the prompt has {length} positions, image_mask {spans.width}: each call of generate needs a block "
-                "that was opened with the image_mask of its whole prompt"
-            )
+            why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
+            raise ValueError(f"the prompt has {length} positions, image_mask {spans.width}: {why}")
         is_inside, n_rows = True, 0
         try:
             output = generate(inputs, *args, **settings)

@@ -11,8 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from llava_hh.attribution.captions import digest, hallucinating_captions
-from llava_hh.attribution.shortlist import marks_of
-from llava_hh.attribution.summary import ArrayColumns, summarise
+from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.metrics.chair.datasets import images_with_objects

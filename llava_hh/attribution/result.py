@@ -6,8 +6,8 @@ from pathlib import Path
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
-from llava_hh.attribution.shortlist import marks_of, race, screen
-from llava_hh.attribution.summary import join_blocks, stored_columns, summarise
+from llava_hh.attribution.shortlist import race, screen
+from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
 from llava_hh.files.files import read_json_lines, read_result, write_json, write_rows, write_tensors
 from llava_hh.files.progress import announce
 from llava_hh.runs.run import processes, provenance, start_run
@@ -58,7 +58,8 @@ def attribute_captions(given: Attribution) -> Path | None:
 
     Returns: the first of them; None for a process that is not the first.
     Raises:
-        ValueError, OSError: captions of another model or without a hallucination, or a folder of another run.
+        ValueError: captions of another model or without a hallucination, or a folder of another run.
+        OSError: a file or folder cannot be read or written.
     """
     refuse_other_model(given.captions, given.model)
     every = hallucinating_captions(given.captions)

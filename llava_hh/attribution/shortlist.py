@@ -3,7 +3,6 @@
 What is measured is exact; a head that the whole attribution would have put on the list may be missed.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from llava_hh.attribution.estimate import estimated_influence
 from llava_hh.attribution.replacement import Replacement
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution
 from llava_hh.attribution.stability import sum_by_image
+from llava_hh.attribution.summary import marks_of
 from llava_hh.heads import Head
 from llava_hh.runs.blocks import Run
 from llava_hh.runs.run import start_run
@@ -91,12 +91,6 @@ def race(
 def _shortlist(rows: list[dict], log_probs: dict[str, np.ndarray], about: dict) -> Shortlist:
     heads = log_probs["heads"]
     return Shortlist(rows, log_probs, {**about, "exact_evaluations": int((~np.isnan(heads)).sum()), "of": heads.size})
-
-
-def marks_of(rows: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the targets in `rows`: whether each is hallucinated, (target,) bool, and of which image, (target,)."""
-    hallucinated, image_ids = zip(*((row["hallucinated"], row["image_id"]) for row in rows), strict=True)
-    return np.array(hallucinated, dtype=bool), np.array(image_ids)
 
 
 def beaten_heads(

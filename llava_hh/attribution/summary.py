@@ -4,7 +4,7 @@ Arrays of all targets stand in one file that is written and read in pieces, so m
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,12 @@ def _pieces(array: Columns) -> Iterator[np.ndarray]:
     step = max(1, NUMBERS_AT_ONCE // max(1, array.shape[0]))
     for first in range(0, int(np.prod(array.shape[1:])), step):
         yield array.columns(first, first + step)
+
+
+def marks_of(rows: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Of the targets in `rows`: whether each is hallucinated, (target,) bool, and of which image, (target,)."""
+    hallucinated, image_ids = zip(*((row["hallucinated"], row["image_id"]) for row in rows), strict=True)
+    return np.array(hallucinated, dtype=bool), np.array(image_ids)
 
 
 class Scores:

@@ -110,17 +110,7 @@ def fine_tune(
     refuse_nothing_to_learn(collate, order, from_images=given.attention_coeff > 0)
     attention = AttentionLoss(given.objective)
     model = TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff)
-    arguments = training_arguments(
-        given.out / CHECKPOINTS,
-        max_steps=given.steps,
-        per_device_train_batch_size=given.batch_size // samples_a_pass,
-        gradient_accumulation_steps=given.accumulation,
-        learning_rate=given.learning_rate,
-        warmup_steps=given.warmup,
-        logging_steps=given.log_every,
-        save_steps=given.save_every,
-        seed=given.seed,
-    )
+    arguments = training_arguments(given.out / CHECKPOINTS, given, given.batch_size // samples_a_pass)
     read = {"train_dataset": range(len(data)), "data_collator": collate}
     trainer = TargetedTrainer(model, tuned, order, given.out / LOG_FILE, settings, args=arguments, **read)
     last = resume_point(trainer)
@@ -181,7 +171,8 @@ def finetune(given: Training) -> Path | None:
 
     Returns: the log, for its curves; None for a process that is not the first.
     Raises:
-        ValueError, OSError: flags, data or a head list that do not fit, or a folder of another run.
+        ValueError: flags, data or a head list that do not fit, or a folder of another run.
+        OSError: a file or folder cannot be read or written.
     """
     make_folder(given.out)
     data = InstructionData(given.data, given.skip_bad)

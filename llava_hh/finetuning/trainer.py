@@ -23,6 +23,7 @@ from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.checkpoints import LOG_FILE, MANIFEST, SINCE_LOG, TRAINED_FILE
 from llava_hh.finetuning.head_rows import TunedRows
 from llava_hh.finetuning.losses import IGNORED, TargetedModel, answer_rows
+from llava_hh.finetuning.settings import Rules
 from llava_hh.runs.run import processes
 
 LEFT_OUT = ("n_bad_images", "n_unanswered")  # of a batch and of a log row: samples from which nothing is learned
@@ -175,7 +176,7 @@ class TargetedTrainer(Trainer):
 def writing(written: Path, folder: Path) -> Iterator[None]:
     """Turn the errors of writing `written` into one OSError that says from which checkpoint in `folder` to go on.
 
-    Torch and safetensors have errors of their own where the disk is full.
+    Torch and safetensors raise other errors than OSError where the disk is full.
     """
     try:
         yield
@@ -222,22 +223,29 @@ def _text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def training_arguments(folder: Path, **settings: Any) -> TrainingArguments:
-    """The arguments of Trainer: our fixed ones, and `settings` from the command line."""
+def training_arguments(folder: Path, rules: Rules, samples_at_once: int) -> TrainingArguments:
+    """The arguments of Trainer, by our rules; `samples_at_once`: of one pass of one process."""
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
+        max_steps=rules.steps,
+        per_device_train_batch_size=samples_at_once,
+        gradient_accumulation_steps=rules.accumulation,
+        learning_rate=rules.learning_rate,
+        warmup_steps=rules.warmup,
         lr_scheduler_type="cosine",
         weight_decay=0.0,
         optim="adamw_torch",
         max_grad_norm=1.0,
-        remove_unused_columns=False,
+        seed=rules.seed,
         save_strategy="steps",
+        save_steps=rules.save_every,
+        logging_steps=rules.log_every,
+        logging_nan_inf_filter=False,
         report_to=[],
-        ddp_find_unused_parameters=False,
         disable_tqdm=not sys.stderr.isatty(),
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and processes().count > 1 else None,
-        logging_nan_inf_filter=False,
-        **settings,
     )
