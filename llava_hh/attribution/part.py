@@ -34,13 +34,16 @@ class Part:
     out: Path
 
 
-def part_of_images(given: Part) -> dict:
-    """The content of attribution_result.json for these images.
+def write_part(given: Part) -> Path | None:
+    """Write attribution_result.json of a part of the images, and print its first heads.
 
+    Returns: that file; None for a process that is not the first.
     Raises:
         FileNotFoundError: not the folder of a finished attribution.
         ValueError: other captions, or no hallucinated or true word in the images that are kept.
     """
+    if not processes().is_main:
+        return None
     expected = "the folder of a finished attribution"
     log_probs = load_file(existing_file(given.of / "ablations.safetensors", expected))
     whole = read_json(existing_file(given.of / "attribution_result.json", expected))
@@ -57,23 +60,9 @@ def part_of_images(given: Part) -> dict:
     part["whole"] = sha256(given.of / "targets.jsonl")
     lists = summarise(hallucinated[chosen], image_ids[chosen], of_part, whole["read_out"], given.list_length)
     about = {"ablation": whole["ablation"], "settings": {**whole["settings"], **part}, "run": provenance()}
-    return {**lists, **about}
-
-
-def write_part(given: Part) -> Path | None:
-    """Write attribution_result.json of a part of the images, and print its first heads.
-
-    Returns: that file; None for a process that is not the first.
-    Raises:
-        FileNotFoundError: not the folder of a finished attribution.
-        ValueError: other captions, or no hallucinated or true word in the images that are kept.
-    """
-    if not processes().is_main:
-        return None
-    result = part_of_images(given)
     make_folder(given.out)
-    write_json(path := given.out / "attribution_result.json", result)
-    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
-    first = ", ".join(f"L{layer}H{head}" for layer, head in result["hal_heads"][:5])
-    print(f"{words} object words in {result['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
+    write_json(path := given.out / "attribution_result.json", {**lists, **about})
+    words = f"{lists['n_hallucinated_words']} hallucinated and {lists['n_true_words']} true"
+    first = ", ".join(f"L{layer}H{head}" for layer, head in lists["hal_heads"][:5])
+    print(f"{words} object words in {lists['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
     return path
