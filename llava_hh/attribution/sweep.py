@@ -112,7 +112,7 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
     targets = torch.arange(len(positions))
     target_of_row = targets
     for index, (layer, attention) in enumerate(zip(prefix.layers, prefix.attentions, strict=True)):
-        edit = None if gates is None else partial(_multiply, gates[index][..., None])
+        edit = None if gates is None else partial(Tensor.mul_, other=gates[index][..., None])
         module_edits = {}
         if joining := copies.per_target(index):
             hidden = torch.cat([hidden, hidden[: len(positions)].repeat_interleave(joining, dim=0)])
@@ -127,10 +127,6 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
         prefix.layers_return_tuples = isinstance(output, tuple)
         hidden = output[0] if prefix.layers_return_tuples else output
     return hidden, target_of_row
-
-
-def _multiply(factors: Tensor, output: Tensor) -> None:
-    output.mul_(factors)
 
 
 def _prefix_rows(
