@@ -81,8 +81,7 @@ def ablate_every_head(
     """
     attentions = attention_modules(model)
     n_layers, n_heads = len(attentions), model.config.get_text_config().num_attention_heads
-    check_sample(model, inputs, positions)
-    check_targets(model, positions, target_ids)
+    check_sample(model, inputs, positions, target_ids)
     o_proj = next(iter(attentions.values())).o_proj
     shapes = {"heads": (n_layers, n_heads, o_proj.in_features // n_heads)}
     if modules:
@@ -134,16 +133,3 @@ def _plan_sweeps(n_targets: int, copies: Sequence[int], max_rows: int) -> list[t
     parts = [range(*ends_of_part) for ends_of_part in pairwise([0, *ends, len(copies)])]
     targets = [slice(first, first + targets_per_sweep) for first in range(0, n_targets, targets_per_sweep)]
     return list(product(targets, parts))
-
-
-def check_targets(model: PreTrainedModel, positions: Sequence[int], target_ids: Sequence[int]) -> None:
-    """Refuse targets that are not one token of the vocabulary per position.
-
-    Raises:
-        ValueError: another number of targets than of positions, or an id beyond the vocabulary.
-    """
-    if len(positions) != len(target_ids):
-        raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")
-    vocabulary = model.config.get_text_config().vocab_size
-    if wrong := [target for target in target_ids if not 0 <= target < vocabulary]:
-        raise ValueError(f"target id {wrong[0]} is outside the vocabulary, which has ids 0 to {vocabulary - 1}")

@@ -9,7 +9,6 @@ from transformers import PreTrainedModel
 
 from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
-from llava_hh.attribution.ablation import check_targets
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Zero
 from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
@@ -33,8 +32,7 @@ def estimate_every_head(
     Source: attribution patching (Nanda, 2023; Syed et al., "Attribution Patching Outperforms Automated Circuit
         Discovery", 2023), for zero ablation.
     """
-    check_sample(model, inputs, positions)
-    check_targets(model, positions, target_ids)
+    check_sample(model, inputs, positions, target_ids)
     attentions, n_heads = attention_modules(model), model.config.get_text_config().num_attention_heads
     if not positions:
         return torch.empty(0), torch.empty(0, len(attentions), n_heads)

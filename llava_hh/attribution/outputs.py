@@ -145,11 +145,19 @@ def tensor_of(module: nn.Module, output: object) -> Tensor:
     return output
 
 
-def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int]) -> None:
+def check_sample(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    positions: Sequence[int],
+    target_ids: Sequence[int] | None = None,
+) -> None:
     """Check that `inputs` is one sample with all predicting positions inside it, and the model in eval mode.
 
+    With `target_ids`, check too that there is one for each position, each a token of the vocabulary.
+
     Raises:
-        ValueError: several samples, a position outside of the sequence, or a model in training mode or edited.
+        ValueError: several samples, a position outside of the sequence, targets that do not fit, or a model in training
+            mode or edited.
     """
     given = [name for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
     if len(given) != 1:
@@ -167,3 +175,10 @@ def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions
         raise ValueError("the model is edited by an open block of intervene; attribution is of the model as it is")
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first, dropout would blur every influence")
+    if target_ids is None:
+        return
+    if len(positions) != len(target_ids):
+        raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")
+    vocabulary = model.config.get_text_config().vocab_size
+    if wrong := [target for target in target_ids if not 0 <= target < vocabulary]:
+        raise ValueError(f"target id {wrong[0]} is outside the vocabulary, which has ids 0 to {vocabulary - 1}")

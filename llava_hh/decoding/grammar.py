@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+from llava_hh.heads import Head
+
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 FIELD = re.compile(rf'({NAME.pattern})=("(?:[^"]|"")*"|[^",:+\s]+)')
-LITERAL = re.compile(r"\s*L\d+H\d+\s*(,\s*L\d+H\d+\s*)*")  # heads, such as L24H4,L23H3
+LITERAL = re.compile(r"L(\d+)H(\d+)")  # a head
 EXPECTED = "expected kind:field=value,... such as adhh:top_k=20,threshold=0.4"
 
 
@@ -77,11 +79,17 @@ def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]]) -> Spec:
 
     def fill(part: Spec) -> dict[str, object]:
         missing = {} if "choice" in part.fields else dict(defaults.get(part.kind, {}))
-        if LITERAL.fullmatch(str(part.fields.get("heads", ""))):  # as many as are written out
+        if literal_heads(part.fields.get("heads")):  # as many as are written out
             missing.pop("top_k", None)
         return {**missing, **part.fields}
 
     return spec.with_fields(fill)
+
+
+def literal_heads(source: object) -> list[Head]:
+    """Heads that are written out, such as L24H4,L23H3; empty for the name of a file."""
+    matches = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
+    return [Head(*map(int, match.groups())) for match in matches] if all(matches) else []
 
 
 def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> str:

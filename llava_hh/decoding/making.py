@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.attention.interventions import Intervention
-from llava_hh.decoding.grammar import Spec
+from llava_hh.decoding.grammar import Spec, literal_heads
 from llava_hh.decoding.head_lists import heads_of_list, heads_with_text
 from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
@@ -17,7 +17,6 @@ from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.runs.settings import digest_of
 
-LITERAL = re.compile(r"L(\d+)H(\d+)")
 SLUG = re.compile(r"[^A-Za-z0-9._=+-]+")
 LONGEST_NAME = 120  # characters of a folder's name
 
@@ -63,12 +62,6 @@ def source_of(spec: Spec, heads: Path | None) -> object:
     if source in (None, ""):
         raise spec.error("needs heads=FILE, or --heads")
     return source
-
-
-def literal_heads(source: object) -> list[Head]:
-    """Heads that are written out, such as L24H4,L23H3; empty for the name of a file."""
-    matches = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
-    return [Head(*map(int, match.groups())) for match in matches] if all(matches) else []
 
 
 def make(spec: Spec, material: Material) -> Member:

@@ -161,7 +161,7 @@ class Decoding:
             must be those of the batch, each once or several times in a row.
     """
 
-    preset: str
+    kind: str
     decode: Decoder
     settings: Any
     edits_itself: bool = False
@@ -171,15 +171,11 @@ class Decoding:
     label: str = ""
     checkpoint: Path | None = None
 
-    @property
-    def kind(self) -> str:
-        return self.preset
-
     def describe(self) -> dict[str, Any]:
         """The name and every setting; checkpoints that the decoder uses by their content."""
         tools = getattr(self.settings, "tools", dict)()
         known = {name: identify(path) for name, path in tools.items() if path.is_file() or has_config(path)}
-        decoder = {"name": self.preset, **asdict(self.settings), **known}
+        decoder = {"name": self.kind, **asdict(self.settings), **known}
         if self.interventions:
             decoder["interventions_on"] = self.on
         return {"interventions": described(self.interventions), "decoder": decoder}

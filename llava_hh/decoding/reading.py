@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llava_hh.decoding.grammar import Spec, filled, parse, unknown
-from llava_hh.decoding.making import Material, Member, literal_heads, make, path_of, settings_of, source_of, with_choice
+from llava_hh.decoding.grammar import Spec, filled, literal_heads, parse, unknown
+from llava_hh.decoding.making import Material, Member, make, path_of, settings_of, source_of, with_choice
 from llava_hh.decoding.method import BRANCHES
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
 from llava_hh.files.files import read_json
