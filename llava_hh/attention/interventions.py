@@ -76,14 +76,14 @@ class DeactivateText(_OnHeads):
 
     The mass m is the sum of the head's attention after softmax over the after-image keys, the query's own key among
     them. Every row of the batch and every head decides for itself. What is left (system prompt, image) keeps its
-    weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit,
-    and so do rows without an after-image key, for which there is nothing to decide.
+    weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit.
+    So do rows without an after-image key, for which there is nothing to decide.
 
     The query rows that predict an answer token decide: the last of the prompt, and each of the answer. Row q sees the
-    keys up to q, and keys and values depend on rows up to their own alone, layer by layer. So every way to run the
-    model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels (a mass that
-    close to `threshold` may fall to either side). Batches must be padded on the left, else a short row's first decision
-    is made at padding. Rows of padding after a short answer decide too, and are counted.
+    keys up to q, and the key and value of a position depend on earlier positions alone, layer by layer. So every way to
+    run the model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels. A mass
+    that close to `threshold` may fall to either side. Batches must be padded on the left, else a short row's first
+    decision is made at padding. Rows of padding after a short answer decide too, and are counted.
 
     Args:
         heads: at least one; stored as a tuple.

@@ -133,8 +133,8 @@ class SpanFinder:
     ) -> AnswerRows:
         """Which query rows of a forward predict answer tokens: those from the last position of the prompt on.
 
-        Only the position of a row decides, so every way to run a model (cached steps, whole passes without a cache,
-        chunks, several proposed tokens at once) edits the same rows.
+        Only the position of a row decides. So every way to run a model edits the same rows: cached steps, whole passes
+        without a cache, chunks, several proposed tokens at once.
 
         Args:
             first_index: the column of the first query row in the padded sequence.
