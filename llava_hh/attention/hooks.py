@@ -93,9 +93,10 @@ def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: 
     """Call `observer(layer, heads, call)` in every forward of the layers of `heads`; it changes no output.
 
     The heads of the layer come as an index tensor, ascending. The call has the inputs of the attention, from which the
-    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without. Under gradient
-    checkpointing the recomputation calls it once more, and it must compute the same. So leave the block only after
-    backward, and keep all that the observer reads until then.
+    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without.
+
+    Under gradient checkpointing the recomputation calls it once more, and it must compute the same. So leave the block
+    only after backward, and keep all that the observer reads until then.
 
     Raises:
         IndexError: a head that the model does not have.

@@ -80,10 +80,10 @@ class DeactivateText(_OnHeads):
     So do rows without an after-image key, for which there is nothing to decide.
 
     The query rows that predict an answer token decide: the last of the prompt, and each of the answer. Row q sees the
-    keys up to q, and the key and value of a position depend on earlier positions alone, layer by layer. So every way to
-    run the model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels. A mass
-    that close to `threshold` may fall to either side. Batches must be padded on the left, else a short row's first
-    decision is made at padding. Rows of padding after a short answer decide too, and are counted.
+    keys up to q, and no key or value depends on later positions. So every way to run the model (cached steps, one pass
+    over a given answer) decides alike, up to the rounding of fused kernels. A mass that close to `threshold` may fall
+    to either side. Batches must be padded on the left, else a short row's first decision is made at padding. Rows of
+    padding after a short answer decide too, and are counted.
 
     Args:
         heads: at least one; stored as a tuple.

@@ -3,7 +3,7 @@
 The obvious loop runs the language model once per head. Here one pass over the sample keeps every layer's keys and
 values. One sweep over the layers then carries all ablated copies of the predicting tokens at once. In layer l a fresh
 copy of the clean token joins the batch for each head of l, and, if asked, for its attention and its MLP. The copy loses
-that output in l, and runs on to the vocabulary with the copies made in earlier layers. All of them read the same prefix.
+that output in l, and runs on to the vocabulary with the copies made in earlier layers. All read the same prefix.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
