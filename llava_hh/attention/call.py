@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.functional import scaled_dot_product_attention as sdpa
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from llava_hh.attention.spans import AnswerRows, Spans
 
@@ -14,9 +13,9 @@ from llava_hh.attention.spans import AnswerRows, Spans
 class AttentionCall:
     """One layer's attention in one forward pass: what it was given, and its output as edited so far.
 
-    With `causal`, which stands only where there is no mask, query row i sees keys 0..i. Methods take the query heads
-    as an index tensor; with grouped queries, a key head serves n_heads // n_kv_heads of them. What they recompute
-    is without attention dropout.
+    `causal` is True only where there is no mask; query row i then sees keys 0..i. Methods take the query heads as an
+    index tensor. With grouped queries, a key head serves n_heads // n_kv_heads of them. What methods recompute is
+    without attention dropout.
     """
 
     query: Tensor  # batch head query d_head
@@ -27,9 +26,7 @@ class AttentionCall:
     causal: bool
     output: Tensor  # batch query head d_head; a copy that edits may write to
     gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
-    boosts: list[tuple[Tensor, AnswerRows]] = field(
-        default_factory=list
-    )  # alphas of `BoostImageScores`: batch head key
+    boosts: list[tuple[Tensor, AnswerRows]] = field(default_factory=list)  # of `BoostImageScores`: batch head key
 
     @property
     def first_index(self) -> int | Tensor:
@@ -45,35 +42,32 @@ class AttentionCall:
     def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
 
-        A row that sees no key at all (left padding) is all 0. A boost is in it, a gain is not.
+        Boosts and gains of earlier edits are in it. A row that sees no key at all (left padding) is all 0.
         """
-        rows = self.query[:, heads, first_row:].float()
         keys = self.key[:, self._kv_heads(heads)].float()
-        scores = rows @ keys.transpose(-1, -2) * self.scaling
+        scores = self.query[:, heads, first_row:].float() @ keys.transpose(-1, -2) * self.scaling
         if self.boosts:
             alphas = [alpha[:, heads, None] * rows.predict[:, None, first_row:, None] for alpha, rows in self.boosts]
             scores = scores + sum(alphas) * scores.abs()
-        seen = None
         mask = self._mask(heads, first_row)
         if self.causal:
-            own = torch.arange(first_row, self.query.shape[2], device=scores.device)
-            seen = torch.arange(scores.shape[-1], device=scores.device) <= own[:, None]
-        elif mask is not None and mask.dtype == torch.bool:
-            seen = mask
-        elif mask is not None:
-            scores = scores + mask.float()
-        if seen is None:
-            return scores.softmax(-1)
-        return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen
+            rows = torch.arange(first_row, self.query.shape[2], device=scores.device)
+            mask = torch.arange(scores.shape[-1], device=scores.device) <= rows[:, None]
+        if mask is None:
+            pattern = scores.softmax(-1)
+        elif mask.dtype == torch.bool:
+            pattern = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
+        else:
+            pattern = (scores + mask.float()).softmax(-1)
+        return pattern if self.gain is None else pattern * self.gain[:, heads, None]
 
     def mix(self, heads: Tensor, value: Tensor) -> Tensor:
         """Pattern times `value` (batch, head, key, d_head) by one fused call, (batch, head, query, d_head)."""
         query, key, mask = self.query[:, heads], self.key[:, self._kv_heads(heads)], self._mask(heads)
-        if value.dtype != query.dtype:
-            query, key = query.to(value.dtype), key.to(value.dtype)
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(value.dtype)
-        return sdpa(query, key, value, attn_mask=mask, is_causal=self.causal, scale=self.scaling)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        return scaled_dot_product_attention(query, key, value, mask, is_causal=self.causal, scale=self.scaling)
 
     def mass(self, heads: Tensor, spans: Spans) -> Tensor:
         """Attention mass on the image and on the keys after it, (batch, head, query, 2) fp32 fractions."""
@@ -84,6 +78,17 @@ class AttentionCall:
     def values(self, heads: Tensor) -> Tensor:
         """The values that each of `heads` reads, (batch, head, key, d_head)."""
         return self.value[:, self._kv_heads(heads)]
+
+    def write(self, heads: Tensor, changed: Tensor, where: Tensor, first_row: int = 0) -> None:
+        """Change the output of `heads` to `changed` where `where` is True; all else keeps every bit.
+
+        Args:
+            changed: (batch, head, query, d_head), of query rows `first_row` and later.
+            where: bool that broadcasts to (batch, head, query).
+        """
+        kept = self.output[:, first_row:, heads]
+        where = where.transpose(1, 2)[..., None]
+        self.output[:, first_row:, heads] = torch.where(where, changed.transpose(1, 2).to(kept.dtype), kept)
 
     def _kv_heads(self, heads: Tensor) -> Tensor:
         return heads // (self.query.shape[1] // self.key.shape[1])

@@ -1,8 +1,8 @@
 """The one registered attention function: fused attention, and what open blocks of `llava_hh.attention.hooks` do to it.
 
 For the heads that an open block names it edits the output, records, or hands the call to an observer. Attribution lets
-other functions answer in its place. What is open hangs on the attention modules themselves, so autograd's recompute
-threads and copies of a config see the right state; a module without any runs plain fused attention.
+other functions answer instead. Open blocks are attributes of the attention modules, so autograd's recompute threads
+and copies of a config see the right state; a module without any runs plain fused attention.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_hh.attention.call import AttentionCall
-from llava_hh.attention.modules import attends_to_image_alone
+from llava_hh.attention.modules import attends_to_image_alone, attribute_set
 from llava_hh.attention.spans import Spans, image_only_spans
-from llava_hh.attention.state import BLOCKS, Block
+from llava_hh.attention.trace import BLOCKS, Block
 
 ATTENTION = "llava_hh"
 Answer = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
-_ANSWER = "llava_hh_answer"  # the attribute of an attention module with what answers in place of fused attention
+_ANSWER = "llava_hh_answer"  # the attribute of an attention module with what answers instead of fused attention
 
 
 @contextmanager
@@ -34,13 +34,16 @@ def answering(module: nn.Module, answer: Answer) -> Iterator[None]:
     Raises:
         ValueError: on leaving, if it was not asked and no other exception is on its way.
     """
-    asked: list[bool] = []
-    module.__dict__[_ANSWER] = answer, asked
-    try:
+    is_asked = False
+
+    def noted(*given: Any) -> Tensor:
+        nonlocal is_asked
+        is_asked = True
+        return answer(*given)
+
+    with attribute_set(module, _ANSWER, noted):
         yield
-    finally:
-        del module.__dict__[_ANSWER]
-    if not asked:
+    if not is_asked:
         known = "Llama, Mistral, Llava, Mllama, Chameleon, ..."
         what = f"does not attend through transformers' AttentionInterface; ablation needs one that does ({known})"
         raise ValueError(f"{type(module).__name__} {what}")
@@ -60,9 +63,7 @@ def _attention(
     Shapes: query (batch, head, query, d_head), key and value (batch, kv_head, key, d_head), mask (batch, 1, query,
     key) or None; returns (batch, query, head, d_head), and no maps.
     """
-    if _ANSWER in module.__dict__:
-        answer, asked = module.__dict__[_ANSWER]
-        asked.append(True)
+    if answer := module.__dict__.get(_ANSWER):
         return answer(query, key, value, scaling), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     blocks: list[Block] = module.__dict__.get(BLOCKS, [])
@@ -70,34 +71,28 @@ def _attention(
         return output, None
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("attention with a position bias can be neither edited nor recorded")
-    layer = module.layer_idx
-    is_causal = kwargs.get("is_causal")
+    layer, is_causal, window = module.layer_idx, kwargs.get("is_causal"), kwargs.get("sliding_window")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as sdpa_attention_forward
-    call = AttentionCall(
-        query=query,
-        key=key,
-        value=value,
-        mask=attention_mask,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        causal=bool(is_causal) and attention_mask is None and query.shape[2] > 1,
-        output=output,
-    )
+    is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    call = AttentionCall(query, key, value, attention_mask, scaling, is_causal, output)
     for block in blocks:
         block.called.add(layer)
         if layer in block.mass:
-            spans = _find_spans(module, block, call, kwargs.get("sliding_window"))
-            block.trace.mass[layer].append(call.mass(block.index(block.mass[layer], query.device), spans))
+            heads, spans = block.index(block.mass[layer], query.device), _find_spans(module, block, call, window)
+            block.trace.mass.setdefault(layer, []).append(call.mass(heads, spans))
         if layer in block.maps:
-            block.trace.maps[layer].append(call.pattern(block.index(block.maps[layer], query.device)))
+            maps = call.pattern(block.index(block.maps[layer], query.device))
+            block.trace.maps.setdefault(layer, []).append(maps)
         if layer in block.observed:
             block.observer(layer, block.index(block.observed[layer], query.device), call)
-    edits = [(block, *each) for block in blocks for each in block.edits.get(layer, [])]
+    edits = [(block, *numbered) for block in blocks for numbered in block.edits.get(layer, [])]
     if edits:
         call.output = output.clone()
-    for block, number, edit, heads in sorted(edits, key=lambda each: each[2].order):
+    for block, number, edit, heads in sorted(edits, key=lambda numbered: numbered[2].order):
         spans = None
-        if edit.needs_spans or block.spans.is_of_some_rows:
-            spans = _find_spans(module, block, call, kwargs.get("sliding_window") if edit.needs_spans else None)
+        if edit.needs_spans or block.spans.on_rows is not None:
+            spans = _find_spans(module, block, call, window if edit.needs_spans else None)
         if edit.acts_on_answers:
             answers = block.answers(call)
             if answers.first == query.shape[2]:
@@ -112,16 +107,13 @@ def _attention(
 
 
 def _find_spans(module: nn.Module, block: Block, call: AttentionCall, window: int | None) -> Spans:
-    batch, _, n_queries, _ = call.query.shape
-    n_keys = call.key.shape[2]
+    (batch, _, n_queries, _), n_keys, device = call.query.shape, call.key.shape[2], call.key.device
     if attends_to_image_alone(module):
-        rows = block.spans.rows(batch, call.key.device)
-        return image_only_spans(batch, n_keys, call.key.device).on(rows)
+        return image_only_spans(batch, n_keys, device).on(block.spans.rows(batch, device))
     if window is not None and n_queries < n_keys and n_keys >= window:
-        raise NotImplementedError(
-            f"layer {module.layer_idx} slides over {window} keys: which of them are cached is unknown"
-        )
-    return block.spans.find(batch, n_keys, call.key.device)
+        why = f"layer {module.layer_idx} slides over {window} keys: which of them are cached is unknown"
+        raise NotImplementedError(why)
+    return block.spans.find(batch, n_keys, device)
 
 
 AttentionInterface.register(ATTENTION, _attention)

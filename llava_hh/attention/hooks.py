@@ -1,18 +1,17 @@
-"""Where interventions and recordings meet a model: context managers over the package's attention function."""
+"""Context managers that edit, record or observe the attention of a model through the package's attention function."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from llava_hh.attention.interventions import Intervention
-from llava_hh.attention.modules import attends_to_image_alone, attention_modules, switch_attention
+from llava_hh.attention.modules import attends_to_image_alone, attention_modules, attribute_set, switch_attention
 from llava_hh.attention.spans import SpanFinder
-from llava_hh.attention.state import BLOCKS, Block, Observer
-from llava_hh.attention.trace import Trace, watch_generate
+from llava_hh.attention.trace import BLOCKS, Block, Observer, Trace, watch_generate
 from llava_hh.heads import Head, by_layer, check_heads
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def intervene(
 
     Args:
         image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams). What
-            lies behind it is the answer, so a second turn of a conversation needs a block of its own.
+            lies behind it is the answer, so a second turn of a conversation needs another block.
         response_start: the answer's first position in each row, where image_mask covers some of the answer.
         on_rows: whether each row of image_mask is edited, such as one of two twins; the other rows keep every bit and
             take no decisions. None is all rows.
@@ -53,10 +52,10 @@ def intervene(
         intervention.check(len(image_mask))
         for layer, heads in by_layer(intervention.heads).items():
             block.edits.setdefault(layer, []).append((number, intervention, heads))
-    with _open(model, block, [head for each in interventions for head in each.heads]):
-        on_answers = any(each.acts_on_answers for each in interventions)
-        with watch_generate(model, block.spans, block.trace) if on_answers else nullcontext():
-            yield block.trace
+    on_answers = any(intervention.acts_on_answers for intervention in interventions)
+    watch = watch_generate(model, block.spans, block.trace) if on_answers else nullcontext()
+    with _open(model, block, [head for intervention in interventions for head in intervention.heads]), watch:
+        yield block.trace
 
 
 @contextmanager
@@ -68,9 +67,9 @@ def record(
 ) -> Iterator[Trace]:
     """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
 
-    Inside `intervene`, a head's own edit doesn't show: recorded is the softmax of its queries and keys, as the layer
-    computes it before an edit. Edits of earlier layers do show, in those queries and keys. What is recorded carries
-    gradients unless the forward runs without; gradient checkpointing records its recomputation as one more forward.
+    Inside `intervene`, a head's edit doesn't show: recorded is the softmax of its queries and keys before the edit.
+    Edits of earlier layers do show, in those queries and keys. Recordings carry gradients unless the forward runs
+    without; gradient checkpointing records its recomputation as one more forward.
 
     Args:
         image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams).
@@ -78,13 +77,13 @@ def record(
         maps: heads whose maps are kept.
 
     Raises:
-        IndexError, ValueError, RuntimeError, NotImplementedError: as `intervene`.
+        IndexError: a head that the model does not have.
+        ValueError: a bad image_mask, or a model whose attention cannot be replaced.
+        RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
+        NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
-    block = Block(SpanFinder(image_mask))
     mass, maps = list(mass or ()), list(maps or ())
-    block.mass, block.maps = by_layer(mass), by_layer(maps)
-    block.trace.mass = {layer: [] for layer in block.mass}
-    block.trace.maps = {layer: [] for layer in block.maps}
+    block = Block(SpanFinder(image_mask), mass=by_layer(mass), maps=by_layer(maps))
     with _open(model, block, mass + maps):
         yield block.trace
 
@@ -93,18 +92,19 @@ def record(
 def observe(model: PreTrainedModel, heads: Iterable[tuple[int, int]], observer: Observer) -> Iterator[None]:
     """Call `observer(layer, heads, call)` in every forward of the layers of `heads`; it changes no output.
 
-    The heads of the layer come as an index tensor, ascending, with what the attention was given, from which the
-    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without. Under
-    gradient checkpointing the recomputation calls it once more, and must find it computing the same: so leave the
-    block only after backward, and keep what the observer goes by until then.
+    The heads of the layer come as an index tensor, ascending. The call has the inputs of the attention, from which the
+    observer takes the rows that it needs. What it computes carries gradients unless the forward runs without.
+
+    Under gradient checkpointing the recomputation calls it once more, and it must compute the same. So leave the block
+    only after backward, and keep all that the observer reads until then.
 
     Raises:
-        IndexError, ValueError, RuntimeError: as `intervene`.
+        IndexError: a head that the model does not have.
+        ValueError: a model whose attention cannot be replaced.
+        RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
     """
-    block = Block(None)
     heads = list(heads)
-    block.observed, block.observer = by_layer(heads), observer
-    with _open(model, block, heads):
+    with _open(model, Block(None, observed=by_layer(heads), observer=observer), heads):
         yield
 
 
@@ -125,31 +125,19 @@ def _open(model: PreTrainedModel, block: Block, heads: Sequence[tuple[int, int]]
     check_heads(heads, len(modules), text_config.num_attention_heads)
     for part in model.modules():
         if isinstance(part, PreTrainedModel) and part.config is text_config and not part._supports_sdpa:
-            raise ValueError(
-                f"{type(part).__name__} does not support fused (sdpa) attention, which heads are edited in"
-            )
+            raise ValueError(f"{type(part).__name__} does not support fused (sdpa) attention, which edits need")
     for layer, edits in block.edits.items():
         for _, edit, chosen in edits:
             if (edit.acts_after_image or edit.acts_on_answers) and attends_to_image_alone(modules[layer]):
-                why = (
-                    "nothing comes after it there" if edit.acts_after_image else "which rows answer is not known there"
-                )
-                raise ValueError(
-                    f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}: layer {layer} attends to the image "
-                    f"alone, {why}; ZeroHeads can"
-                )
-    opened = [modules[layer] for layer in sorted(block.layers)]
-    with switch_attention(model, ATTENTION):
-        for module in opened:
-            module.__dict__.setdefault(BLOCKS, []).append(block)
-        try:
-            yield
-        finally:
-            for module in opened:
-                blocks = module.__dict__[BLOCKS]
-                blocks.remove(block)
-                if not blocks:
-                    del module.__dict__[BLOCKS]
+                why = "nothing comes after it" if edit.acts_after_image else "which rows answer is not known"
+                what = f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}"
+                raise ValueError(f"{what}: layer {layer} attends to the image alone, {why} there; ZeroHeads can")
+    layers = {layer for layer, _ in heads}
+    with switch_attention(model, ATTENTION), ExitStack() as stack:
+        for layer in layers:
+            blocks = modules[layer].__dict__.get(BLOCKS, [])
+            stack.enter_context(attribute_set(modules[layer], BLOCKS, [*blocks, block]))
+        yield
     # only reached when the block was left without an exception
-    if missing := sorted(block.layers - block.called):
+    if missing := sorted(layers - block.called):
         raise RuntimeError(f"layers {missing} were never called while the block was open; their heads saw nothing")

@@ -28,13 +28,13 @@ class Decisions(NamedTuple):
 
 @dataclass(frozen=True)
 class _OnHeads:
-    """What interventions share. Heads are kept as a tuple; `order` is that among the edits of a layer, lowest first."""
+    """What interventions share. A layer's edits are made in ascending `order`."""
 
     heads: tuple[Head, ...]
     order: ClassVar[int]
     acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
     acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
-    needs_spans: ClassVar[bool] = True  # so it cannot act where a cache may have dropped keys
+    needs_spans: ClassVar[bool] = True  # such an edit cannot act where a cache may have dropped keys
 
     def __post_init__(self) -> None:
         heads = tuple(Head(int(layer), int(head)) for layer, head in self.heads)
@@ -43,7 +43,7 @@ class _OnHeads:
         object.__setattr__(self, "heads", heads)  # the dataclass is frozen
 
     def check(self, n_rows: int) -> None:
-        """See that it fits an image_mask of so many rows.
+        """Check that the intervention fits an image_mask of `n_rows` rows.
 
         Raises:
             ValueError: it does not.
@@ -55,13 +55,8 @@ class ZeroHeads(_OnHeads):
     """Zero the output of `heads` (their slice of the o_proj input) at every query position of every forward.
 
     It acts on batches of any number of rows, unless its block is for some rows alone.
-
-    Args:
-        heads: at least one; kept as a tuple.
-
     Raises:
         ValueError: no heads.
-
     Source: the paper's knock-out of a head (attribution), and its pruning of newer models.
     """
 
@@ -81,22 +76,20 @@ class DeactivateText(_OnHeads):
 
     The mass m is the sum of the head's attention after softmax over the after-image keys, the query's own key among
     them. Every row of the batch and every head decides for itself. What is left (system prompt, image) keeps its
-    weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit,
-    and so do rows without an after-image key, for which there is nothing to decide.
+    weight: there is no renormalisation. The softmax is fp32. Heads that don't fire keep the fused output bit for bit.
+    So do rows without an after-image key, for which there is nothing to decide.
 
     The query rows that predict an answer token decide: the last of the prompt, and each of the answer. Row q sees the
-    keys up to q, and keys and values depend on rows up to their own alone, layer by layer. So every way to run the
-    model (cached steps, one pass over a given answer) decides alike, up to the rounding of fused kernels (a mass that
-    close to `threshold` may fall to either side). Batches must be padded on the left, else a short row's first decision
-    is made at padding. Rows of padding after a short answer decide too, and are counted.
+    keys up to q, and no key or value depends on later positions. So every way to run the model (cached steps, one pass
+    over a given answer) decides alike, up to the rounding of fused kernels. A mass that close to `threshold` may fall
+    to either side. Batches must be padded on the left, else a short row's first decision is made at padding. Rows of
+    padding after a short answer decide too, and are counted.
 
     Args:
-        heads: at least one; kept as a tuple.
+        heads: at least one; stored as a tuple.
         threshold: a fraction in [0, 1]; 0 always fires.
-
     Raises:
         ValueError: no heads, or a threshold that is not allowed.
-
     Source: the paper's adaptive deactivation at decoding.
     Differs: the released code sums m over the batch, so one decision falls on all its rows and beams; ours is per
         row. It compares m in half precision; ours is fp32. It needs eager attention; ours stays fused. It edits the
@@ -119,14 +112,8 @@ class DeactivateText(_OnHeads):
         decides = predict[:, first:] & spans.after_image[:, index[first:].clamp(min=0)]  # batch query
         span = spans.after_image[:, None, None]  # batch 1 1 key
         pattern = call.pattern(heads, first)
-        if call.gain is not None:
-            pattern = pattern * call.gain[:, heads, None]
-        mass = pattern.masked_fill(~span, 0).sum(-1)
-        fired = (mass >= self.threshold) & decides[:, None]
-        deactivated = pattern.masked_fill(span, 0) @ call.values(heads).float()
-        kept = call.output[:, first:, heads].transpose(1, 2)
-        edited = torch.where(fired[..., None], deactivated.to(kept.dtype), kept)
-        call.output[:, first:, heads] = edited.transpose(1, 2)
+        fired = (pattern.masked_fill(~span, 0).sum(-1) >= self.threshold) & decides[:, None]
+        call.write(heads, pattern.masked_fill(span, 0) @ call.values(heads).float(), fired, first)
         return Decisions(fired, decides)
 
 
@@ -138,13 +125,11 @@ class ScaleAttention(_OnHeads):
     rows in which the span is empty, or alpha is 1, keep the fused output bit for bit.
 
     Args:
-        heads: at least one; kept as a tuple.
+        heads: at least one; stored as a tuple.
         alpha: a factor of at least 0, or one for each row of the image_mask that the block is opened with.
         span: "after_image" (alpha below 1 in the paper) or "image" (above 1).
-
     Raises:
         ValueError: no heads, or an alpha or a span that is not allowed.
-
     Source: the paper's re-weighting of attention (figure 6).
     """
 
@@ -155,8 +140,7 @@ class ScaleAttention(_OnHeads):
     def __post_init__(self) -> None:
         super().__post_init__()
         for alpha in self.alpha if isinstance(self.alpha, tuple) else (self.alpha,):
-            if not 0 <= alpha < float("inf"):
-                raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
+            _check_alpha(alpha)
         if self.span not in ("after_image", "image"):
             raise ValueError(f"span must be 'after_image' or 'image', not {self.span!r}")
 
@@ -165,7 +149,11 @@ class ScaleAttention(_OnHeads):
         return self.span == "after_image"
 
     def check(self, n_rows: int) -> None:
-        """Raises ValueError: it has a factor for each row, of another number of rows."""
+        """Check that `alpha`, where it has a factor for each row, has `n_rows` of them.
+
+        Raises:
+            ValueError: another number of factors.
+        """
         if isinstance(self.alpha, tuple) and len(self.alpha) != n_rows:
             raise ValueError(f"ScaleAttention has {len(self.alpha)} alphas for the {n_rows} rows of image_mask")
 
@@ -180,9 +168,8 @@ class ScaleAttention(_OnHeads):
             call.gain = torch.ones(batch, n_heads, call.key.shape[2], device=span.device)
         call.gain[:, heads] *= torch.where(span, alpha, 1.0)[:, None]
         value = call.values(heads)
-        scaled = call.mix(heads, value * call.gain[:, heads, :, None].to(value.dtype)).transpose(1, 2)
-        in_row = (span.any(-1) & (alpha[:, 0] != 1))[:, None, None, None]
-        call.output[:, :, heads] = torch.where(in_row, scaled, call.output[:, :, heads])
+        scaled = call.mix(heads, value * call.gain[:, heads, :, None].to(value.dtype))
+        call.write(heads, scaled, (span.any(-1) & (alpha[:, 0] != 1))[:, None, None])
 
 
 @dataclass(frozen=True)
@@ -194,12 +181,10 @@ class BoostImageScores(_OnHeads):
     keep the fused output bit for bit, and so does everything with alpha 0.
 
     Args:
-        heads: at least one; kept as a tuple.
+        heads: at least one; stored as a tuple.
         alpha: a number of at least 0.
-
     Raises:
         ValueError: no heads, or an alpha that is not allowed.
-
     Source: PAI's amplification of attention to the image (`baselines.pai`).
     """
 
@@ -209,8 +194,7 @@ class BoostImageScores(_OnHeads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+        _check_alpha(self.alpha)
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
         if self.alpha == 0:
@@ -220,13 +204,13 @@ class BoostImageScores(_OnHeads):
         alpha[:, heads] = self.alpha * spans.image[:, None].to(alpha.dtype)
         call.boosts.append((alpha, spans.answers))
         first = spans.answers.first
-        pattern = call.pattern(heads, first)
-        if call.gain is not None:
-            pattern = pattern * call.gain[:, heads, None]
-        boosted = (pattern @ call.values(heads).float()).transpose(1, 2)
-        kept = call.output[:, first:, heads]
-        in_row = (spans.image.any(-1, keepdim=True) & spans.answers.predict[:, first:])[..., None, None]
-        call.output[:, first:, heads] = torch.where(in_row, boosted.to(kept.dtype), kept)
+        in_row = spans.image.any(-1, keepdim=True) & spans.answers.predict[:, first:]  # batch query
+        call.write(heads, call.pattern(heads, first) @ call.values(heads).float(), in_row[:, None], first)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
 
 
 Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores

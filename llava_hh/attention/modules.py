@@ -21,19 +21,17 @@ def attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
     Mllama's cross-attention layers are among them.
 
     Raises:
-        ValueError: none was found, or two share a layer number.
+        ValueError: there is none, or two share a layer number.
     """
     text_type = type(model.config.get_text_config(decoder=True))
     modules: dict[int, nn.Module] = {}
     for name, module in model.named_modules():
         layer = getattr(module, "layer_idx", None)
-        if not isinstance(layer, int) or type(getattr(module, "config", None)) is not text_type:
-            continue
-        if not isinstance(getattr(module, "o_proj", None), nn.Module):
-            continue
-        if layer in modules:
-            raise ValueError(f"{type(model).__name__} has two attention modules for layer {layer}; one is {name}")
-        modules[layer] = module
+        is_of_text = isinstance(layer, int) and type(getattr(module, "config", None)) is text_type
+        if is_of_text and isinstance(getattr(module, "o_proj", None), nn.Module):
+            if layer in modules:
+                raise ValueError(f"{type(model).__name__} has two attention modules for layer {layer}; one is {name}")
+            modules[layer] = module
     if not modules:
         raise ValueError(f"{type(model).__name__} has no attention module with a layer_idx and an o_proj")
     return dict(sorted(modules.items()))
@@ -43,7 +41,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder layers of the language model, in order: the modules that hold its attention modules.
 
     Raises:
-        ValueError: as `attention_modules`.
+        ValueError: there is no attention module, or two share a layer number.
     """
     parent_of = {child: parent for parent in model.modules() for child in parent.children()}
     return [parent_of[attention] for attention in attention_modules(model).values()]
@@ -64,17 +62,28 @@ def heads_on_image_alone(model: PreTrainedModel) -> list[Head]:
 
 
 @contextmanager
+def attribute_set(target: object, name: str, value: object) -> Iterator[None]:
+    """Give an object (not its class) an attribute while the context is open; leaving restores what it had before."""
+    before = {name: target.__dict__[name]} if name in target.__dict__ else {}
+    target.__dict__[name] = value
+    try:
+        yield
+    finally:
+        del target.__dict__[name]
+        target.__dict__.update(before)
+
+
+@contextmanager
 def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run the language model's attention through the implementation `name`; leaving restores the one before.
 
-    Only the text configuration is switched, so a vision tower keeps its own attention.
+    Only the text configuration is switched, so a vision tower keeps its attention.
 
     Args:
         name: "eager", "sdpa", ..., or a name registered with both `AttentionInterface` and `AttentionMaskInterface`.
-
     Raises:
-        ValueError: the name is not registered, as an attention function or as a mask function (without the latter
-            transformers drops the mask in silence); or the model does not look its attention function up.
+        ValueError: no attention function or no mask function is registered under the name (without a mask function,
+            transformers drops the mask silently); or the model does not look its attention function up.
     """
     from transformers import PreTrainedModel
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -85,18 +94,17 @@ def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     if name not in ALL_MASK_ATTENTION_FUNCTIONS:
         raise ValueError(f"attention {name!r} has no mask function registered with AttentionMaskInterface")
     text_type = type(model.config.get_text_config(decoder=True))
-    configs = {}
+    before = {}  # by the configuration's id
     for module in model.modules():
         config = getattr(module, "config", None)
         if type(config) is text_type:
-            configs[id(config)] = config
+            before[id(config)] = config, config._attn_implementation
             if isinstance(module, PreTrainedModel) and not module._can_set_attn_implementation():
                 raise ValueError(f"{type(module).__name__} does not look its attention up in AttentionInterface")
-    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
-        for config in configs.values():
+        for config, _ in before.values():
             config._attn_implementation = {"": name}  # the key "" leaves nested configurations alone
         yield
     finally:
-        for config, previous in before:
+        for config, previous in before.values():
             config._attn_implementation = {"": previous}

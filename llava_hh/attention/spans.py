@@ -1,4 +1,4 @@
-"""Where the image stands among a row's keys, what comes after it, and which query rows predict the answer."""
+"""Which keys of a row are the image, which come after it, and which query rows predict the answer."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,8 +36,7 @@ class Spans(NamedTuple):
         """These spans on some of the rows, (batch,) bool; None is all."""
         if rows is None:
             return self
-        image, after_image = (span & rows[:, None] for span in self[:2])
-        return self._replace(image=image, after_image=after_image, rows=rows)
+        return self._replace(image=self.image & rows[:, None], after_image=self.after_image & rows[:, None], rows=rows)
 
 
 def after_last_image(image_mask: Tensor, n_keys: int) -> Tensor:
@@ -49,11 +48,10 @@ def after_last_image(image_mask: Tensor, n_keys: int) -> Tensor:
 
 
 class SpanFinder:
-    """Finds the spans of a growing sequence from where the image stands in its prompt.
+    """Finds the spans of a growing sequence from the image positions of its prompt.
 
     The image span is the image positions of the prompt, of all its images. The after-image span is every key after
-    the last of them: the rest of the prompt and all that was generated. A row without an image has both spans empty:
-    where nothing is the image, nothing comes after it.
+    the last of them: the rest of the prompt and all that was generated. In a row without an image both spans are empty.
 
     Positions are columns of the padded batch, so left padding needs no shift. Padding to the right of an image counts
     as after it; attention gives it no weight.
@@ -62,12 +60,10 @@ class SpanFinder:
         image_mask: (batch, prompt position) bool, True where the position holds a feature of an image.
         response_start: each row's first position of the answer, where image_mask covers some of the answer; without it
             the answer begins behind image_mask.
-        on_rows: whether each row is edited; of the others all spans are empty. None is all.
-
+        on_rows: whether each row is edited; the spans of other rows are empty. None is all.
     Raises:
         ValueError: `image_mask` is not a two-dimensional bool tensor with at least one row, or `response_start` or
             `on_rows` has another number of rows.
-
     Source: the paper's decoding (AD-HH) calls the after-image span the text.
     Differs: the released code takes constants (image from 35, 576 long) for all rows; ours come from each row.
     """
@@ -84,23 +80,17 @@ class SpanFinder:
         for name, value in (("response_start", response_start), ("on_rows", on_rows)):
             if value is not None and len(value) != len(image_mask):
                 raise ValueError(f"{name} has {len(value)} rows, image_mask has {len(image_mask)}")
-        self._on_rows = None if on_rows is None else torch.as_tensor(on_rows, device=image_mask.device)
-        if on_rows is not None and (self._on_rows.dim() != 1 or self._on_rows.dtype != torch.bool):
+        self.on_rows = None if on_rows is None else torch.as_tensor(on_rows, device=image_mask.device)
+        if on_rows is not None and (self.on_rows.dim() != 1 or self.on_rows.dtype != torch.bool):
             raise ValueError(f"on_rows must be true or false for each row, not {on_rows}")
         self._image, self.width = image_mask, image_mask.shape[1]
         starts = [self.width] * len(image_mask) if response_start is None else map(int, response_start)
         self._predicting = torch.tensor([start - 1 for start in starts], device=image_mask.device)
         self.first_predicting = max(0, int(self._predicting.min()))  # in any row
-        self._size = (0, 0)
-        self._found: dict[torch.device, Spans] = {}
-
-    @property
-    def is_of_some_rows(self) -> bool:
-        """Whether there are rows that are not edited for being named in `on_rows`."""
-        return self._on_rows is not None
+        self._last: dict[torch.device, tuple[tuple[int, int], Spans]] = {}  # with their size
 
     def copies(self, batch: int) -> int:
-        """How often each row of the prompt stands in a batch of `batch` rows: 1, or the number of beams.
+        """How many copies of each row of the prompt a batch of `batch` rows has: 1, or the number of beams.
 
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
@@ -117,20 +107,18 @@ class SpanFinder:
 
         Args:
             batch: a multiple of the prompt's rows; the copies of a row stand together, as beams do.
-
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """
         device = torch.device(device)
-        if self._size != (batch, n_keys):
-            self._size, self._found = (batch, n_keys), {}
-        if device not in self._found:
-            copies = self.copies(batch)
-            image = pad(self._image, (0, max(0, n_keys - self._image.shape[1])))[:, :n_keys]
-            spans = (image, after_last_image(self._image, n_keys))
-            found = Spans(*(span.repeat_interleave(copies, 0).to(device) for span in spans))
-            self._found[device] = found.on(self.rows(batch, device))
-        return self._found[device]
+        size, spans = self._last.get(device, (None, None))
+        if size != (batch, n_keys):
+            image = pad(self._image, (0, max(0, n_keys - self.width)))[:, :n_keys]
+            of_prompt = (image, after_last_image(self._image, n_keys))
+            spans = Spans(*(span.repeat_interleave(self.copies(batch), 0).to(device) for span in of_prompt))
+            spans = spans.on(self.rows(batch, device))
+            self._last[device] = (batch, n_keys), spans
+        return spans
 
     def rows(self, batch: int, device: torch.device | str) -> Tensor | None:
         """Which of `batch` rows are edited, (batch,) bool; None is all.
@@ -138,19 +126,18 @@ class SpanFinder:
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """
-        return None if self._on_rows is None else self._on_rows.repeat_interleave(self.copies(batch)).to(device)
+        return None if self.on_rows is None else self.on_rows.repeat_interleave(self.copies(batch)).to(device)
 
     def find_answers(
         self, batch: int, n_queries: int, n_keys: int, first_index: int | Tensor, device: torch.device
     ) -> AnswerRows:
         """Which query rows of a forward predict answer tokens: those from the last position of the prompt on.
 
-        That is a matter of their position alone, so every way to run a model (cached steps, whole passes without a
-        cache, chunks, several proposed tokens at once) edits the same rows.
+        Only the position of a row decides. So every way to run a model edits the same rows: cached steps, whole passes
+        without a cache, chunks, several proposed tokens at once.
 
         Args:
             first_index: the column of the first query row in the padded sequence.
-
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """

@@ -1,9 +1,13 @@
-"""What an open block saw: attention that was recorded, and decisions, counted once for each token of the answer."""
+"""An open block of `intervene`, `record` or `observe`: its state, what it recorded, and what it decided.
+
+Decisions are counted once for each token of the answer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from llava_hh.attention.interventions import Decisions
-from llava_hh.attention.spans import SpanFinder
+from llava_hh.attention.call import AttentionCall
+from llava_hh.attention.interventions import Decisions, Intervention
+from llava_hh.attention.modules import attribute_set
+from llava_hh.attention.spans import AnswerRows, SpanFinder
 from llava_hh.heads import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_AHEAD = 64  # answer rows that decisions get room for at once
+Key = tuple[int, int, tuple[int, ...], int]  # edit, layer, heads, batch size
+BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
 
 
 class Trace:
@@ -33,50 +41,40 @@ class Trace:
     def __init__(self) -> None:
         self.mass: dict[int, list[Tensor]] = {}
         self.maps: dict[int, list[Tensor]] = {}
-        # by edit, layer, heads and batch size: fired (batch, head, answer row) and decided (batch, answer row)
-        self._decisions: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}
+        self._decisions: dict[Key, Decisions] = {}  # fired (batch, head, answer row) and decided (batch, answer row)
         self._finished: dict[Head, Decisions] = {}  # of answers that `generate` has returned
-        self._last: dict[tuple[int, int, tuple[int, ...], int], Decisions] = {}  # those of the last of these
-        self._is_counting = True
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Keep no decisions while the context is open: those of an assistant are proposals."""
-        self._is_counting = False
-        try:
-            yield
-        finally:
-            self._is_counting = True
+        self._last: dict[Key, Decisions] = {}  # those of the last of these
+        self.is_counting = True  # decisions of an assistant are proposals, which do not count
 
     def keep(self, edit: int, layer: int, heads: Sequence[int], new: Decisions, index: Tensor, room: int) -> None:
-        """Keep one forward's decisions by answer row; those of a row that is computed again take the place of the old.
+        """Keep one forward's decisions by answer row; those of a row that is computed again replace the old ones.
 
         They stay on the device until `fired` is read.
 
         Args:
             edit: which of the block's edits decided.
-            index: (query,) the answer row of each decision; below 0 is none.
-            room: no answer row is this one or later.
+            index: (query,) the answer row of each decision; a negative one is no answer row.
+            room: all answer rows are below this one.
         """
-        if not self._is_counting:
+        if not self.is_counting:
             return
         key = (edit, layer, tuple(heads), len(new.decided))
         kept = self._decisions.get(key) or Decisions(new.fired[..., :0], new.decided[..., :0])
         if missing := max(0, room - kept.decided.shape[-1]):
             missing += ROWS_AHEAD
-            kept = self._decisions[key] = Decisions(*(pad(each, (0, missing)) for each in kept))
-        for each, decided in zip(kept, new, strict=True):
-            each.index_copy_(-1, index.clamp(min=0), decided)
+            kept = self._decisions[key] = Decisions(*(pad(counts, (0, missing)) for counts in kept))
+        for counts, of_forward in zip(kept, new, strict=True):
+            counts.index_copy_(-1, index.clamp(min=0), of_forward)
 
     def finish(self, n_rows: int) -> None:
-        """Count the decisions of an answer that is whole; the next one has rows of its own.
+        """Count the decisions of a complete answer; the next one starts at row 0 again.
 
         Args:
             n_rows: of the answer; rows behind it were of tokens that were proposed but not taken.
         """
         for kept in self._decisions.values():
-            for each in kept:
-                each[..., n_rows:] = False
+            for counts in kept:
+                counts[..., n_rows:] = False
         self._finished, self._last = self.fired, dict(self._decisions)
         self._decisions.clear()
 
@@ -85,13 +83,12 @@ class Trace:
         """How often `DeactivateText` fired on each of its heads, and how many decisions it took there.
 
         A decision is one answer row of one batch row with a key after the image, counted once, however often generation
-        computes it. Each call of `generate` makes answers of its own; forwards by hand make one. Rows that generation
+        computes it. Each call of `generate` starts new answers; forwards by hand make one. Rows that generation
         only carries along (finished, or padding) decide too. So do beams that are dropped later, unless there is no
         cache. Where two `DeactivateText` name a head, their counts add up.
         """
-        counts = dict(self._finished)
-        for (_, layer, heads, _), (fired, decided) in self._decisions.items():
-            _count(counts, layer, heads, fired, decided)
+        counts = _counted(self._decisions)
+        add_decisions(counts, self._finished)
         return dict(sorted(counts.items()))
 
     def fired_within(self, lengths: Sequence[int]) -> dict[Head, Decisions]:
@@ -101,27 +98,70 @@ class Trace:
             lengths: how many tokens each row was given, its end token among them; the copies of a row, such as those
                 of a decoder's branches, stand together and have its length.
         """
-        counts: dict[Head, Decisions] = {}
-        for (_, layer, heads, _), (fired, decided) in (self._decisions or self._last).items():
+        decisions = {}
+        for key, (fired, decided) in (self._decisions or self._last).items():
             ends = torch.tensor(lengths, device=decided.device).repeat_interleave(len(decided) // len(lengths))
             within = torch.arange(decided.shape[-1], device=decided.device) < ends[:, None]
-            _count(counts, layer, heads, fired & within[:, None], decided & within)
-        return dict(sorted(counts.items()))
+            decisions[key] = Decisions(fired & within[:, None], decided & within)
+        return dict(sorted(_counted(decisions).items()))
 
 
-def _count(counts: dict[Head, Decisions], layer: int, heads: Sequence[int], fired: Tensor, decided: Tensor) -> None:
-    for head, n_fired in zip(heads, fired.sum((0, 2)).tolist(), strict=True):
-        before = counts.get(Head(layer, head), Decisions(0, 0))
-        counts[Head(layer, head)] = Decisions(before.fired + n_fired, before.decided + int(decided.sum()))
+def _counted(decisions: Mapping[Key, Decisions]) -> dict[Head, Decisions]:
+    counts: dict[Head, Decisions] = {}
+    for (_, layer, heads, _), (fired, decided) in decisions.items():
+        n_fired, n_decided = fired.sum((0, 2)).tolist(), int(decided.sum())
+        by_head = zip(heads, n_fired, strict=True)
+        add_decisions(counts, {Head(layer, head): Decisions(n, n_decided) for head, n in by_head})
+    return counts
+
+
+def add_decisions(counts: dict[Head, Decisions], more: Mapping[Head, Decisions]) -> None:
+    """Add to counts of decisions by head, in place."""
+    for head, (fired, decided) in more.items():
+        before = counts.get(head, Decisions(0, 0))
+        counts[head] = Decisions(before.fired + fired, before.decided + decided)
+
+
+Observer = Callable[[int, Tensor, AttentionCall], None]
+
+
+@dataclass
+class Block:
+    """The state of one open block: its heads by layer, the spans of its prompt, and what was seen."""
+
+    spans: SpanFinder | None  # None in `observe`
+    edits: dict[int, list[tuple[int, Intervention, list[int]]]] = field(default_factory=dict)  # edits are numbered
+    mass: dict[int, list[int]] = field(default_factory=dict)
+    maps: dict[int, list[int]] = field(default_factory=dict)
+    observed: dict[int, list[int]] = field(default_factory=dict)
+    observer: Observer | None = None
+    trace: Trace = field(default_factory=Trace)
+    called: set[int] = field(default_factory=set)
+    _indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    _answers: tuple[Tensor | None, tuple, AnswerRows] | None = None
+
+    def index(self, heads: list[int], device: torch.device) -> Tensor:
+        """The heads as an index tensor that is copied to the device once, not once per layer and step."""
+        key = (device, tuple(heads))
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(heads, device=device)
+        return self._indices[key]
+
+    def answers(self, call: AttentionCall) -> AnswerRows:
+        """The answer rows of a forward, which are computed once for all layers that share its mask."""
+        size = (call.query.device, len(call.query), call.query.shape[2], call.key.shape[2])
+        if self._answers is None or self._answers[0] is not call.mask or self._answers[1] != size:
+            self._answers = call.mask, size, self.spans.find_answers(*size[1:], call.first_index, size[0])
+        return self._answers[2]
 
 
 @contextmanager
 def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> Iterator[None]:
     """While the context is open, `model.generate` refuses a prompt that is not the one of `spans`.
 
-    The question of a second turn would pass for the answer. A call inside a call, such as that of a model which is its
-    own assistant, goes on from the prompt, so it is let through. What it decides on is not counted; nor are tokens
-    that were proposed behind the answer's end.
+    Otherwise the question of a second turn would count as part of the answer. A call inside a call, such as that of a
+    model which assists itself, goes on from the prompt, so it is allowed. Its decisions are not counted; nor are those
+    on tokens that were proposed behind the answer's end.
     """
     from transformers import GenerationMixin
 
@@ -129,40 +169,31 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
     if part is None:
         yield
         return
-    before, generate, is_inside = part.__dict__.get("generate"), part.generate, False
+    generate, is_inside = part.generate, False
 
     @wraps(generate)
     def watched(inputs: Tensor | None = None, *args: Any, **settings: Any) -> Any:
         nonlocal is_inside
         if is_inside:
-            with trace.paused():
+            with attribute_set(trace, "is_counting", False):
                 return generate(inputs, *args, **settings)
         ids = settings.get("input_ids") if inputs is None else inputs
         # a kept cache may be given with new ids alone; its attention mask is of the whole prompt all the same
         known = (settings.get("attention_mask"), ids, settings.get("inputs_embeds"))
-        length = next((each.shape[1] for each in known if each is not None), spans.width)
+        length = next((given.shape[1] for given in known if given is not None), spans.width)
         if length != spans.width:
-            raise ValueError(
-                f"the prompt has {length} positions, image_mask {spans.width}: each call of generate needs a block "
-                "that was opened with the image_mask of its whole prompt"
-            )
-        is_inside = True
+            why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
+            raise ValueError(f"the prompt has {length} positions, image_mask {spans.width}: {why}")
+        is_inside, n_rows = True, 0
         try:
             output = generate(inputs, *args, **settings)
-        except BaseException:
-            trace.finish(0)
-            raise
+            sequences = output if isinstance(output, Tensor) else output.sequences
+            n_new = sequences.shape[1] - (0 if ids is None else ids.shape[1])
+            n_rows = spans.width + n_new - 1 - spans.first_predicting
+            return output
         finally:
             is_inside = False
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        n_new = sequences.shape[1] - (0 if ids is None else ids.shape[1])
-        trace.finish(spans.width + n_new - 1 - spans.first_predicting)
-        return output
+            trace.finish(n_rows)
 
-    part.generate = watched
-    try:
+    with attribute_set(part, "generate", watched):
         yield
-    finally:
-        del part.generate
-        if before is not None:
-            part.generate = before

@@ -1,15 +1,16 @@
-"""What each head or module does for one predicted token: its log-probability without them, for all in few passes.
+"""Log-probabilities of predicted tokens without each head or module, for all of these in few passes.
 
 The obvious loop runs the language model once per head. Here one pass over the sample keeps every layer's keys and
-values, and one sweep over the layers carries all ablated copies of the predicting tokens at once: on entering layer l,
-a fresh copy of the clean token joins the batch for each head of l (and, if asked, for its attention and its MLP), loses
-it in l, and runs on to the vocabulary with the copies made in earlier layers. All of them read the same prefix.
+values. One sweep over the layers then carries all ablated copies of the predicting tokens at once. In layer l a fresh
+copy of the clean token joins the batch for each head of l, and, if asked, for its attention and its MLP. The copy loses
+that output in l, and runs on to the vocabulary with the copies made in earlier layers. All read the same prefix.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -18,8 +19,7 @@ from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
-from llava_hh.attribution.sweep import read_prefix, sweep
-from llava_hh.attribution.vocabulary import target_log_probs
+from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
 from llava_hh.heads import Head, by_layer, check_heads
 
 
@@ -49,9 +49,9 @@ def ablate_every_head(
     """Log-probability of each target token, clean and with each head of the language model replaced in turn.
 
     A head is replaced (its slice of the o_proj input) at the predicting position alone. All earlier positions stay
-    clean, as in one cached decoding step; in later layers the predicting position sees its own, ablated, key and value.
-    With `modules`, so are each layer's attention output (of o_proj) and MLP output (of `mlp`), before any norm or gate
-    that follows them; residual and norms stay. Exact: equal to one cached forward pass per head, up to rounding.
+    clean, as in one cached decoding step; in later layers the predicting position sees its ablated key and value. With
+    `modules`, each layer's attention output (of o_proj) and MLP output (of `mlp`) are replaced too, before any norm or
+    gate that follows them; residual and norms stay. Exact: equal to one cached forward pass per head, up to rounding.
 
     Args:
         model: any transformers model that attends through AttentionInterface, in eval mode.
@@ -62,7 +62,7 @@ def ablate_every_head(
         max_rows: the most one-token rows that a sweep carries; at least 1 + n_copies, where n_copies is n_heads, plus 2
             with `modules`. One target in full is 1 + n_layers * n_copies rows. Fewer rows mean less memory, more sweeps
             and the same answer. Peak memory on top of the model is about max_rows * (3 * d_ff values + 3 * n_heads *
-            n_prefix float32), plus the keys and values of one sample, plus 2 * `vocabulary.MAX_LOGITS` float32.
+            n_prefix float32), plus the keys and values of one sample, plus 2 * `sweep.MAX_LOGITS` float32.
         heads: replace these alone; the others' log-probabilities are NaN. None: every head of the model.
         replacement: what an ablated output becomes.
         sample_id: which sample this is, 0 or more; it seeds `Noise`, and nothing else reads it.
@@ -80,15 +80,13 @@ def ablate_every_head(
     """
     attentions = attention_modules(model)
     n_layers, n_heads = len(attentions), model.config.get_text_config().num_attention_heads
-    check_sample(model, inputs, positions)
-    check_targets(model, positions, target_ids)
+    check_sample(model, inputs, positions, target_ids)
     o_proj = next(iter(attentions.values())).o_proj
     shapes = {"heads": (n_layers, n_heads, o_proj.in_features // n_heads)}
     if modules:
         shapes |= dict.fromkeys(("mha", "mlp"), (n_layers, o_proj.out_features))
     check_replacement(replacement, shapes, sample_id)
-    everything = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    heads = everything if heads is None else list(heads)
+    heads = [Head(*index) for index in np.ndindex(n_layers, n_heads)] if heads is None else list(heads)
     check_heads(heads, n_layers, n_heads)
     heads_of = by_layer(heads)
     positions, targets = [int(position) for position in positions], torch.as_tensor(target_ids, dtype=torch.long)
@@ -104,16 +102,15 @@ def ablate_every_head(
             for chosen, swept in sweeps:
                 copies = Copies(swept, heads_of, tuple(positions[chosen]), modules, replacement, sample_id)
                 hidden, target_of_row = sweep(prefix, copies)
-                row_targets = targets[chosen][target_of_row]
-                log_probs = target_log_probs(model, prefix.layers, prefix.layers_return_tuples, hidden, row_targets)
+                log_probs = target_log_probs(model, prefix, hidden, targets[chosen][target_of_row])
                 n_targets = len(copies.positions)
-                clean[chosen], joined = log_probs[:n_targets], log_probs[n_targets:]
-                for layer in swept:
-                    own, joined = joined.tensor_split([n_targets * copies.per_target(layer)])
-                    own = own.view(n_targets, -1)  # target copy
-                    of_heads[chosen, layer, heads_of.get(layer, [])] = own[:, : own.shape[1] - 2 * modules]
+                joined = log_probs.split([n_targets, *(n_targets * copies.per_target(layer) for layer in swept)])
+                clean[chosen] = joined[0]
+                for layer, of_layer in zip(swept, joined[1:], strict=True):
+                    of_layer = of_layer.view(n_targets, -1)  # target copy
+                    of_heads[chosen, layer, heads_of.get(layer, [])] = of_layer[:, : of_layer.shape[1] - 2 * modules]
                     if modules:
-                        of_modules[:, chosen, layer] = own[:, -2:].T
+                        of_modules[:, chosen, layer] = of_layer[:, -2:].T
     return Ablated(clean, of_heads, *of_modules)
 
 
@@ -133,22 +130,5 @@ def _plan_sweeps(n_targets: int, copies: Sequence[int], max_rows: int) -> list[t
             rows = 1
         rows += joining
     parts = [range(*ends_of_part) for ends_of_part in pairwise([0, *ends, len(copies)])]
-    return [
-        (slice(first, first + targets_per_sweep), part)
-        for first in range(0, n_targets, targets_per_sweep)
-        for part in parts
-    ]
-
-
-def check_targets(model: PreTrainedModel, positions: Sequence[int], target_ids: Sequence[int]) -> None:
-    """Refuse targets that are not one token of the vocabulary per position.
-
-    Raises:
-        ValueError: another number of targets than of positions, or an id beyond the vocabulary.
-    """
-    if len(positions) != len(target_ids):
-        raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")
-    vocabulary = model.config.get_text_config().vocab_size
-    for target in target_ids:
-        if not 0 <= target < vocabulary:
-            raise ValueError(f"target id {target} is outside the vocabulary, which has ids 0 to {vocabulary - 1}")
+    targets = [slice(first, first + targets_per_sweep) for first in range(0, n_targets, targets_per_sweep)]
+    return list(product(targets, parts))

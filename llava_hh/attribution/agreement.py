@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, rankdata
 
+from llava_hh.attribution.summary import OVERLAP_AT
 from llava_hh.files.files import read_json
 from llava_hh.heads import Head, load_heads
 
-OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 RESAMPLES = 2000
 
 
@@ -22,7 +22,7 @@ class Ranking:
     scores: (layer, head) contrastive influence, NaN where it was not measured; None where there is none, as for the
         published lists.
     size: layers and heads of the model, if known.
-    within: by k, the share of the top k that two halves of the list's own images have in common; empty if not computed.
+    within: by k, the share of the top k that two halves of the list's images have in common; empty if not computed.
     """
 
     heads: list[Head]
@@ -48,8 +48,8 @@ def load_ranking(path: Path) -> Ranking:
         if scores.ndim != 2:
             raise ValueError(f"{path}: 'contrastive_influence' must be layers of heads' scores, not {scores.ndim}-d")
     size = (content["n_layers"], content["n_heads"]) if {"n_layers", "n_heads"} <= content.keys() else None
-    overlap = content.get("stability", {}).get("half_overlap", {})
-    within = {int(k): own["mean"] for k, own in overlap.items()}
+    halves = content.get("stability", {}).get("half_overlap", {})
+    within = {int(k): overlap["mean"] for k, overlap in halves.items()}
     return Ranking(heads, scores, size if scores is None else scores.shape, within)
 
 
@@ -58,10 +58,10 @@ def compare_rankings(first: Ranking, second: Ranking, seed: int = 0) -> dict[str
 
     Returns: `overlap`: by k, as far as both lists go, `n` heads in common, their `share` of k, `heads` (in the order of
         the first list), and, where the model's size is known, what two random lists of k heads have in common: `chance`
-        as a share and `p`, the probability of at least n. `rank_correlation` as `correlate_ranks` has it, or None
+        as a share and `p`, the probability of at least n. `rank_correlation`: the result of `correlate_ranks`, or None
         without both scores.
     Raises:
-        ValueError: the lists are of models of another size.
+        ValueError: the lists are of models of different sizes.
     """
     sizes = {ranking.size for ranking in (first, second) if ranking.size}
     if len(sizes) > 1:
@@ -74,19 +74,18 @@ def compare_rankings(first: Ranking, second: Ranking, seed: int = 0) -> dict[str
             common = [head for head in first.heads[:k] if head in second.heads[:k]]
             overlap[k] = {"n": len(common), "share": len(common) / k, "heads": common}
             if n_heads:
-                p = float(hypergeom.sf(len(common) - 1, n_heads, k, k))
-                overlap[k] |= {"chance": k / n_heads, "p": p}
-    both = first.scores is not None and second.scores is not None
-    correlation = correlate_ranks(first.scores, second.scores, seed) if both else None
+                overlap[k] |= {"chance": k / n_heads, "p": float(hypergeom.sf(len(common) - 1, n_heads, k, k))}
+    known = first.scores is not None and second.scores is not None
+    correlation = correlate_ranks(first.scores, second.scores, seed) if known else None
     return {"overlap": overlap, "rank_correlation": correlation}
 
 
 def correlate_ranks(first: np.ndarray, second: np.ndarray, seed: int = 0) -> dict[str, Any] | None:
     """Spearman's correlation of two scores (layer, head) over the heads that both have.
 
-    Returns: `spearman`, `n_heads` and the 95% percentile `interval` of RESAMPLES bootstrap samples of the heads, which
-        says how far it hangs on a few of them, not what other images would give. Resamples in which one score is the
-        same everywhere are dropped. None with fewer than three heads, or scores that don't vary.
+    Returns: `spearman`, `n_heads` and the 95% percentile `interval` of RESAMPLES bootstrap samples of the heads. The
+        interval says how far the value depends on a few heads, not what other images would give. Resamples in which one
+        score is the same everywhere are dropped. None with fewer than three heads, or scores that don't vary.
     """
     known = ~np.isnan(first) & ~np.isnan(second)
     pairs = np.stack([first[known], second[known]])  # score head
@@ -108,11 +107,10 @@ def _spearman(pairs: np.ndarray) -> float:
 
 
 def in_how_many(lists: Sequence[Sequence[Head]], k: int) -> dict[Head, list[int]]:
-    """Which lists (by place) have a head among their first k; most shared first, then by the best rank."""
-    tops = [list(heads[:k]) for heads in lists]
-    found = {head: [place for place, top in enumerate(tops) if head in top] for top in tops for head in top}
-
-    def best_rank(head: Head) -> int:
-        return min(tops[place].index(head) for place in found[head])
-
-    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), best_rank(item[0]), item[0])))
+    """Indices of the lists that have a head among their first k; most shared first, then by the best rank."""
+    ranks: dict[Head, dict[int, int]] = {}  # by the index of the list
+    for index, heads in enumerate(lists):
+        for rank, head in enumerate(heads[:k]):
+            ranks.setdefault(head, {})[index] = rank
+    order = sorted(ranks, key=lambda head: (-len(ranks[head]), min(ranks[head].values()), head))
+    return {head: list(ranks[head]) for head in order}

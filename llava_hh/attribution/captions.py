@@ -1,4 +1,4 @@
-"""Captions as measurements take them: read from a result file, and teacher-forced through a model."""
+"""Captions for measurements: read from a result file, and teacher-forced through a model."""
 
 import hashlib
 import json
@@ -24,10 +24,10 @@ READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # wh
 
 
 def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
-    """What attribution reads of the entries of a result file with at least one hallucinated object, in order.
+    """The entries of a result file with at least one hallucinated object, in order, with the fields READ.
 
     Raises:
-        ValueError: there is none and `allow_none` is not set, or as `read_captions`.
+        ValueError: there is none and `allow_none` is not set; captions without token ids, or changed since scoring.
     """
     chosen, n_captions = read_captions(path, READ, lambda entry: entry["metrics"]["CHAIRs"])
     if not chosen and not allow_none:
@@ -41,7 +41,7 @@ def read_captions(
     """These fields of the chosen entries of a result file, READ among them, in order; and how many entries it has.
 
     Raises:
-        ValueError: the captions came without their token ids, or they were scored before they changed.
+        ValueError: the captions have no token ids, or have changed since they were scored.
     """
     content = existing_file(path, "captions_eval_results.json of a run (--captions)")
     n_captions, chosen = None, []
@@ -76,41 +76,35 @@ def _why_unlike_ours(entry: dict) -> str | None:
     if not isinstance(entry["prompt"], str) or not isinstance(entry["caption"], str):
         return "prompt and caption are not both text"
     fields = {"word": str, "node": str, "start": int, "hallucinated": bool}
-    if not isinstance(mentions, list) or not all(
-        isinstance(mention, dict)
-        and all(type(mention.get(name)) is kind for name, kind in fields.items())
-        and 0 <= mention["start"] < len(entry["caption"])
-        for mention in mentions
-    ):
-        return f"mentions do not all have {', '.join(fields)} of its caption"
+    for mention in mentions if isinstance(mentions, list) else [None]:
+        is_ours = isinstance(mention, dict) and all(type(mention.get(name)) is kind for name, kind in fields.items())
+        if not is_ours or not 0 <= mention["start"] < len(entry["caption"]):
+            return f"mentions do not all have {', '.join(fields)} of its caption"
     return None
 
 
 def refuse_other_model(captions: Path, checkpoint: Path) -> None:
-    """See that the run.json beside captions does not name another model than this one; an old one names none.
+    """Check that the run.json beside captions does not name another model than this one; old files name none.
 
     Raises:
         ValueError: it does, in this process or in another of the run.
     """
     record = captions.with_name("run.json")
     settings = read_json(record).get("settings") if record.is_file() else None
-    model = settings.get("model") if isinstance(settings, dict) else None
-    problem = ""
+    model, problem = settings.get("model") if isinstance(settings, dict) else None, ""
     if isinstance(model, dict) and model.get("sha256", "") not in ("", identify_checkpoint(checkpoint)["sha256"]):
-        problem = (
-            f"--captions {captions}: of another model ({model.get('name')}) than {checkpoint}, by the content of their "
-            "files; caption with this model"
-        )
-    if problems := [each for each in processes().exchange(problem) if each]:
+        which = f"of another model ({model.get('name')}) than {checkpoint}, by the content of their files"
+        problem = f"--captions {captions}: {which}; caption with this model"
+    if problems := [*filter(None, processes().exchange(problem))]:
         raise ValueError(problems[0])
 
 
 def digest(entries: list[dict]) -> str:
     """A hash of the entries, without the rest of their file: its date may change."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for piece in json.JSONEncoder().iterencode(entries):
-        found.update(piece.encode())
-    return found.hexdigest()
+        sha256.update(piece.encode())
+    return sha256.hexdigest()
 
 
 def join_arrays(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -121,25 +115,25 @@ def join_arrays(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TeacherForced:
-    """Captions that a model reads once more, with their images; it is loaded when first asked for.
+    """A model that reads captions once more, with their images; it is loaded when it is first needed.
 
     released: take the released code's target words.
     """
 
-    model_path: Path
+    model: Path
     image_folder: Path
     released: bool = False
 
     @classmethod
     def of(cls, lvlm: Lvlm, image_folder: Path) -> Self:
-        """The same with a model that is loaded already."""
+        """One whose model is loaded already."""
         teacher = cls(lvlm.path, image_folder)
         teacher.__dict__["lvlm"] = lvlm  # where cached_property keeps it
         return teacher
 
     @cached_property
     def lvlm(self) -> Lvlm:
-        return load_lvlm(self.model_path)
+        return load_lvlm(self.model)
 
     def image_of(self, entry: dict) -> Path:
         return image_path(self.image_folder, entry["image"])
@@ -150,18 +144,19 @@ class TeacherForced:
 
     def prepare(self, entry: dict) -> tuple[list[Target], list[int], Batch]:
         """Targets of one caption, the positions that predict them, and the teacher-forced sample."""
+        tokenizer, ids, mentions = self.lvlm.tokenizer, entry["token_ids"], entry["mentions"]
         if self.released:
-            targets = find_released_targets(self.lvlm.tokenizer, entry["token_ids"], entry["mentions"])
+            targets = find_released_targets(tokenizer, ids, mentions)
         else:
-            targets = find_targets(self.lvlm.tokenizer, entry["token_ids"], entry["caption"], entry["mentions"])
+            targets = find_targets(tokenizer, ids, entry["caption"], mentions)
         batch = self.batch(entry)
         return targets, [batch.response_start[0] + target.index - 1 for target in targets], batch
 
-    def fields(self, found: list[dict], batch_size: int, limit: int | None) -> dict[str, Any]:
-        """The fields of `CaptionedSettings`; `found` is all captions that could be measured."""
+    def fields(self, every: list[dict], batch_size: int, limit: int | None) -> dict[str, Any]:
+        """The fields of `CaptionedSettings`; `every`: all captions that could be measured."""
         return {
             "model": describe_loaded(self.lvlm),
-            "captions_sha256": digest(found),
+            "captions_sha256": digest(every),
             "batch_size": batch_size,
             "limit": limit,
             "image_folder": str(self.image_folder),

@@ -8,14 +8,14 @@ READ_OUTS = ("probability", "absolute", "log")
 
 
 def influence(clean_log_probs: np.ndarray, ablated_log_probs: np.ndarray, read_out: str = "probability") -> np.ndarray:
-    """How far an ablation lowers a target's probability: (target,) and (target, ...) -> (target, ...).
+    """How much an ablation lowers a target's probability: (target,) and (target, ...) -> (target, ...).
 
     Args:
         clean_log_probs, ablated_log_probs: log-probabilities of the targets in nats, without and with the ablation.
         read_out: `probability` is p(clean) - p(ablated); `absolute` its absolute value; `log` is
             log p(clean) - log p(ablated), in nats.
     Raises:
-        ValueError: an unknown read-out, or two arrays of another number of targets.
+        ValueError: an unknown read-out, or arrays of different numbers of targets.
     Source: paper, counterfactual influence of a module; its read-out is the probability.
     """
     if read_out not in READ_OUTS:
@@ -58,11 +58,6 @@ def rank_heads(contrast: np.ndarray, k: int) -> tuple[list[Head], list[Head]]:
     Args:
         contrast: (layer, head).
     """
-    order = np.argsort(-contrast, axis=None, kind="stable")
-    backward = np.argsort(contrast, axis=None, kind="stable")
-    n_heads = contrast.shape[1]
-
-    def heads(flat: np.ndarray) -> list[Head]:
-        return [Head(int(place) // n_heads, int(place) % n_heads) for place in flat[:k]]
-
-    return heads(order), heads(backward)
+    orders = (np.argsort(signed, axis=None, kind="stable")[:k].tolist() for signed in (-contrast, contrast))
+    best, worst = ([Head(*divmod(index, contrast.shape[1])) for index in order] for order in orders)
+    return best, worst

@@ -9,43 +9,42 @@ from transformers import PreTrainedModel
 
 from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
-from llava_hh.attribution.ablation import check_targets
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Zero
-from llava_hh.attribution.sweep import read_prefix, sweep
-from llava_hh.attribution.vocabulary import target_log_probs
+from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
 
 
 def estimate_every_head(
     model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int], target_ids: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """How far zeroing each head at the predicting position would lower each target's log-probability, to first order.
+    """How much zeroing each head at the predicting position would lower each target's log-probability, to first order.
 
-    With every head's output times a gate of 1, it is the derivative of the log-probability in the gate: exact if the
-    log-probability were linear in it. One forward and one backward pass, whose rows are the predicting positions alone.
+    Every head's output is multiplied by a gate of 1; the estimate is the derivative of the log-probability in the gate.
+    It would be exact if the log-probability were linear in the gate. One forward and one backward pass, whose rows are
+    the predicting positions alone.
 
-    Args: as `ablate_every_head`.
+    Args:
+        model, inputs, positions, target_ids: the same as those of `ablate_every_head`.
     Returns: clean log-probabilities (target,), and the estimated drops (target, layer, head), nats, float32 on the CPU.
     Raises:
-        ValueError: as `ablate_every_head`.
+        ValueError: more than one sample, positions or targets that do not fit, a model in training mode or of an
+            architecture that does not attend through AttentionInterface.
     Source: attribution patching (Nanda, 2023; Syed et al., "Attribution Patching Outperforms Automated Circuit
         Discovery", 2023), for zero ablation.
     """
-    check_sample(model, inputs, positions)
-    check_targets(model, positions, target_ids)
-    n_layers, n_heads = len(attention_modules(model)), model.config.get_text_config().num_attention_heads
+    check_sample(model, inputs, positions, target_ids)
+    attentions, n_heads = attention_modules(model), model.config.get_text_config().num_attention_heads
     if not positions:
-        return torch.empty(0), torch.empty(0, n_layers, n_heads)
+        return torch.empty(0), torch.empty(0, len(attentions), n_heads)
     with switch_attention(model, ATTENTION):
         with torch.no_grad():
-            prefix = read_prefix(model, attention_modules(model), inputs)
+            prefix = read_prefix(model, attentions, inputs)
         with torch.enable_grad():
             device = prefix.embeddings.device
-            gates = [torch.ones(len(positions), n_heads, device=device, requires_grad=True) for _ in range(n_layers)]
+            gates = [torch.ones(len(positions), n_heads, device=device, requires_grad=True) for _ in attentions]
             copies = Copies(range(0), {}, tuple(map(int, positions)), False, Zero(), None)
             hidden, _ = sweep(prefix, copies, gates)
-            targets = torch.as_tensor(target_ids, dtype=torch.long)
-            clean = target_log_probs(model, prefix.layers, prefix.layers_return_tuples, hidden, targets)
+            clean = target_log_probs(model, prefix, hidden, torch.as_tensor(target_ids, dtype=torch.long))
             slopes = torch.autograd.grad(clean.sum(), gates)
     return clean.detach(), torch.stack([slope.float().cpu() for slope in slopes], 1)
 

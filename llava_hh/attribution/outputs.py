@@ -1,4 +1,4 @@
-"""The outputs of heads and modules at predicting positions: where they arise, and their statistics over a data set.
+"""The outputs of heads and modules at predicting positions: reading and editing them, statistics over a data set.
 
 One sample is recorded at a time and leaves sums; the sums of samples, blocks and processes add up.
 """
@@ -23,13 +23,13 @@ def record_outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], positio
     """Outputs of all heads, attention modules and MLPs at `positions`, from one plain forward pass over a sample.
 
     Args:
-        inputs, positions: as in `ablate_every_head`.
+        inputs: forward arguments of one teacher-forced sample; positions: those that predict the targets.
     Returns:
         heads (position, layer, head, d_head), the o_proj input; mha (position, layer, d_model), the o_proj output; mlp
         (position, layer, d_model): float32 on the CPU.
     Raises:
-        ValueError: as `check_sample`; or a layer without an `mlp`, or whose `mlp` doesn't return a tensor; or a model
-            whose heads are of different widths.
+        ValueError: several samples, a position outside of the sequence, or a model in training mode; a layer without
+            an `mlp`, or whose `mlp` doesn't return a tensor; or a model whose heads have different widths.
     """
     check_sample(model, inputs, positions)
     n_heads = model.config.get_text_config().num_attention_heads
@@ -37,19 +37,16 @@ def record_outputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], positio
     where = torch.as_tensor(positions, dtype=torch.long)
     seen: dict[str, dict[int, Tensor]] = {kind: {} for kind in KINDS}
 
-    def keep(kind: str, layer: int, output: Tensor) -> None:
-        seen[kind][layer] = output[0, where.to(output.device)].float().cpu()
+    def keep(layer: int, kind: str, module: nn.Module, args: tuple, output: object) -> None:
+        outputs = {kind: tensor_of(module, output)}
+        if kind == "mha":
+            outputs["heads"] = args[0].unflatten(-1, (n_heads, -1))
+        for name, tensor in outputs.items():
+            seen[name][layer] = tensor[0, where.to(tensor.device)].float().cpu()
 
-    def after_attention(layer: int, module: nn.Module, args: tuple, output: Tensor) -> None:
-        keep("heads", layer, args[0].unflatten(-1, (n_heads, -1)))
-        keep("mha", layer, output)
-
-    def after_mlp(layer: int, module: nn.Module, args: tuple, output: object) -> None:
-        keep("mlp", layer, tensor_of(module, output))
-
-    hooks = [(attention.o_proj, partial(after_attention, layer)) for layer, attention in attentions.items()]
+    hooks = [(attention.o_proj, partial(keep, layer, "mha")) for layer, attention in attentions.items()]
     layers = zip(attentions, decoder_layers(model), strict=True)
-    hooks += [(mlp_of(parent), partial(after_mlp, layer)) for layer, parent in layers]
+    hooks += [(mlp_of(decoder_layer), partial(keep, layer, "mlp")) for layer, decoder_layer in layers]
     with hooked(hooks):
         model.base_model(**inputs, use_cache=False)
     for kind, by_layer in seen.items():
@@ -72,7 +69,7 @@ def sums_of(outputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def add_sums(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The sums of all `parts`, added in their order; other arrays in a part are ignored.
+    """The sums of all `parts`, added in their order; arrays of other names in a part are ignored.
 
     Raises:
         ValueError: no parts.
@@ -132,29 +129,35 @@ def editing_outputs(edits: Mapping[nn.Module, Callable[[Tensor], None]]) -> Iter
 
     with hooked((module, edit_output) for module in edits):
         yield
-    for module, count in runs.items():
-        if count != 1:
-            raise ValueError(
-                f"{type(module).__name__} ran {count} times in its layer; it can be ablated in one run only"
-            )
+    if wrong := [(module, count) for module, count in runs.items() if count != 1]:
+        name, count = type(wrong[0][0]).__name__, wrong[0][1]
+        raise ValueError(f"{name} ran {count} times in its layer; it can be ablated in one run only")
 
 
 def tensor_of(module: nn.Module, output: object) -> Tensor:
-    """`output` of a module, if it is a tensor.
+    """Check that the output of a module is a tensor, and return it.
 
     Raises:
-        ValueError: it isn't (a mixture of experts that returns its router's logits too).
+        ValueError: it isn't (a mixture of experts returns its router's logits too).
     """
     if not isinstance(output, Tensor):
         raise ValueError(f"{type(module).__name__} returns a {type(output).__name__}; only a tensor can be replaced")
     return output
 
 
-def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int]) -> None:
-    """Refuse what is not one sample with predicting positions inside it, on a model in eval mode.
+def check_sample(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    positions: Sequence[int],
+    target_ids: Sequence[int] | None = None,
+) -> None:
+    """Check that `inputs` is one sample with all predicting positions inside it, and the model in eval mode.
+
+    With `target_ids`, check too that there is one for each position, each a token of the vocabulary.
 
     Raises:
-        ValueError: several samples, a position outside of the sequence, or a model in training mode.
+        ValueError: several samples, a position outside of the sequence, targets that do not fit, or a model in training
+            mode or edited.
     """
     given = [name for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None]
     if len(given) != 1:
@@ -172,3 +175,10 @@ def check_sample(model: PreTrainedModel, inputs: Mapping[str, Tensor], positions
         raise ValueError("the model is edited by an open block of intervene; attribution is of the model as it is")
     if model.training:
         raise ValueError("the model is in training mode; call model.eval() first, dropout would blur every influence")
+    if target_ids is None:
+        return
+    if len(positions) != len(target_ids):
+        raise ValueError(f"{len(positions)} positions but {len(target_ids)} target_ids; one target per position")
+    vocabulary = model.config.get_text_config().vocab_size
+    if wrong := [target for target in target_ids if not 0 <= target < vocabulary]:
+        raise ValueError(f"target id {wrong[0]} is outside the vocabulary, which has ids 0 to {vocabulary - 1}")

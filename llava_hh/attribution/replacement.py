@@ -1,4 +1,4 @@
-"""What stands in for the output of a head or a module when it is ablated: nothing, its mean, or itself with noise."""
+"""What the output of a head or a module becomes when it is ablated: 0, its mean, or itself with noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class OutputStatistics:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Which outputs are replaced together: those of one kind in one layer, at each of `positions` of a sample."""
+class Site:
+    """Outputs that are replaced together: those of one kind in one layer, at each of `positions` of a sample."""
 
     kind: str  # one of KINDS
     layer: int
@@ -44,7 +44,7 @@ class Zero:
     Source: the released code, which has no other kind.
     """
 
-    def write(self, output: Tensor, place: Place) -> None:
+    def write(self, output: Tensor, site: Site) -> None:
         """Change `output` in place: (target, head, d_head) for heads, (target, d_model) for a module."""
         output.zero_()
 
@@ -58,10 +58,10 @@ class Mean:
 
     outputs: OutputStatistics
 
-    def write(self, output: Tensor, place: Place) -> None:
-        """As `Zero.write`."""
-        means = getattr(self.outputs, f"mean_{place.kind}")
-        output.copy_(torch.as_tensor(means[place.layer], device=output.device))
+    def write(self, output: Tensor, site: Site) -> None:
+        """Change `output` in place: (target, head, d_head) for heads, (target, d_model) for a module."""
+        mean = getattr(self.outputs, f"mean_{site.kind}")[site.layer]
+        output.copy_(torch.as_tensor(mean, device=output.device))
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class Noise:
         if not self.sigma >= 0 or self.seed < 0:
             raise ValueError(f"noise with sigma {self.sigma} and seed {self.seed}: neither may be negative")
 
-    def write(self, output: Tensor, place: Place) -> None:
-        """As `Zero.write`."""
-        spread = torch.as_tensor(getattr(self.outputs, f"std_{place.kind}")[place.layer], device=output.device)
-        kind = KINDS.index(place.kind)
+    def write(self, output: Tensor, site: Site) -> None:
+        """Change `output` in place: (target, head, d_head) for heads, (target, d_model) for a module."""
+        spread = torch.as_tensor(getattr(self.outputs, f"std_{site.kind}")[site.layer], device=output.device)
+        kind = KINDS.index(site.kind)
         eps = np.empty(output.shape, dtype=np.float32)
-        for draw, position in zip(eps, place.positions, strict=True):
-            rng = np.random.default_rng([self.seed, place.sample_id, position, place.layer, kind])
+        for draw, position in zip(eps, site.positions, strict=True):
+            rng = np.random.default_rng([self.seed, site.sample_id, position, site.layer, kind])
             draw[:] = rng.standard_normal(draw.shape)
         output.add_(self.sigma * spread * torch.from_numpy(eps).to(output.device))
 
@@ -111,9 +111,7 @@ class Copies:
 
     def per_target(self, layer: int) -> int:
         """How many rows of one target join in this layer."""
-        if layer not in self.layers:
-            return 0
-        return len(self.heads.get(layer, ())) + 2 * self.modules
+        return len(self.heads.get(layer, ())) + 2 * self.modules if layer in self.layers else 0
 
     def write(self, kind: str, layer: int, output: Tensor) -> None:
         """Replace what each copy is to lose, in place.
@@ -121,15 +119,15 @@ class Copies:
         Args:
             output: of all rows, the layer's copies last: (row, head, d_head) for heads, (row, d_model) for a module.
         """
-        per_target, place = self.per_target(layer), Place(kind, layer, self.positions, self.sample_id)
+        per_target, site = self.per_target(layer), Site(kind, layer, self.positions, self.sample_id)
         copies = output[-len(self.positions) * per_target :].unflatten(0, (-1, per_target))  # target copy ...
         if kind == "heads":  # copy i loses the i-th of the heads; so far all copies of a target are alike
-            heads = list(self.heads.get(layer, ()))
+            heads = self.heads.get(layer, [])
             replaced = copies[:, 0].clone()  # target head d_head
-            self.replacement.write(replaced, place)
+            self.replacement.write(replaced, site)
             copies[:, range(len(heads)), heads] = replaced[:, heads]
         else:
-            self.replacement.write(copies[:, KINDS.index(kind) - len(KINDS)], place)  # target d_model
+            self.replacement.write(copies[:, KINDS.index(kind) - len(KINDS)], site)  # target d_model
 
 
 def check_replacement(

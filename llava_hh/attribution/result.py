@@ -3,14 +3,11 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
-
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
-from llava_hh.attribution.stored import join_blocks, stored_columns
-from llava_hh.attribution.summary import summarise
+from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
 from llava_hh.files.files import read_json_lines, read_result, write_json, write_rows, write_tensors
 from llava_hh.files.progress import announce
 from llava_hh.runs.run import processes, provenance, start_run
@@ -18,31 +15,26 @@ from llava_hh.runs.run import processes, provenance, start_run
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
 
-@dataclass(frozen=True)
-class Attribution:
+@dataclass(frozen=True, kw_only=True)
+class Attribution(CaptionAttribution):
     """What is attributed, and how: the flags of these names."""
 
-    model: Path
     captions: Path
-    image_folder: Path
     limit: int | None
     ablation: str
     noise_scale: float
     noise_seed: int
     read_out: str
-    released: bool
     screen: int | None
     race: int | None
     list_length: int
-    max_rows: int
-    batch_size: int
     out: Path
 
-    def settings(self, attribution: CaptionAttribution, found: list[dict]) -> AttributionSettings:
-        """What decides the result; `found` are all captions that could be attributed."""
+    def settings(self, every: list[dict]) -> AttributionSettings:
+        """What decides the result; `every`: all captions that could be attributed."""
         of_noise = {name: getattr(self, name) for name in ("noise_scale", "noise_seed") if self.ablation == "noise"}
         return AttributionSettings(
-            **attribution.fields(found, self.batch_size, self.limit),
+            **self.fields(every, self.batch_size, self.limit),
             released=self.released,
             ablation=self.ablation,
             screen=self.screen,
@@ -51,16 +43,13 @@ class Attribution:
             **of_noise,
         )
 
-    def replacement(
-        self, attribution: CaptionAttribution, entries: list[dict], settings: AttributionSettings
-    ) -> Replacement:
-        """What takes an ablated output's place; means and deviations are gathered first, in a run of their own."""
+    def replacement(self, entries: list[dict], settings: AttributionSettings) -> Replacement:
+        """What replaces an ablated output; means and deviations are gathered first, in another run."""
         if self.ablation == "zero":
             return Zero()
-        folder = self.out / "module_outputs"
-        shared = {each.name: getattr(settings, each.name) for each in fields(OutputsSettings)}
-        with start_run(folder, OutputsSettings(**shared), [entry["image_id"] for entry in entries]) as run:
-            outputs = attribution.gather_outputs(entries, run)
+        shared = OutputsSettings(**{field.name: getattr(settings, field.name) for field in fields(OutputsSettings)})
+        with start_run(self.out / "module_outputs", shared, [entry["image_id"] for entry in entries]) as run:
+            outputs = self.gather_outputs(entries, run)
         return Mean(outputs) if self.ablation == "mean" else Noise(outputs, self.noise_scale, self.noise_seed)
 
 
@@ -69,28 +58,22 @@ def attribute_captions(given: Attribution) -> Path | None:
 
     Returns: the first of them; None for a process that is not the first.
     Raises:
-        ValueError, OSError: captions of another model or without a hallucination, or a folder of another run.
+        ValueError: captions of another model or without a hallucination, or a folder of another run.
+        OSError: a file or folder cannot be read or written.
     """
     refuse_other_model(given.captions, given.model)
-    found = hallucinating_captions(given.captions)
-    entries = found[: given.limit]
-    attribution = CaptionAttribution(given.model, given.image_folder, given.released, given.max_rows)
-    settings = given.settings(attribution, found)
+    every = hallucinating_captions(given.captions)
+    entries, settings = every[: given.limit], given.settings(every)
     n_words = sum(len(entry["mentions"]) for entry in entries)
-    how = f"{given.ablation} ablation" + "".join(
-        f", {name} {number}" for name, number in (("screen", given.screen), ("race", given.race)) if number
-    )
+    shortlists = {"screen": given.screen, "race": given.race}
+    how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
     announce(f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
-        replacement = given.replacement(attribution, entries, settings)
-        how = (attribution, entries, replacement, run, settings, given.batch_size, given.read_out)
-        measured = None
-        if given.screen:
-            measured = screen(*how, given.screen)
-        elif given.race:
-            measured = race(*how, given.race)
+        replacement, measured = given.replacement(entries, settings), None
+        if given.screen or given.race:
+            measured = (screen if given.screen else race)(given, entries, replacement, run, settings)
         else:
-            attribution.run_blocks(entries, replacement, run, given.batch_size)
+            given.run_blocks(entries, replacement, run)
         if not processes().is_main:
             return None
         if measured:
@@ -99,25 +82,19 @@ def attribute_captions(given: Attribution) -> Path | None:
         else:
             run.write_rows(TARGETS)
             join_blocks(run, given.out / ABLATIONS)
-        rows = ((row["hallucinated"], row["image_id"]) for _, row in read_json_lines(given.out / TARGETS))
-        marks = map(np.array, zip(*rows, strict=True))
+        marks = marks_of(row for _, row in read_json_lines(given.out / TARGETS))
         length = min(given.list_length, given.race or given.screen or given.list_length)
         result = summarise(*marks, stored_columns(given.out / ABLATIONS), given.read_out, length)
         result |= {"shortlist": measured.about} if measured else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
-        path = given.out / "attribution_result.json"
-        write_json(path, {**result, **about})
+        write_json(path := given.out / "attribution_result.json", {**result, **about})
     print(said_of(path))
     return path
 
 
 def said_of(path: Path) -> str:
-    """What is printed of a result file."""
-    return "\n".join([*lines(read_result(path)), str(path)])
-
-
-def lines(result: dict) -> list[str]:
-    """The strongest heads of a result, and how far its lists can be trusted."""
+    """The printed summary of a result file: its strongest heads, and how far its lists can be trusted."""
+    result = read_result(path)
     words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
     said = [f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):"]
     for layer, head in result["hal_heads"][:5]:
@@ -130,4 +107,4 @@ def lines(result: dict) -> list[str]:
     for k, overlap in result.get("stability", {"half_overlap": {}})["half_overlap"].items():
         chance = f"{overlap['chance']:.1%} by chance"
         said.append(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
-    return said
+    return "\n".join([*said, str(path)])

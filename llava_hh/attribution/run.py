@@ -1,4 +1,4 @@
-"""Attribution over a set of captions: their target words, ablations block by block, and what these add up to."""
+"""Attribution over a set of captions: their target words, and ablations or estimates, block by block."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from llava_hh.runs.blocks import Run
 from llava_hh.runs.settings import IMAGES_BY_CONTENT, CaptionedSettings
 
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
-Found = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
+Measured = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,42 @@ class AttributionSettings(CaptionedSettings):
 
 @dataclass(frozen=True)
 class CaptionAttribution(TeacherForced):
-    """How captions are attributed: by which model, with which target rule, in how much memory."""
+    """How captions are attributed: by which model, with which target rule, in how much memory, in which blocks."""
 
     max_rows: int = 4096
+    batch_size: int = 8
 
-    def measure(
-        self, entry: dict, replacement: Replacement, heads: list[Head] | None = None
-    ) -> tuple[list[Target], Ablated, int | None]:
+    def measure(self, entry: dict, replacement: Replacement, heads: list[Head] | None = None) -> Measured:
         """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
 
         Args:
             heads: these alone, and no modules.
-        Returns: these, and how many rows at once memory had room for; None if max_rows.
+        Returns: targets; the tensors of `Ablated` by name; and how many rows at once memory had room for, None if
+            max_rows.
         """
         targets, positions, batch = self.prepare(entry)
+        ids, more = [target.token_id for target in targets], {"heads": heads, "modules": heads is None}
+        more |= {"replacement": replacement, "sample_id": entry["image_id"]}
 
         def ablate(max_rows: int) -> Ablated:
-            return ablate_every_head(
-                self.lvlm.model,
-                batch.inputs,
-                positions,
-                [target.token_id for target in targets],
-                max_rows=max_rows,
-                heads=heads,
-                modules=heads is None,
-                replacement=replacement,
-                sample_id=entry["image_id"],
-            )
+            return ablate_every_head(self.lvlm.model, batch.inputs, positions, ids, max_rows=max_rows, **more)
 
         copies_of_a_layer = self.lvlm.n_heads + 2  # with its attention and its MLP
         ablated, rows = fit_in_memory(ablate, self.max_rows, min(self.max_rows, 1 + copies_of_a_layer))
-        return targets, ablated, rows if rows < self.max_rows else None
+        tensors = {name: tensor for name, tensor in vars(ablated).items() if tensor is not None}
+        return targets, tensors, rows if rows < self.max_rows else None
+
+    def estimate(self, entry: dict) -> Measured:
+        """Targets of one caption; `clean` log-probabilities and estimated `drops`; targets at once, None if all."""
+        targets, positions, batch = self.prepare(entry)
+
+        def estimate(part: Sequence[int]) -> tuple[Tensor, Tensor]:
+            ids = [targets[index].token_id for index in part]
+            return estimate_every_head(self.lvlm.model, batch.inputs, [positions[index] for index in part], ids)
+
+        parts, size = in_parts(estimate, range(len(targets)))
+        clean, drops = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return targets, {"clean": clean, "drops": drops}, size
 
     def gather_outputs(self, entries: list[dict], run: Run) -> OutputStatistics:
         """Mean and standard deviation of every head's and module's output at the positions that predict targets."""
@@ -96,69 +101,38 @@ class CaptionAttribution(TeacherForced):
         return statistics_of(run.finished_arrays())
 
     def run_blocks(
-        self,
-        entries: list[dict],
-        replacement: Replacement,
-        run: Run,
-        batch_size: int,
-        heads: list[Head] | None = None,
+        self, entries: list[dict], replacement: Replacement, run: Run, heads: list[Head] | None = None
     ) -> None:
         """Measure all captions; rows and arrays of every target stay in the run's blocks.
 
         Args:
-            heads: as for `measure`.
+            heads: these alone, and no modules.
         """
+        self._keep_blocks(entries, run, "attribution", lambda entry: self.measure(entry, replacement, heads))
 
-        def log_probs_of(entry: dict) -> Found:
-            targets, ablated, rows = self.measure(entry, replacement, heads)
-            names = ("clean", "heads", *(("mha", "mlp") if heads is None else ()))
-            return targets, {name: getattr(ablated, name) for name in names}, rows
+    def estimate_blocks(self, entries: list[dict], run: Run) -> None:
+        """Estimate the effect of every head on all captions; arrays `clean` and `drops` stay in the run's blocks."""
+        self._keep_blocks(entries, run, "estimates", self.estimate)
 
-        self._keep_blocks(entries, run, batch_size, "attribution", log_probs_of)
-
-    def estimate_blocks(self, entries: list[dict], run: Run, batch_size: int) -> None:
-        """Estimate the effect of every head on all captions, as `run_blocks`: arrays `clean` and `drops`."""
-
-        def estimates_of(entry: dict) -> Found:
-            targets, positions, batch = self.prepare(entry)
-
-            def estimate(part: Sequence[int]) -> tuple[Tensor, Tensor]:
-                own, ids = [positions[place] for place in part], [targets[place].token_id for place in part]
-                return estimate_every_head(self.lvlm.model, batch.inputs, own, ids)
-
-            parts, size = in_parts(estimate, range(len(targets)))
-            clean, drops = (torch.cat(own) for own in zip(*parts, strict=True))
-            return targets, {"clean": clean, "drops": drops}, size
-
-        self._keep_blocks(entries, run, batch_size, "estimates", estimates_of)
-
-    def _keep_blocks(
-        self,
-        entries: list[dict],
-        run: Run,
-        batch_size: int,
-        label: str,
-        tensors_of: Callable[[dict], Found],
-    ) -> None:
+    def _keep_blocks(self, entries: list[dict], run: Run, label: str, measure: Callable[[dict], Measured]) -> None:
         """Keep targets and tensors (target, ...) of all captions, `clean` log-probabilities among them."""
-        for number, block in run.blocks(entries, batch_size, label, self.image_of):
-            rows, found, sizes, rows_of = [], [], [], []
+        for number, block in run.blocks(entries, self.batch_size, label, self.image_of):
+            rows, arrays, sizes, rows_of = [], [], [], []
             for entry in block:
-                targets, tensors, size = tensors_of(entry)
+                targets, tensors, size = measure(entry)
                 self._refuse_infinite(entry, tensors)
                 sizes.append(size)
                 rows_of.append(len(targets))
                 rows += [{"image_id": entry["image_id"], **target.row()} for target in targets]
-                found.append(tensors)
-            arrays = join_arrays({name: tensor.numpy() for name, tensor in own.items()} for own in found)
-            for row, log_prob in zip(rows, arrays["clean"].tolist(), strict=True):
+                arrays.append({name: tensor.numpy() for name, tensor in tensors.items()})
+            joined = join_arrays(arrays)
+            for row, log_prob in zip(rows, joined["clean"].tolist(), strict=True):
                 row["clean_log_prob"] = log_prob
-            run.finish_block(number, block, rows, arrays, sub_batch=smallest_part(sizes), rows_of=rows_of)
+            run.finish_block(number, block, rows, joined, sub_batch=smallest_part(sizes), rows_of=rows_of)
 
     def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
         """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""
-        if all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "heads" or "mha" in tensors):
-            return
-        batch = self.prepare(entry)[2]
-        run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
-        refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])
+        if not all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "heads" or "mha" in tensors):
+            batch = self.batch(entry)
+            run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
+            refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])

@@ -1,6 +1,6 @@
 """How far contrastive influence depends on which images were captioned: intervals of scores, overlap of head lists.
 
-Words of one image are alike, so images are what is drawn: all targets of an image go together.
+Words of one image are alike, so resamples draw images: all targets of an image go together.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,20 @@ class ImageSums:
         n_targets = weights @ self.counts.T  # sample kind
         kept = (n_targets > 0).all(1)
         hallucinated, others = (
-            weights[kept] @ own.reshape(len(own), -1) / n_targets[kept, kind, None]
-            for kind, own in enumerate(self.sums)
+            weights[kept] @ sums.reshape(len(sums), -1) / n_targets[kept, kind, None]
+            for kind, sums in enumerate(self.sums)
         )
         return (hallucinated - others).reshape(-1, *self.sums.shape[2:])
+
+    def pulls(self) -> np.ndarray:
+        """How far each image pulls each contrastive influence from what the others say, (image, head), to first order.
+
+        `sums` has to be (kind, image, head).
+        """
+        totals = self.counts.sum(1)
+        means = self.sums.sum(1) / totals[:, None]  # kind head
+        pulls = (self.sums - self.counts[:, :, None] * means[:, None]) / totals[:, None, None]
+        return pulls[0] - pulls[1]
 
 
 def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray) -> ImageSums:
@@ -45,14 +55,14 @@ def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np
     check_kinds(influences, hallucinated)
     if np.shape(image_ids) != hallucinated.shape:
         raise ValueError(f"{len(influences)} targets need as many image ids, not {np.size(image_ids)}")
-    images, place = np.unique(image_ids, return_inverse=True)
-    sums = np.zeros((2, len(images), *influences.shape[1:]))
-    for kind, own in enumerate((hallucinated, ~hallucinated)):
-        order = np.flatnonzero(own)[np.argsort(place[own], kind="stable")]  # image by image
-        found, starts = np.unique(place[order], return_index=True)
-        sums[kind, found] = np.add.reduceat(influences[order].astype(np.float64), starts, axis=0)
-    counts = np.stack([np.bincount(place[own], minlength=len(images)) for own in (hallucinated, ~hallucinated)])
-    return ImageSums(sums, counts.astype(np.float64))
+    images, image_of = np.unique(image_ids, return_inverse=True)
+    sums, counts = np.zeros((2, len(images), *influences.shape[1:])), np.zeros((2, len(images)))
+    for kind, chosen in enumerate((hallucinated, ~hallucinated)):
+        order = np.flatnonzero(chosen)[np.argsort(image_of[chosen], kind="stable")]  # image by image
+        present, starts, n_targets = np.unique(image_of[order], return_index=True, return_counts=True)
+        sums[kind, present] = np.add.reduceat(influences[order].astype(np.float64), starts, axis=0)
+        counts[kind, present] = n_targets
+    return ImageSums(sums, counts)
 
 
 def bootstrap_interval(
@@ -64,8 +74,7 @@ def bootstrap_interval(
     resample: low and high are both the score.
 
     Args:
-        influences, hallucinated: as for `contrast.contrastive_influence`.
-        image_ids: (target,) the image of each target.
+        hallucinated: (target,) bool; image_ids: (target,) the image of each target.
     Raises:
         ValueError: one of the two kinds of tokens is missing.
     """
@@ -82,26 +91,6 @@ def bootstrap_interval(
     return low.reshape(shape), high.reshape(shape)
 
 
-def half_overlap(
-    influences: np.ndarray,
-    hallucinated: np.ndarray,
-    image_ids: np.ndarray,
-    ks: Sequence[int],
-    splits: int = 200,
-    seed: int = 0,
-) -> dict[int, dict]:
-    """Share of the top k heads that two random halves of the images have in common, as fractions.
-
-    Args:
-        influences: (target, layer, head); hallucinated, image_ids: (target,).
-        ks: as for `overlap_of_halves`, whose result this is.
-    Raises:
-        ValueError: one of the two kinds of tokens is missing, or a k that is not a number of heads.
-    """
-    flat = influences.reshape(len(influences), -1)
-    return overlap_of_halves(half_contrasts(flat, hallucinated, image_ids, splits, seed), ks)
-
-
 def half_contrasts(
     influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, splits: int = 200, seed: int = 0
 ) -> np.ndarray:
@@ -112,24 +101,24 @@ def half_contrasts(
     whole = sum_by_image(influences, hallucinated, image_ids)
     n_images = whole.counts.shape[1]
     rng = np.random.default_rng(seed)
-    found = [np.empty((0, 2, influences.shape[1]))]
+    kept = [np.empty((0, 2, influences.shape[1]))]
     for _ in range(splits):
         in_first = np.zeros(n_images)
         in_first[rng.permutation(n_images)[: n_images // 2]] = 1
         halves = whole.contrasts(np.stack([in_first, 1 - in_first]))
         if len(halves) == 2:
-            found.append(halves[None])
-    return np.concatenate(found)
+            kept.append(halves[None])
+    return np.concatenate(kept)
 
 
 def overlap_of_halves(contrasts: np.ndarray, ks: Sequence[int]) -> dict[int, dict]:
     """Share of the top k heads that the halves have in common, as fractions.
 
-    Each half has half the words, so a list from all images is steadier than this says. If no split was kept, as with a
-    single image, the result is empty.
+    Each half has half the words, so a list from all images is more stable than this says. If no split was kept, as with
+    a single image, the result is empty.
 
     Args:
-        contrasts: (split, half, head), as `half_contrasts`.
+        contrasts: (split, half, head), the result of `half_contrasts`.
         ks: lengths of the list, each from 1 to the number of heads.
     Returns:
         {k: {"mean", "interval": {"mean": [2.5% and 97.5% of the splits]}, "chance": of two random lists,
@@ -140,18 +129,11 @@ def overlap_of_halves(contrasts: np.ndarray, ks: Sequence[int]) -> dict[int, dic
     n_heads = contrasts.shape[2]
     if wrong := [k for k in ks if not 1 <= k <= n_heads]:
         raise ValueError(f"a list of the top {wrong[0]} heads is not possible: there are {n_heads} heads")
-    shares: dict[int, list[float]] = {k: [] for k in ks}
-    for halves in contrasts:
-        first, second = (rank_heads(half[None], max(ks, default=0))[0] for half in halves)
-        for k in ks:
-            shares[k].append(len(set(first[:k]) & set(second[:k])) / k)
-    return {
-        k: {
-            "mean": float(np.mean(own)),
-            "interval": {"mean": np.percentile(own, (2.5, 97.5)).tolist()},
-            "chance": k / n_heads,
-            "n_splits": len(own),
-        }
-        for k, own in shares.items()
-        if own
-    }
+    tops = [[rank_heads(half[None], max(ks, default=0))[0] for half in halves] for halves in contrasts]
+    overlap = {}
+    for k in ks if tops else ():
+        shares = [len({*first[:k]} & {*second[:k]}) / k for first, second in tops]
+        ends = np.percentile(shares, (2.5, 97.5)).tolist()
+        overlap[k] = {"mean": float(np.mean(shares)), "interval": {"mean": ends}, "chance": k / n_heads}
+        overlap[k]["n_splits"] = len(shares)
+    return overlap

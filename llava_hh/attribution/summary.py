@@ -1,81 +1,170 @@
-"""Head lists, scores with intervals and stability of measured targets."""
+"""Head lists, scores with intervals and stability of measured targets, in bounded memory.
 
-from collections.abc import Mapping
+Arrays of all targets stand in one file that is written and read in pieces, so memory does not grow with the captions.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
 from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
-from llava_hh.attribution.stored import Columns, StoredColumns, pieces
+from llava_hh.files.files import replacing
+from llava_hh.runs.blocks import Run
 
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
-NUMBERS_AT_ONCE = 1 << 22
+NUMBERS_AT_ONCE = 1 << 22  # of an array that is scored
+READ_AT_ONCE = 1 << 20  # numbers of a file
+FLOAT = np.dtype("<f4")  # F32 of safetensors
+
+
+@dataclass(frozen=True)
+class ArrayColumns:
+    """An array (target, ...) in memory, seen as (target, column)."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def columns(self, first: int, last: int) -> np.ndarray:
+        """Columns from `first` to before `last`, (target, column)."""
+        return self.array.reshape(len(self.array), -1)[:, first:last]
+
+
+@dataclass(frozen=True)
+class StoredColumns:
+    """An array (target, ...) of 32-bit floats in a safetensors file, seen as (target, column) and read in pieces."""
+
+    path: Path
+    shape: tuple[int, ...]
+    offset: int  # of its first byte in the file
+
+    def columns(self, first: int, last: int) -> np.ndarray:
+        """Columns from `first` to before `last`, (target, column)."""
+        n_targets, width = self.shape[0], int(np.prod(self.shape[1:]))
+        values, step = np.empty((n_targets, min(last, width) - first), FLOAT), max(1, READ_AT_ONCE // width)
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            for start in range(0, n_targets, step):
+                count = min(step, n_targets - start) * width
+                values[start : start + step] = np.fromfile(file, FLOAT, count).reshape(-1, width)[:, first:last]
+        return values
+
+
+Columns = ArrayColumns | StoredColumns
+
+
+def join_blocks(run: Run, path: Path) -> None:
+    """Write the arrays of all blocks as one safetensors file, joined along dimension 0 and atomically.
+
+    Memory is that of one block. Arrays are of 32-bit floats.
+    """
+    shapes: dict[str, list[int]] = {}
+    for arrays in run.finished_arrays():
+        for name, array in arrays.items():
+            shapes.setdefault(name, [0, *array.shape[1:]])[0] += len(array)
+    header, end = {}, 0
+    for name, shape in sorted(shapes.items()):
+        start, end = end, end + FLOAT.itemsize * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in header:
+            for arrays in run.finished_arrays():
+                file.write(np.ascontiguousarray(arrays[name], FLOAT).tobytes())
+
+
+def stored_columns(path: Path) -> Mapping[str, StoredColumns]:
+    """The arrays in a file that `join_blocks` wrote.
+
+    Raises:
+        ValueError: some are not of 32-bit floats.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    if others := {entry["dtype"] for entry in header.values()} - {"F32"}:
+        raise ValueError(f"{path}: numbers of type {min(others)}; expected 32-bit floats")
+    return {
+        name: StoredColumns(path, tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+
+
+def _pieces(array: Columns) -> Iterator[np.ndarray]:
+    """All columns of an array in parts of at most NUMBERS_AT_ONCE numbers, or one column."""
+    step = max(1, NUMBERS_AT_ONCE // max(1, array.shape[0]))
+    for first in range(0, int(np.prod(array.shape[1:])), step):
+        yield array.columns(first, first + step)
+
+
+def marks_of(rows: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """Of the targets in `rows`: whether each is hallucinated, (target,) bool, and of which image, (target,)."""
+    hallucinated, image_ids = zip(*((row["hallucinated"], row["image_id"]) for row in rows), strict=True)
+    return np.array(hallucinated, dtype=bool), np.array(image_ids)
 
 
 class Scores:
     """Scores of heads or modules, from the log-probabilities of all targets under each ablation, column by column.
 
+    Args:
+        marks: (target,) whether each target is hallucinated, and of which image it is.
+        halved: keep the scores in halves of the images too.
     Attributes:
         measured: (...) bool, the ablations that were measured at every target.
         contrast, low, high, of_hallucinated, of_others: (measured,) float64.
-        halves: (split, half, measured), as `half_contrasts`; None unless asked for.
+        halves: (split, half, measured), as `half_contrasts` returns them; None unless asked for.
     """
 
     def __init__(
-        self,
-        clean: np.ndarray,
-        ablated: Columns | StoredColumns,
-        hallucinated: np.ndarray,
-        image_ids: np.ndarray,
-        read_out: str,
-        with_halves: bool,
+        self, clean: np.ndarray, ablated: Columns, marks: tuple[np.ndarray, np.ndarray], read_out: str, halved: bool
     ) -> None:
-        found: list[np.ndarray] = []
-        halves: list[np.ndarray] = []
-        measured: list[np.ndarray] = []
-        for _, columns in pieces(ablated, NUMBERS_AT_ONCE):
-            everywhere = ~np.isnan(columns).any(0)
-            measured.append(everywhere)
+        scores, halves, measured, hallucinated = [], [], [], marks[0]
+        for columns in _pieces(ablated):
+            measured.append(everywhere := ~np.isnan(columns).any(0))
             if not everywhere.any():  # few heads are on a shortlist
                 continue
-            own = influence(clean, columns[:, everywhere], read_out)
-            contrast = contrastive_influence(own, hallucinated)
-            means = [own[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
-            interval = bootstrap_interval(own, hallucinated, image_ids)
-            found.append(np.stack([contrast, *interval, *means]))
-            if with_halves:
-                halves.append(half_contrasts(own, hallucinated, image_ids))
+            influences = influence(clean, columns[:, everywhere], read_out)
+            contrast = contrastive_influence(influences, hallucinated)
+            means = [influences[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
+            scores.append(np.stack([contrast, *bootstrap_interval(influences, *marks), *means]))
+            if halved:
+                halves.append(half_contrasts(influences, *marks))
         self.measured = np.concatenate(measured).reshape(ablated.shape[1:])
-        self.contrast, self.low, self.high, self.of_hallucinated, self.of_others = np.concatenate(found, axis=1)
+        self.contrast, self.low, self.high, self.of_hallucinated, self.of_others = np.concatenate(scores, axis=1)
         self.halves = np.concatenate(halves, axis=2) if halves else None
 
     def record(self) -> dict:
-        """The scores, JSON-ready, each in its place; None where it was not measured."""
+        """The scores, JSON-ready, as nested lists of the ablations' shape; None where it was not measured."""
 
-        def placed(values: np.ndarray) -> list:
+        def nested(values: np.ndarray) -> list:
             whole = np.full(self.measured.shape, None, dtype=object)
             whole[self.measured] = values.tolist()
             return whole.tolist()
 
         return {
-            "contrastive_influence": placed(self.contrast),
-            "interval": {"contrastive_influence": [placed(self.low), placed(self.high)]},
-            "influence_hallucinated": placed(self.of_hallucinated),
-            "influence_true": placed(self.of_others),
+            "contrastive_influence": nested(self.contrast),
+            "interval": {"contrastive_influence": [nested(self.low), nested(self.high)]},
+            "influence_hallucinated": nested(self.of_hallucinated),
+            "influence_true": nested(self.of_others),
         }
 
 
 def summarise(
-    hallucinated: np.ndarray,
-    image_ids: np.ndarray,
-    log_probs: Mapping[str, Columns | StoredColumns],
-    read_out: str,
-    list_length: int,
+    hallucinated: np.ndarray, image_ids: np.ndarray, log_probs: Mapping[str, Columns], read_out: str, list_length: int
 ) -> dict:
     """Head lists, scores with intervals and stability of measured targets, JSON-ready.
 
-    Where some heads were not measured at all targets, their scores are None, and what is said of all heads is left out:
-    the list of weakest heads and the stability of the list. Memory is bounded by NUMBERS_AT_ONCE and the targets'.
+    Where some heads were not measured at all targets, their scores are None. The list of weakest heads and the
+    stability of the list, which are about all heads, are then left out. Memory is bounded by NUMBERS_AT_ONCE and the
+    number of targets.
 
     Args:
         hallucinated, image_ids: (target,) of each target, whether it is hallucinated and of which image.
@@ -84,16 +173,16 @@ def summarise(
     Raises:
         ValueError: no hallucinated or no true word.
     """
-    clean = log_probs["clean"].columns(0, 1)[:, 0]
-    heads = Scores(clean, log_probs["heads"], hallucinated, image_ids, read_out, with_halves=True)
+    clean, marks = log_probs["clean"].columns(0, 1)[:, 0], (hallucinated, image_ids)
+    heads = Scores(clean, log_probs["heads"], marks, read_out, halved=True)
     names = np.argwhere(heads.measured).tolist()
-    best, worst = ([names[place.head] for place in own] for own in rank_heads(heads.contrast[None], list_length))
+    best, worst = ([names[column] for _, column in ranked] for ranked in rank_heads(heads.contrast[None], list_length))
     result = {"hal_heads": best, **heads.record()}
     if heads.measured.all():
         ks = [k for k in OVERLAP_AT if k < heads.contrast.size]
         result |= {"non_hal_heads": worst, "stability": {"half_overlap": overlap_of_halves(heads.halves, ks)}}
     modules = {
-        kind: Scores(clean, log_probs[kind], hallucinated, image_ids, read_out, with_halves=False).record()
+        kind: Scores(clean, log_probs[kind], marks, read_out, halved=False).record()
         for kind in ("mha", "mlp")
         if kind in log_probs
     }

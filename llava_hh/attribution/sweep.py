@@ -1,6 +1,10 @@
-"""One sample's clean pass, and rows of single tokens that are carried through all layers behind its prefix."""
+"""One sample's clean pass, and one-token rows that are carried behind its prefix to the targets' log-probabilities.
 
-from collections.abc import Callable, Mapping, Sequence
+All rows read the keys and values of the one prefix, without a copy of it per row.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,12 +13,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from llava_hh.attention.function import answering
-from llava_hh.attention.modules import decoder_layers
+from llava_hh.attention.modules import attribute_set, decoder_layers
 from llava_hh.attribution.outputs import editing_outputs, mlp_of
 from llava_hh.attribution.replacement import Copies
-from llava_hh.attribution.shared_prefix import PrefixRows
 from llava_hh.files.module_hooks import hooked
 
+MAX_LOGITS = 3 * 2**22  # logits that exist at the same time: 50 MB in float32
+CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole vocabulary is slower by a third
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {
     "position_ids": (-2, -1),
@@ -26,7 +31,7 @@ BATCH_AND_POSITION = {
 
 @dataclass
 class Prefix:
-    """What one clean pass over the sample leaves behind, per decoder layer."""
+    """What sweeps read of one clean pass over the sample, per decoder layer."""
 
     layers: list[nn.Module]
     attentions: list[nn.Module]
@@ -36,11 +41,50 @@ class Prefix:
     layers_return_tuples: bool = False  # Chameleon's do
 
     def record(self, _: nn.Module, args: tuple, kwargs: dict) -> None:
-        kwargs = dict(kwargs)
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        if self.embeddings is None:
-            self.embeddings = hidden
-        self.arguments.append(kwargs)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        self.embeddings = hidden if self.embeddings is None else self.embeddings
+        self.arguments.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
+
+
+@dataclass
+class PrefixRows:
+    """A batch of one-token rows of an attention module; called, it attends for the module (`answering`).
+
+    A row is one token at one target position. Keys and values of the prefix are those of a single sample.
+    """
+
+    keys: Tensor  # key_head prefix d_head
+    values: Tensor  # key_head prefix d_head
+    visible: Tensor | None  # target prefix, bool: what each target's query may see; None: everything
+    target_of_row: Tensor  # row, index of its target
+    edit: Callable[[Tensor], None] | None = None  # changes the heads' outputs, (row, head, d_head), in place
+    sees_itself: bool = True  # False in cross attention, whose keys are those of the image alone
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """The heads' outputs, (row, 1, head, d_head), of (row, head, 1, d_head); key and value are the rows' own."""
+        n_rows, n_heads, _, d_head = query.shape
+        n_key_heads, n_prefix, _ = self.keys.shape
+        scaling = d_head**-0.5 if scaling is None else scaling
+
+        # One product per key head, over the rows and the query heads that share this key head.
+        grouped = query.view(n_rows, n_key_heads, -1, d_head).transpose(0, 1)  # key_head row group d_head
+        stacked = grouped.reshape(n_key_heads, -1, d_head) * scaling
+        scores = torch.bmm(stacked, self.keys.transpose(1, 2)).float().view(n_key_heads, n_rows, -1, n_prefix)
+        if self.visible is not None:
+            scores.masked_fill_(~self.visible[self.target_of_row][None, :, None], float("-inf"))
+        if self.sees_itself:
+            own_key, own_value = key.transpose(0, 1), value.transpose(0, 1)  # key_head row 1 d_head
+            own_score = (grouped.float() * own_key.float()).sum(-1, keepdim=True) * scaling
+            scores = torch.cat([scores, own_score], dim=-1)
+        pattern = scores.softmax(dim=-1).to(value.dtype)  # key_head row group prefix(+1)
+        z = torch.bmm(pattern[..., :n_prefix].flatten(1, 2), self.values).view(n_key_heads, n_rows, -1, value.shape[-1])
+        if self.sees_itself:
+            z = z + pattern[..., n_prefix:] * own_value
+        z = z.transpose(0, 1).reshape(n_rows, 1, n_heads, -1)  # row query head d_head
+
+        if self.edit is not None:
+            self.edit(z[:, 0])
+        return z
 
 
 def read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], inputs: Mapping[str, Tensor]) -> Prefix:
@@ -49,10 +93,8 @@ def read_prefix(model: PreTrainedModel, attentions: Mapping[int, nn.Module], inp
     with hooked(((layer, prefix.record) for layer in prefix.layers), before=True, with_kwargs=True):
         model.base_model(**inputs, past_key_values=prefix.cache, use_cache=True)
     if len(prefix.arguments) != len(prefix.layers):
-        raise ValueError(
-            f"{len(prefix.arguments)} decoder layers ran instead of {len(prefix.layers)}: "
-            "a sample must use all of them (a model with cross attention needs its image)"
-        )
+        counts = f"{len(prefix.arguments)} decoder layers ran instead of {len(prefix.layers)}"
+        raise ValueError(f"{counts}: a sample must use all of them (a model with cross attention needs its image)")
     return prefix
 
 
@@ -70,7 +112,7 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
     targets = torch.arange(len(positions))
     target_of_row = targets
     for index, (layer, attention) in enumerate(zip(prefix.layers, prefix.attentions, strict=True)):
-        edit = None if gates is None else partial(_scale_heads, gates[index])
+        edit = None if gates is None else partial(Tensor.mul_, other=gates[index][..., None])
         module_edits = {}
         if joining := copies.per_target(index):
             hidden = torch.cat([hidden, hidden[: len(positions)].repeat_interleave(joining, dim=0)])
@@ -87,10 +129,6 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
     return hidden, target_of_row
 
 
-def _scale_heads(gates: Tensor, output: Tensor) -> None:
-    output.mul_(gates[..., None])
-
-
 def _prefix_rows(
     prefix: Prefix, index: int, positions: Tensor, target_of_row: Tensor, edit: Callable[[Tensor], None] | None
 ) -> PrefixRows:
@@ -99,20 +137,14 @@ def _prefix_rows(
     causal = getattr(prefix.attentions[index], "is_causal", False)
     mask = prefix.arguments[index].get("attention_mask" if causal else "cross_attention_mask")
     n_prefix = int(positions.max()) if causal else keys.shape[1]
-    visible = torch.ones(len(positions), n_prefix, dtype=torch.bool)
-    if causal:
-        visible = torch.arange(n_prefix) < positions[:, None]
+    sees = positions[:, None] if causal else torch.full((len(positions), 1), n_prefix)
+    visible = torch.arange(n_prefix) < sees
     if mask is not None:
         rows = mask[0, 0, positions.to(mask.device), :n_prefix].cpu()
         visible &= rows if rows.dtype == torch.bool else rows == 0
-    return PrefixRows(
-        keys=keys[:, :n_prefix],
-        values=values[:, :n_prefix],
-        visible=None if visible.all() else visible.to(keys.device),
-        target_of_row=target_of_row.to(keys.device),
-        edit=edit,
-        sees_itself=causal,
-    )
+    visible = None if visible.all() else visible.to(keys.device)
+    keys, values, target_of_row = keys[:, :n_prefix], values[:, :n_prefix], target_of_row.to(keys.device)
+    return PrefixRows(keys, values, visible, target_of_row, edit, sees_itself=causal)
 
 
 def _layer_arguments(prefix: Prefix, index: int, position_of_row: Tensor, causal: bool) -> dict:
@@ -133,3 +165,48 @@ def _layer_arguments(prefix: Prefix, index: int, position_of_row: Tensor, causal
     replaced["past_key_values"] = None if causal else prefix.cache
     arguments = prefix.arguments[index]
     return {name: replaced[name] if name in replaced else cut(name, value) for name, value in arguments.items()}
+
+
+def target_log_probs(model: PreTrainedModel, prefix: Prefix, hidden: Tensor, target_ids: Tensor) -> Tensor:
+    """Log-probability (nats) of each row's target, (row,) float32 on the CPU.
+
+    The model runs on one token, and its decoder layers return rows of `hidden` instead of computing. So final norm,
+    vocabulary product and what a family does to its logits (soft capping, masked image tokens) are the model's.
+
+    Args:
+        prefix: of the sweep that computed `hidden`.
+        hidden: output of the last of them, (row, 1, d_model).
+        target_ids: (row,).
+    """
+    chunk = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
+    log_probs = []
+    for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
+        output = (rows,) if prefix.layers_return_tuples else rows
+        with ExitStack() as stack:
+            for layer in prefix.layers:
+                stack.enter_context(attribute_set(layer, "forward", lambda *_, output=output, **__: output))
+            stack.enter_context(_head_in_blocks(model.get_output_embeddings()))
+            token = targets[:1, None].to(model.device)
+            logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
+        chosen = logits.float().log_softmax(dim=-1).gather(1, targets[:, None].to(logits.device))
+        log_probs.append(chosen[:, 0].cpu())
+    return torch.cat(log_probs)
+
+
+@contextmanager
+def _head_in_blocks(head: nn.Module | None) -> Iterator[None]:
+    """Let a plain linear vocabulary head on a CPU multiply CPU_BLOCK words at a time; the same sums, no gradients."""
+    plain = type(head) is nn.Linear and head.bias is None and head.weight.device.type == "cpu"
+    if not plain or torch.is_grad_enabled():
+        yield
+        return
+
+    def multiply(hidden: Tensor) -> Tensor:
+        rows = hidden.flatten(0, -2)
+        logits = rows.new_empty(len(rows), head.out_features)
+        for words in range(0, head.out_features, CPU_BLOCK):
+            torch.mm(rows, head.weight[words : words + CPU_BLOCK].T, out=logits[:, words : words + CPU_BLOCK])
+        return logits.unflatten(0, hidden.shape[:-1])
+
+    with attribute_set(head, "forward", multiply):
+        yield

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,7 @@ def find_targets(
 
     Args:
         caption: the text that was scored: what `token_ids` decode to, or a part of it.
-        mentions: the scored mentions, as in a result file: `word`, `node`, `start` (character of `caption`),
+        mentions: the scored mentions of a result file: `word`, `node`, `start` (character of `caption`),
             `hallucinated`.
     Raises:
         ValueError: `token_ids` do not spell `caption`.
@@ -45,43 +47,37 @@ def find_targets(
     start = text.find(caption)
     if start < 0:
         raise ValueError(f"token_ids spell {text.strip()[:60]!r}, not the caption {caption[:60]!r}: of another model?")
-    targets = []
-    for mention in mentions:
-        index = next(index for index, end in enumerate(ends) if end > start + mention["start"])
-        targets.append(_target(index, token_ids, mention))
-    return targets
+    indices = [bisect(ends, start + mention["start"]) for mention in mentions]
+    return [_target(index, token_ids, mention) for index, mention in zip(indices, mentions, strict=True)]
 
 
 def token_ends(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], skip_special_tokens: bool
 ) -> tuple[str, list[int]]:
-    """The text of `token_ids`, and how many of its characters are written once each token is there.
+    """The text of `token_ids`, and how many of its characters are complete after each token.
 
     Some tokens hold only a part of a character: one byte of an emoji, for example. Until the character is complete,
-    decoding writes other characters in its place, and more or fewer of them. So the ends are where the decoded prefixes
-    agree with the whole text, not how long they are. The last token of a character writes it.
+    decoding writes other characters instead, and more or fewer of them. So the ends are where the decoded prefixes
+    agree with the whole text, not how long they are. The last token of a character completes it.
     """
     text = tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
-    ends, end = [], 0
-    for n in range(1, len(token_ids) + 1):
-        prefix = tokenizer.decode(token_ids[:n], skip_special_tokens=skip_special_tokens)
-        end = max(end, len(commonprefix([prefix, text])))
-        ends.append(end)
-    return text, ends
+    prefixes = (token_ids[:n] for n in range(1, len(token_ids) + 1))
+    decoded = (tokenizer.decode(prefix, skip_special_tokens=skip_special_tokens) for prefix in prefixes)
+    return text, list(accumulate((len(commonprefix([prefix, text])) for prefix in decoded), max))
 
 
 def find_released_targets(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], mentions: Sequence[Mapping[str, Any]]
 ) -> list[Target]:
-    """Every token whose text is the first sub-token of a mentioned word, wherever it stands.
+    """Every token whose text is the first sub-token of a mentioned word, anywhere in the caption.
 
     A piece that begins a hallucinated and a true word counts as hallucinated. So "hand" anywhere is a target once a
-    handbag is named; `find_targets` goes by the place of the mention instead.
+    handbag is named; `find_targets` takes the tokens of the mention itself instead.
 
     Source: the released code (`--released`).
     """
     pieces: dict[str, Mapping[str, Any]] = {}
-    for mention in sorted(mentions, key=lambda each: not each["hallucinated"]):
+    for mention in sorted(mentions, key=lambda mention: not mention["hallucinated"]):
         pieces.setdefault(_first_piece(tokenizer, mention["word"]), mention)
     decoded = [tokenizer.decode([token]).strip() for token in token_ids]
     return [_target(index, token_ids, pieces[text]) for index, text in enumerate(decoded) if text in pieces]
@@ -92,7 +88,7 @@ def _target(index: int, token_ids: Sequence[int], mention: Mapping[str, Any]) ->
 
 
 def _first_piece(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
-    """Text of the first sub-token of `word` inside a sentence."""
+    """The text of the first sub-token of `word` inside a sentence."""
     pieces = tokenizer.tokenize(word)
     if not pieces[0].startswith("▁"):  # unlike Llama's, byte-level tokenizers put no blank before a text themselves
         pieces = tokenizer.tokenize(f" {word}")

@@ -5,19 +5,21 @@ A value with a comma, colon, plus, quote or blank stands in double quotes; insid
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+from llava_hh.heads import Head
+
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-TOKEN = re.compile(r'"(?:[^"]|"")*"|[^",:+\s]+|[,:+]')
-LITERAL = re.compile(r"\s*L\d+H\d+\s*(,\s*L\d+H\d+\s*)*")  # heads, such as L24H4,L23H3
-SAMPLE = "such as adhh:top_k=20,threshold=0.4"
+FIELD = re.compile(rf'({NAME.pattern})=("(?:[^"]|"")*"|[^",:+\s]+)')
+LITERAL = re.compile(r"L(\d+)H(\d+)")  # a head
+EXPECTED = "expected kind:field=value,... such as adhh:top_k=20,threshold=0.4"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A method as it was written: its kind, its fields, and what is put under it."""
+    """A method as it was written: its kind, its fields, and the intervention under it."""
 
     kind: str
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -27,6 +29,21 @@ class Spec:
         given = ",".join(f"{name}={_written(value)}" for name, value in self.fields.items())
         return f"{self.kind}{':' if given else ''}{given}{f'+{self.under}' if self.under else ''}"
 
+    @property
+    def parts(self) -> "Iterator[Spec]":
+        """The method and all that is under it: A, B and C of A+B+C."""
+        yield self
+        if self.under:
+            yield from self.under.parts
+
+    def with_fields(self, change: "Callable[[Spec], Mapping[str, object]]") -> "Spec":
+        """The method with the fields that `change` gives for each of its parts."""
+        return replace(self, fields=change(self), under=self.under and self.under.with_fields(change))
+
+    def error(self, problem: object) -> ValueError:
+        """An error that names the method."""
+        return ValueError(f"method {str(self)!r}: {problem}")
+
 
 def parse(text: str) -> Spec:
     """Read a method.
@@ -35,78 +52,54 @@ def parse(text: str) -> Spec:
         ValueError: another form; names the text and what is wrong with it.
     """
     try:
-        return _combined(_tokens(text))
+        return _read(text)
     except ValueError as error:
         raise ValueError(f"method {text!r}: {error}") from None
 
 
+def _read(text: str) -> Spec:
+    kind = NAME.match(text)
+    if not kind:
+        raise ValueError(f"{EXPECTED}, not {text!r}")
+    rest, fields = text[kind.end() :], {}
+    while rest[:1] == ("," if fields else ":"):
+        given = FIELD.match(rest, 1)
+        if not given or given[1] in fields:
+            why = f"{given[1]} is given twice" if given else f"{rest[1:]!r} is no field=value"
+            raise ValueError(f"{why}; {EXPECTED}")
+        fields[given[1]] = _value(given[2])
+        rest = rest[given.end() :]
+    if rest and rest[0] != "+":
+        raise ValueError(f"{rest!r} follows a field or a kind; {EXPECTED}, with double quotes round other characters")
+    return Spec(kind[0], fields, _read(rest[1:]) if rest else None)
+
+
 def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]]) -> Spec:
-    """A method with fields that it does not name, by its kind; one that takes a choice keeps the choice's."""
-    own = {} if "choice" in spec.fields else dict(defaults.get(spec.kind, {}))
-    if LITERAL.fullmatch(str(spec.fields.get("heads", ""))):  # as many as are written out
-        own.pop("top_k", None)
-    under = spec.under and filled(spec.under, defaults)
-    return Spec(spec.kind, {**own, **spec.fields}, under)
+    """A method with default fields, by kind, that it does not name; a part with `choice` takes the choice's instead."""
+
+    def fill(part: Spec) -> dict[str, object]:
+        missing = {} if "choice" in part.fields else dict(defaults.get(part.kind, {}))
+        if literal_heads(part.fields.get("heads")):  # as many as are written out
+            missing.pop("top_k", None)
+        return {**missing, **part.fields}
+
+    return spec.with_fields(fill)
 
 
-def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> ValueError:
-    """The error for a name that there is not, with the nearest one that there is."""
+def literal_heads(source: object) -> list[Head]:
+    """Heads that are written out, such as L24H4,L23H3; empty for the name of a file."""
+    matches = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
+    return [Head(*map(int, match.groups())) for match in matches] if all(matches) else []
+
+
+def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> str:
+    """The error text for an unknown name, with the nearest known one."""
     near = get_close_matches(name, list(known), 1)
-    return ValueError(f"no {what} {name!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(known)}")
-
-
-def _tokens(text: str) -> list[str]:
-    found, end = [], 0
-    for match in TOKEN.finditer(text):
-        if match.start() > end:
-            break
-        found.append(match.group())
-        end = match.end()
-    if end < len(text):
-        what = "a quote without its end" if text[end] == '"' else "a blank outside of quotes"
-        raise ValueError(f"{what} at {text[end:]!r}; expected kind:field=value,... {SAMPLE}")
-    return found
-
-
-def _combined(tokens: list[str]) -> Spec:
-    parts: list[list[str]] = [[]]
-    for token in tokens:
-        if token == "+":
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    found = None
-    for part in reversed(parts):
-        found = _single(part, found)
-    return found
-
-
-def _single(tokens: list[str], under: Spec | None) -> Spec:
-    kind = tokens[0] if tokens else ""
-    if not NAME.fullmatch(kind) or tokens[1:2] not in ([], [":"]):
-        raise ValueError(f"expected kind:field=value,... {SAMPLE}")
-    fields: dict[str, object] = {}
-    rest = tokens[2:]
-    if tokens[1:] and not rest:
-        raise ValueError("a field=value is expected behind the colon")
-    while rest:
-        name, equals, value = rest[0].partition("=")
-        taken = 1
-        if not value and rest[1:] and rest[1].startswith('"'):
-            value, taken = rest[1], 2
-        if not (NAME.fullmatch(name) and equals and value) or name in fields:
-            why = "is given twice" if name in fields else "is no field=value"
-            raise ValueError(f"{rest[0]!r} {why}")
-        fields[name] = _value(value)
-        rest = rest[taken:]
-        if rest and (rest[0] != "," or not rest[1:]):
-            raise ValueError(f"a comma and another field are expected before {' '.join(rest)!r}")
-        rest = rest[1:]
-    return Spec(kind, fields, under)
+    return f"no {what} {name!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(known)}"
 
 
 def _value(text: str) -> object:
-    """What a value says: in quotes the text or, as outside of them, JSON where it is some."""
+    """The value of a field: JSON where the text is some. A text in quotes is only read as a JSON list or object."""
     if text.startswith('"'):
         text = text[1:-1].replace('""', '"')
         return _json(text) if text[:1] in ("[", "{") else text

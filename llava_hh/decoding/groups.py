@@ -1,4 +1,4 @@
-"""The methods of a comparison; those that come in several: draws of random heads, seeds of a decoder that draws."""
+"""The methods of a comparison. Some come in groups: draws of random heads, seeds of a decoder that samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +9,14 @@ from llava_hh.decoding.making import Material, Member, heads_for, label_of, make
 from llava_hh.decoding.method import Greedy
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS
+from llava_hh.heads import Head
 
 
 def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
     """The methods of a comparison, greedy decoding first; a group is several.
 
     Raises:
-        ValueError: a head list that does not fit, a field that cannot be, two methods that come to the same.
+        ValueError: a head list that does not fit, a field that cannot be, or two methods that come to the same.
         IndexError: a head that the model does not have.
         OSError: a file that is not there.
     """
@@ -29,100 +30,82 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
     limits: dict[str | None, int | None] = {}
     groups: dict[str, Spec] = {}
     for member in members:
-        if member.group and limits.setdefault(member.group, member.limit) != member.limit:
-            raise ValueError(
-                f"method {str(member.spec)!r}: the methods of a group have the same limit ({member.group})"
-            )
-        if member.spec.kind in GROUPS and groups.setdefault(member.group, member.spec) != member.spec:
-            raise ValueError(
-                f"method {str(member.spec)!r}: another group is called {member.group!r}; name another label"
-            )
+        spec, group = member.spec, member.group
+        if group and limits.setdefault(group, member.limit) != member.limit:
+            raise spec.error(f"the methods of a group have the same limit ({group})")
+        if spec.kind in GROUPS and groups.setdefault(group, spec) != spec:
+            raise spec.error(f"another group is called {group!r}; name another label")
         if (same := seen.setdefault(member.method.name, member)) is not member:
-            raise ValueError(f"methods {str(same.spec)!r} and {str(member.spec)!r} are the same; leave one out")
-    if taken := sorted({member.group for member in members if member.group} & {*seen}):
+            raise ValueError(f"methods {str(same.spec)!r} and {str(spec)!r} are the same; leave one out")
+    if taken := sorted({*seen}.intersection(member.group for member in members)):
         raise ValueError(f"a group of methods cannot be called {taken[0]!r}, which a method is called; name another")
     return members
 
 
 def _group(spec: Spec, specs: Sequence[Spec], material: Material) -> list[Member]:
-    """The methods of `random` (other heads) or of `seeds` (another seed of a decoder that draws)."""
+    """The methods of `random` (other heads) or of `seeds` (another seed of a decoder that samples)."""
     of = str(spec.fields["of"])
-    alike = [each for each in specs if str(each) == of] or [each for each in specs if each.kind == of]
-    target = alike[0] if len(alike) == 1 else parse(of)
+    alike = [other for other in specs if str(other) == of] or [other for other in specs if other.kind == of]
     if len(alike) > 1:
-        raise ValueError(f"method {str(spec)!r}: {len(alike)} methods are {of}; write the one that is meant in quotes")
+        raise spec.error(f"{len(alike)} methods are {of}; write the one that is meant in quotes")
     name = "draws" if spec.kind == "random" else "n"
     number = spec.fields.get(name, 2)
     if type(number) is not int or number < 0:
-        raise ValueError(f"method {str(spec)!r}: {name} is {number!r}; expected a whole number of at least 0")
-    (target,) = read_methods([str(target)])
-    limit = spec.fields.get("limit", target.fields.get("limit"))
-    alike = [each for each in specs if each.kind == spec.kind and each.fields.get("match") == spec.fields.get("match")]
-    of_which = f" ({target})" if len(alike) > 1 else ""
+        raise spec.error(f"{name} is {number!r}; expected a whole number of at least 0")
+    (target,) = read_methods([str(alike[0] if alike else parse(of))])
+    match = spec.fields.get("match")
     if spec.kind == "seeds":
-        members, label = _seeds(spec, target, number, material), f"{label_of(target)}, other seeds{of_which}"
+        methods, label = _seeds(spec, target, number, material), f"{label_of(target)}, other seeds"
     else:
-        members, label = _random_draws(spec, target, number, material), f"random heads{_how(spec)}{of_which}"
-    label = str(spec.fields.get("label", label))
-    return [replace(member, spec=spec, limit=limit, group=label) for member in members]
-
-
-def _how(spec: Spec) -> str:
-    return ", as often active" if spec.fields.get("match") == "rate" else ""
+        label = f"random heads{', as often active' if match == 'rate' else ''}"
+        methods = _random_draws(spec, target, number, label, material)
+    if sum(other.kind == spec.kind and other.fields.get("match") == match for other in specs) > 1:
+        label += f" ({target})"
+    label, limit = str(spec.fields.get("label", label)), spec.fields.get("limit", target.fields.get("limit"))
+    return [replace(member, spec=spec, limit=limit, group=label) for member in methods]
 
 
 def _seeds(spec: Spec, target: Spec, number: int, material: Material) -> list[Member]:
     first = getattr(DECODERS[target.kind].settings, "seed", None) if target.kind in DECODERS else None
     if first is None:
-        raise ValueError(f"method {str(spec)!r}: {target.kind} draws nothing, so it has no seeds")
+        raise spec.error(f"{target.kind} draws nothing, so it has no seeds")
     first = target.fields.get("seed", first)
-    return [
-        make(replace(target, fields={**target.fields, "seed": first + step}), material) for step in range(1, number + 1)
-    ]
+    seeds = range(first + 1, first + number + 1)
+    return [make(replace(target, fields={**target.fields, "seed": seed}), material) for seed in seeds]
 
 
-def _random_draws(spec: Spec, target: Spec, number: int, material: Material) -> list[Member]:
-    parts = [target]
-    while parts[-1].under is not None:
-        parts.append(parts[-1].under)
-    edits = [part for part in parts if part.kind in INTERVENTIONS]
+def _random_draws(spec: Spec, target: Spec, number: int, label: str, material: Material) -> list[Member]:
+    edits = [part for part in target.parts if part.kind in INTERVENTIONS]
     if len(edits) > 1:
-        raise ValueError(f"method {str(spec)!r}: {target} edits several sets of heads; expected one to draw others for")
+        raise spec.error(f"{target} edits several sets of heads; expected one to draw others for")
     if not edits:
-        raise ValueError(f"method {str(spec)!r}: {target.kind} has no heads to draw others for")
+        raise spec.error(f"{target.kind} has no heads to draw others for")
     edited = with_choice(edits[0])
-    heads, seeds = heads_for(edited, material), range(material.seed, material.seed + number)
-    match = spec.fields.get("match")
-    if match == "rate":
-        if edited.kind != "adhh":
-            raise ValueError(f"method {str(spec)!r}: match=rate is for adhh, whose heads fire at a threshold")
-        if material.rate_controls is None:
-            raise ValueError(
-                f"method {str(spec)!r}: match=rate needs --choosing-captions: scored greedy captions, for rates"
-            )
-        threshold = edited.fields.get("threshold", INTERVENTIONS["adhh"].defaults["threshold"])
-        drawn = material.rate_controls(heads, threshold, seeds)
-    elif match is None:
-        own = INTERVENTIONS[edited.kind]
-        given = {**own.defaults, **edited.fields}
-        on_text = own.on_text(given) if callable(own.on_text) else own.on_text
-        drawn = {seed: control_heads(material.lvlm, heads, seed, on_text) for seed in seeds}
-    else:
-        raise ValueError(f"method {str(spec)!r}: match is {match!r}; expected rate, or leave it out")
+    kept = {name: value for name, value in edited.fields.items() if name not in ("heads", "top_k", "list")}
     members = []
-    for seed in seeds:
-        written = ",".join(map(str, drawn[seed]))
-        fields_ = {name: value for name, value in edited.fields.items() if name not in ("heads", "top_k", "list")}
-        made = make(_with_fields(target, edited.kind, {**fields_, "heads": written}), material)
-        name = f"random-{'rate-' if match else ''}seed={seed}-{made.method.name}"
-        label = f"random heads{_how(spec)}, seed {seed} ({target.kind})"
-        changed = {"name": name, "label": label} | ({} if target.kind in DECODERS else {"kind": spec.kind})
+    for seed, heads in _drawn_heads(spec, edited, number, material).items():
+        fields = {**kept, "heads": ",".join(map(str, heads))}
+        drawn = target.with_fields(lambda part, fields=fields: fields if part.kind == edited.kind else part.fields)
+        made = make(drawn, material)
+        name = f"random-{'rate-' if spec.fields.get('match') else ''}seed={seed}-{made.method.name}"
+        changed = {"name": name, "label": f"{label}, seed {seed} ({target.kind})"}
+        changed |= {} if target.kind in DECODERS else {"kind": spec.kind}
         members.append(replace(made, method=replace(made.method, **changed)))
     return members
 
 
-def _with_fields(spec: Spec, kind: str, given: Mapping[str, object]) -> Spec:
-    """The method with other fields of its intervention of that kind."""
-    if spec.kind == kind:
-        return replace(spec, fields=given)
-    return replace(spec, under=_with_fields(spec.under, kind, given))
+def _drawn_heads(spec: Spec, edited: Spec, number: int, material: Material) -> Mapping[int, Sequence[Head]]:
+    """The heads of each draw, by its seed."""
+    heads, seeds = heads_for(edited, material), range(material.seed, material.seed + number)
+    match, registered = spec.fields.get("match"), INTERVENTIONS[edited.kind]
+    given = {**registered.defaults, **edited.fields}
+    if match is None:
+        on_text = registered.acts_on_text(given)
+        return {seed: control_heads(material.lvlm, heads, seed, on_text) for seed in seeds}
+    if match != "rate":
+        raise spec.error(f"match is {match!r}; expected rate, or leave it out")
+    if edited.kind != "adhh":
+        raise spec.error("match=rate is for adhh, whose heads fire at a threshold")
+    if material.rate_controls is None:
+        raise spec.error("match=rate needs --choosing-captions: scored greedy captions, for rates")
+    return material.rate_controls(heads, given["threshold"], seeds)

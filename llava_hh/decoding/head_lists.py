@@ -1,4 +1,4 @@
-"""Heads for a loaded model: those of a list that was found on it, those that attend to text, controls."""
+"""Heads for a loaded model: those of a head list, those that attend to text, random controls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,29 +10,21 @@ from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
 
 
-def list_file(path: Path, lvlm: Lvlm) -> Path:
-    """The file of a head list; of "published", that of the list which was published for this model.
-
-    Raises:
-        ValueError: none was.
-    """
-    if path != Path("published"):
-        return path
-    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
-
-
 def heads_of_list(
     path: Path, lvlm: Lvlm, top_k: int, key: str = "hal_heads", allow_foreign: bool = False
 ) -> list[Head]:
     """The first `top_k` heads of the list in a file.
 
     Args:
+        path: the file, or "published" for the list that was published for this model.
         key: "hal_heads" or "non_hal_heads".
         allow_foreign: take a list that was found on another model.
     Raises:
-        ValueError: the list was found on another model, or is no head list.
+        ValueError: the list was found on another model, or is no head list; none was published for this model.
         IndexError: a head that the model does not have.
     """
+    if path == Path("published"):
+        path = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
     if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:

@@ -1,9 +1,10 @@
-"""What a method is: a name, settings, and answers to a batch. Greedy decoding, interventions, checkpoints and decoders
-are all methods."""
+"""Methods: a name, settings, and answers to a batch.
+
+Greedy decoding, interventions, fine-tuned checkpoints and decoders are all methods.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -43,7 +44,7 @@ class Answers(NamedTuple):
 
 
 class CannotDecode(NotImplementedError):
-    """A model of a kind that a method cannot have; a comparison leaves the method out and says why."""
+    """The method does not work with this kind of model; a comparison leaves the method out and says why."""
 
 
 class Method(Protocol):
@@ -66,15 +67,15 @@ class Method(Protocol):
         """Answer the questions of a batch.
 
         Raises:
-            CannotDecode: a model of a kind that the method cannot have; on the first token at the latest.
+            CannotDecode: the method does not work with this kind of model; on the first token at the latest.
         """
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Interventions that a decoder applies to its own forwards: to all its branches, or to the clean one alone.
+    """Interventions that a decoder applies to its forwards: to all its branches, or to the clean one alone.
 
-    A decoder that runs a row in several branches opens them itself, for only it knows which branch is which.
+    A decoder that runs a row in several branches opens them itself, because only it knows which branch is which.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -94,7 +95,7 @@ class Edits:
         Args:
             image_mask: of the rows that the forwards have, all branches among them.
             is_clean: (row,) bool, whether a row is of the clean branch; None: all are.
-            response_start: as `intervene` takes it.
+            response_start: the answer's first position in each row, where image_mask covers some of the answer.
         """
         if not self.interventions:
             yield
@@ -104,6 +105,14 @@ class Edits:
             self.traces.append(trace)
             yield
 
+    def fired(self, answers: Sequence[Answer]) -> dict[Head, Decisions]:
+        """How often heads fired within the answers; empty unless `open` was called exactly once.
+
+        A decoder that opens its edits anew for every piece of an answer decides more often than the answer has tokens.
+        """
+        lengths = [len(answer.token_ids) + (answer.finish_reason == "stop") for answer in answers]
+        return self.traces[0].fired_within(lengths) if len(self.traces) == 1 else {}
+
 
 NO_EDITS = Edits()
 
@@ -112,12 +121,12 @@ class Decoder(Protocol):
     """A way to decode a batch, such as `baselines.vcd.decode`.
 
     Args:
-        settings: the decoder's own frozen dataclass.
+        settings: the decoder's frozen dataclass.
         edits: what it applies to its forwards; only decoders registered with `edits_itself` are given any.
-    Returns: the token ids of each row, without the end token; a row of fewer than `max_new_tokens` ids stopped by
-        itself, others were cut off. End tokens and suppressed ids are those of model.generation_config.
+    Returns: the token ids of each row, without the end token; a row of fewer than `max_new_tokens` ids reached its end,
+        others were cut off. End tokens and suppressed ids are those of model.generation_config.
     Raises:
-        CannotDecode: a model of a kind that the decoder cannot have; on the first token at the latest.
+        CannotDecode: the decoder does not work with this kind of model; on the first token at the latest.
     """
 
     def __call__(self, lvlm: Lvlm, batch: Batch, settings: Any, max_new_tokens: int) -> list[list[int]]: ...
@@ -137,25 +146,22 @@ class Greedy:
         return {"interventions": described(self.interventions), "decoder": None}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-        with (
-            intervene(lvlm.model, batch.image_mask, self.interventions)
-            if self.interventions
-            else nullcontext() as trace
-        ):
+        edits = Edits(self.interventions)
+        with edits.open(lvlm.model, batch.image_mask):
             answers = generate_greedily(lvlm, batch, max_new_tokens)
-        return Answers(answers, trace.fired_within(lengths_of(answers)) if trace else {})
+        return Answers(answers, edits.fired(answers))
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """A decoder with its settings (a frozen dataclass), under interventions or none.
+    """A decoder with its settings (a frozen dataclass), with or without interventions.
 
     Args:
         edits_itself: whether `decode` takes `edits`; else the interventions act on all of its forwards, whose rows
             must be those of the batch, each once or several times in a row.
     """
 
-    preset: str
+    kind: str
     decode: Decoder
     settings: Any
     edits_itself: bool = False
@@ -165,15 +171,11 @@ class Decoding:
     label: str = ""
     checkpoint: Path | None = None
 
-    @property
-    def kind(self) -> str:
-        return self.preset
-
     def describe(self) -> dict[str, Any]:
-        """The name and every setting; checkpoints that the decoder works with by their content."""
+        """The name and every setting; checkpoints that the decoder uses by their content."""
         tools = getattr(self.settings, "tools", dict)()
         known = {name: identify(path) for name, path in tools.items() if path.is_file() or has_config(path)}
-        decoder = {"name": self.preset, **asdict(self.settings), **known}
+        decoder = {"name": self.kind, **asdict(self.settings), **known}
         if self.interventions:
             decoder["interventions_on"] = self.on
         return {"interventions": described(self.interventions), "decoder": decoder}
@@ -186,26 +188,12 @@ class Decoding:
             with edits.open(lvlm.model, batch.image_mask):
                 rows = self.decode(lvlm, batch, self.settings, max_new_tokens)
         answers = [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
-        # a decoder that opens them anew for every piece of an answer decides more often than the answer has tokens
-        fired = edits.traces[0].fired_within(lengths_of(answers)) if len(edits.traces) == 1 else {}
-        return Answers(answers, fired)
-
-
-def lengths_of(answers: Sequence[Answer]) -> list[int]:
-    """How many tokens each answer took, its end token among them."""
-    return [len(answer.token_ids) + (answer.finish_reason == "stop") for answer in answers]
+        return Answers(answers, edits.fired(answers))
 
 
 def described(interventions: Sequence[Intervention]) -> list[dict]:
     """Interventions, JSON-ready."""
-    return [{"kind": type(each).__name__, **asdict(each)} for each in interventions]
-
-
-def add_fired(counts: dict[Head, Decisions], more: dict[Head, Decisions]) -> None:
-    """Add to counts of decisions by head."""
-    for head, (fired, decided) in more.items():
-        before = counts.get(head, Decisions(0, 0))
-        counts[head] = Decisions(before.fired + fired, before.decided + decided)
+    return [{"kind": type(intervention).__name__, **asdict(intervention)} for intervention in interventions]
 
 
 @torch.no_grad()
@@ -220,10 +208,3 @@ def generate_greedily(
         end = next((index for index, token in enumerate(ids) if token in lvlm.end_token_ids), None)
         answers.append(Answer(ids[:end], "length" if end is None else "stop"))
     return answers
-
-
-def timed(method: Method, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-    """A method's answers, with the seconds that they took."""
-    begun = time.perf_counter()
-    found = method.answer(lvlm, batch, max_new_tokens)  # lists of ints, so a GPU is done with them
-    return found._replace(seconds=time.perf_counter() - begun)

@@ -1,17 +1,17 @@
 """The kinds of methods by name. Other people's kinds are registered here, by a file given as `--plugin`.
 
-`register_decoder` and `register_intervention` take one call each. Kinds of `baselines` and `newer_models` are found
+`register_decoder` and `register_intervention` take one call each. Kinds of `baselines` and `newer_models` are imported
 when they are first asked for.
 """
 
 import importlib
 import importlib.util
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.decoding.grammar import NAME
 from llava_hh.decoding.method import Decoder
 
 MODULES = ("baselines.registry", "newer_models.registry")  # they register kinds when imported
@@ -26,6 +26,10 @@ class InterventionKind:
     defaults: Mapping[str, Any]
     label: str
     on_text: bool | Callable[[Mapping[str, Any]], bool]
+
+    def acts_on_text(self, given: Mapping[str, Any]) -> bool:
+        """Whether it acts on what comes after the image, by its fields."""
+        return self.on_text(given) if callable(self.on_text) else self.on_text
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ def register_intervention(
     Args:
         make: from heads and the fields by name to the intervention; defaults: these fields with their defaults, None
             where one has to be given.
-        on_text: whether it acts on what comes after the image, or from the fields to that: heads that attend to the
-            image alone are refused then.
+        on_text: whether it acts on what comes after the image, or a function from the fields to that. Heads that attend
+            to the image alone are refused then.
     Raises:
-        ValueError: a name that is taken or no name.
+        ValueError: the name is taken, or is not of letters, digits and _.
     """
     INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text)
 
@@ -67,9 +71,9 @@ def register_decoder(
     """Add a kind of decoder; `settings` is a frozen dataclass, whose fields are the kind's fields.
 
     Args:
-        edits_itself: as in `llava_hh.decoding.method.Decoding`.
+        edits_itself: whether `decode` takes `edits` (`llava_hh.decoding.method.Decoding`).
     Raises:
-        ValueError: a name that is taken or no name.
+        ValueError: the name is taken, or is not of letters, digits and _.
     """
     DECODERS[_free(name)] = DecoderKind(decode, settings, label or name, edits_itself)
 
@@ -79,12 +83,14 @@ def register_method(name: str, make: Callable[..., Any], fields: Sequence[str] =
 
     Args:
         make: from what was written (`grammar.Spec`) and `making.Material` to a `making.Member`; fields: the kind's.
+    Raises:
+        ValueError: the name is taken, or is not of letters, digits and _.
     """
     METHODS[_free(name)] = (make, tuple(fields))
 
 
 def _free(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"method kind {name!r}: expected letters, digits and _")
     if name in {*INTERVENTIONS, *DECODERS, *METHODS, *GROUPS}:
         raise ValueError(f"method kind {name!r} is registered already")
@@ -94,12 +100,7 @@ def _free(name: str) -> str:
 register_intervention("adhh", DeactivateText, "AD-HH", threshold=0.4)
 register_intervention("removal", ZeroHeads, "heads removed", on_text=False)
 register_intervention(
-    "scale",
-    ScaleAttention,
-    "attention scaled",
-    lambda given: given["span"] == "after_image",
-    alpha=None,
-    span="after_image",
+    "scale", ScaleAttention, "attention scaled", lambda given: given["span"] != "image", alpha=None, span="after_image"
 )
 register_intervention("boost", BoostImageScores, "attention to the image raised", on_text=False, alpha=None)
 
@@ -115,10 +116,10 @@ def known_kinds() -> list[str]:
 def fields_of(kind: str) -> list[str]:
     """The fields that a kind has."""
     if kind in INTERVENTIONS:
-        own = [*HEAD_FIELDS, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
+        names = [*HEAD_FIELDS, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
     elif kind in DECODERS:
-        own = [each.name for each in fields(DECODERS[kind].settings)]
+        names = [field.name for field in fields(DECODERS[kind].settings)]
     else:
         known = {"greedy": [], "tfhh": ["path", "group"], **GROUPS}
-        own = known[kind] if kind in known else METHODS[kind][1]
-    return [*own, *EVERY_KIND]
+        names = known[kind] if kind in known else METHODS[kind][1]
+    return [*names, *EVERY_KIND]

@@ -6,9 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
-from llava_hh.decoding.generation import answer_within_memory, listed
+from llava_hh.decoding.generation import answer_within_memory
 from llava_hh.decoding.method import Greedy, Method
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.module_hooks import hooked
@@ -19,25 +20,25 @@ WORDS = {"yes": ("Yes", "yes", "YES", " Yes", " yes"), "no": ("No", "no", "NO", 
 
 
 def word_token_ids(lvlm: Lvlm) -> dict[str, list[int]]:
-    """The tokens that are the whole word yes, or no, in the spellings of WORDS.
+    """The token ids that are the whole word yes, or no, in the spellings of WORDS.
 
     Raises:
         ValueError: the vocabulary has no such token.
     """
-    found = {}
+    tokens = {}
     for word, spellings in WORDS.items():
-        ids = {tuple(lvlm.tokenizer(spelling, add_special_tokens=False).input_ids) for spelling in spellings}
-        found[word] = sorted({own[0] for own in ids if len(own) == 1} - {lvlm.tokenizer.unk_token_id})
-        if not found[word]:
+        spelled = [lvlm.tokenizer(spelling, add_special_tokens=False).input_ids for spelling in spellings]
+        tokens[word] = sorted({ids[0] for ids in spelled if len(ids) == 1} - {lvlm.tokenizer.unk_token_id})
+        if not tokens[word]:
             raise ValueError(f"the tokenizer has no token for the word {word}; its probability is not defined")
-    return found
+    return tokens
 
 
 @contextmanager
 def collecting_yes_shares(lvlm: Lvlm, shares: list[float]) -> Iterator[None]:
-    """Note p(yes) over p(yes or no) as the first answer token, for each row of each prompt that passes the model.
+    """Append p(yes) over p(yes or no) as the first answer token, for each row of each prompt that passes the model.
 
-    Both are sums over the tokens of `word_token_ids`; interventions that act on the pass act on them.
+    Both are sums over the tokens of `word_token_ids`, under the interventions that are open.
     """
     words = word_token_ids(lvlm)
 
@@ -67,7 +68,7 @@ def ask(
     """Answer questions block by block and write answers.jsonl, one row per question in the order of `questions`.
 
     Args:
-        questions: as `llava_hh.data.pope` makes them; suffix: what follows the text of each in the prompt.
+        questions: rows of `llava_hh.data.pope`; suffix: what follows the text of each in the prompt.
     Returns: the rows: the question with `prompt`, `answer` (the text), `token_ids`, and, unless by a decoder, `p_yes`
         (`collecting_yes_shares`) and `answer_by_logits`, yes where that is more than a half.
     Raises:
@@ -79,22 +80,21 @@ def ask(
 
     read = lru_cache(maxsize=1)(load_image)  # the questions about an image follow each other
 
+    def load(question: dict) -> Image.Image:
+        return read(image_of(question))
+
     for number, block in run.blocks(questions, batch_size, label, image_of):
         prompts = [question["text"] + suffix for question in block]
         shares: list[float] = []
         with collecting_yes_shares(lvlm, shares) if isinstance(method, Greedy) else nullcontext():
-            answers, spent, sub_batch = answer_within_memory(
-                lvlm, block, lambda question: read(image_of(question)), method, prompts, max_new_tokens
-            )
-        shares = shares[-len(block) :]  # those before are of batches that memory had no room for
-        rows = []
-        for place, (question, answer) in enumerate(zip(block, answers, strict=True)):
-            row = {**question, "prompt": prompts[place], "answer": lvlm.answer_text(answer.token_ids)}
-            row["token_ids"] = answer.token_ids
-            if shares:
-                row["p_yes"] = round(shares[place], 6)
-                row["answer_by_logits"] = "yes" if shares[place] > 0.5 else "no"
-            rows.append(row)
-        run.finish_block(number, block, rows, seconds=spent.seconds, sub_batch=sub_batch, fired=listed(spent.fired))
+            answers, spent = answer_within_memory(lvlm, block, load, method, prompts, max_new_tokens)
+        rows = [
+            {**question, "prompt": prompt, "answer": lvlm.answer_text(answer.token_ids), "token_ids": answer.token_ids}
+            for question, prompt, answer in zip(block, prompts, answers, strict=True)
+        ]
+        # shares before the last ones are of batches that memory had no room for
+        for row, share in zip(rows, shares[-len(block) :], strict=bool(shares)):
+            row |= {"p_yes": round(share, 6), "answer_by_logits": "yes" if share > 0.5 else "no"}
+        run.finish_block(number, block, rows, **spent)
     run.write_rows("answers.jsonl")
     return run.finished_rows()

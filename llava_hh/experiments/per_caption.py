@@ -202,10 +202,10 @@ class CaptionFigure(Figure):
             ValueError: a list of another model, without --foreign-heads, or with fewer heads.
             IndexError: a head that the model does not have.
         """
-        from llava_hh.decoding.head_lists import heads_of_list, list_file
+        from llava_hh.decoding.head_lists import heads_of_list
 
         lvlm, given = self.teacher.lvlm, self.options
-        return heads_of_list(list_file(given["heads"], lvlm), lvlm, given["top_k"], key, given["foreign_heads"])
+        return heads_of_list(given["heads"], lvlm, given["top_k"], key, given["foreign_heads"])
 
     def run(self, out: Path) -> dict | None:
         from llava_hh.attribution.captions import TeacherForced, hallucinating_captions, refuse_other_model

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -18,25 +17,12 @@ from llava_hh.models.lvlm import Lvlm
 STAND_IN = (("?", "!"),)
 
 
-class Places(Dataset):
-    """A data set whose items are their own numbers; `collate` reads the samples of a batch."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, place: int) -> int:
-        return place
-
-
 @dataclass(frozen=True)
 class Collator:
-    """Reads conversations and their images and makes a batch of them.
+    """Reads the conversations of some indices, with their images, and makes a batch of them.
 
-    A batch says how many samples it lacks for a bad image (`n_bad_images`), and of how many no token of an answer is
-    within `max_length` (`n_unanswered`). Where no sample is left, a row without an answer stands in for them.
+    A batch counts the samples that it lacks because of a bad image (`n_bad_images`), and those with no answer token
+    within `max_length` (`n_unanswered`). Where no sample is left, the batch is one row without an answer.
 
     Args:
         skip_bad: leave out samples with an image that cannot be read, and say so.
@@ -50,9 +36,9 @@ class Collator:
     max_length: int
     skip_bad: bool = False
 
-    def __call__(self, places: Sequence[int]) -> dict[str, Any]:
+    def __call__(self, indices: Sequence[int]) -> dict[str, Any]:
         samples, images = [], []
-        for sample in map(self.data.__getitem__, places):
+        for sample in map(self.data.__getitem__, indices):
             try:
                 images.append(load_image(image_path(self.image_folder, sample.image)) if sample.image else None)
                 samples.append(sample)
@@ -61,49 +47,45 @@ class Collator:
                 if not self.skip_bad:
                     raise ValueError(problem) from None
                 tqdm.write(f"skipped: {problem}")
-        batch, labels = self.lvlm.encode_conversations(
-            images or [None],
-            [sample.turns for sample in samples] or [STAND_IN],
-            self.max_length,
-            sample_ids=[sample.sample_id for sample in samples] or ["none"],
-        )
+        turns = [sample.turns for sample in samples] or [STAND_IN]
+        sample_ids = [sample.sample_id for sample in samples] or ["none"]
+        batch, labels = self.lvlm.encode_conversations(images or [None], turns, self.max_length, sample_ids=sample_ids)
         if not samples:
             labels.fill_(IGNORED)
-        n_answered = int((labels != IGNORED).any(1).sum())
-        return {
-            "inputs": batch.inputs,
-            "image_mask": batch.image_mask,
-            "labels": labels,
-            "sample_ids": batch.sample_ids,
-            "n_bad_images": len(places) - len(samples),
-            "n_unanswered": len(samples) - n_answered,
+        left_out = {
+            "n_bad_images": len(indices) - len(samples),
+            "n_unanswered": len(samples) - int((labels != IGNORED).any(1).sum()),
         }
+        given = {"inputs": batch.inputs, "image_mask": batch.image_mask, "sample_ids": batch.sample_ids}
+        return {**given, "labels": labels, **left_out}
 
 
 def refuse_nothing_to_learn(collate: Collator, order: Sequence[int], from_images: bool) -> None:
-    """See that a training has a sample with an answer, or tokens of it, that is not cut off.
+    """Check that a training has a sample with an answer that is not cut off entirely.
 
     Args:
-        from_images: of a sample with an image, as the attention loss needs it.
+        from_images: it has to have an image, which the attention loss needs.
     Raises:
         ValueError: there is none; names the flag.
     """
-    for place in dict.fromkeys(order):
-        if collate.data.has_image[place] or not from_images:
-            batch = collate([place])
+    for index in dict.fromkeys(order):
+        if collate.data.has_image[index] or not from_images:
+            batch = collate([index])
             if batch["n_bad_images"] + batch["n_unanswered"] == 0:
                 return
     of = "with an image that can be read" if from_images else "that can be read"
-    raise ValueError(
-        f"{collate.data.path}: no sample {of} has an answer within --max-length {collate.max_length} tokens"
-    )
+    limit = f"within --max-length {collate.max_length} tokens"
+    raise ValueError(f"{collate.data.path}: no sample {of} has an answer {limit}")
 
 
-def sample_order(lengths: Sequence[int], has_image: Sequence[bool], batch_size: int, n_batches: int, seed: int):
-    """The samples of all batches of a training, one after the other: each batch of one kind and of similar lengths.
+def sample_order(
+    lengths: Sequence[int], has_image: Sequence[bool], batch_size: int, n_batches: int, seed: int
+) -> list[int]:
+    """Indices of the samples of all batches of a training, one after the other.
 
-    Epochs follow each other, each shuffled anew. Where a kind doesn't fill its last batch, the rest of both kinds make
-    mixed batches; what then remains, less than a batch, is left out of the epoch.
+    A batch has samples of one kind (with or without image) and of similar lengths. Epochs follow each other, each
+    shuffled anew. Samples of both kinds that do not fill a batch make mixed batches; what then remains, less than a
+    batch, is left out of the epoch.
 
     Raises:
         ValueError: fewer samples than a batch.
@@ -117,28 +99,19 @@ def sample_order(lengths: Sequence[int], has_image: Sequence[bool], batch_size: 
     while len(order) < n_batches * batch_size:
         batches, rest = [], []
         for kind in (True, False):
-            own = [place for place in range(len(lengths)) if bool(has_image[place]) == kind]
-            if own:
-                grouped = get_length_grouped_indices([lengths[place] for place in own], batch_size, generator=generator)
-                places = [own[index] for index in grouped]
-                full = len(places) // batch_size * batch_size
-                batches += [places[start : start + batch_size] for start in range(0, full, batch_size)]
-                rest += places[full:]
-        full = len(rest) // batch_size * batch_size
-        batches += [rest[start : start + batch_size] for start in range(0, full, batch_size)]
+            if alike := [index for index, has in enumerate(has_image) if bool(has) == kind]:
+                of_kind = [lengths[index] for index in alike]
+                grouped = get_length_grouped_indices(of_kind, batch_size, generator=generator)
+                full, left = _full_batches([alike[number] for number in grouped], batch_size)
+                batches += full
+                rest += left
+        batches += _full_batches(rest, batch_size)[0]
         for number in torch.randperm(len(batches), generator=generator).tolist():
             order += batches[number]
     return order[: n_batches * batch_size]
 
 
-class FixedOrder(Sampler):
-    """Gives the samples of a training in an order that was made beforehand."""
-
-    def __init__(self, order: Sequence[int]) -> None:
-        self.order = order
-
-    def __iter__(self):
-        return iter(self.order)
-
-    def __len__(self) -> int:
-        return len(self.order)
+def _full_batches(indices: list[int], size: int) -> tuple[list[list[int]], list[int]]:
+    """The batches that indices fill, and the indices that are left."""
+    full = len(indices) // size * size
+    return [indices[first : first + size] for first in range(0, full, size)], indices[full:]

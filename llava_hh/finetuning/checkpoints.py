@@ -1,4 +1,4 @@
-"""Folders of a training that count only as a whole: checkpoints, the trained rows, the finished model.
+"""Folders of a training that count only when they are complete: checkpoints, the trained rows, the finished model.
 
 Each gets a manifest last, with the sha256 of all its files, and of the settings that they were made with.
 """
@@ -23,38 +23,35 @@ TRAINED_FILE = "trained_rows.safetensors"
 LOG_FILE = "log.jsonl"  # of a run, and of a checkpoint: the log up to it
 SINCE_LOG = "since_log.json"  # of a checkpoint: what was measured after the last row of the log
 OLD_MARK = "complete"  # an empty file, by which earlier versions marked a checkpoint
-N_KEPT = 2  # checkpoints: where the last one is damaged, the training goes on from the one before
+N_KEPT = 2  # checkpoints: if the last one is damaged, the training goes on from the one before
 
 
 def write_manifest(folder: Path, settings: str, step: int) -> None:
-    """Make a folder count, when all its files are on the disk.
+    """Mark a folder as complete, when all its files are on the disk; sharded states are folders in a checkpoint.
 
     Args:
         settings: a digest of what decides the weights; step: how many steps they were trained for.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     drop_parts(folder)
-    files = dict(_files_of(folder))
-    for path in {folder, *files.values(), *(path.parent for path in files.values())}:
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = [path for path in paths if not (path.name.startswith(".") and path.suffix == ".part")]
+    for path in {folder, *files, *(path.parent for path in files)}:
         flush(path)
-    content = {
-        "step": step,
-        "settings": settings,
-        "processes": processes().count,
-        "files": {name: sha256(path) for name, path in files.items()},
-    }
+    content = {"step": step, "settings": settings, "processes": processes().count}
+    content["files"] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / MANIFEST, {**content, "sha256": digest_of(content)})
 
 
 def damage_of(folder: Path, step: int, digest: Callable[[Path], str] = sha256) -> str | None:
-    """Why a folder does not count, None where it is whole: the first file that is missing or changed.
+    """Why a folder does not count: the first file that is missing or changed. None if the folder is complete.
 
-    Files that the manifest does not name decide nothing.
+    Files that the manifest does not name do not matter.
 
     Args:
         digest: the sha256 of a file.
     Raises:
-        OSError: a file is there and cannot be read, which is no damage: it may be sound.
+        OSError: a file is there and cannot be read, which is no damage: it may be intact.
     """
     try:
         content = _read_manifest(folder)
@@ -75,11 +72,11 @@ def damage_of(folder: Path, step: int, digest: Callable[[Path], str] = sha256) -
 
 
 def refuse_others(folders: Iterable[Path], settings: str) -> None:
-    """See that no folder was made with other settings; unfinished, damaged and missing ones may be of any.
+    """Check that no folder was made with other settings; unfinished, damaged and missing folders are not checked.
 
     Raises:
         ValueError: one was.
-        OSError: as `damage_of`.
+        OSError: a manifest is there and cannot be read.
     """
     for folder in folders:
         with suppress(FileNotFoundError):
@@ -100,51 +97,40 @@ def _read_manifest(folder: Path) -> dict | None:
 
 @contextmanager
 def _no_verdict(file: Path) -> Iterator[None]:
-    """Say of an error of reading, other than that the file is missing, that nothing is known of the file."""
+    """Turn errors of reading, other than that the file is missing, into one that says that the file may be intact."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise OSError(
-            f"{file}: cannot be read ({error.strerror}), it may be whole; nothing was deleted. Give the same command "
-            "again when it can be read"
-        ) from error
+        what = f"cannot be read ({error.strerror}), it may be whole; nothing was deleted"
+        raise OSError(f"{file}: {what}. Give the same command again when it can be read") from error
 
 
-def _files_of(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All files under a folder by their paths in it; sharded states are folders in a checkpoint."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not (path.name.startswith(".") and path.suffix == ".part"):
-            yield path.relative_to(folder).as_posix(), path
-
-
-def last_whole_checkpoint(folder: Path, pass_over: Callable[[Path, str], None] = lambda *_: None) -> Path | None:
-    """The whole checkpoint of the most steps; None without one.
+def last_whole_checkpoint(folder: Path, warn: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The complete checkpoint of the most steps; None without one.
 
     Args:
-        pass_over: is given each later one, and why it does not count.
+        warn: takes a text about each later checkpoint, which says why it does not count.
     Raises:
         ValueError: a checkpoint of an earlier version; says how to go on.
-        OSError: as `damage_of`.
+        OSError: a file is there and cannot be read.
     """
     for path in own_checkpoints(folder):
         problem = damage_of(path, steps_of(path))
         if problem is None:
             return path
         if not (path / MANIFEST).exists() and (path / OLD_MARK).exists():
-            raise ValueError(
-                f"{path}: of an earlier version, which did not keep the sha256 of its files; finish the training with "
-                f"that version, or delete {folder} to train from the start"
-            )
-        pass_over(path, problem)
+            what = "of an earlier version, which did not keep the sha256 of its files; finish the training with that"
+            raise ValueError(f"{path}: {what} version, or delete {folder} to train from the start")
+        warn(f"{path}: passed over, {problem}")
     return None
 
 
 def own_checkpoints(folder: Path) -> list[Path]:
-    """A training's checkpoints, the latest first, by their names; a sync program's copy is none of them."""
-    found = (path for path in folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[1-9][0-9]*", path.name))
-    return sorted(found, key=steps_of, reverse=True)
+    """A training's checkpoints, the latest first, by their names; copies that a sync program made are left out."""
+    named = (path for path in folder.glob("checkpoint-*") if re.fullmatch("checkpoint-[1-9][0-9]*", path.name))
+    return sorted(named, key=steps_of, reverse=True)
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -153,7 +139,7 @@ def steps_of(checkpoint: Path) -> int:
 
 
 def drop_checkpoint(path: Path) -> None:
-    """Delete a checkpoint, its manifest first: what a kill leaves of it must not count."""
+    """Delete a checkpoint, its manifest first: a partly deleted checkpoint must not count."""
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
 
@@ -173,7 +159,7 @@ def drop_checkpoints(folder: Path) -> None:
 
 
 def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:
-    """Take over the rows that a folder holds.
+    """Load the trained rows of a folder into `tuned`.
 
     Raises:
         ValueError: rows of another shape, type or name than those that are trained.
@@ -183,10 +169,8 @@ def load_trained_rows(tuned: dict[str, TunedRows], folder: Path) -> None:
     if saved.keys() != tuned.keys():
         raise ValueError(f"{file}: rows of other layers than those that are trained; delete {folder}")
     for name, part in tuned.items():
-        if (saved[name].shape, saved[name].dtype) != (part.rows.shape, part.rows.dtype):
-            raise ValueError(
-                f"{file}: {name} has {tuple(saved[name].shape)} of {saved[name].dtype}, expected "
-                f"{tuple(part.rows.shape)} of {part.rows.dtype}; delete {folder}"
-            )
+        given, expected = (f"{tuple(rows.shape)} of {rows.dtype}" for rows in (saved[name], part.rows))
+        if given != expected:
+            raise ValueError(f"{file}: {name} has {given}, expected {expected}; delete {folder}")
         with torch.no_grad():
             part.rows.copy_(saved[name])

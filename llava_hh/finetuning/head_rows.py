@@ -12,16 +12,15 @@ from llava_hh.heads import Head, by_layer, check_heads
 
 
 class TunedRows(nn.Module):
-    """A frozen linear layer of which some output rows are parameters of their own, in fp32.
+    """A frozen linear layer with some output rows as separate parameters, in fp32.
 
     Nothing else of the layer has a gradient, and the optimizer keeps state for these rows alone. A bias stays frozen.
 
     Args:
         base: the layer; its weight is not changed before `merge`.
         rows: which output rows, ascending; None is all of them.
-
     Raises:
-        ValueError: a weight that is no matrix of floating-point numbers, such as a quantised one.
+        ValueError: the weight is not a matrix of floating-point numbers, such as a quantised one.
     """
 
     def __init__(self, base: nn.Linear, rows: list[int] | None = None) -> None:
@@ -36,10 +35,9 @@ class TunedRows(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         bias = None if self.base.bias is None else self.base.bias[self.index]
-        own = linear(states, self.rows.to(states.dtype), bias)
-        if len(self.index) == len(self.base.weight):
-            return own
-        return self.base(states).index_copy(-1, self.index, own)
+        tuned = linear(states, self.rows.to(states.dtype), bias)
+        is_whole = len(self.index) == len(self.base.weight)
+        return tuned if is_whole else self.base(states).index_copy(-1, self.index, tuned)
 
     def merge(self) -> nn.Linear:
         """The layer with the trained rows written into its weight."""
@@ -48,7 +46,7 @@ class TunedRows(nn.Module):
         return self.base
 
 
-def first_head_of_each_layer(heads: Iterable[tuple[int, int]]) -> list[Head]:
+def first_heads(heads: Iterable[tuple[int, int]]) -> list[Head]:
     """The heads that the released code trains: its loop over the list stops at the first match in each layer."""
     first: dict[int, Head] = {}
     for layer, head in heads:
@@ -85,9 +83,8 @@ def tune_head_rows(model: PreTrainedModel, heads: Iterable[tuple[int, int]], voc
     tuned = {}
 
     def replace(module: nn.Module, child: str, rows: list[int] | None) -> None:
-        own = TunedRows(getattr(module, child), rows)
-        setattr(module, child, own)
-        tuned[f"{names[id(module)]}.{child}".lstrip(".")] = own
+        part = tuned[f"{names[id(module)]}.{child}".lstrip(".")] = TunedRows(getattr(module, child), rows)
+        setattr(module, child, part)
 
     for layer, chosen in by_layer(heads).items():
         module = modules[layer]
@@ -98,8 +95,8 @@ def tune_head_rows(model: PreTrainedModel, heads: Iterable[tuple[int, int]], voc
         d_head = module.head_dim
         group = config.num_attention_heads // (module.k_proj.out_features // d_head)
         key_heads = sorted({head // group for head in chosen})
-        replace(module, "q_proj", _rows(chosen, d_head))
-        replace(module, "k_proj", _rows(key_heads, d_head))
+        for child, owners in (("q_proj", chosen), ("k_proj", key_heads)):
+            replace(module, child, [head * d_head + row for head in owners for row in range(d_head)])
     if vocabulary:
         parent = next(module for module in model.modules() if output in module.children())
         child = next(name for name, module in parent.named_children() if module is output)
@@ -107,19 +104,15 @@ def tune_head_rows(model: PreTrainedModel, heads: Iterable[tuple[int, int]], voc
     return tuned
 
 
-def _rows(heads: list[int], d_head: int) -> list[int]:
-    return [head * d_head + row for head in heads for row in range(d_head)]
-
-
 def merge_tuned_rows(model: PreTrainedModel, tuned: dict[str, TunedRows]) -> None:
-    """Write what was trained into the model's own layers and put these back: an ordinary model again."""
+    """Write the trained rows into the model's layers and put these back: an ordinary model again."""
     for name, rows in tuned.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, rows.merge())
 
 
 def untie_vocabulary(model: PreTrainedModel) -> None:
-    """Give the vocabulary matrix numbers of its own; the model is saved and loaded untied from here on."""
+    """Make the vocabulary matrix a copy of the embeddings; the model is saved and loaded untied from here on."""
     output = model.get_output_embeddings()
     output.weight = nn.Parameter(output.weight.detach().clone())
     for config in (model.config, model.config.get_text_config()):

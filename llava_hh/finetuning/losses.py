@@ -1,4 +1,4 @@
-"""The losses of TF-HH: cross entropy of the answers, and what chosen heads attend to at the answers' positions."""
+"""The losses of TF-HH: cross entropy of the answers, and attention of chosen heads at the answers' positions."""
 
 from typing import NamedTuple
 
@@ -26,11 +26,11 @@ class AttentionTerms(NamedTuple):
 class AttentionLoss:
     """Collects the attention loss of a forward pass, layer by layer; for `llava_hh.attention.hooks.observe`.
 
-    The rows are those of the answer's own tokens, as the released code takes them, not of the positions before that
-    predict them. With the mass I of a row on the image and T = 1 - I on all other keys (system prompt and BOS among
-    them), a row adds log(T + 1e-8) (`minimize_txt`), -log(I + 1e-8) (`maximize_img`), or I log I + T log T, the
-    negated entropy (`maximize_entropy`). Samples without an image add nothing. The softmax is fp32, over the keys that
-    the row sees, of the chosen heads from the batch's first answer row on.
+    As in the released code, the rows are those of the answer tokens, not of the positions that predict them. A row has
+    the mass I on the image and T = 1 - I on all other keys (system prompt and BOS among them). It adds log(T + 1e-8)
+    (`minimize_txt`), -log(I + 1e-8) (`maximize_img`), or I log I + T log T, the negated entropy (`maximize_entropy`).
+    Samples without an image add nothing. The softmax is fp32, over the keys that the row sees, of the chosen heads from
+    the batch's first answer row on.
 
     Source: the paper's targeted fine-tuning; the formulas are its released code's.
     Differs: the released code takes positions 35 to 610 for the image in every sample, text-only ones included, and
@@ -44,11 +44,11 @@ class AttentionLoss:
         self.terms: dict[int, AttentionTerms] = {}
 
     def start(self, image_mask: Tensor, labels: Tensor) -> None:
-        """Begin a forward pass; the masks stay until the next one, for what recomputes this one."""
+        """Begin a forward pass; its masks stay until the next one, because gradient checkpointing recomputes it."""
         self.terms = {}
         self.image_mask = image_mask
         self.rows = answer_rows(image_mask, labels)
-        self.first_row = int(self.rows.any(0).int().argmax()) if self.rows.any() else labels.shape[1]
+        self.first_row = _first_column(self.rows)
         self.after_image = after_last_image(image_mask, image_mask.shape[1])
 
     def __call__(self, layer: int, heads: Tensor, call: AttentionCall) -> None:
@@ -64,16 +64,11 @@ class AttentionLoss:
         else:
             value = image * (image + TINY).log() + text * (text + TINY).log()
         after_image = pattern.detach().masked_fill(~self.after_image[:, None, None], 0).sum(-1)
-        terms = AttentionTerms(
-            loss=value.masked_fill(~rows, 0).sum(),
-            image_mass=image.detach().masked_fill(~rows, 0).sum(),
-            after_image_mass=after_image.masked_fill(~rows, 0).sum(),
-            n_heads=len(heads),
-        )
-        self.terms.setdefault(layer, terms)
+        sums = (values.masked_fill(~rows, 0).sum() for values in (value, image.detach(), after_image))
+        self.terms.setdefault(layer, AttentionTerms(*sums, n_heads=len(heads)))
 
     def total(self, n_rows: Tensor | int) -> Tensor:
-        """The mean over layers of the mean over heads and rows of what each row adds.
+        """The loss: the mean over layers of the mean over heads and rows.
 
         Args:
             n_rows: answer rows of samples with an image, in the whole global batch; of 0, the loss is 0.
@@ -83,9 +78,7 @@ class AttentionLoss:
 
     def masses(self, n_rows: Tensor | int) -> tuple[Tensor, Tensor]:
         """Image and after-image mass (fractions), means over all chosen heads and rows."""
-        n_heads = sum(terms.n_heads for terms in self.terms.values())
-        image = sum(terms.image_mass for terms in self.terms.values())
-        after_image = sum(terms.after_image_mass for terms in self.terms.values())
+        _, image, after_image, n_heads = map(sum, zip(*self.terms.values(), strict=True))
         return image / n_heads / _at_least_one(n_rows), after_image / n_heads / _at_least_one(n_rows)
 
 
@@ -101,12 +94,14 @@ def answer_cross_entropy(logits: Tensor, labels: Tensor, n_tokens: Tensor | int)
         logits: (batch, position, vocabulary) of the last positions, as many as there are.
         labels: (batch, position) of the whole sequence, IGNORED where no answer stands.
     """
-    shown = logits.shape[1]
-    targets = labels[:, -shown + 1 :] if shown > 1 else labels[:, :0]
-    total = cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / _at_least_one(n_tokens)
+    targets = labels[:, labels.shape[1] - logits.shape[1] + 1 :].flatten()
+    logits = logits[:, :-1].flatten(0, 1).float()
+    return cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / _at_least_one(n_tokens)
+
+
+def _first_column(marked: Tensor) -> int:
+    """The first column of (row, column) bool with a True; the number of columns where there is none."""
+    return int(marked.any(0).int().argmax()) if marked.any() else marked.shape[1]
 
 
 def _at_least_one(n: Tensor | int) -> Tensor | int:
@@ -117,7 +112,7 @@ class TargetedModel(nn.Module):
     """A model with the losses of TF-HH: its forward takes a batch and gives them, each already divided by its count.
 
     Args:
-        attention: has to observe the model (`llava_hh.attention.hooks.observe`) while this is trained.
+        attention: has to observe the model (`llava_hh.attention.hooks.observe`) during the training.
     """
 
     def __init__(self, model: nn.Module, attention: AttentionLoss, ce_coeff: float, attention_coeff: float) -> None:
@@ -128,24 +123,18 @@ class TargetedModel(nn.Module):
     def forward(
         self, inputs: dict[str, Tensor], image_mask: Tensor, labels: Tensor, counts: Tensor
     ) -> dict[str, Tensor]:
-        """Loss and its parts: `ce` and `attention_loss` (nats), `image_mass` and `after_image_mass` (fractions).
+        """The loss and its parts: `ce` and `attention_loss` (nats), `image_mass` and `after_image_mass` (fractions).
 
         Args:
             counts: answer tokens, and those of them that stand in samples with an image, of the whole global batch.
         """
         n_tokens, n_rows = counts
         self.attention.start(image_mask, labels)
-        labelled = (labels != IGNORED).any(0).int()
-        first = int(labelled.argmax()) if labelled.any() else labels.shape[1]
+        first = _first_column(labels != IGNORED)
         shown = min(labels.shape[1], labels.shape[1] - first + 1)  # from the position that predicts the first answer on
         logits = self.model(**inputs, use_cache=False, logits_to_keep=shown).logits
         ce = answer_cross_entropy(logits, labels, n_tokens)
         attention_loss = self.attention.total(n_rows)
-        image_mass, after_image_mass = self.attention.masses(n_rows)
-        return {
-            "loss": self.ce_coeff * ce + self.attention_coeff * attention_loss,
-            "ce": ce.detach(),
-            "attention_loss": attention_loss.detach(),
-            "image_mass": image_mass,
-            "after_image_mass": after_image_mass,
-        }
+        masses = dict(zip(("image_mass", "after_image_mass"), self.attention.masses(n_rows), strict=True))
+        loss = self.ce_coeff * ce + self.attention_coeff * attention_loss
+        return {"loss": loss, "ce": ce.detach(), "attention_loss": attention_loss.detach(), **masses}

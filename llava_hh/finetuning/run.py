@@ -6,38 +6,17 @@ from pathlib import Path
 
 from llava_hh.attention.hooks import observe
 from llava_hh.data.instruct import InstructionData
-from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text, list_file
+from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text
 from llava_hh.files.files import json_rows, sha256_or_none
 from llava_hh.files.parts import folder_part_of
 from llava_hh.files.progress import announce, progress
-from llava_hh.finetuning.batches import Collator, Places, refuse_nothing_to_learn, sample_order
-from llava_hh.finetuning.checkpoints import (
-    LOG_FILE,
-    damage_of,
-    drop_checkpoints,
-    load_trained_rows,
-    own_checkpoints,
-    refuse_others,
-    steps_of,
-    write_manifest,
-)
-from llava_hh.finetuning.head_rows import (
-    TunedRows,
-    first_head_of_each_layer,
-    merge_tuned_rows,
-    tune_head_rows,
-    untie_vocabulary,
-)
+from llava_hh.finetuning import checkpoints
+from llava_hh.finetuning.batches import Collator, refuse_nothing_to_learn, sample_order
+from llava_hh.finetuning.checkpoints import LOG_FILE, damage_of
+from llava_hh.finetuning.head_rows import TunedRows, first_heads, merge_tuned_rows, tune_head_rows, untie_vocabulary
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.finetuning.settings import FineTuningSettings, Rules, mixed_precision, sharding
-from llava_hh.finetuning.trainer import (
-    LEFT_OUT,
-    TargetedTrainer,
-    failing_disk_in_one_line,
-    resume_point,
-    train,
-    training_arguments,
-)
+from llava_hh.finetuning.trainer import LEFT_OUT, TargetedTrainer, resume_point, training_arguments, writing
 from llava_hh.heads import Head
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -61,23 +40,22 @@ class Training(Rules):
 
 def chosen_heads(given: Training, lvlm: Lvlm) -> list[Head]:
     """The heads whose attention the loss is about: the top k, or as many random ones."""
-    listed = heads_of_list(list_file(given.heads, lvlm), lvlm, given.top_k, allow_foreign=given.foreign_heads)
+    listed = heads_of_list(given.heads, lvlm, given.top_k, allow_foreign=given.foreign_heads)
     heads = heads_with_text(lvlm, listed, refuse=True)
     return heads if given.random_heads is None else control_heads(lvlm, heads, given.random_heads)
 
 
 def prepare(given: Training, lvlm: Lvlm, heads: list[Head]) -> dict[str, TunedRows]:
     """Make what is trained trainable, and nothing else."""
-    tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
     if given.untie:
         untie_vocabulary(lvlm.model)
-        tied = False
-    vocabulary = not tied if given.lm_head is None else given.lm_head
-    return tune_head_rows(lvlm.model, first_head_of_each_layer(heads) if given.released else heads, vocabulary)
+    is_tied = lvlm.model.get_output_embeddings().weight is lvlm.model.get_input_embeddings().weight
+    vocabulary = not is_tied if given.lm_head is None else given.lm_head
+    return tune_head_rows(lvlm.model, first_heads(heads) if given.released else heads, vocabulary)
 
 
 def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """The sha256 of each file, None for one that cannot be read; each is read by one of the processes."""
+    """The sha256 of each file, None for one that cannot be read; the processes share the files out."""
 
     def digests(share: Sequence[str]) -> list[str | None]:
         return [sha256_or_none(folder / name) for name in progress("sha256 of images", "image", share)]
@@ -86,8 +64,9 @@ def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | Non
     return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
 
 
-def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData) -> FineTuningSettings:
-    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+def settings_of(
+    given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, order: Sequence[int]
+) -> FineTuningSettings:
     images = digests_of_images(given.image_folder, {name for name in (data[index].image for index in order) if name})
     made = {
         "model": describe_loaded(lvlm),
@@ -98,14 +77,16 @@ def settings_of(given: Training, lvlm: Lvlm, heads: list[Head], data: Instructio
         "mixed_precision": mixed_precision(),
         "sharding": sharding(),
     }
-    return FineTuningSettings(**made, **{each.name: getattr(given, each.name) for each in fields(Rules)})
+    return FineTuningSettings(**made, **{rule.name: getattr(given, rule.name) for rule in fields(Rules)})
 
 
-def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, settings: str) -> None:
-    """Train into --out; the trained rows end up in --out/trained.
+def fine_tune(
+    given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionData, order: Sequence[int], settings: str
+) -> None:
+    """Train into --out; the trained rows are saved in --out/trained.
 
     Args:
-        settings: their digest.
+        order: the samples of all steps; settings: the digest of `FineTuningSettings`.
     Raises:
         ValueError: flags that do not fit together, or data that teach nothing.
     """
@@ -113,10 +94,8 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
         raise ValueError("--ce-coeff 0 --attention-coeff 0: expected a loss to train for")
     samples_a_pass = processes().count * given.accumulation
     if given.batch_size % samples_a_pass:
-        raise ValueError(
-            f"--batch-size {given.batch_size} is no multiple of {processes().count} processes x "
-            f"{given.accumulation} passes"
-        )
+        passes = f"{processes().count} processes x {given.accumulation} passes"
+        raise ValueError(f"--batch-size {given.batch_size} is no multiple of {passes}")
     if given.gradient_checkpointing:
         lvlm.model.activation_checkpointing_enable({"use_reentrant": False})
     n_parameters = lvlm.model.num_parameters()
@@ -127,43 +106,27 @@ def fine_tune(given: Training, lvlm: Lvlm, heads: list[Head], data: InstructionD
         f"fine-tuning: {given.steps} steps of {given.batch_size} samples, {given.objective}, {which}: "
         f"{n_trained:,} of {n_parameters:,} parameters, into {given.out}"
     )
-    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
     collate = Collator(lvlm, data, given.image_folder, given.max_length, given.skip_bad)
     refuse_nothing_to_learn(collate, order, from_images=given.attention_coeff > 0)
     attention = AttentionLoss(given.objective)
-    trainer = TargetedTrainer(
-        TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff),
-        tuned=tuned,
-        order=order,
-        log=given.out / LOG_FILE,
-        settings=settings,
-        args=training_arguments(
-            given.out / CHECKPOINTS,
-            max_steps=given.steps,
-            per_device_train_batch_size=given.batch_size // samples_a_pass,
-            gradient_accumulation_steps=given.accumulation,
-            learning_rate=given.learning_rate,
-            warmup_steps=given.warmup,
-            logging_steps=given.log_every,
-            save_steps=given.save_every,
-            seed=given.seed,
-        ),
-        train_dataset=Places(len(data)),
-        data_collator=collate,
-    )
+    model = TargetedModel(lvlm.model, attention, given.ce_coeff, given.attention_coeff)
+    arguments = training_arguments(given.out / CHECKPOINTS, given, given.batch_size // samples_a_pass)
+    read = {"train_dataset": range(len(data)), "data_collator": collate}
+    trainer = TargetedTrainer(model, tuned, order, given.out / LOG_FILE, settings, args=arguments, **read)
     last = resume_point(trainer)
-    if last and steps_of(last) == given.steps and not trainer.is_fsdp_enabled:  # killed when all steps were done
-        load_trained_rows(tuned, last)
+    is_done = last and checkpoints.steps_of(last) == given.steps  # killed after the last step
+    if is_done and not trainer.is_fsdp_enabled:
+        checkpoints.load_trained_rows(tuned, last)
     else:
         with observe(lvlm.model, heads, attention):
-            train(trainer, last)
+            trainer.train_from(last)
     if processes().is_main:
         say_what_was_left_out(given, trainer.left_out)
     trainer.save_rows(given.out / TRAINED)
 
 
 def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
-    """Print of how many samples of the whole training nothing was learned, by the log and what it lacks."""
+    """Print how many samples of the whole training were left out, by the log and the counts after its last row."""
     rows = [row for _, row in json_rows(given.out / LOG_FILE, "the log of this training")]
     logged = [sum(row.get(name, 0) for row in rows) for name in LEFT_OUT]
     bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
@@ -175,15 +138,15 @@ def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
 
 
 def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str) -> None:
-    """The start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
+    """Write the start checkpoint with the trained rows in it, as an ordinary folder; complete or not there at all."""
     lvlm = load_lvlm(given.model, Loading(device_map="cpu"))
     tuned = prepare(given, lvlm, heads)
-    load_trained_rows(tuned, given.out / TRAINED)
+    checkpoints.load_trained_rows(tuned, given.out / TRAINED)
     merge_tuned_rows(lvlm.model, tuned)
-    with failing_disk_in_one_line(out, given.out / CHECKPOINTS), folder_part_of(out) as part:
+    with writing(out, given.out / CHECKPOINTS), folder_part_of(out) as part:
         lvlm.model.save_pretrained(part)
         lvlm.processor.save_pretrained(part)
-        write_manifest(part, settings, given.steps)
+        checkpoints.write_manifest(part, settings, given.steps)
 
 
 def is_trained(given: Training) -> bool:
@@ -195,11 +158,9 @@ def is_trained(given: Training) -> bool:
     """
     team, model, problem = processes(), given.out / MODEL, None
     if team.is_main and model.exists():
-        problem = damage_of(model, given.steps, file_sha256)
-        if problem:
-            raise ValueError(
-                f"{model}: {problem}; delete the folder and give the same command again, it is then written anew"
-            )
+        if problem := damage_of(model, given.steps, file_sha256):
+            advice = "delete the folder and give the same command again, it is then written anew"
+            raise ValueError(f"{model}: {problem}; {advice}")
     elif team.is_main:
         problem = damage_of(given.out / TRAINED, given.steps, file_sha256)
     return not any(team.exchange(problem or ""))
@@ -210,25 +171,28 @@ def finetune(given: Training) -> Path | None:
 
     Returns: the log, for its curves; None for a process that is not the first.
     Raises:
-        ValueError, OSError: flags, data or a head list that do not fit, or a folder of another run.
+        ValueError: flags, data or a head list that do not fit, or a folder of another run.
+        OSError: a file or folder cannot be read or written.
     """
     make_folder(given.out)
     data = InstructionData(given.data, given.skip_bad)
     for message in data.bad:
         print(f"skipped: {message}")
     lvlm = load_lvlm(given.model)
-    heads = chosen_heads(given, lvlm)
-    result, settings = given.out / MODEL, settings_of(given, lvlm, heads, data)
+    heads, result = chosen_heads(given, lvlm), given.out / MODEL
+    order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
+    settings = settings_of(given, lvlm, heads, data, order)
     digest = settings.digest()
     begun_run(given.out, settings)  # names the settings that differ, where it can
-    refuse_others([*own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result], digest)
+    made = [*checkpoints.own_checkpoints(given.out / CHECKPOINTS), given.out / TRAINED, result]
+    checkpoints.refuse_others(made, digest)
     with start_run(given.out, settings):
         if not is_trained(given):
-            fine_tune(given, lvlm, heads, data, digest)
+            fine_tune(given, lvlm, heads, data, order, digest)
         if processes().is_main:
             if not result.exists():
                 save_checkpoint(given, heads, result, digest)
-            drop_checkpoints(given.out / CHECKPOINTS)
+            checkpoints.drop_checkpoints(given.out / CHECKPOINTS)
     if not processes().is_main:
         return None
     print(result)

@@ -41,8 +41,8 @@ class FineTuningSettings(Rules, Settings):
     """What decides the trained rows.
 
     Args:
-        model: as `describe_loaded`; data: as `identify`; images: the sha256 of the files of all samples that are drawn,
-            in all; mixed_precision: as `accelerate launch` says; sharding: as the function of that name.
+        model, data: what `describe_loaded` and `identify` return; images: one sha256 over the files of all samples;
+            mixed_precision: of `accelerate launch`; sharding: what the function of that name returns.
     """
 
     model: dict
@@ -63,23 +63,23 @@ class FineTuningSettings(Rules, Settings):
 
 
 def sharding() -> str | dict:
-    """What cuts the weights or the optimizer's state over devices; each keeps states of its own in checkpoints.
+    """What shards the weights or the optimizer's state over devices: "no", "fsdp", or DeepSpeed with its configuration.
 
-    Of DeepSpeed also its configuration, which may clip gradients, or bring an optimizer of its own.
+    Each keeps other states in checkpoints. DeepSpeed's configuration may clip gradients, or bring another optimizer.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         return "fsdp"
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
         return "no"
-    found = {
+    options = {
         name.removeprefix("ACCELERATE_").lower(): value
         for name, value in os.environ.items()
         if name in GRADIENTS or (name.startswith("ACCELERATE_DEEPSPEED_") and not name.endswith("_PATH"))
     }
-    file = Path(found.pop("deepspeed_config_file", "none"))
+    file = Path(options.pop("deepspeed_config_file", "none"))
     if str(file) != "none":
-        found["deepspeed_config_file"] = {"name": file.name, "sha256": digest_of(read_any_json(file))}
-    return {"by": "deepspeed", **found}
+        options["deepspeed_config_file"] = {"name": file.name, "sha256": digest_of(read_any_json(file))}
+    return {"by": "deepspeed", **options}
 
 
 def mixed_precision() -> str:

@@ -166,7 +166,7 @@ def test_images_of_any_kind(lvlm, images, tmp_path):
     ("settings", "words"),
     [
         ({"method": "nonsense"}, "method 'nonsense': no kind of method 'nonsense'"),
-        ({"method": "adhh:threshold=0.2"}, "method 'adhh:threshold=0.2' needs heads=FILE"),
+        ({"method": "adhh:threshold=0.2"}, "method 'adhh:threshold=0.2': needs heads=FILE"),
         ({"method": "random:draws=2,of=greedy"}, "is several methods; expected one method for this model"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; expected a whole number of at least 1"),
         ({"batch_size": 2.5}, "batch_size is 2.5; expected a whole number of at least 1"),

@@ -110,7 +110,7 @@ def test_no_sweep_carries_more_than_max_rows(max_rows, modules):
 def test_vocabulary_product_in_chunks(monkeypatch):
     model, inputs, positions = llava_case()
     whole = ablate_every_head(model, inputs, positions, [9, 8, 7])
-    monkeypatch.setattr("llava_hh.attribution.vocabulary.MAX_LOGITS", 10 * 128)
+    monkeypatch.setattr("llava_hh.attribution.sweep.MAX_LOGITS", 10 * 128)
     assert_same(ablate_every_head(model, inputs, positions, [9, 8, 7]), whole, atol=1e-7)
 
 

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
 from llava_hh.attribution.estimate import estimate_every_head, estimated_influence
-from llava_hh.attribution.race import beaten_heads
+from llava_hh.attribution.shortlist import beaten_heads
 from llava_hh.scripts import attribute, caption
 from tests.support.ablation_cases import llama_case, llava_case, mllama_case, padded_llava_case
 from tests.support.main_job import attribute_flags, caption_flags, read_attribution

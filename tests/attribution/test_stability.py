@@ -7,11 +7,16 @@ import pytest
 
 from llava_hh.attribution import stability
 from llava_hh.attribution.contrast import contrastive_influence, rank_heads
-from llava_hh.attribution.stability import bootstrap_interval, half_overlap
+from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
 from llava_hh.figures.head_map import draw_head_map
 from llava_hh.metrics.statistics import image_weights
 
 N_LAYERS, N_HEADS = 3, 4
+
+
+def half_overlap(influences, hallucinated, image_ids, ks, **drawn):
+    flat = influences.reshape(len(influences), -1)
+    return overlap_of_halves(half_contrasts(flat, hallucinated, image_ids, **drawn), ks)
 
 
 def targets(n_targets=40, n_images=8, seed=0, shape=(N_LAYERS, N_HEADS)):

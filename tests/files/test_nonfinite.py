@@ -164,8 +164,10 @@ def test_attribution_of_a_sound_model_goes_through(tiny_checkpoint, tiny_results
     """Heads that are not measured are NaN in its arrays, and no error."""
     captions = json.loads((tiny_results / "train2014" / "captions_eval_results.json").read_text())["sentences"]
     entries = [entry for entry in captions if entry["metrics"]["CHAIRs"]][:1]
-    attribution = CaptionAttribution(tiny_checkpoint, tiny_coco / "train2014", released=False, max_rows=64)
+    attribution = CaptionAttribution(
+        tiny_checkpoint, tiny_coco / "train2014", released=False, max_rows=64, batch_size=1
+    )
     with start_run(tmp_path, Seeded()) as run:
-        attribution.run_blocks(entries, Zero(), run, 1, heads=[Head(0, 1)])
+        attribution.run_blocks(entries, Zero(), run, heads=[Head(0, 1)])
         arrays = next(run.finished_arrays())
     assert np.isnan(arrays["heads"]).sum() == arrays["heads"].size - len(arrays["clean"])

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from llava_hh.attention.modules import attention_modules
 from llava_hh.finetuning.head_rows import (
     TunedRows,
-    first_head_of_each_layer,
+    first_heads,
     merge_tuned_rows,
     tune_head_rows,
     untie_vocabulary,
@@ -92,7 +92,7 @@ def test_half_precision_rows_are_trained_in_fp32():
 
 def test_the_first_listed_head_of_each_layer():
     heads = [Head(2, 1), Head(0, 3), Head(2, 0), Head(0, 1), Head(1, 1)]
-    assert first_head_of_each_layer(heads) == [Head(2, 1), Head(0, 3), Head(1, 1)]
+    assert first_heads(heads) == [Head(2, 1), Head(0, 3), Head(1, 1)]
 
 
 def test_a_tied_vocabulary_is_refused_until_it_is_untied(tmp_path):

@@ -198,7 +198,7 @@ def test_nothing_is_written_or_deleted_but_through_these_doors():
         "llava_hh/files/parts.py",  # parts
         "llava_hh/files/files.py",  # a part takes its file's place
         "llava_hh/files/locks.py",  # the lock that it holds
-        "llava_hh/attribution/stored.py",  # a part
+        "llava_hh/attribution/summary.py",  # a part
         "llava_hh/runs/run.py",  # the mark of a process
         "llava_hh/finetuning/trainer.py",  # a run's log, and the manifest of its rows
         "llava_hh/finetuning/checkpoints.py",  # a run's checkpoints, by their names

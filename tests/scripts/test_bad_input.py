@@ -172,7 +172,7 @@ def test_heads_that_do_not_belong_to_the_model(script, tiny_checkpoint, coco, tm
 
 def test_a_method_without_heads(tiny_checkpoint, coco, tmp_path, refused):
     flags = caption_flags(tiny_checkpoint, coco, tmp_path / "out", "--method", "adhh")
-    refused(caption.main, flags, "method 'adhh' needs heads=FILE, or --heads")
+    refused(caption.main, flags, "method 'adhh': needs heads=FILE, or --heads")
 
 
 def test_empty_folders(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
