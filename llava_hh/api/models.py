@@ -71,14 +71,14 @@ def caption(
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-    images = [images] if isinstance(images, str | Path | Image) else list(images)
-    chosen = _method(lvlm, method)
+    images = [images] if isinstance(images, str | Path | Image) else images
     samples = [{"image_id": number, "image": image} for number, image in enumerate(images)]
-    texts: list[str] = []
+    chosen, texts = _method(lvlm, method), []
     for first in range(0, len(samples), batch_size):
         block = samples[first : first + batch_size]
+        prompts = [prompt] * len(block)
         answers, *_ = answer_within_memory(
-            lvlm, block, lambda sample: own_image(sample["image"]), chosen, [prompt] * len(block), max_new_tokens
+            lvlm, block, lambda sample: own_image(sample["image"]), chosen, prompts, max_new_tokens
         )
         texts += [lvlm.answer_text(answer.token_ids) for answer in answers]
     return texts
@@ -90,15 +90,21 @@ def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method
     from llava_hh.decoding.reading import read_methods
     from llava_hh.decoding.registry import GROUPS
 
-    if not isinstance(method, str):
-        if not isinstance(method, Sequence) and not hasattr(method, "answer"):
+    if not isinstance(method, str | Sequence):
+        if not hasattr(method, "answer"):
             raise ValueError(f"method is {method!r}; expected a text, interventions or a method")
-        return Greedy(tuple(method)) if isinstance(method, Sequence) else method
+        return method
+    if not isinstance(method, str):
+        return Greedy(tuple(method))
     (spec,) = read_methods([method])
-    if spec.kind in GROUPS or spec.kind == "tfhh" or "limit" in spec.fields:
-        what = "is several methods" if spec.kind in GROUPS else "is another checkpoint, which llava_hh.load loads"
-        what = "has a limit" if "limit" in spec.fields else what
-        raise ValueError(f"method {method!r} {what}; expected one method for this model")
+    reasons = {
+        "has a limit": "limit" in spec.fields,
+        "is several methods": spec.kind in GROUPS,
+        "is another checkpoint, which llava_hh.load loads": spec.kind == "tfhh",
+    }
+    if any(reasons.values()):
+        why = next(why for why, applies in reasons.items() if applies)
+        raise ValueError(f"method {method!r} {why}; expected one method for this model")
     return make(spec, Material(lvlm)).method
 
 
@@ -141,7 +147,10 @@ def record(
             tensor for each forward; maps: heads whose maps are kept, in `trace.maps[layer]`.
 
     Raises:
-        IndexError, ValueError, RuntimeError, NotImplementedError: as `llava_hh.attention.hooks.record`.
+        IndexError: a head that the model does not have.
+        ValueError: an image mask of another shape, or a model whose attention cannot be recorded.
+        RuntimeError: on leaving, a layer of one of the heads that was never called.
+        NotImplementedError: a forward whose sliding-window cache may have dropped keys.
     """
     from llava_hh.attention.hooks import record as open_block
 
@@ -159,8 +168,6 @@ def _opened(
     is_ours = isinstance(model, Lvlm)
     keeps = not is_ours if gradients is None else gradients
     image_mask = batch.image_mask if isinstance(batch, Batch) else batch
-    with (
-        nullcontext() if keeps else torch.no_grad(),
-        open_block(model.model if is_ours else model, image_mask, *arguments) as trace,
-    ):
+    block = open_block(model.model if is_ours else model, image_mask, *arguments)
+    with nullcontext() if keeps else torch.no_grad(), block as trace:
         yield trace

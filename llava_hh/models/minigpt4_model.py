@@ -50,7 +50,7 @@ class MiniGpt4Config(PreTrainedConfig):
 class MiniGpt4Processor(ProcessorMixin):
     """An image processor and a tokenizer, saved and loaded together."""
 
-    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:  # transformers reads the parts from its signature
         super().__init__(image_processor, tokenizer)
 
 
@@ -105,26 +105,12 @@ class MiniGpt4Model(MiniGpt4PreTrainedModel):
         return embedded.masked_scatter(is_image[..., None], features.to(embedded.device, embedded.dtype))
 
     def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPast:
         """Hidden states of the language model, the images at the placeholders of `input_ids` in their order."""
         if pixel_values is not None and input_ids is not None:
-            inputs_embeds, input_ids = self.embed_with_images(input_ids, pixel_values), None
-        return self.language_model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
+            kwargs["inputs_embeds"], input_ids = self.embed_with_images(input_ids, pixel_values), None
+        return self.language_model(input_ids=input_ids, **kwargs)
 
 
 class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin):
@@ -143,21 +129,14 @@ class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin)
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (row, position, vocabulary); of the last `logits_to_keep` positions where that is not 0."""
-        outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        # named, and not in kwargs, since `generate` looks for these names
+        named = {"attention_mask": attention_mask, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        outputs = self.model(input_ids, pixel_values, **named, **kwargs)
         return CausalLMOutputWithPast(
             logits=self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:]),
             past_key_values=outputs.past_key_values,

@@ -19,7 +19,7 @@ class Qwen25VL(ChatFamily):
     image_tensors = ("pixel_values", "image_grid_thw")
 
     def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With the kind of every position (0 text, 1 image), from which the model counts rows and columns."""
+        """The inputs with the kind of each position (0 text, 1 image), from which the model counts rows and columns."""
         if "pixel_values" not in inputs:
             return inputs
         return inputs | {"mm_token_type_ids": (inputs["input_ids"] == model.config.image_token_id).int()}
