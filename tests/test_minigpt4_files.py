@@ -101,7 +101,7 @@ BAD_FILES = [
     ("projector.pth", lambda path: torch.save({"model": {}}, path), "weights missing: model.llama_proj.bias, model.ll"),
     ("tuned.pth", lambda path: torch.save({"model": {}}, path), r"tuned\.pth: no weight of the language model"),
     ("projector.pth", Path.unlink, r"config\.json: parts: projector: nothing at .*projector\.pth"),
-    ("llama/model.safetensors", cut_short, r"llama: a weight file is damaged or cut off \("),
+    ("llama/model.safetensors", cut_short, r"llama/model\.safetensors: damaged, cut off"),
     ("llama/model.safetensors", Path.unlink, r"llama: its weights cannot be read \("),
     ("llama/tokenizer.json", Path.unlink, r"llama: no tokenizer\.json there; expected Llama-2"),
     ("llama/config.json", Path.unlink, r"llama: no config\.json there; expected Llama-2"),

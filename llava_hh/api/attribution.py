@@ -121,8 +121,8 @@ def attribute(
 ) -> Attribution:
     """The exact influence of every head on words of a caption: each head zeroed where the word is predicted.
 
-    The numbers are those of the attribution script on the same caption. A text is tokenised anew; the token ids of a
-    generated caption, given in place of its text, are taken as they are.
+    The numbers are those of the attribution script on the same caption. A text is tokenised anew. The token ids of a
+    generated caption may be given instead of its text.
 
     Args:
         image: a path or a PIL image; prompt: the question that the caption answers.
@@ -156,7 +156,7 @@ def attribute(
 
 
 def _mentions(text: str, words: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The words as mentions, in the caption's order; what a caption of one image says of truth is not known here."""
+    """The words as mentions, in the caption's order. Without ground truth, none counts as hallucinated."""
     if words is None:
         from llava_hh.metrics.chair.chair import find_objects
 

@@ -1,4 +1,4 @@
-"""CHAIR of captions that are there as Python objects."""
+"""CHAIR of captions in Python objects."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ def chair(
     synonyms: Mapping[str, str] | None = None,
     variant: str = "hh",
 ) -> dict[str, Any]:
-    """CHAIR of captions: which COCO objects each names, and which of them are not in its image.
+    """CHAIR of captions: which COCO objects they name, and which of these are not in the image.
 
     Args:
         captions: texts, by image or in a list.
         truth: the objects in each image, by the same keys or in the same order: COCO categories or their synonyms.
         synonyms: further words, of one or two words each, and the COCO category that each stands for, in captions and
             in truth. It wins over the paper's list.
-        variant: the rules, as `llava_hh.metrics.chair.variants` explains them; hh is the paper's.
+        variant: the rules, which `llava_hh.metrics.chair.variants` explains; hh is the paper's.
 
     Returns: what `overall_metrics` of a result file holds (fractions: CHAIRs, CHAIRi, precision, recall, f1, and the
         95% `interval` of each over images), and `sentences`, what it holds of each caption.

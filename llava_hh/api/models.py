@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from llava_hh.files.images import own_image
-from llava_hh.models.loading import Loading
+from llava_hh.models.loading import Loading, check_dtype
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 
 if TYPE_CHECKING:
@@ -30,20 +30,17 @@ def load(
     """Load a checkpoint folder, in the transformers layout or LLaVA's own.
 
     Args:
-        dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". What is None goes by the environment
-            variables DTYPE and DEVICE_MAP, or else is the checkpoint's own type, on the GPU if there is one.
+        dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". None: the environment variables
+            DTYPE and DEVICE_MAP, or else the checkpoint's type, on the GPU if there is one.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a family that is not known, weights that are missing, left over or damaged, or no such dtype.
     """
-    loading = Loading.from_environment()
+    given: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     if dtype is not None:
-        name = str(dtype).removeprefix("torch.")
-        if not isinstance(getattr(torch, name, None), torch.dtype):
-            raise ValueError(f"dtype {dtype!r}: expected a dtype of torch, such as 'bfloat16'")
-        loading = replace(loading, dtype=name)
-    return load_lvlm(path, loading if device_map is None else replace(loading, device_map=device_map))
+        given["dtype"] = check_dtype(str(dtype).removeprefix("torch."), "dtype")
+    return load_lvlm(path, replace(Loading.from_environment(), **given))
 
 
 def caption(
@@ -97,17 +94,13 @@ def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method
     if not isinstance(method, str):
         return Greedy(tuple(method))
     (spec,) = read_methods([method])
-    reasons = {
-        "has a limit": "limit" in spec.fields,
-        "is several methods": spec.kind in GROUPS,
-        "is another checkpoint, which llava_hh.load loads": spec.kind == "tfhh",
-    }
-    if any(reasons.values()):
-        why = next(why for why, applies in reasons.items() if applies)
+    other = {**dict.fromkeys(GROUPS, "is several methods"), "tfhh": "is another checkpoint, which llava_hh.load loads"}
+    if why := "has a limit" if "limit" in spec.fields else other.get(spec.kind):
         raise ValueError(f"method {method!r} {why}; expected one method for this model")
     return make(spec, Material(lvlm)).method
 
 
+@contextmanager
 def intervene(
     model: Lvlm | PreTrainedModel,
     batch: Batch | Tensor,
@@ -115,7 +108,7 @@ def intervene(
     response_start: Sequence[int] | Tensor | None = None,
     on_rows: Sequence[bool] | Tensor | None = None,
     gradients: bool | None = None,
-) -> AbstractContextManager[Trace]:
+) -> Iterator[Trace]:
     """Apply `interventions` to every forward pass of the model, and so to `generate`, while the block is open.
 
     With an `Lvlm` and a `Batch` of it, the spans are the batch's, and forwards run without gradients. With a
@@ -123,22 +116,25 @@ def intervene(
     which says what is legal and what is raised.
 
     Args:
-        gradients: whether forwards keep them; None: with a transformers model.
+        gradients: whether forwards keep them; None: they do with a transformers model alone.
     """
     from llava_hh.attention.hooks import intervene as open_block
 
     if isinstance(batch, Batch) and response_start is None:
         response_start = batch.response_start
-    return _opened(model, batch, gradients, open_block, interventions, response_start, on_rows)
+    plain, mask, tracking = _taken_apart(model, batch, gradients)
+    with tracking, open_block(plain, mask, interventions, response_start, on_rows) as trace:
+        yield trace
 
 
+@contextmanager
 def record(
     model: Lvlm | PreTrainedModel,
     batch: Batch | Tensor,
     mass: Iterable[tuple[int, int]] | None = None,
     maps: Iterable[tuple[int, int]] | None = None,
     gradients: bool | None = None,
-) -> AbstractContextManager[Trace]:
+) -> Iterator[Trace]:
     """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
 
     Args:
@@ -154,20 +150,16 @@ def record(
     """
     from llava_hh.attention.hooks import record as open_block
 
-    return _opened(model, batch, gradients, open_block, mass, maps)
+    plain, mask, tracking = _taken_apart(model, batch, gradients)
+    with tracking, open_block(plain, mask, mass, maps) as trace:
+        yield trace
 
 
-@contextmanager
-def _opened(
-    model: Lvlm | PreTrainedModel,
-    batch: Batch | Tensor,
-    gradients: bool | None,
-    open_block: Callable[..., AbstractContextManager[Trace]],
-    *arguments: Any,
-) -> Iterator[Trace]:
+def _taken_apart(
+    model: Lvlm | PreTrainedModel, batch: Batch | Tensor, gradients: bool | None
+) -> tuple[PreTrainedModel, Tensor, AbstractContextManager]:
+    """transformers' model, the image mask, and the context that keeps gradients or does not."""
     is_ours = isinstance(model, Lvlm)
     keeps = not is_ours if gradients is None else gradients
     image_mask = batch.image_mask if isinstance(batch, Batch) else batch
-    block = open_block(model.model if is_ours else model, image_mask, *arguments)
-    with nullcontext() if keeps else torch.no_grad(), block as trace:
-        yield trace
+    return model.model if is_ours else model, image_mask, nullcontext() if keeps else torch.no_grad()

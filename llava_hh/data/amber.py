@@ -19,10 +19,10 @@ TYPES = {  # of the questions, as the files name them
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one query; `kind` is "generative" or a value of TYPES.
+    """The ground truth of one query; `kind` is "generative" or a value of TYPES.
 
-    truth, targets: of a description, the objects that are there, and those that are often hallucinated there.
-    answer: of a question, "yes" or "no".
+    truth, targets: for a description, the objects in the image, and objects that are often hallucinated there.
+    answer: for a question, "yes" or "no".
     """
 
     kind: str

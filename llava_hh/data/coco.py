@@ -56,9 +56,9 @@ def load_annotations(
     Args:
         splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
         allow_missing: leave out an image that no instances file lists, where it would be an error.
-        cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute to
-            parse. It is used as long as COCO's files are the same and hold the images; of several
-            processes only the first parses.
+        cache: a JSON file, best in the result folder, that keeps what was read, since COCO's files take a minute to
+            parse. It is used as long as COCO's files are the same and it has the images. Of several processes only the
+            first parses.
         skip: takes one line for each annotation of another form, which is left out; None: it is an error.
     Raises:
         FileNotFoundError: the folder, or one of a split's two files, is missing.
@@ -130,7 +130,7 @@ def _add_annotations(
 def _read_cached(
     files: Sequence[Path], image_ids: Sequence[int], cache: Path, skip: Skip
 ) -> dict[int, ImageAnnotations]:
-    """The annotations by way of a cache, which the first process writes and the others read."""
+    """The annotations through a cache, which the first process writes and the others read."""
     team, annotations = processes(), None
     if team.is_main:
         key = {"rules": RULES, **{path.name: sha256(path) for path in files}}
@@ -139,26 +139,23 @@ def _read_cached(
             skipped: list[str] = []
             noting = skip and (lambda problem: (skipped.append(problem), skip(problem)))
             annotations = _read_files(files, image_ids, noting)
-            _write_cache(cache, {} if skipped else key, image_ids, annotations)  # {}: for the other processes alone
+            images: dict[str, dict | None] = dict.fromkeys(map(str, image_ids))  # None: known to have no annotation
+            for image_id, entry in annotations.items():
+                images[str(image_id)] = {"categories": sorted(entry.categories), "captions": entry.captions}
+            if cache.is_file() and _is_damaged_cache(cache.read_bytes()):
+                cache.unlink()
+            key = {} if skipped else key  # {}: for the other processes alone
+            write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
     team.wait()
     if annotations is None and (annotations := _cached(cache, image_ids)) is None:
         raise ValueError(f"{cache}: cannot be read; expected the annotations that the first process wrote")
     return annotations
 
 
-def _write_cache(
-    cache: Path, key: dict[str, str], image_ids: Sequence[int], annotations: dict[int, ImageAnnotations]
-) -> None:
-    images: dict[str, dict | None] = dict.fromkeys(map(str, image_ids))  # None: known to have no annotation
-    for image_id, entry in annotations.items():
-        images[str(image_id)] = {"categories": sorted(entry.categories), "captions": entry.captions}
+def _is_damaged_cache(content: bytes) -> bool:
+    """Whether the content of a file is empty or begins as a cache does; other files are left alone."""
     begin = b'{"files"'
-    if cache.is_file():
-        content = cache.read_bytes()
-        # a damaged cache is empty or begins as a cache does; other files are left alone
-        if content.startswith(begin) or begin.startswith(content) or content.strip() in (b"[]", b"{}"):
-            cache.unlink()
-    write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+    return content.startswith(begin) or begin.startswith(content) or content.strip() in (b"[]", b"{}")
 
 
 def _cached(

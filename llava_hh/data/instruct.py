@@ -37,7 +37,7 @@ class Conversation:
 
 
 class InstructionData:
-    """The conversations of a file; in memory are only where each stands and how long it is.
+    """The conversations of a file, read when they are indexed; memory holds their positions and lengths.
 
     Opening reads the file once, a piece at a time, and checks every row.
 
@@ -45,7 +45,7 @@ class InstructionData:
         skip_bad: leave bad rows out, instead of stopping at the first; `bad` lists what was wrong with them.
 
     Raises:
-        ValueError: a row that is no such conversation; one line with the file, the row's index and what was expected.
+        ValueError: a row of another form; one line with the file, the row's index and what was expected.
         FileNotFoundError: no such file.
     """
 
@@ -53,8 +53,8 @@ class InstructionData:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
-        self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
-        self._rows, self.has_image, self.bad = array("q"), bytearray(), []
+        self._entries = array("q")  # of each conversation: first byte, end, row in the file, length
+        self.has_image, self.bad = bytearray(), []
         for index, (raw, start, end) in enumerate(self._scan()):
             try:
                 conversation = parse_conversation(parse_json(raw))
@@ -64,29 +64,26 @@ class InstructionData:
                     raise ValueError(message) from None
                 self.bad.append(message)
                 continue
-            self._starts.append(start)
-            self._ends.append(end)
-            self._rows.append(index)
-            self._lengths.append(conversation.length)
+            self._entries.extend((start, end, index, conversation.length))
             self.has_image.append(conversation.image is not None)
-        if not self._starts:
+        if not self._entries:
             raise ValueError(f"{path}: holds no conversation")
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.has_image)
 
     def __getitem__(self, index: int) -> Conversation:
+        start, end, row, _ = (self._entries[4 * index + field] for field in range(4))
         with open(self.path, "rb") as file:
-            file.seek(self._starts[index])
-            text = file.read(self._ends[index] - self._starts[index])
-        return parse_conversation(parse_json(text), default_id=str(self._rows[index]))
+            file.seek(start)
+            return parse_conversation(parse_json(file.read(end - start)), default_id=str(row))
 
     @property
     def lengths(self) -> list[int]:
-        return list(self._lengths)
+        return list(self._entries[3::4])
 
     def _scan(self) -> Iterator[tuple[bytes, int, int]]:
-        """The bytes of every row of the list, and where they start and end; how commas stand is not checked."""
+        """The bytes of every row of the list, and where they start and end; commas are not checked."""
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,

@@ -24,7 +24,7 @@ class Question:
 
 
 def plain_question(text: str) -> str:
-    """A question without what a benchmark or a harness asks for behind it, and with single blanks."""
+    """A question without the benchmark's or the harness's request behind it, and with single blanks."""
     for suffix in SUFFIXES:
         text = text.replace(suffix, "")
     return " ".join(text.split())

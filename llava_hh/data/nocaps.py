@@ -1,6 +1,6 @@
 """nocaps' files as the same records as COCO's: image lists by domain, labels and reference captions of each image.
 
-An image goes by its Open Images id, 16 hexadecimal digits, which is its file's name too. Two layouts are read:
+An image is known by its Open Images id, 16 hexadecimal digits, which is its file's name too. Two layouts are read:
 
 - official: nocaps' captions file, and of Open Images the human-verified image-level labels of the validation set, its
   boxes if they are there, and the names of the classes;
@@ -10,10 +10,9 @@ An image goes by its Open Images id, 16 hexadecimal digits, which is its file's 
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from llava_hh.data.coco import ImageAnnotations
 from llava_hh.data.rows import existing_file, read_list, refuse_repeats, text_of, texts_of
@@ -28,11 +27,10 @@ IMAGE_LABELS = "*human-imagelabels*.csv"
 BOXES = "*annotations-bbox.csv"
 _ID = re.compile(r"[0-9a-f]{16}")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
-Table = TypeVar("Table", bound=Any)
 
 
 def image_id_of(name: object) -> str:
-    """Return the Open Images id that is, or that a file's name is made of: "val/0013ea2087020901.jpg" too.
+    """Return the Open Images id in a text: an id, or the name of a file such as "val/0013ea2087020901.jpg".
 
     Raises:
         ValueError: there is none.
@@ -147,41 +145,43 @@ def _read_official(files: Sequence[Path], image_ids: Sequence[str], skip: Skip) 
 def _read_class_names(path: Path) -> dict[str, str]:
     """From Open Images' codes ("/m/02jnhm") to names ("Tin can"); some versions of the file have a header."""
     names = {}
-    with _reading(path, csv.reader) as reader:
-        for row in reader:
-            if len(row) == 1:
-                raise ValueError(f"{path}, row {reader.line_num}: expected a class's code and its name")
-            if row and row[0].startswith("/"):
-                names[row[0]] = row[1]
+    for number, row in _read_table(path):
+        if len(row) == 1:
+            raise ValueError(f"{path}, row {number}: expected a class's code and its name")
+        if row and row[0].startswith("/"):
+            names[row[0]] = row[1]
     return names
 
 
 def _add_labels(path: Path, names: dict[str, str], annotations: dict[str, ImageAnnotations]) -> None:
     """Add the labels of a table of image-level labels or boxes: those that are there, of confidence 1."""
-    with _reading(path, csv.DictReader) as reader:
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
-        for row in reader:
-            if row["ImageID"] not in annotations:
-                continue
-            where, label, confidence = f"{path}, row {reader.line_num}", row["LabelName"], row["Confidence"]
-            if confidence not in ("0", "1", "0.0", "1.0"):
-                raise ValueError(f"{where}: Confidence is {confidence!r}; expected 0 or 1, as humans verified it")
-            if label not in names:
-                raise ValueError(f"{where}: label {label!r} has no name in any {CLASS_NAMES} beside it")
-            if float(confidence) == 1:
-                annotations[row["ImageID"]].categories.add(names[label])
+    rows = _read_table(path)
+    _, heads = next(rows, (1, []))
+    if not set(_COLUMNS) <= set(heads):
+        raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
+    for number, cells in rows:
+        where = f"{path}, row {number}"
+        image_id, label, confidence = map(dict(zip(heads, cells, strict=False)).get, _COLUMNS)
+        if image_id not in annotations:
+            continue
+        if confidence not in ("0", "1", "0.0", "1.0"):
+            raise ValueError(f"{where}: Confidence is {confidence!r}; expected 0 or 1, as humans verified it")
+        if label not in names:
+            raise ValueError(f"{where}: label {label!r} has no name in any {CLASS_NAMES} beside it")
+        if float(confidence) == 1:
+            annotations[image_id].categories.add(names[label])
 
 
-@contextmanager
-def _reading(path: Path, kind: Callable[[Iterable[str]], Table]) -> Iterator[Table]:
-    """A table's reader; ValueError, with the row, where the file is not a table in UTF-8."""
+def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with their numbers, from 1; ValueError, with the row, where it is no table in UTF-8."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = kind(file)
+        reader, number = csv.reader(file), 0
         try:
-            yield reader
+            for row in reader:
+                number = reader.line_num
+                yield number, row
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}, row {reader.line_num + 1}: not a table in UTF-8 ({error})") from None
+            raise ValueError(f"{path}, row {number + 1}: not a table in UTF-8 ({error})") from None
 
 
 def _read_images(path: Path, skip: Skip = None) -> list[tuple[dict[str, Any], str]]:

@@ -1,4 +1,4 @@
-"""POPE's questions: the official files, and question sets of our own from COCO-format annotations."""
+"""POPE's questions: the official files, and question sets made from COCO-format annotations."""
 
 import random
 from collections import Counter
@@ -48,8 +48,8 @@ def build_questions(
     """Six questions an image: three objects that are annotated and three that are not.
 
     Which objects are not there: "random" ones; the most frequent ("popular": in the most of `images`); or those most
-    often beside the object of the question before ("adversarial"; random ones when there are none left). Ties go by
-    name, and no object is asked for twice about an image.
+    often together with the object of the question before ("adversarial"; random ones when there are none left). Ties
+    go by name, and no object is asked for twice about an image.
 
     Args:
         images: `image_id` and `file_name` each; those with fewer than three objects are left out.

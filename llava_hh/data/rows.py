@@ -1,5 +1,6 @@
 """Rows of data files, checked in one way: files that are there, lists of objects, texts, ids that come once."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,8 +86,5 @@ def in_words(error: Exception) -> str:
 
 def refuse_repeats(path: Path, image_ids: Iterable[Any]) -> None:
     """Raise ValueError, naming the file, where an image id comes a second time."""
-    seen = set()
-    for image_id in image_ids:
-        if image_id in seen:
-            raise ValueError(f"{path}: image {image_id} is listed twice; expected each image once")
-        seen.add(image_id)
+    if repeated := [image_id for image_id, times in Counter(image_ids).items() if times > 1]:
+        raise ValueError(f"{path}: image {repeated[0]} is listed twice; expected each image once")

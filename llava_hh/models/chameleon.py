@@ -32,9 +32,7 @@ class Chameleon(chat.ChatFamily):
         processor = chat.load_image_processor(self.processor_class, path)
         return chat.load_whole(self.model_class, path, **options), processor
 
-    def encode(
-        self, processor: ChameleonProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> chat.Encoded:
+    def encode(self, processor: ChameleonProcessor, images: chat.Images, questions: Sequence[str]) -> chat.Encoded:
         """Token ids of each row, with the image's expanded, and the images' pixels.
 
         Raises:
@@ -49,7 +47,7 @@ class Chameleon(chat.ChatFamily):
         return chat.encode_texts(processor, images, texts, self.image_tensors)
 
     def answer_parts(
-        self, processor: ChameleonProcessor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+        self, processor: ChameleonProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
     ) -> chat.AnswerParts:
         """The parts behind the first question: the end-of-sequence token ends an answer, the separator a question."""
         return chat.answers_of_a_format(processor, turns, "", processor.tokenizer.sep_token, ends)

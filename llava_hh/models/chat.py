@@ -1,4 +1,4 @@
-"""What families share: loading, encoding by the checkpoint's own chat template, the parts of a conversation.
+"""What families share: loading, encoding by the checkpoint's chat template, the parts of a conversation.
 
 A family names its model and processor classes and the tensors that its processor makes of images, and overrides what is
 different with it.
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import TemplateError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from llava_hh.models.weight_files import first_line, refuse_wrong_weights
+from llava_hh.models.weight_files import UNREADABLE, first_line, refuse_wrong_weights, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+Images = Sequence[Image.Image | None]  # None: a row of text alone
+Turns = Sequence[tuple[str, str]]  # questions and their answers
 Encoded = tuple[list[list[int]], dict[str, Tensor]]  # token ids of each row, and the images' tensors by name
 AnswerParts = list[tuple[list[int], bool]]  # token ids, and whether they belong to an answer
 
@@ -45,9 +46,7 @@ class ChatFamily:
             raise ValueError(f"{path}: no chat template there; expected chat_template.jinja or one of the tokenizer's")
         return model, processor
 
-    def encode(
-        self, processor: ProcessorMixin, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> Encoded:
+    def encode(self, processor: ProcessorMixin, images: Images, questions: Sequence[str]) -> Encoded:
         """Token ids of each row, with the image's expanded, and what the processor makes of the images.
 
         Raises:
@@ -58,7 +57,7 @@ class ChatFamily:
         return encode_texts(processor, images, texts, self.image_tensors, self.lists_images)
 
     def answer_parts(
-        self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+        self, processor: ProcessorMixin, turns: Turns, with_image: bool, ends: Sequence[int]
     ) -> AnswerParts:
         """What follows the first question in a conversation: token ids, and whether they belong to an answer.
 
@@ -97,12 +96,11 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, loaded = from_folder(model_class, path, **options)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: a weight file is damaged or cut off ({first_line(error)})") from None
-    shapes = [
-        f"{name} ({tuple(stored)}, the model needs {tuple(needed)})"
-        for name, stored, needed in loaded["mismatched_keys"]
-    ]
+    except UNREADABLE as error:
+        tensors_of(weight_files(path))  # raises ValueError for a damaged file, with its name
+        raise ValueError(f"{path}: its weights cannot be read ({first_line(error)})") from error
+    wrong = loaded["mismatched_keys"]
+    shapes = [f"{name} ({tuple(stored)}, the model needs {tuple(needed)})" for name, stored, needed in wrong]
     if (missing := loaded["missing_keys"]) or shapes:
         left_over = loaded["unexpected_keys"]  # harmless alone: parts that transformers' model does without
         refuse_wrong_weights(path, {"missing": missing, "left over": left_over, "of another shape": shapes})
@@ -122,33 +120,28 @@ def load_image_processor(processor_class: type[ProcessorMixin], path: Path) -> P
 
 
 def encode_texts(
-    processor: ProcessorMixin,
-    images: Sequence[Image.Image | None],
-    texts: Sequence[str],
-    image_tensors: Sequence[str],
-    lists_images: bool = False,
+    processor: ProcessorMixin, images: Images, texts: Sequence[str], names: Sequence[str], lists_images: bool = False
 ) -> Encoded:
     """Rows of token ids and the images' tensors of these names, by the checkpoint's processor.
 
     The tokenizer adds special tokens unless all texts begin with the beginning-of-sequence token already.
 
     Args:
+        names: of the tensors that the processor makes of images.
         lists_images: whether the processor wants a list of images for each row.
     """
     shown: list = [image for image in images if image is not None]
-    tensors, begin = image_tensors if shown else (), processor.tokenizer.bos_token
+    names, begin = names if shown else (), processor.tokenizer.bos_token
     if lists_images:
         shown = [[image] if image is not None else [] for image in images]
+    lacks_begin = begin is None or not all(text.startswith(begin) for text in texts)
     encoded = processor(
-        images=shown if tensors else None,
+        images=shown if names else None,
         text=list(texts),
-        text_kwargs={
-            "return_tensors": None,
-            "add_special_tokens": begin is None or not all(text.startswith(begin) for text in texts),
-        },
+        text_kwargs={"return_tensors": None, "add_special_tokens": lacks_begin},
         images_kwargs={"return_tensors": "pt"},
     )
-    return [list(ids) for ids in encoded["input_ids"]], {name: encoded[name] for name in tensors}
+    return [list(ids) for ids in encoded["input_ids"]], {name: encoded[name] for name in names}
 
 
 def encode_around_image(
@@ -231,9 +224,9 @@ def text_after(processor: ProcessorMixin, messages: Sequence[dict], index: int) 
 
 
 def answers_of_a_format(
-    processor: ProcessorMixin, turns: Sequence[tuple[str, str]], opening: str, closing: str, ends: Sequence[int]
+    processor: ProcessorMixin, turns: Turns, opening: str, closing: str, ends: Sequence[int]
 ) -> AnswerParts:
-    """What follows the first question in a conversation of a fixed format: token ids, and whether of an answer.
+    """What follows the first question in a conversation of a fixed format, as `ChatFamily.answer_parts` returns it.
 
     The tokenizer's end-of-sequence token ends an answer.
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder of either layout, transformers' or LLaVA's own: of what type it is, and loading it."""
+"""Checkpoint folders in transformers' layout or LLaVA's: model type, configuration, stored tensors, loading."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_config(path: Path) -> PreTrainedConfig:
     if is_original(read_fields(path)):
         from llava_hh.models.original import open_original
 
-        return open_original(path).config
+        return open_original(path)[0].config
     from transformers import AutoConfig
 
     return from_folder(AutoConfig, path)
@@ -55,8 +55,7 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         return tensors_of(weight_files(path))
     from llava_hh.models.original import find_parts
 
-    _, stored, _, beside = find_parts(path, fields)
-    return stored + beside
+    return find_parts(path, fields)[1]
 
 
 def load_checkpoint(

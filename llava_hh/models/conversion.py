@@ -28,15 +28,15 @@ def convert_original(folder: Path, out: Path, dtype: torch.dtype | None = None) 
     """
     if out.exists():
         raise FileExistsError(f"--out {out}: is there already; choose another folder or delete it")
-    original = open_original(folder)
-    dtype = dtype or original.config.dtype
+    model, processor, weights = open_original(folder)
+    dtype = dtype or model.config.dtype
     with folder_part_of(out) as part:
         try:
-            write_shards(original.tensors, part, dtype)
+            write_shards(weights, part, dtype)
         except SafetensorError as error:
             raise OSError(f"--out {out}: could not be written ({error})") from None
-        original.config.architectures, original.config.dtype = [original.model_class.__name__], dtype
-        for described in (original.config, original.generation_config, original.processor):
+        model.config.architectures, model.config.dtype = [type(model).__name__], dtype
+        for described in (model.config, model.generation_config, processor):
             described.save_pretrained(part)
 
 
@@ -54,11 +54,8 @@ def write_shards(tensors: dict[str, Stored], folder: Path, dtype: torch.dtype) -
     with progress("weights", "B", total=total, unit_scale=True) as bar:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            save_file(
-                {name: tensors[name][...].to(dtype).contiguous() for name in names},
-                folder / file,
-                metadata={"format": "pt"},
-            )
+            read = ((name, tensors[name][...]) for name in names)
+            save_file({name: tensor.to(dtype).contiguous() for name, tensor in read}, folder / file, {"format": "pt"})
             for name in names:
                 tensors[name].file.close()
             file_of |= dict.fromkeys(names, file)

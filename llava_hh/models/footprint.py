@@ -62,7 +62,7 @@ def free_memory(loading: Loading) -> tuple[float, str]:
 
 
 def can_use_disk(path: Path) -> bool:
-    """Whether layers of it can stay on the disk: transformers reads them there in its own layout, from safetensors."""
+    """Whether layers can stay on the disk: transformers reads them there from safetensors in its layout."""
     return not is_original(read_fields(path)) and all(
         tensor.file.path.suffix == ".safetensors" for tensor in stored_tensors(path)
     )

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
-from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from llava_hh.models.chat import Encoded
+from llava_hh.models.chat import Encoded, Images
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -41,10 +40,7 @@ def without_image_token(processor: ProcessorMixin) -> ProcessorMixin:
 
 
 def encode_apart(
-    encode: Callable[..., Encoded],
-    processors: Sequence[ProcessorMixin],
-    images: Sequence[Image | None],
-    questions: Sequence[str],
+    encode: Callable[..., Encoded], processors: Sequence[ProcessorMixin], images: Images, questions: Sequence[str]
 ) -> Encoded:
     """The rows and tensors of a family's `encode` for rows of different processors, in order."""
     rows: dict[int, list[int]] = {}

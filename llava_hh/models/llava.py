@@ -44,9 +44,7 @@ class Llava(chat.ChatFamily):
             suppress_unspoken(processor, model)
         return model, processor
 
-    def encode(
-        self, processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> chat.Encoded:
+    def encode(self, processor: LlavaProcessor, images: chat.Images, questions: Sequence[str]) -> chat.Encoded:
         """Token ids of each row, with the image's expanded, and the images' pixels.
 
         LLaVA-1.5 tokenises text before and after the image on its own.
@@ -70,7 +68,7 @@ class Llava(chat.ChatFamily):
         return chat.encode_around_image(processor, texts, token, image_ids, begin=None), tensors
 
     def answer_parts(
-        self, processor: LlavaProcessor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+        self, processor: LlavaProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
     ) -> chat.AnswerParts:
         """The parts behind the first question; LLaVA-1.5 ends an answer with the end-of-sequence token alone."""
         if not self.speaks_vicuna:

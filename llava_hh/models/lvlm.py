@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
 from llava_hh.files.images import own_image
-from llava_hh.models.chat import AnswerParts, Encoded
+from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
 from llava_hh.models.image_grid import ImageGrid
@@ -27,7 +27,7 @@ from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
 from llava_hh.models.questions import DESCRIBE as DESCRIBE
 from llava_hh.models.token_ids import complete_end_token, end_ids, generation_config, refuse_unknown_ids
-from llava_hh.models.weight_files import check_files, tensors_of, weight_files
+from llava_hh.models.weight_files import check_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -48,11 +48,9 @@ class Family(Protocol):
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
-    def encode(
-        self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
-    ) -> Encoded: ...
+    def encode(self, processor: ProcessorMixin, images: Images, questions: Sequence[str]) -> Encoded: ...
     def answer_parts(
-        self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+        self, processor: ProcessorMixin, turns: Turns, with_image: bool, ends: Sequence[int]
     ) -> AnswerParts: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
@@ -112,24 +110,14 @@ class Lvlm:
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
-        images = [
-            image if image is None or getattr(image, "mode", "") == "RGB" else own_image(image) for image in images
-        ]
+        is_ready = [image is None or getattr(image, "mode", "") == "RGB" for image in images]
+        images = [image if ready else own_image(image) for image, ready in zip(images, is_ready, strict=True)]
         rows, tensors = self.family.encode(self.processor, images, prompts)
         answers = [()] * len(rows) if responses is None else responses
-        inputs, image_mask = self._pad(
-            [[*ids, *answer] for ids, answer in zip(rows, answers, strict=True)], tensors, "left", self.model.device
-        )
-        width = image_mask.shape[1]
-        return Batch(
-            inputs=self._complete(inputs),
-            image_mask=image_mask,
-            response_start=[width - len(answer) for answer in answers],
-            sample_ids=list(range(len(rows)) if sample_ids is None else sample_ids),
-            images=images,
-            prompts=list(prompts),
-            n_images=[int(image is not None) for image in images],
-        )
+        rows = [[*ids, *answer] for ids, answer in zip(rows, answers, strict=True)]
+        inputs, image_mask = self._pad(rows, tensors, "left", self.model.device)
+        starts = [image_mask.shape[1] - len(answer) for answer in answers]
+        return self._batch(inputs, image_mask, starts, sample_ids, images, prompts)
 
     def caption(self, images: str | Path | Image | Sequence[str | Path | Image], **settings: Any) -> list[str]:
         """Caption images; `llava_hh.caption` says what `method`, `prompt`, `max_new_tokens` and `batch_size` are."""
@@ -139,8 +127,8 @@ class Lvlm:
 
     def encode_conversations(
         self,
-        images: Sequence[Image | None],
-        conversations: Sequence[Sequence[tuple[str, str]]],
+        images: Images,
+        conversations: Sequence[Turns],
         max_length: int,
         sample_ids: Sequence | None = None,
     ) -> tuple[Batch, Tensor]:
@@ -157,17 +145,15 @@ class Lvlm:
                 the sample.
         """
         questions = [turns[0][0] for turns in conversations]
-        names = list(range(len(questions)) if sample_ids is None else sample_ids)
         readers = [self._reader_of(*row) for row in zip(images, conversations, strict=True)]
         rows, tensors = encode_apart(self.family.encode, readers, images, questions)
         starts = [len(ids) for ids in rows]
         labels = [[-100] * start for start in starts]
-        for name, row, label, *asked in zip(names, rows, labels, readers, conversations, images, strict=True):
-            reader, turns, image = asked
+        for index, (row, label, turns) in enumerate(zip(rows, labels, conversations, strict=True)):
             try:
-                parts = self.family.answer_parts(reader, turns, image is not None, self.end_token_ids)
+                parts = self.family.answer_parts(readers[index], turns, images[index] is not None, self.end_token_ids)
             except ValueError as error:
-                raise ValueError(f"sample {name}: {error}") from None
+                raise ValueError(f"sample {index if sample_ids is None else sample_ids[index]}: {error}") from None
             for ids, is_answer in parts:
                 row += ids
                 label += ids if is_answer else [-100] * len(ids)
@@ -175,13 +161,11 @@ class Lvlm:
         if image_mask[:, max_length:].any():
             raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
         inputs |= {name: inputs[name][:, :max_length] for name in ("input_ids", "attention_mask")}
-        shown = [int(image is not None) for image in images]
-        mask = image_mask[:, :max_length]
-        batch = Batch(self._complete(inputs), mask, starts, names, list(images), questions, shown)
+        batch = self._batch(inputs, image_mask[:, :max_length], starts, sample_ids, images, questions)
         padded = pad_sequence([torch.tensor(label) for label in labels], batch_first=True, padding_value=-100)
         return batch, padded[:, :max_length]
 
-    def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
+    def _reader_of(self, image: Image | None, turns: Turns) -> ProcessorMixin:
         token = getattr(self.processor, "image_token", None)
         is_text = image is None and token and any(token in text for turn in turns for text in turn)
         return self._text_reader if is_text else self.processor
@@ -215,9 +199,14 @@ class Lvlm:
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs, torch.isin(inputs["input_ids"], torch.tensor(image_ids, device=device))
 
-    def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        complete = getattr(self.family, "complete", None)
-        return complete(self.model, inputs) if complete else inputs
+    def _batch(
+        self, inputs: dict, mask: Tensor, starts: list[int], ids: Sequence | None, images: Images, prompts: Sequence
+    ) -> Batch:
+        if complete := getattr(self.family, "complete", None):
+            inputs = complete(self.model, inputs)
+        ids = list(range(len(images)) if ids is None else ids)
+        n_images = [int(image is not None) for image in images]
+        return Batch(inputs, mask, starts, ids, list(images), list(prompts), n_images)
 
 
 def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
@@ -248,7 +237,6 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     except Exception as error:  # whatever transformers says of a file that is not as it expects
         if isinstance(error, OSError | ValueError) and str(path.parent) in str(error):  # parts may lie beside it
             raise
-        tensors_of(weight_files(path))  # of a damaged file, the error says its name
         what = "" if isinstance(error, ImportError) else f"this checkpoint cannot be used; {type(error).__name__}: "
         raise ValueError(f"{path}: {what}{in_one_line(error)}") from error
     return lvlm

@@ -4,16 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from llava_hh.models import chat
 from llava_hh.models.minigpt4_checkpoint import assemble, stored_tensors
-from llava_hh.models.minigpt4_model import (
-    IMAGE_TOKEN,
-    MiniGpt4Config,
-    MiniGpt4ForConditionalGeneration,
-    MiniGpt4Processor,
-)
+from llava_hh.models.minigpt4_model import IMAGE_TOKEN, MiniGpt4ForConditionalGeneration, MiniGpt4Processor
 from llava_hh.models.without_code import from_folder
 
 # What stands before and after a question, by the field `prompt` of a checkpoint's config.json. "harness", the default,
@@ -35,7 +28,7 @@ class MiniGpt4(chat.ChatFamily):
             FileNotFoundError: a part that is not there.
             ValueError: a prompt that is not known, weights that are missing, or a part that is damaged or does not fit.
         """
-        config = from_folder(MiniGpt4Config, path)
+        config = from_folder(self.model_class.config_class, path)
         if config.prompt not in PROMPTS:
             raise ValueError(f"{path / 'config.json'}: prompt {config.prompt!r}; expected one of: {', '.join(PROMPTS)}")
         self.opening, self.closing = PROMPTS[config.prompt]
@@ -47,9 +40,7 @@ class MiniGpt4(chat.ChatFamily):
         self.image_ids = [model.config.image_token_id] * model.config.image_length
         return model, processor
 
-    def encode(
-        self, processor: MiniGpt4Processor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> chat.Encoded:
+    def encode(self, processor: MiniGpt4Processor, images: chat.Images, questions: Sequence[str]) -> chat.Encoded:
         """Token ids of each row, with the image's expanded, and the other inputs of the model.
 
         Text before and after the image is tokenised on its own. An image is squashed to a square.
@@ -68,7 +59,7 @@ class MiniGpt4(chat.ChatFamily):
         return rows, dict(processor.image_processor(shown, return_tensors="pt")) if shown else {}
 
     def answer_parts(
-        self, processor: MiniGpt4Processor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
+        self, processor: MiniGpt4Processor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
     ) -> chat.AnswerParts:
         """The parts behind the first question.
 

@@ -17,16 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BlipImageProcessorPil,
-    GenerationConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, BlipImageProcessorPil, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llava_hh.files.files import read_json
+from llava_hh.models import weight_files
 from llava_hh.models.chat import load_whole
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
@@ -34,20 +28,7 @@ from llava_hh.models.minigpt4_model import (
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
-from llava_hh.models.token_ids import generation_config
-from llava_hh.models.weight_files import (
-    UNREADABLE,
-    ComputedTensor,
-    Stored,
-    StoredTensor,
-    WeightFile,
-    check_files,
-    first_line,
-    renamed,
-    take_weights,
-    tensors_of,
-    weight_files,
-)
+from llava_hh.models.token_ids import generation_config, with_token_ids
 from llava_hh.models.without_code import from_folder
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
@@ -79,7 +60,7 @@ def assemble(
         options: what else from_pretrained takes, for the whole (device_map, quantization_config).
     Raises:
         FileNotFoundError: a part that is not there.
-        ValueError: a part that is damaged, that lacks a weight or has one that has no place in the model; one line.
+        ValueError: a part that is damaged, lacks a weight, or has one that the model lacks; one line.
     Source: MiniGPT-4's loading order: encoder, Llama, projector; then, as in the paper's harness, what was fine-tuned.
     Differs: they load files non-strictly, so that a wrong file changes nothing and says nothing.
     """
@@ -95,17 +76,12 @@ def assemble(
     said = language.generation_config
     # words that the tokenizer lacks, should the matrix have been rounded up
     unspoken = [*(said.suppress_tokens or ()), *range(config.image_token_id, language.config.vocab_size)]
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=said.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=unspoken or None,
-    )
+    model.generation_config = with_token_ids(tokenizer, said.eos_token_id, unspoken or None)
     side = config.vision_config.image_size
     return model, MiniGpt4Processor(BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
 
 
-def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, Stored | Tensor]:
+def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, weight_files.Stored | Tensor]:
     """What the files have, by our names: the encoder, the projector, what was fine-tuned.
 
     A file that has all that is needed may have more, which is named on standard error and left out; but not a
@@ -117,10 +93,10 @@ def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, St
     with torch.device("meta"):
         expected = MiniGpt4ForConditionalGeneration(config).state_dict()
 
-    def take(path: Path, stored: dict[str, Stored], *begins: str) -> dict[str, Stored]:
+    def take(path: Path, stored: dict[str, weight_files.Stored], *begins: str) -> dict[str, weight_files.Stored]:
         needed = [name for name in expected if name.startswith(begins) and not name.startswith(LN_VISION)]
         targets = {name: our_name(name) for name in stored if not name.endswith("rotary_emb.inv_freq")}  # recomputed
-        return take_weights(path, stored, targets, expected, needed, spare=stored if needed else ())
+        return weight_files.take_weights(path, stored, targets, expected, needed, spare=stored if needed else ())
 
     # without a Q-Former nobody loads ln_vision: it is as torch makes it, unless a file has it
     width = config.vision_config.hidden_size
@@ -136,7 +112,7 @@ def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, St
     return weights
 
 
-def stored_tensors(folder: Path) -> list[StoredTensor]:
+def stored_tensors(folder: Path) -> list[weight_files.StoredTensor]:
     """What the weights are read from: the published parts, or the files of a folder that holds the weights itself.
 
     Raises:
@@ -144,10 +120,10 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
         ValueError: parts of another form, or a file that is damaged.
     """
     if (named := read_json(folder / "config.json").get("parts")) is None:
-        return tensors_of(weight_files(folder))
+        return weight_files.tensors_of(weight_files.weight_files(folder))
     parts = find_parts(folder, named)
-    language = weight_files(parts.pop("language_model"))
-    return tensors_of([*language, *map(WeightFile, parts.values())])
+    language = weight_files.weight_files(parts.pop("language_model"))
+    return weight_files.tensors_of([*language, *map(weight_files.WeightFile, parts.values())])
 
 
 def find_parts(folder: Path, parts: Any) -> dict[str, Path]:
@@ -180,40 +156,37 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     for name in ("config.json", "tokenizer.json"):  # without the latter transformers makes an empty tokenizer
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
-    check_files(folder)
+    weight_files.check_files(folder)
     kind = from_folder(AutoConfig, folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa"}
-    try:
-        return load_whole(LlamaForCausalLM, folder, generation_config=generation_config(folder), **options)
-    except UNREADABLE as error:
-        raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
+    return load_whole(LlamaForCausalLM, folder, generation_config=generation_config(folder), **options)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Llama's tokenizer with a placeholder of its own for image positions, padding with <unk> as MiniGPT-4 does."""
+    """Llama's tokenizer with a placeholder for image positions, padding with <unk> as MiniGPT-4 does."""
     tokenizer = from_folder(AutoTokenizer, folder)
     tokenizer.pad_token = tokenizer.unk_token
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer
 
 
-def read_file(path: Path) -> dict[str, Stored]:
+def read_file(path: Path) -> dict[str, weight_files.Stored]:
     """The tensors of a .pth file by name.
 
     Raises:
         ValueError: a damaged file, a Git LFS pointer, or a file of another kind.
     """
-    return {tensor.name: tensor for tensor in tensors_of([WeightFile(path)])}
+    return {tensor.name: tensor for tensor in weight_files.tensors_of([weight_files.WeightFile(path)])}
 
 
-def read_eva(path: Path, depth: int) -> dict[str, Stored]:
+def read_eva(path: Path, depth: int) -> dict[str, weight_files.Stored]:
     """The tensors of the first `depth` blocks and of what stands before them, named as in MiniGPT-4.
 
     The biases of queries and values become one with that of the keys, which is 0.
     """
-    tensors: dict[str, Stored] = {}
+    tensors: dict[str, weight_files.Stored] = {}
     for name, tensor in read_file(path).items():
         block = re.match(r"blocks\.(\d+)\.", name)
         if not name.startswith(EVA_UNUSED) and (block is None or int(block[1]) < depth):
@@ -222,20 +195,20 @@ def read_eva(path: Path, depth: int) -> dict[str, Stored]:
         if (value := tensors.pop(name.replace(".q_bias", ".v_bias"), None)) is not None:
             query = tensors.pop(name)
             shape = (2 * query.shape[0] + value.shape[0],)
-            joined = ComputedTensor(query, shape, partial(with_key_and_value, value=value))
+            joined = weight_files.ComputedTensor(query, shape, partial(with_key_and_value, value=value))
             tensors[name.replace(".q_bias", ".qkv.bias")] = joined
     return tensors
 
 
-def with_key_and_value(query: Tensor, value: Stored) -> Tensor:
+def with_key_and_value(query: Tensor, value: weight_files.Stored) -> Tensor:
     """One bias of queries, keys and values."""
     return torch.cat([query, torch.zeros_like(query), value[...]])
 
 
 def our_name(name: str) -> str:
-    """The name in our model of one of MiniGPT-4's, or some name that it does not have."""
+    """The name in our model of a tensor of MiniGPT-4, or another name where the model has no such tensor."""
     name = name.removeprefix("llama_model.").removeprefix("base_model.model.")  # the latter under PEFT
     if name.startswith("visual_encoder."):
         for theirs, ours in EVA_NAMES.items():
             name = name.replace(theirs, ours)
-    return renamed(name, BEGINNINGS)
+    return weight_files.renamed(name, BEGINNINGS)

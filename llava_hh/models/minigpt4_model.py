@@ -2,18 +2,9 @@
 
 from typing import Any, ClassVar
 
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    Blip2VisionConfig,
-    Blip2VisionModel,
-    GenerationMixin,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -47,14 +38,14 @@ class MiniGpt4Config(PreTrainedConfig):
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2 // JOINED
 
 
-class MiniGpt4Processor(ProcessorMixin):
+class MiniGpt4Processor(transformers.ProcessorMixin):
     """An image processor and a tokenizer, saved and loaded together."""
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:  # transformers reads the parts from its signature
         super().__init__(image_processor, tokenizer)
 
 
-class MiniGpt4PreTrainedModel(PreTrainedModel):
+class MiniGpt4PreTrainedModel(transformers.PreTrainedModel):
     config: MiniGpt4Config
     config_class = MiniGpt4Config
     base_model_prefix = "model"
@@ -74,20 +65,14 @@ class MiniGpt4Model(MiniGpt4PreTrainedModel):
 
     def __init__(self, config: MiniGpt4Config) -> None:
         super().__init__(config)
-        self.vision_tower = Blip2VisionModel(config.vision_config)
+        self.vision_tower = transformers.Blip2VisionModel(config.vision_config)
         self.vision_tower.post_layernorm.eps = LN_VISION_EPS
         self.llama_proj = nn.Linear(JOINED * config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.language_model = LlamaModel(config.text_config)
+        self.language_model = transformers.LlamaModel(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.embed_tokens = value
-
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """What stands at the images' positions: (image, position, d_model); row by row of patches, without CLS."""
+        """Features for the images' positions, (image, position, d_model): patches row by row, without CLS."""
         patches = self.vision_tower(pixel_values).last_hidden_state[:, 1:]
         return self.llama_proj(patches.unflatten(1, (-1, JOINED)).flatten(2))
 
@@ -113,8 +98,8 @@ class MiniGpt4Model(MiniGpt4PreTrainedModel):
         return self.language_model(input_ids=input_ids, **kwargs)
 
 
-class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin):
-    """The model with its vocabulary matrix, whose words are those of Llama; the placeholder is none of them."""
+class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, transformers.GenerationMixin):
+    """The model with its vocabulary matrix, which has the words of Llama, without the placeholder."""
 
     def __init__(self, config: MiniGpt4Config) -> None:
         super().__init__(config)
@@ -145,4 +130,4 @@ class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin)
         )
 
 
-AutoConfig.register(MiniGpt4Config.model_type, MiniGpt4Config)
+transformers.AutoConfig.register(MiniGpt4Config.model_type, MiniGpt4Config)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from PIL import Image
 from torch import Tensor
 from transformers import MllamaForConditionalGeneration, MllamaProcessor
 
-from llava_hh.models.chat import ChatFamily, Encoded
+from llava_hh.models.chat import ChatFamily, Encoded, Images
 
 
 class Mllama(ChatFamily):
@@ -17,9 +16,7 @@ class Mllama(ChatFamily):
     image_tensors = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
     lists_images = True
 
-    def encode(
-        self, processor: MllamaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> Encoded:
+    def encode(self, processor: MllamaProcessor, images: Images, questions: Sequence[str]) -> Encoded:
         """Token ids and the images' tensors of rows that all have an image, or all have none.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What an original LLaVA checkpoint says of itself, in transformers' terms: configuration, tokenizer, processor.
+"""Configuration, tokenizer and processor of an original LLaVA checkpoint as transformers' objects.
 
 Original: liuhaotian/llava-v1.5-7b and -13b, llava-v1.6-34b, and what LLaVA's trainer writes.
 """
@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaCon
 
 from llava_hh.files.files import read_json, refuse_pointer
 from llava_hh.models.original_fields import KNOWN_TOWERS, tower_folder, uses_tiles
-from llava_hh.models.token_ids import read_token_ids
+from llava_hh.models.token_ids import read_token_ids, with_token_ids
 from llava_hh.models.without_code import from_folder
 
 IMAGE_TOKEN = "<image>"
@@ -113,9 +113,4 @@ def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> transformers.G
     ids = read_token_ids(path) if path.is_file() else {}
     said = ids.get("eos_token_id")
     ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
-    return transformers.GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(ends) if len(ends) > 1 else ends.pop(),
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=ids.get("suppress_tokens"),
-    )
+    return with_token_ids(tokenizer, sorted(ends) if len(ends) > 1 else ends.pop(), ids.get("suppress_tokens"))

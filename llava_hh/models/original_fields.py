@@ -1,6 +1,6 @@
-"""What a checkpoint's config.json says of its layout, LLaVA's own or transformers', and the files of LLaVA's own.
+"""The layout of a checkpoint by its config.json, LLaVA's or transformers', and the files of LLaVA's layout.
 
-It is read without transformers.
+Nothing here imports transformers.
 """
 
 from collections.abc import Iterable

@@ -41,6 +41,16 @@ def generation_config(folder: Path) -> GenerationConfig:
     return GenerationConfig(**ids)
 
 
+def with_token_ids(
+    tokenizer: PreTrainedTokenizerBase, ends: int | list[int] | None, suppressed: list[int] | None
+) -> GenerationConfig:
+    """A generation config of the tokenizer's ids, with the ids that end an answer and those that are never said."""
+    from transformers import GenerationConfig
+
+    ids = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return GenerationConfig(**ids, eos_token_id=ends, suppress_tokens=suppressed)
+
+
 def complete_end_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let answers end with the tokenizer's end token where the files name none.
 
@@ -54,7 +64,7 @@ def complete_end_token(config: GenerationConfig, tokenizer: PreTrainedTokenizerB
 
 
 def end_ids(model: PreTrainedModel) -> list[int]:
-    """The ids that end an answer, each once, by the model's generation config; none if it names none."""
+    """The ids that end an answer, without repeats, by the model's generation config; an empty list if it has none."""
     ends = model.generation_config.eos_token_id
     return [] if ends is None else list(dict.fromkeys(ends if isinstance(ends, list) else [ends]))
 

@@ -1,4 +1,4 @@
-"""Weight files of a checkpoint folder, safetensors or torch's .bin: what they hold, read tensor by tensor."""
+"""Weight files of a checkpoint folder, safetensors or torch's .bin, read tensor by tensor, and matched with a model."""
 
 import sys
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
@@ -32,7 +32,7 @@ class WeightFile:
 
     @cached_property
     def entries(self) -> dict:
-        """By name, what gives a tensor when it is indexed. The first use opens the file.
+        """Objects by tensor name that give the tensor when they are indexed. The first use opens the file.
 
         Raises:
             FileNotFoundError: no such file.
@@ -156,7 +156,7 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def renamed(name: str, beginnings: Mapping[str, str]) -> str:
-    """The name with the first of `beginnings` that fits replaced."""
+    """A tensor's name in a model: the first of `beginnings` that fits is replaced."""
     begin = next(filter(name.startswith, beginnings), "")
     return beginnings.get(begin, "") + name.removeprefix(begin)
 
