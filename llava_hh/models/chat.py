@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
+from llava_hh.files.memory import is_out_of_memory
 from llava_hh.models.weight_files import UNREADABLE, first_line, refuse_wrong_weights, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
@@ -97,6 +98,8 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
     try:
         model, loaded = from_folder(model_class, path, **options)
     except UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
         tensors_of(weight_files(path))  # raises ValueError for a damaged file, with its name
         raise ValueError(f"{path}: its weights cannot be read ({first_line(error)})") from error
     wrong = loaded["mismatched_keys"]
