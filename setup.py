@@ -24,6 +24,7 @@ setup(
         "matplotlib>=3.9",  # figures
         "jinja2>=3.1",  # the report page, with everything in it escaped
         "markupsafe>=3",  # marks the page's own style, scripts and data as what they are
+        "psutil>=7",  # free memory, before a model is loaded; in tests, the processes that a test kills
         "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
         "tqdm>=4.66",  # progress bars
     ],
@@ -41,7 +42,6 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",  # the tests on all cores
             "hypothesis>=6",  # damages of files, for python -m tests.faults
-            "psutil>=7",  # finds the processes that a test kills
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
             "ruff>=0.12",
         ],

@@ -59,32 +59,22 @@ class Attribution:
         Raises:
             ValueError: a word that was not measured.
         """
-        chosen = [number for number, own in enumerate(self.words) if word is None or own.lower() == word.lower()]
+        chosen = [index for index, known in enumerate(self.words) if word is None or known.lower() == word.lower()]
         if not chosen:
             raise ValueError(f"no influence on {word!r} here; there is on {', '.join(self.words)}")
         return self.influence[chosen].mean(0)
 
     def top(self, k: int = 10, word: str | None = None) -> list[tuple[Head, float]]:
         """The k heads of largest influence on a word, or on the mean of all words, and their influence."""
-        found = self.of(word)
-        order = np.argsort(-found, axis=None, kind="stable")[:k]
-        heads = [Head(*map(int, np.unravel_index(place, found.shape))) for place in order]
-        return [(head, float(found[head])) for head in heads]
+        return _largest(self.of(word), k)
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-ready row for each word and head."""
         return [
-            {
-                "word": target.word,
-                "object": target.node,
-                "token": target.index,
-                "layer": layer,
-                "head": head,
-                "probability": float(self.probabilities[number]),
-                "influence": float(self.influence[number, layer, head]),
-            }
-            for number, target in enumerate(self.targets)
-            for layer, head in np.ndindex(self.influence.shape[1:])
+            {"word": target.word, "object": target.node, "token": target.index, "layer": layer, "head": head}
+            | {"probability": float(probability), "influence": float(values[layer, head])}
+            for target, probability, values in zip(self.targets, self.probabilities, self.influence, strict=True)
+            for layer, head in np.ndindex(values.shape)
         ]
 
     def to_dataframe(self) -> DataFrame:
@@ -108,12 +98,17 @@ class Attribution:
 
     def __str__(self) -> str:
         lines = []
-        for target, probability, found in zip(self.targets, self.probabilities, self.influence, strict=True):
-            order = np.argsort(-found, axis=None, kind="stable")[:SHOWN]
-            heads = [Head(*map(int, np.unravel_index(place, found.shape))) for place in order]
-            shown = ", ".join(f"{head} {found[head]:+.3f}" for head in heads)
+        for target, probability, values in zip(self.targets, self.probabilities, self.influence, strict=True):
+            shown = ", ".join(f"{head} {value:+.3f}" for head, value in _largest(values, SHOWN))
             lines.append(f"{target.word}: probability {probability:.3f}; without {shown}")
         return "\n".join(lines)
+
+
+def _largest(values: np.ndarray, k: int) -> list[tuple[Head, float]]:
+    """The k heads of largest influence in (layer, head), largest first."""
+    order = np.argsort(-values, axis=None, kind="stable")[:k]
+    heads = [Head(*map(int, np.unravel_index(index, values.shape))) for index in order]
+    return [(head, float(values[head])) for head in heads]
 
 
 def attribute(
@@ -126,12 +121,12 @@ def attribute(
 ) -> Attribution:
     """The exact influence of every head on words of a caption: each head zeroed where the word is predicted.
 
-    The numbers are those of the attribution script on the same caption. A text is tokenised anew; the token ids of a
-    generated caption, given in place of its text, are taken as they are.
+    The numbers are those of the attribution script on the same caption. A text is tokenised anew. The token ids of a
+    generated caption may be given instead of its text.
 
     Args:
         image: a path or a PIL image; prompt: the question that the caption answers.
-        words: which; every place where one stands counts. None: every object word of CHAIR.
+        words: which; each mention of one counts. None: every object word of CHAIR.
         max_rows: the most ablated rows at once; bounds the memory.
 
     Raises:
@@ -153,27 +148,28 @@ def attribute(
         return ablate_every_head(lvlm.model, batch.inputs, positions, token_ids, max_rows=rows, modules=True)
 
     copies_of_a_layer = lvlm.n_heads + 2  # with its attention and its MLP
-    found, _ = fit_in_memory(ablate, max_rows, min(max_rows, 1 + copies_of_a_layer))
-    log_probs = [tensor.numpy() for tensor in (found.clean, found.heads, found.mha, found.mlp)]
-    if not all(np.isfinite(own).all() for own in log_probs):
+    ablated, _ = fit_in_memory(ablate, max_rows, min(max_rows, 1 + copies_of_a_layer))
+    clean, *without = [tensor.numpy() for tensor in (ablated.clean, ablated.heads, ablated.mha, ablated.mlp)]
+    if not all(np.isfinite(log_probs).all() for log_probs in (clean, *without)):
         refuse_infinite(lvlm.model, lvlm.decoder_layers, [(text[:40], lambda: lvlm.model(**batch.inputs))])
-    clean, *ablated = log_probs
-    return Attribution(text, tuple(targets), np.exp(clean), *(influence(clean, own) for own in ablated))
+    return Attribution(text, tuple(targets), np.exp(clean), *(influence(clean, log_probs) for log_probs in without))
 
 
 def _mentions(text: str, words: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The words as mentions, in the caption's order; what a caption of one image says of truth is not known here."""
+    """The words as mentions, in the caption's order. Without ground truth, none counts as hallucinated."""
     if words is None:
         from llava_hh.metrics.chair.chair import find_objects
 
-        found = [(mention.start, mention.word, mention.node) for mention in find_objects(text)]
-        if not found:
+        mentions = [(mention.start, mention.word, mention.node) for mention in find_objects(text)]
+        if not mentions:
             raise ValueError(f"no object word of CHAIR in {text[:60]!r}; name words=[...]")
     else:
-        found = []
+        mentions = []
         for word in dict.fromkeys(words):
-            places = [match.start() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
-            if not word or not places:
+            spans = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
+            if not word or not spans:
                 raise ValueError(f"no word {word!r} in the caption {text[:60]!r}")
-            found += [(start, text[start : start + len(word)], word) for start in places]
-    return [{"word": word, "node": node, "start": start, "hallucinated": False} for start, word, node in sorted(found)]
+            mentions += [(start, text[start:end], word) for start, end in spans]
+    return [
+        {"word": word, "node": node, "start": start, "hallucinated": False} for start, word, node in sorted(mentions)
+    ]

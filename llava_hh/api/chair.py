@@ -1,4 +1,4 @@
-"""CHAIR of captions that are there as Python objects."""
+"""CHAIR of captions in Python objects."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ def chair(
     synonyms: Mapping[str, str] | None = None,
     variant: str = "hh",
 ) -> dict[str, Any]:
-    """CHAIR of captions: which COCO objects each names, and which of them are not in its image.
+    """CHAIR of captions: which COCO objects they name, and which of these are not in the image.
 
     Args:
         captions: texts, by image or in a list.
         truth: the objects in each image, by the same keys or in the same order: COCO categories or their synonyms.
         synonyms: further words, of one or two words each, and the COCO category that each stands for, in captions and
             in truth. It wins over the paper's list.
-        variant: the rules, as `llava_hh.metrics.chair.variants` explains them; hh is the paper's.
+        variant: the rules, which `llava_hh.metrics.chair.variants` explains; hh is the paper's.
 
     Returns: what `overall_metrics` of a result file holds (fractions: CHAIRs, CHAIRi, precision, recall, f1, and the
         95% `interval` of each over images), and `sentences`, what it holds of each caption.
@@ -30,18 +30,20 @@ def chair(
     from llava_hh.metrics.chair.chair import score_by_rules
     from llava_hh.metrics.chair.variants import category_of_word, load_synonyms, load_variant
 
-    own = {" ".join(word.lower().split()): category for word, category in (synonyms or {}).items()}
-    for word, category in own.items():
+    added = {" ".join(word.lower().split()): category for word, category in (synonyms or {}).items()}
+    for word, category in added.items():
         if category not in load_synonyms():
             raise ValueError(f"synonym {word!r} of {category!r}: expected one of the 80 COCO categories")
         if not 1 <= len(word.split()) <= 2:
             raise ValueError(f"synonym {word!r}: expected one word or two")
     rules = load_variant(variant)
-    if own:
-        pairs = {word: word for word in own if " " in word}
-        rules = replace(rules, categories={**rules.categories, **own}, double_words={**rules.double_words, **pairs})
-    known = {**category_of_word(), **own}
-    by_image, objects_in = (each if isinstance(each, Mapping) else dict(enumerate(each)) for each in (captions, truth))
+    if added:
+        pairs = {word: word for word in added if " " in word}
+        rules = replace(rules, categories={**rules.categories, **added}, double_words={**rules.double_words, **pairs})
+    known = {**category_of_word(), **added}
+    by_image, objects_in = (
+        given if isinstance(given, Mapping) else dict(enumerate(given)) for given in (captions, truth)
+    )
     if isinstance(captions, str) or not by_image:
         raise ValueError("no captions to score; expected a list of texts, or texts by image")
     if not isinstance(captions, Mapping) and len(by_image) != len(objects_in):
@@ -52,13 +54,11 @@ def chair(
             raise ValueError(f"image {image!r} has a caption, but no entry in truth")
         if not isinstance(text, str):
             raise ValueError(f"the caption of image {image!r} is {text!r}; expected a text")
-        if isinstance(objects_in[image], str):
-            raise ValueError(f"truth of image {image!r} is {objects_in[image]!r}; expected a list of names")
-        objects = set()
-        for name in objects_in[image]:
-            category = known.get(name.strip().lower())
+        if isinstance(names := objects_in[image], str):
+            raise ValueError(f"truth of image {image!r} is {names!r}; expected a list of names")
+        categories = {name: known.get(name.strip().lower()) for name in names}
+        for name, category in categories.items():
             if category is None:
                 raise ValueError(f"image {image!r}: object {name!r:.80} is no COCO category, and no synonym of one")
-            objects.add(category)
-        sentences.append({"image_id": image, **score_by_rules(text, objects, rules)})
+        sentences.append({"image_id": image, **score_by_rules(text, set(categories.values()), rules)})
     return {**overall_metrics(sentences, variant, [()]), "sentences": sentences}

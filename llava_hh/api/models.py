@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from llava_hh.files.images import own_image
-from llava_hh.models.loading import Loading
+from llava_hh.models.loading import Loading, check_dtype
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 
 if TYPE_CHECKING:
@@ -30,20 +30,17 @@ def load(
     """Load a checkpoint folder, in the transformers layout or LLaVA's own.
 
     Args:
-        dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". What is None goes by the environment
-            variables DTYPE and DEVICE_MAP, or else is the checkpoint's own type, on the GPU if there is one.
+        dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". None: the environment variables
+            DTYPE and DEVICE_MAP, or else the checkpoint's type, on the GPU if there is one.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a family that is not known, weights that are missing, left over or damaged, or no such dtype.
     """
-    loading = Loading.from_environment()
+    given: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     if dtype is not None:
-        name = str(dtype).removeprefix("torch.")
-        if not isinstance(getattr(torch, name, None), torch.dtype):
-            raise ValueError(f"dtype {dtype!r}: expected a dtype of torch, such as 'bfloat16'")
-        loading = replace(loading, dtype=name)
-    return load_lvlm(path, loading if device_map is None else replace(loading, device_map=device_map))
+        given["dtype"] = check_dtype(str(dtype).removeprefix("torch."), "dtype")
+    return load_lvlm(path, replace(Loading.from_environment(), **given))
 
 
 def caption(
@@ -71,14 +68,14 @@ def caption(
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-    images = [images] if isinstance(images, str | Path | Image) else list(images)
-    chosen = _method(lvlm, method)
+    images = [images] if isinstance(images, str | Path | Image) else images
     samples = [{"image_id": number, "image": image} for number, image in enumerate(images)]
-    texts: list[str] = []
+    chosen, texts = _method(lvlm, method), []
     for first in range(0, len(samples), batch_size):
         block = samples[first : first + batch_size]
+        prompts = [prompt] * len(block)
         answers, *_ = answer_within_memory(
-            lvlm, block, lambda sample: own_image(sample["image"]), chosen, [prompt] * len(block), max_new_tokens
+            lvlm, block, lambda sample: own_image(sample["image"]), chosen, prompts, max_new_tokens
         )
         texts += [lvlm.answer_text(answer.token_ids) for answer in answers]
     return texts
@@ -90,18 +87,20 @@ def _method(lvlm: Lvlm, method: str | Sequence[Intervention] | Method) -> Method
     from llava_hh.decoding.reading import read_methods
     from llava_hh.decoding.registry import GROUPS
 
-    if not isinstance(method, str):
-        if not isinstance(method, Sequence) and not hasattr(method, "answer"):
+    if not isinstance(method, str | Sequence):
+        if not hasattr(method, "answer"):
             raise ValueError(f"method is {method!r}; expected a text, interventions or a method")
-        return Greedy(tuple(method)) if isinstance(method, Sequence) else method
+        return method
+    if not isinstance(method, str):
+        return Greedy(tuple(method))
     (spec,) = read_methods([method])
-    if spec.kind in GROUPS or spec.kind == "tfhh" or "limit" in spec.fields:
-        what = "is several methods" if spec.kind in GROUPS else "is another checkpoint, which llava_hh.load loads"
-        what = "has a limit" if "limit" in spec.fields else what
-        raise ValueError(f"method {method!r} {what}; expected one method for this model")
+    other = {**dict.fromkeys(GROUPS, "is several methods"), "tfhh": "is another checkpoint, which llava_hh.load loads"}
+    if why := "has a limit" if "limit" in spec.fields else other.get(spec.kind):
+        raise ValueError(f"method {method!r} {why}; expected one method for this model")
     return make(spec, Material(lvlm)).method
 
 
+@contextmanager
 def intervene(
     model: Lvlm | PreTrainedModel,
     batch: Batch | Tensor,
@@ -109,7 +108,7 @@ def intervene(
     response_start: Sequence[int] | Tensor | None = None,
     on_rows: Sequence[bool] | Tensor | None = None,
     gradients: bool | None = None,
-) -> AbstractContextManager[Trace]:
+) -> Iterator[Trace]:
     """Apply `interventions` to every forward pass of the model, and so to `generate`, while the block is open.
 
     With an `Lvlm` and a `Batch` of it, the spans are the batch's, and forwards run without gradients. With a
@@ -117,22 +116,25 @@ def intervene(
     which says what is legal and what is raised.
 
     Args:
-        gradients: whether forwards keep them; None: with a transformers model.
+        gradients: whether forwards keep them; None: they do with a transformers model alone.
     """
     from llava_hh.attention.hooks import intervene as open_block
 
     if isinstance(batch, Batch) and response_start is None:
         response_start = batch.response_start
-    return _opened(model, batch, gradients, open_block, interventions, response_start, on_rows)
+    plain, mask, tracking = _taken_apart(model, batch, gradients)
+    with tracking, open_block(plain, mask, interventions, response_start, on_rows) as trace:
+        yield trace
 
 
+@contextmanager
 def record(
     model: Lvlm | PreTrainedModel,
     batch: Batch | Tensor,
     mass: Iterable[tuple[int, int]] | None = None,
     maps: Iterable[tuple[int, int]] | None = None,
     gradients: bool | None = None,
-) -> AbstractContextManager[Trace]:
+) -> Iterator[Trace]:
     """Record the attention of chosen heads in every forward pass while the block is open; it changes no output.
 
     Args:
@@ -141,26 +143,23 @@ def record(
             tensor for each forward; maps: heads whose maps are kept, in `trace.maps[layer]`.
 
     Raises:
-        IndexError, ValueError, RuntimeError, NotImplementedError: as `llava_hh.attention.hooks.record`.
+        IndexError: a head that the model does not have.
+        ValueError: an image mask of another shape, or a model whose attention cannot be recorded.
+        RuntimeError: on leaving, a layer of one of the heads that was never called.
+        NotImplementedError: a forward whose sliding-window cache may have dropped keys.
     """
     from llava_hh.attention.hooks import record as open_block
 
-    return _opened(model, batch, gradients, open_block, mass, maps)
+    plain, mask, tracking = _taken_apart(model, batch, gradients)
+    with tracking, open_block(plain, mask, mass, maps) as trace:
+        yield trace
 
 
-@contextmanager
-def _opened(
-    model: Lvlm | PreTrainedModel,
-    batch: Batch | Tensor,
-    gradients: bool | None,
-    open_block: Callable[..., AbstractContextManager[Trace]],
-    *arguments: Any,
-) -> Iterator[Trace]:
+def _taken_apart(
+    model: Lvlm | PreTrainedModel, batch: Batch | Tensor, gradients: bool | None
+) -> tuple[PreTrainedModel, Tensor, AbstractContextManager]:
+    """transformers' model, the image mask, and the context that keeps gradients or does not."""
     is_ours = isinstance(model, Lvlm)
     keeps = not is_ours if gradients is None else gradients
     image_mask = batch.image_mask if isinstance(batch, Batch) else batch
-    with (
-        nullcontext() if keeps else torch.no_grad(),
-        open_block(model.model if is_ours else model, image_mask, *arguments) as trace,
-    ):
-        yield trace
+    return model.model if is_ours else model, image_mask, nullcontext() if keeps else torch.no_grad()

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from llava_hh.files.files import parse_json, read_text
+from llava_hh.data.rows import existing_file, read_list, texts_of
+from llava_hh.files.files import read_json, read_text
 from llava_hh.files.ids import whole_id
 
 TYPES = {  # of the questions, as the files name them
@@ -19,10 +19,10 @@ TYPES = {  # of the questions, as the files name them
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one query; `kind` is "generative" or a value of TYPES.
+    """The ground truth of one query; `kind` is "generative" or a value of TYPES.
 
-    truth, targets: of a description, the objects that are there, and those that are often hallucinated there.
-    answer: of a question, "yes" or "no".
+    truth, targets: for a description, the objects in the image, and objects that are often hallucinated there.
+    answer: for a question, "yes" or "no".
     """
 
     kind: str
@@ -45,66 +45,41 @@ def load_amber(folder: Path) -> Amber:
 
     Raises:
         FileNotFoundError: a file that is not there.
-        ValueError: a file of another form, or an object that relation.json lacks; one line that names the place.
+        ValueError: a file of another form, or an object that relation.json lacks; names the file and the row, from 1.
     """
-    associated = _associations(folder / "relation.json")
-    safe_words = frozenset(_text(folder / "safe_words.txt").lower().split("\n")) - {""}
-    path = folder / "annotations.json"
-    entries, annotations = _json(path), {}
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of annotations, found a {type(entries).__name__}")
-    for place, entry in enumerate(entries):
-        try:
-            number, annotation = _annotation(entry, associated)
-            if number in annotations:
-                raise ValueError(f"repeats the id {number}")
-        except ValueError as error:
-            raise ValueError(f"{path}: annotation {place + 1}: {error}") from None
-        annotations[number] = annotation
-    return Amber(annotations, associated, safe_words)
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --annotations is the data folder of AMBER's repository")
-    return read_text(path)
-
-
-def _json(path: Path) -> Any:
-    text = _text(path)
+    names = ("relation.json", "safe_words.txt", "annotations.json")
+    relation, safe_words, path = (
+        existing_file(folder / name, "AMBER's data folder as --annotations") for name in names
+    )
+    words_by_object = read_json(relation)
     try:
-        return parse_json(text)
+        associated = {name.lower(): _words(words_by_object, name) for name in words_by_object}
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{relation}: {error}") from None
+    annotations: dict[int, Annotation] = {}
+
+    def read(row: dict) -> None:
+        if (number := whole_id(row["id"])) in annotations:
+            raise ValueError(f"repeats the id {number}")
+        annotations[number] = _annotation(row, associated)
+
+    read_list(path, "", read, "`id`, `type` and `truth`")
+    return Amber(annotations, associated, frozenset(read_text(safe_words).lower().split("\n")) - {""})
 
 
-def _words(value: Any, name: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"{name} is {value!r}; expected a list of words")
-    return tuple(word.lower() for word in value)
+def _words(row: dict, key: str) -> tuple[str, ...]:
+    return tuple(word.lower() for word in texts_of(row, key))
 
 
-def _associations(path: Path) -> dict[str, tuple[str, ...]]:
-    content = _json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected words by object, found a {type(content).__name__}")
-    try:
-        return {name.lower(): _words(words, repr(name)) for name, words in content.items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _annotation(entry: Any, associated: dict[str, tuple[str, ...]]) -> tuple[int, Annotation]:
-    if not isinstance(entry, dict):
-        raise ValueError(f"expected an object with a whole number as its id, found {entry!r:.80}")
-    number, kind, truth = whole_id(entry.get("id")), entry.get("type"), entry.get("truth")
+def _annotation(row: dict, associated: dict[str, tuple[str, ...]]) -> Annotation:
+    kind = row["type"]
     if kind == "generative":
-        found = Annotation(kind, _words(truth, "truth"), _words(entry.get("hallu"), "hallu"))
-        if unknown := [word for word in (*found.truth, *found.targets) if word not in associated]:
+        annotation = Annotation(kind, _words(row, "truth"), _words(row, "hallu"))
+        if unknown := [word for word in (*annotation.truth, *annotation.targets) if word not in associated]:
             raise ValueError(f"{unknown[0]!r} is not in relation.json")
-        return number, found
+        return annotation
     if kind not in TYPES:
         raise ValueError(f"type is {kind!r}; expected generative or one of {', '.join(TYPES)}")
-    if truth not in ("yes", "no"):
-        raise ValueError(f"truth is {truth!r}; expected yes or no")
-    return number, Annotation(TYPES[kind], answer=truth)
+    if row["truth"] not in ("yes", "no"):
+        raise ValueError(f"truth is {row['truth']!r}; expected yes or no")
+    return Annotation(TYPES[kind], answer=row["truth"])

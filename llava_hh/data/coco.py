@@ -1,17 +1,18 @@
 """COCO's files as plain records: image lists, instance and caption annotations."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files.files import Skip, json_rows, read_json, refuse, refuse_pointer, sha256, write_text
+from llava_hh.data.rows import FAULTS, existing_file, in_words, read_list, refuse_repeats, text_of, texts_of
+from llava_hh.files.files import Skip, json_rows, read_json, refuse, sha256, write_text
 from llava_hh.files.ids import whole_id
 from llava_hh.files.json_lists import in_list, read_rows
 from llava_hh.files.processes import processes
 
-RULES = "2: text ids are numbers; what an instances file does not list is not known"  # of reading, for kept copies
+RULES = "2: text ids are numbers; what an instances file does not list is not known"  # of reading, for cached copies
 INSTANCES = ("images", "annotations", "categories")  # what is read of an instances file
 
 
@@ -31,21 +32,12 @@ def load_image_list(captions_json: str | Path) -> list[dict[str, Any]]:
         ValueError: it has no list of images with `id` and `file_name`, or lists an image twice.
     """
     path = existing_file(captions_json, "a COCO captions file")
-    records, has_list = [], False
-    try:
-        for key, row, image in read_rows(path, ("images",)):
-            has_list = True
-            if row:
-                try:
-                    records.append({"image_id": whole_id(image["id"]), "file_name": _string(image, "file_name")})
-                except (ValueError, KeyError, TypeError) as error:
-                    refuse(f"{in_list(key, row)}: {_in_words(error)}", None)
-        if not has_list:
-            raise ValueError("there is none")
-    except ValueError as error:
-        expected = "expected JSON with a list `images` of objects with `id` and `file_name`"
-        raise ValueError(f"{path}: {expected}; {error}") from error
-    refuse_repeats(path, [record["image_id"] for record in records])
+
+    def read(image: dict) -> dict[str, Any]:
+        return {"image_id": whole_id(image["id"]), "file_name": text_of(image, "file_name")}
+
+    records = read_list(path, "images", read, "`id` and `file_name`")
+    refuse_repeats(path, (record["image_id"] for record in records))
     return records
 
 
@@ -64,9 +56,9 @@ def load_annotations(
     Args:
         splits: such as ("train2014", "val2014"); None takes every split that has a file in the folder.
         allow_missing: leave out an image that no instances file lists, where it would be an error.
-        cache: a JSON file, best in the result folder, that keeps what was read: COCO's files take a minute to
-            parse. It is used as long as COCO's files are the same and hold the images; of several
-            processes only the first parses.
+        cache: a JSON file, best in the result folder, that keeps what was read, since COCO's files take a minute to
+            parse. It is used as long as COCO's files are the same and it has the images. Of several processes only the
+            first parses.
         skip: takes one line for each annotation of another form, which is left out; None: it is an error.
     Raises:
         FileNotFoundError: the folder, or one of a split's two files, is missing.
@@ -74,34 +66,29 @@ def load_annotations(
     """
     files = annotation_files(annotation_dir, splits)
     wanted = list(dict.fromkeys(image_ids))
-    found = _read_files(files, wanted, skip) if cache is None else _read_through_cache(files, wanted, cache, skip)
-    if not allow_missing:
-        for image_id in wanted:
-            if image_id not in found:
-                names = ", ".join(path.name for path in files)
-                raise ValueError(
-                    f"{annotation_dir}: image {image_id} has no annotation; looked in {names}. "
-                    "The list `images` of an instances file must have it"
-                )
-    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+    annotations = _read_files(files, wanted, skip) if cache is None else _read_cached(files, wanted, cache, skip)
+    if not allow_missing and (missing := [image_id for image_id in wanted if image_id not in annotations]):
+        raise ValueError(
+            f"{annotation_dir}: image {missing[0]} has no annotation; looked in "
+            f"{', '.join(path.name for path in files)}. The list `images` of an instances file must have it"
+        )
+    return {image_id: annotations[image_id] for image_id in wanted if image_id in annotations}
 
 
 def _read_files(files: Sequence[Path], image_ids: Sequence[int], skip: Skip) -> dict[int, ImageAnnotations]:
-    wanted, found, listed = set(image_ids), {}, set()
+    wanted, annotations, listed = set(image_ids), {}, set()
     for path in files:
-        named = None if skip is None else _naming(path, skip)
+        named = skip and (lambda problem, path=path: skip(f"{path}: {problem}"))
         try:
-            listed |= _add_annotations(found, path, wanted, named)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected COCO's format, but {_in_words(error)}") from error
-    return {image_id: entry for image_id, entry in found.items() if image_id in listed}
+            listed |= _add_annotations(annotations, path, wanted, named)
+        except (*FAULTS, AttributeError) as error:
+            raise ValueError(f"{path}: expected COCO's format, but {in_words(error)}") from error
+    return {image_id: entry for image_id, entry in annotations.items() if image_id in listed}
 
 
-def _naming(path: Path, skip: Callable[[str], object]) -> Callable[[str], object]:
-    return lambda problem: skip(f"{path}: {problem}")
-
-
-def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set[int], skip: Skip = None) -> set[int]:
+def _add_annotations(
+    annotations: dict[int, ImageAnnotations], path: Path, wanted: set[int], skip: Skip = None
+) -> set[int]:
     """Add what one file says of the wanted images, a row in memory at a time.
 
     Returns: those of the images that it lists, if it is an instances file.
@@ -117,91 +104,75 @@ def _add_annotations(found: dict[int, ImageAnnotations], path: Path, wanted: set
             continue
         try:
             if key == "categories":
-                names[whole_id(item["id"])] = _string(item, "name")
+                names[whole_id(item["id"])] = text_of(item, "name")
             elif key == "images":
                 if (image_id := whole_id(item["id"])) in wanted:
                     listed.add(image_id)
-            elif key == "annotations" and (image_id := whole_id(item["image_id"], "image_id")) in wanted:
+            elif (image_id := whole_id(item["image_id"], "image_id")) in wanted:
                 if with_captions:
-                    found.setdefault(image_id, ImageAnnotations()).captions.append(_string(item, "caption"))
+                    annotations.setdefault(image_id, ImageAnnotations()).captions.append(text_of(item, "caption"))
                 else:
                     category_ids.setdefault(image_id, set()).add(whole_id(item["category_id"], "category_id"))
-        except (ValueError, KeyError, TypeError) as error:
-            refuse(f"{in_list(key, row)}: {_in_words(error)}", skip)
+        except FAULTS as error:
+            refuse(f"{in_list(key, row)}: {in_words(error)}", skip)
     if not has_list:
         raise ValueError("there is no list `annotations`")
     for image_id in listed:
-        found.setdefault(image_id, ImageAnnotations())
-    while category_ids:  # sets of names take the place of sets of ids, so that there is one of them at a time
-        image_id, own = category_ids.popitem()
-        if unknown := own - names.keys():
+        annotations.setdefault(image_id, ImageAnnotations())
+    while category_ids:  # sets of names replace the sets of ids one by one, so that memory holds one kind of them
+        image_id, ids = category_ids.popitem()
+        if unknown := ids - names.keys():
             raise ValueError(f"image {image_id} has category {min(unknown)}, which is not in its list `categories`")
-        found.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in own)
+        annotations.setdefault(image_id, ImageAnnotations()).categories.update(names[category] for category in ids)
     return listed
 
 
-def _in_words(error: Exception) -> str:
-    """What is wrong with a row: a key that it lacks, or what was raised."""
-    return f"no `{error.args[0]}`" if isinstance(error, KeyError) else str(error)
-
-
-def _string(item: dict, key: str) -> str:
-    if not isinstance(item[key], str):
-        raise TypeError(f"{key} is {item[key]!r}, not a string")
-    return item[key]
-
-
-def _read_through_cache(
+def _read_cached(
     files: Sequence[Path], image_ids: Sequence[int], cache: Path, skip: Skip
 ) -> dict[int, ImageAnnotations]:
-    team, found = processes(), None
+    """The annotations through a cache, which the first process writes and the others read."""
+    team, annotations = processes(), None
     if team.is_main:
         key = {"rules": RULES, **{path.name: sha256(path) for path in files}}
-        if not _holds(cache, key, image_ids):
+        annotations = _cached(cache, image_ids, key)
+        if annotations is None:
             skipped: list[str] = []
-            found = _read_files(files, image_ids, skip and (lambda problem: (skipped.append(problem), skip(problem))))
-            _write_cache(cache, {} if skipped else key, image_ids, found)  # for the other processes alone
+            noting = skip and (lambda problem: (skipped.append(problem), skip(problem)))
+            annotations = _read_files(files, image_ids, noting)
+            images: dict[str, dict | None] = dict.fromkeys(map(str, image_ids))  # None: known to have no annotation
+            for image_id, entry in annotations.items():
+                images[str(image_id)] = {"categories": sorted(entry.categories), "captions": entry.captions}
+            if cache.is_file() and _is_damaged_cache(cache.read_bytes()):
+                cache.unlink()
+            key = {} if skipped else key  # {}: for the other processes alone
+            write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
     team.wait()
-    return _kept_in(read_json(cache), image_ids) if found is None else found
-
-
-def _write_cache(
-    cache: Path, key: dict[str, str], image_ids: Sequence[int], found: Mapping[int, ImageAnnotations]
-) -> None:
-    images = {
-        str(image_id): {"categories": sorted(found[image_id].categories), "captions": found[image_id].captions}
-        if image_id in found
-        else None  # no annotation: known to be missing
-        for image_id in image_ids
-    }
-    if cache.is_file() and _is_damaged_cache(cache.read_bytes()):
-        cache.unlink()
-    write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+    if annotations is None and (annotations := _cached(cache, image_ids)) is None:
+        raise ValueError(f"{cache}: cannot be read; expected the annotations that the first process wrote")
+    return annotations
 
 
 def _is_damaged_cache(content: bytes) -> bool:
-    """Whether the content of a file is empty or begins as a cache does; others' files are left alone."""
-    begins = b'{"files"'
-    return content.startswith(begins) or begins.startswith(content) or content.strip() in (b"[]", b"{}")
+    """Whether the content of a file is empty or begins as a cache does; other files are left alone."""
+    begin = b'{"files"'
+    return content.startswith(begin) or begin.startswith(content) or content.strip() in (b"[]", b"{}")
 
 
-def _kept_in(content: Mapping[str, Any], image_ids: Sequence[int]) -> dict[int, ImageAnnotations]:
-    kept = {image_id: content["images"][str(image_id)] for image_id in image_ids}
-    return {
-        image_id: ImageAnnotations(set(entry["categories"]), entry["captions"])
-        for image_id, entry in kept.items()
-        if entry is not None
-    }
-
-
-def _holds(cache: Path, key: dict[str, str], image_ids: Sequence[int]) -> bool:
-    """Whether a cache file was made from the files that `key` describes, and knows all the images."""
+def _cached(
+    cache: Path, image_ids: Sequence[int], key: dict[str, str] | None = None
+) -> dict[int, ImageAnnotations] | None:
+    """The annotations in a cache; None where it is damaged, lacks an image, or was made from other files than `key`."""
     try:
         content = read_json(cache)
-        _kept_in(content, image_ids)
-        return content["files"] == key
+        entries = {image_id: content["images"][str(image_id)] for image_id in image_ids}
+        annotations = {
+            image_id: ImageAnnotations(set(entry["categories"]), entry["captions"])
+            for image_id, entry in entries.items()
+            if entry is not None
+        }
+        return annotations if key in (None, content["files"]) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = None) -> list[Path]:
@@ -228,10 +199,10 @@ def load_objects(
     category_of: Callable[[str], str | None] = str,
     skip: Skip = None,
 ) -> dict[Any, set[str]]:
-    """Read ground truth of one's own: JSON lines with `image_id` and `objects`, a list of names.
+    """Read ground truth that a user brings: JSON lines with `image_id` and `objects`, a list of names.
 
     Args:
-        read_id: makes the id of an image of what a row has; ValueError for what is none.
+        read_id: makes an image's id of what a row has; ValueError for anything else.
         category_of: the category that a name stands for, None where there is none.
         skip: takes one line for each bad row, which is left out; None: it is an error.
     Raises:
@@ -243,49 +214,19 @@ def load_objects(
     objects: dict[Any, set[str]] = {}
     for number, row in json_rows(path, "JSON lines with `image_id` and `objects`", skip):
         try:
-            image_id, found = read_id(row["image_id"]), set()
-            for name in _names(row["objects"]):
-                category = category_of(name)
+            image_id = read_id(row["image_id"])
+            categories = {name: category_of(name) for name in texts_of(row, "objects")}
+            for name, category in categories.items():
                 if category is None:
                     raise ValueError(f"object {name!r:.80} is no category, and no synonym of one")
-                found.add(category)
             if image_id in objects:
                 raise ValueError(f"image {image_id} has a row already; expected one row an image")
-            objects[image_id] = found
+            objects[image_id] = set(categories.values())
         except ValueError as error:
             refuse(f"{path}, row {number}: {error}", skip)
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             expected = "expected `image_id` and `objects`, a list of names"
-            refuse(f"{path}, row {number}: {expected}; {_in_words(error)}", skip)
+            refuse(f"{path}, row {number}: {expected}; {in_words(error)}", skip)
     if not objects:
         raise ValueError(f"{path}: no row there; expected at least one")
     return objects
-
-
-def _names(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"objects is {value!r:.80}")
-    return value
-
-
-def refuse_repeats(path: Path, image_ids: Iterable[int | str]) -> None:
-    """Raise ValueError, naming the file, where an image id comes a second time."""
-    seen: set[int | str] = set()
-    for image_id in image_ids:
-        if image_id in seen:
-            raise ValueError(f"{path}: image {image_id} is listed twice; expected each image once")
-        seen.add(image_id)
-
-
-def existing_file(path: str | Path, expected: str) -> Path:
-    """The path, if there is a file.
-
-    Raises:
-        FileNotFoundError: there is none; says what was expected.
-        ValueError: a Git LFS pointer.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    refuse_pointer(path)
-    return path

@@ -37,7 +37,7 @@ class Conversation:
 
 
 class InstructionData:
-    """The conversations of a file; in memory are only where each stands and how long it is.
+    """The conversations of a file, read when they are indexed; memory holds their positions and lengths.
 
     Opening reads the file once, a piece at a time, and checks every row.
 
@@ -45,7 +45,7 @@ class InstructionData:
         skip_bad: leave bad rows out, instead of stopping at the first; `bad` lists what was wrong with them.
 
     Raises:
-        ValueError: a row that is no such conversation; one line with the file, the row's index and what was expected.
+        ValueError: a row of another form; one line with the file, the row's index and what was expected.
         FileNotFoundError: no such file.
     """
 
@@ -53,8 +53,8 @@ class InstructionData:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected one in the layout of llava_v1_5_mix665k.json")
-        self._starts, self._ends, self._lengths = array("q"), array("q"), array("q")
-        self._rows, self.has_image, self.bad = array("q"), bytearray(), []
+        self._entries = array("q")  # of each conversation: first byte, end, row in the file, length
+        self.has_image, self.bad = bytearray(), []
         for index, (raw, start, end) in enumerate(self._scan()):
             try:
                 conversation = parse_conversation(parse_json(raw))
@@ -64,89 +64,83 @@ class InstructionData:
                     raise ValueError(message) from None
                 self.bad.append(message)
                 continue
-            self._starts.append(start)
-            self._ends.append(end)
-            self._rows.append(index)
-            self._lengths.append(conversation.length)
+            self._entries.extend((start, end, index, conversation.length))
             self.has_image.append(conversation.image is not None)
-        if not self._starts:
+        if not self._entries:
             raise ValueError(f"{path}: holds no conversation")
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.has_image)
 
-    def __getitem__(self, place: int) -> Conversation:
+    def __getitem__(self, index: int) -> Conversation:
+        start, end, row, _ = (self._entries[4 * index + field] for field in range(4))
         with open(self.path, "rb") as file:
-            file.seek(self._starts[place])
-            text = file.read(self._ends[place] - self._starts[place])
-        return parse_conversation(parse_json(text), default_id=str(self._rows[place]))
+            file.seek(start)
+            return parse_conversation(parse_json(file.read(end - start)), default_id=str(row))
 
     @property
     def lengths(self) -> list[int]:
-        return list(self._lengths)
+        return list(self._entries[3::4])
 
     def _scan(self) -> Iterator[tuple[bytes, int, int]]:
-        """The bytes of every row of the list, and where they start and end; how commas stand is not checked."""
+        """The bytes of every row of the list, and where they start and end; commas are not checked."""
         size = self.path.stat().st_size
         with (
             open(self.path, "rb") as file,
             progress(f"reading {self.path.name}", "B", total=size, hidden=size < CHUNK, unit_scale=True) as bar,
         ):
-            # one byte a character, so that places in the text are places in the file; rows are decoded anew
+            # one byte a character, so that positions in the text are positions in the file; rows are decoded anew
             text = file.read(max(CHUNK, len(BOM))).decode("latin-1")
             opening = NOT_A_ROW.match(text, len(BOM) * text.startswith(BOM)).end()
             if text[opening : opening + 1] != "[":
                 raise ValueError(f"{self.path}: expected a JSON list of conversations")
-            before, place = 0, opening + 1  # `before`: how much of the file stands ahead of `text`
+            before, start = 0, opening + 1  # `before`: how much of the file stands ahead of `text`
             while True:
-                place = NOT_A_ROW.match(text, place).end()
-                if text[place : place + 1] == "]":
+                start = NOT_A_ROW.match(text, start).end()
+                if text[start : start + 1] == "]":
                     return
                 try:
-                    _, end = JSONDecoder().raw_decode(text, place)
+                    _, end = JSONDecoder().raw_decode(text, start)
                 except JSONDecodeError as error:
                     more = file.read(CHUNK).decode("latin-1")
                     if not more:
                         message = f"{self.path}: not JSON ({error.msg} at byte {before + error.pos})"
                         raise ValueError(message) from None
                     bar.update(len(more))
-                    text, before, place = text[place:] + more, before + place, 0
+                    text, before, start = text[start:] + more, before + start, 0
                     continue
                 except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{self.path}: not JSON ({error} at byte {before + place})") from None
-                yield text[place:end].encode("latin-1"), before + place, before + end
-                place = end
+                    raise ValueError(f"{self.path}: not JSON ({error} at byte {before + start})") from None
+                yield text[start:end].encode("latin-1"), before + start, before + end
+                start = end
 
 
 def parse_conversation(row: Any, default_id: str = "") -> Conversation:
     """Check one row of the file.
 
     Raises:
-        ValueError: what is wrong with it, without its place.
+        ValueError: what is wrong with it; the caller names the file and the row.
     """
     if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
         raise ValueError("expected an object with a list `conversations`")
-    image = row.get("image")
+    image, said = row.get("image"), row["conversations"]
     if image is not None:
         check_image_name(image)
-    said = row["conversations"]
     if not said or len(said) % 2:
         raise ValueError(f"`conversations` has {len(said)} parts; expected questions and answers in turns")
-    texts = []
-    for place, part in enumerate(said):
-        speaker = ("human", "gpt")[place % 2]
+    for index, part in enumerate(said):
+        speaker = ("human", "gpt")[index % 2]
         if not isinstance(part, dict) or part.get("from") != speaker or not isinstance(part.get("value"), str):
-            raise ValueError(f'conversations[{place}] must be {{"from": "{speaker}", "value": text}}, not {part!r:.80}')
-        texts.append(part["value"])
-    # as LLaVA's training does: the image goes in front of the question, wherever its mark stood; where there is none,
-    # the mark is text like any other
+            raise ValueError(f'conversations[{index}] must be {{"from": "{speaker}", "value": text}}, not {part!r:.80}')
+    texts = [part["value"] for part in said]
+    # as LLaVA's training does: the image goes in front of the question, wherever its mark stood; without an image, the
+    # mark is text like any other
     if image:
-        marks = [place for place, text in enumerate(texts) for _ in range(text.count(IMAGE_MARK))]
+        marks = [index for index, text in enumerate(texts) for _ in range(text.count(IMAGE_MARK))]
         if marks != [0]:
             raise ValueError(f"{IMAGE_MARK} must stand once, in the first question; it stands in parts {marks}")
         texts[0] = texts[0].replace(IMAGE_MARK, "")
     texts[0] = texts[0].strip()
     sample_id = row.get("id", default_id)
-    if not isinstance(sample_id, str):
-        sample_id = str(whole_id(sample_id))
+    sample_id = sample_id if isinstance(sample_id, str) else str(whole_id(sample_id))
     return Conversation(sample_id, image, tuple(zip(texts[::2], texts[1::2], strict=True)))

@@ -24,7 +24,7 @@ class Question:
 
 
 def plain_question(text: str) -> str:
-    """A question without what a benchmark or a harness asks for behind it, and with single blanks."""
+    """A question without the benchmark's or the harness's request behind it, and with single blanks."""
     for suffix in SUFFIXES:
         text = text.replace(suffix, "")
     return " ".join(text.split())
@@ -42,12 +42,10 @@ def load_mme(folder: Path) -> list[Question]:
     questions = []
     for category in CATEGORIES:
         inner = folder / category / "questions_answers_YN"
-        found = (inner if inner.is_dir() else folder / category).glob("*.txt")
-        files = sorted(path for path in found if not path.name.startswith("."))  # "._0001.txt" is macOS's
+        files = sorted((inner if inner.is_dir() else folder / category).glob("[!.]*.txt"))  # "._0001.txt" is macOS's
         if not files:
-            raise FileNotFoundError(
-                f"{folder / category}: no question files (*.txt); --annotations is MME's release folder"
-            )
+            what = "no question files (*.txt); --annotations is MME's release folder"
+            raise FileNotFoundError(f"{folder / category}: {what}")
         for path in files:
             questions += _read(path, category)
     return questions
@@ -57,12 +55,12 @@ def _read(path: Path, category: str) -> list[Question]:
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     if len(lines) != 2:
         raise ValueError(f"{path}: has {len(lines)} questions; expected two")
-    found = []
+    questions = []
     for number, line in enumerate(lines, start=1):
         text, tab, answer = line.rpartition("\t")
         if not tab or answer.strip().lower() not in ("yes", "no"):
             raise ValueError(f"{path}, line {number}: expected a question, a tab and Yes or No, found {line!r:.80}")
-        found.append(Question(category, path.stem, text.strip(), answer.strip().lower()))
-    if found[0].key == found[1].key:
+        questions.append(Question(category, path.stem, text.strip(), answer.strip().lower()))
+    if questions[0].key == questions[1].key:
         raise ValueError(f"{path}: asks the same question twice")
-    return found
+    return questions

@@ -1,6 +1,6 @@
 """nocaps' files as the same records as COCO's: image lists by domain, labels and reference captions of each image.
 
-An image goes by its Open Images id, 16 hexadecimal digits, which is its file's name too. Two layouts are read:
+An image is known by its Open Images id, 16 hexadecimal digits, which is its file's name too. Two layouts are read:
 
 - official: nocaps' captions file, and of Open Images the human-verified image-level labels of the validation set, its
   boxes if they are there, and the names of the classes;
@@ -10,15 +10,14 @@ An image goes by its Open Images id, 16 hexadecimal digits, which is its file's 
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from llava_hh.data.coco import ImageAnnotations, existing_file, refuse_repeats
-from llava_hh.files.files import Skip, refuse
+from llava_hh.data.coco import ImageAnnotations
+from llava_hh.data.rows import existing_file, read_list, refuse_repeats, text_of, texts_of
+from llava_hh.files.files import Skip
 from llava_hh.files.ids import whole_id
-from llava_hh.files.json_lists import in_list, read_rows
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 CAPTIONS = "nocaps_val_4500_captions.json"
@@ -28,12 +27,10 @@ IMAGE_LABELS = "*human-imagelabels*.csv"
 BOXES = "*annotations-bbox.csv"
 _ID = re.compile(r"[0-9a-f]{16}")
 _COLUMNS = ("ImageID", "LabelName", "Confidence")
-Row = TypeVar("Row")
-Table = TypeVar("Table", bound=Any)
 
 
 def image_id_of(name: object) -> str:
-    """Return the Open Images id that is, or that a file's name is made of: "val/0013ea2087020901.jpg" too.
+    """Return the Open Images id in a text: an id, or the name of a file such as "val/0013ea2087020901.jpg".
 
     Raises:
         ValueError: there is none.
@@ -59,7 +56,7 @@ def load_image_list(annotation_dir: str | Path, domain: str = "out-domain") -> l
     folder = Path(annotation_dir)
     path = folder / CAPTIONS
     if path.is_file():
-        images = [record for record, own in _read_images(path) if own == domain]
+        images = [record for record, its_domain in _read_images(path) if its_domain == domain]
     else:
         path = existing_file(folder / COLLECTED.format(domain=domain), f"it, or {CAPTIONS}, in this folder")
         images = [{"image_id": image_id, "file_name": f"{image_id}.jpg"} for image_id, _ in _read_collected(path)]
@@ -85,18 +82,17 @@ def load_annotations(
     files = annotation_files(annotation_dir)
     wanted = list(dict.fromkeys(image_ids))
     if files[0].name == CAPTIONS:
-        found = _read_official(files, wanted, skip)
+        annotations = _read_official(files, wanted, skip)
     else:
-        found = {}
+        annotations = {}
         for path in files:
             rows = _read_collected(path, skip)
             refuse_repeats(path, (image_id for image_id, _ in rows))
-            found |= dict(rows)
-    missing = [image_id for image_id in wanted if image_id not in found]
-    if missing and not allow_missing:
+            annotations |= dict(rows)
+    if not allow_missing and (missing := [image_id for image_id in wanted if image_id not in annotations]):
         names = ", ".join(path.name for path in files)
         raise ValueError(f"{annotation_dir}: image {missing[0]} has no ground truth; looked in {names}")
-    return {image_id: found[image_id] for image_id in wanted if image_id in found}
+    return {image_id: annotations[image_id] for image_id in wanted if image_id in annotations}
 
 
 def annotation_files(annotation_dir: str | Path) -> list[Path]:
@@ -111,125 +107,96 @@ def annotation_files(annotation_dir: str | Path) -> list[Path]:
     collected = [folder / COLLECTED.format(domain=domain) for domain in DOMAINS]
     if files := [path for path in collected if path.is_file()]:
         return files
-    official = [sorted(folder.glob(pattern)) for pattern in (CAPTIONS, CLASS_NAMES, IMAGE_LABELS, BOXES)]
-    for pattern, paths in zip((CAPTIONS, CLASS_NAMES, IMAGE_LABELS), official, strict=False):
-        if not paths:
+    official = {pattern: sorted(folder.glob(pattern)) for pattern in (CAPTIONS, CLASS_NAMES, IMAGE_LABELS, BOXES)}
+    for pattern, paths in official.items():
+        if not paths and pattern != BOXES:
             raise FileNotFoundError(
                 f"{folder}: no {pattern} there; expected {CAPTIONS}, {CLASS_NAMES} and {IMAGE_LABELS}, "
                 f"or {COLLECTED.format(domain='<domain>')}"
             )
-    return [path for paths in official for path in paths]
+    return [path for paths in official.values() for path in paths]
 
 
 def _read_official(files: Sequence[Path], image_ids: Sequence[str], skip: Skip) -> dict[str, ImageAnnotations]:
-    path, *others = files
+    path, *tables = files
     id_of = {record["question_id"]: record["image_id"] for record, _ in _read_images(path, skip)}
     present = set(id_of.values())
-    found = {image_id: ImageAnnotations() for image_id in image_ids if image_id in present}
+    annotations = {image_id: ImageAnnotations() for image_id in image_ids if image_id in present}
 
     def add_caption(row: dict) -> None:
-        image_id, caption = id_of[whole_id(row["image_id"], "image_id")], _text(row["caption"])
-        if image_id in found:
-            found[image_id].captions.append(caption)
+        number, caption = whole_id(row["image_id"], "image_id"), text_of(row, "caption")
+        if number not in id_of:
+            raise ValueError(f"image_id {number} is not in `images`")
+        if id_of[number] in annotations:
+            annotations[id_of[number]].captions.append(caption)
 
-    _read_rows(path, "annotations", add_caption, "`image_id`, of an image in `images`, and `caption`", skip)
-    names: dict[str, str] = {}
-    for table in others:
-        if table.match(CLASS_NAMES):
-            names |= _read_class_names(table)
-        else:
-            _add_labels(table, names, found)
-    if found and not any(entry.categories for entry in found.values()):
-        labels = ", ".join(table.name for table in others if not table.match(CLASS_NAMES))
-        raise ValueError(f"{path.parent}: no label of any of {len(found)} images in {labels}; expected validation's")
-    return found
+    read_list(path, "annotations", add_caption, "`image_id` and `caption`", skip)
+    class_tables = [table for table in tables if table.match(CLASS_NAMES)]
+    names = {code: name for table in class_tables for code, name in _read_class_names(table).items()}
+    label_tables = [table for table in tables if table not in class_tables]
+    for table in label_tables:
+        _add_labels(table, names, annotations)
+    if annotations and not any(entry.categories for entry in annotations.values()):
+        labels, number = ", ".join(table.name for table in label_tables), len(annotations)
+        raise ValueError(f"{path.parent}: no label of any of {number} images in {labels}; expected validation's")
+    return annotations
 
 
 def _read_class_names(path: Path) -> dict[str, str]:
     """From Open Images' codes ("/m/02jnhm") to names ("Tin can"); some versions of the file have a header."""
     names = {}
-    with _reading(path, csv.reader) as reader:
-        for row in reader:
-            if len(row) == 1:
-                raise ValueError(f"{path}, row {reader.line_num}: expected a class's code and its name")
-            if row and row[0].startswith("/"):
-                names[row[0]] = row[1]
+    for number, row in _read_table(path):
+        if len(row) == 1:
+            raise ValueError(f"{path}, row {number}: expected a class's code and its name")
+        if row and row[0].startswith("/"):
+            names[row[0]] = row[1]
     return names
 
 
-def _add_labels(path: Path, names: dict[str, str], found: dict[str, ImageAnnotations]) -> None:
+def _add_labels(path: Path, names: dict[str, str], annotations: dict[str, ImageAnnotations]) -> None:
     """Add the labels of a table of image-level labels or boxes: those that are there, of confidence 1."""
-    with _reading(path, csv.DictReader) as reader:
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
-        for row in reader:
-            if row["ImageID"] not in found:
-                continue
-            where, label, confidence = f"{path}, row {reader.line_num}", row["LabelName"], row["Confidence"]
-            if confidence not in ("0", "1", "0.0", "1.0"):
-                raise ValueError(f"{where}: Confidence is {confidence!r}; expected 0 or 1, as humans verified it")
-            if label not in names:
-                raise ValueError(f"{where}: label {label!r} has no name in any {CLASS_NAMES} beside it")
-            if float(confidence) == 1:
-                found[row["ImageID"]].categories.add(names[label])
+    rows = _read_table(path)
+    _, heads = next(rows, (1, []))
+    if not set(_COLUMNS) <= set(heads):
+        raise ValueError(f"{path}, row 1: expected Open Images' columns, {', '.join(_COLUMNS)} among them")
+    for number, cells in rows:
+        where = f"{path}, row {number}"
+        image_id, label, confidence = map(dict(zip(heads, cells, strict=False)).get, _COLUMNS)
+        if image_id not in annotations:
+            continue
+        if confidence not in ("0", "1", "0.0", "1.0"):
+            raise ValueError(f"{where}: Confidence is {confidence!r}; expected 0 or 1, as humans verified it")
+        if label not in names:
+            raise ValueError(f"{where}: label {label!r} has no name in any {CLASS_NAMES} beside it")
+        if float(confidence) == 1:
+            annotations[image_id].categories.add(names[label])
 
 
-@contextmanager
-def _reading(path: Path, kind: Callable[[Iterable[str]], Table]) -> Iterator[Table]:
-    """A table's reader; ValueError where the file is not UTF-8 or no table, with the row."""
+def _read_table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with their numbers, from 1; ValueError, with the row, where it is no table in UTF-8."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = kind(file)
+        reader, number = csv.reader(file), 0
         try:
-            yield reader
+            for row in reader:
+                number = reader.line_num
+                yield number, row
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}, row {reader.line_num + 1}: not a table in UTF-8 ({error})") from None
+            raise ValueError(f"{path}, row {number + 1}: not a table in UTF-8 ({error})") from None
 
 
 def _read_images(path: Path, skip: Skip = None) -> list[tuple[dict[str, Any], str]]:
     """The images of a captions file, each with its domain."""
 
     def read(row: dict) -> tuple[dict[str, Any], str]:
-        record = {"image_id": image_id_of(row["open_images_id"]), "file_name": _text(row["file_name"])}
-        return {**record, "question_id": whole_id(row["id"])}, _text(row["domain"])
+        record = {"image_id": image_id_of(row["open_images_id"]), "file_name": text_of(row, "file_name")}
+        return {**record, "question_id": whole_id(row["id"])}, text_of(row, "domain")
 
-    return _read_rows(path, "images", read, "`id`, `open_images_id`, `file_name` and `domain`", skip)
+    return read_list(path, "images", read, "`id`, `open_images_id`, `file_name` and `domain`", skip)
 
 
 def _read_collected(path: Path, skip: Skip = None) -> list[tuple[str, ImageAnnotations]]:
     def read(row: dict) -> tuple[str, ImageAnnotations]:
-        labels, captions = _texts(row["labels"]), _texts(row["human_captions"])
+        labels, captions = texts_of(row, "labels"), texts_of(row, "human_captions")
         return image_id_of(row["image_id"]), ImageAnnotations(set(labels), captions)
 
-    return _read_rows(path, "", read, "`image_id`, `labels` and `human_captions`", skip)
-
-
-def _read_rows(path: Path, key: str, read: Callable[[dict], Row], expected: str, skip: Skip) -> list[Row]:
-    """What `read` makes of each row of the list under `key` in a file; "": of the list that the file is."""
-    found, has_list = [], False
-    named = skip and (lambda problem: skip(f"{path}, {problem}"))
-    try:
-        for _, number, row in read_rows(path, (key,), named, is_list=not key):
-            has_list = True
-            if number:
-                try:
-                    found.append(read(row))
-                except (ValueError, KeyError, TypeError) as error:
-                    refuse(f"{in_list(key, number)}: expected {expected}; {error!r}", named)
-    except ValueError as error:
-        where = ", " if str(error).startswith("row ") else f": not JSON with a list of objects with {expected}: "
-        raise ValueError(f"{path}{where}{error}") from error
-    if not has_list:
-        raise ValueError(f"{path}: expected JSON with a list{f' of `{key}`' if key else ''} of objects with {expected}")
-    return found
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _texts(values: object) -> list[str]:
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r} is no list")
-    return [_text(value) for value in values]
+    return read_list(path, "", read, "`image_id`, `labels` and `human_captions`", skip)

@@ -1,4 +1,4 @@
-"""POPE's questions: the official files, and question sets of our own from COCO-format annotations."""
+"""POPE's questions: the official files, and question sets made from COCO-format annotations."""
 
 import random
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_hh.data.rows import in_words, text_of
 from llava_hh.files.files import read_json_lines
 from llava_hh.files.ids import number_or_text, whole_id
 
@@ -24,24 +25,20 @@ def load_questions(path: Path) -> list[dict[str, Any]]:
     Returns: these, and `image_id`: the file's name without its ending, unless the row has one.
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no question, or a row that is none; one line with the file and the row.
+        ValueError: no question, or a row of another form; names the file and the row, from 1.
     """
     questions = []
     for number, row in read_json_lines(path, "POPE's questions, one a line"):
-        if "question_id" not in row:
-            raise ValueError(f"{path}, row {number}: expected an object with a question_id")
         try:
             ids = {"question_id": whole_id(row["question_id"], "question_id")}
             if "image_id" in row:
                 ids["image_id"] = number_or_text(row["image_id"], "image_id")
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from None
-        for key in ("image", "text", "label"):
-            if not isinstance(row.get(key), str):
-                raise ValueError(f"{path}, row {number}: {key!r} is {row.get(key)!r}; expected a string")
-        if row["label"] not in ("yes", "no"):
-            raise ValueError(f"{path}, row {number}: label {row['label']!r}; expected yes or no")
-        questions.append({"image_id": Path(row["image"]).stem, **row, **ids})
+            image, _, label = (text_of(row, key) for key in ("image", "text", "label"))
+            if label not in ("yes", "no"):
+                raise ValueError(f"label {label!r}; expected yes or no")
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path}, row {number}: {in_words(error)}") from None
+        questions.append({"image_id": Path(image).stem, **row, **ids})
     return questions
 
 
@@ -51,8 +48,8 @@ def build_questions(
     """Six questions an image: three objects that are annotated and three that are not.
 
     Which objects are not there: "random" ones; the most frequent ("popular": in the most of `images`); or those most
-    often beside the object of the question before ("adversarial"; random ones when there are none left). Ties go by
-    name, and no object is asked for twice about an image.
+    often together with the object of the question before ("adversarial"; random ones when there are none left). Ties
+    go by name, and no object is asked for twice about an image.
 
     Args:
         images: `image_id` and `file_name` each; those with fewer than three objects are left out.
@@ -70,30 +67,22 @@ def build_questions(
     frequency = Counter(name for image in asked for name in sorted(objects[image["image_id"]]))
     beside: dict[str, Counter] = {name: Counter() for name in frequency}
     for image in asked:
-        own = objects[image["image_id"]]
-        for name in own:
-            beside[name].update(own - {name})
+        shown = objects[image["image_id"]]
+        for name in shown:
+            beside[name].update(shown - {name})
     questions: list[dict[str, Any]] = []
     for image in asked:
-        own = objects[image["image_id"]]
-        absent = sorted(set(frequency) - own)
+        image_id, shown = image["image_id"], objects[image["image_id"]]
+        absent = sorted(set(frequency) - shown)
         if len(absent) < PER_LABEL:
-            raise ValueError(f"image {image['image_id']}: only {len(absent)} categories are not in it; POPE asks for 3")
-        rng = random.Random(f"{seed} {image['image_id']}")  # by image: one more image leaves the others as they are
-        for present in rng.sample(sorted(own), PER_LABEL):
+            raise ValueError(f"image {image_id}: only {len(absent)} categories are not in it; POPE asks for 3")
+        rng = random.Random(f"{seed} {image_id}")  # by image: one more image leaves the others as they are
+        for present in rng.sample(sorted(shown), PER_LABEL):
             missing = _choose_absent(kind, absent, frequency, beside[present], rng)
             absent.remove(missing)
             for name, label in ((present, "yes"), (missing, "no")):
-                questions.append(
-                    {
-                        "question_id": len(questions) + 1,
-                        "image_id": image["image_id"],
-                        "image": image["file_name"],
-                        "text": ask_for(name),
-                        "label": label,
-                        "object": name,
-                    }
-                )
+                named = {"question_id": len(questions) + 1, "image_id": image_id, "image": image["file_name"]}
+                questions.append({**named, "text": ask_for(name), "label": label, "object": name})
     return questions
 
 

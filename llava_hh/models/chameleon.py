@@ -8,11 +8,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import ChameleonForConditionalGeneration, ChameleonProcessor
 
-from llava_hh.models.chat import ChatFamily, encode_texts, load_image_processor, load_whole, split_answers
+from llava_hh.models import chat
 from llava_hh.models.image_grid import ImageGrid, central_square, square_grid
 
 
-class Chameleon(ChatFamily):
+class Chameleon(chat.ChatFamily):
     """A prompt is the image, the question and the separator token; a question may say itself where `<image>` stands.
 
     Source: the paper's scripts ask with the question before the image: "Please describe this image in detail.<image>".
@@ -24,48 +24,33 @@ class Chameleon(ChatFamily):
     processor_class = ChameleonProcessor
 
     def load(self, path: Path, **options: Any) -> tuple[ChameleonForConditionalGeneration, ChameleonProcessor]:
-        """The model and its processor.
+        """The model and its processor, which needs no chat template.
 
         Raises:
             ValueError: weights that are missing.
         """
-        return load_whole(self.model_class, path, **options), load_image_processor(self.processor_class, path)
+        processor = chat.load_image_processor(self.processor_class, path)
+        return chat.load_whole(self.model_class, path, **options), processor
 
-    def encode(
-        self, processor: ChameleonProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> tuple[list[list[int]], dict[str, Tensor]]:
-        """As `ChatFamily.encode`.
+    def encode(self, processor: ChameleonProcessor, images: chat.Images, questions: Sequence[str]) -> chat.Encoded:
+        """Token ids of each row, with the image's expanded, and the images' pixels.
 
         Raises:
             ValueError: a question with `<image>` more than once, or without an image.
         """
         token, texts = processor.image_token, []
         for image, question in zip(images, questions, strict=True):
-            if question.count(token) > (image is not None):
-                raise ValueError(
-                    f"the prompt {question!r} holds {token} {question.count(token)} times; "
-                    f"this row has {'one image' if image is not None else 'no image'}"
-                )
-            texts.append(question if image is None or token in question else token + question)
-        return encode_texts(processor, images, texts, self.image_tensors)
+            if (shown := question.count(token)) > (image is not None):
+                has = "one image" if image is not None else "no image"
+                raise ValueError(f"the prompt {question!r} holds {token} {shown} times; this row has {has}")
+            texts.append(question if image is None or shown else token + question)
+        return chat.encode_texts(processor, images, texts, self.image_tensors)
 
     def answer_parts(
-        self,
-        processor: ChameleonProcessor,
-        turns: Sequence[tuple[str, str]],
-        with_image: bool,
-        ends: Sequence[int],
-    ) -> list[tuple[list[int], bool]]:
-        """As `ChatFamily.answer_parts`: the end-of-sequence token ends an answer, the separator a question."""
-        tokenizer = processor.tokenizer
-
-        def closing(place: int) -> list[int]:
-            if place == len(turns) - 1:
-                return [tokenizer.eos_token_id]
-            asked = turns[place + 1][0] + tokenizer.sep_token
-            return [tokenizer.eos_token_id, *tokenizer(asked, add_special_tokens=False).input_ids]
-
-        return split_answers(tokenizer, turns, closing, ends)
+        self, processor: ChameleonProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
+    ) -> chat.AnswerParts:
+        """The parts behind the first question: the end-of-sequence token ends an answer, the separator a question."""
+        return chat.answers_of_a_format(processor, turns, "", processor.tokenizer.sep_token, ends)
 
     def image_grid(
         self, processor: ChameleonProcessor, image: Image.Image, inputs: dict[str, Tensor], n_tokens: int

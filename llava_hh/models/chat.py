@@ -1,4 +1,4 @@
-"""What families share that are asked through their checkpoint's own chat template: loading, encoding, answers.
+"""What families share: loading, encoding by the checkpoint's chat template, the parts of a conversation.
 
 A family names its model and processor classes and the tensors that its processor makes of images, and overrides what is
 different with it.
@@ -6,20 +6,25 @@ different with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import TemplateError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
-from llava_hh.models.weight_files import first_line, refuse_wrong_weights
+from llava_hh.files.memory import is_out_of_memory
+from llava_hh.models.weight_files import UNREADABLE, first_line, refuse_wrong_weights, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+    from transformers import PreTrainedModel, ProcessorMixin
+
+Images = Sequence[Image.Image | None]  # None: a row of text alone
+Turns = Sequence[tuple[str, str]]  # questions and their answers
+Encoded = tuple[list[list[int]], dict[str, Tensor]]  # token ids of each row, and the images' tensors by name
+AnswerParts = list[tuple[list[int], bool]]  # token ids, and whether they belong to an answer
 
 
 class ChatFamily:
@@ -42,37 +47,42 @@ class ChatFamily:
             raise ValueError(f"{path}: no chat template there; expected chat_template.jinja or one of the tokenizer's")
         return model, processor
 
-    def encode(
-        self, processor: ProcessorMixin, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> tuple[list[list[int]], dict[str, Tensor]]:
+    def encode(self, processor: ProcessorMixin, images: Images, questions: Sequence[str]) -> Encoded:
         """Token ids of each row, with the image's expanded, and what the processor makes of the images.
 
         Raises:
             ValueError: a question that holds the image token itself.
         """
-        refuse_image_token(processor, questions)
-        texts = [
-            render(processor, question, image is not None) for image, question in zip(images, questions, strict=True)
-        ]
+        refuse_image_token(processor.image_token, questions)
+        texts = [render(processor, text, image is not None) for image, text in zip(images, questions, strict=True)]
         return encode_texts(processor, images, texts, self.image_tensors, self.lists_images)
 
     def answer_parts(
-        self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
-    ) -> list[tuple[list[int], bool]]:
+        self, processor: ProcessorMixin, turns: Turns, with_image: bool, ends: Sequence[int]
+    ) -> AnswerParts:
         """What follows the first question in a conversation: token ids, and whether they belong to an answer.
 
-        Blanks around an answer go where the checkpoint's template trims answers, as Gemma's does.
+        An answer ends with the first of `ends` (its end token) that the checkpoint's template puts after it. Blanks
+        around an answer go where the template trims answers, as Gemma's does.
 
         Raises:
             ValueError: a chat template that does not repeat what was said, or ends no answer.
         """
-        turns = [(question, said_answer(processor, answer)) for question, answer in turns]
-
-        def closing(place: int) -> list[int]:
-            text = text_after_answer(processor, turns, place, with_image)
-            return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
-
-        return split_answers(processor.tokenizer, turns, closing, ends)
+        parts: AnswerParts = []
+        messages: list[dict] = []
+        for question, answer in turns:
+            messages.append(message("user", question, with_image and not messages))
+            messages.append(message("assistant", said_answer(processor, answer)))
+        for index in range(1, len(messages), 2):
+            answer, after = messages[index]["content"][0]["text"], text_after(processor, messages, index)
+            closing = ids_of(processor, after)
+            end = next((position for position, token in enumerate(closing, 1) if token in ends), None)
+            if end is None:
+                template = f"the chat template of {processor.tokenizer.name_or_path}"
+                raise ValueError(f"{template} puts no end token after an answer")
+            parts.append((ids_of(processor, answer) + closing[:end], True))
+            parts.append((closing[end:], False))
+        return parts[:-1]
 
     def image_token_ids(self, model: PreTrainedModel) -> list[int]:
         return [model.config.image_token_id]
@@ -84,19 +94,19 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
     Raises:
         ValueError: weights that are missing or of another shape, of which transformers only warns, or a damaged file.
     """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, report = from_folder(
-            model_class, path, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except SafetensorError as error:
-        raise ValueError(f"{path}: a weight file is damaged or cut off ({first_line(error)})") from None
-    shapes = [
-        f"{name} ({tuple(found)}, the model needs {tuple(needed)})" for name, found, needed in report["mismatched_keys"]
-    ]
-    if report["missing_keys"] or shapes:
-        left_over = report["unexpected_keys"]  # harmless alone: parts that transformers' model does without
-        wrong = {"missing": report["missing_keys"], "left over": left_over, "of another shape": shapes}
-        refuse_wrong_weights(path, wrong)
+        model, loaded = from_folder(model_class, path, **options)
+    except UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
+        tensors_of(weight_files(path))  # raises ValueError for a damaged file, with its name
+        raise ValueError(f"{path}: its weights cannot be read ({first_line(error)})") from error
+    wrong = loaded["mismatched_keys"]
+    shapes = [f"{name} ({tuple(stored)}, the model needs {tuple(needed)})" for name, stored, needed in wrong]
+    if (missing := loaded["missing_keys"]) or shapes:
+        left_over = loaded["unexpected_keys"]  # harmless alone: parts that transformers' model does without
+        refuse_wrong_weights(path, {"missing": missing, "left over": left_over, "of another shape": shapes})
     return model
 
 
@@ -113,46 +123,66 @@ def load_image_processor(processor_class: type[ProcessorMixin], path: Path) -> P
 
 
 def encode_texts(
-    processor: ProcessorMixin,
-    images: Sequence[Image.Image | None],
-    texts: Sequence[str],
-    image_tensors: Sequence[str],
-    lists_images: bool = False,
-) -> tuple[list[list[int]], dict[str, Tensor]]:
+    processor: ProcessorMixin, images: Images, texts: Sequence[str], names: Sequence[str], lists_images: bool = False
+) -> Encoded:
     """Rows of token ids and the images' tensors of these names, by the checkpoint's processor.
 
+    The tokenizer adds special tokens unless all texts begin with the beginning-of-sequence token already.
+
     Args:
-        lists_images: as `ChatFamily.lists_images`.
+        names: of the tensors that the processor makes of images.
+        lists_images: whether the processor wants a list of images for each row.
     """
-    shown = any(image is not None for image in images)
-    given = [image for image in images if image is not None]
+    shown: list = [image for image in images if image is not None]
+    names, begin = names if shown else (), processor.tokenizer.bos_token
     if lists_images:
-        given = [[image] if image is not None else [] for image in images]
+        shown = [[image] if image is not None else [] for image in images]
+    lacks_begin = begin is None or not all(text.startswith(begin) for text in texts)
     encoded = processor(
-        images=given if shown else None,
+        images=shown if names else None,
         text=list(texts),
-        text_kwargs={"return_tensors": None, "add_special_tokens": not begins_sequence(processor, texts)},
+        text_kwargs={"return_tensors": None, "add_special_tokens": lacks_begin},
         images_kwargs={"return_tensors": "pt"},
     )
-    rows = [list(ids) for ids in encoded["input_ids"]]
-    return rows, {name: encoded[name] for name in image_tensors} if shown else {}
+    return [list(ids) for ids in encoded["input_ids"]], {name: encoded[name] for name in names}
 
 
-def begins_sequence(processor: ProcessorMixin, texts: Sequence[str]) -> bool:
-    """Whether texts of one format begin with the beginning-of-sequence token, so that they need no other."""
-    begin = processor.tokenizer.bos_token
-    return begin is not None and all(text.startswith(begin) for text in texts)
+def encode_around_image(
+    processor: ProcessorMixin, texts: Iterable[str], image_token: str, image_ids: list[int], begin: list[int] | None
+) -> list[list[int]]:
+    """Rows of token ids in which text before and after the image is tokenised on its own.
+
+    Args:
+        image_ids: what stands for the image token of a text, if it has one.
+        begin: the ids at the beginning of a row; None leaves them to the tokenizer.
+    """
+    rows = []
+    for text in texts:
+        before, token, after = text.partition(image_token)
+        row = [*(begin or []), *processor.tokenizer(before, add_special_tokens=begin is None).input_ids]
+        rows.append(row + image_ids + ids_of(processor, after) if token else row)
+    return rows
 
 
-def refuse_image_token(processor: ProcessorMixin, questions: Sequence[str]) -> None:
-    """See that the image token is left to the format.
+def ids_of(processor: ProcessorMixin, text: str) -> list[int]:
+    """The token ids of a text, without special tokens around it."""
+    return list(processor.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def refuse_image_token(image_token: str, questions: Sequence[str]) -> None:
+    """Check that the image token is left to the format.
 
     Raises:
         ValueError: a question that holds it.
     """
     for question in questions:
-        if processor.image_token in question:
-            raise ValueError(f"the prompt {question!r} holds {processor.image_token}; the image is put there for you")
+        if image_token in question:
+            raise ValueError(f"the prompt {question!r} holds {image_token}; the image is put there for you")
+
+
+def message(role: str, text: str, with_image: bool = False) -> dict[str, Any]:
+    """One turn of a conversation, as chat templates take it."""
+    return {"role": role, "content": [*[{"type": "image"}] * with_image, {"type": "text", "text": text}]}
 
 
 def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
@@ -161,10 +191,9 @@ def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
     Raises:
         ValueError: a template that fails, or that does not show the image once.
     """
-    content = [{"type": "image"}] * with_image + [{"type": "text", "text": question}]
     template = f"the chat template of {processor.tokenizer.name_or_path}"
     try:
-        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        text = processor.apply_chat_template([message("user", question, with_image)], add_generation_prompt=True)
     except (TemplateError, TypeError) as error:  # written for text alone, it adds a string to the list of parts
         raise ValueError(f"{template} fails on a question{' with an image' * with_image}: {error}") from None
     shown = text.count(processor.image_token)
@@ -177,57 +206,44 @@ def said_answer(processor: ProcessorMixin, answer: str) -> str:
     """An answer as the checkpoint's chat template repeats it: trimmed, if the template does so."""
     if answer == answer.strip():
         return answer
-    asked, answered = ([{"type": "text", "text": text}] for text in ("?", answer))
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    messages = [message("user", "?"), message("assistant", answer)]
     before = processor.apply_chat_template(messages[:1], add_generation_prompt=True)
     return answer if processor.apply_chat_template(messages).startswith(before + answer) else answer.strip()
 
 
-def text_after_answer(processor: ProcessorMixin, turns: Sequence[tuple[str, str]], place: int, with_image: bool) -> str:
-    """What the checkpoint's chat template writes between answer `place` and the next one, or behind the last.
+def text_after(processor: ProcessorMixin, messages: Sequence[dict], index: int) -> str:
+    """What the checkpoint's chat template writes between the answer `messages[index]` and the next one, or behind it.
 
     Raises:
         ValueError: the template does not repeat the conversation word for word.
     """
-    messages = []
-    for number, (question, answer) in enumerate(turns[: place + 2]):
-        content = [{"type": "image"}] * (with_image and number == 0) + [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": content})
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    answered = 2 * place + 2
-    before = processor.apply_chat_template(messages[: answered - 1], add_generation_prompt=True)
-    is_last = place == len(turns) - 1
-    whole = processor.apply_chat_template(
-        messages[:answered] if is_last else messages[: answered + 1], add_generation_prompt=not is_last
-    )
-    said = before + turns[place][1]
+    said = processor.apply_chat_template(messages[:index], add_generation_prompt=True)
+    said += messages[index]["content"][0]["text"]
+    until_next = messages[: index + 2]
+    whole = processor.apply_chat_template(until_next, add_generation_prompt=len(until_next) == index + 2)
     if not whole.startswith(said):
         raise ValueError(f"the chat template of {processor.tokenizer.name_or_path} changes what was answered")
     return whole[len(said) :]
 
 
-def split_answers(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: Sequence[tuple[str, str]],
-    closing: Callable[[int], list[int]],
-    ends: Sequence[int],
-) -> list[tuple[list[int], bool]]:
-    """What follows the first question in a conversation: token ids, and whether they belong to an answer.
+def answers_of_a_format(
+    processor: ProcessorMixin, turns: Turns, opening: str, closing: str, ends: Sequence[int]
+) -> AnswerParts:
+    """What follows the first question in a conversation of a fixed format, as `ChatFamily.answer_parts` returns it.
 
-    An answer ends with the first of `ends` (its end token) that the format puts after it.
+    The tokenizer's end-of-sequence token ends an answer.
 
     Args:
-        closing: the ids that stand between the answer of that number and the next one, or behind the last.
+        opening, closing: what stands before and after a question.
+        ends: the tokens that end a generated answer.
     Raises:
-        ValueError: a format that ends no answer.
+        ValueError: the tokenizer's token is none of them.
     """
-    parts: list[tuple[list[int], bool]] = []
-    for place, (_, answer) in enumerate(turns):
-        after = closing(place)
-        end = next((i for i, token in enumerate(after) if token in ends), None)
-        if end is None:
-            raise ValueError(f"the chat template of {tokenizer.name_or_path} puts no end token after an answer")
-        parts.append(([*tokenizer(answer, add_special_tokens=False).input_ids, *after[: end + 1]], True))
-        if place < len(turns) - 1:
-            parts.append((after[end + 1 :], False))
+    if (end := processor.tokenizer.eos_token_id) not in ends:
+        raise ValueError(f"the tokenizer's end token {end} ends no generated answer; expected one of {list(ends)}")
+    parts: AnswerParts = []
+    for index, (question, answer) in enumerate(turns):
+        if index:
+            parts.append((ids_of(processor, opening + question + closing), False))
+        parts.append(([*ids_of(processor, answer), end], True))
     return parts

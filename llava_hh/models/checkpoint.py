@@ -1,4 +1,4 @@
-"""A checkpoint folder of either layout, transformers' or LLaVA's own: of what type it is, and loading it."""
+"""Checkpoint folders in transformers' layout or LLaVA's: model type, configuration, stored tensors, loading."""
 
 from __future__ import annotations
 
@@ -32,29 +32,30 @@ def load_config(path: Path) -> PreTrainedConfig:
     """The configuration in transformers' terms, without reading weights.
 
     Raises:
-        OSError, ValueError: as `model_type_of` and `open_original`.
+        FileNotFoundError: no checkpoint there, or a part of it.
+        ValueError: an original checkpoint with other parts than LLaVA-1.5's or 1.6's, or with weights that do not fit.
     """
     if is_original(read_fields(path)):
         from llava_hh.models.original import open_original
 
-        return open_original(path).config
+        return open_original(path)[0].config
     from transformers import AutoConfig
 
     return from_folder(AutoConfig, path)
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
-    """What the weights are read from: the folder's files, or those of an original checkpoint's parts.
+    """The tensors that weights are read from: those of the folder's files, or of an original checkpoint's parts.
 
     Raises:
-        OSError, ValueError: as `find_parts`.
+        FileNotFoundError: a folder or weights that are not there.
+        ValueError: a file that is damaged, or parts that do not fit.
     """
     if not is_original(fields := read_fields(path)):
         return tensors_of(weight_files(path))
     from llava_hh.models.original import find_parts
 
-    _, own, _, beside = find_parts(path, fields)
-    return own + beside
+    return find_parts(path, fields)[1]
 
 
 def load_checkpoint(
@@ -63,7 +64,8 @@ def load_checkpoint(
     """The model and its processor; `options` are those of from_pretrained (dtype, device_map).
 
     Raises:
-        OSError, ValueError: as `open_original` and `load_whole`.
+        FileNotFoundError: a part that is not there.
+        ValueError: weights that are missing, left over, damaged or of another shape.
     """
     if is_original(read_fields(path)):
         from llava_hh.models.original import load_original

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from llava_hh.files.files import write_json
 from llava_hh.files.parts import folder_part_of
 from llava_hh.files.progress import progress
-from llava_hh.models.original import Original, open_original
-from llava_hh.models.weight_files import StoredTensor, WithRows
+from llava_hh.models.original import open_original
+from llava_hh.models.weight_files import Stored
 
 SHARD_BYTES = 2 * 2**30
 
@@ -19,60 +19,45 @@ def convert_original(folder: Path, out: Path, dtype: torch.dtype | None = None) 
     """Write weights, configuration and processor of an original checkpoint; `out` appears complete or not at all.
 
     Args:
-        dtype: of the weights that are written; None is the checkpoint's own.
+        dtype: of the weights that are written; None is the checkpoint's.
     Raises:
         FileExistsError: `out` is there.
-        OSError, ValueError: as `open_original`; or the disk is full.
+        FileNotFoundError: a part of the checkpoint that is not there.
+        ValueError: another model, a damaged file, or weights that do not fit.
+        OSError: the disk is full.
     """
     if out.exists():
         raise FileExistsError(f"--out {out}: is there already; choose another folder or delete it")
-    original = open_original(folder)
-    dtype = dtype or original.config.dtype
+    model, processor, weights = open_original(folder)
+    dtype = dtype or model.config.dtype
     with folder_part_of(out) as part:
         try:
-            write_shards(original, part, dtype)
+            write_shards(weights, part, dtype)
         except SafetensorError as error:
             raise OSError(f"--out {out}: could not be written ({error})") from None
-        original.config.architectures, original.config.dtype = [original.model_class.__name__], dtype
-        original.config.save_pretrained(part)
-        original.generation_config.save_pretrained(part)
-        original.processor.save_pretrained(part)
+        model.config.architectures, model.config.dtype = [type(model).__name__], dtype
+        for described in (model.config, model.generation_config, processor):
+            described.save_pretrained(part)
 
 
-def write_shards(original: Original, folder: Path, dtype: torch.dtype) -> None:
+def write_shards(tensors: dict[str, Stored], folder: Path, dtype: torch.dtype) -> None:
     """The weights in safetensors files of SHARD_BYTES at most (a larger tensor has its own), and their index."""
-    shards = plan_shards(original, dtype)
-    places, total = {}, sum(n_bytes(original, name, dtype) for shard in shards for name in shard)
+    n_bytes = {name: torch.Size(tensor.shape).numel() * dtype.itemsize for name, tensor in tensors.items()}
+    shards, filled = [[]], 0
+    for name in sorted(tensors, key=lambda name: str(tensors[name].file.path)):  # in the order of reading
+        if shards[-1] and filled + n_bytes[name] > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += n_bytes[name]
+    file_of, total = {}, sum(n_bytes.values())
     with progress("weights", "B", total=total, unit_scale=True) as bar:
         for number, names in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            write_shard({name: original.tensors[name] for name in names}, folder / file, dtype)
-            places |= dict.fromkeys(names, file)
-            bar.update(sum(n_bytes(original, name, dtype) for name in names))
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
-
-
-def write_shard(stored: dict[str, StoredTensor | WithRows], path: Path, dtype: torch.dtype) -> None:
-    save_file(
-        {name: tensor[...].to(dtype).contiguous() for name, tensor in stored.items()}, path, metadata={"format": "pt"}
-    )
-    for tensor in stored.values():
-        tensor.file.close()
-
-
-def plan_shards(original: Original, dtype: torch.dtype) -> list[list[str]]:
-    """Names by shard, in the order of the files that they are read from."""
-    shards: list[list[str]] = [[]]
-    room = SHARD_BYTES
-    for name in sorted(original.tensors, key=lambda name: str(original.tensors[name].file.path)):
-        needed = n_bytes(original, name, dtype)
-        if shards[-1] and needed > room:
-            shards.append([])
-            room = SHARD_BYTES
-        shards[-1].append(name)
-        room -= needed
-    return shards
-
-
-def n_bytes(original: Original, name: str, dtype: torch.dtype) -> int:
-    return torch.Size(original.tensors[name].shape).numel() * dtype.itemsize
+            read = ((name, tensors[name][...]) for name in names)
+            save_file({name: tensor.to(dtype).contiguous() for name, tensor in read}, folder / file, {"format": "pt"})
+            for name in names:
+                tensors[name].file.close()
+            file_of |= dict.fromkeys(names, file)
+            bar.update(sum(n_bytes[name] for name in names))
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": file_of})

@@ -1,41 +1,21 @@
 """Which family of models a model_type means; the family's module is imported when one of its kind is used."""
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
+from collections import UserDict
+from pkgutil import resolve_name
 
 
-class Families(Mapping[str, type]):
+class Families(UserDict[str, type]):
     """Classes of families (`lvlm.Family`) by model_type; a "module:Class" is imported when it is asked for."""
-
-    def __init__(self, entries: Mapping[str, type | str]) -> None:
-        self._entries = dict(entries)
 
     def __getitem__(self, model_type: str) -> type:
         """Raises KeyError: an unknown model_type; ValueError: a class that cannot be imported."""
-        entry = self._entries[model_type]
+        entry = self.data[model_type]
         if isinstance(entry, str):
-            module, _, name = entry.partition(":")
             try:
-                entry = getattr(import_module(module), name)
-            except (ImportError, AttributeError) as error:
+                self.data[model_type] = entry = resolve_name(entry)
+            except (ImportError, AttributeError, ValueError) as error:
                 raise ValueError(f"family {entry!r} of {model_type!r} cannot be imported: {error}") from error
-            self._entries[model_type] = entry
         return entry
-
-    def __contains__(self, model_type: object) -> bool:
-        return model_type in self._entries  # without an import
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def register(self, model_type: str, family: type | str) -> None:
-        """Add a family, or put it in the place of the one of this model_type."""
-        if isinstance(family, str) and not all(family.partition(":")):
-            raise ValueError(f"family {family!r} of {model_type!r}: expected a class, or 'module:Class'")
-        self._entries[model_type] = family
 
 
 FAMILIES = Families(
@@ -63,4 +43,6 @@ def register_family(model_type: str, family: type | str) -> None:
     Raises:
         ValueError: a text of another form.
     """
-    FAMILIES.register(model_type, family)
+    if isinstance(family, str) and not all(family.partition(":")):
+        raise ValueError(f"family {family!r} of {model_type!r}: expected a class, or 'module:Class'")
+    FAMILIES[model_type] = family

@@ -4,13 +4,14 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+import psutil
 import torch
 
-from llava_hh.models.checkpoint import model_type_of
+from llava_hh.models import checkpoint
+from llava_hh.models.families import FAMILIES
 from llava_hh.models.loading import Loading
-from llava_hh.models.lvlm import FAMILIES
 from llava_hh.models.original_fields import is_original, read_fields
-from llava_hh.models.weight_files import StoredTensor, tensors_of, weight_files
+from llava_hh.models.weight_files import StoredTensor
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
@@ -22,11 +23,10 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         FileNotFoundError: no weights, or a part that is not there.
         ValueError: a file that is damaged or a Git LFS pointer.
     """
-    family = FAMILIES.get(model_type_of(path))
-    find = getattr(family, "stored_tensors", None)
-    if not (found := find(path) if find else tensors_of(weight_files(path))):
+    family = FAMILIES.get(checkpoint.model_type_of(path))
+    if not (tensors := getattr(family, "stored_tensors", checkpoint.stored_tensors)(path)):
         raise FileNotFoundError(f"{path}: no weight files there")
-    return found
+    return tensors
 
 
 def loaded_bytes(path: Path, loading: Loading) -> float:
@@ -38,36 +38,31 @@ def loaded_bytes(path: Path, loading: Loading) -> float:
     # of a model in parts, all are loaded in the type of its language model
     parts = fields.get("parts")
     language = read_fields(path / str(parts["language_model"])) if isinstance(parts, dict) else {}
-    said = loading.dtype or _config_dtype(fields) or _config_dtype(language)
-    named = getattr(torch, str(said), None)
-    size = 0.0
-    for tensor in stored_tensors(path):
-        kept = tensor.dtype if named is None else named
-        size += prod(tensor.shape) * (loading.bits / 8 if loading.bits else kept.itemsize)
-    return size
+    dtype = getattr(torch, str(loading.dtype or _config_dtype(fields) or _config_dtype(language)), None)
+    return sum(
+        prod(tensor.shape) * (loading.bits / 8 if loading.bits else (dtype or tensor.dtype).itemsize)
+        for tensor in stored_tensors(path)
+    )
 
 
 def _config_dtype(fields: dict) -> str | None:
-    """What config.json says at its top, or of its language model."""
+    """The type of weights that config.json names at its top, or for its language model."""
     text = fields.get("text_config")
-    for own in (fields, text if isinstance(text, dict) else {}):
-        if said := own.get("dtype") or own.get("torch_dtype"):
-            return said
-    return None
+    said = [part.get(key) for part in (fields, text) if isinstance(part, dict) for key in ("dtype", "torch_dtype")]
+    return next(filter(None, said), None)
 
 
 def free_memory(loading: Loading) -> tuple[float, str]:
     """Bytes, and where: on the GPU or the CPU, or on all GPUs and the CPU if `loading` spreads layers over them."""
+    ram = psutil.virtual_memory().available
     if not torch.cuda.is_available():
-        return _free_ram(), "CPU"
+        return ram, "CPU"
     free = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
-    if loading.device_map == "auto":
-        return sum(free) + _free_ram(), "GPUs and the CPU"
-    return free[0], "GPU"
+    return (sum(free) + ram, "GPUs and the CPU") if loading.device_map == "auto" else (free[0], "GPU")
 
 
 def can_use_disk(path: Path) -> bool:
-    """Whether layers of it can stay on the disk: transformers reads them there in its own layout, from safetensors."""
+    """Whether layers can stay on the disk: transformers reads them there from safetensors in its layout."""
     return not is_original(read_fields(path)) and all(
         tensor.file.path.suffix == ".safetensors" for tensor in stored_tensors(path)
     )
@@ -77,18 +72,9 @@ def advice(path: Path, loading: Loading) -> str:
     """What would take less memory than `loading`; what is set already is not advised again."""
     smaller = {"DTYPE=bfloat16": replace(loading, dtype="bfloat16"), "BITS=4": replace(loading, bits=4)}
     size = loaded_bytes(path, loading)
-    ways = [*["DEVICE_MAP=auto"] * (loading.device_map != "auto")]
+    ways = ["DEVICE_MAP=auto"] * (loading.device_map != "auto")
     ways += [way for way, other in smaller.items() if loaded_bytes(path, other) < size]
     chosen = f"Set {' or '.join(filter(None, [', '.join(ways[:-1]), ways[-1]]))}, or take" if ways else "Take"
-    if loading.device_map == "auto" and not can_use_disk(path):
-        return (
-            f"{chosen} a smaller model; the disk serves only the transformers layout in safetensors (llava-hh convert)."
-        )
-    return f"{chosen} a smaller model."
-
-
-def _free_ram() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("/proc/meminfo does not tell how much memory is free")
+    disk = "; the disk serves only the transformers layout in safetensors (llava-hh convert)"
+    needs_layout = loading.device_map == "auto" and not can_use_disk(path)
+    return f"{chosen} a smaller model{disk if needs_layout else ''}."

@@ -12,5 +12,5 @@ class Gemma3(ChatFamily):
     lists_images = True
 
     def complete(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With the kind of every position (0 text, 1 image), from which the model makes its mask."""
+        """The inputs with the kind of every position (0 text, 1 image), from which the model makes its mask."""
         return inputs | {"token_type_ids": (inputs["input_ids"] == model.config.image_token_id).long()}

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)  # the picture, squashed if it must be
 
 
 class ImageGrid(NamedTuple):
@@ -15,11 +16,6 @@ class ImageGrid(NamedTuple):
     rows: int
     columns: int
     box: Box
-
-
-def whole() -> Box:
-    """The picture, squashed if it must be."""
-    return (0.0, 0.0, 1.0, 1.0)
 
 
 def padded_square(size: tuple[int, int]) -> Box:

@@ -1,4 +1,4 @@
-"""The image token as text: its characters, tokenised as LLaVA's own tokenizer does, which has no such token."""
+"""The image token as text: its characters, tokenised as by LLaVA's tokenizer, which has no such token."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
-from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor
+
+from llava_hh.models.chat import Encoded, Images
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -22,9 +23,9 @@ def without_image_token(processor: ProcessorMixin) -> ProcessorMixin:
     """A copy of a processor whose tokenizer splits the image token into pieces, like any other text."""
     token, other = processor.image_token, NO_TEXT + processor.image_token
     content = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    for each in content["added_tokens"]:
-        if each["content"] == token:
-            each["content"] = other
+    for added in content["added_tokens"]:
+        if added["content"] == token:
+            added["content"] = other
     vocabulary = content["model"]["vocab"]
     if isinstance(vocabulary, dict) and token in vocabulary:
         vocabulary[other] = vocabulary.pop(token)
@@ -33,23 +34,20 @@ def without_image_token(processor: ProcessorMixin) -> ProcessorMixin:
     plain.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
     plain.image_token = other
     for name, value in vars(processor).items():
-        if isinstance(value, re.Pattern):  # what a processor looks for its token by
+        if isinstance(value, re.Pattern):  # by which a processor looks for its token
             setattr(plain, name, re.compile(value.pattern.replace(re.escape(token), re.escape(other))))
     return plain
 
 
 def encode_apart(
-    encode: Callable[..., tuple[list[list[int]], dict[str, Tensor]]],
-    processors: Sequence[ProcessorMixin],
-    images: Sequence[Image | None],
-    questions: Sequence[str],
-) -> tuple[list[list[int]], dict[str, Tensor]]:
-    """What a family's `encode` makes of rows that have processors of their own; in order."""
+    encode: Callable[..., Encoded], processors: Sequence[ProcessorMixin], images: Images, questions: Sequence[str]
+) -> Encoded:
+    """The rows and tensors of a family's `encode` for rows of different processors, in order."""
     rows: dict[int, list[int]] = {}
     tensors: dict[str, Tensor] = {}
-    for processor in {id(each): each for each in processors}.values():
-        own = [place for place, each in enumerate(processors) if each is processor]
-        found, made = encode(processor, [images[place] for place in own], [questions[place] for place in own])
-        rows |= dict(zip(own, found, strict=True))
+    for processor in {id(processor): processor for processor in processors}.values():
+        indices = [index for index, other in enumerate(processors) if other is processor]
+        encoded, made = encode(processor, [images[index] for index in indices], [questions[index] for index in indices])
+        rows |= zip(indices, encoded, strict=True)
         tensors |= made
-    return [rows[place] for place in range(len(processors))], tensors
+    return [rows[index] for index in range(len(processors))], tensors

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from llava_hh.models.chat import ChatFamily, encode_texts, refuse_image_token, render, split_answers
-from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
-from llava_hh.models.image_grid import ImageGrid, central_square, padded_square, square_grid, whole
+from llava_hh.models import chat
+from llava_hh.models.checkpoint import load_checkpoint
+from llava_hh.models.image_grid import WHOLE, ImageGrid, central_square, padded_square, square_grid
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -23,17 +23,17 @@ VICUNA_SYSTEM = (
 )
 
 
-class Llava(ChatFamily):
+class Llava(chat.ChatFamily):
     """One class for both kinds; `load` decides once which it is."""
 
     speaks_vicuna: bool
-    stored_tensors = staticmethod(stored_tensors)
 
     def load(self, path: Path, **options: Any) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
         """The model and its processor, completed where the checkpoint's files are of llava-hf's early ones.
 
         Raises:
-            OSError, ValueError: as `load_checkpoint`; or a chat template that cannot ask about an image.
+            FileNotFoundError: a part that is not there.
+            ValueError: weights that do not fit, or a chat template that cannot ask about an image.
         """
         model, processor = load_checkpoint(LlavaForConditionalGeneration, path, **options)
         if processor.chat_template is None:
@@ -41,34 +41,39 @@ class Llava(ChatFamily):
         complete_image_length(processor, model.config)
         self.speaks_vicuna = is_llava15(processor)
         if self.speaks_vicuna:
-            never = {*(model.generation_config.suppress_tokens or ()), *unspoken_ids(processor, model)}
-            model.generation_config.suppress_tokens = sorted(never)
+            suppress_unspoken(processor, model)
         return model, processor
 
-    def encode(
-        self, processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """As `ChatFamily.encode`; LLaVA-1.5's text is tokenised in two parts."""
+    def encode(self, processor: LlavaProcessor, images: chat.Images, questions: Sequence[str]) -> chat.Encoded:
+        """Token ids of each row, with the image's expanded, and the images' pixels.
+
+        LLaVA-1.5 tokenises text before and after the image on its own.
+
+        Raises:
+            ValueError: a question that holds the image token itself.
+        """
         if not self.speaks_vicuna:
             return super().encode(processor, images, questions)
-        refuse_image_token(processor, questions)
-        return _encode_llava15(processor, images, questions)
+        token = processor.image_token
+        chat.refuse_image_token(token, questions)
+        colour = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
+        squares = [pad_to_square(image, colour) for image in images if image is not None]
+        image_ids, tensors = [], {}
+        if squares:  # how many tokens an image takes is the processor's to say; of squares it is one number
+            shown, tensors = chat.encode_texts(processor, squares, [token] * len(squares), ["pixel_values"])
+            image_ids = [processor.image_token_id] * shown[0].count(processor.image_token_id)
+        texts = [
+            vicuna_prompt(text, None if image is None else token) for image, text in zip(images, questions, strict=True)
+        ]
+        return chat.encode_around_image(processor, texts, token, image_ids, begin=None), tensors
 
     def answer_parts(
-        self, processor: LlavaProcessor, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
-    ) -> list[tuple[list[int], bool]]:
-        """As `ChatFamily.answer_parts`; LLaVA-1.5 ends an answer with the end-of-sequence token, without a blank."""
+        self, processor: LlavaProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
+    ) -> chat.AnswerParts:
+        """The parts behind the first question; LLaVA-1.5 ends an answer with the end-of-sequence token alone."""
         if not self.speaks_vicuna:
             return super().answer_parts(processor, turns, with_image, ends)
-        tokenizer = processor.tokenizer
-
-        def closing(place: int) -> list[int]:
-            if place == len(turns) - 1:
-                return [tokenizer.eos_token_id]
-            asked = f"USER: {turns[place + 1][0]} ASSISTANT:"
-            return [tokenizer.eos_token_id, *tokenizer(asked, add_special_tokens=False).input_ids]
-
-        return split_answers(tokenizer, turns, closing, ends)
+        return chat.answers_of_a_format(processor, turns, "USER: ", " ASSISTANT:", ends)
 
     def image_grid(
         self, processor: LlavaProcessor, image: Image.Image, inputs: dict[str, torch.Tensor], n_tokens: int
@@ -76,8 +81,7 @@ class Llava(ChatFamily):
         """Rows of patches over the padded square (LLaVA-1.5), the central square, or the squashed picture (mini)."""
         if self.speaks_vicuna:
             return square_grid(n_tokens, padded_square(image.size))
-        crops = processor.image_processor.do_center_crop
-        return square_grid(n_tokens, central_square(image.size) if crops else whole())
+        return square_grid(n_tokens, central_square(image.size) if processor.image_processor.do_center_crop else WHOLE)
 
 
 def complete_image_length(processor: LlavaProcessor, config: LlavaConfig) -> None:
@@ -99,14 +103,15 @@ def is_llava15(processor: LlavaProcessor) -> bool:
     """
     if processor.chat_template is None:
         return True
-    return render(processor, "?", with_image=True).strip() == f"USER: {processor.image_token}\n? ASSISTANT:"
+    return chat.render(processor, "?", with_image=True).strip() == f"USER: {processor.image_token}\n? ASSISTANT:"
 
 
-def unspoken_ids(processor: LlavaProcessor, model: LlavaForConditionalGeneration) -> list[int]:
-    """Ids that LLaVA-1.5's own vocabulary lacks: image and padding tokens, and the rows that round the matrices up."""
-    tokenizer = processor.tokenizer
+def suppress_unspoken(processor: LlavaProcessor, model: LlavaForConditionalGeneration) -> None:
+    """Let the model say no id that LLaVA's vocabulary lacks: image and padding tokens, rows that round it up."""
+    tokenizer, config = processor.tokenizer, model.generation_config
     added = {processor.image_token_id, tokenizer.pad_token_id} - {tokenizer.unk_token_id, tokenizer.eos_token_id, None}
-    return sorted(added | set(range(len(tokenizer), model.config.get_text_config().vocab_size)))
+    rounded = range(len(tokenizer), model.config.get_text_config().vocab_size)
+    config.suppress_tokens = sorted({*(config.suppress_tokens or ()), *added, *rounded})
 
 
 def vicuna_prompt(question: str, image_token: str | None) -> str:
@@ -131,30 +136,3 @@ def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
-
-
-def _encode_llava15(
-    processor: LlavaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-    """Rows of ids, text before and after the image tokenised on their own as LLaVA does; and the images' pixels."""
-    colour = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
-    squares = [pad_to_square(image, colour) for image in images if image is not None]
-    shown, tensors = [], {}
-    if squares:
-        shown, tensors = encode_texts(processor, squares, [processor.image_token] * len(squares), ["pixel_values"])
-    # how many tokens an image takes is the processor's to say
-    lengths = iter([ids.count(processor.image_token_id) for ids in shown])
-    rows = []
-    for image, question in zip(images, questions, strict=True):
-        if image is None:
-            rows.append(list(processor.tokenizer(vicuna_prompt(question, None)).input_ids))
-            continue
-        before, after = vicuna_prompt(question, processor.image_token).split(processor.image_token, 1)
-        rows.append(
-            [
-                *processor.tokenizer(before).input_ids,
-                *[processor.image_token_id] * next(lengths),
-                *processor.tokenizer(after, add_special_tokens=False).input_ids,
-            ]
-        )
-    return rows, tensors

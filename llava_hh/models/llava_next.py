@@ -11,8 +11,8 @@ from typing import Any
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from llava_hh.models.chat import ChatFamily
-from llava_hh.models.checkpoint import load_checkpoint, stored_tensors
-from llava_hh.models.llava import VICUNA_SYSTEM, complete_image_length, unspoken_ids
+from llava_hh.models.checkpoint import load_checkpoint
+from llava_hh.models.llava import VICUNA_SYSTEM, complete_image_length, suppress_unspoken
 from llava_hh.models.original_fields import read_fields
 
 _PARTS = (
@@ -34,18 +34,18 @@ PROMPTS = {
 
 
 class LlavaNext(ChatFamily):
-    """Of an image's token ids, all are its span: the whole image, the tiles and their newlines."""
+    """The span of an image is all of its tokens: the whole image, the tiles and their newlines."""
 
     model_class = LlavaNextForConditionalGeneration
     processor_class = LlavaNextProcessor
     image_tensors = ("pixel_values", "image_sizes")
-    stored_tensors = staticmethod(stored_tensors)
 
     def load(self, path: Path, **options: Any) -> tuple[LlavaNextForConditionalGeneration, LlavaNextProcessor]:
         """The model and its processor.
 
         Raises:
-            OSError, ValueError: as `load_checkpoint`; or a `prompt` in config.json that is not known.
+            FileNotFoundError: a part that is not there.
+            ValueError: weights that do not fit, or a `prompt` in config.json that is not known.
         """
         model, processor = load_checkpoint(self.model_class, path, **options)
         chosen = read_fields(path).get("prompt")
@@ -56,6 +56,5 @@ class LlavaNext(ChatFamily):
             chosen = "chatml_direct" if "<|im_start|>" in processor.tokenizer.get_vocab() else "vicuna_v1"
         processor.chat_template = template if chosen is None else PROMPTS[chosen]
         complete_image_length(processor, model.config)
-        never = {*(model.generation_config.suppress_tokens or ()), *unspoken_ids(processor, model)}
-        model.generation_config.suppress_tokens = sorted(never)
+        suppress_unspoken(processor, model)
         return model, processor

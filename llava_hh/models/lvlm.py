@@ -14,19 +14,20 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
 from llava_hh.files.images import own_image
+from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
 from llava_hh.models.image_grid import ImageGrid
-from llava_hh.models.known_ids import refuse_unknown_ids
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
 from llava_hh.models.questions import DESCRIBE as DESCRIBE
-from llava_hh.models.token_ids import end_ids, generation_config, see_end_token
-from llava_hh.models.weight_files import check_files, weight_files
+from llava_hh.models.token_ids import complete_end_token, end_ids, generation_config, refuse_unknown_ids
+from llava_hh.models.weight_files import check_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -47,12 +48,10 @@ class Family(Protocol):
     """
 
     def load(self, path: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]: ...
-    def encode(
-        self, processor: ProcessorMixin, images: Sequence[Image | None], questions: Sequence[str]
-    ) -> tuple[list[list[int]], dict[str, Tensor]]: ...
+    def encode(self, processor: ProcessorMixin, images: Images, questions: Sequence[str]) -> Encoded: ...
     def answer_parts(
-        self, processor: ProcessorMixin, turns: Sequence[tuple[str, str]], with_image: bool, ends: Sequence[int]
-    ) -> list[tuple[list[int], bool]]: ...
+        self, processor: ProcessorMixin, turns: Turns, with_image: bool, ends: Sequence[int]
+    ) -> AnswerParts: ...
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
 
@@ -111,22 +110,14 @@ class Lvlm:
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
-        images = [each if each is None or getattr(each, "mode", "") == "RGB" else own_image(each) for each in images]
+        is_ready = [image is None or getattr(image, "mode", "") == "RGB" for image in images]
+        images = [image if ready else own_image(image) for image, ready in zip(images, is_ready, strict=True)]
         rows, tensors = self.family.encode(self.processor, images, prompts)
-        starts = [len(ids) for ids in rows]
-        if responses is not None:
-            rows = [ids + list(answer) for ids, answer in zip(rows, responses, strict=True)]
-        inputs = self._complete(self._pad(rows, tensors, "left"))
-        width = inputs["input_ids"].shape[1]
-        return Batch(
-            inputs=inputs,
-            image_mask=self._image_mask(inputs["input_ids"]),
-            response_start=[width - len(ids) + start for ids, start in zip(rows, starts, strict=True)],
-            sample_ids=list(sample_ids if sample_ids is not None else range(len(rows))),
-            images=images,
-            prompts=list(prompts),
-            n_images=[int(image is not None) for image in images],
-        )
+        answers = [()] * len(rows) if responses is None else responses
+        rows = [[*ids, *answer] for ids, answer in zip(rows, answers, strict=True)]
+        inputs, image_mask = self._pad(rows, tensors, "left", self.model.device)
+        starts = [image_mask.shape[1] - len(answer) for answer in answers]
+        return self._batch(inputs, image_mask, starts, sample_ids, images, prompts)
 
     def caption(self, images: str | Path | Image | Sequence[str | Path | Image], **settings: Any) -> list[str]:
         """Caption images; `llava_hh.caption` says what `method`, `prompt`, `max_new_tokens` and `batch_size` are."""
@@ -136,8 +127,8 @@ class Lvlm:
 
     def encode_conversations(
         self,
-        images: Sequence[Image | None],
-        conversations: Sequence[Sequence[tuple[str, str]]],
+        images: Images,
+        conversations: Sequence[Turns],
         max_length: int,
         sample_ids: Sequence | None = None,
     ) -> tuple[Batch, Tensor]:
@@ -153,35 +144,28 @@ class Lvlm:
             ValueError: an image that max_length would cut, or a conversation that the family's format changes; names
                 the sample.
         """
+        questions = [turns[0][0] for turns in conversations]
         readers = [self._reader_of(*row) for row in zip(images, conversations, strict=True)]
-        rows, tensors = encode_apart(self.family.encode, readers, images, [turns[0][0] for turns in conversations])
+        rows, tensors = encode_apart(self.family.encode, readers, images, questions)
         starts = [len(ids) for ids in rows]
-        labels = [[-100] * len(ids) for ids in rows]
-        names = list(sample_ids if sample_ids is not None else range(len(rows)))
-        for name, row, label, turns, image, reader in zip(
-            names, rows, labels, conversations, images, readers, strict=True
-        ):
+        labels = [[-100] * start for start in starts]
+        for index, (row, label, turns) in enumerate(zip(rows, labels, conversations, strict=True)):
             try:
-                parts = self.family.answer_parts(reader, turns, image is not None, self.end_token_ids)
+                parts = self.family.answer_parts(readers[index], turns, images[index] is not None, self.end_token_ids)
             except ValueError as error:
-                raise ValueError(f"sample {name}: {error}") from None
+                raise ValueError(f"sample {index if sample_ids is None else sample_ids[index]}: {error}") from None
             for ids, is_answer in parts:
                 row += ids
                 label += ids if is_answer else [-100] * len(ids)
-        whole = self._pad(rows, tensors, "right", "cpu")
-        width = min(max_length, whole["input_ids"].shape[1])
-        image_mask = self._image_mask(whole["input_ids"])
-        if image_mask[:, width:].any():
+        inputs, image_mask = self._pad(rows, tensors, "right", "cpu")
+        if image_mask[:, max_length:].any():
             raise ValueError(f"max_length {max_length} cuts an image off; the longest prompt has {max(starts)} tokens")
-        cut = {name: whole[name][:, :width] for name in ("input_ids", "attention_mask")}
-        inputs = self._complete(whole | cut)
-        labels = torch.tensor([label + [-100] * (whole["input_ids"].shape[1] - len(label)) for label in labels])
-        asked = [turns[0][0] for turns in conversations]
-        shown = [int(image is not None) for image in images]
-        batch = Batch(inputs, image_mask[:, :width], starts, names, list(images), asked, shown)
-        return batch, labels[:, :width]
+        inputs |= {name: inputs[name][:, :max_length] for name in ("input_ids", "attention_mask")}
+        batch = self._batch(inputs, image_mask[:, :max_length], starts, sample_ids, images, questions)
+        padded = pad_sequence([torch.tensor(label) for label in labels], batch_first=True, padding_value=-100)
+        return batch, padded[:, :max_length]
 
-    def _reader_of(self, image: Image | None, turns: Sequence[tuple[str, str]]) -> ProcessorMixin:
+    def _reader_of(self, image: Image | None, turns: Turns) -> ProcessorMixin:
         token = getattr(self.processor, "image_token", None)
         is_text = image is None and token and any(token in text for turn in turns for text in turn)
         return self._text_reader if is_text else self.processor
@@ -204,22 +188,25 @@ class Lvlm:
         return (read(text) if read else text).strip()
 
     def _pad(
-        self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str | None = None
-    ) -> dict[str, Tensor]:
+        self, rows: list[list[int]], tensors: dict[str, Tensor], side: str, device: torch.device | str
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The inputs of padded rows on a device, and which positions are an image's, (row, position) bool."""
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
-        refuse_unknown_ids(self.model, self.tokenizer, padded["input_ids"], self.family.image_token_ids(self.model))
-        device = self.model.device if device is None else device
-        inputs = {"input_ids": padded["input_ids"].to(device), "attention_mask": padded["attention_mask"].to(device)}
+        image_ids = self.family.image_token_ids(self.model)
+        refuse_unknown_ids(self.model, self.tokenizer, padded["input_ids"], image_ids)
+        inputs = {name: padded[name].to(device) for name in ("input_ids", "attention_mask")}
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
-        return inputs
+        return inputs, torch.isin(inputs["input_ids"], torch.tensor(image_ids, device=device))
 
-    def _complete(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        complete = getattr(self.family, "complete", None)
-        return complete(self.model, inputs) if complete else inputs
-
-    def _image_mask(self, input_ids: Tensor) -> Tensor:
-        return torch.isin(input_ids, torch.tensor(self.family.image_token_ids(self.model), device=input_ids.device))
+    def _batch(
+        self, inputs: dict, mask: Tensor, starts: list[int], ids: Sequence | None, images: Images, prompts: Sequence
+    ) -> Batch:
+        if complete := getattr(self.family, "complete", None):
+            inputs = complete(self.model, inputs)
+        ids = list(range(len(images)) if ids is None else ids)
+        n_images = [int(image is not None) for image in images]
+        return Batch(inputs, mask, starts, ids, list(images), list(prompts), n_images)
 
 
 def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
@@ -229,7 +216,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
         loading: None goes by the environment.
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: a family that we don't know, weights that are missing, left over or damaged, or a package that
+        ValueError: a family that is not known, weights that are missing, left over or damaged, or a package that
             quantization needs.
     """
     path = Path(path)
@@ -250,8 +237,6 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     except Exception as error:  # whatever transformers says of a file that is not as it expects
         if isinstance(error, OSError | ValueError) and str(path.parent) in str(error):  # parts may lie beside it
             raise
-        for file in weight_files(path):
-            file.tensors()  # a damaged one says its name
         what = "" if isinstance(error, ImportError) else f"this checkpoint cannot be used; {type(error).__name__}: "
         raise ValueError(f"{path}: {what}{in_one_line(error)}") from error
     return lvlm
@@ -267,7 +252,7 @@ def _try_out(lvlm: Lvlm) -> None:
         if value is not None and (type(value) is not int or not 0 <= value < 1000):
             raise ValueError(f"the processor's {name} is {value!r}; expected a number below 1000")
     config = lvlm.model.generation_config
-    see_end_token(config, lvlm.tokenizer)
+    complete_end_token(config, lvlm.tokenizer)
     if config.pad_token_id is not None:  # stands behind a short answer
         refuse_unknown_ids(lvlm.model, lvlm.tokenizer, torch.tensor(config.pad_token_id), ())
     grey = new_image("RGB", (64, 64), "grey")
@@ -275,10 +260,11 @@ def _try_out(lvlm: Lvlm) -> None:
 
 
 def refuse_unloadable(path: Path) -> None:
-    """See that a checkpoint can be loaded, that names and shapes of its weights fit; none of them is read.
+    """Check that a checkpoint can be loaded, that names and shapes of its weights fit; none of them is read.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_lvlm`.
+        FileNotFoundError: no checkpoint there.
+        ValueError: a family that is not known, or weights or a processor that do not fit.
     """
     release(load_lvlm(path, replace(Loading.from_environment(), device_map="meta", bits=None)))
 

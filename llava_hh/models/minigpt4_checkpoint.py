@@ -11,40 +11,24 @@ llama_model.
 """
 
 import re
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BlipImageProcessorPil,
-    GenerationConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, BlipImageProcessorPil, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from llava_hh.files.files import read_json, refuse_pointer
+from llava_hh.files.files import read_json
+from llava_hh.models import weight_files
+from llava_hh.models.chat import load_whole
 from llava_hh.models.minigpt4_model import (
     IMAGE_TOKEN,
     MiniGpt4Config,
     MiniGpt4ForConditionalGeneration,
     MiniGpt4Processor,
 )
-from llava_hh.models.token_ids import generation_config
-from llava_hh.models.weight_files import (
-    UNREADABLE,
-    StoredTensor,
-    WeightFile,
-    check_files,
-    first_line,
-    listed,
-    name_unused,
-    tensors_of,
-    weight_files,
-)
+from llava_hh.models.token_ids import generation_config, with_token_ids
 from llava_hh.models.without_code import from_folder
 
 REQUIRED, OPTIONAL = {"language_model", "vision_tower", "projector"}, {"fine_tuned"}
@@ -62,6 +46,8 @@ EVA_NAMES = {
     ".attn.": ".self_attn.",
 }
 EVA_UNUSED = ("norm.", "fc_norm.", "head.")  # what follows the last block of the whole EVA
+# beginnings of MiniGPT-4's names, the first that fits counts
+BEGINNINGS = {"visual_encoder.": VISION, "ln_vision.": LN_VISION, "llama_proj.": PROJECTOR, "model.": LANGUAGE}
 
 
 def assemble(
@@ -74,7 +60,7 @@ def assemble(
         options: what else from_pretrained takes, for the whole (device_map, quantization_config).
     Raises:
         FileNotFoundError: a part that is not there.
-        ValueError: a part that is damaged, that lacks a weight or has one that has no place in the model; one line.
+        ValueError: a part that is damaged, lacks a weight, or has one that the model lacks; one line.
     Source: MiniGPT-4's loading order: encoder, Llama, projector; then, as in the paper's harness, what was fine-tuned.
     Differs: they load files non-strictly, so that a wrong file changes nothing and says nothing.
     """
@@ -83,62 +69,61 @@ def assemble(
     tokenizer = load_tokenizer(parts["language_model"])
     config.parts, config.text_config = None, language.config
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    weights = {name.replace("model.", LANGUAGE, 1): own for name, own in language.state_dict().items()}
+    weights = {name.replace("model.", LANGUAGE, 1): tensor for name, tensor in language.state_dict().items()}
     weights |= read_weights(parts, config)
-    model = MiniGpt4ForConditionalGeneration.from_pretrained(
-        None, config=config, state_dict=weights, trust_remote_code=False, dtype=language.dtype, **options
-    )
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=language.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        # words that the tokenizer lacks, should the matrix have been rounded up
-        suppress_tokens=[
-            *(language.generation_config.suppress_tokens or ()),
-            *range(config.image_token_id, language.config.vocab_size),
-        ]
-        or None,
-    )
+    options |= {"config": config, "state_dict": weights, "dtype": language.dtype, "trust_remote_code": False}
+    model = MiniGpt4ForConditionalGeneration.from_pretrained(None, **options)
+    said = language.generation_config
+    # words that the tokenizer lacks, should the matrix have been rounded up
+    unspoken = [*(said.suppress_tokens or ()), *range(config.image_token_id, language.config.vocab_size)]
+    model.generation_config = with_token_ids(tokenizer, said.eos_token_id, unspoken or None)
     side = config.vision_config.image_size
     return model, MiniGpt4Processor(BlipImageProcessorPil(size={"height": side, "width": side}), tokenizer)
 
 
-def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, Tensor]:
+def read_weights(parts: dict[str, Path], config: MiniGpt4Config) -> dict[str, weight_files.Stored | Tensor]:
     """What the files have, by our names: the encoder, the projector, what was fine-tuned.
 
+    A file that has all that is needed may have more, which is named on standard error and left out; but not a
+    fine-tuned file, whose names must all fit.
+
     Raises:
-        ValueError: as `assemble`.
+        ValueError: a file that is damaged, lacks a weight, or has one that the model lacks or of another shape.
     """
     with torch.device("meta"):
-        shapes = {name: own.shape for name, own in MiniGpt4ForConditionalGeneration(config).state_dict().items()}
-    encoder = {name for name in shapes if name.startswith(VISION) and not name.startswith(LN_VISION)}
-    projector = {name for name in shapes if name.startswith(PROJECTOR)}
+        expected = MiniGpt4ForConditionalGeneration(config).state_dict()
+
+    def take(path: Path, stored: dict[str, weight_files.Stored], *begins: str) -> dict[str, weight_files.Stored]:
+        needed = [name for name in expected if name.startswith(begins) and not name.startswith(LN_VISION)]
+        targets = {name: our_name(name) for name in stored if not name.endswith("rotary_emb.inv_freq")}  # recomputed
+        return weight_files.take_weights(path, stored, targets, expected, needed, spare=stored if needed else ())
+
     # without a Q-Former nobody loads ln_vision: it is as torch makes it, unless a file has it
     width = config.vision_config.hidden_size
-    weights = {f"{LN_VISION}weight": torch.ones(width), f"{LN_VISION}bias": torch.zeros(width)}
+    weights: dict = {f"{LN_VISION}weight": torch.ones(width), f"{LN_VISION}bias": torch.zeros(width)}
     path = parts["vision_tower"]
-    weights |= place(read_eva(path, config.vision_config.num_hidden_layers), shapes, encoder, path)
-    path = parts["projector"]
-    weights |= place(read_tensors(path), shapes, projector, path)
+    weights |= take(path, read_eva(path, config.vision_config.num_hidden_layers), VISION)
+    weights |= take(parts["projector"], read_file(parts["projector"]), PROJECTOR)
     if path := parts.get("fine_tuned"):
-        tuned = place(read_tensors(path), shapes, (), path)
+        tuned = take(path, read_file(path))
         if not any(name.startswith(LANGUAGE) for name in tuned):
             raise ValueError(f"{path}: no weight of the language model in it; expected fine-tuned ones")
         weights |= tuned
     return weights
 
 
-def stored_tensors(folder: Path) -> list[StoredTensor]:
+def stored_tensors(folder: Path) -> list[weight_files.StoredTensor]:
     """What the weights are read from: the published parts, or the files of a folder that holds the weights itself.
 
     Raises:
-        OSError, ValueError: as `find_parts`; a file that is damaged.
+        FileNotFoundError: a part that is not there.
+        ValueError: parts of another form, or a file that is damaged.
     """
     if (named := read_json(folder / "config.json").get("parts")) is None:
-        return tensors_of(weight_files(folder))
+        return weight_files.tensors_of(weight_files.weight_files(folder))
     parts = find_parts(folder, named)
-    language = weight_files(parts.pop("language_model"))
-    return tensors_of([*language, *map(WeightFile, parts.values())])
+    language = weight_files.weight_files(parts.pop("language_model"))
+    return weight_files.tensors_of([*language, *map(weight_files.WeightFile, parts.values())])
 
 
 def find_parts(folder: Path, parts: Any) -> dict[str, Path]:
@@ -155,11 +140,11 @@ def find_parts(folder: Path, parts: Any) -> dict[str, Path]:
             f"{where} {parts!r}; expected a path for each of {', '.join(sorted(REQUIRED))}, "
             f"and for {', '.join(OPTIONAL)} where there is one"
         )
-    found = {name: (folder / part).resolve() for name, part in parts.items()}
-    for name, path in found.items():
+    paths = {name: (folder / part).resolve() for name, part in parts.items()}
+    for name, path in paths.items():
         if not path.exists():
             raise FileNotFoundError(f"{where}: {name}: nothing at {path}")
-    return found
+    return paths
 
 
 def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
@@ -171,106 +156,59 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     for name in ("config.json", "tokenizer.json"):  # without the latter transformers makes an empty tokenizer
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} there; expected Llama-2 in the transformers layout")
-    check_files(folder)
+    weight_files.check_files(folder)
     kind = from_folder(AutoConfig, folder).model_type
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
-    try:
-        options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa", "output_loading_info": True}
-        options["generation_config"] = generation_config(folder)
-        model, report = from_folder(LlamaForCausalLM, folder, **options)
-    except UNREADABLE as error:
-        raise ValueError(f"{folder}: its weights cannot be read ({first_line(error)})") from None
-    if report["missing_keys"]:
-        raise ValueError(f"{folder}: weights missing: {listed(report['missing_keys'])}")
-    return model
+    options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa"}
+    return load_whole(LlamaForCausalLM, folder, generation_config=generation_config(folder), **options)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Llama's tokenizer with a placeholder of its own for image positions, padding with <unk> as MiniGPT-4 does."""
+    """Llama's tokenizer with a placeholder for image positions, padding with <unk> as MiniGPT-4 does."""
     tokenizer = from_folder(AutoTokenizer, folder)
     tokenizer.pad_token = tokenizer.unk_token
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file, those under "model" where it has that.
+def read_file(path: Path) -> dict[str, weight_files.Stored]:
+    """The tensors of a .pth file by name.
 
     Raises:
-        ValueError: a truncated file, a Git LFS pointer, or a file of another kind.
+        ValueError: a damaged file, a Git LFS pointer, or a file of another kind.
     """
-    refuse_pointer(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ValueError(f"{path}: truncated, or no file of tensors ({first_line(error)})") from None
-    if isinstance(content, dict):
-        content = content.get("model", content)
-    if not isinstance(content, dict) or not all(isinstance(own, Tensor) for own in content.values()):
-        raise ValueError(f"{path}: expected tensors by name, or these under 'model'")
-    return content
+    return {tensor.name: tensor for tensor in weight_files.tensors_of([weight_files.WeightFile(path)])}
 
 
-def read_eva(path: Path, depth: int) -> dict[str, Tensor]:
+def read_eva(path: Path, depth: int) -> dict[str, weight_files.Stored]:
     """The tensors of the first `depth` blocks and of what stands before them, named as in MiniGPT-4.
 
     The biases of queries and values become one with that of the keys, which is 0.
     """
-    tensors = {}
-    for name, tensor in read_tensors(path).items():
+    tensors: dict[str, weight_files.Stored] = {}
+    for name, tensor in read_file(path).items():
         block = re.match(r"blocks\.(\d+)\.", name)
         if not name.startswith(EVA_UNUSED) and (block is None or int(block[1]) < depth):
             tensors[f"visual_encoder.{name}"] = tensor
-    for query in [name for name in tensors if name.endswith(".q_bias")]:
-        value = query.replace(".q_bias", ".v_bias")
-        if value in tensors:
-            bias, last = tensors.pop(query), tensors.pop(value)
-            tensors[query.replace(".q_bias", ".qkv.bias")] = torch.cat([bias, torch.zeros_like(bias), last])
+    for name in [name for name in tensors if name.endswith(".q_bias")]:
+        if (value := tensors.pop(name.replace(".q_bias", ".v_bias"), None)) is not None:
+            query = tensors.pop(name)
+            shape = (2 * query.shape[0] + value.shape[0],)
+            joined = weight_files.ComputedTensor(query, shape, partial(with_key_and_value, value=value))
+            tensors[name.replace(".q_bias", ".qkv.bias")] = joined
     return tensors
 
 
-def place(
-    tensors: dict[str, Tensor], shapes: dict[str, torch.Size], needed: Iterable[str], path: Path
-) -> dict[str, Tensor]:
-    """The tensors of a file by their names in our model.
-
-    A file that has all that is needed may have more: it is named on standard error and left out.
-
-    Args:
-        tensors: by MiniGPT-4's names.
-        shapes: of every weight of the model.
-        needed: our names that have to be among them; none of a fine-tuned file, whose names must all fit then.
-    Raises:
-        ValueError: shapes that the model does not have, needed names that are not there, or fine-tuned ones that do not
-            fit.
-    """
-    # older versions of transformers saved the frequencies of the positions, which are computed
-    names = {name: our_name(name) for name in tensors if not name.endswith("rotary_emb.inv_freq")}
-    unknown = [name for name, own in names.items() if own not in shapes]
-    missing = set(needed) - set(names.values())
-    if missing or (unknown and not needed):
-        wrong = {"weights missing": missing, "names that have no place in the model": unknown}
-        raise ValueError(f"{path}: {'; '.join(f'{what}: {listed(own)}' for what, own in wrong.items() if own)}")
-    name_unused(path, unknown)
-    names = {name: own for name, own in names.items() if own in shapes}
-    for name, own in names.items():
-        if tensors[name].shape != shapes[own]:
-            found, expected = tuple(tensors[name].shape), tuple(shapes[own])
-            raise ValueError(f"{path}: {name} has shape {found}; expected {expected}")
-    return {own: tensors[name] for name, own in names.items()}
+def with_key_and_value(query: Tensor, value: weight_files.Stored) -> Tensor:
+    """One bias of queries, keys and values."""
+    return torch.cat([query, torch.zeros_like(query), value[...]])
 
 
 def our_name(name: str) -> str:
-    """The name in our model of one of MiniGPT-4's, or some name that it does not have."""
-    if name.startswith("visual_encoder."):
-        name = name.removeprefix("visual_encoder.")
-        for theirs, own in EVA_NAMES.items():
-            name = name.replace(theirs, own)
-        return VISION + name
-    if name.startswith("ln_vision."):
-        return name.replace("ln_vision.", LN_VISION, 1)
-    if name.startswith("llama_proj."):
-        return name.replace("llama_proj.", PROJECTOR, 1)
+    """The name in our model of a tensor of MiniGPT-4, or another name where the model has no such tensor."""
     name = name.removeprefix("llama_model.").removeprefix("base_model.model.")  # the latter under PEFT
-    return name.replace("model.", LANGUAGE, 1) if name.startswith("model.") else name
+    if name.startswith("visual_encoder."):
+        for theirs, ours in EVA_NAMES.items():
+            name = name.replace(theirs, ours)
+    return weight_files.renamed(name, BEGINNINGS)

@@ -2,18 +2,9 @@
 
 from typing import Any, ClassVar
 
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    Blip2VisionConfig,
-    Blip2VisionModel,
-    GenerationMixin,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import Blip2VisionConfig, LlamaConfig, PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -47,14 +38,14 @@ class MiniGpt4Config(PreTrainedConfig):
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2 // JOINED
 
 
-class MiniGpt4Processor(ProcessorMixin):
+class MiniGpt4Processor(transformers.ProcessorMixin):
     """An image processor and a tokenizer, saved and loaded together."""
 
-    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:  # transformers reads the parts from its signature
         super().__init__(image_processor, tokenizer)
 
 
-class MiniGpt4PreTrainedModel(PreTrainedModel):
+class MiniGpt4PreTrainedModel(transformers.PreTrainedModel):
     config: MiniGpt4Config
     config_class = MiniGpt4Config
     base_model_prefix = "model"
@@ -74,20 +65,14 @@ class MiniGpt4Model(MiniGpt4PreTrainedModel):
 
     def __init__(self, config: MiniGpt4Config) -> None:
         super().__init__(config)
-        self.vision_tower = Blip2VisionModel(config.vision_config)
+        self.vision_tower = transformers.Blip2VisionModel(config.vision_config)
         self.vision_tower.post_layernorm.eps = LN_VISION_EPS
         self.llama_proj = nn.Linear(JOINED * config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.language_model = LlamaModel(config.text_config)
+        self.language_model = transformers.LlamaModel(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.embed_tokens = value
-
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
-        """What stands at the images' positions: (image, position, d_model); row by row of patches, without CLS."""
+        """Features for the images' positions, (image, position, d_model): patches row by row, without CLS."""
         patches = self.vision_tower(pixel_values).last_hidden_state[:, 1:]
         return self.llama_proj(patches.unflatten(1, (-1, JOINED)).flatten(2))
 
@@ -105,30 +90,16 @@ class MiniGpt4Model(MiniGpt4PreTrainedModel):
         return embedded.masked_scatter(is_image[..., None], features.to(embedded.device, embedded.dtype))
 
     def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPast:
         """Hidden states of the language model, the images at the placeholders of `input_ids` in their order."""
         if pixel_values is not None and input_ids is not None:
-            inputs_embeds, input_ids = self.embed_with_images(input_ids, pixel_values), None
-        return self.language_model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
+            kwargs["inputs_embeds"], input_ids = self.embed_with_images(input_ids, pixel_values), None
+        return self.language_model(input_ids=input_ids, **kwargs)
 
 
-class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin):
-    """The model with its vocabulary matrix, whose words are those of Llama; the placeholder is none of them."""
+class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, transformers.GenerationMixin):
+    """The model with its vocabulary matrix, which has the words of Llama, without the placeholder."""
 
     def __init__(self, config: MiniGpt4Config) -> None:
         super().__init__(config)
@@ -143,21 +114,14 @@ class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin)
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (row, position, vocabulary); of the last `logits_to_keep` positions where that is not 0."""
-        outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        # named, and not in kwargs, since `generate` looks for these names
+        named = {"attention_mask": attention_mask, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        outputs = self.model(input_ids, pixel_values, **named, **kwargs)
         return CausalLMOutputWithPast(
             logits=self.lm_head(outputs.last_hidden_state[:, -logits_to_keep:]),
             past_key_values=outputs.past_key_values,
@@ -166,4 +130,4 @@ class MiniGpt4ForConditionalGeneration(MiniGpt4PreTrainedModel, GenerationMixin)
         )
 
 
-AutoConfig.register(MiniGpt4Config.model_type, MiniGpt4Config)
+transformers.AutoConfig.register(MiniGpt4Config.model_type, MiniGpt4Config)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from PIL import Image
 from torch import Tensor
 from transformers import MllamaForConditionalGeneration, MllamaProcessor
 
-from llava_hh.models.chat import ChatFamily
+from llava_hh.models.chat import ChatFamily, Encoded, Images
 
 
 class Mllama(ChatFamily):
@@ -17,20 +16,18 @@ class Mllama(ChatFamily):
     image_tensors = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
     lists_images = True
 
-    def encode(
-        self, processor: MllamaProcessor, images: Sequence[Image.Image | None], questions: Sequence[str]
-    ) -> tuple[list[list[int]], dict[str, Tensor]]:
-        """As `ChatFamily.encode`; a batch is of rows with an image, or of rows without.
+    def encode(self, processor: MllamaProcessor, images: Images, questions: Sequence[str]) -> Encoded:
+        """Token ids and the images' tensors of rows that all have an image, or all have none.
 
         Raises:
-            ValueError: both kinds in one batch, where transformers would let the latter read images of nothing.
+            ValueError: both kinds in one batch, where transformers would show images of nothing.
         """
         if len({image is None for image in images}) > 1:
             raise ValueError("mllama cannot have rows with and without an image in one batch; encode them apart")
         return super().encode(processor, images, questions)
 
     def complete(self, model: MllamaForConditionalGeneration, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With what each position sees in cross-attention: the tiles of its image, from the image token on."""
+        """The inputs with the tiles that each position sees in cross-attention: all, from the image token on."""
         if "pixel_values" not in inputs:
             return inputs
         begun = (inputs["input_ids"] == model.config.image_token_id).cumsum(1) > 0  # row position

@@ -1,44 +1,22 @@
 """LLaVA's original checkpoints as transformers' models: a key map over their files, checked name by name.
 
-Read are a whole model (liuhaotian/llava-v1.5-7b, a trainer's checkpoint-500), with the vision tower inside or beside
+It reads a whole model (liuhaotian/llava-v1.5-7b, a trainer's checkpoint-500), with the vision tower inside or beside
 it, and a pre-trained projector on its base language model (mm_projector.bin and config.json alone).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextProcessor,
-    LlavaProcessor,
-)
+from torch.nn.functional import pad
+from transformers import CLIPVisionConfig, PreTrainedModel, ProcessorMixin
 
-from llava_hh.models.original_config import (
-    build_processor,
-    generation_config,
-    load_tokenizer,
-    model_config,
-    vision_config,
-)
+from llava_hh.models import original_config, weight_files
 from llava_hh.models.original_fields import TOWER, check_supported, has_tower, is_original, language_files, read_fields
-from llava_hh.models.weight_files import (
-    PROJECTOR,
-    StoredTensor,
-    WithRows,
-    name_unused,
-    refuse_wrong_weights,
-    tensors_of,
-    weight_files,
-)
 
 # beginnings of names, the first that fits counts; source: LLaVA's modules and transformers'
 KEY_MAP = {
@@ -46,31 +24,19 @@ KEY_MAP = {
     "model.mm_projector.2.": "model.multi_modal_projector.linear_2.",
     "model.image_newline": "model.image_newline",
     "model.": "model.language_model.",
-    "lm_head.": "lm_head.",
 }
+# a CLIP model beside the checkpoint; transformers 5 saves a vision tower alone without the first of these beginnings
+VISION_OF_CLIP = ("vision_model.", "embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 TEXT_OF_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-RECOMPUTED = (".rotary_emb.inv_freq", ".embeddings.position_ids")  # written by old versions, follow from the config
+RECOMPUTED = (".rotary_emb.inv_freq", "embeddings.position_ids")  # written by old versions, follow from the config
 VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 
-@dataclass(frozen=True)
-class Original:
-    """An original checkpoint, its weights not yet read.
-
-    Attributes:
-        tensors: by the name in transformers' model, to be read when they are indexed.
-    """
-
-    model_class: type[LlavaForConditionalGeneration] | type[LlavaNextForConditionalGeneration]
-    config: LlavaConfig | LlavaNextConfig
-    generation_config: GenerationConfig
-    processor: LlavaProcessor | LlavaNextProcessor
-    tensors: dict[str, StoredTensor | WithRows]
-
-
-def open_original(folder: Path) -> Original:
+def open_original(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin, dict[str, weight_files.Stored]]:
     """Find all parts of an original checkpoint and check that they make a model.
 
+    Returns: the model on the meta device, without weights; its processor; and its weights by name, which are read when
+        they are indexed.
     Raises:
         FileNotFoundError: a part that is not there.
         ValueError: not one of LLaVA-1.5's or 1.6's, a damaged file, or weights that are missing, left over or of
@@ -80,101 +46,72 @@ def open_original(folder: Path) -> Original:
     if not is_original(fields):
         raise ValueError(f"{folder}: not an original LLaVA checkpoint; its config.json has no mm_vision_tower")
     check_supported(folder, fields)
-    base, stored, vision, tower = find_parts(folder, fields)
-    tokenizer = load_tokenizer(base)
-    config = model_config(fields, vision, tokenizer)
-    is_next = isinstance(config, LlavaNextConfig)
-    model_class = LlavaNextForConditionalGeneration if is_next else LlavaForConditionalGeneration
+    base, stored, vision = find_parts(folder, fields)
+    tokenizer = original_config.load_tokenizer(base)
+    config = original_config.model_config(fields, vision, tokenizer)
+    is_next = isinstance(config, transformers.LlavaNextConfig)
+    kind = transformers.LlavaNextForConditionalGeneration if is_next else transformers.LlavaForConditionalGeneration
     with torch.device("meta"):
-        expected = model_class(config).state_dict()
-    tensors = place(folder, expected, stored, tower)
-    tensors = {name: fit(tensors[name], tensor, name, fields["vocab_size"]) for name, tensor in expected.items()}
+        model = kind(config)
+    weights = map_weights(folder, model.state_dict(), stored, fields["vocab_size"])
     named = getattr(torch, str(fields.get("torch_dtype") or fields.get("dtype")), None)
-    config.dtype = named if isinstance(named, torch.dtype) else tensors["lm_head.weight"][:0].dtype
-    return Original(
-        model_class, config, generation_config(base, tokenizer), build_processor(config, tokenizer), tensors
-    )
+    config.dtype = named if isinstance(named, torch.dtype) else weights["lm_head.weight"][:0].dtype
+    model.generation_config = original_config.generation_config(base, tokenizer)
+    return model, original_config.build_processor(config, tokenizer), weights
 
 
-def find_parts(folder: Path, fields: dict) -> tuple[Path, list[StoredTensor], CLIPVisionConfig, list[StoredTensor]]:
-    """The language model's folder, the checkpoint's tensors, its vision tower's configuration, and a separate tower's.
+def find_parts(folder: Path, fields: dict) -> tuple[Path, list[weight_files.StoredTensor], CLIPVisionConfig]:
+    """The language model's folder, the tensors of all parts, and the vision tower's configuration.
 
     Raises:
-        FileNotFoundError, ValueError: as `language_files` and `vision_config`.
+        FileNotFoundError: a folder or weights that are not there.
+        ValueError: a base without a name, an adapter beside the weights, or a tower that is no CLIP.
     """
-    base, files = language_files(folder, fields)
-    stored = tensors_of(files)
-    vision, tower = vision_config(folder, fields, has_tower(files))
-    beside = tensors_of(weight_files(tower)) if tower else []
-    return base, stored, vision, [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
+    base, held = language_files(folder, fields)
+    vision, tower = original_config.vision_config(folder, fields, has_tower(held))
+    beside = weight_files.tensors_of(weight_files.weight_files(tower)) if tower else []
+    shown = [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
+    return base, weight_files.tensors_of(held) + shown, vision
 
 
-def place(
-    folder: Path, expected: dict[str, Tensor], stored: Iterable[StoredTensor], beside: Iterable[StoredTensor]
-) -> dict[str, StoredTensor]:
-    """Each stored tensor under the name of transformers' model.
+def map_weights(
+    folder: Path, expected: dict[str, Tensor], stored: Iterable[weight_files.StoredTensor], n_words: int
+) -> dict[str, weight_files.Stored]:
+    """Each stored tensor under the name of transformers' model and in its shape.
 
-    What a projector's own file holds beside the projector is named on standard error and left out.
+    Tensors that the model lacks, in the file of a projector or of CLIP, are named on standard error and left out. Rows
+    of the vocabulary that LLaVA lacks are zeros.
 
     Args:
-        beside: of a CLIP model, of which the vision part is taken.
+        n_words: rows of LLaVA's vocabulary.
     Raises:
-        ValueError: names that are missing or left over.
+        ValueError: names that are missing or left over, or a tensor of another shape.
     """
     inner = "model.vision_tower.vision_model."  # transformers before 5
     tower = inner if any(name.startswith(inner) for name in expected) else "model.vision_tower."
-    placed, left_over, unused = {}, [], []
-    for tensor in stored:
-        name = target_name(tensor.name, tower)
-        if name in expected:
-            placed[name] = tensor
-        elif not tensor.name.endswith(RECOMPUTED):
-            (unused if tensor.file.path.name == PROJECTOR else left_over).append(tensor.name)
-    for tensor in beside:
-        name = tower + tensor.name.removeprefix("vision_model.")
-        if name in expected:
-            placed[name] = tensor
-    missing = [name for name in expected if name not in placed]
-    if missing or left_over:
-        refuse_wrong_weights(folder, {"missing": missing, "left over": left_over + unused})
-    name_unused(folder / PROJECTOR, unused)
-    return placed
+    beginnings = {name: tower + name.removeprefix("vision_model.") for name in VISION_OF_CLIP}
+    beginnings |= {TOWER: tower, **KEY_MAP}
+    weights = {tensor.name: tensor for tensor in stored if not tensor.name.endswith(RECOMPUTED)}
+    targets = {name: weight_files.renamed(name, beginnings) for name in weights}
+    for name, target in targets.items():
+        shape = tuple(expected[target].shape) if target in VOCABULARY else ()
+        if shape and weights[name].shape == (n_words, *shape[1:]):
+            add_rows = partial(pad, pad=(0, 0, 0, shape[0] - n_words))
+            weights[name] = weight_files.ComputedTensor(weights[name], shape, add_rows)
+    spare = {name for name, weight in weights.items() if weight.file.path.name == weight_files.PROJECTOR}
+    spare |= {name for name in weights if name.startswith(VISION_OF_CLIP)}
+    return weight_files.take_weights(folder, weights, targets, expected, expected, spare)
 
 
-def target_name(name: str, tower: str) -> str:
-    for begin, target in {TOWER: tower, **KEY_MAP}.items():
-        if name.startswith(begin):
-            return target + name.removeprefix(begin)
-    return name
-
-
-def fit(tensor: StoredTensor, expected: Tensor, name: str, n_words: int) -> StoredTensor | WithRows:
-    """The tensor in the model's shape: rows of the vocabulary that LLaVA lacks are zeros.
-
-    Raises:
-        ValueError: another shape.
-    """
-    shape = tuple(expected.shape)
-    if name in VOCABULARY and tensor.shape == (n_words, shape[1]):
-        return WithRows(tensor, shape[0])
-    if tensor.shape != shape:
-        raise ValueError(f"{tensor.file.path}: {tensor.name} has shape {tensor.shape}; the model needs {shape}")
-    return tensor
-
-
-def load_original(folder: Path, **options: Any) -> tuple[torch.nn.Module, LlavaProcessor | LlavaNextProcessor]:
+def load_original(folder: Path, **options: Any) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model and its processor; `options` are those of from_pretrained (dtype, device_map).
 
     Raises:
-        OSError, ValueError: as `open_original`.
+        FileNotFoundError: a part that is not there.
+        ValueError: another model, a damaged file, or weights that do not fit.
     """
-    original = open_original(folder)
-    model = original.model_class.from_pretrained(
-        None,
-        config=original.config,
-        state_dict=original.tensors,
-        trust_remote_code=False,
-        **{"dtype": "auto", **options},
-    )
-    model.generation_config = original.generation_config
-    return model, original.processor
+    empty, processor, weights = open_original(folder)
+    options = {"dtype": "auto", "config": empty.config, "state_dict": weights, **options, "trust_remote_code": False}
+    model = type(empty).from_pretrained(None, **options)
+    model.generation_config = empty.generation_config
+    return model, processor

@@ -1,4 +1,4 @@
-"""What an original LLaVA checkpoint says of itself, in transformers' terms: configuration, tokenizer, processor.
+"""Configuration, tokenizer and processor of an original LLaVA checkpoint as transformers' objects.
 
 Original: liuhaotian/llava-v1.5-7b and -13b, llava-v1.6-34b, and what LLaVA's trainer writes.
 """
@@ -6,32 +6,20 @@ Original: liuhaotian/llava-v1.5-7b and -13b, llava-v1.6-34b, and what LLaVA's tr
 from dataclasses import fields as fields_of
 from pathlib import Path
 
+import transformers
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
-from transformers import (
-    AddedToken,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaTokenizer,
-    LlavaConfig,
-    LlavaNextConfig,
-    LlavaNextImageProcessorPil,
-    LlavaNextProcessor,
-    LlavaProcessor,
-    PreTrainedConfig,
-)
+from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig, LlavaNextConfig
 
 from llava_hh.files.files import read_json, refuse_pointer
 from llava_hh.models.original_fields import KNOWN_TOWERS, tower_folder, uses_tiles
-from llava_hh.models.token_ids import read_token_ids
+from llava_hh.models.token_ids import read_token_ids, with_token_ids
 from llava_hh.models.without_code import from_folder
 
 IMAGE_TOKEN = "<image>"
 # of the language model: not what every configuration has (architectures, dtype), nor use_cache, off in training
-LLAMA_FIELDS = {field.name for field in fields_of(LlamaConfig)} - {field.name for field in fields_of(PreTrainedConfig)}
-LLAMA_FIELDS = (LLAMA_FIELDS - {"use_cache"}) | {"rope_theta", "rope_scaling"}  # rope_parameters in transformers 5
+LLAMA_FIELDS = {field.name for field in fields_of(LlamaConfig)} | {"rope_theta", "rope_scaling"}  # now rope_parameters
+LLAMA_FIELDS -= {field.name for field in fields_of(transformers.PreTrainedConfig)} | {"use_cache"}
 
 
 def vision_config(folder: Path, fields: dict, is_inside: bool) -> tuple[CLIPVisionConfig, Path | None]:
@@ -51,9 +39,9 @@ def vision_config(folder: Path, fields: dict, is_inside: bool) -> tuple[CLIPVisi
 
 
 def load_tokenizer(folder: Path) -> LlamaTokenizer:
-    """The tokenizer by its tokenizer.model, as LLaVA uses it, and a token for the image behind its own.
+    """The tokenizer by its tokenizer.model, as LLaVA uses it, and an image token behind its vocabulary.
 
-    transformers 5 would begin every text with a blank, which Yi's (of LLaVA-1.6-34B) is trained without, and no text
+    transformers 5 would begin every text with a blank, which Yi (of LLaVA-1.6-34B) is trained without, and no text
     with a BOS where tokenizer_config.json does not say so.
 
     Raises:
@@ -70,21 +58,20 @@ def load_tokenizer(folder: Path) -> LlamaTokenizer:
     except DecodeError:
         raise ValueError(f"{path}: damaged or cut off; expected a sentencepiece model") from None
     settings = folder / "tokenizer_config.json"
-    begins = read_json(settings).get("add_bos_token", True) if settings.is_file() else True
-    tokenizer = from_folder(
-        LlamaTokenizer, folder, add_prefix_space=pieces.normalizer_spec.add_dummy_prefix, add_bos_token=begins
-    )
+    options = {"add_bos_token": read_json(settings).get("add_bos_token", True) if settings.is_file() else True}
+    options["add_prefix_space"] = pieces.normalizer_spec.add_dummy_prefix
+    tokenizer = from_folder(LlamaTokenizer, folder, **options)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     tokenizer.chat_template = None  # of the language model; LLaVA has its own prompts
-    tokenizer.add_tokens(AddedToken(IMAGE_TOKEN, special=True, normalized=False))
+    tokenizer.add_tokens(transformers.AddedToken(IMAGE_TOKEN, special=True, normalized=False))
     return tokenizer
 
 
 def model_config(fields: dict, vision: CLIPVisionConfig, tokenizer: LlamaTokenizer) -> LlavaConfig | LlavaNextConfig:
     """The configuration of the same model in transformers; its vocabulary has a row for the image token."""
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    text = {name: fields[name] for name in LLAMA_FIELDS if name in fields}
+    text = {name: fields[name] for name in LLAMA_FIELDS & fields.keys()}
     text["vocab_size"] = max(fields["vocab_size"], image_token_id + 1)
     keeps_class_token = fields.get("mm_vision_select_feature") == "cls_patch"
     settings = {
@@ -104,7 +91,7 @@ def model_config(fields: dict, vision: CLIPVisionConfig, tokenizer: LlamaTokeniz
 
 def build_processor(
     config: LlavaConfig | LlavaNextConfig, tokenizer: LlamaTokenizer
-) -> LlavaProcessor | LlavaNextProcessor:
+) -> transformers.LlavaProcessor | transformers.LlavaNextProcessor:
     """The processor of a model whose images are prepared as CLIP's; it has no chat template, LLaVA has its prompts."""
     side = config.vision_config.image_size
     images = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
@@ -115,20 +102,15 @@ def build_processor(
         "num_additional_image_tokens": 1,
     }
     if isinstance(config, LlavaConfig):
-        return LlavaProcessor(CLIPImageProcessorPil(**images), **settings)
-    images["image_grid_pinpoints"] = config.image_grid_pinpoints
-    return LlavaNextProcessor(LlavaNextImageProcessorPil(**images), **settings)
+        return transformers.LlavaProcessor(transformers.CLIPImageProcessorPil(**images), **settings)
+    tiles = transformers.LlavaNextImageProcessorPil(**images, image_grid_pinpoints=config.image_grid_pinpoints)
+    return transformers.LlavaNextProcessor(tiles, **settings)
 
 
-def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> GenerationConfig:
+def generation_config(folder: Path, tokenizer: LlamaTokenizer) -> transformers.GenerationConfig:
     """How an answer ends: by the folder's generation_config.json and tokenizer."""
     path = folder / "generation_config.json"
     ids = read_token_ids(path) if path.is_file() else {}
     said = ids.get("eos_token_id")
     ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(ends) if len(ends) > 1 else ends.pop(),
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=ids.get("suppress_tokens"),
-    )
+    return with_token_ids(tokenizer, sorted(ends) if len(ends) > 1 else ends.pop(), ids.get("suppress_tokens"))

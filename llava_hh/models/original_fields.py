@@ -1,13 +1,13 @@
-"""What a checkpoint's config.json says of its layout, LLaVA's own or transformers', and the files of LLaVA's own.
+"""The layout of a checkpoint by its config.json, LLaVA's or transformers', and the files of LLaVA's layout.
 
-It is read without transformers.
+Nothing here imports transformers.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from llava_hh.files.files import read_json
-from llava_hh.models.weight_files import PROJECTOR, WeightFile, refuse_adapter, tensors_of, weight_files
+from llava_hh.models.weight_files import PROJECTOR, WeightFile, refuse_adapter, weight_files
 
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
 # fields that change what the model computes, and the values of them that transformers' classes can follow
@@ -17,9 +17,10 @@ SUPPORTED = {
     "mm_use_im_start_end": (False,),
     "mm_use_im_patch_token": (False,),
 }
+SUPPORTED_WITH_TILES = {"mm_patch_merge_type": ("spatial_unpad",)}  # of LLaVA-1.6
 # beginning of the names of a vision tower's tensors; source: LLaVA's modules
 TOWER = "model.vision_tower.vision_tower.vision_model."
-# openai's; a checkpoint that holds its vision tower is complete without the folder that describes it
+# openai's vision tower; a checkpoint that holds its weights is complete without the folder that describes it
 KNOWN_TOWERS = {
     "clip-vit-large-patch14-336": {
         "hidden_size": 1024,
@@ -57,21 +58,19 @@ def check_supported(folder: Path, fields: dict) -> None:
     Raises:
         ValueError: names the field, its value and what was expected.
     """
-    if fields.get("model_type") not in MODEL_TYPES:
+    if (model_type := fields.get("model_type")) not in MODEL_TYPES:
         expected = " or ".join(MODEL_TYPES)
-        raise ValueError(f"{folder}: an original LLaVA of model type {fields.get('model_type')!r}; expected {expected}")
-    needed = ["vocab_size", *["image_grid_pinpoints"] * uses_tiles(fields)]
-    if absent := [name for name in needed if name not in fields]:
-        raise ValueError(f"{folder / 'config.json'}: no {absent[0]} there")
-    for name, values in SUPPORTED.items():
-        if (value := fields.get(name, values[0])) not in values:
+        raise ValueError(f"{folder}: an original LLaVA of model type {model_type!r}; expected {expected}")
+    has_tiles = uses_tiles(fields)
+    for name in ("vocab_size", *["image_grid_pinpoints"] * has_tiles):
+        if name not in fields:
+            raise ValueError(f"{folder / 'config.json'}: no {name} there")
+    said = {"mm_patch_merge_type": None, **fields}
+    for name, values in (SUPPORTED | SUPPORTED_WITH_TILES if has_tiles else SUPPORTED).items():
+        if (value := said.get(name, values[0])) not in values:
             raise ValueError(f"{folder}: {name} {value!r} is not supported; expected {' or '.join(map(repr, values))}")
-    if uses_tiles(fields):
-        pinpoints, merge = fields["image_grid_pinpoints"], fields.get("mm_patch_merge_type")
-        if merge != "spatial_unpad":
-            raise ValueError(f"{folder}: mm_patch_merge_type {merge!r} is not supported; expected 'spatial_unpad'")
-        if not isinstance(pinpoints, list):
-            raise ValueError(f"{folder}: image_grid_pinpoints {pinpoints!r} is not supported; expected a list of pairs")
+    if has_tiles and not isinstance(pinpoints := fields["image_grid_pinpoints"], list):
+        raise ValueError(f"{folder}: image_grid_pinpoints {pinpoints!r} is not supported; expected a list of pairs")
 
 
 def uses_tiles(fields: dict) -> bool:
@@ -109,7 +108,7 @@ def tower_folder(folder: Path, fields: dict, is_inside: bool) -> Path | None:
 
 def has_tower(files: Iterable[WeightFile]) -> bool:
     """Whether a checkpoint's files hold its vision tower."""
-    return any(tensor.name.startswith(TOWER) for tensor in tensors_of(files))
+    return any(name.startswith(TOWER) for file in files for name in file.entries)
 
 
 def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
@@ -120,8 +119,7 @@ def language_files(folder: Path, fields: dict) -> tuple[Path, list[WeightFile]]:
         ValueError: a projector whose base has no name, or a LoRA adapter beside the weights.
     """
     refuse_adapter(folder)
-    files = weight_files(folder)
-    if files:
+    if files := weight_files(folder):
         return folder, files
     if not (folder / PROJECTOR).is_file():
         raise FileNotFoundError(f"{folder}: no weights there; expected model.safetensors, pytorch_model.bin or shards")

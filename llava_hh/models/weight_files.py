@@ -1,7 +1,7 @@
-"""Weight files of a checkpoint folder, safetensors or torch's .bin: what they hold, read tensor by tensor."""
+"""Weight files of a checkpoint folder, safetensors or torch's .bin, read tensor by tensor, and matched with a model."""
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ class WeightFile:
 
     @cached_property
     def entries(self) -> dict:
-        """By name, what gives a tensor when it is indexed. The first use opens the file.
+        """Objects by tensor name that give the tensor when they are indexed. The first use opens the file.
 
         Raises:
             FileNotFoundError: no such file.
@@ -61,9 +61,6 @@ class WeightFile:
         """Let go of the mapped pages; the next use opens the file again."""
         self.__dict__.pop("entries", None)
 
-    def tensors(self) -> list["StoredTensor"]:
-        return [StoredTensor(self, name) for name in self.entries]
-
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -86,23 +83,22 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class WithRows:
-    """A tensor with rows of zeros behind its own, `n_rows` in all."""
+class ComputedTensor:
+    """A tensor of this shape that `compute` makes of a stored one when it is indexed."""
 
     stored: StoredTensor
-    n_rows: int
+    shape: tuple[int, ...]
+    compute: Callable[[Tensor], Tensor]
 
     def __getitem__(self, index: object) -> Tensor:
-        tensor = self.stored[...]
-        return torch.cat([tensor, tensor.new_zeros(self.n_rows - len(tensor), *tensor.shape[1:])])[index]
+        return self.compute(self.stored[...])[index]
 
     @property
     def file(self) -> WeightFile:
         return self.stored.file
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.n_rows, *self.stored.shape[1:])
+
+Stored = StoredTensor | ComputedTensor
 
 
 def weight_files(folder: Path) -> list[WeightFile]:
@@ -116,71 +112,101 @@ def weight_files(folder: Path) -> list[WeightFile]:
     for name in WHOLE:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            places = read_json(index).get("weight_map")
-            if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+            shards = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
                 raise ValueError(f"{index}: expected a weight_map from tensor names to files")
-            return [WeightFile(folder / place) for place in sorted(set(places.values()))]
+            return [WeightFile(folder / shard) for shard in sorted(set(shards.values()))]
         if (folder / name).is_file():
             return [WeightFile(folder / name)]
     return []
 
 
 def tensors_of(files: Iterable[WeightFile]) -> list[StoredTensor]:
-    return [tensor for file in files for tensor in file.tensors()]
+    return [StoredTensor(file, name) for file in files for name in file.entries]
 
 
 def check_files(folder: Path) -> None:
-    """See that the files that are read of a folder in transformers' layout are themselves there, and its JSON is JSON.
+    """Check that the files that transformers reads from a folder are no Git LFS pointers, and their JSON is valid.
 
     Raises:
         ValueError: a Git LFS pointer, a damaged JSON file, or an adapter beside the weights; names the file.
     """
     refuse_adapter(folder)
-    for path in (folder / name for name in DESCRIBING):
-        if path.is_file():
-            refuse_pointer(path)
-            if path.suffix == ".json":
-                read_any_json(path)
-    pieces = folder / "tokenizer.model"
-    if pieces.is_file() and not (folder / "tokenizer.json").is_file():
-        refuse_pointer(pieces)
-    for file in weight_files(folder):
-        if file.path.is_file():
-            refuse_pointer(file.path)
+    read = [folder / name for name in DESCRIBING]
+    read += [] if (folder / "tokenizer.json").is_file() else [folder / "tokenizer.model"]
+    for path in filter(Path.is_file, [*read, *(file.path for file in weight_files(folder))]):
+        refuse_pointer(path)
+        if path.suffix == ".json":
+            read_any_json(path)
 
 
 def refuse_adapter(folder: Path) -> None:
-    """See that no LoRA adapter lies in a checkpoint's folder.
+    """Refuse a LoRA adapter in a checkpoint's folder.
 
-    LLaVA's own layout would ignore it. transformers would apply it, but report then on the adapter's weights alone:
-    those that the model lacks would be random, and nobody would hear of it.
+    LLaVA's own layout would ignore it. transformers would apply it, but then report on the adapter's weights alone:
+    weights that the model lacks would be random without a warning.
 
     Raises:
         ValueError: names the adapter's file.
     """
-    for name in ADAPTER:
-        if (folder / name).is_file():
+    for path in (folder / name for name in ADAPTER):
+        if path.is_file():
             what = "a LoRA adapter beside a model; merge it into its base model, and take that folder"
-            raise ValueError(f"{folder / name}: {what}")
+            raise ValueError(f"{path}: {what}")
 
 
-def refuse_wrong_weights(folder: Path, wrong: Mapping[str, Collection[str]]) -> None:
-    """Say in one line which weights do not fit.
+def renamed(name: str, beginnings: Mapping[str, str]) -> str:
+    """A tensor's name in a model: the first of `beginnings` that fits is replaced."""
+    begin = next(filter(name.startswith, beginnings), "")
+    return beginnings.get(begin, "") + name.removeprefix(begin)
+
+
+def take_weights(
+    source: Path,
+    stored: Mapping[str, Stored],
+    targets: Mapping[str, str],
+    expected: Mapping[str, Tensor],
+    needed: Collection[str],
+    spare: Container[str],
+) -> dict[str, Stored]:
+    """The stored tensors by their names in the model; spare ones are named on standard error and left out.
+
+    Args:
+        source: the file or folder that errors name.
+        targets: the name in the model of each name in `stored`.
+        expected: the weights of the model, of which shapes are read.
+        needed: names in the model that have to be there.
+        spare: names in `stored` that the model may lack.
+    Raises:
+        ValueError: names that are missing or left over, or a tensor of another shape.
+    """
+    missing = set(needed) - set(targets.values())
+    unknown = [name for name, target in targets.items() if target not in expected]
+    if missing or any(name not in spare for name in unknown):
+        refuse_wrong_weights(source, {"missing": missing, "left over": unknown})
+    if unknown:
+        path = stored[unknown[0]].file.path
+        tqdm.write(f"{path}: left out, since the model has no such weights: {listed(unknown)}", file=sys.stderr)
+    taken = {}
+    for name, target in targets.items():
+        if target in expected:
+            tensor, shape = stored[name], tuple(expected[target].shape)
+            if tensor.shape != shape:
+                raise ValueError(f"{tensor.file.path}: {name} has shape {tensor.shape}; the model needs {shape}")
+            taken[target] = tensor
+    return taken
+
+
+def refuse_wrong_weights(source: Path, wrong: Mapping[str, Collection[str]]) -> None:
+    """Refuse weights that do not fit, in one line.
 
     Args:
         wrong: names by what is wrong with them ("missing", "left over").
     Raises:
         ValueError: there are such names.
     """
-    parts = [f"{what}: {listed(names)}" for what, names in wrong.items() if names]
-    if parts:
-        raise ValueError(f"{folder}: weights {'; '.join(parts)}")
-
-
-def name_unused(path: Path, names: Collection[str]) -> None:
-    """Say on standard error which tensors of a file the model has no use for."""
-    if names:
-        tqdm.write(f"{path}: left out, since the model has no such weights: {listed(names)}", file=sys.stderr)
+    if parts := [f"{what}: {listed(names)}" for what, names in wrong.items() if names]:
+        raise ValueError(f"{source}: weights {'; '.join(parts)}")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -190,5 +216,5 @@ def listed(names: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says of a file; the rest of it is advice."""
+    """The first line of a library's error; the rest of it is advice."""
     return without_advice(str(error).strip().split("\n")[0] or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Loading a folder's files through transformers while the folder's own Python, and kernels of the hub, stay unused."""
+"""Loading a folder's files through transformers, without Python code of the folder and without kernels of the hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def from_folder(kind: Any, folder: Path, **options: Any) -> Any:
 
 @contextmanager
 def _never_asking() -> Iterator[None]:
-    """Have transformers refuse code where it would ask on the terminal: it forgets our answer for some inner parts."""
+    """Let transformers refuse code at once where it would ask on the terminal, as it does for some inner parts."""
     from transformers import dynamic_module_utils
 
     seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
@@ -41,17 +41,15 @@ def _never_asking() -> Iterator[None]:
 
 
 def refuse_hub_kernels(config: Path) -> None:
-    """See that a config.json, if it is there, names no attention or expert kernel of the hub, at any depth.
+    """Check that a config.json, if it is there, names no attention or expert kernel of the hub, at any depth.
 
     Raises:
         ValueError: it does; transformers would fetch the kernel and run it.
     """
     for name, value in _named_implementations(read_json(config) if config.is_file() else {}):
         if "/" in value:
-            raise ValueError(
-                f"{config}: {name} names {value!r}, a kernel of the hub, which is never run; expected none, or one of "
-                "transformers' own such as 'sdpa'"
-            )
+            what = f"{name} names {value!r}, a kernel of the hub, which is never run"
+            raise ValueError(f"{config}: {what}; expected none, or one of transformers' own such as 'sdpa'")
 
 
 def _named_implementations(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -59,8 +57,8 @@ def _named_implementations(content: Any, name: str = "") -> Iterator[tuple[str, 
     if isinstance(content, str) and name:
         yield name, content
     elif isinstance(content, list):
-        for each in content:
-            yield from _named_implementations(each, name)
+        for entry in content:
+            yield from _named_implementations(entry, name)
     elif isinstance(content, dict):
         for key, value in content.items():
             yield from _named_implementations(value, key if key in IMPLEMENTATIONS else name)

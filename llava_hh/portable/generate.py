@@ -57,9 +57,7 @@ def generate(
         raise ValueError("AD-HH finds the image in the token ids: it needs input_ids, and config.image_token_id")
     # not model.generate, which is this very function where a checkpoint's folder holds it
     plain = type(model).generate
-    if any(
-        STATE in module.__dict__ for module in model.modules()
-    ):  # the model assists itself: it goes on from a prompt
+    if any(STATE in module.__dict__ for module in model.modules()):  # the model assists itself, from a prompt
         return plain(model, inputs, **arguments)
     mask = arguments.get("attention_mask")
     if mask is not None and mask.shape[1] != ids.shape[1]:
@@ -90,10 +88,8 @@ def switched_off(
         chosen.setdefault(layer, []).append(head)
     if not chosen:
         raise ValueError("AD-HH needs at least one head")
-    for module in text_modules:
-        if isinstance(module, PreTrainedModel) and not (
-            module._can_set_attn_implementation() and module._supports_sdpa
-        ):
+    for module in (module for module in text_modules if isinstance(module, PreTrainedModel)):
+        if not (module._can_set_attn_implementation() and module._supports_sdpa):
             raise ValueError(f"{type(module).__name__} does not attend through transformers' AttentionInterface")
     positions = torch.arange(image_mask.shape[1], device=image_mask.device)
     last_image = torch.where(image_mask, positions, -1).amax(1, keepdim=True)
@@ -128,40 +124,39 @@ def attend(
     window = settings.get("sliding_window")
     if window is not None and n_queries < n_keys and n_keys >= window:
         raise NotImplementedError(f"layer {module.layer_idx} slides over {window} keys: which are cached is unknown")
-    places = torch.arange(n_keys, device=query.device)
-    if mask is not None:  # the last key that the last query sees is its own, also where a static cache is longer
+    key_positions = torch.arange(n_keys, device=query.device)
+    if mask is not None:  # the last query stands at the last key that it sees, also where a static cache is longer
         shown = mask[:, 0, -1, :n_keys]
         shown = shown if shown.dtype == torch.bool else shown > torch.finfo(shown.dtype).min / 2
-        last_own = torch.where(shown, places, -1).amax()
+        last = torch.where(shown, key_positions, -1).amax()
     else:  # a prefill counts from key 0, even where a static cache is longer than it
-        last_own = n_queries - 1 if n_queries > 1 else n_keys - 1
-    own_keys = last_own - torch.arange(n_queries - 1, -1, -1, device=query.device)
+        last = n_queries - 1 if n_queries > 1 else n_keys - 1
+    query_positions = last - torch.arange(n_queries - 1, -1, -1, device=query.device)
     # of one row nobody waits for the device to tell which it is
-    first = 0 if n_queries == 1 else min(max(0, prompt - 1 - int(own_keys[0])), n_queries)
+    first = 0 if n_queries == 1 else min(max(0, prompt - 1 - int(query_positions[0])), n_queries)
     if first == n_queries or n_keys < prompt:
         return output, None
-    own_keys = own_keys[first:]
+    query_positions = query_positions[first:]
     heads = torch.tensor(numbers, device=query.device)
     kv_heads = heads // (n_heads // key.shape[1])
-    seen = places <= own_keys[:, None]
+    seen = key_positions <= query_positions[:, None]
     scaling = settings.get("scaling")
     scores = query[:, heads, first:].float() @ key[:, kv_heads].float().transpose(-1, -2)
     scores = scores * (d_head**-0.5 if scaling is None else scaling)
     if mask is not None:
         rows = mask[:, :, first:, :n_keys] if mask.shape[1] == 1 else mask[:, heads, first:, :n_keys]
-        seen = rows if rows.dtype == torch.bool else seen
-        scores = scores if rows.dtype == torch.bool else scores + rows.float()
+        seen, scores = (rows, scores) if rows.dtype == torch.bool else (seen, scores + rows.float())
     pattern = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1) * seen  # batch head row key
     last_image = last_image.to(query.device).repeat_interleave(batch // len(last_image), 0)  # a row's beams in turn
-    after_image = (places > last_image) & (last_image >= 0)  # batch key
-    decides = after_image[:, own_keys.clamp(min=0)] & (own_keys >= prompt - 1)  # batch row
+    after_image = (key_positions > last_image) & (last_image >= 0)  # batch key
+    decides = after_image[:, query_positions.clamp(min=0)] & (query_positions >= prompt - 1)  # batch row
     after_image = after_image[:, None, None]
     fires = (pattern.masked_fill(~after_image, 0).sum(-1) >= threshold) & decides[:, None]
     deactivated = pattern.masked_fill(after_image, 0) @ value[:, kv_heads].float()
-    kept = output[:, first:, heads]
-    edited = torch.where(fires.transpose(1, 2)[..., None], deactivated.transpose(1, 2).to(kept.dtype), kept)
-    output = output.clone()
-    output[:, first:, heads] = edited
+    kept, output = output[:, first:, heads], output.clone()
+    output[:, first:, heads] = torch.where(
+        fires.transpose(1, 2)[..., None], deactivated.transpose(1, 2).to(kept.dtype), kept
+    )
     return output, None
 
 

@@ -58,7 +58,7 @@ def test_no_family_and_no_model_of_transformers_is_imported_before_a_load(lines)
     found = modules_after(*lines)
     assert not [name for name in found if name.startswith("transformers.models")]
     assert "transformers.modeling_utils" not in found
-    places = {FAMILIES._entries[name] for name in FAMILIES}
+    places = {FAMILIES.data[name] for name in FAMILIES}
     of_families = {place.split(":")[0] if isinstance(place, str) else place.__module__ for place in places}
     assert len(of_families) >= 9 and not of_families & found
 
@@ -80,7 +80,7 @@ def test_names():
 
 
 def test_a_family_of_other_people(tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(FAMILIES, "_entries", dict(FAMILIES._entries))
+    monkeypatch.setattr(FAMILIES, "data", dict(FAMILIES.data))
     module = tmp_path / "their_family.py"
     module.write_text("from llava_hh.models.llava import Llava\nclass Theirs(Llava):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)

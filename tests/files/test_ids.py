@@ -65,7 +65,7 @@ def test_what_is_no_id_is_refused_with_file_and_row(place, value, tmp_path, caps
     named = {"rows": "c.jsonl, row 2: ", "captioned": "row 2 of `images`", "images": "row 2 of `images`"}
     named |= {"categories": "row 2 of `categories`"}
     if place == "captioned":
-        with pytest.raises(ValueError, match=r"captions_val2014\.json: .*row 2 of `images`: id is .*expected a whole"):
+        with pytest.raises(ValueError, match=r"captions_val2014\.json, row 2 of `images`: .*id is .*expected a whole"):
             load_image_list(folder / "captions_val2014.json")
         return
     with pytest.raises(SystemExit) as stopped:
@@ -185,13 +185,13 @@ def test_answers_and_truth_of_vqa_meet(tmp_path, capsys):
 def test_amber_and_nocaps(tmp_path):
     (tmp_path / "relation.json").write_text("{}")
     (tmp_path / "safe_words.txt").write_text("")
-    for value, message in (("0003", None), (None, "annotation 1: id is None"), (3.5, "annotation 1: id is 3.5")):
+    for value, message in (("0003", None), (None, "row 1: .*id is None"), (3.5, "row 1: .*id is 3.5")):
         row = {"id": value, "type": "relation", "truth": "yes"}
         (tmp_path / "annotations.json").write_text(json.dumps([row]))
         if message is None:
             assert list(load_amber(tmp_path).annotations) == [3]
         else:
-            with pytest.raises(ValueError, match=rf"annotations\.json: {message}"):
+            with pytest.raises(ValueError, match=rf"annotations\.json, {message}"):
                 load_amber(tmp_path)
     folder = write_official(tmp_path / "nocaps")
     plain = nocaps.load_annotations(folder, [CANS, NEAR])

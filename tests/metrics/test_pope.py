@@ -203,8 +203,8 @@ BAD = [
     (b"{", "row 1: not JSON"),
     (b"\xff\xfe", "row 1: not JSON"),
     (b"[]", "row 1: expected an object, found a list"),
-    (b"{}", "row 1: expected an object with a question_id"),
-    (json.dumps(GOOD | {"image": 3}).encode(), "row 1: 'image' is 3; expected a string"),
+    (b"{}", "row 1: no `question_id`"),
+    (json.dumps(GOOD | {"image": 3}).encode(), "row 1: image is 3; expected a text"),
     (json.dumps(GOOD).encode() + b"\n" + json.dumps(GOOD | {"label": "maybe"}).encode(), "row 2: label 'maybe'"),
 ]
 

@@ -90,14 +90,18 @@ def cut_short(path: Path) -> None:
 
 
 BAD_FILES = [
-    ("eva_vit_g.pth", cut_short, r"eva_vit_g\.pth: truncated, or no file of tensors \("),
-    ("eva_vit_g.pth", lambda path: path.write_bytes(b""), r"eva_vit_g\.pth: truncated, or no file"),
-    ("tuned.pth", lambda path: path.write_text("<html>"), r"tuned\.pth: truncated, or no file"),
-    ("projector.pth", lambda path: torch.save({"model": [1, 2]}, path), r"projector\.pth: expected tensors by name"),
+    ("eva_vit_g.pth", cut_short, r"eva_vit_g\.pth: damaged, cut off, or not a file of tensors alone \("),
+    ("eva_vit_g.pth", lambda path: path.write_bytes(b""), r"eva_vit_g\.pth: damaged, cut off, or not a file"),
+    ("tuned.pth", lambda path: path.write_text("<html>"), r"tuned\.pth: damaged, cut off, or not a file"),
+    (
+        "projector.pth",
+        lambda path: torch.save({"model": [1, 2]}, path),
+        r"projector\.pth: .*\(expected tensors by",
+    ),
     ("projector.pth", lambda path: torch.save({"model": {}}, path), "weights missing: model.llama_proj.bias, model.ll"),
     ("tuned.pth", lambda path: torch.save({"model": {}}, path), r"tuned\.pth: no weight of the language model"),
     ("projector.pth", Path.unlink, r"config\.json: parts: projector: nothing at .*projector\.pth"),
-    ("llama/model.safetensors", cut_short, r"llama: its weights cannot be read \("),
+    ("llama/model.safetensors", cut_short, r"llama/model\.safetensors: damaged, cut off"),
     ("llama/model.safetensors", Path.unlink, r"llama: its weights cannot be read \("),
     ("llama/tokenizer.json", Path.unlink, r"llama: no tokenizer\.json there; expected Llama-2"),
     ("llama/config.json", Path.unlink, r"llama: no config\.json there; expected Llama-2"),
@@ -114,21 +118,21 @@ def test_a_bad_file_is_one_line(name, damage, line, copied):
 
 
 BAD_NAMES = [
-    ("eva_vit_g.pth", lambda own: own.pop("blocks.1.attn.v_bias"), "no place in the model: visual_encoder.blocks.1.at"),
+    ("eva_vit_g.pth", lambda own: own.pop("blocks.1.attn.v_bias"), "left over: visual_encoder.blocks.1.at"),
     ("eva_vit_g.pth", lambda own: own.pop("pos_embed"), r"missing: model\.vision_tower\.embeddings\.position_emb"),
-    ("eva_vit_g.pth", lambda own: renamed(own, "pos_embed", "pos"), "missing: .*; names that have no place.*: .*pos$"),
+    ("eva_vit_g.pth", lambda own: renamed(own, "pos_embed", "pos"), "missing: .*; left over: .*pos$"),
     ("projector.pth", lambda own: renamed(own, "llama_proj.b", "proj.b"), "missing: .*llama_proj.bias; .*: proj.bias"),
     ("eva_vit_g.pth", lambda own: renamed(own, "blocks.", "layers."), "layers.0.mlp.fc1.bias and 43 more"),
     (
         "projector.pth",
         lambda own: own.update({"llama_proj.weight": torch.ones(32, 9)}),
-        r"projector.pth: llama_proj.weight has shape \(32, 9\); expected \(32, 64\)",
+        r"projector.pth: llama_proj.weight has shape \(32, 9\); the model needs \(32, 64\)",
     ),
-    ("tuned.pth", lambda own: renamed(own, "llama_model.lm", "head.lm"), "no place in the model: head.lm_head.weight"),
+    ("tuned.pth", lambda own: renamed(own, "llama_model.lm", "head.lm"), "left over: head.lm_head.weight"),
     (
         "tuned.pth",
         lambda own: own.update({"llama_model.model.layers.1.self_attn.q_proj.lora_A.weight": torch.ones(1)}),
-        "no place in the model: llama_model.model.layers.1.self_attn.q_proj.lora_A.weight",
+        "left over: llama_model.model.layers.1.self_attn.q_proj.lora_A.weight",
     ),
 ]
 

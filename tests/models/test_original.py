@@ -19,9 +19,9 @@ from llava_hh.models.checkpoint import load_checkpoint, load_config, model_type_
 from llava_hh.models.llava import vicuna_prompt
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
-from llava_hh.models.original import place
+from llava_hh.models.original import map_weights
 from llava_hh.models.original_config import load_tokenizer
-from llava_hh.models.weight_files import StoredTensor, WeightFile
+from llava_hh.models.weight_files import WeightFile, tensors_of
 from llava_hh.runs.identity import checkpoint_files, identify_checkpoint
 from tests.support.eager_edits import eager_edits
 from tests.support.photos import PHOTOS
@@ -204,11 +204,12 @@ def test_an_answer_ends_with_any_of_its_end_tokens(published, weights, tmp_path)
     assert load_lvlm(folder).end_token_ids == [2]
 
 
-def test_towers_of_earlier_transformers_have_an_inner_model():
+def test_towers_of_earlier_transformers_have_an_inner_model(tmp_path):
     """transformers 5 has no `vision_model` inside the tower; where a model has it, its names do."""
-    stored = [StoredTensor(WeightFile(Path("file")), "model.vision_tower.vision_tower.vision_model.weight")]
+    torch.save({"model.vision_tower.vision_tower.vision_model.weight": torch.ones(1)}, tmp_path / "file.bin")
+    stored = tensors_of([WeightFile(tmp_path / "file.bin")])
     for name in ("model.vision_tower.vision_model.weight", "model.vision_tower.weight"):
-        assert place(Path("folder"), {name: torch.ones(1)}, stored, []) == {name: stored[0]}
+        assert map_weights(Path("folder"), {name: torch.ones(1)}, stored, N_WORDS) == {name: stored[0]}
 
 
 # --- LLaVA-1.6

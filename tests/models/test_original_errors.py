@@ -264,4 +264,4 @@ def test_another_width_in_transformers_layout(published, tmp_path, refused):
 def test_truncated_in_transformers_layout(published, tmp_path, refused):
     folder = copy_published(published, tmp_path, dict)
     cut_off(folder / "model.safetensors")
-    refused(folder, "a weight file is damaged or cut off")
+    refused(folder, "model.safetensors: damaged, cut off")
