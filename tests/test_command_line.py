@@ -12,9 +12,10 @@ from test_repository import ROOT
 from verbs import parsers
 
 from llava_hh.__main__ import VERBS, main
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import METHOD, MODEL, SECTIONS, ScriptParser
 from llava_hh.command_line.profiles import read_profile
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb, script_parser
+from llava_hh.command_line.script import parser_of_verbs, run_verb, script_parser
 from llava_hh.report.tables import _command
 
 SAY_IT = ("--seed", "--method", "runs", "results", "captions")  # their names say what they take

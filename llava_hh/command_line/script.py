@@ -4,13 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
-from math import inf
+from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
-from llava_hh.command_line.parser import OUTPUT, ScriptParser, add_common_flags, epilog
+from llava_hh.command_line.parser import OUTPUT, ScriptParser
 from llava_hh.files.files import describe_failure, in_one_line, printable
 from llava_hh.files.memory import is_out_of_memory, out_of_memory
 from llava_hh.files.processes import processes
@@ -19,65 +18,37 @@ from llava_hh.files.tables import FORMATS
 Chosen = TypeVar("Chosen")
 
 
-@dataclass(frozen=True)
-class Number:
-    """A type of argparse: numbers of a `kind` within bounds, which NaN is never.
-
-    Raises:
-        ArgumentTypeError: any other text; argparse puts the flag in front of it.
-    """
-
-    kind: type[int] | type[float]
-    expected: str
-    allows: Callable[[float], bool]
-    metavar: str = "N"
-
-    def __call__(self, text: str) -> float:
-        try:
-            value = self.kind(text)
-        except ValueError:
-            value = None
-        if value is None or not self.allows(value):
-            raise argparse.ArgumentTypeError(f"{text!r}: expected {self.expected}")
-        return value
-
-
-SIZE = Number(int, "a whole number of at least 1", lambda value: value >= 1)
-COUNT = Number(int, "a whole number of at least 0", lambda value: value >= 0)
-# numpy's bounds
-RANDOM_SEED = Number(int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "SEED")
-RATE = Number(float, "a number above 0", lambda value: 0 < value < inf, "NUMBER")
-FACTOR = Number(float, "a number of at least 0", lambda value: 0 <= value < inf, "NUMBER")
-FRACTION = Number(float, "a fraction from 0 to 1", lambda value: 0 <= value <= 1, "FRACTION")
-SHARE = Number(float, "a fraction from 0 to below 1", lambda value: 0 <= value < 1, "FRACTION")
-
-
-def script_parser(description: str | None, verb: str = "", example: str = "") -> ScriptParser:
+def script_parser(description: str | None, verb: str, example: str) -> ScriptParser:
     """The parser of a verb.
 
     Args:
-        description: the module's docstring; example: a whole command.
+        description: the module's docstring.
+        example: a whole command.
     """
-    parser = ScriptParser(description=description, prog=f"llava-hh {verb}" if verb else None, epilog=epilog(example))
-    add_common_flags(parser)
-    return parser
+    return ScriptParser(description, example, prog=f"llava-hh {verb}")
 
 
 def parser_of_verbs(description: str | None, verb: str, *below: Callable[[ScriptParser], None]) -> ScriptParser:
     """The parser of a verb that has verbs below it, which `below` add by `ScriptParser.verb`."""
     end = f"llava-hh {verb} WHAT --help lists the flags of each, with an example."
-    parser = ScriptParser(description=description, prog=f"llava-hh {verb}", epilog=end)
+    parser = ScriptParser(description, prog=f"llava-hh {verb}", epilog=end)
     for add in below:
         add(parser)
     return parser
 
 
-def run_verb(parser: ScriptParser, argv: Sequence[str] | None) -> None:
-    """Do what the chosen verb below a verb does; wrong input is one line."""
+def run_verb(
+    parser: ScriptParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], None] | None = None
+) -> None:
+    """Parse a command line and run its verb; wrong input is one line.
+
+    Args:
+        run: does the verb's work; None for a verb with verbs below it, each of which has its own.
+    """
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     with errors_in_one_line(args.debug):
-        args.run(args)
+        (run or args.run)(args)
 
 
 def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
@@ -88,7 +59,7 @@ def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
 
 def add_format_flag(parser: ScriptParser) -> None:
     """Add --format: how `llava_hh.files.tables.print_table` prints the result."""
-    parser.section(OUTPUT).add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the printed table")
+    parser.flags(OUTPUT)("--format", FORMATS, "of the printed table", default=FORMATS[0])
 
 
 @contextmanager

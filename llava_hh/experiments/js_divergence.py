@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.profiles import training_checkpoints
-from llava_hh.command_line.script import SIZE
 from llava_hh.experiments.per_caption import Figure, Measured, found_in, measure_captions
 from llava_hh.files.progress import announce
 from llava_hh.runs.run import make_folder, processes, start_run

@@ -11,11 +11,11 @@ With --of, the lists are those of a part of the images of a finished attribution
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from llava_hh.attribution.contrast import READ_OUTS
-from llava_hh.command_line.parser import METHOD, SPEED, ScriptParser
-from llava_hh.command_line.script import FACTOR, RANDOM_SEED, SIZE, chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, SIZE
+from llava_hh.command_line.parser import FOLDER, METHOD, SPEED, ScriptParser
+from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
 from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 
 OF_PARTS = {"of", "with_object", "without_object"}
@@ -27,34 +27,29 @@ def parser() -> ScriptParser:
     parser = script_parser(__doc__, "attribute", "llava-hh attribute --profile mini_quick --limit 20 --out results/try")
     add_caption_flags(parser, required=False)
     add_object_flags(parser)
-    add = parser.section(METHOD).add_argument
+    add = parser.flags(METHOD)
     text = "folder of a finished attribution, for the lists of a part of its images: --with-object, --without-object"
-    add("--of", type=Path, metavar="FOLDER", help=text)
+    add("--of", FOLDER, text)
     text = "what a head's output becomes: 0, its mean over these captions' object words, or itself plus noise of its "
-    text += "standard deviation there"
-    add("--ablation", choices=("zero", "mean", "noise"), default="zero", help=text)
-    add("--noise-scale", type=FACTOR, default=1.0, help="noise: in standard deviations")
-    add("--noise-seed", type=RANDOM_SEED, default=0, help="noise: of its draws")
+    add("--ablation", ("zero", "mean", "noise"), f"{text}standard deviation there", default="zero")
+    add("--noise-scale", FACTOR, "noise: in standard deviations", default=1.0)
+    add("--noise-seed", RANDOM_SEED, "noise: of its draws", default=0)
     text = "drop of the probability, its absolute value, or drop of the log-probability; another one is computed from "
-    text += "the finished run in seconds"
-    add("--read-out", choices=READ_OUTS, default="probability", help=text)
+    add("--read-out", READ_OUTS, f"{text}the finished run in seconds", default="probability")
     text = "targets as in the paper's code: any token whose text equals the first sub-token of a named object"
-    add("--released", action="store_true", help=text)
-    shortlist = parser.section(METHOD).add_mutually_exclusive_group()
+    add("--released", bool, text)
+    add_shortlist = parser.one_of(METHOD)
     text = "measure only the N heads that a first-order estimate puts first; a heuristic, several times faster"
-    shortlist.add_argument("--screen", type=SIZE, help=text)
+    add_shortlist("--screen", SIZE, text)
     text = "look for the top K only; stop measuring a head once K others are ahead of it, each at 97.5%% confidence"
-    shortlist.add_argument("--race", type=SIZE, metavar="K", help=text)
-    add("--list-length", type=SIZE, default=30, help="heads in each of the two lists")
-    add = parser.section(SPEED).add_argument
-    add("--limit", type=SIZE, help="use the first so many captions with a hallucination; all where it is not given")
-    add("--max-rows", type=SIZE, default=4096, help="most ablated rows at once; bounds the memory")
-    add("--batch-size", type=SIZE, default=8, help="captions per block that a rerun skips")
-    parser.take_from_profile(
-        limit="{attribution_captions}",
-        list_length="{list_length}",
-        out=f"{ATTRIBUTED}/identify_attention_head",
-    )
+    add_shortlist("--race", SIZE, text, metavar="K")
+    add("--list-length", SIZE, "heads in each of the two lists", default=30)
+    add = parser.flags(SPEED)
+    add("--limit", SIZE, "use the first so many captions with a hallucination; all where it is not given")
+    add("--max-rows", SIZE, "most ablated rows at once; bounds the memory", default=4096)
+    add("--batch-size", SIZE, "captions per block that a rerun skips", default=8)
+    out = f"{ATTRIBUTED}/identify_attention_head"
+    parser.take_from_profile(limit="{attribution_captions}", list_length="{list_length}", out=out)
     return parser
 
 
@@ -86,7 +81,3 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         with picture(args.out / "head_map", args.debug) as out:
             draw_head_map(path, out)
-
-
-if __name__ == "__main__":
-    main()

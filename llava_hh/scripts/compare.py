@@ -4,13 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, ScriptParser
-from llava_hh.command_line.script import COUNT, RANDOM_SEED, SIZE, add_format_flag, chosen, parser_of_verbs, run_verb
+from llava_hh.command_line.numbers import COUNT, RANDOM_SEED, SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.script import add_format_flag, chosen, parser_of_verbs, run_verb
 from llava_hh.comparing.comparable import LIFTABLE
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.runs.scored import RESULT_FILE
-from llava_hh.scripts.flags import COMPARED
+from llava_hh.scripts.flags import COMPARED, add_out_flag
 
 RUNS = """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
 
@@ -69,43 +70,36 @@ def add_runs(parser: ScriptParser) -> None:
     runs = parser.verb("runs", compare_runs, RUNS, example)
     text = "result folder or captions.jsonl; the first is the reference"
     runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
-    add = runs.section(METHOD).add_argument
-    add("--across", nargs="+", choices=LIFTABLE, default=[], help="what the runs may differ in")
-    text = "those to test; Holm's correction is over them"
-    add("--metrics", nargs="+", choices=tuple(METRICS), default=tuple(METRICS), help=text)
+    add, metrics = runs.flags(METHOD), tuple(METRICS)
+    add("--across", LIFTABLE, "what the runs may differ in", nargs="+", default=[])
+    add("--metrics", metrics, "those to test; Holm's correction is over them", nargs="+", default=metrics)
     text = "score all captions here by these annotations, where their own scores are taken otherwise"
-    add("--annotations", type=Path, metavar="FOLDER", help=text)
-    add("--dataset", choices=DATASETS, default="coco", help="with --annotations: what the images are of")
-    add("--variant", metavar="NAME", default="hh", help="with --annotations: the variant of CHAIR")
-    add("--seed", type=RANDOM_SEED, default=0, help="of resamples and permutations")
-    add = runs.section(OUTPUT).add_argument
-    add("--examples", type=COUNT, default=3, help="images to show where a run names fewer objects wrongly, and more")
-    text = "result file; comparison.json beside the folder of the reference by default"
-    add("--out", type=Path, metavar="FILE", help=text)
+    add("--annotations", FOLDER, text)
+    add("--dataset", DATASETS, "with --annotations: what the images are of", default="coco")
+    add("--variant", "NAME", "with --annotations: the variant of CHAIR", default="hh")
+    add("--seed", RANDOM_SEED, "of resamples and permutations", default=0)
+    add = runs.flags(OUTPUT)
+    add("--examples", COUNT, "images to show where a run names fewer objects wrongly, and more", default=3)
+    add("--out", FILE, "result file; comparison.json beside the folder of the reference by default")
     add_format_flag(runs)
 
 
 def add_heads(parser: ScriptParser) -> None:
-    heads = parser.verb(
-        "heads", compare_heads, HEADS, "llava-hh compare heads results/seed_1/heads.json results/seed_2/heads.json"
-    )
+    example = "llava-hh compare heads results/seed_1/heads.json results/seed_2/heads.json"
+    heads = parser.verb("heads", compare_heads, HEADS, example)
     heads.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
-    text = "how many heads of each list are named"
-    heads.section(METHOD).add_argument("--top-k", type=SIZE, default=20, help=text)
-    text = "write all of it to this JSON file"
-    heads.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    heads.flags(METHOD)("--top-k", SIZE, "how many heads of each list are named", default=20)
+    heads.flags(OUTPUT)("--out", FILE, "write all of it to this JSON file")
     heads.take_from_profile(lists="{head_list} {published_heads}")
 
 
 def add_seeds(parser: ScriptParser) -> None:
     example = "llava-hh compare seeds --runs results/seed_1 results/seed_2 --reference results/greedy"
     seeds = parser.verb("seeds", compare_seeds, SEEDS, example)
-    add = seeds.section(MODEL).add_argument
-    add("--runs", type=Path, metavar="FOLDER", nargs="+", required=True, help="result folders, one per seed")
-    text = "what to compare with: one folder, or one per seed"
-    add("--reference", type=Path, metavar="FOLDER", nargs="+", required=True, help=text)
-    text = "write all of it to this JSON file"
-    seeds.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    add = seeds.flags(MODEL)
+    add("--runs", FOLDER, "result folders, one per seed", nargs="+", required=True)
+    add("--reference", FOLDER, "what to compare with: one folder, or one per seed", nargs="+", required=True)
+    seeds.flags(OUTPUT)("--out", FILE, "write all of it to this JSON file")
     add_format_flag(seeds)
 
 
@@ -113,8 +107,7 @@ def add_details(parser: ScriptParser) -> None:
     details = parser.verb("details", compare_details, DETAILS, "llava-hh compare details --profile mini")
     text = f"{RESULT_FILE} of a run, its folder, or a folder of runs"
     details.add_argument("captions", type=Path, nargs="+", metavar="CAPTIONS", help=text)
-    text = "result folder"
-    details.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help=text)
+    add_out_flag(details)
     details.take_from_profile(captions=COMPARED, out=f"{COMPARED}/chair_details")
 
 
@@ -125,7 +118,3 @@ def parser() -> ScriptParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()

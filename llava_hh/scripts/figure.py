@@ -10,10 +10,11 @@ from importlib import import_module
 from inspect import getdoc
 from typing import Any
 
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
+from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
-from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_head_flags, add_out_flag
+from llava_hh.scripts.flags import ATTRIBUTED, SCORED, add_caption_flags, add_head_flags, add_out_flag
 
 # verb: module and class of its figure
 FIGURES = {
@@ -25,12 +26,8 @@ FIGURES = {
     "factors": "llava_hh.experiments.attention_reweight:Factors",
 }
 # what a profile fills of the flags that several figures have
-TEMPLATES = {
-    "captions": f"{ATTRIBUTED}/captions_eval_results.json",
-    "image_folder": "{coco_path}/train2014",
-    "heads": "{head_list}",
-    "attribution": "{head_list}",
-}
+TEMPLATES = {"captions": SCORED, "image_folder": "{coco_path}/train2014"}
+TEMPLATES |= dict.fromkeys(("heads", "attribution"), "{head_list}")
 
 
 def figure_of(name: str) -> Figure:
@@ -73,11 +70,10 @@ def add_figure(parser: ScriptParser, name: str) -> None:
     if isinstance(figure, CaptionFigure):
         add_caption_flags(own)
         add_head_flags(own)
-        own.section(METHOD).add_argument("--top-k", type=SIZE, default=figure.top_k, help="heads of each list")
+        own.flags(METHOD)("--top-k", SIZE, "heads of each list", default=figure.top_k)
         text = "use the first so many captions with a hallucination"
-        own.section(MODEL).add_argument("--limit", type=SIZE, default=figure.limit, help=text)
-        text = "captions per block that a rerun skips; they run one by one"
-        own.section(SPEED).add_argument("--batch-size", type=SIZE, default=8, help=text)
+        own.flags(MODEL)("--limit", SIZE, text, default=figure.limit)
+        own.flags(SPEED)("--batch-size", SIZE, "captions per block that a rerun skips; they run one by one", default=8)
     else:
         add_out_flag(own)
 
@@ -88,8 +84,7 @@ def add_figure(parser: ScriptParser, name: str) -> None:
 
     figure.add_flags(add)
     if figure.paper:
-        text = "put the paper's values for LLaVA-1.5-7B beside ours"
-        own.section(OUTPUT).add_argument("--paper-values", action="store_true", help=text)
+        own.flags(OUTPUT)("--paper-values", bool, "put the paper's values for LLaVA-1.5-7B beside ours")
         templates["paper_values"] = "{paper_values}"
     own.take_from_profile(**templates)
 
@@ -104,7 +99,3 @@ def parser() -> ScriptParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()

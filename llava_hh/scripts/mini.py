@@ -6,31 +6,28 @@ Every stage skips what is there; what was made with another seed or step, or of 
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line.parser import METHOD, MODEL, ScriptParser
+from llava_hh.command_line.numbers import RANDOM_SEED
+from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, ScriptParser, add_flag
 from llava_hh.command_line.profiles import read_profile
-from llava_hh.command_line.script import RANDOM_SEED, chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
 
 OWN = "checkpoints/mini/"  # nothing of mini may stand where another model is looked for
-STAGES = ("data", "base", "vision", "tune", "assemble", "steps")
 
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh mini`."""
     parser = script_parser(__doc__, "mini", "llava-hh mini data")
-    parser.add_argument("stage", choices=STAGES, help="what to make")
-    add = parser.section(MODEL).add_argument
-    for flag, default, text in (
-        ("--data", "dataset/mini", "folder of the three sets"),
-        ("--weights", "checkpoints/mini/adapters", "folder of mini's weights"),
-        ("--base", "checkpoints/mini/base", "the language model, unpacked"),
-        ("--model", "checkpoints/mini/model", "the assembled checkpoint"),
-        ("--steps", "checkpoints/mini/steps", "checkpoints of all steps"),
-    ):
-        add(flag, type=Path, metavar="FOLDER", default=Path(default), help=text)
-    add = parser.section(METHOD).add_argument
-    add("--step", type=int, choices=SAVED_STEPS, default=SAVED_STEPS[-1], help="tuning step to assemble")
-    add("--seed", type=RANDOM_SEED, default=SEED, help="of projector and tuning; for another, name new folders")
+    add_flag(parser, "stage", ("data", "base", "vision", "tune", "assemble", "steps"), "what to make")
+    add = parser.flags(MODEL)
+    add("--data", FOLDER, "folder of the three sets", default=Path("dataset/mini"))
+    add("--weights", FOLDER, "folder of mini's weights", default=Path(f"{OWN}adapters"))
+    add("--base", FOLDER, "the language model, unpacked", default=Path(f"{OWN}base"))
+    add("--model", FOLDER, "the assembled checkpoint", default=Path(f"{OWN}model"))
+    add("--steps", FOLDER, "checkpoints of all steps", default=Path(f"{OWN}steps"))
+    add = parser.flags(METHOD)
+    add("--step", int, "tuning step to assemble", choices=SAVED_STEPS, default=SAVED_STEPS[-1])
+    add("--seed", RANDOM_SEED, "of projector and tuning; for another, name new folders", default=SEED)
     parser.take_from_profile(data="{coco_path}", base="{base_model}", model="{model_path}", steps="{training_steps}")
     return parser
 
@@ -44,7 +41,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         from llava_hh.mini.stages import Places, make
 
         make(args.stage, chosen(Places, args))
-
-
-if __name__ == "__main__":
-    main()

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_hh.command_line.parser import MODEL, SPEED, ScriptParser
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
+from llava_hh.command_line.numbers import SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, MODEL, SPEED, ScriptParser
+from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.scripts.flags import ATTRIBUTED, COMPARED
 
 HTML = """A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
@@ -54,11 +55,10 @@ def parser() -> ScriptParser:
     html = parser.verb("html", write_html, HTML, "llava-hh report html results/mini/full")
     text = "a folder of results, such as results/mini/full, or a part of one"
     html.add_argument("results", type=Path, metavar="RESULTS", help=text)
-    add, text = html.section(MODEL).add_argument, "a comparison that lies elsewhere; may be repeated"
-    add("--summary", type=Path, metavar="FILE", action="append", default=[], help=text)
-    text = "parts of it that the head map and the numbers on top are of"
-    add("--first", type=Path, metavar="FOLDER", nargs="+", default=[], help=text)
-    html.section(SPEED).add_argument("--limit", type=SIZE, default=200, help="images in the caption browser")
+    add = html.flags(MODEL)
+    add("--summary", FILE, "a comparison that lies elsewhere; may be repeated", action="append", default=[])
+    add("--first", FOLDER, "parts of it that the head map and the numbers on top are of", nargs="+", default=[])
+    html.flags(SPEED)("--limit", SIZE, "images in the caption browser", default=200)
     html.take_from_profile(results="{result_path}", first=f"{ATTRIBUTED} {COMPARED}")
     figures = parser.verb("figures", write_figures, FIGURES, "llava-hh report figures results/mini/full")
     figures.add_argument("results", type=Path, metavar="RESULTS", help="the result folder of a profile")
@@ -68,7 +68,3 @@ def parser() -> ScriptParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()
