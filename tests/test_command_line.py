@@ -205,7 +205,7 @@ def test_a_verb_below_a_verb(capsys):
         raise ValueError(f"{args.x} {args.argv}")
 
     parser = parser_of_verbs("Verbs.", "top")
-    below = parser.verb("first", work, "What it does: more.\n\nMuch more.", "llava-hh top first --x 2")
+    below = parser.verb("first", work, "llava-hh top first --x 2", "What it does: more.\n\nMuch more.")
     below.add_argument("--x", type=SIZE, default=1, help="a number")
     assert "first     What it does\n" in parser.format_help() and "Much more." in below.format_help()
     with pytest.raises(SystemExit) as stopped:

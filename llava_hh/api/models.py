@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from llava_hh.files.images import own_image
+from llava_hh.files.images import rgb_image
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 
@@ -78,7 +78,7 @@ def caption(
     for first in range(0, len(samples), batch_size):
         block = samples[first : first + batch_size]
         answers, *_ = answer_within_memory(
-            lvlm, block, lambda sample: own_image(sample["image"]), chosen, [prompt] * len(block), max_new_tokens
+            lvlm, block, lambda sample: rgb_image(sample["image"]), chosen, [prompt] * len(block), max_new_tokens
         )
         texts += [lvlm.answer_text(answer.token_ids) for answer in answers]
     return texts

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import cleandoc
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
@@ -48,10 +49,11 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """A parser whose flags stand in sections and may come from a profile, and whose errors are one line.
+    """A parser with flags in sections, values from a profile, and errors in one line.
 
     Attributes:
         given: after parsing, the names of the flags that stood in the command line.
+        verbs: argparse's action of the verbs below this one, None where there are none.
     """
 
     def __init__(self, description: str | None = None, example: str = "", **named: Any) -> None:
@@ -60,7 +62,7 @@ class ScriptParser(argparse.ArgumentParser):
         self.given: set[str] = set()
         self._sections = {title: self.add_argument_group(title) for title in SECTIONS}
         self._templates: dict[str, Template] = {}
-        self._verbs: Any = None
+        self.verbs: Any = None
         if example:
             self.epilog = f"example:\n  {example}"
             add = self.add_argument
@@ -74,24 +76,50 @@ class ScriptParser(argparse.ArgumentParser):
 
     def flags(self, title: str) -> Callable[..., argparse.Action]:
         """`add_flag` for one of SECTIONS."""
-        return partial(add_flag, self._sections[title])
+        return partial(self.add_flag, self._sections[title])
 
     def one_of(self, title: str, required: bool = False) -> Callable[..., argparse.Action]:
         """`add_flag` for flags in one of SECTIONS that exclude each other."""
-        return partial(add_flag, self._sections[title].add_mutually_exclusive_group(required=required))
+        return partial(self.add_flag, self._sections[title].add_mutually_exclusive_group(required=required))
 
-    def verb(self, name: str, run: Callable[[argparse.Namespace], None], about: str, example: str) -> "ScriptParser":
+    def add_flag(
+        self, group: Any, name: str, kind: Any, text: str, profile: Template | None = None, **named: Any
+    ) -> argparse.Action:
+        """Add a flag to a group of argparse, or a positional argument to this parser.
+
+        Args:
+            kind: what it takes: bool for a switch; FILE or FOLDER; another text names what it takes in the help; a type
+                of numbers, such as SIZE; or the choices.
+            text: its help.
+            profile: what fills it, see `take_from_profile`.
+            named: other arguments of argparse's `add_argument`.
+        """
+        if kind is bool:
+            named["action"] = "store_true"
+        elif isinstance(kind, str):
+            named |= {"metavar": kind} | ({"type": Path} if kind in (FILE, FOLDER) else {})
+        else:
+            named["type" if callable(kind) else "choices"] = kind
+        action = group.add_argument(name, help=text, **named)
+        if profile is not None:
+            self.take_from_profile(**{action.dest: profile})
+        return action
+
+    def verb(
+        self, name: str, run: Callable[[argparse.Namespace], None], example: str, about: str | None = None
+    ) -> "ScriptParser":
         """Add a verb below this one; its flags are added to the parser that is returned.
 
         Args:
             run: does its work; it stands in the parsed flags as `run`.
-            about: its first sentence is its line in this parser's help.
             example: a whole command.
+            about: its help, if it isn't the docstring of `run`; the first sentence is its line in this parser's help.
         """
-        if self._verbs is None:
-            self._verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
-        line = about.strip().split("\n\n")[0].split(": ")[0].removesuffix(".")
-        below = self._verbs.add_parser(name, help=line, description=about, example=example)
+        if self.verbs is None:
+            self.verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
+        about = cleandoc(about or run.__doc__ or "")
+        line = about.split("\n\n")[0].split(": ")[0].removesuffix(".")
+        below = self.verbs.add_parser(name, help=line, description=about, example=example)
         below.set_defaults(run=run)
         return below
 
@@ -160,9 +188,10 @@ class ScriptParser(argparse.ArgumentParser):
             texts = [filled(text, known) for text in wanted]
             if not texts or not all(texts):
                 continue
+            if action.type is Path and Path.cwd() != REPO:  # a path of a profile counts from the repository's root
+                texts = [text if text == "published" else str(REPO / text) for text in texts]
             try:
-                paths = (_from_root(action, text) for text in texts)
-                values[name] = action.const if action.nargs == 0 else self._get_values(action, [*paths])
+                values[name] = action.const if action.nargs == 0 else self._get_values(action, texts)
             except argparse.ArgumentError as error:
                 self.error(f"--profile {profile}: {error}")
 
@@ -198,24 +227,6 @@ class ScriptParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
-def add_flag(group: Any, name: str, kind: Any, text: str, **named: Any) -> argparse.Action:
-    """Add a flag to a group of argparse, or a positional argument to a parser.
-
-    Args:
-        kind: what it takes: bool for a switch; FILE or FOLDER; another text stands in the help for a text; a type of
-            numbers, such as SIZE; or the choices.
-        text: its help.
-        named: other arguments of argparse's `add_argument`.
-    """
-    if kind is bool:
-        named["action"] = "store_true"
-    elif isinstance(kind, str):
-        named |= {"metavar": kind} | ({"type": Path} if kind in (FILE, FOLDER) else {})
-    else:
-        named["type" if callable(kind) else "choices"] = kind
-    return group.add_argument(name, help=text, **named)
-
-
 def filled(template: str, known: Known) -> str:
     """A template with what is known in it; "" where one of its names has no value."""
     values = {match[0]: str(known.get(match[1], "")) or match[2] for match in NAME.finditer(template)}
@@ -224,9 +235,3 @@ def filled(template: str, known: Known) -> str:
 
 def _spelled(action: argparse.Action) -> str:
     return action.option_strings[-1] if action.option_strings else action.dest
-
-
-def _from_root(action: argparse.Action, text: str) -> str:
-    """A path of a profile, which counts from the repository's root."""
-    is_path = action.type is Path and text != "published" and Path.cwd() != REPO
-    return str(REPO / text) if is_path else text

@@ -1,4 +1,4 @@
-"""What every script's command line shares: a description, --debug, types of numbers, and errors in one line."""
+"""What the command lines of all verbs share: parsers, running a verb, and errors in one line."""
 
 import argparse
 import sys
@@ -52,8 +52,8 @@ def run_verb(
 
 
 def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:
-    """A dataclass whose fields are flags of the same names, but for `more`."""
-    flags = {each.name: getattr(args, each.name) for each in fields(kind) if each.name not in more}
+    """A dataclass made of the flags that have the names of its fields; `more` are its other fields."""
+    flags = {field.name: getattr(args, field.name) for field in fields(kind) if field.name not in more}
     return kind(**flags, **more)
 
 
@@ -66,7 +66,7 @@ def add_format_flag(parser: ScriptParser) -> None:
 def errors_in_one_line(debug: bool) -> Iterator[None]:
     """Print a wrong input as one line and exit with status 2; with `debug`, let the traceback through.
 
-    What is no wrong input but a fault of ours is one line too, with status 1.
+    Unexpected errors are also reported in one line, with status 1.
     """
     try:
         yield

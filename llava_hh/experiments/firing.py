@@ -123,7 +123,7 @@ def firing_rates(
             content = {"threshold": threshold, "rates": listed, "n_tokens": int(decided[0]), "n_captions": len(entries)}
             write_json(out / "firing_rates.json", {**content, "settings": settings.record(), "run": provenance()})
             own = json.dumps(listed)
-    return np.array(json.loads(processes().gather(own)[0]), dtype=np.float64)
+    return np.array(json.loads(processes().exchange(own)[0]), dtype=np.float64)
 
 
 def matched_heads(rates: np.ndarray, heads: Sequence[Head], seed: int) -> list[Head]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
-from llava_hh.files.images import own_image
+from llava_hh.files.images import rgb_image
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
 from llava_hh.models.image_grid import ImageGrid
@@ -111,7 +111,7 @@ class Lvlm:
             prompts: the questions; the family puts its conversation format around them.
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
-        images = [each if each is None or getattr(each, "mode", "") == "RGB" else own_image(each) for each in images]
+        images = [each if each is None or getattr(each, "mode", "") == "RGB" else rgb_image(each) for each in images]
         rows, tensors = self.family.encode(self.processor, images, prompts)
         starts = [len(ids) for ids in rows]
         if responses is not None:

@@ -43,13 +43,13 @@ def parser() -> ScriptParser:
     add_shortlist("--screen", SIZE, text)
     text = "look for the top K only; stop measuring a head once K others are ahead of it, each at 97.5%% confidence"
     add_shortlist("--race", SIZE, text, metavar="K")
-    add("--list-length", SIZE, "heads in each of the two lists", default=30)
+    add("--list-length", SIZE, "heads in each of the two lists", "{list_length}", default=30)
     add = parser.flags(SPEED)
-    add("--limit", SIZE, "use the first so many captions with a hallucination; all where it is not given")
+    text = "use the first so many captions with a hallucination; all where it is not given"
+    add("--limit", SIZE, text, "{attribution_captions}")
     add("--max-rows", SIZE, "most ablated rows at once; bounds the memory", default=4096)
     add("--batch-size", SIZE, "captions per block that a rerun skips", default=8)
-    out = f"{ATTRIBUTED}/identify_attention_head"
-    parser.take_from_profile(limit="{attribution_captions}", list_length="{list_length}", out=out)
+    parser.take_from_profile(out=f"{ATTRIBUTED}/identify_attention_head")
     return parser
 
 

@@ -13,48 +13,47 @@ from llava_hh.metrics.of_captions import METRICS
 from llava_hh.runs.scored import RESULT_FILE
 from llava_hh.scripts.flags import COMPARED, add_out_flag
 
-RUNS = """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
-
-Runs are result folders or captions.jsonl files, of the same images. What was made or scored in other ways is refused.
-Writes comparison.json.
-"""
-HEADS = """Compare head lists: heads in common, rank correlation of scores, and which heads they share.
-
-Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside what two lists have in common
-stands what the lists of two halves of their own images have in common: where that is as little, the data sets need not
-differ, their captions are few.
-"""
-SEEDS = """How far CHAIR and recall vary over runs that differ in their seed alone: mean, standard deviation, range.
-
-Each run is a folder with the captions_eval_results.json of one seed (a fine-tuned model, a model trained anew, a draw
-of random heads), all on the same images; what they are compared with is one run, or one for each seed.
-"""
-DETAILS = """CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
-
-Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say), and
-writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
-"""
-
 
 def compare_runs(args: argparse.Namespace) -> None:
+    """Compare finished runs with the first of them: paired statistics, and images where a run does better or worse.
+
+    Runs are result folders or captions.jsonl files, of the same images. What was made or scored in other ways is
+    refused. Writes comparison.json.
+    """
     from llava_hh.comparing.runs import Comparison, compare_runs
 
     compare_runs(chosen(Comparison, args), args.out, args.format)
 
 
 def compare_heads(args: argparse.Namespace) -> None:
+    """Compare head lists: heads in common, rank correlation of scores, and which heads they share.
+
+    Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside what two lists have in
+    common stands what the lists of two halves of their own images have in common: where that is as little, the data
+    sets need not differ, their captions are few.
+    """
     from llava_hh.comparing.heads import compare_heads
 
     compare_heads(args.lists, args.top_k, args.out)
 
 
 def compare_seeds(args: argparse.Namespace) -> None:
+    """How far CHAIR and recall vary over runs that differ in their seed alone: mean, standard deviation, range.
+
+    Each run is a folder with the captions_eval_results.json of one seed (a fine-tuned model, a model trained anew, a
+    draw of random heads), all on the same images; what they are compared with is one run, or one for each seed.
+    """
     from llava_hh.comparing.seeds import compare_seeds
 
     compare_seeds(args.runs, args.reference, args.out, args.format)
 
 
 def compare_details(args: argparse.Namespace) -> None:
+    """CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
+
+    Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say),
+    and writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
+    """
     from llava_hh.comparing.details import compare_details
     from llava_hh.figures.chair_details import PICTURES
     from llava_hh.figures.style import picture
@@ -67,7 +66,7 @@ def compare_details(args: argparse.Namespace) -> None:
 
 def add_runs(parser: ScriptParser) -> None:
     example = "llava-hh compare runs results/mini/full/val2014-500-seed42/greedy my_captions.jsonl --across record"
-    runs = parser.verb("runs", compare_runs, RUNS, example)
+    runs = parser.verb("runs", compare_runs, example)
     text = "result folder or captions.jsonl; the first is the reference"
     runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)
     add, metrics = runs.flags(METHOD), tuple(METRICS)
@@ -86,7 +85,7 @@ def add_runs(parser: ScriptParser) -> None:
 
 def add_heads(parser: ScriptParser) -> None:
     example = "llava-hh compare heads results/seed_1/heads.json results/seed_2/heads.json"
-    heads = parser.verb("heads", compare_heads, HEADS, example)
+    heads = parser.verb("heads", compare_heads, example)
     heads.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
     heads.flags(METHOD)("--top-k", SIZE, "how many heads of each list are named", default=20)
     heads.flags(OUTPUT)("--out", FILE, "write all of it to this JSON file")
@@ -95,7 +94,7 @@ def add_heads(parser: ScriptParser) -> None:
 
 def add_seeds(parser: ScriptParser) -> None:
     example = "llava-hh compare seeds --runs results/seed_1 results/seed_2 --reference results/greedy"
-    seeds = parser.verb("seeds", compare_seeds, SEEDS, example)
+    seeds = parser.verb("seeds", compare_seeds, example)
     add = seeds.flags(MODEL)
     add("--runs", FOLDER, "result folders, one per seed", nargs="+", required=True)
     add("--reference", FOLDER, "what to compare with: one folder, or one per seed", nargs="+", required=True)
@@ -104,11 +103,11 @@ def add_seeds(parser: ScriptParser) -> None:
 
 
 def add_details(parser: ScriptParser) -> None:
-    details = parser.verb("details", compare_details, DETAILS, "llava-hh compare details --profile mini")
+    details = parser.verb("details", compare_details, "llava-hh compare details --profile mini")
     text = f"{RESULT_FILE} of a run, its folder, or a folder of runs"
     details.add_argument("captions", type=Path, nargs="+", metavar="CAPTIONS", help=text)
-    add_out_flag(details)
-    details.take_from_profile(captions=COMPARED, out=f"{COMPARED}/chair_details")
+    details.take_from_profile(captions=COMPARED)
+    add_out_flag(details, f"{COMPARED}/chair_details")
 
 
 def parser() -> ScriptParser:

@@ -14,11 +14,10 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh convert`."""
     example = "llava-hh convert --model checkpoints/llava-v1.5-7b --out checkpoints/converted"
     parser = script_parser(__doc__, "convert", example)
-    parser.flags(MODEL)("--model", FOLDER, "folder of the original checkpoint", required=True)
+    parser.flags(MODEL)("--model", FOLDER, "folder of the original checkpoint", "{model_path}", required=True)
     text = "of the weights that are written; auto is the checkpoint's own"
     parser.flags(METHOD)("--dtype", ("auto", "float16", "bfloat16", "float32"), text, default="auto")
     parser.flags(OUTPUT)("--out", FOLDER, "the new folder", required=True)
-    parser.take_from_profile(model="{model_path}")
     return parser
 
 

@@ -6,7 +6,7 @@ Prints a line per check; exits with status 1 if one of them failed.
 import sys
 from collections.abc import Sequence
 
-from llava_hh.command_line.parser import ScriptParser, add_flag
+from llava_hh.command_line.parser import ScriptParser
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.command_line.script import errors_in_one_line, script_parser
 
@@ -17,7 +17,7 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh doctor`."""
     parser = script_parser(__doc__, "doctor", "llava-hh doctor --profile llava-v1.5-7b")
     text = "a name in bash_scripts/profiles, or the path of such a file"
-    add_flag(parser, "--profile", "NAME", text, default="mini")
+    parser.add_flag(parser, "--profile", "NAME", text, default="mini")
     return parser
 
 

@@ -45,20 +45,18 @@ def parser() -> ScriptParser:
     add("--methods", "METHOD", "kind:field=value,...; see the example", nargs="+", default=[])
     add("--task", tuple(RESULTS), "what the methods are compared by", default="chair")
     text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
-    add("--choosing-captions", FILE, text)
-    add("--choosing-images", FOLDER, "the images of --choosing-captions")
+    add("--choosing-captions", FILE, text, SCORED)
+    add("--choosing-images", FOLDER, "the images of --choosing-captions", "{coco_path}/train2014")
     add("--choose", bool, "chair: write choice.json, the best adhh by the rule of the next two")
     add("--recall-loss", FRACTION, "most recall to give up, as a fraction", default=0.04)
     add("--mentions-change", FACTOR, "largest relative change of mentions", default=0.07)
-    add("--questions", FOLDER, "pope: the official coco_pope_*.json; else they are built")
+    add("--questions", FOLDER, "pope: the official coco_pope_*.json; else they are built", "{pope_questions}")
     add("--suffix", ("llava", "vcd", "none"), "pope: what follows the question", default="llava")
     add("--captions-per-image", SIZE, "loss: the first so many reference captions of each image", default=5)
     text = "loss: captions_eval_results.json of a method, by its kind or folder, to show beside its loss"
     add("--captions", "METHOD=FILE", text, nargs="*", default=[])
     parser.flags(OUTPUT)("--summary", FILE, "the result file; its table and pictures go beside it")
     add_format_flag(parser)
-    train = "{coco_path}/train2014"
-    parser.take_from_profile(questions="{pope_questions}", choosing_captions=SCORED, choosing_images=train)
     return parser
 
 

@@ -12,11 +12,11 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh export`."""
     parser = script_parser(__doc__, "export", "llava-hh export --heads checkpoints/heads/llava-v1.5-7b.json --out adhh")
     add = parser.flags(METHOD)
-    add("--heads", FILE, "head list (attribution_result.json, checkpoints/heads/*.json)", required=True)
-    add("--top-k", SIZE, "how many heads of the list AD-HH switches off", default=20)
-    add("--threshold", FRACTION, "attention mass after the image at which a head is switched off", default=0.4)
+    add("--heads", FILE, "head list (attribution_result.json, checkpoints/heads/*.json)", "{head_list}", required=True)
+    add("--top-k", SIZE, "how many heads of the list AD-HH switches off", "{top_k}", default=20)
+    text = "attention mass after the image at which a head is switched off"
+    add("--threshold", FRACTION, text, "{threshold}", default=0.4)
     parser.flags(OUTPUT)("--out", FOLDER, "the new folder", required=True)
-    parser.take_from_profile(heads="{head_list}", top_k="{top_k}", threshold="{threshold}")
     return parser
 
 

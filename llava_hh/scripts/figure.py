@@ -60,33 +60,32 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
 
 
 def add_figure(parser: ScriptParser, name: str) -> None:
-    """Add the verb of a figure: the flags that several figures share, and its own."""
+    """Add the verb of a figure: the flags that several figures share, and those of this figure."""
     figure = figure_of(name)
-    about = getdoc(figure) or ""
-    own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} {figure.example}")
+    verb = parser.verb(name, partial(make, figure), f"llava-hh figure {name} {figure.example}", getdoc(figure))
     templates = dict(figure.profile)
     if "out" not in templates:
         templates["out"] = f"{ATTRIBUTED}/{figure.name}"
     if isinstance(figure, CaptionFigure):
-        add_caption_flags(own)
-        add_head_flags(own)
-        own.flags(METHOD)("--top-k", SIZE, "heads of each list", default=figure.top_k)
+        add_caption_flags(verb)
+        add_head_flags(verb)
+        verb.flags(METHOD)("--top-k", SIZE, "heads of each list", default=figure.top_k)
         text = "use the first so many captions with a hallucination"
-        own.flags(MODEL)("--limit", SIZE, text, default=figure.limit)
-        own.flags(SPEED)("--batch-size", SIZE, "captions per block that a rerun skips; they run one by one", default=8)
+        verb.flags(MODEL)("--limit", SIZE, text, default=figure.limit)
+        verb.flags(SPEED)("--batch-size", SIZE, "captions per block that a rerun skips; they run one by one", default=8)
     else:
-        add_out_flag(own)
+        add_out_flag(verb)
 
     def add(*flags: str, **named: Any) -> None:
-        flag = own.section(METHOD).add_argument(*flags, **named)
+        flag = verb.section(METHOD).add_argument(*flags, **named)
         if flag.dest in TEMPLATES:
             templates.setdefault(flag.dest, TEMPLATES[flag.dest])
 
     figure.add_flags(add)
     if figure.paper:
-        own.flags(OUTPUT)("--paper-values", bool, "put the paper's values for LLaVA-1.5-7B beside ours")
-        templates["paper_values"] = "{paper_values}"
-    own.take_from_profile(**templates)
+        text = "put the paper's values for LLaVA-1.5-7B beside ours"
+        verb.flags(OUTPUT)("--paper-values", bool, text, "{paper_values}")
+    verb.take_from_profile(**templates)
 
 
 def parser() -> ScriptParser:

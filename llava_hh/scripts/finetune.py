@@ -11,7 +11,7 @@ from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
 from llava_hh.finetuning.settings import OBJECTIVES
-from llava_hh.scripts.flags import add_head_flags
+from llava_hh.scripts.flags import add_head_flags, add_out_flag
 
 TUNED = "{result_path}/targeted_finetune"
 
@@ -20,47 +20,35 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh finetune`."""
     parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini_quick --steps 5 --out results/try")
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder to start from", required=True)
-    add("--data", FILE, "conversations, in the layout of llava_v1_5_mix665k.json", required=True)
-    add("--image-folder", FOLDER, "folder that the paths of images start from", required=True)
+    add("--model", FOLDER, "checkpoint folder to start from", "{model_path}", required=True)
+    add("--data", FILE, "conversations, in the layout of llava_v1_5_mix665k.json", "{instruct_path}", required=True)
+    add("--image-folder", FOLDER, "folder that the paths of images start from", "{instruct_images}", required=True)
     add("--skip-bad", bool, "leave out bad rows and bad images, instead of stopping there")
     add_head_flags(parser)
     add = parser.flags(METHOD)
-    add("--top-k", SIZE, "how many heads of the list are trained", default=30)
+    add("--top-k", SIZE, "how many heads of the list are trained", "{finetune_top_k}", default=30)
     add("--random-heads", RANDOM_SEED, "train as many random heads instead, none of the top k")
     add("--released", bool, "train only the first listed head of each layer, as the released code")
     add("--objective", OBJECTIVES, "what the attention loss is", default="minimize_txt")
     add("--ce-coeff", FACTOR, "weight of the cross entropy", default=1.0)
-    add("--attention-coeff", FACTOR, "weight of the attention loss", default=2.0)
+    add("--attention-coeff", FACTOR, "weight of the attention loss", "{finetune_attention_coeff}", default=2.0)
     text = "train the vocabulary matrix too (default: where the model does not tie it to its embeddings)"
     parser.section(METHOD).add_argument("--lm-head", action=argparse.BooleanOptionalAction, help=text)
-    add("--untie", bool, "give a tied vocabulary matrix numbers of its own, to train it")
-    add("--learning-rate", RATE, "its peak; cosine to 0", default=2e-5)
+    add("--untie", bool, "give a tied vocabulary matrix numbers of its own, to train it", "{finetune_untie}")
+    add("--learning-rate", RATE, "its peak; cosine to 0", "{finetune_learning_rate}", default=2e-5)
     add("--warmup", SHARE, "share of the steps until the peak", default=0.03)
     add("--seed", RANDOM_SEED, "of the order of samples", default=1234)
     add = parser.flags(SPEED)
-    add("--steps", SIZE, "optimizer steps", default=200)
-    add("--batch-size", SIZE, "samples per step, over all processes", default=16)
+    add("--steps", SIZE, "optimizer steps", "{finetune_steps}", default=200)
+    add("--batch-size", SIZE, "samples per step, over all processes", "{finetune_batch_size}", default=16)
     add("--accumulation", SIZE, "forward passes that a step is made of", default=1)
     add("--max-length", SIZE, "tokens; what is longer is cut off at its end", default=2048)
-    add("--gradient-checkpointing", bool, "compute activations twice, to keep fewer of them")
+    text = "compute activations twice, to keep fewer of them"
+    add("--gradient-checkpointing", bool, text, "{finetune_checkpointing}")
     add = parser.flags(OUTPUT)
     add("--log-every", SIZE, "steps per row of the log", default=1)
     add("--save-every", SIZE, "steps between checkpoints", default=50)
-    add("--out", FOLDER, "result folder", required=True)
-    parser.take_from_profile(
-        model="{model_path}",
-        data="{instruct_path}",
-        image_folder="{instruct_images}",
-        top_k="{finetune_top_k}",
-        attention_coeff="{finetune_attention_coeff}",
-        untie="{finetune_untie}",
-        learning_rate="{finetune_learning_rate}",
-        steps="{finetune_steps}",
-        batch_size="{finetune_batch_size}",
-        gradient_checkpointing="{finetune_checkpointing}",
-        out=lambda known: f"{TUNED}/{'random' if 'random_heads' in known else 'heads'}_{{seed}}",
-    )
+    add_out_flag(parser, lambda known: f"{TUNED}/{'random' if 'random_heads' in known else 'heads'}_{{seed}}")
     return parser
 
 

@@ -24,7 +24,7 @@ DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
 
 
 def by(flag: str, templates: Mapping[str, str], other: str = "") -> Template:
-    """A template for each value of a flag."""
+    """A template that depends on the value of a flag; `other` is for values that have none."""
     return lambda known: templates.get(known[flag], other)
 
 
@@ -35,40 +35,30 @@ def add_sample_flags(
 
     Args:
         max_new_tokens: the default of --max-new-tokens.
-        profile: what a profile fills beside what it always fills, or in its place, such as --out.
+        profile: further templates, or others than the usual ones, by flag.
     """
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder", required=True)
-    add("--image-folder", FOLDER, "folder of the images", required=True)
+    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
+    images = by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"})
+    add("--image-folder", FOLDER, "folder of the images", images, required=True)
     add("--dataset", DATASETS, "what the images are of", default="coco")
     text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
-    add("--annotations", FOLDER, text, required=True)
+    add("--annotations", FOLDER, text, by("dataset", ANNOTATIONS), required=True)
     text = "whose captions file the images are sampled from; nocaps: a domain, out-domain"
     add("--split", "NAME", text, default="val2014")
-    add("--limit", SIZE, "how many images; all where it is not given")
-    add("--seed", RANDOM_SEED, "of the sample of images", default=42)
-    add("--prompt", "TEXT", "the question", default=DESCRIBE)
+    add("--limit", SIZE, "how many images; all where it is not given", "{report_images}")
+    add("--seed", RANDOM_SEED, "of the sample of images", "{draw_seed}", default=42)
+    add("--prompt", "TEXT", "the question", "{question}", default=DESCRIBE)
     add = parser.flags(SPEED)
-    add("--max-new-tokens", SIZE, "longest answer", default=max_new_tokens)
-    add("--batch-size", SIZE, "images per batch, and per block that a rerun skips", default=20)
-    add_out_flag(parser)
-    templates: dict[str, Template] = {
-        "model": "{model_path}",
-        "image_folder": by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"}),
-        "annotations": by("dataset", ANNOTATIONS),
-        "limit": "{report_images}",
-        "seed": "{draw_seed}",
-        "max_new_tokens": "{max_new_tokens}",
-        "batch_size": "{batch_size}",
-        "prompt": "{question}",
-        "out": DRAWN,
-    }
-    parser.take_from_profile(**(templates | dict(profile or {})))
+    add("--max-new-tokens", SIZE, "longest answer", "{max_new_tokens}", default=max_new_tokens)
+    add("--batch-size", SIZE, "images per batch, and per block that a rerun skips", "{batch_size}", default=20)
+    add_out_flag(parser, DRAWN)
+    parser.take_from_profile(**(profile or {}))
 
 
-def add_out_flag(parser: ScriptParser) -> None:
-    """The flag that says where results go."""
-    parser.flags(OUTPUT)("--out", FOLDER, "result folder", required=True)
+def add_out_flag(parser: ScriptParser, profile: Template | None = None) -> None:
+    """The flag that says where results go, and what a profile fills it with."""
+    parser.flags(OUTPUT)("--out", FOLDER, "result folder", profile, required=True)
 
 
 def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
@@ -78,19 +68,17 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
         required: whether the model and the images have to be given.
     """
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder", required=required)
-    add("--captions", FILE, "captions_eval_results.json of this model's greedy captions", required=True)
-    add("--image-folder", FOLDER, "folder of the images", required=required)
+    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=required)
+    add("--captions", FILE, "captions_eval_results.json of this model's greedy captions", SCORED, required=True)
+    add("--image-folder", FOLDER, "folder of the images", "{coco_path}/train2014", required=required)
     add_out_flag(parser)
-    parser.take_from_profile(model="{model_path}", captions=SCORED, image_folder="{coco_path}/train2014")
 
 
 def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that name a head list."""
     add = parser.flags(METHOD)
-    add("--heads", FILE, "head list (attribution_result.json), or: published", required=required)
+    add("--heads", FILE, "head list (attribution_result.json), or: published", "{head_list}", required=required)
     add("--foreign-heads", bool, "allow a list that was found on another model")
-    parser.take_from_profile(heads="{head_list}")
 
 
 def method_defaults(args: argparse.Namespace) -> dict[str, dict[str, object]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_hh.command_line.numbers import RANDOM_SEED
-from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, ScriptParser, add_flag
+from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, ScriptParser
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
@@ -18,17 +18,16 @@ OWN = "checkpoints/mini/"  # nothing of mini may stand where another model is lo
 def parser() -> ScriptParser:
     """The flags of `llava-hh mini`."""
     parser = script_parser(__doc__, "mini", "llava-hh mini data")
-    add_flag(parser, "stage", ("data", "base", "vision", "tune", "assemble", "steps"), "what to make")
+    parser.add_flag(parser, "stage", ("data", "base", "vision", "tune", "assemble", "steps"), "what to make")
     add = parser.flags(MODEL)
-    add("--data", FOLDER, "folder of the three sets", default=Path("dataset/mini"))
+    add("--data", FOLDER, "folder of the three sets", "{coco_path}", default=Path("dataset/mini"))
     add("--weights", FOLDER, "folder of mini's weights", default=Path(f"{OWN}adapters"))
-    add("--base", FOLDER, "the language model, unpacked", default=Path(f"{OWN}base"))
-    add("--model", FOLDER, "the assembled checkpoint", default=Path(f"{OWN}model"))
-    add("--steps", FOLDER, "checkpoints of all steps", default=Path(f"{OWN}steps"))
+    add("--base", FOLDER, "the language model, unpacked", "{base_model}", default=Path(f"{OWN}base"))
+    add("--model", FOLDER, "the assembled checkpoint", "{model_path}", default=Path(f"{OWN}model"))
+    add("--steps", FOLDER, "checkpoints of all steps", "{training_steps}", default=Path(f"{OWN}steps"))
     add = parser.flags(METHOD)
     add("--step", int, "tuning step to assemble", choices=SAVED_STEPS, default=SAVED_STEPS[-1])
     add("--seed", RANDOM_SEED, "of projector and tuning; for another, name new folders", default=SEED)
-    parser.take_from_profile(data="{coco_path}", base="{base_model}", model="{model_path}", steps="{training_steps}")
     return parser
 
 

@@ -9,23 +9,16 @@ from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.metrics.chair.variants import VARIANTS
 from llava_hh.scripts.flags import ANNOTATIONS, ATTRIBUTED, by
 
-CHAIR = """Score captions by CHAIR: the objects that each names, and those of them that are not in the image (paper).
-
-The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
-
-Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
-objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions; BLEU and CIDEr
-too where there are reference captions) and `run`.
-"""
-BENCHMARK = "Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."
-VQA = """Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match on GQA's.
-
-Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth has
-types) and `questions`, a row each.
-"""
-
 
 def score_chair(args: argparse.Namespace) -> None:
+    """Score captions by CHAIR: the objects that each names, and those of them that are not in the image (paper).
+
+    The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
+
+    Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
+    objects it names, right and hallucinated, with their positions in the text), `overall_metrics` (fractions; BLEU and
+    CIDEr too where there are reference captions) and `run`.
+    """
     from llava_hh.scoring.chair import CaptionsFile, score_file
 
     out = args.out or args.captions.with_name("captions_eval_results.json")
@@ -33,26 +26,34 @@ def score_chair(args: argparse.Namespace) -> None:
 
 
 def score_benchmark(args: argparse.Namespace) -> None:
+    """Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
     from llava_hh.scoring.benchmarks import score_file
 
     score_file(args.benchmark, args.answers, args.annotations, args.argv, args.out)
 
 
 def score_vqa(args: argparse.Namespace) -> None:
+    """Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match on GQA's.
+
+    Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth
+    has types) and `questions`, a row each.
+    """
     from llava_hh.scoring.answers import score_file
 
     score_file(args.answers, args.truth, args.id_key, args.text_key, args.subset, args.out)
 
 
 def add_chair(parser: ScriptParser) -> None:
-    chair = parser.verb("chair", score_chair, CHAIR, "llava-hh score chair --captions my.jsonl --profile mini")
+    chair = parser.verb("chair", score_chair, "llava-hh score chair --captions my.jsonl --profile mini")
     add = chair.flags(MODEL)
-    add("--captions", FILE, "JSON lines, one caption a row; any further fields are kept", required=True)
+    text = "JSON lines, one caption a row; any further fields are kept"
+    add("--captions", FILE, text, f"{ATTRIBUTED}/captions.jsonl", required=True)
     add("--dataset", DATASETS, "what the captions are of", default="coco")
     add("--id-key", "KEY", "key of the image's id in a row (nocaps: or of its file's name)", default="image_id")
     add("--text-key", "KEY", "key of the caption in a row", default="text")
     add_truth = chair.one_of(MODEL, required=True)
-    add_truth("--annotations", FOLDER, "folder of COCO's captions_*.json and instances_*.json, or nocaps'")
+    text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
+    add_truth("--annotations", FOLDER, text, by("dataset", ANNOTATIONS))
     add_truth("--objects", FILE, "instead: JSON lines with image_id and objects (names)")
     add = chair.flags(METHOD)
     add("--variant", "NAME", f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's", default="hh")
@@ -60,12 +61,11 @@ def add_chair(parser: ScriptParser) -> None:
     add("--skip-bad", bool, "report, count and skip a bad row of captions or ground truth, where it would stop the run")
     chair.flags(OUTPUT)("--out", FILE, "result file; captions_eval_results.json beside the captions by default")
     add_format_flag(chair)
-    chair.take_from_profile(captions=f"{ATTRIBUTED}/captions.jsonl", annotations=by("dataset", ANNOTATIONS))
 
 
 def add_benchmark(parser: ScriptParser) -> None:
     example = "llava-hh score benchmark --benchmark amber --answers answers.jsonl --annotations AMBER/data"
-    benchmark = parser.verb("benchmark", score_benchmark, BENCHMARK, example)
+    benchmark = parser.verb("benchmark", score_benchmark, example)
     add = benchmark.flags(MODEL)
     add("--benchmark", ("amber", "mme"), "whose files and metrics", required=True)
     add("--answers", FILE, "JSON lines: question_id and text, for MME prompt as well", required=True)
@@ -75,7 +75,7 @@ def add_benchmark(parser: ScriptParser) -> None:
 
 def add_vqa(parser: ScriptParser) -> None:
     example = "llava-hh score vqa --answers my.jsonl --truth v2_mscoco_val2014_annotations.json"
-    vqa = parser.verb("vqa", score_vqa, VQA, example)
+    vqa = parser.verb("vqa", score_vqa, example)
     add = vqa.flags(MODEL)
     add("--answers", FILE, "JSON lines, one answer a row", required=True)
     add("--truth", FILE, "VQAv2's v2_mscoco_*_annotations.json, or GQA's *_questions.json", required=True)
