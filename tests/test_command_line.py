@@ -209,7 +209,7 @@ def test_a_verb_below_a_verb(capsys):
     below.add_argument("--x", type=SIZE, default=1, help="a number")
     assert "first     What it does\n" in parser.format_help() and "Much more." in below.format_help()
     with pytest.raises(SystemExit) as stopped:
-        run_verb(parser, ["first", "--x", "3"])
+        run_verb(["first", "--x", "3"], parser=lambda: parser)
     assert stopped.value.code == 2 and capsys.readouterr().err == "error: 3 ['first', '--x', '3']\n"
     assert "required: WHAT" in refused(parser, [], capsys)
     assert "invalid choice: 'second'" in refused(parser, ["second"], capsys)

@@ -16,6 +16,7 @@ from llava_hh.files.processes import processes
 from llava_hh.files.tables import FORMATS
 
 Chosen = TypeVar("Chosen")
+INPUT_ERRORS = (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError)
 
 
 def script_parser(description: str | None, verb: str, example: str) -> ScriptParser:
@@ -38,15 +39,23 @@ def parser_of_verbs(description: str | None, verb: str, *below: Callable[[Script
 
 
 def run_verb(
-    parser: ScriptParser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], None] | None = None
+    argv: Sequence[str] | None = None,
+    *,
+    parser: Callable[[], ScriptParser],
+    run: Callable[[argparse.Namespace], None] | None = None,
+    check: Callable[[ScriptParser, argparse.Namespace], None] | None = None,
 ) -> None:
-    """Parse a command line and run its verb; wrong input is one line.
+    """Parse a command line and run its verb; wrong input is one line. With all but `argv` it is the `main` of a script.
 
     Args:
-        run: does the verb's work; None for a verb with verbs below it, each of which has its own.
+        run: does the verb's work; None for a verb with verbs below it, which have their functions.
+        check: ends with an error of the parser where flags do not go together.
     """
-    args = parser.parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
+    if check:
+        check(command, args)
     with errors_in_one_line(args.debug):
         (run or args.run)(args)
 
@@ -70,13 +79,11 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError) as error:
-        if debug:
-            raise
-        _stop(describe_failure(error))
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, INPUT_ERRORS):
+            _stop(describe_failure(error))
         if is_out_of_memory(error):
             _stop(out_of_memory(error))
         what = printable(f"{type(error).__name__}: {in_one_line(error)}")

@@ -41,8 +41,8 @@ def fit_in_memory(work: Callable[[int], Result], size: int, smallest: int = 1) -
 def in_parts(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> tuple[list[Result], int | None]:
     """`work` on all items at once, or on halves, quarters, ... of them where memory is too small for that.
 
-    Returns: the result for every part, in order (one empty part if there are no items), and the number of items in a
-        part, None if all were one part.
+    Returns: the results of the parts, in order, and the number of items in a part; None if all were one part. Without
+        items there is one empty part.
     Raises:
         ValueError: out of memory with one item.
     """

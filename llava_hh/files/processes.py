@@ -1,6 +1,5 @@
 """The processes of one run, as the launcher started them."""
 
-import atexit
 import os
 import re
 import sys
@@ -39,15 +38,8 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes are here. Over gloo: the work may take days, and needs no GPU to wait."""
-        if self.count > 1:
-            from torch import distributed  # scripts that never wait do without torch
-
-            if not distributed.is_initialized():
-                with self._saying():
-                    distributed.init_process_group("gloo", timeout=LONGEST)
-                atexit.register(_leave_group)
-            distributed.barrier()
+        """Go on when all processes are here; the work of the others may take days."""
+        self.exchange("")
 
     def exchange(self, text: str) -> list[str]:
         """The text of every process, by rank, for all of them.
@@ -104,14 +96,6 @@ class Processes:
             if self.exchange("refused" if refusal else "held")[0] == "refused":
                 raise refusal or SystemExit(2)
             yield
-
-
-def _leave_group() -> None:
-    """End the threads of the group before Python ends: one that still runs aborts the process, its work done."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def processes() -> Processes:

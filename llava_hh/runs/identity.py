@@ -1,7 +1,7 @@
 """The identity of inputs: sha256 of files, computed once per machine, and of all files of a checkpoint.
 
-Digests are kept in one file of the user's cache folder, by real path, size, inode and times of change, so that a
-checkpoint of 14 GB is read once and not once a run. They are never kept beside a run.
+Digests are kept in one file of the user's cache folder, by real path, size, inode and times of change. A checkpoint of
+14 GB is thus read once, not once a run. Digests are never kept beside a run.
 """
 
 import fcntl

@@ -36,8 +36,8 @@ def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
 def provenance() -> dict:
     """Command line, commit, versions and machine of this process.
 
-    `commit` and `dirty` (whether files differ from the commit) are None where git is missing, refuses the checkout or
-    does not know these files, as where the package is installed inside another repository.
+    `commit` and `dirty` (whether files differ from the commit) are None where git is missing or refuses the checkout.
+    They are None too where git does not know these files: the package may be installed inside another repository.
     """
 
     def git(*words: str) -> str | None:

@@ -1,21 +1,24 @@
 """Find hallucination heads: the exact influence of every head on hallucinated and true object words (paper).
 
-For each object word of the captions with a hallucination, every head is ablated at the position that predicts the
-word's first token, one head at a time, and the drop of the token's probability is the head's influence. Heads are
-ranked by their mean influence on hallucinated words minus that on true ones. Each layer's whole attention and MLP are
-ablated too. Writes attribution_result.json (both head lists, scores, bootstrap intervals over images, overlap of the
-lists between halves of the images), targets.jsonl, ablations.safetensors (log-probabilities of every word), and a
+Object words are those of captions with a hallucination. Every head is ablated at the position that predicts the first
+token of a word, one head at a time. The drop of the token's probability is the head's influence. Heads are ranked by
+their mean influence on hallucinated words minus that on true ones. The whole attention and the whole MLP of every layer
+are ablated too.
+
+Writes attribution_result.json: both head lists, scores, bootstrap intervals over images, and the overlap of the lists
+between halves of the images. Writes also targets.jsonl, ablations.safetensors (log-probabilities of every word), and a
 picture.
 
 With --of, the lists are those of a part of the images of a finished attribution: in seconds, without a model.
 """
 
-from collections.abc import Sequence
+import argparse
+from functools import partial
 
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, SIZE
 from llava_hh.command_line.parser import FOLDER, METHOD, SPEED, ScriptParser
-from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 
 OF_PARTS = {"of", "with_object", "without_object"}
@@ -53,31 +56,32 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    command = parser()
-    args = command.parse_args(argv)
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
     if args.of:
         command.refuse_given("does not go with --of, which measures nothing", command.given - OF_PARTS - OF_BOTH)
     else:
         command.refuse_given("needs --of, a finished attribution", OF_PARTS)
         command.require(args, "model", "image_folder")
-    with errors_in_one_line(args.debug):
-        if args.of:
-            from llava_hh.attribution.part import Part, write_part
 
-            path = write_part(chosen(Part, args))
-        else:
-            from llava_hh.attribution.result import Attribution, attribute_captions, said_of
-            from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
 
-            path, request = args.out / "attribution_result.json", request_of("attribute", vars(args))
-            if is_finished(path, request):
-                print(said_of(path))
-            elif path := attribute_captions(chosen(Attribution, args)):
-                mark_finished(path, request, left_by_runs(args.out))
+def run(args: argparse.Namespace) -> None:
+    from llava_hh.attribution.part import Part, write_part
+    from llava_hh.attribution.result import Attribution, attribute_captions, said_of
+    from llava_hh.figures.head_map import draw_head_map
+    from llava_hh.figures.style import picture
+    from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
+
+    if args.of:
+        path = write_part(chosen(Part, args))
+    else:
+        path, request = args.out / "attribution_result.json", request_of("attribute", vars(args))
+        if is_finished(path, request):
+            print(said_of(path))
+        elif path := attribute_captions(chosen(Attribution, args)):
+            mark_finished(path, request, left_by_runs(args.out))
     if path:
-        from llava_hh.figures.head_map import draw_head_map
-        from llava_hh.figures.style import picture
-
         with picture(args.out / "head_map", args.debug) as out:
             draw_head_map(path, out)
+
+
+main = partial(run_verb, parser=parser, run=run, check=check)

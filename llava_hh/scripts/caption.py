@@ -3,10 +3,8 @@
 Writes captions.jsonl and run.json.
 """
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from llava_hh.command_line.parser import METHOD, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
@@ -26,10 +24,6 @@ def parser() -> ScriptParser:
     add("--method", "METHOD", "kind:field=value,...; see the example", default="greedy")
     add("--skip-bad", bool, "report and leave out images that cannot be read")
     return parser
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv, run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,3 +57,6 @@ def run(args: argparse.Namespace) -> None:
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
         print(f"{n_captions} captions{skipped}: {rows}")
         mark_finished(rows, request, left_by_runs(args.out))
+
+
+main = partial(run_verb, parser=parser, run=run)

@@ -1,7 +1,7 @@
 """Compare what is finished: runs, head lists, seeds, or the objects that are hallucinated."""
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from llava_hh.command_line.numbers import COUNT, RANDOM_SEED, SIZE
@@ -28,9 +28,9 @@ def compare_runs(args: argparse.Namespace) -> None:
 def compare_heads(args: argparse.Namespace) -> None:
     """Compare head lists: heads in common, rank correlation of scores, and which heads they share.
 
-    Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside what two lists have in
-    common stands what the lists of two halves of their own images have in common: where that is as little, the data
-    sets need not differ, their captions are few.
+    Each list is the attribution_result.json of a run, or a file of checkpoints/heads. Beside the heads that two lists
+    have in common stands how many the lists of two halves of their images have in common. Where that is as little, the
+    cause may be few captions rather than different data sets.
     """
     from llava_hh.comparing.heads import compare_heads
 
@@ -40,8 +40,8 @@ def compare_heads(args: argparse.Namespace) -> None:
 def compare_seeds(args: argparse.Namespace) -> None:
     """How far CHAIR and recall vary over runs that differ in their seed alone: mean, standard deviation, range.
 
-    Each run is a folder with the captions_eval_results.json of one seed (a fine-tuned model, a model trained anew, a
-    draw of random heads), all on the same images; what they are compared with is one run, or one for each seed.
+    Each run is a folder with the captions_eval_results.json of one seed: a fine-tuned model, a model trained anew, a
+    draw of random heads. All are on the same images. They are compared with one run, or with one for each seed.
     """
     from llava_hh.comparing.seeds import compare_seeds
 
@@ -51,8 +51,8 @@ def compare_seeds(args: argparse.Namespace) -> None:
 def compare_details(args: argparse.Namespace) -> None:
     """CHAIR in detail: which objects are hallucinated and missed, beside what, and where in the caption.
 
-    Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say),
-    and writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
+    Reads the captions_eval_results.json of one run or of several on the same images (greedy decoding and AD-HH, say).
+    Writes chair_details.json and three figures: chair_categories, chair_cooccurrence, chair_positions.
     """
     from llava_hh.comparing.details import compare_details
     from llava_hh.figures.chair_details import PICTURES
@@ -86,10 +86,10 @@ def add_runs(parser: ScriptParser) -> None:
 def add_heads(parser: ScriptParser) -> None:
     example = "llava-hh compare heads results/seed_1/heads.json results/seed_2/heads.json"
     heads = parser.verb("heads", compare_heads, example)
-    heads.add_argument("lists", type=Path, nargs="+", metavar="LIST", help="head lists, two or more")
+    lists = "{head_list} {published_heads}"
+    heads.add_flag(heads, "lists", "LIST", "head lists, two or more", lists, type=Path, nargs="+")
     heads.flags(METHOD)("--top-k", SIZE, "how many heads of each list are named", default=20)
     heads.flags(OUTPUT)("--out", FILE, "write all of it to this JSON file")
-    heads.take_from_profile(lists="{head_list} {published_heads}")
 
 
 def add_seeds(parser: ScriptParser) -> None:
@@ -105,8 +105,7 @@ def add_seeds(parser: ScriptParser) -> None:
 def add_details(parser: ScriptParser) -> None:
     details = parser.verb("details", compare_details, "llava-hh compare details --profile mini")
     text = f"{RESULT_FILE} of a run, its folder, or a folder of runs"
-    details.add_argument("captions", type=Path, nargs="+", metavar="CAPTIONS", help=text)
-    details.take_from_profile(captions=COMPARED)
+    details.add_flag(details, "captions", "CAPTIONS", text, COMPARED, type=Path, nargs="+")
     add_out_flag(details, f"{COMPARED}/chair_details")
 
 
@@ -115,5 +114,4 @@ def parser() -> ScriptParser:
     return parser_of_verbs(__doc__, "compare", add_runs, add_heads, add_seeds, add_details)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
+main = partial(run_verb, parser=parser)

@@ -4,7 +4,7 @@ Every verb reads the originals as they are; this is for other programs, and for 
 """
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
@@ -30,5 +30,4 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv, run)
+main = partial(run_verb, parser=parser, run=run)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import FACTOR, FRACTION, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
-from llava_hh.command_line.script import add_format_flag, errors_in_one_line, script_parser
+from llava_hh.command_line.script import add_format_flag, run_verb, script_parser
 from llava_hh.scripts import flags
 from llava_hh.scripts.flags import DRAWN, SCORED, by, chosen_objects
 
@@ -60,9 +61,7 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    command = parser()
-    args = command.parse_args(argv)
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
     for task, names in OF_TASKS.items():
         if task != args.task:
             command.refuse_given(f"belongs to --task {task}, not {args.task}", names)
@@ -70,8 +69,6 @@ def main(argv: list[str] | None = None) -> None:
         command.refuse_given("POPE has questions of its own", {"prompt"})
     if args.summary and args.summary.suffix != ".json":
         command.error(f"--summary {args.summary}: expected a name that ends with .json")
-    with errors_in_one_line(args.debug):
-        run(args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -190,3 +187,6 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
         return drawn.heads
 
     return draw
+
+
+main = partial(run_verb, parser=parser, run=run, check=check)

@@ -1,7 +1,7 @@
 """Write AD-HH as a folder that plain transformers loads by `custom_generate=`, without this package."""
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from llava_hh.command_line.numbers import FRACTION, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
@@ -28,5 +28,4 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv, run)
+main = partial(run_verb, parser=parser, run=run)

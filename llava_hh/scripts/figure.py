@@ -4,7 +4,6 @@ Every figure writes its numbers as JSON, and a picture of them as PNG and PDF.
 """
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from inspect import getdoc
@@ -96,5 +95,4 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
+main = partial(run_verb, parser=parser)

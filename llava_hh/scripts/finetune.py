@@ -5,11 +5,11 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
-from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.finetuning.settings import OBJECTIVES
 from llava_hh.scripts.flags import add_head_flags, add_out_flag
 
@@ -52,20 +52,21 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
-        from llava_hh.runs.finished import is_finished, mark_finished, request_of
+def run(args: argparse.Namespace) -> None:
+    from llava_hh.figures.finetuning import draw_finetuning
+    from llava_hh.figures.style import picture
+    from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
+    from llava_hh.runs.finished import is_finished, mark_finished, request_of
 
-        log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
-        if is_finished(log, request):
-            print(f"finished before: {args.out / MODEL}")
-        elif log := finetune(chosen(Training, args)):
-            mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
-    if log:
-        from llava_hh.figures.finetuning import draw_finetuning
-        from llava_hh.figures.style import picture
+    log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
+    if is_finished(log, request):
+        print(f"finished before: {args.out / MODEL}")
+    elif finetune(chosen(Training, args)):
+        mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
+    else:
+        return
+    with picture(args.out / "curves", args.debug) as out:
+        draw_finetuning(log, out)
 
-        with picture(args.out / "curves", args.debug) as out:
-            draw_finetuning(log, out)
+
+main = partial(run_verb, parser=parser, run=run)

@@ -3,13 +3,14 @@
 Every stage skips what is there; what was made with another seed or step, or of other files, is an error.
 """
 
-from collections.abc import Sequence
+import argparse
+from functools import partial
 from pathlib import Path
 
 from llava_hh.command_line.numbers import RANDOM_SEED
 from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, ScriptParser
 from llava_hh.command_line.profiles import read_profile
-from llava_hh.command_line.script import chosen, errors_in_one_line, script_parser
+from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.mini.recipe import SAVED_STEPS, SEED
 
 OWN = "checkpoints/mini/"  # nothing of mini may stand where another model is looked for
@@ -31,12 +32,13 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    command = parser()
-    args = command.parse_args(argv)
-    if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
-        command.error(f"--profile {args.profile}: its model is not mini's, below {OWN}; name the folders by flags")
-    with errors_in_one_line(args.debug):
-        from llava_hh.mini.stages import Places, make
+def run(args: argparse.Namespace) -> None:
+    from llava_hh.mini.stages import Places, make
 
-        make(args.stage, chosen(Places, args))
+    if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
+        what = f"--profile {args.profile}: its model is not mini's, below {OWN}"
+        raise ValueError(f"{what}; name the folders by flags, see --help")
+    make(args.stage, chosen(Places, args))
+
+
+main = partial(run_verb, parser=parser, run=run)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from llava_hh.command_line.numbers import SIZE
@@ -28,11 +28,12 @@ def write_html(args: argparse.Namespace) -> None:
     page = args.results / REPORT
     write_text(page, render_report(args.results, args.summary, args.limit, args.first))
     print(page)
-    if root := index_folder(args.results):
-        index = root / "index.html"
-        if index.exists() and not is_ours(index):
-            print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
-            return
+    if not (root := index_folder(args.results)):
+        return
+    index = root / "index.html"
+    if index.exists() and not is_ours(index):
+        print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
+    else:
         write_text(index, render_index(root))
         print(index)
 
@@ -53,18 +54,16 @@ def parser() -> ScriptParser:
     parser = parser_of_verbs(__doc__, "report")
     html = parser.verb("html", write_html, "llava-hh report html results/mini/full")
     text = "a folder of results, such as results/mini/full, or a part of one"
-    html.add_argument("results", type=Path, metavar="RESULTS", help=text)
+    html.add_flag(html, "results", "RESULTS", text, "{result_path}", type=Path)
     add = html.flags(MODEL)
     add("--summary", FILE, "a comparison that lies elsewhere; may be repeated", action="append", default=[])
     text = "parts of it that the head map and the numbers on top are of"
     add("--first", FOLDER, text, f"{ATTRIBUTED} {COMPARED}", nargs="+", default=[])
     html.flags(SPEED)("--limit", SIZE, "images in the caption browser", default=200)
-    html.take_from_profile(results="{result_path}")
     figures = parser.verb("figures", write_figures, "llava-hh report figures results/mini/full")
-    figures.add_argument("results", type=Path, metavar="RESULTS", help="the result folder of a profile")
-    figures.take_from_profile(results="{result_path}")
+    text = "the result folder of a profile"
+    figures.add_flag(figures, "results", "RESULTS", text, "{result_path}", type=Path)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
+main = partial(run_verb, parser=parser)

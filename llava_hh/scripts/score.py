@@ -1,7 +1,7 @@
 """Score captions and answers that are there already, whoever made them."""
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import add_format_flag, chosen, parser_of_verbs, run_verb
@@ -15,9 +15,9 @@ def score_chair(args: argparse.Namespace) -> None:
 
     The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
 
-    Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
-    objects it names, right and hallucinated, with their positions in the text), `overall_metrics` (fractions; BLEU and
-    CIDEr too where there are reference captions) and `run`.
+    Writes one JSON file, which attribution and the analyses read. Its `sentences` have an entry for every caption: its
+    row, and its objects, right and hallucinated, with their positions in the text. Its `overall_metrics` are fractions,
+    with BLEU and CIDEr where there are reference captions. Its `run` says how it was made.
     """
     from llava_hh.scoring.chair import CaptionsFile, score_file
 
@@ -90,5 +90,4 @@ def parser() -> ScriptParser:
     return parser_of_verbs(__doc__, "score", add_chair, add_benchmark, add_vqa)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
+main = partial(run_verb, parser=parser)
