@@ -1,6 +1,6 @@
 # shellcheck shell=sh disable=SC2034,SC2094,SC2295  # wrappers read them; no file is written; profile_blank is a set in patterns
 # Sourced after `cd` to the repository's root: the settings of PROFILE, which is a name in bash_scripts/profiles (default:
-# mini) or a file like those, seen from where the wrapper was started. llava_hh/command_line/profiles.py reads profiles alike.
+# mini) or a file like those, seen from where the wrapper was started. llava_hh/command_line/profiles.py asks this file too.
 . bash_scripts/python.sh
 . bash_scripts/flags.sh
 

@@ -25,7 +25,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 from llava_hh.attention.modules import attention_modules
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.targets import find_targets
-from llava_hh.command_line.script import SIZE
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.module_hooks import hooked
 from llava_hh.files.tables import markdown_table
 from llava_hh.metrics.chair.chair import find_objects

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line.script import RANDOM_SEED, SIZE
+from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
 from llava_hh.files.tables import markdown_table
 from llava_hh.metrics.chair.variants import load_synonyms
 from llava_hh.mini.world import caption, sample_scene

@@ -18,7 +18,7 @@ from measuring import REPO, benchmark_parser, finish, measure_process, ratio, sh
 
 from baselines.dola import DolaSettings, candidate_layers
 from llava_hh.attention.interventions import DeactivateText
-from llava_hh.command_line.script import SIZE
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import Greedy, Method

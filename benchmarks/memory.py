@@ -11,7 +11,7 @@ from pathlib import Path
 
 from measuring import REPO, benchmark_parser, finish, measure_process
 
-from llava_hh.command_line.script import RANDOM_SEED, SIZE
+from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
 from llava_hh.files.tables import markdown_table
 
 sys.path.insert(0, str(REPO))

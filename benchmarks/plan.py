@@ -10,7 +10,8 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from llava_hh.command_line.script import FACTOR, RATE, SIZE, Number, ScriptParser
+from llava_hh.command_line.numbers import FACTOR, RATE, SIZE, Number
+from llava_hh.command_line.script import ScriptParser
 from llava_hh.files.tables import markdown_table
 
 GIGA, TERA = 1e9, 1e12

@@ -9,7 +9,7 @@ import time
 
 from measuring import benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line.script import SIZE
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.tables import markdown_table
 
 WAYS = ("plain", "record", "eager")

@@ -15,7 +15,7 @@ import torch
 from decoding import measure
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from llava_hh.command_line.script import SIZE
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.files import read_json
 from llava_hh.files.tables import markdown_table
 from llava_hh.mini.dataset import Split, write_split

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from measuring import REPO, benchmark_parser, finish
 
-from llava_hh.command_line.script import SIZE
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.files import read_json
 from llava_hh.files.tables import markdown_table
 from llava_hh.scripts import attribute

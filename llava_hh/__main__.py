@@ -28,8 +28,7 @@ VERBS = {
 }
 USAGE = """usage: llava-hh VERB [flags]
 
-Find the attention heads that make vision-language models hallucinate objects, and switch them off.
-"""
+Find the attention heads that make vision-language models hallucinate objects, and switch them off."""
 
 
 def overview() -> str:
@@ -38,7 +37,7 @@ def overview() -> str:
         "\n".join([f"{title}:", *(f"  {verb:<10} {line}" for verb, line in verbs.items())])
         for title, verbs in VERBS.items()
     ]
-    return "\n\n".join([USAGE.rstrip(), *groups, "llava-hh VERB --help lists the flags of a verb, with an example."])
+    return "\n\n".join([USAGE, *groups, "llava-hh VERB --help lists the flags of a verb, with an example."])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,12 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
         print(overview())
-    elif not any(verb in verbs for verbs in VERBS.values()):
-        names = ", ".join(verb for verbs in VERBS.values() for verb in verbs)
-        print(f"error: {verb!r} is no verb of llava-hh; expected one of: {names}", file=sys.stderr)
-        raise SystemExit(2)
-    else:
+    elif verb in (names := [name for verbs in VERBS.values() for name in verbs]):
         importlib.import_module(f"llava_hh.scripts.{verb}").main(rest)
+    else:
+        print(f"error: {verb!r} is no verb of llava-hh; expected one of: {', '.join(names)}", file=sys.stderr)
+        raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +24,8 @@ class Head(NamedTuple):
 
 
 def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    """Group heads by layer: layers ascending, the heads of each ascending and without repeats."""
-    layers: dict[int, set[int]] = {}
-    for layer, head in heads:
-        layers.setdefault(layer, set()).add(head)
-    return {layer: sorted(layers[layer]) for layer in sorted(layers)}
+    """Heads by layer; layers and their heads ascending, without repeats."""
+    return {layer: [head for _, head in group] for layer, group in groupby(sorted(set(heads)), itemgetter(0))}
 
 
 def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = None) -> list[Head]:
@@ -48,15 +47,14 @@ def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = Non
         raise ValueError(f"{path}: no head list {key!r}; the file holds {known or 'nothing'}")
     if not isinstance(content[key], list):
         raise ValueError(f"{path}: {key!r} must be a list of [layer, head] pairs, not {content[key]!r}")
-    heads = [_parse_head(pair, f"{path}: {key}[{row}]") for row, pair in enumerate(content[key])]
-    for row, head in enumerate(heads):
-        if head in heads[:row]:
+    heads: list[Head] = []
+    for row, pair in enumerate(content[key]):
+        if (head := _parse_head(pair, f"{path}: {key}[{row}]")) in heads:
             raise ValueError(f"{path}: {key}[{row}] repeats {head}")
-    if top_k is None:
-        return heads
-    if top_k < 1:
+        heads.append(head)
+    if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if top_k > len(heads):
+    if top_k is not None and top_k > len(heads):
         raise ValueError(f"{path}: {key!r} has {len(heads)} heads, {top_k} were asked for")
     return heads[:top_k]
 
@@ -65,16 +63,14 @@ def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
     """The file of the head list that the paper's authors published for a model of this kind and size.
 
     Raises:
-        ValueError: there is none; names what there is.
+        ValueError: no such list; names those that there are.
     """
     lists = {path: read_json(path) for path in sorted(PUBLISHED.glob("*.json"))}
     for path, content in lists.items():
         if [content[name] for name in ("model_type", "n_layers", "n_heads")] == [model_type, n_layers, n_heads]:
             return path
-    known = ", ".join(path.stem for path in lists)
-    raise ValueError(
-        f"--heads published: none for a {model_type} of {n_layers} layers of {n_heads} heads; there are {known}"
-    )
+    known, model = ", ".join(path.stem for path in lists), f"a {model_type} of {n_layers} layers of {n_heads} heads"
+    raise ValueError(f"--heads published: none for {model}; there are {known}")
 
 
 def _parse_head(pair: Any, where: str) -> Head:
@@ -87,7 +83,7 @@ def _parse_head(pair: Any, where: str) -> Head:
 
 
 def model_of(path: Path) -> dict | None:
-    """What a head list's settings say of the model that it was found on, None where they say nothing.
+    """What the settings of a head list say of the model that was attributed, None where they say nothing.
 
     Raises:
         ValueError: its `settings` are not an object; one line naming the file.
@@ -99,7 +95,7 @@ def model_of(path: Path) -> dict | None:
 
 
 def random_heads(n_layers: int, n_heads: int, k: int, seed: int, exclude: Iterable[tuple[int, int]] = ()) -> list[Head]:
-    """Draw `k` different control heads, uniformly over the model, from a generator of their own.
+    """Draw `k` different control heads, uniformly over the model, from a generator of this draw alone.
 
     Args:
         exclude: heads that may not be drawn, such as the list that the draw is compared with.

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from llava_hh.attribution.contrast import influence
 from llava_hh.attribution.targets import Target, find_targets
-from llava_hh.files.images import own_image
+from llava_hh.files.images import rgb_image
 from llava_hh.files.memory import fit_in_memory
 from llava_hh.files.nonfinite import refuse_infinite
 from llava_hh.heads import Head
@@ -140,7 +140,7 @@ def attribute(
     ids = list(tokenizer(caption.strip(), add_special_tokens=False).input_ids if is_text else map(int, caption))
     text = caption.strip() if is_text else lvlm.answer_text(ids)
     targets = find_targets(tokenizer, ids, text, _mentions(text, [words] if isinstance(words, str) else words))
-    batch = lvlm.encode([own_image(image)], [prompt], [ids])
+    batch = lvlm.encode([rgb_image(image)], [prompt], [ids])
     positions = [batch.response_start[0] + target.index - 1 for target in targets]
     token_ids = [target.token_id for target in targets]
 

@@ -12,7 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from llava_hh.files.images import own_image
+from llava_hh.files.images import rgb_image
 from llava_hh.models.loading import Loading, check_dtype
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 
@@ -75,7 +75,7 @@ def caption(
         block = samples[first : first + batch_size]
         prompts = [prompt] * len(block)
         answers, *_ = answer_within_memory(
-            lvlm, block, lambda sample: own_image(sample["image"]), chosen, prompts, max_new_tokens
+            lvlm, block, lambda sample: rgb_image(sample["image"]), chosen, prompts, max_new_tokens
         )
         texts += [lvlm.answer_text(answer.token_ids) for answer in answers]
     return texts

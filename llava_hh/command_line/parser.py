@@ -4,6 +4,8 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import cleandoc
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
@@ -13,11 +15,12 @@ from llava_hh.runs.plugins import load_plugin
 
 OUTPUTS = ("out", "summary")  # flags of what is written
 SECTIONS = MODEL, METHOD, SPEED, OUTPUT = "model and images", "method", "size and speed", "output"
+FILE, FOLDER = "FILE", "FOLDER"  # what flags of paths take
 NOT_GIVEN = object()
 STORING = (argparse._StoreAction, argparse._StoreConstAction, argparse.BooleanOptionalAction)
 NAME = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
 Known = Mapping[str, Any]  # settings of a profile, and the flags so far
-# Such as "{coco_path}/{split}"; "{limit|all}" has a text for a name without a value. For a flag of several values a
+# Such as "{coco_path}/{split}"; "{limit|all}" has a text for a name without a value. A flag of several values has a
 # template of several words, or a list of templates.
 Template = str | Callable[[Known], str | list[str]]
 
@@ -46,43 +49,85 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ScriptParser(argparse.ArgumentParser):
-    """A parser whose flags stand in sections and may come from a profile, and whose errors are one line.
+    """A parser with flags in sections, values from a profile, and errors in one line.
 
     Attributes:
         given: after parsing, the names of the flags that stood in the command line.
+        verbs: argparse's action of the verbs below this one, None where there are none.
     """
 
-    def __init__(self, description: str | None = None, **named: Any) -> None:
+    def __init__(self, description: str | None = None, example: str = "", **named: Any) -> None:
+        """Make a parser; that of a verb has an `example`, a whole command, and the flags that every verb has."""
         super().__init__(description=description, formatter_class=Help, **named)
         self.given: set[str] = set()
         self._sections = {title: self.add_argument_group(title) for title in SECTIONS}
         self._templates: dict[str, Template] = {}
-        self._verbs: Any = None
+        self.verbs: Any = None
+        if example:
+            self.epilog = f"example:\n  {example}"
+            add = self.add_argument
+            add("--debug", action="store_true", help="show a full traceback on errors")
+            text = "run this Python file first: it registers methods, metrics or families of yours"
+            add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help=text)
 
     def section(self, title: str) -> Any:
         """The group of flags of one of SECTIONS."""
         return self._sections[title]
 
-    def verb(self, name: str, run: Callable[[argparse.Namespace], None], about: str, example: str) -> "ScriptParser":
+    def flags(self, title: str) -> Callable[..., argparse.Action]:
+        """`add_flag` for one of SECTIONS."""
+        return partial(self.add_flag, self._sections[title])
+
+    def one_of(self, title: str, required: bool = False) -> Callable[..., argparse.Action]:
+        """`add_flag` for flags in one of SECTIONS that exclude each other."""
+        return partial(self.add_flag, self._sections[title].add_mutually_exclusive_group(required=required))
+
+    def add_flag(
+        self, group: Any, name: str, kind: Any, text: str, profile: Template | None = None, **named: Any
+    ) -> argparse.Action:
+        """Add a flag to a group of argparse, or a positional argument to this parser.
+
+        Args:
+            kind: what it takes: bool for a switch; FILE or FOLDER; another text names what it takes in the help; a type
+                of numbers, such as SIZE; or the choices.
+            text: its help.
+            profile: what fills it, see `take_from_profile`.
+            named: other arguments of argparse's `add_argument`.
+        """
+        if kind is bool:
+            named["action"] = "store_true"
+        elif isinstance(kind, str):
+            named |= {"metavar": kind} | ({"type": Path} if kind in (FILE, FOLDER) else {})
+        else:
+            named["type" if callable(kind) else "choices"] = kind
+        action = group.add_argument(name, help=text, **named)
+        if profile is not None:
+            self.take_from_profile(**{action.dest: profile})
+        return action
+
+    def verb(
+        self, name: str, run: Callable[[argparse.Namespace], None], example: str, about: str | None = None
+    ) -> "ScriptParser":
         """Add a verb below this one; its flags are added to the parser that is returned.
 
         Args:
-            run: what does it; it stands in the parsed flags as `run`.
-            about: its first sentence is its line in this parser's help; example: a whole command.
+            run: does its work; it stands in the parsed flags as `run`.
+            example: a whole command.
+            about: its help, if it isn't the docstring of `run`; the first sentence is its line in this parser's help.
         """
-        if self._verbs is None:
-            self._verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
-        line = about.strip().split("\n\n")[0].split(": ")[0].removesuffix(".")
-        own = self._verbs.add_parser(name, help=line, description=about, epilog=epilog(example))
-        add_common_flags(own)
-        own.set_defaults(run=run)
-        return own
+        if self.verbs is None:
+            self.verbs = self.add_subparsers(required=True, dest="what", metavar="WHAT", title="what")
+        about = cleandoc(about or run.__doc__ or "")
+        line = about.split("\n\n")[0].split(": ")[0].removesuffix(".")
+        below = self.verbs.add_parser(name, help=line, description=about, example=example)
+        below.set_defaults(run=run)
+        return below
 
     def take_from_profile(self, **templates: Template) -> None:
         """Add --profile, which fills these flags, in this order, where they are not given.
 
         A required flag may then be left out. A template with a name that has no value fills nothing; a function makes
-        the template of what is known.
+        the template from what is known.
         """
         if not self._templates:
             text = "fill flags that are not given: a name in bash_scripts/profiles, or the path of such a file"
@@ -90,18 +135,18 @@ class ScriptParser(argparse.ArgumentParser):
         self._templates |= templates
         for action in self._actions:
             if action.dest in templates:
-                positional = not action.option_strings
+                is_positional = not action.option_strings
                 action.template = templates[action.dest]  # type: ignore[attr-defined]
-                action.needed = positional or action.required  # type: ignore[attr-defined]
+                action.needed = is_positional or action.required  # type: ignore[attr-defined]
                 action.required = False
-                if positional:
+                if is_positional:
                     action.nargs = "*" if action.nargs == "+" else action.nargs or "?"
         for group in self._mutually_exclusive_groups:
             if group.required and any(action.dest in templates for action in group._group_actions):
                 group.needed, group.required = True, False  # type: ignore[attr-defined]
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
-        """As argparse does, with what a profile knows filled in."""
+        """Parse as argparse does, and fill in what a profile knows."""
         actions = {action.dest: action for action in self._actions if isinstance(action, STORING)}
         namespace = argparse.Namespace() if namespace is None else namespace
         values = vars(namespace)
@@ -111,11 +156,11 @@ class ScriptParser(argparse.ArgumentParser):
         absent |= {name for name, each in actions.items() if not each.option_strings and values[name] in (None, [])}
         self.given = {*actions} - absent
         for name in absent:
-            values[name] = self._default(actions[name])
+            default = actions[name].default
+            values[name] = self._get_value(actions[name], default) if isinstance(default, str) else default
         if self._templates and values["profile"] is not None:
             self._fill(values, actions)
-        needed = [name for name, each in actions.items() if getattr(each, "needed", False)]
-        self.require(namespace, *needed)
+        self.require(namespace, *(name for name, each in actions.items() if getattr(each, "needed", False)))
         for group in self._mutually_exclusive_groups:
             lacking = all(values[each.dest] in (None, False) for each in group._group_actions)
             if lacking and getattr(group, "needed", False):
@@ -123,36 +168,32 @@ class ScriptParser(argparse.ArgumentParser):
                 self.error(f"one of the arguments {names} is required (or --profile NAME)")
         return namespace, rest
 
-    def _default(self, action: argparse.Action) -> Any:
-        return self._get_value(action, action.default) if isinstance(action.default, str) else action.default
-
     def _fill(self, values: dict[str, Any], actions: Mapping[str, argparse.Action]) -> None:
         """Put what the profile knows into the flags that are not given."""
+        profile = values["profile"]
         try:
-            profile = read_profile(values["profile"])
+            settings = read_profile(profile)
         except ValueError as error:
             self.error(str(error))
         for name, template in self._templates.items():
+            action = actions[name]
             groups = (each._group_actions for each in self._mutually_exclusive_groups)
-            others = {other.dest for group in groups if actions[name] in group for other in group}
+            others = {other.dest for group in groups if action in group for other in group}
             if {name, *others} & self.given:
                 continue
-            known = {key: value for key, value in values.items() if value is not None} | profile
+            known = {key: value for key, value in values.items() if value is not None} | settings
             wanted = template(known) if callable(template) else template
             if isinstance(wanted, str):
-                wanted = wanted.split() if actions[name].nargs in ("*", "+") else [wanted]
+                wanted = wanted.split() if action.nargs in ("*", "+") else [wanted]
             texts = [filled(text, known) for text in wanted]
-            if texts and all(texts):
-                values[name] = self._read(actions[name], texts, values["profile"])
-
-    def _read(self, action: argparse.Action, texts: list[str], profile: str) -> Any:
-        """The value of a flag that a profile gives as these texts."""
-        if action.nargs == 0:
-            return action.const
-        try:
-            return self._get_values(action, [_from_root(action, text) for text in texts])
-        except argparse.ArgumentError as error:
-            self.error(f"--profile {profile}: {error}")
+            if not texts or not all(texts):
+                continue
+            if action.type is Path and Path.cwd() != REPO:  # a path of a profile counts from the repository's root
+                texts = [text if text == "published" else str(REPO / text) for text in texts]
+            try:
+                values[name] = action.const if action.nargs == 0 else self._get_values(action, texts)
+            except argparse.ArgumentError as error:
+                self.error(f"--profile {profile}: {error}")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
         """The flags, after plug-ins were run; an output that is also an input is an error: it would be overwritten."""
@@ -163,7 +204,7 @@ class ScriptParser(argparse.ArgumentParser):
             except (OSError, ValueError) as error:
                 self.error(str(error))
         listed = {name: value if isinstance(value, list) else [value] for name, value in vars(parsed).items()}
-        paths = (each for name, own in listed.items() if name not in OUTPUTS for each in own)
+        paths = (path for name, values in listed.items() if name not in OUTPUTS for path in values)
         read = {os.path.realpath(path) for path in paths if isinstance(path, Path)}
         for name in OUTPUTS:
             written = getattr(parsed, name, None)
@@ -186,19 +227,6 @@ class ScriptParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; --help lists the flags\n")
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every verb has."""
-    add = parser.add_argument
-    add("--debug", action="store_true", help="show a full traceback on errors")
-    text = "run this Python file first: it registers methods, metrics or families of yours"
-    add("--plugin", type=Path, action="append", default=[], metavar="FILE.py", help=text)
-
-
-def epilog(example: str) -> str:
-    """The end of a help."""
-    return f"example:\n  {example}" if example else ""
-
-
 def filled(template: str, known: Known) -> str:
     """A template with what is known in it; "" where one of its names has no value."""
     values = {match[0]: str(known.get(match[1], "")) or match[2] for match in NAME.finditer(template)}
@@ -207,9 +235,3 @@ def filled(template: str, known: Known) -> str:
 
 def _spelled(action: argparse.Action) -> str:
     return action.option_strings[-1] if action.option_strings else action.dest
-
-
-def _from_root(action: argparse.Action, text: str) -> str:
-    """A path of a profile, which counts from the repository's root."""
-    is_path = action.type is Path and text != "published" and Path.cwd() != REPO
-    return str(REPO / text) if is_path else text

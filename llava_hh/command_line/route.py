@@ -6,12 +6,12 @@ Prints VERB=WORD for each word that belongs to a verb, ended by the byte 037. An
 line, status 2.
 """
 
-import argparse
 import importlib
 import re
 import sys
 from collections.abc import Sequence
 
+from llava_hh.command_line.parser import ScriptParser
 from llava_hh.command_line.profiles import nearest
 from llava_hh.command_line.script import errors_in_one_line
 
@@ -20,14 +20,11 @@ NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")  # which argparse takes for a value, no
 FLAG = re.compile(r"(?:(\w+):)?(--?[^\W\d][\w-]*)(?:=(.*))?", re.DOTALL)
 
 
-def parser_of(verb: str) -> argparse.ArgumentParser:
+def parser_of(verb: str) -> ScriptParser:
     """The parser of a verb such as caption, or of one in a group, such as score.chair."""
-    name, *inner = verb.split(".")
+    name, *below = verb.split(".")
     parser = importlib.import_module(f"llava_hh.scripts.{name}").parser()
-    for word in inner:
-        groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-        parser = groups[0].choices[word]
-    return parser
+    return parser.verbs.choices[below[0]] if below else parser
 
 
 def label_of(verb: str) -> str:
@@ -35,33 +32,36 @@ def label_of(verb: str) -> str:
     return verb.split(".")[-1]
 
 
-def share(verbs: Sequence[str], own: tuple[str, Sequence[str]], words: Sequence[str]) -> dict[str, list[str]] | None:
+def share(
+    verbs: Sequence[str], reserved: tuple[str, Sequence[str]], words: Sequence[str]
+) -> dict[str, list[str]] | None:
     """The words that belong to each verb, by label; None where help was asked for, which is printed.
 
     Args:
-        own: a label, and the flags that are of this verb alone though others know them too.
+        reserved: a label, and the flags that go to this verb alone though others know them too.
     Raises:
         ValueError: a flag that no verb knows, or that several flags begin with; a word that no flag takes.
         SystemExit: a value that a verb refuses; argparse has said so.
     """
     parsers = {label_of(verb): parser_of(verb) for verb in verbs}
-    found: dict[str, list[str]] = {label: [] for label in parsers}
+    shares: dict[str, list[str]] = {label: [] for label in parsers}
     for flag, values in _split(words, parsers):
         label, name = _known(flag, parsers)
         if name in ("-h", "--help"):
-            _print_help(parsers if label is None else {label: parsers[label]})
+            helps = [parser.format_help() for other, parser in parsers.items() if label in (None, other)]
+            print(*helps, sep="\n", file=sys.stderr)
             return None
-        if label is None and name in own[1]:
-            label = own[0]
+        if label is None and name in reserved[1]:
+            label = reserved[0]
         for other, parser in parsers.items():
             if name in parser._option_string_actions and label in (None, other):
-                found[other] += [name if flag[3] is None else f"{name}={flag[3]}", *values]
+                shares[other] += [name if flag[3] is None else f"{name}={flag[3]}", *values]
     for label, parser in parsers.items():
-        _see_that_it_parses(label, parser, found[label])
-    return found
+        _see_that_it_parses(label, parser, shares[label])
+    return shares
 
 
-def _split(words: Sequence[str], parsers: dict[str, argparse.ArgumentParser]) -> list[tuple[re.Match, list[str]]]:
+def _split(words: Sequence[str], parsers: dict[str, ScriptParser]) -> list[tuple[re.Match, list[str]]]:
     """Flags as FLAG reads them, each with the words behind it."""
     groups: list[tuple[re.Match, list[str]]] = []
     for word in words:
@@ -75,7 +75,7 @@ def _split(words: Sequence[str], parsers: dict[str, argparse.ArgumentParser]) ->
     return groups
 
 
-def _known(flag: re.Match, parsers: dict[str, argparse.ArgumentParser]) -> tuple[str | None, str]:
+def _known(flag: re.Match, parsers: dict[str, ScriptParser]) -> tuple[str | None, str]:
     """The verb that stands before a flag, if one does, and the flag's full name."""
     label, name, _ = flag.groups()
     if label is not None and label not in parsers:
@@ -91,7 +91,7 @@ def _known(flag: re.Match, parsers: dict[str, argparse.ArgumentParser]) -> tuple
     return label, full[0]
 
 
-def _see_that_it_parses(label: str, parser: argparse.ArgumentParser, words: list[str]) -> None:
+def _see_that_it_parses(label: str, parser: ScriptParser, words: list[str]) -> None:
     """Parse what was given to a verb, without what the wrapper gives to it."""
     for action in [*parser._actions]:
         action.required = action.needed = False  # `needed` is what a profile may fill
@@ -103,21 +103,15 @@ def _see_that_it_parses(label: str, parser: argparse.ArgumentParser, words: list
         raise ValueError(f"{' '.join(left)}: neither a flag of {label} nor a value of one")
 
 
-def _print_help(parsers: dict[str, argparse.ArgumentParser]) -> None:
-    for parser in parsers.values():
-        print(parser.format_help(), file=sys.stderr)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    verbs, own, *words = sys.argv[1:] if argv is None else argv
+    verbs, reserved, *words = sys.argv[1:] if argv is None else argv
     sys.stdout.reconfigure(errors="surrogateescape")  # a word may hold any bytes
-    label, _, flags = own.partition(":")
+    label, _, flags = reserved.partition(":")
     with errors_in_one_line(debug=False):
         if broken := next((word for word in words if END in word), None):
             raise ValueError(f"{broken!r}: has the byte 037 (unit separator); expected words without")
-        found = share(verbs.split(), (label, flags.split()), words)
-    for name, given in (found or {}).items():
-        print(*(f"{name}={word}{END}" for word in given), sep="", end="")
+        shares = share(verbs.split(), (label, flags.split()), words) or {}
+    print(*(f"{name}={word}{END}" for name, given in shares.items() for word in given), sep="", end="")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def scorer(given: Comparison, cache: Path) -> Callable[[Sequence[dict]], list[di
             except ValueError as error:
                 expected = f"to be scored here, captions need `image_id` ({dataset.id_expected}) and `text`"
                 raise ValueError(f"caption {number}: {error}; {expected}") from None
-        objects = dataset.objects(dataset.annotations(given.annotations, [image_id for image_id, _ in texts], cache=cache))
+        image_ids = [image_id for image_id, _ in texts]
+        objects = dataset.objects(dataset.annotations(given.annotations, image_ids, cache=cache))
         scores = [{"image_id": image_id, **dataset.score(text, objects[image_id])} for image_id, text in texts]
         return [{**row, **scored} for row, scored in zip(rows, scores, strict=True)]
 

@@ -12,7 +12,7 @@ from llava_hh.models.footprint import stored_tensors
 from llava_hh.models.weight_files import check_files
 
 NONE = "the profile names none"
-MINI = "mini"  # HALC's tools that are made of mini's own vision tower
+MINI = "mini"  # HALC's tools that are made of mini's vision tower
 
 
 class Unready(Exception):
@@ -33,7 +33,7 @@ class Companions:
 
     def check_halc(self) -> str:
         names = [name for name in ("halc_detector", "halc_scorer") if self.profile[name] != MINI]
-        return self._models(*names) if names else "mini's own vision tower"
+        return self._models(*names) if names else "mini's vision tower"
 
     def check_tf_hh(self) -> str:
         if not (paths := self._there("instruct_path")):

@@ -48,8 +48,7 @@ REMEDIES = {  # by check, in the order in which they are made
     "token layout": "See the checkpoint's chat template and the processor's files.",
     "heads": "Run bash_scripts/attribute.sh, or pass --heads published.",
     "disk": "Let result_path of the profile be a folder that can be written and has room.",
-    "figure 4": "checkpoints/README.md says what goes there.",
-    "figure 5": "checkpoints/README.md says what goes there.",
+    **dict.fromkeys(("figure 4", "figure 5"), "checkpoints/README.md says what goes there."),
     "TF-HH": "dataset/README.md says what goes there.",
     "HALC": "README's part on decoding methods says what goes there.",
     "nocaps": "dataset/README.md says which files go there.",
@@ -60,7 +59,7 @@ RESULTS_NEED = 2**30  # bytes; an estimate
 
 
 class Line(NamedTuple):
-    """What a check found; status is "ok", "FAIL" or "skipped"."""
+    """The outcome of a check; status is "ok", "FAIL" or "skipped"."""
 
     name: str
     status: str
@@ -84,7 +83,7 @@ class Examination(Companions):
     failed: set[str] = field(default_factory=set)
 
     def run(self, report: Callable[[Line], None]) -> bool:
-        """Make all checks and report each as it is done; whether all are well."""
+        """Make all checks, and report every line as soon as it is known; whether all checks passed."""
         for name in REMEDIES:
             try:
                 line = Line(name, "ok", getattr(self, f"check_{name.lower().replace(' ', '_').replace('-', '_')}")())
@@ -114,13 +113,12 @@ class Examination(Companions):
     @cached_property
     def samples(self) -> dict[str, list[Path]]:
         """A few images of each split, the first of the seeded sample."""
-        found = {}
+        paths, coco = {}, self.path("coco_path")
         for split in SPLITS:
-            images = load_image_list(self.path("coco_path") / "annotations" / f"captions_{split}.json")
-            size = min(len(images), int(self.profile["report_images"]))
-            drawn = sample_images(images, size)[:N_IMAGES]
-            found[split] = [image_path(self.path("coco_path") / split, sample["file_name"]) for sample in drawn]
-        return found
+            images = load_image_list(coco / "annotations" / f"captions_{split}.json")
+            drawn = sample_images(images, min(len(images), int(self.profile["report_images"])))[:N_IMAGES]
+            paths[split] = [image_path(coco / split, sample["file_name"]) for sample in drawn]
+        return paths
 
     def ask(self) -> Batch:
         """The profile's question about a real image."""
@@ -129,8 +127,7 @@ class Examination(Companions):
 
     def check_packages(self) -> str:
         wrong = []
-        for text in importlib.metadata.requires("llava_hh") or []:
-            need = Requirement(text)
+        for need in map(Requirement, importlib.metadata.requires("llava_hh") or []):
             if need.marker and not need.marker.evaluate({"extra": ""}):
                 continue
             try:
@@ -141,8 +138,7 @@ class Examination(Companions):
                 wrong.append(f"{need} is {version}")
         if wrong:
             raise ValueError("; ".join(wrong))
-        named = ("torch", "transformers")
-        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
 
     def check_numbers(self) -> str:
         if wrong := wrong_numbers(self.profile):
@@ -151,7 +147,7 @@ class Examination(Companions):
 
     def check_device(self) -> str:
         if torch.cuda.is_available():
-            return ", ".join(torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count()))
+            return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         if shutil.which("nvidia-smi"):
             raise ValueError("there is a GPU, but this torch is without CUDA")
         return f"CPU, {os.cpu_count()} cores; no GPU"
@@ -192,15 +188,15 @@ class Examination(Companions):
         self.need("checkpoint", "memory", "weights", "annotations", "images")
         batch = self.ask()
         ids = batch.inputs["input_ids"][0].tolist()
-        places = batch.image_mask[0].nonzero().flatten().tolist()
-        if not places:
+        positions = batch.image_mask[0].nonzero().flatten().tolist()
+        if not positions:
             raise ValueError("no image tokens in the prompt")
-        first, last = places[0], places[-1]
+        first, last = positions[0], positions[-1]
         if batch.response_start != [len(ids)]:
             raise ValueError(f"the answer starts at {batch.response_start[0]} of {len(ids)} tokens")
         before, after = (self.lvlm.tokenizer.decode(part) for part in (ids[:first], ids[last + 1 :]))
         return (
-            f"{first} tokens {before!r}, image at {first} to {last} ({len(places)} of its tokens), then "
+            f"{first} tokens {before!r}, image at {first} to {last} ({len(positions)} of its tokens), then "
             f"{len(ids) - last - 1} tokens {after!r}; the answer starts at {len(ids)}"
         )
 
@@ -219,27 +215,25 @@ class Examination(Companions):
 
     def check_images(self) -> str:
         self.need("numbers", "annotations")
-        for paths in self.samples.values():
-            for path in paths:
-                load_image(path)
-        return f"{sum(map(len, self.samples.values()))} read"
+        images = [load_image(path) for paths in self.samples.values() for path in paths]
+        return f"{len(images)} read"
 
     def check_heads(self) -> str:
         self.need("numbers", "checkpoint", "memory", "weights")
-        own = self.path("head_list")
-        named = self.profile["published_heads"]  # the list that newer_models/decoding.sh takes
+        attributed = self.path("head_list")
+        published = self.profile["published_heads"]  # the list that newer_models/decoding.sh takes
         size = (self.lvlm.n_layers, self.lvlm.n_heads)
         if too_many := short_of(self.profile, dict.fromkeys(HEAD_LISTS, size[0] * size[1]), TOP_KS):
             raise ValueError(f"the model has {size[0] * size[1]} heads: {'; '.join(too_many)}")
         lists: dict[Path, list[str]] = {}
-        if own.is_file():
-            lists[own] = [name for name in TOP_KS if not named or name != "removal_top_k"]
-        if named:
-            lists[REPO / named] = ["removal_top_k"]
+        if attributed.is_file():
+            lists[attributed] = [name for name in TOP_KS if not published or name != "removal_top_k"]
+        if published:
+            lists[REPO / published] = ["removal_top_k"]
         if not lists:
             with suppress(ValueError):  # none was published
                 lists[published_list(self.lvlm.model.config.model_type, *size)] = ["top_k"]
-        first = [] if own.is_file() else ["none yet; bash_scripts/attribute.sh finds them"]
+        first = [] if attributed.is_file() else ["none yet; bash_scripts/attribute.sh finds them"]
         return "; ".join(first + [self.examine_heads(path, names) for path, names in lists.items()])
 
     def examine_heads(self, path: Path, names: list[str]) -> str:
@@ -255,9 +249,8 @@ class Examination(Companions):
         return f"{len(heads)} in {path}, the first {', '.join(map(str, heads[:3]))}"
 
     def check_disk(self) -> str:
-        folder = self.path("result_path")
-        while not folder.exists():
-            folder = folder.parent
+        path = self.path("result_path")
+        folder = next(parent for parent in (path, *path.parents) if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
         text = f"{_gigabytes(free)} free for results in {self.profile['result_path']}"
@@ -271,16 +264,15 @@ class Examination(Companions):
         batch, model = self.ask(), self.lvlm.model
         plain = model(**batch.inputs).logits[:, -1]
         without_text = {head.layer for head in heads_on_image_alone(model)}
-        layers = [layer for layer in range(self.lvlm.n_layers) if layer not in without_text]
-        with intervene(model, batch.image_mask, [DeactivateText([Head(n, 0) for n in layers], 0.0)]) as trace:
+        heads = [Head(layer, 0) for layer in range(self.lvlm.n_layers) if layer not in without_text]
+        with intervene(model, batch.image_mask, [DeactivateText(heads, 0.0)]) as trace:
             edited = model(**batch.inputs).logits[:, -1]
         fired = sum(count.fired for count in trace.fired.values())
-        seen = plain.isfinite()
-        change = float((edited - plain)[seen].abs().max())
-        if not seen.any() or not math.isfinite(change) or plain.isnan().any():
+        change = float((edited - plain)[plain.isfinite()].abs().max())
+        if not math.isfinite(change) or plain.isnan().any():
             raise ValueError("the logits are not finite")
-        if fired != len(layers) or not change:
-            raise ValueError(f"AD-HH at threshold 0 fired {fired} times in {len(layers)} layers, logits moved {change}")
+        if fired != len(heads) or not change:
+            raise ValueError(f"AD-HH at threshold 0 fired {fired} times in {len(heads)} layers, logits moved {change}")
         return f"AD-HH on a head of {fired} layers changes the logits by up to {change:.2f}"
 
 

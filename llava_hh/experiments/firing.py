@@ -98,7 +98,7 @@ def firing_rates(
             content = {"threshold": threshold, "rates": listed, "n_tokens": int(decided[0]), "n_captions": len(entries)}
             write_json(out / "firing_rates.json", {**content, "settings": settings.record(), "run": provenance()})
             shared = json.dumps(listed)
-    return np.array(json.loads(processes().gather(shared)[0]), dtype=np.float64)
+    return np.array(json.loads(processes().exchange(shared)[0]), dtype=np.float64)
 
 
 def matched_heads(rates: np.ndarray, heads: Sequence[Head], seed: int) -> list[Head]:

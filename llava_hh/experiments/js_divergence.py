@@ -5,8 +5,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.profiles import training_checkpoints
-from llava_hh.command_line.script import SIZE
 from llava_hh.experiments.per_caption import Figure, MeasureSettings, measured_captions
 from llava_hh.files.progress import announce
 from llava_hh.files.tables import Estimate

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, written atomically; text and JSON read with errors in one line."""
+"""Files written atomically, so that they are whole or not there; text and JSON read with errors in one line."""
 
 import errno
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +24,34 @@ JSON_MARKS: tuple[dict[str, type], ...] = (
     {"hal_heads": list, "threshold": float, "source": str},  # of an exported decoder
 )
 PAGE_MARK = b": hallucination heads</title>"
-ROOM = "make room and give the same command again: finished work is kept"
-ADVICE = {  # for errors that only writing has
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
-    errno.EFBIG: ROOM,
-    errno.EROFS: "choose another folder, or have this one mounted for writing",
-}
-Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
+ADVICE = dict.fromkeys(  # for errors that only writing has
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and give the same command again: finished work is kept"
+)
+ADVICE[errno.EROFS] = "choose another folder, or have this one mounted for writing"
 OTHER = "choose another folder, or have its permissions changed"
+Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
 FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
 
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file atomically, piece by piece; a result, which has a `run`, says its `schema_version`."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
-        file.writelines(json_pieces(with_version(content)))
-        file.write("\n")
+    _write_pieces(path, chain(json_pieces(with_version(content)), "\n"))
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write a JSON-lines file atomically, row by row."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    _write_pieces(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; its folder is made if it isn't there."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    _write_pieces(path, [text])
+
+
+def _write_pieces(path: Path, pieces: Iterable[str]) -> None:
+    with replacing(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines(pieces)
 
 
 def write_tensors(path: Path, arrays: dict) -> None:
@@ -67,11 +65,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file to write to, which then becomes `path`: a reader finds the old file or the new one, never a part.
 
     Raises:
-        FileExistsError: `path` is a JSON file or a page that is not of this package.
-        OSError: it could not be written; one line with the file and what to do. What was there before still is, and
-            of the new content nothing.
+        FileExistsError: `path` is a JSON file or a page that another program wrote.
+        OSError: it could not be written; one line with the file and what to do. The old file is unchanged.
     """
-    refuse_foreign(path)
+    if path.suffix.lower() in (".json", ".html"):
+        refuse_foreign(path)
     try:
         with part_of(path) as part:
             yield part
@@ -85,9 +83,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """See that a file, or the names in a folder, are on the disk, so that a lost machine loses neither.
+    """Flush a file, or the names in a folder, to the disk, so that they survive a crash of the machine.
 
-    Some file systems of networks cannot flush a folder; that is no error.
+    Some network file systems cannot flush a folder; that is not an error.
     """
     with suppress(OSError) if path.is_dir() else nullcontext():
         file = os.open(path, os.O_RDONLY)
@@ -98,12 +96,12 @@ def flush(path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """See that a JSON file or a page may be overwritten, if it is there.
+    """Refuse to overwrite a JSON file or a page that this package did not write.
 
     Raises:
-        FileExistsError: it is not of this package.
+        FileExistsError: another program wrote it.
     """
-    if path.suffix.lower() in (".json", ".html") and os.path.lexists(path) and not is_ours(path):
+    if os.path.lexists(path) and not is_ours(path):
         raise FileExistsError(f"{path}: is there already, and no run of ours wrote it; move it or choose another --out")
 
 
@@ -123,7 +121,7 @@ def is_ours(path: Path) -> bool:
 
 
 def refuse_pointer(path: Path) -> None:
-    """See that a file is itself there; `git clone` without LFS leaves a pointer to it.
+    """Refuse the pointer that `git clone` without LFS leaves in place of a large file.
 
     Raises:
         ValueError: a Git LFS pointer; names the file.
@@ -138,7 +136,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with a byte order mark or without one; ValueError names it where it is in no UTF-8."""
+    """Read a text file in UTF-8, with or without a byte order mark; ValueError names a file in another encoding."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,14 +163,14 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class HalfCharacter(ValueError):
-    """Text that cannot be written; the JSON around it is sound."""
+    """Text with half of a surrogate pair, which cannot be written; the JSON around it is sound."""
 
 
 def refuse_half_characters(content: Any) -> None:
-    """See that no text in parsed JSON has one surrogate of a pair alone, as a cut emoji leaves.
+    """Refuse parsed JSON in which a text has half of a surrogate pair, as a cut emoji leaves.
 
     Raises:
-        HalfCharacter: it has; says which.
+        HalfCharacter: names that half.
     """
     try:
         json.dumps(content, ensure_ascii=False).encode()
@@ -190,17 +188,16 @@ def read_any_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path, expected: str = "JSON lines") -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `json_rows`, of a file with a row at least.
+    """Each JSON object of a file with at least one, one object a line, with its row, from 1.
 
     Raises:
-        FileNotFoundError, ValueError: from `json_rows`, or ValueError for a file without a row.
+        FileNotFoundError: there is no such file; says what was `expected`.
+        ValueError: a line that is not a JSON object, or a file without a row.
     """
-    is_empty = True
-    for numbered in json_rows(path, expected):
-        is_empty = False
-        yield numbered
-    if is_empty:
+    rows = json_rows(path, expected)
+    if (first := next(rows, None)) is None:
         raise ValueError(f"{path}: no row there; expected at least one")
+    yield from chain([first], rows)
 
 
 def json_rows(path: Path, expected: str, skip: Skip = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -208,7 +205,7 @@ def json_rows(path: Path, expected: str, skip: Skip = None) -> Iterator[tuple[in
 
     Raises:
         FileNotFoundError: there is no such file; says what was `expected`.
-        ValueError: a line that is no JSON object, unless `skip` takes it.
+        ValueError: a line that is not a JSON object, unless `skip` takes it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected {expected}")
@@ -217,13 +214,13 @@ def json_rows(path: Path, expected: str, skip: Skip = None) -> Iterator[tuple[in
             continue
         try:
             row = parse_json(line)
+            problem = None if isinstance(row, dict) else f"expected an object, found a {type(row).__name__}"
         except ValueError as error:
-            refuse(f"{path}, row {number}: {error}; expected one object a line", skip)
-            continue
-        if isinstance(row, dict):
-            yield number, row
+            problem = f"{error}; expected one object a line"
+        if problem:
+            refuse(f"{path}, row {number}: {problem}", skip)
         else:
-            refuse(f"{path}, row {number}: expected an object, found a {type(row).__name__}", skip)
+            yield number, row
 
 
 def refuse(problem: str, skip: Skip) -> None:
@@ -242,7 +239,7 @@ def read_json(path: Path) -> dict:
 
 
 def read_result(path: Path) -> dict:
-    """As `read_json`, of a result file; ValueError where another version of this package wrote it."""
+    """Read a result file; ValueError where it is not a JSON object, or another version of this package wrote it."""
     content = read_json(path)
     refuse_other_version(path, content)
     return content
@@ -259,7 +256,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def without_advice(text: str) -> str:
-    """An error's words, but for torch's advice to load a file that it cannot read as a pickle."""
+    """An error's words without torch's advice to load the file as a pickle."""
     if "weights_only" not in text:
         return text
     file, colon, _ = text.partition(": ")
@@ -275,7 +272,7 @@ def sha256_or_none(path: Path) -> str | None:
 
 
 def describe_failure(error: Exception) -> str:
-    """An error in words for the user; of a disk's refusal also what to do about it."""
+    """An error in words for the user; for a refusal of the disk, also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
         return printable(without_advice(str(error)))
     file = error.filename or "a file"
@@ -283,7 +280,7 @@ def describe_failure(error: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """A text in which characters that steer a terminal, but for line breaks, are written as escapes."""
+    """A text whose control characters, other than line breaks, are written as escapes."""
     return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 

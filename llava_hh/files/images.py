@@ -4,7 +4,7 @@ import io
 import stat
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
@@ -19,6 +19,10 @@ UNUSED_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of text, and the col
 SIDES = f"expected sides of {SHORTEST} to {LONGEST:,}, one at most {RATIO} times the other; resize or cut it first"
 
 
+class _Unfit(ValueError):
+    """An image that is not read, though it may be sound."""
+
+
 def check_image_name(name: object) -> str:
     """A name that stays inside its folder: relative, without `..`, and one that a file can have.
 
@@ -27,8 +31,7 @@ def check_image_name(name: object) -> str:
     """
     if not (isinstance(name, str) and name):
         raise ValueError(f"image {name!r:.80}: expected the name of a file")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"image {name!r:.200} leaves the image folder; expected a path inside it, without ..")
     if "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise ValueError(f"image {name!r:.200}: no file can have this name")
@@ -38,11 +41,11 @@ def check_image_name(name: object) -> str:
 def image_path(folder: Path, name: object) -> Path:
     """The file of an image that a data file names, inside `folder`.
 
-    It is the name that must not lead out. The folder itself may be a symbolic link, and so may what is in it, wherever
-    that points: caches and shared copies of COCO are folders of links, and who made them chose where they lead.
+    Only the name must stay inside. The folder and the files in it may be symbolic links to anywhere, because caches and
+    shared copies of COCO are folders of links.
 
     Raises:
-        ValueError: as `check_image_name`.
+        ValueError: a name that is not relative, has `..`, or that no file can have.
     """
     return Path(folder) / check_image_name(name)
 
@@ -58,17 +61,17 @@ def load_image(path: Path) -> Image.Image:
         orientation that EXIF may ask for is not applied, and transparency is dropped.
     """
     try:
-        problem = _why_no_file(path)
-        if problem is None:
-            try:
-                found = _read(path)
-            except ValueError as error:
-                if "MAX_TEXT" not in str(error):  # PIL's limit for what a chunk of text may become
-                    raise
-                found = _read(io.BytesIO(b"".join(_parts_without_text(path.read_bytes()))))
-            if isinstance(found, Image.Image):
-                return found
-            problem = found
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise _Unfit("not an image but a pipe or a device")
+        try:
+            return _read(path)
+        except ValueError as error:
+            if "MAX_TEXT" not in str(error):  # PIL's limit for what a chunk of text may become
+                raise
+            return _read(io.BytesIO(b"".join(_parts_without_text(path.read_bytes()))))
+    except _Unfit as error:
+        problem = str(error)
     except MemoryError:
         raise MemoryError(f"{path}: too little memory to read this image; use a smaller --batch-size") from None
     except FileNotFoundError:
@@ -84,12 +87,12 @@ def load_image(path: Path) -> Image.Image:
     raise ValueError(f"{path if str(path).isprintable() else repr(str(path))}: {problem}")
 
 
-def own_image(image: str | Path | Image.Image) -> Image.Image:
-    """An image that somebody has as a file or as a PIL image, as RGB.
+def rgb_image(image: str | Path | Image.Image) -> Image.Image:
+    """An image of a caller, a file or a PIL image, as RGB.
 
     Raises:
-        ValueError: as `load_image`; or it is neither.
-        MemoryError: as `load_image`.
+        ValueError: neither of these, or an image that `load_image` would refuse.
+        MemoryError: there is no room for it.
     """
     if isinstance(image, str | Path):
         return load_image(Path(image))
@@ -97,20 +100,19 @@ def own_image(image: str | Path | Image.Image) -> Image.Image:
         raise ValueError(f"image {image!r:.80}: expected a path or a PIL image")
     name = getattr(image, "filename", "") or f"a PIL image of {image.width} x {image.height} pixels"
     try:
-        problem = _why_unfit(image)
-        if problem is None:
-            return image.convert("RGB")
+        return _as_rgb(image)
+    except _Unfit as error:
+        problem = str(error)
     except (OSError, SyntaxError) as error:  # it is read only now, and damaged
         problem = f"a damaged image ({' '.join(str(error).split())})"
     raise ValueError(f"{name}: {problem}")
 
 
-def _read(source: Path | io.BytesIO) -> Image.Image | str:
-    """The image as RGB, or why it is not read."""
+def _read(source: Path | io.BytesIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, of odd EXIF, of palettes, and of sizes, which are refused below
         with Image.open(source, formats=FORMATS) as image:
-            return _why_unfit(image) or image.convert("RGB")
+            return _as_rgb(image)
 
 
 def _parts_without_text(png: bytes) -> Iterator[bytes]:
@@ -124,17 +126,12 @@ def _parts_without_text(png: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _why_no_file(path: Path) -> str | None:
-    mode = path.stat().st_mode
-    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "not an image but a pipe or a device"
-
-
-def _why_unfit(image: Image.Image) -> str | None:
+def _as_rgb(image: Image.Image) -> Image.Image:
     short, long = sorted(image.size)
     if short < SHORTEST or long > min(LONGEST, RATIO * short):
-        return f"an image of {image.width} x {image.height} pixels; {SIDES}"
+        raise _Unfit(f"an image of {image.width} x {image.height} pixels; {SIDES}")
     if image.mode not in EIGHT_BIT_MODES:
-        return f"an image of mode {image.mode}; expected 8-bit RGB or grey, convert it first"
+        raise _Unfit(f"an image of mode {image.mode}; expected 8-bit RGB or grey, convert it first")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO is what cameras write: a photo, then extras
-        return f"an animation of {image.n_frames} frames; expected one picture"
-    return None
+        raise _Unfit(f"an animation of {image.n_frames} frames; expected one picture")
+    return image.convert("RGB")

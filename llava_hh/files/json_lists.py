@@ -9,13 +9,13 @@ from typing import Any, TextIO
 from llava_hh.files.files import HalfCharacter, Skip, refuse, refuse_half_characters
 
 PIECE = 1 << 20  # characters read at once
-COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+BLANKS = re.compile(r"[ \t\n\r]*")
 
 
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
-    """The elements of an object's lists in file order, each with its list's key; None where a list is empty.
+    """The elements of an object's lists in file order, with the key of the list; None where a list is empty.
 
-    Values that are no lists are left out. Memory is that of the largest element, not of the file.
+    Values other than lists are left out. Memory is that of the largest element, not of the file.
 
     Raises:
         ValueError: not JSON, not an object, or not UTF-8.
@@ -26,47 +26,28 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
 def read_rows(
     path: Path, keys: Container[str] | None = None, skip: Skip = None, is_list: bool = False
 ) -> Iterator[tuple[str, int, Any]]:
-    """As `read_lists`, each element with its row in its list, from 1; row 0 and None where a list is empty.
+    """Each element of an object's lists, with its list's key and its row, from 1; row 0 and None for an empty list.
 
     Args:
-        keys: of the lists that are wanted; None is all. What others hold is not looked at.
+        keys: of the lists that are wanted; None is all. The content of others is not checked.
         skip: takes the message of an element with half of a character in it.
         is_list: the file is one list, whose key is "", and not an object of lists.
+    Raises:
+        ValueError: not JSON, not an object (or a list), or not UTF-8; or half of a character, unless `skip` takes it.
     """
     with open(path, encoding="utf-8-sig") as file:
         text = _Text(file)
         if is_list:
             text.expect("[")
-            yield from _rows_of("", text, skip)
+            yield from text.rows("", skip)
         else:
-            text.expect("{")
-            for _ in text.elements("}"):
-                key = text.value()
-                text.expect(":")
-                is_wanted = keys is None or key in keys
-                if is_wanted and text.take("["):
-                    yield from _rows_of(key, text, skip)
-                elif text.take("["):
-                    for _ in text.elements("]"):
-                        text.next_value()
+            for key in text.object_keys():
+                if (keys is None or key in keys) and text.take("["):
+                    yield from text.rows(key, skip)
                 else:
-                    text.next_value()
+                    text.pass_over()
         if text.peek():
             raise ValueError(f"more text behind the {'list' if is_list else 'object'}: {text.peek()!r}")
-
-
-def _rows_of(key: str, text: "_Text", skip: Skip) -> Iterator[tuple[str, int, Any]]:
-    if text.peek() == "]":
-        text.expect("]")
-        yield key, 0, None
-        return
-    for row, _ in enumerate(text.elements("]"), start=1):
-        try:
-            element = text.value()
-        except HalfCharacter as error:
-            refuse(f"{in_list(key, row)}: {error}", skip)
-            continue
-        yield key, row, element
 
 
 def read_values(path: Path, keys: Container[str]) -> dict[str, Any]:
@@ -75,25 +56,19 @@ def read_values(path: Path, keys: Container[str]) -> dict[str, Any]:
     Raises:
         ValueError: not JSON, not an object, or not UTF-8.
     """
-    found = {}
+    values = {}
     with open(path, encoding="utf-8-sig") as file:
         text = _Text(file)
-        text.expect("{")
-        for _ in text.elements("}"):
-            name = text.value()
-            text.expect(":")
-            if name in keys:
-                found[name] = text.value()
-            elif text.take("["):
-                for _ in text.elements("]"):
-                    text.next_value()
+        for key in text.object_keys():
+            if key in keys:
+                values[key] = text.value()
             else:
-                text.next_value()
-    return found
+                text.pass_over()
+    return values
 
 
 def in_list(key: str, row: int) -> str:
-    """Where an element stands, in words."""
+    """The row of an element and its list, in words."""
     return f"row {row}" + (f" of `{key}`" if key else "")
 
 
@@ -101,28 +76,23 @@ class _Text:
     """A JSON text that is read as far as it is needed."""
 
     def __init__(self, file: TextIO):
-        self.file, self.text, self.place, self.is_whole = file, "", 0, False
+        self.file, self.text, self.index, self.is_whole = file, "", 0, False
         self.has_surrogates = False
         self.decode = JSONDecoder().raw_decode
-        self.scan = JSONDecoder().scan_once  # the same without its checks; from a place that is not blank
 
     def peek(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            for place in range(self.place, len(self.text)):
-                if (character := self.text[place]) not in " \t\n\r":
-                    self.place = place
-                    return character
-            self.place = len(self.text)
-            if self.is_whole:
-                return ""
+            self.index = BLANKS.match(self.text, self.index).end()
+            if self.index < len(self.text) or self.is_whole:
+                return self.text[self.index : self.index + 1]
             self._read_on()
 
     def take(self, character: str) -> bool:
         """Step over the next character if it is this one."""
         if self.peek() != character:
             return False
-        self.place += 1
+        self.index += 1
         return True
 
     def expect(self, character: str) -> None:
@@ -130,19 +100,38 @@ class _Text:
             raise ValueError(f"expected {character!r}, found {self.peek() or 'the end'!r}")
 
     def elements(self, closing: str) -> Iterator[None]:
-        """Stand before each element up to `closing`; the caller reads it."""
-        if self.take(closing):
-            return
-        yield
-        while True:
-            comma = COMMA.match(self.text, self.place)
-            if comma and comma.end() < len(self.text):  # nearly always
-                self.place = comma.end()
-            elif self.take(closing):
-                return
-            else:
-                self.expect(",")
+        """Stop before every element up to `closing`; the caller reads it."""
+        if not self.take(closing):
             yield
+            while self.take(","):
+                yield
+            self.expect(closing)
+
+    def object_keys(self) -> Iterator[str]:
+        """The keys of an object; the caller reads the value behind the key."""
+        self.expect("{")
+        for _ in self.elements("}"):
+            key = self.value()
+            self.expect(":")
+            yield key
+
+    def rows(self, key: str, skip: Skip) -> Iterator[tuple[str, int, Any]]:
+        """The elements of a list with its key and their rows, from behind the bracket that opens the list."""
+        if self.peek() == "]":
+            yield key, 0, None
+        for row, _ in enumerate(self.elements("]"), start=1):
+            try:
+                yield key, row, self.value()
+            except HalfCharacter as error:
+                refuse(f"{in_list(key, row)}: {error}", skip)
+
+    def pass_over(self) -> None:
+        """Skip the next value; a list is read an element at a time."""
+        if self.take("["):
+            for _ in self.elements("]"):
+                self._next_value()
+        else:
+            self._next_value()
 
     def value(self) -> Any:
         """The value that comes next, whole.
@@ -151,43 +140,31 @@ class _Text:
             HalfCharacter: half of a character in it; what follows it can still be read.
             ValueError: it is not JSON.
         """
-        found = self.next_value()
+        value = self._next_value()
         if self.has_surrogates:
-            refuse_half_characters(found)
-        return found
+            refuse_half_characters(value)
+        return value
 
-    def next_value(self) -> Any:
-        """The same, whatever its texts hold."""
-        try:
-            return self._decode_next()
-        except RecursionError as error:
-            raise ValueError(f"not JSON ({error})") from None
-
-    def _decode_next(self) -> Any:
-        try:
-            found, end = self.scan(self.text, self.place)
-        except (StopIteration, ValueError):
-            pass  # blank, cut off or wrong: what follows tells which
-        else:
-            if end < len(self.text):
-                self.place = end
-                return found
+    def _next_value(self) -> Any:
+        """The value that comes next, whatever its texts hold."""
         self.peek()
         while True:
             try:
-                found, end = self.decode(self.text, self.place)
+                value, end = self.decode(self.text, self.index)
             except JSONDecodeError:
                 if self.is_whole:
                     raise
+            except RecursionError as error:
+                raise ValueError(f"not JSON ({error})") from None
             else:
                 if end < len(self.text) or self.is_whole:  # a number may go on behind what was read
-                    self.place = end
-                    return found
+                    self.index = end
+                    return value
             self._read_on()
 
     def _read_on(self) -> None:
         """Read as much again as is held, so that a long value is not tried too often."""
-        held = self.text[self.place :]
+        held = self.text[self.index :]
         more = self.file.read(max(PIECE, len(held)))
-        self.text, self.place, self.is_whole = held + more, 0, not more
+        self.text, self.index, self.is_whole = held + more, 0, not more
         self.has_surrogates = "\\ud" in self.text or "\\uD" in self.text

@@ -55,8 +55,9 @@ def _locked(path: Path) -> int:
             raise OSError(f"{path.parent}: in use by {holder}; wait for it or choose another --out") from None
         except OSError as error:
             _warn(error.strerror)
-        if _is_at(path, file):
-            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file)):
+                return file
         os.close(file)  # its holder has just ended and removed it
 
 
@@ -83,10 +84,3 @@ def _opened(path: Path) -> int:
 @cache
 def _warn(reason: str) -> None:
     print(f"warning: result folders cannot be locked ({reason}); run only one command at a time", file=sys.stderr)
-
-
-def _is_at(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
-    except FileNotFoundError:
-        return False

@@ -12,14 +12,14 @@ ADVICE = "use a smaller --batch-size or --max-rows, DTYPE=bfloat16, BITS=4 or DE
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that an accelerator's or the computer's memory ran out; of the latter torch has no class."""
-    if isinstance(error, MemoryError) or any(each.__name__ == "OutOfMemoryError" for each in type(error).__mro__):
+    """Whether an error says that memory ran out, of an accelerator or of the computer (torch has no class for that)."""
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(error).__mro__}:
         return True  # torch's class by its name: scripts that need no torch do without
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error) and "memory" in str(error)
 
 
 def fit_in_memory(work: Callable[[int], Result], size: int, smallest: int = 1) -> tuple[Result, int]:
-    """`work(size)`, begun anew with half the size each time that memory runs out; and the size that fitted.
+    """`work(size)`, started again with half the size when memory runs out, and the size that fitted.
 
     Raises:
         ValueError: out of memory at size `smallest`.
@@ -39,10 +39,10 @@ def fit_in_memory(work: Callable[[int], Result], size: int, smallest: int = 1) -
 
 
 def in_parts(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> tuple[list[Result], int | None]:
-    """`work` on all items at once, or on halves, quarters, ... of them where memory has no room for that.
+    """`work` on all items at once, or on halves, quarters, ... of them where memory is too small for that.
 
-    Returns: what it gave for each part, in order (one empty part if there are no items), and how many items a part
-        had, None if it was all.
+    Returns: the results of the parts, in order, and the number of items in a part; None if all were one part. Without
+        items there is one empty part.
     Raises:
         ValueError: out of memory with one item.
     """
@@ -55,7 +55,7 @@ def in_parts(work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) ->
 
 
 def smallest_part(sizes: Sequence[int | None]) -> int | None:
-    """The smallest of what `in_parts` returned as sizes, None where memory had room for everything."""
+    """The smallest of the sizes that `in_parts` returned, None where memory had room for everything."""
     return min((size for size in sizes if size is not None), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Forward hooks of modules that are there while a block is open."""
+"""Forward hooks on modules while a block is open."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,11 +11,11 @@ from torch import nn
 def hooked(
     hooks: Iterable[tuple[nn.Module, Callable[..., Any]]], *, before: bool = False, with_kwargs: bool = False
 ) -> Iterator[None]:
-    """Call each hook at the forwards of its module while the block is open; leaving removes them, also by an exception.
+    """Call hooks at the forwards of their modules while the block is open; leaving removes them, also by an exception.
 
     Args:
-        hooks: modules and what is called, as torch's `register_forward_hook` calls it.
-        before: the forward, as `register_forward_pre_hook` does, in place of after it.
+        hooks: modules, each with a function that torch's `register_forward_hook` takes.
+        before: call before the forward (`register_forward_pre_hook`) instead of after it.
         with_kwargs: the hook takes the forward's keyword arguments too.
     """
     with ExitStack() as stack:

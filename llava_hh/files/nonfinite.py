@@ -1,4 +1,4 @@
-"""Numbers that are none: noticed by one reduction of each step's logits, then traced to a layer by a second pass."""
+"""NaN and infinite values: noticed by one reduction of each step's logits, then traced to a layer by a second pass."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class NotFinite(ArithmeticError):
 def refusing_infinite(model: nn.Module) -> Iterator[None]:
     """Stop the forward passes of `model` at logits that are not all finite, at the last position of any row.
 
-    Looked at is what the model itself gives, before ids are suppressed, which makes theirs -inf.
+    The logits are checked as the model gives them, before suppressed ids are set to -inf.
 
     Raises:
         NotFinite: from the forward pass.
@@ -41,19 +41,19 @@ def refusing_infinite_layers(layers: Iterable[nn.Module]) -> Iterator[None]:
         NotFinite: from the forward pass.
     """
 
-    def check(hidden: Tensor, place: str) -> None:
+    def check(hidden: Tensor, tensor: str) -> None:
         if not hidden.isfinite().all():
-            raise NotFinite(place)
+            raise NotFinite(tensor)
 
     def check_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        place = "the input of decoder layer 0 (embeddings of the tokens, features of the image)"
-        check(args[0] if args else kwargs["hidden_states"], place)
+        tensor = "the input of decoder layer 0 (embeddings of the tokens, features of the image)"
+        check(args[0] if args else kwargs["hidden_states"], tensor)
 
-    def check_output(number: int, _: nn.Module, args: tuple, output: Any) -> None:
-        check(output[0] if isinstance(output, tuple) else output, f"the output of decoder layer {number}")
+    def check_output(layer: int, _: nn.Module, args: tuple, output: Any) -> None:
+        check(output[0] if isinstance(output, tuple) else output, f"the output of decoder layer {layer}")
 
     layers = list(layers)
-    after = ((layer, partial(check_output, number)) for number, layer in enumerate(layers))
+    after = ((module, partial(check_output, layer)) for layer, module in enumerate(layers))
     with hooked([(layers[0], check_input)], before=True, with_kwargs=True), hooked(after):
         yield
 
@@ -61,10 +61,10 @@ def refusing_infinite_layers(layers: Iterable[nn.Module]) -> Iterator[None]:
 def refuse_infinite(
     model: nn.Module, layers: Iterable[nn.Module], samples: Sequence[tuple[object, Callable[[], object]]]
 ) -> NoReturn:
-    """Say which sample made numbers that are not finite, and in which layer.
+    """Say which sample gave NaN or infinite values, and in which layer.
 
     Args:
-        samples: the id of each, and what runs `model` over it alone.
+        samples: ids, each with a function that runs `model` over this sample alone.
     Raises:
         ValueError: always; one line.
     """
@@ -74,7 +74,7 @@ def refuse_infinite(
         try:
             with refusing_infinite(model), refusing_infinite_layers(layers):
                 run()
-        except NotFinite as found:
-            raise ValueError(f"sample {sample_id}: {found} is not finite; {what}") from None
+        except NotFinite as tensor:
+            raise ValueError(f"sample {sample_id}: {tensor} is not finite; {what}") from None
     ids = ", ".join(str(sample_id) for sample_id, _ in samples)
     raise ValueError(f"sample {ids}: numbers that are not finite, and are when it runs alone again; {what}")

@@ -8,12 +8,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 HOST = platform.node().replace(".", "-")
 A_DAY = 24 * 3600  # seconds
-_OWN = re.compile(rf"\..+\.{re.escape(HOST)}\.(?P<process>\d+)(?P<random>\.[0-9a-f]{{16}})?\.part")
+_NAME = re.compile(rf"\..+\.{re.escape(HOST)}\.(?P<process>\d+)(?P<random>\.[0-9a-f]{{16}})?\.part")
 
 
 @contextmanager
@@ -68,28 +68,18 @@ def folder_part_of(path: Path) -> Iterator[Path]:
 def drop_parts(folder: Path) -> None:
     """Delete the parts in a folder that killed processes of this machine left."""
     for part in folder.glob(".*.part"):
-        if name := _OWN.fullmatch(part.name):
-            with suppress(OSError):
-                _drop_if_abandoned(part, int(name["process"]), is_old_name=not name["random"])
-
-
-def _drop_if_abandoned(part: Path, process: int, is_old_name: bool) -> None:
-    file = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        if not (is_old_name and _lives(process)) and _is_abandoned(file):
-            shutil.rmtree(part.with_suffix(".folder"), ignore_errors=True)
-            part.unlink()
-    finally:
-        os.close(file)
-
-
-def _lives(process: int) -> bool:
-    """Whether there is such a process; earlier versions did not lock what they wrote."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        if not (name := _NAME.fullmatch(part.name)):
+            continue
+        with suppress(OSError), ExitStack() as stack:
+            file = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            stack.callback(os.close, file)
+            if not name["random"]:  # of an earlier version, which did not lock what it wrote
+                with suppress(ProcessLookupError):
+                    os.kill(int(name["process"]), 0)
+                    continue  # it lives
+            if _is_abandoned(file):
+                shutil.rmtree(part.with_suffix(".folder"), ignore_errors=True)
+                part.unlink()
 
 
 def _is_abandoned(file: int) -> bool:

@@ -1,11 +1,11 @@
 """The processes of one run, as the launcher started them."""
 
-import atexit
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -20,14 +20,14 @@ from llava_hh.files.locks import hold
 LAUNCHER = llava_hh.STARTED_BY
 LONGEST = timedelta(days=30)
 LARGEST_VALUE = 1 << 20  # characters; the store takes 8 MiB at once
-LOOK_EVERY = 5.0  # seconds between looks whether the launcher lives
-SAY_AFTER = 20.0  # seconds of waiting after which it is said for whom
-_numbers = count()  # of the folders that this process has opened; the same in every process of a run
+LOOK_EVERY = 5.0  # seconds between checks that the launcher lives
+SAY_AFTER = 20.0  # seconds of waiting after which a line says so
+_numbers = count()  # of the exchanges so far; the same in every process of a run
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share the work, and which of them this one is; ranks count from 0."""
+    """How many processes share the work, and the rank of this one, from 0."""
 
     rank: int
     count: int
@@ -38,46 +38,38 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes are here. Over gloo: the work may take days, and needs no GPU to wait."""
-        if self.count > 1:
-            from torch import distributed  # scripts that never wait do without torch
-
-            if not distributed.is_initialized():
-                with self._saying("the others to start"):
-                    distributed.init_process_group("gloo", timeout=LONGEST)
-                atexit.register(_leave_group)
-            distributed.barrier()
+        """Go on when all processes are here; the work of the others may take days."""
+        self.exchange("")
 
     def exchange(self, text: str) -> list[str]:
-        """The text of every process, by rank, for all of them; it goes through the launcher's store, without gloo."""
+        """The text of every process, by rank, for all of them.
+
+        It goes through the launcher's store, so that a trainer can still make the process group that it needs.
+        """
         if self.count == 1:
             return [text]
-        store, key = self._store(), f"llava_hh: exchange {next(_numbers)}"
-        parts = [text[first : first + LARGEST_VALUE] for first in range(0, len(text), LARGEST_VALUE)]
-        for number, part in enumerate(parts):
-            store.set(f"{key} {self.rank} part {number}", part)
-        store.set(f"{key} {self.rank}", str(len(parts)))
-        with self._saying("the others to come to the same place"):
+        with self._saying():
+            store, key = _launchers_store(self.rank, self.count), f"llava_hh: exchange {next(_numbers)}"
+            parts = [text[first : first + LARGEST_VALUE] for first in range(0, len(text), LARGEST_VALUE)]
+            for number, part in enumerate(parts):
+                store.set(f"{key} {self.rank} part {number}", part)
+            store.set(f"{key} {self.rank}", str(len(parts)))
             counts = [int(store.get(f"{key} {rank}")) for rank in range(self.count)]
         texts = [
             "".join(store.get(f"{key} {rank} part {number}").decode() for number in range(n_parts))
             for rank, n_parts in enumerate(counts)
         ]
         store.set(f"{key} {self.rank} heard", "")
-        if self.is_main:  # the store may be its own, and end with it
+        if self.is_main:  # the store may live in this process, and end with it
             for rank in range(self.count):
                 store.get(f"{key} {rank} heard")
         return texts
 
-    def _store(self) -> Any:
-        with self._saying("the others to start"):
-            return _launchers_store(self.rank, self.count)
-
     @contextmanager
-    def _saying(self, whom: str) -> Iterator[None]:
+    def _saying(self) -> Iterator[None]:
         """Print a line where the context stays open for long."""
         where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-        text = f"process {self.rank} of {self.count} waits for {whom} at {where}"
+        text = f"process {self.rank} of {self.count} waits for the others at {where}"
         timer = Timer(SAY_AFTER, print, (text,), {"file": sys.stderr, "flush": True})
         timer.daemon = True
         timer.start()
@@ -86,60 +78,24 @@ class Processes:
         finally:
             timer.cancel()
 
-    def gather(self, text: str) -> list[str]:
-        """The text of every process, by rank, for all of them."""
-        if self.count == 1:
-            return [text]
-        import torch  # as in `wait`
-
-        self.wait()  # makes the group
-        own = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
-        torch.distributed.all_gather(sizes, torch.tensor([len(own)]))
-        width = int(max(sizes))
-        padded = [torch.zeros(width, dtype=torch.uint8) for _ in sizes]
-        torch.distributed.all_gather(padded, torch.nn.functional.pad(own, (0, width - len(own))))
-        return [part[:size].numpy().tobytes().decode() for part, size in zip(padded, map(int, sizes), strict=True)]
-
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
         """Hold a folder for all of them: the first process locks it, the others go on when it has.
 
-        They hear of it by the launcher's store, so that a trainer can still make the process group that it needs.
-
         Raises:
             OSError: another run holds it; only in the first process.
-            SystemExit: in the others, for the first one says why.
+            SystemExit: in the others, because the first one says why.
         """
-        if self.count == 1:
-            with hold(folder):
-                yield
-            return
-        store, key = self._store(), f"llava_hh: folder {next(_numbers)}"
-        if not self.is_main:
-            try:
-                is_held = store.get(key) == b"held"
-            except RuntimeError:  # the first process, which keeps the store, has ended already
-                is_held = False
-            if not is_held:
-                raise SystemExit(2)
+        with ExitStack() as stack:
+            refusal = None
+            if self.is_main:
+                try:
+                    stack.enter_context(hold(folder))
+                except OSError as error:
+                    refusal = error
+            if self.exchange("refused" if refusal else "held")[0] == "refused":
+                raise refusal or SystemExit(2)
             yield
-            return
-        try:
-            with hold(folder):
-                store.set(key, "held")
-                yield
-        except OSError:
-            store.set(key, "refused")  # heard by those that still wait
-            raise
-
-
-def _leave_group() -> None:
-    """End the threads of the group before Python ends: one that still runs aborts the process, its work done."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def processes() -> Processes:
@@ -148,16 +104,12 @@ def processes() -> Processes:
     Raises:
         ValueError: a rank without the number of processes, or numbers that do not fit together.
     """
-    rank, count = (os.environ.get(name) or None for name in ("RANK", "WORLD_SIZE"))
-    if rank is None and count is None:
+    rank, count = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not rank + count:
         return Processes(0, 1)
-    if not all(text is not None and text.isascii() and text.isdigit() for text in (rank, count)) or int(rank) >= int(
-        count
-    ):
-        raise ValueError(
-            f"RANK={rank or ''} WORLD_SIZE={count or ''}: expected both, as a launcher sets them: a rank from 0 to "
-            "WORLD_SIZE - 1; unset both for one process"
-        )
+    if not re.fullmatch("[0-9]+ [0-9]+", f"{rank} {count}") or int(rank) >= int(count):
+        expected = "expected both, as a launcher sets them: a rank from 0 to WORLD_SIZE - 1; unset both for one process"
+        raise ValueError(f"RANK={rank} WORLD_SIZE={count}: {expected}")
     team = Processes(int(rank), int(count))
     if team.count > 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # else the parent may be a shell
         _end_with_launcher()
@@ -181,11 +133,8 @@ def _end_with_launcher() -> None:
     def watch() -> None:
         while os.getppid() == LAUNCHER:
             time.sleep(LOOK_EVERY)
-        print(
-            f"error: the launcher (process {LAUNCHER}) is gone; give the same command again",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"error: the launcher (process {LAUNCHER}) is gone; give the same command again"
+        print(text, file=sys.stderr, flush=True)
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()

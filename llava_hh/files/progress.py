@@ -1,4 +1,4 @@
-"""What long work says of itself: what will run, how far it is, and how long the rest takes."""
+"""Messages of long work: what will run, how far it is, and how long the rest takes."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from llava_hh.files.processes import processes
 
 
 def announce(text: str) -> None:
-    """A line on stderr, of the first process alone; stdout is for results."""
+    """Print a line on stderr, in the first process alone; stdout is for results."""
     if processes().is_main:
         tqdm.write(text, file=sys.stderr)
 
@@ -35,7 +35,7 @@ class Forecast:
         self.begun = time.monotonic()
 
     def end(self, done: int, later: Iterable[int]) -> None:
-        """It is over: so many units were done, so many are in each later part, which is read once."""
+        """The part ends: `done` units were done, and `later` yields the units of every part that is left."""
         if not self.said and (left := sum(later)):
             rate = done / max(time.monotonic() - self.begun, 1e-9)
             form = ".0f" if rate >= 10 else ".2g"

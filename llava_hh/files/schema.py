@@ -1,12 +1,12 @@
-"""The form of result files: which version of their keys they have (docs/files.md), and how their JSON is laid out."""
+"""The form of result files: the version of their keys (docs/files.md), and the layout of their JSON."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 SCHEMA_VERSION = 2  # files of schema 1 have no `schema_version`
-FINISHED = ".finished.json"  # ends the name of a note, beside a result, of what it was made by
-ONE_A_LINE = ("sentences",)  # lists of which each entry is one line, however long
+FINISHED = ".finished.json"  # ends the name of the note beside a result that says what made it
+ONE_A_LINE = ("sentences",)  # lists whose entries are written one a line, however long
 
 
 def with_version(content: object) -> object:
@@ -19,7 +19,7 @@ def refuse_other_version(path: Path, content: dict) -> None:
     """See that the keys of a result file are those of this version.
 
     Raises:
-        ValueError: they are of another one; says how to go on.
+        ValueError: another version of this package wrote it; says how to go on.
     """
     version = content.get("schema_version", 1 if "run" in content else SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
@@ -32,7 +32,7 @@ def json_pieces(content: object, margin: str = "\n", in_lines: bool = False) -> 
 
     Args:
         margin: what begins a line.
-        in_lines: whether each entry of a list is one line, whatever is in it.
+        in_lines: write every entry of a list as one line, whatever is in it.
     """
     if isinstance(content, dict) and content:
         sign = "{"
@@ -42,7 +42,7 @@ def json_pieces(content: object, margin: str = "\n", in_lines: bool = False) -> 
             yield from json_pieces(value, f"{margin} ", in_lines=key in ONE_A_LINE)
             sign = ","
         yield f"{margin}}}"
-    elif isinstance(content, list | tuple) and any(isinstance(each, dict | list | tuple) for each in content):
+    elif isinstance(content, list | tuple) and any(isinstance(entry, dict | list | tuple) for entry in content):
         sign = "["
         for value in content:
             yield f"{sign}{margin} "

@@ -8,16 +8,9 @@ from dataclasses import dataclass
 from typing import TextIO
 
 FORMATS = ("markdown", "csv", "latex")
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
+_NAMED_SIGNS = ("backslash", "asciitilde", "asciicircum", "less", "greater", "bar", "quotedbl")
+LATEX = dict(zip('\\~^<>|"', (f"\\text{name}{{}}" for name in _NAMED_SIGNS), strict=True))
+LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
 class Estimate(str):
@@ -66,13 +59,11 @@ class Table:
         """Comma-separated values without the note; a column of estimates becomes three: value, low and high."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        wide = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.heads))]
+        widths = [3 if any(isinstance(row[n], Estimate) for row in self.rows) else 1 for n in range(len(self.heads))]
         heads = [(head, f"{head} low", f"{head} high") for head in self.heads]
         rows = [[getattr(cell, "numbers", (cell, "", "")) for cell in row] for row in self.rows]
         for row in (heads, *rows):
-            writer.writerow(
-                [part for cell, all_three in zip(row, wide, strict=True) for part in cell[: 1 + 2 * all_three]]
-            )
+            writer.writerow([text for texts, width in zip(row, widths, strict=True) for text in texts[:width]])
         return text.getvalue().removesuffix("\n")
 
     def latex(self) -> str:
@@ -87,7 +78,7 @@ class Table:
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> str:
-    """A Markdown table; the short form of `Table`."""
+    """A table as Markdown; its cells are text."""
     return Table(heads, rows, note).markdown()
 
 

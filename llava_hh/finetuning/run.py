@@ -61,7 +61,7 @@ def digests_of_images(folder: Path, names: Iterable[str]) -> dict[str, str | Non
         return [sha256_or_none(folder / name) for name in progress("sha256 of images", "image", share)]
 
     in_order = sorted(set(names))
-    return dict(zip(in_order, share_out(in_order, digests, by_store=True), strict=True))
+    return dict(zip(in_order, share_out(in_order, digests), strict=True))
 
 
 def settings_of(

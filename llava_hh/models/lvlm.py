@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
-from llava_hh.files.images import own_image
+from llava_hh.files.images import rgb_image
 from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
@@ -111,7 +111,7 @@ class Lvlm:
             responses: token ids of answers to append (teacher forcing); they are never tokenised again.
         """
         is_ready = [image is None or getattr(image, "mode", "") == "RGB" for image in images]
-        images = [image if ready else own_image(image) for image, ready in zip(images, is_ready, strict=True)]
+        images = [image if ready else rgb_image(image) for image, ready in zip(images, is_ready, strict=True)]
         rows, tensors = self.family.encode(self.processor, images, prompts)
         answers = [()] * len(rows) if responses is None else responses
         rows = [[*ids, *answer] for ids, answer in zip(rows, answers, strict=True)]

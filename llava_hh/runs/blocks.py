@@ -1,7 +1,7 @@
 """The blocks of a run: fixed by number, skipped when finished, shared by several processes, merged in order.
 
-Under `accelerate launch` every process runs the whole script. Blocks are dealt to them by number, each process writes
-the files of its own blocks into the shared folder, and the first one merges them: the same bytes as from one process.
+Under `accelerate launch` every process runs the whole script. Blocks are dealt to processes by number. A process writes
+the files of its blocks into the shared folder, and the first one merges them: the same bytes as from one process.
 """
 
 import json
@@ -30,8 +30,8 @@ class Run:
     """The folder of one run. `start_run` makes it.
 
     Attributes:
-        made: what the blocks of this process are made by (commit, versions, machine); it stands in each of them.
-        settings_sha256: what their settings are; it stands in each of them too.
+        made: commit, versions and machine of this process, which its blocks keep.
+        settings_sha256: of their settings, which they keep too.
         samples, size: what `blocks` was called with last: results are those of these samples alone.
     """
 
@@ -60,17 +60,16 @@ class Run:
             OSError: a block of another process is not there.
         """
         self.samples, self.size, self.image_of = samples, size, image_of
-        team = processes()
-        own = range(team.rank, self.n_blocks, team.count)
+        team, forecast = processes(), Forecast(label, "image")
         if team.is_main:
             self._name_others()
-        sizes, forecast = {number: len(self._samples_of(number)) for number in own}, Forecast(label, "image")
+        sizes = {number: len(self._samples_of(number)) for number in range(team.rank, self.n_blocks, team.count)}
         with progress(label, "image", total=sum(sizes.values())) as bar:
-            for number in own:
+            for number in sizes:
                 if not self._is_finished(number):
                     forecast.begin()
                     yield number, self._samples_of(number)
-                    later = (each for each in own if each > number and not self._block(each, "json").is_file())
+                    later = (each for each in sizes if each > number and not self._block(each, "json").is_file())
                     forecast.end(sizes[number], (sizes[each] for each in later))
                 bar.update(sizes[number])
         team.wait()
@@ -91,53 +90,46 @@ class Run:
         entries_of: dict[str, Sequence[int]] | None = None,
         fired: Sequence[Sequence[int]] = (),
     ) -> None:
-        """Keep the rows of a block, and arrays with an entry for each row; it counts as finished from here on.
+        """Keep the rows of a block, and arrays with an entry per row; from here on it counts as finished.
 
         Args:
             of_block: arrays of the block as a whole.
-            rows_of: how many of the rows each sample has, in order; None is one each.
-            entries_of: how many entries each sample has in an array that has not one for each row, by its name.
+            rows_of: the number of rows of every sample, in order; None is one per sample.
+            entries_of: for arrays that have not one entry per row, by name: the number of entries of every sample.
             seconds: what the block took, for those who compare times; kept beside the rows, not in them.
             fired: how often heads fired, kept there too.
             sub_batch: into how small parts it was cut for want of memory, None where it was not; kept there too.
         """
+        content: dict[str, Any] = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
         if named := {**(arrays or {}), **(of_block or {})}:
             write_tensors(self._block(number, "safetensors"), named)
-        content: dict[str, Any] = {"image_ids": [sample["image_id"] for sample in samples], "rows": rows}
-        if named:
             content |= {"arrays": sorted(arrays or ()), "of_block": sorted(of_block or ())}
             content["arrays_sha256"] = sha256(self._block(number, "safetensors"))
-        if rows_of is not None:
-            content["rows_of"] = list(rows_of)
-        if entries_of is not None:
-            content["entries_of"] = {name: list(counts) for name, counts in entries_of.items()}
-        if seconds is not None:
-            content["seconds"] = round(seconds, 6)
-        if self.image_of is not None:
-            content["image_sha256"] = [sha256_or_none(self.image_of(sample)) for sample in samples]
-        if fired:
-            content["fired"] = [list(counts) for counts in fired]
-        if sub_batch is not None:
-            content["sub_batch"] = sub_batch
-        if self.settings_sha256 is not None:
-            content["settings_sha256"] = self.settings_sha256
-        if self.made is not None:
-            content["made"] = self.made
-        write_text(self._block(number, "json"), json.dumps(content, ensure_ascii=False))
+        content |= {
+            "rows_of": rows_of,
+            "entries_of": entries_of,
+            "seconds": None if seconds is None else round(seconds, 6),
+            "image_sha256": self.image_of and [sha256_or_none(self.image_of(sample)) for sample in samples],
+            "fired": fired or None,
+            "sub_batch": sub_batch,
+            "settings_sha256": self.settings_sha256,
+            "made": self.made,
+        }
+        known = {name: value for name, value in content.items() if value is not None}
+        write_text(self._block(number, "json"), json.dumps(known, ensure_ascii=False))
 
     @property
     def n_blocks(self) -> int:
         """How many blocks the samples make; before `blocks` was called, how many lie in the folder."""
         if self.samples is None:
-            return 1 + max((int(path.stem) for path in self._own_files("json")), default=-1)
+            return 1 + max((int(path.stem) for path in self._block_files("json")), default=-1)
         return -(-len(self.samples) // self.size)
 
     def finished_blocks(self) -> Iterator[dict]:
         """The finished blocks in order: image_ids, rows and what else `finish_block` was given, cut to the samples."""
         for number in range(self.n_blocks):
-            path = self._block(number, "json")
-            if self.samples is not None or path.is_file():
-                yield self._cut(number, _read_block(path))[0]
+            if self.samples is not None or self._block(number, "json").is_file():
+                yield self._finished(number)
 
     def finished_rows(self) -> list[dict]:
         """The rows of all finished blocks, in order."""
@@ -147,17 +139,15 @@ class Run:
         """The arrays of all finished blocks that have some, in order, one block at a time."""
         for number in range(self.n_blocks):
             path = self._block(number, "safetensors")
-            if path.is_file():
-                block, n_rows = self._cut(number, _read_block(self._block(number, "json")))
-                arrays = _read_arrays(path)
-                if n_rows is not None:
-                    counts, whole = block.get("entries_of", {}), block.get("of_block", ())
-                    ends = {name: sum(own[: len(block["image_ids"])]) for name, own in counts.items()}
-                    arrays = {
-                        name: array if name in whole else array[: ends.get(name, n_rows)]
-                        for name, array in arrays.items()
-                    }
-                yield arrays
+            if not path.is_file():
+                continue
+            block, arrays = self._finished(number), _read_arrays(path)
+            if block.get("is_cut"):
+                n_samples, n_rows, counts = len(block["image_ids"]), len(block["rows"]), block.get("entries_of", {})
+                ends = {name: sum(counts[name][:n_samples]) if name in counts else n_rows for name in arrays}
+                ends |= dict.fromkeys(block.get("of_block", ()))  # None: whole
+                arrays = {name: array[: ends[name]] for name, array in arrays.items()}
+            yield arrays
 
     def write_rows(self, name: str) -> None:
         """Merge the rows of the blocks into one JSON-lines file; only the main process writes it."""
@@ -165,33 +155,33 @@ class Run:
             write_rows(self.folder / name, (row for block in self.finished_blocks() for row in block["rows"]))
 
     def provenance_of_blocks(self) -> list[dict]:
-        """By what the blocks were made (commit, versions, machine), each with their numbers."""
-        found: dict[str, dict] = {}
+        """What made the blocks (commit, versions, machine), and the numbers of the blocks it made."""
+        origins: dict[str, dict] = {}
         for number in range(self.n_blocks):
             made = _read_block(self._block(number, "json")).get("made")
             key = json.dumps(made, sort_keys=True)
-            found.setdefault(key, {**(made or {}), "blocks": []})["blocks"].append(number)
-        return list(found.values())
+            origins.setdefault(key, {**(made or {}), "blocks": []})["blocks"].append(number)
+        return list(origins.values())
 
     def _samples_of(self, number: int) -> Sequence[dict]:
         return self.samples[number * self.size : (number + 1) * self.size]
 
-    def _cut(self, number: int, block: dict) -> tuple[dict, int | None]:
-        """A block with the rows of the samples that are asked for, and their number; None where it is all of it.
+    def _finished(self, number: int) -> dict:
+        """A finished block with the rows of the samples that are asked for.
 
-        What is left of a block has no `seconds` and no `fired`: they are of all its samples.
+        What is left of a block that is cut has no `seconds` and no `fired`: they are of all its samples.
         """
+        path = self._block(number, "json")
+        block = _read_block(path)
         ids = block["image_ids"]
-        if self.samples is None or len(wanted := self._ids_of(number)) == len(ids):
-            return block, None
+        if self.samples is None or (n_samples := len(self._samples_of(number))) == len(ids):
+            return block
         if "rows_of" not in block and len(block["rows"]) != len(ids):
-            raise ValueError(
-                f"{self._block(number, 'json')}: does not say which rows are of which sample; it is taken whole"
-            )
-        n_rows = sum(block["rows_of"][: len(wanted)]) if "rows_of" in block else len(wanted)
-        cut = {name: block[name][: len(wanted)] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
+            raise ValueError(f"{path}: does not say which rows are of which sample; it is taken whole")
+        n_rows = sum(block["rows_of"][:n_samples]) if "rows_of" in block else n_samples
+        cut = {name: block[name][:n_samples] for name in ("image_ids", "image_sha256", "rows_of") if name in block}
         rest = {name: value for name, value in block.items() if name not in ("seconds", "fired")}
-        return {**rest, **cut, "rows": block["rows"][:n_rows], "is_cut": True}, n_rows
+        return {**rest, **cut, "rows": block["rows"][:n_rows], "is_cut": True}
 
     def _ids_of(self, number: int) -> list:
         return [sample["image_id"] for sample in self._samples_of(number)]
@@ -203,14 +193,10 @@ class Run:
             return False
         block, wanted = _read_block(path), self._ids_of(number)
         if self.settings_sha256 and block.get("settings_sha256", self.settings_sha256) != self.settings_sha256:
-            raise ValueError(
-                f"{path}: made under other settings than those of this run; choose another --out or delete the block"
-            )
-        if block["image_ids"][: len(wanted)] != wanted:
-            return False
-        if not self._has_arrays(number, block):
-            return False
-        return self.image_of is None or self._has_same_images(number, block)
+            what = "made under other settings than those of this run"
+            raise ValueError(f"{path}: {what}; choose another --out or delete the block")
+        is_whole = block["image_ids"][: len(wanted)] == wanted and self._has_arrays(number, block)
+        return is_whole and (self.image_of is None or self._has_same_images(number, block))
 
     def _has_same_images(self, number: int, block: dict) -> bool:
         """Whether a block's images are as they were; False if one that was left out has changed.
@@ -223,21 +209,20 @@ class Run:
             return False
         counts = block.get("rows_of", [1] * len(before))
         for sample, digest, n_rows in zip(self._samples_of(number), before, counts, strict=False):
-            image = self.image_of(sample)
-            now = sha256_or_none(image)
-            if digest != now and not n_rows:  # nothing was made of it: it was left out
+            image, path = self.image_of(sample), self._block(number, "json")
+            if (now := sha256_or_none(image)) == digest:
+                continue
+            if not n_rows:  # nothing was made of it: it was left out
                 return False
-            if now is None and digest != now:
+            if now is None:
                 raise ValueError(f"{image}: not there any more, or not readable; is --image-folder the right one?")
-            if digest != now:
-                path = self._block(number, "json")
-                raise ValueError(f"{image}: changed since {path} was made of it; choose another --out or delete {path}")
+            raise ValueError(f"{image}: changed since {path} was made of it; choose another --out or delete {path}")
         return True
 
     def unlike_block(self) -> Path | None:
         """The first block in the folder that does not say that it was made under these settings."""
-        files = self._own_files("json")
-        return next((file for file in files if _read_block(file).get("settings_sha256") != self.settings_sha256), None)
+        digests = ((path, _read_block(path).get("settings_sha256")) for path in self._block_files("json"))
+        return next((path for path, digest in digests if digest != self.settings_sha256), None)
 
     def _has_arrays(self, number: int, block: dict) -> bool:
         """Whether a block's arrays are those that were written with it, if it has some."""
@@ -260,24 +245,21 @@ class Run:
             path, begun, wanted = self._block(number, "json"), time.monotonic(), self._ids_of(number)
             while not path.is_file() or _read_block(path)["image_ids"][: len(wanted)] != wanted:
                 if time.monotonic() - begun > PATIENCE * (processes().count > 1):
-                    raise OSError(
-                        f"{path}: not there, or of other images, though all processes are done; do they all see this "
-                        "folder? give the same command again where they do"
-                    )
+                    what = f"{path}: not there, or of other images, though all processes are done"
+                    raise OSError(f"{what}; do they all see this folder? give the same command again where they do")
                 time.sleep(0.2)
 
     def _name_others(self) -> None:
         """Clear up what a killed process was writing; name the files of others."""
         folder = self.folder / "blocks"
         drop_parts(folder)
-        own = {*self._own_files("json"), *self._own_files("safetensors")}
-        seen = (path for path in folder.glob("*") if not path.name.startswith("."))
-        if others := sorted(path.name for path in set(seen) - own):
-            names = ", ".join(map(repr, others[:5])) + (f" and {len(others) - 5} more" if others[5:] else "")
-            announce(f"warning: {folder}: {names}: no run of ours wrote it; left alone")
+        others = {*folder.glob("[!.]*")} - {*self._block_files("json"), *self._block_files("safetensors")}
+        if names := sorted(path.name for path in others):
+            listed = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")
+            announce(f"warning: {folder}: {listed}: no run of ours wrote it; left alone")
 
-    def _own_files(self, ending: str) -> list[Path]:
-        """The files of this run's blocks, by number; a sync program's copy ("00001 (1).json") is none of them."""
+    def _block_files(self, ending: str) -> list[Path]:
+        """The files of this run's blocks, by number, without copies of a sync program, such as "00001 (1).json"."""
         files = (path for path in (self.folder / "blocks").glob(f"*.{ending}") if BLOCK_NAME.fullmatch(path.stem))
         return sorted((path for path in files if path.is_file()), key=lambda path: int(path.stem))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,22 +36,12 @@ def request_of(
     Raises:
         OSError: a file that cannot be read.
     """
-    written = set(outputs)
-    asked = {
-        name: os.path.abspath(value) if name in written and value else _content(value)
-        for name, value in flags.items()
-        if name not in SHOWN
-    }
+    asked = {name: value for name, value in flags.items() if name not in SHOWN}
+    asked |= {name: os.path.abspath(asked[name]) for name in outputs if asked.get(name)}
+    content = {name: _content(value) for name, value in asked.items()}
     launched = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
-    return digest_of(
-        {
-            "verb": verb,
-            "flags": asked,
-            "further": [_content(each) for each in further],
-            "loading": Loading.from_environment().record(),
-            "launched": launched,
-        }
-    )
+    how = {"loading": Loading.from_environment().record(), "launched": launched}
+    return digest_of({"verb": verb, "flags": content, "further": _content([*further]), **how})
 
 
 def is_finished(result: Path, request: str) -> bool:
@@ -60,11 +50,10 @@ def is_finished(result: Path, request: str) -> bool:
     Several processes go on to their run, which finds its blocks finished. What a command that was killed later, such as
     while it drew, left of files half written is deleted.
     """
-    mark = _mark_of(result)
-    if processes().count > 1 or not (mark.is_file() and result.is_file()):
+    if processes().count > 1:
         return False
     try:
-        noted = read_json(mark)
+        noted = read_json(_mark_of(result))
         files = {result.parent / name: digest for name, digest in noted["files"].items()}
         same = (noted["schema_version"], noted["request"]) == (SCHEMA_VERSION, request) and result in files
         if finished := same and all(_of_path(path) == digest for path, digest in files.items()):
@@ -117,16 +106,10 @@ def _of_path(path: Path) -> str:
     if has_config(path):
         return identify_checkpoint(path)["sha256"]
     digest = hashlib.sha256()
-    for line in _listed(path):
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _listed(folder: Path) -> Iterator[str]:
-    """The files below a folder, each with its size and time of change."""
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for folder, folders, names in os.walk(path, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(here, name)
-            status = os.stat(path) if os.path.exists(path) else os.lstat(path)  # a link to nothing
-            yield f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            file = os.path.join(folder, name)
+            status = os.stat(file) if os.path.exists(file) else os.lstat(file)  # a link to nothing
+            digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+    return digest.hexdigest()

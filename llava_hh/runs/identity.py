@@ -1,7 +1,7 @@
-"""Which bytes an input is: sha256 of files, reckoned once per machine, and of all files that make a checkpoint.
+"""The identity of inputs: sha256 of files, computed once per machine, and of all files of a checkpoint.
 
-Digests are kept in one file of the user's cache folder, by real path, size, inode and times of change, so that a
-checkpoint of 14 GB is read once and not once a run. They are never kept beside a run.
+Digests are kept in one file of the user's cache folder, by real path, size, inode and times of change. A checkpoint of
+14 GB is thus read once, not once a run. Digests are never kept beside a run.
 """
 
 import fcntl
@@ -10,8 +10,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from llava_hh.files.files import read_json, sha256, write_text
@@ -26,7 +26,7 @@ SETTLED = 2.0  # seconds; a file that changed just now may change again without 
 # what processors and tokenizers are read from; a checkpoint folder may hold other JSON, which decides nothing
 READ = re.compile(
     r"(generation_config|.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|.*chat_template.*)"
-    r"\.(json|jinja|model)|vocab\.txt|merges\.txt|config\.json"
+    r"\.(json|jinja|model)|vocab\.txt|merges\.txt|config\.json|(model\.safetensors|pytorch_model\.bin)\.index\.json"
 )
 _read_here: dict[str, list] = {}  # what this process has read, for where the cache cannot be written
 
@@ -36,18 +36,15 @@ def file_sha256(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-    Differs: the hub's cache names large files by their sha256; that is not believed, for who writes into a snapshot
-        changes the file and leaves its name.
+    Differs: the hub's cache names large files by their sha256. That name is not trusted: a program that writes into a
+        snapshot changes the file and leaves its name.
     """
     real = Path(path).resolve(strict=True)
     if real.stat().st_size < SMALL:
         return sha256(real)
-    name = str(real)
-    known = {**_read_known(), **_read_here}
-    if (digest := _still_known(known, name, real)) is None:
-        with _alone(name):  # of several processes one reads, and the others wait
-            if (digest := _still_known(_read_known(), name, real)) is None:
-                digest = _read_and_keep(name, real)
+    if (digest := _known_digest(real)) is None:
+        with _alone(str(real)):  # of several processes one reads, and the others wait
+            digest = _known_digest(real) or _read_and_keep(real)
     return digest
 
 
@@ -80,7 +77,7 @@ def describe_loaded(lvlm: Lvlm) -> dict:
 
 
 def why_foreign(origin: object, checkpoint: Path) -> str | None:
-    """Why a head list was not found on a checkpoint, None where it was, or where it does not say on which.
+    """Why a head list does not belong to a checkpoint; None where it does, or does not name its model.
 
     Args:
         origin: what the list says of its model.
@@ -100,11 +97,11 @@ def has_config(folder: Path) -> bool:
 
 
 def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
-    """The files that loading a checkpoint reads, each with a name: that of the part it belongs to before its own."""
+    """The files that loading a checkpoint reads, each with its name, behind that of the part that it belongs to."""
     if not has_config(folder):
         raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
     fields = read_json(folder / "config.json")
-    named = [(file.name, file) for file in _own_files(folder)]
+    named = [(file.name, file) for file in _files_in(folder)]
     parts = fields.get("parts")
     for part, where in (parts if isinstance(parts, dict) else {}).items():
         named += _files_of_part(part, folder / str(where))
@@ -115,34 +112,33 @@ def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
         is_inside = has_tower(files)
         if tower := tower_folder(folder, fields, is_inside):
             beside = _files_of_part("vision_tower", tower)
-            named += [each for each in beside if not is_inside or each[1].name == "config.json"]
+            named += [(name, file) for name, file in beside if not is_inside or file.name == "config.json"]
     return sorted(named)
 
 
-def _files_of_part(part: str, place: Path) -> list[tuple[str, Path]]:
-    if not place.exists():
-        raise FileNotFoundError(f"{place}: not there; the checkpoint's {part} is expected there")
-    files = _own_files(place) if place.is_dir() else [place]
-    return [(f"{part}/{file.name}", file) for file in files]
+def _files_of_part(part: str, path: Path) -> list[tuple[str, Path]]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there; the checkpoint's {part} is expected there")
+    return [(f"{part}/{file.name}", file) for file in (_files_in(path) if path.is_dir() else [path])]
 
 
-def _own_files(folder: Path) -> Iterable[Path]:
-    read = [file for file in folder.iterdir() if READ.fullmatch(file.name) and file.is_file()]
-    read += [folder / name for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json")]
-    weights = [weights.path for weights in weight_files(folder)]
-    return [file for file in {*read, *weights} if file.is_file()]
+def _files_in(folder: Path) -> list[Path]:
+    read = {file for file in folder.iterdir() if READ.fullmatch(file.name)}
+    read |= {weights.path for weights in weight_files(folder)}
+    return [file for file in read if file.is_file()]
 
 
-def _still_known(known: dict[str, list], name: str, real: Path) -> str | None:
-    entry = known.get(name)
+def _known_digest(real: Path) -> str | None:
+    """What the cache has of a file that has not changed since."""
+    entry = {**_read_known(), **_read_here}.get(str(real))
     return entry[-1] if entry and entry[:-1] == _key(real) else None
 
 
-def _read_and_keep(name: str, real: Path) -> str:
+def _read_and_keep(real: Path) -> str:
     key = _key(real)
     digest = _digest_with_bar(real, key[0])
     if _key(real) == key and max(key[2:]) / 1e9 < time.time() - SETTLED:
-        _read_here[name] = [*key, digest]
+        _read_here[str(real)] = [*key, digest]
         with suppress(OSError, RuntimeError):
             write_text(_cache_file(), json.dumps({**_read_known(), **_read_here}, indent=0))
     return digest
@@ -168,19 +164,14 @@ def _digest_with_bar(path: Path, size: int) -> str:
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
     """Hold a lock of this name among the user's processes, where the cache folder can be written."""
-    try:
-        folder = _cache_file().parent
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(folder / f"{digest_of(name)[:16]}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except (OSError, RuntimeError):  # RuntimeError: no home
-        yield
-        return
-    try:
-        with suppress(OSError):
+    with ExitStack() as stack:
+        with suppress(OSError, RuntimeError):  # RuntimeError: no home
+            folder = _cache_file().parent
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = os.open(folder / f"{digest_of(name)[:16]}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(lock)
 
 
 def _cache_file() -> Path:

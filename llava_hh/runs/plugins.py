@@ -1,4 +1,4 @@
-"""Python files of other people, given as `--plugin`, which register methods, metrics, families or figures."""
+"""Python files of users, given as `--plugin`, which register methods, metrics, families or figures."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""A run's folder: settings that it is held to, provenance, and several processes that agree on both."""
+"""The folder of a run: its settings, its provenance, and several processes that agree on both."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from llava_hh.files.files import is_ours, read_json, write_json
+from llava_hh.files.files import is_ours, read_json, refuse_foreign, write_json
 from llava_hh.files.parts import drop_parts, part_of
 from llava_hh.files.processes import processes
 from llava_hh.runs.blocks import Run
-from llava_hh.runs.settings import PLACES, Settings, differences
+from llava_hh.runs.settings import LOCAL_PATHS, Settings, differences
 
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
 PREPARED = ("run.json", "ground_truth.json", "log.jsonl")  # files that stand in a folder before any work is finished
@@ -25,24 +25,19 @@ SHARED_WITHIN = 10.0  # seconds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
 
-def share_out(items: Sequence, work: Callable[[Sequence], list], by_store: bool = False) -> list:
-    """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process.
-
-    Args:
-        by_store: by the launcher's store, so that a trainer can still make the process group that it needs.
-    """
+def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
+    """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process."""
     team = processes()
     first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
-    put_together = team.exchange if by_store else team.gather
-    parts = put_together(json.dumps(work(items[first:last])))
-    return [result for part in parts for result in json.loads(part)]
+    texts = team.exchange(json.dumps(work(items[first:last])))
+    return [result for text in texts for result in json.loads(text)]
 
 
 def provenance() -> dict:
     """Command line, commit, versions and machine of this process.
 
-    `commit` and `dirty` (whether files differ from the commit) are None where git is missing, refuses the checkout or
-    does not know these files, as where the package is installed inside another repository.
+    `commit` and `dirty` (whether files differ from the commit) are None where git is missing or refuses the checkout.
+    They are None too where git does not know these files: the package may be installed inside another repository.
     """
 
     def git(*words: str) -> str | None:
@@ -89,14 +84,13 @@ def make_folder(folder: Path) -> None:
 
 
 def make_parent(file: Path) -> None:
-    """As `make_folder`, for a result file that may lie beside the files of others.
+    """Make the folder of a result file, which may lie beside the files of others, and see that it can be written.
 
     Raises:
         FileExistsError: it is there and not of this package, or its table or figure is there without it.
         OSError: its folder cannot be written.
     """
-    if os.path.lexists(file) and not is_ours(file):
-        raise FileExistsError(f"{file}: is there already, and no run of ours wrote it; move it or choose another --out")
+    refuse_foreign(file)
     beside = [path for ending in (".md", ".png", ".pdf") if (path := file.with_suffix(ending)).exists()]
     if beside and not file.exists():
         raise FileExistsError(f"{beside[0]}: is there without {file.name}; move it or choose another --out")
@@ -115,50 +109,42 @@ def _try_writing(folder: Path) -> None:
 def begun_run(folder: Path, settings: Settings, unknown: Sequence[str] = ()) -> dict | None:
     """The run.json of a folder in which a run was begun with these settings, None where none was.
 
-    A run that finished nothing binds nothing: where no result lies beside it, its run.json counts as none.
+    Where no result lies beside a run.json, its settings may still change, so it counts as none.
 
     Args:
         unknown: fields that are not known yet, such as the model that is loaded later.
 
     Raises:
-        ValueError: it was begun with others; names those that differ. Or blocks are there without a run.json
-            and do not say that they were made with these.
+        ValueError: it was begun with other settings, which the message names; or there are blocks without a run.json
+            that do not say that they were made with these settings.
     """
     record = folder / "run.json"
     if not record.exists():
         if not unknown and (unlike := Run(folder, settings_sha256=settings.digest()).unlike_block()):
-            raise ValueError(
-                f"{record}: not there, and {unlike} does not say that it was made with these settings; choose another "
-                "--out or delete the folder"
-            )
+            what = f"{record}: not there, and {unlike} does not say that it was made with these settings"
+            raise ValueError(f"{what}; choose another --out or delete the folder")
         return None
     before = read_json(record)
     times = (before.get("seconds", ""), before.get("seconds_before"))
-    if not isinstance(before.get("settings"), dict) or not all(isinstance(each, float | int | None) for each in times):
+    if not isinstance(before.get("settings"), dict) or not all(isinstance(took, float | int | None) for took in times):
         raise ValueError(f"{record}: not that of a run, it is damaged; choose another --out or delete the folder")
     if changed := differences(before["settings"], settings, {*settings.free(), *unknown}):
-        if not any(_is_result(path) for path in folder.rglob("*")):
+        if not any(path.is_file() and path.name not in PREPARED for path in folder.rglob("[!.]*")):
             return None
-        raise ValueError(
-            f"{record}: begun with other settings: {'; '.join(changed)}. Choose another --out or delete the folder"
-        )
+        why = f"begun with other settings: {'; '.join(changed)}"
+        raise ValueError(f"{record}: {why}. Choose another --out or delete the folder")
     return before
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a file in a run's folder is work that another run would mix with its own."""
-    return path.is_file() and not path.name.startswith(".") and path.name not in PREPARED
 
 
 @contextmanager
 def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) -> Iterator[Run]:
     """Open the folder of a run, held against other runs until the context is left.
 
-    Its run.json holds settings, provenance, the image ids and, at the end, the seconds and by what each block was made;
-    until then `seconds` is null, and what earlier runs took is `seconds_before`.
+    Its run.json holds settings, provenance and the image ids; at the end also the seconds, and what made the blocks.
+    Until then `seconds` is null, and `seconds_before` is the time of earlier commands.
 
     Args:
-        settings: a folder with results of others is refused. Free fields may differ, and the number of processes.
+        settings: a folder with results of other settings is refused, unless only free fields differ.
     Raises:
         ValueError: naming the settings that differ, from those of the folder or between processes.
         OSError: the folder cannot be written, another run is in it, or the processes do not share it.
@@ -183,36 +169,34 @@ def start_run(folder: Path, settings: Settings, manifest: Sequence[int] = ()) ->
 
 
 def agree(folder: Path, settings: Settings) -> None:
-    """See that all processes of a run have the same settings and the same folder, before any work.
+    """Check that all processes of a run have the same settings and the same folder, before any work.
 
     Raises:
-        ValueError: other settings in some process.
-        OSError: some process writes into another folder.
+        ValueError: a process has other settings.
+        OSError: a process writes into another folder.
     """
     team = processes()
     if team.count == 1:
         return
-    mark, token = folder / f".rank_{team.rank}_of_{team.count}", secrets.token_hex(8)
-    mark.write_text(token)  # a mark may be left there of an earlier run
+    mark, token = folder / ".shared", secrets.token_hex(8)
+    if team.is_main:
+        mark.write_text(token)
     try:
-        own = {"settings": settings.record(), "host": platform.node(), "token": token}
-        others = [json.loads(text) for text in team.exchange(json.dumps(own))]
+        identity = {"settings": settings.record(), "host": platform.node(), "token": token}
+        others = [json.loads(text) for text in team.exchange(json.dumps(identity))]
         for rank, other in enumerate(others):
-            if changed := differences(other["settings"], settings, free=PLACES):
-                raise ValueError(
-                    f"process {rank} on {other['host']} has other settings than process {team.rank} here: "
-                    f"{'; '.join(changed)}. All processes need the same flags, variables and files"
-                )
-        marks = {rank: folder / f".rank_{rank}_of_{team.count}" for rank in range(team.count)}
-        unseen = [rank for rank, path in marks.items() if not _appears(path, others[rank]["token"])]
-        if any(json.loads(text) for text in team.exchange(json.dumps(unseen))):
-            named = ", ".join(f"{rank} on {others[rank]['host']}" for rank in unseen) or "another one"
-            raise OSError(
-                f"{folder}: not the same folder in all processes (see process {named}); share it, or choose another"
-            )
+            if changed := differences(other["settings"], settings, free=LOCAL_PATHS):
+                what = f"process {rank} on {other['host']} has other settings than process {team.rank} here"
+                needed = "All processes need the same flags, variables and files"
+                raise ValueError(f"{what}: {'; '.join(changed)}. {needed}")
+        sees = team.exchange("yes" if _appears(mark, others[0]["token"]) else "no")
+        if blind := [f"{rank} on {others[rank]['host']}" for rank, answer in enumerate(sees) if answer == "no"]:
+            what = f"not the same folder in all processes (see process {', '.join(blind)})"
+            raise OSError(f"{folder}: {what}; share it, or choose another")
     finally:
         team.exchange("")  # every process has looked
-        mark.unlink(missing_ok=True)
+        if team.is_main:
+            mark.unlink(missing_ok=True)
 
 
 def _appears(path: Path, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Scored captions as `llava-hh score chair` leaves them: read, checked, and known to be of the captions beside them."""
+"""Reading the result files of `llava-hh score chair`, and checking that they belong to the captions beside them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,10 +31,9 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """
     content = read_json(path)
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
-    if not isinstance(sentences, list) or not isinstance(metrics, dict) or not isinstance(metrics.get("variant"), str):
+    is_scored = isinstance(metrics, dict) and isinstance(metrics.get("variant"), str)
+    if not is_scored or not isinstance(sentences, list) or not sentences:
         raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
-    if not sentences:
-        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
     for number, entry in enumerate(sentences):
         form = SCORED_FORM if isinstance(entry, dict) else {}
         wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]
@@ -61,7 +60,7 @@ def refuse_stale(path: Path, run: object) -> None:
 
 
 def truth_of(sentences: Sequence[dict], metrics: Mapping[str, Any]) -> tuple:
-    """By what captions were scored, to compare: the variant of CHAIR, and what is in each image."""
+    """What captions were scored against, to compare: the variant of CHAIR, and the objects of every image."""
     return metrics["variant"], sorted((entry["image_id"], sorted(entry["mscoco_gt_words"])) for entry in sentences)
 
 
@@ -71,14 +70,14 @@ def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -
     Raises:
         ValueError: one that is no id; names the first such entry.
     """
-    read, found = image_id_of if variant == NOCAPS else whole_id, []
+    read, entries = image_id_of if variant == NOCAPS else whole_id, []
     for number, entry in enumerate(sentences):
         try:
-            found.append({**entry, "image_id": read(entry["image_id"])})
+            entries.append({**entry, "image_id": read(entry["image_id"])})
         except ValueError as error:
             raise ValueError(f"{path}: entry {number} of `sentences`: image_id: {error}") from None
-    return found
+    return entries
 
 
 def _has_form(value: object, kind: type, inner: type) -> bool:
-    return isinstance(value, kind) and (kind is not list or all(isinstance(each, inner) for each in value))
+    return isinstance(value, kind) and (kind is not list or all(isinstance(part, inner) for part in value))

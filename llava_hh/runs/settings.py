@@ -1,4 +1,4 @@
-"""What decides the result of a run, one frozen dataclass for each kind; and in what two of the same kind differ."""
+"""Settings: a frozen dataclass per kind of run, with all that decides its result; and how two of a kind differ."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 IMAGES_BY_CONTENT = "blocks keep the sha256 of each image file, and a changed one is refused"
 FIRST_SO_MANY = "the first so many; blocks do not depend on each other, and none is deleted"
-PLACES = ("image_folder",)  # they may have other names on another machine
+LOCAL_PATHS = ("image_folder",)  # they may differ between the machines of a run
 FOR_PEOPLE = ("name", "files")  # of an identity, beside its sha256
 OLD_IDENTITY = "config_sha256"  # earlier versions knew a checkpoint by its config.json and the sizes of its files
 
@@ -27,7 +27,7 @@ class Settings:
     """
 
     def free(self) -> Mapping[str, str]:
-        """The fields in which a run may go on with another value, each with the reason. All others are compared."""
+        """The fields that may change when a run goes on, with the reason. All others are compared."""
         return {}
 
     def record(self) -> dict[str, Any]:
@@ -35,17 +35,19 @@ class Settings:
         return json.loads(json.dumps({name: value for name, value in asdict(self).items() if value is not None}))
 
     def digest(self) -> str:
-        """A sha256 of the fields that are compared; each block of a run keeps it."""
+        """A sha256 of the fields that are compared; every block of a run keeps it."""
         held = {name: compared(value) for name, value in self.record().items() if name not in self.free()}
         return digest_of(held)
 
 
 @dataclass(frozen=True)
 class CaptionedSettings(Settings):
-    """What decides a measurement on captions, one after the other.
+    """What decides a measurement on captions, which are measured one by one.
 
     Args:
-        model: as `describe_loaded`; captions_sha256: of all captions that could be measured; limit: the first so many.
+        model: what `llava_hh.runs.identity.describe_loaded` says of it.
+        captions_sha256: of all captions that could be measured.
+        limit: the first so many.
     """
 
     model: dict
@@ -59,7 +61,7 @@ class CaptionedSettings(Settings):
 
 
 def differences(old: Mapping[str, Any], new: Settings, free: Collection[str] | None = None) -> list[str]:
-    """In what a run's settings differ from those in its run.json, a text for each.
+    """The differences between a run's settings and those in its run.json, a text for each.
 
     Args:
         free: the fields that may differ; None: those of the settings.
@@ -92,7 +94,7 @@ def _changed_files(old: dict, new: dict) -> str:
 
 
 def compared(value: Any) -> Any:
-    """A setting without what stands in it for people: names, and the files that a sha256 sums up."""
+    """A setting without its names for people and without the files that a sha256 sums up."""
     if isinstance(value, dict):
         hidden = FOR_PEOPLE if "sha256" in value else ()
         return {key: compared(inner) for key, inner in value.items() if key not in hidden}

@@ -3,36 +3,27 @@
 Writes captions.jsonl and run.json.
 """
 
-from __future__ import annotations
-
 import argparse
+from functools import partial
 
 from llava_hh.command_line.parser import METHOD, ScriptParser
-from llava_hh.command_line.script import errors_in_one_line, script_parser
+from llava_hh.command_line.script import run_verb, script_parser
 from llava_hh.scripts.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
 
 
 def parser() -> ScriptParser:
-    example = (
-        "llava-hh caption --profile mini_quick --method adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
-    )
-    parser = script_parser(__doc__, "caption", example)
+    method = "adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
+    parser = script_parser(__doc__, "caption", f"llava-hh caption --profile mini_quick --method {method}")
     profile = {
         "limit": by("split", {"train2014": "{attribution_images}"}, "{report_images}"),
         "out": by("split", {"train2014": DRAWN}, f"{DRAWN}/captions"),  # evaluate has a folder per method in DRAWN
     }
-    add_sample_flags(parser, "val2014", profile=profile)
+    add_sample_flags(parser, profile=profile)
     add_head_flags(parser, required=False)
-    add = parser.section(METHOD).add_argument
-    add("--method", default="greedy", metavar="METHOD", help="kind:field=value,...; see the example")
-    add("--skip-bad", action="store_true", help="report and leave out images that cannot be read")
+    add = parser.flags(METHOD)
+    add("--method", "METHOD", "kind:field=value,...; see the example", default="greedy")
+    add("--skip-bad", bool, "report and leave out images that cannot be read")
     return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        run(args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,13 +51,12 @@ def run(args: argparse.Namespace) -> None:
     evaluation = evaluation.first(member.limit)
     n_images = len(evaluation.samples)
     announce(f"captions of {n_images} images of {args.split} by {spec}, {args.model}, into {args.out}")
-    found = evaluation.caption(member.method, args.out, args.skip_bad)
+    n_captions = len(evaluation.caption(member.method, args.out, args.skip_bad).rows)
     if processes().is_main:
-        n_bad = n_images - len(found.rows)
+        n_bad = n_images - n_captions
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
-        print(f"{len(found.rows)} captions{skipped}: {rows}")
+        print(f"{n_captions} captions{skipped}: {rows}")
         mark_finished(rows, request, left_by_runs(args.out))
 
 
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser, run=run)

@@ -17,7 +17,7 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh doctor`."""
     parser = script_parser(__doc__, "doctor", "llava-hh doctor --profile llava-v1.5-7b")
     text = "a name in bash_scripts/profiles, or the path of such a file"
-    parser.add_argument("--profile", metavar="NAME", default="mini", help=text)
+    parser.add_flag(parser, "--profile", "NAME", text, default="mini")
     return parser
 
 
@@ -40,7 +40,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         well = Examination(profile).run(report)
     if not well:
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,21 +10,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line.parser import METHOD, OUTPUT, ScriptParser
-from llava_hh.command_line.script import FACTOR, FRACTION, SIZE, add_format_flag, errors_in_one_line, script_parser
-from llava_hh.scripts.flags import (
-    ATTRIBUTED,
-    DRAWN,
-    add_head_flags,
-    add_object_flags,
-    add_sample_flags,
-    by,
-    chosen_objects,
-    method_defaults,
-)
+from llava_hh.command_line.numbers import FACTOR, FRACTION, SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
+from llava_hh.command_line.script import add_format_flag, run_verb, script_parser
+from llava_hh.scripts import flags
+from llava_hh.scripts.flags import DRAWN, SCORED, by, chosen_objects
 
 if TYPE_CHECKING:
     from llava_hh.experiments.captioning import Evaluation
@@ -44,56 +38,37 @@ def parser() -> ScriptParser:
     parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini_quick --methods {methods}")
     limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
     outs = {"chair": DRAWN, "pope": DRAWN.replace("}/{", "}/pope/{"), "loss": f"{DRAWN}/reference_loss"}
-    add_sample_flags(
-        parser,
-        "val2014",
-        max_new_tokens=None,
-        profile={
-            "limit": by("task", limits),
-            "max_new_tokens": by("task", {"pope": ""}, "{max_new_tokens}"),
-            "out": by("task", outs),
-        },
-    )
-    add_object_flags(parser)
-    add_head_flags(parser, required=False)
-    add = parser.section(METHOD).add_argument
-    add("--methods", nargs="+", default=[], metavar="METHOD", help="kind:field=value,...; see the example")
-    add("--task", choices=tuple(RESULTS), default="chair", help="what the methods are compared by")
+    profile = {"limit": by("task", limits), "max_new_tokens": by("task", {"pope": ""}, "{max_new_tokens}")}
+    flags.add_sample_flags(parser, max_new_tokens=None, profile={**profile, "out": by("task", outs)})
+    flags.add_object_flags(parser)
+    flags.add_head_flags(parser, required=False)
+    add = parser.flags(METHOD)
+    add("--methods", "METHOD", "kind:field=value,...; see the example", nargs="+", default=[])
+    add("--task", tuple(RESULTS), "what the methods are compared by", default="chair")
     text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
-    add("--choosing-captions", type=Path, metavar="FILE", help=text)
-    add("--choosing-images", type=Path, metavar="FOLDER", help="the images of --choosing-captions")
-    add("--choose", action="store_true", help="chair: write choice.json, the best adhh by the rule of the next two")
-    add("--recall-loss", type=FRACTION, default=0.04, help="most recall to give up, as a fraction")
-    add("--mentions-change", type=FACTOR, default=0.07, help="largest relative change of mentions")
-    add("--questions", type=Path, metavar="FOLDER", help="pope: the official coco_pope_*.json; else they are built")
-    add("--suffix", choices=("llava", "vcd", "none"), default="llava", help="pope: what follows the question")
-    text = "loss: the first so many reference captions of each image"
-    add("--captions-per-image", type=SIZE, default=5, help=text)
+    add("--choosing-captions", FILE, text, SCORED)
+    add("--choosing-images", FOLDER, "the images of --choosing-captions", "{coco_path}/train2014")
+    add("--choose", bool, "chair: write choice.json, the best adhh by the rule of the next two")
+    add("--recall-loss", FRACTION, "most recall to give up, as a fraction", default=0.04)
+    add("--mentions-change", FACTOR, "largest relative change of mentions", default=0.07)
+    add("--questions", FOLDER, "pope: the official coco_pope_*.json; else they are built", "{pope_questions}")
+    add("--suffix", ("llava", "vcd", "none"), "pope: what follows the question", default="llava")
+    add("--captions-per-image", SIZE, "loss: the first so many reference captions of each image", default=5)
     text = "loss: captions_eval_results.json of a method, by its kind or folder, to show beside its loss"
-    add("--captions", nargs="*", default=[], metavar="METHOD=FILE", help=text)
-    add = parser.section(OUTPUT).add_argument
-    add("--summary", type=Path, metavar="FILE", help="the result file; its table and pictures go beside it")
+    add("--captions", "METHOD=FILE", text, nargs="*", default=[])
+    parser.flags(OUTPUT)("--summary", FILE, "the result file; its table and pictures go beside it")
     add_format_flag(parser)
-    parser.take_from_profile(
-        questions="{pope_questions}",
-        choosing_captions=f"{ATTRIBUTED}/captions_eval_results.json",
-        choosing_images="{coco_path}/train2014",
-    )
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    command = parser()
-    args = command.parse_args(argv)
-    for task, flags in OF_TASKS.items():
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    for task, names in OF_TASKS.items():
         if task != args.task:
-            command.refuse_given(f"belongs to --task {task}, not {args.task}", flags)
+            command.refuse_given(f"belongs to --task {task}, not {args.task}", names)
     if args.task == "pope":
         command.refuse_given("POPE has questions of its own", {"prompt"})
     if args.summary and args.summary.suffix != ".json":
         command.error(f"--summary {args.summary}: expected a name that ends with .json")
-    with errors_in_one_line(args.debug):
-        run(args)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.runs.run import processes
 
-    specs = read_methods(args.methods, method_defaults(args))
+    specs = read_methods(args.methods, flags.method_defaults(args))
     check_lists(specs, args.heads)
     if args.task != "chair" and (limited := [spec for spec in specs if "limit=" in str(spec)]):
         raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")
@@ -156,11 +131,10 @@ def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     from llava_hh.experiments.chair import CaptionTask
     from llava_hh.experiments.reference_loss import LossTask, caption_metrics
     from llava_hh.metrics.chair.datasets import images_with_objects
-    from llava_hh.scripts.flags import evaluation_from_flags
 
     if args.task == "pope":
         return prepare_pope(args)
-    evaluation = evaluation_from_flags(args)
+    evaluation = flags.evaluation_from_flags(args)
     if chosen := chosen_objects(args):
         kept = images_with_objects(evaluation.objects, args.with_object, args.without_object)
         evaluation = evaluation.of_images(kept, chosen)
@@ -173,14 +147,11 @@ def prepare_pope(args: argparse.Namespace) -> tuple[Evaluation, Task]:
     """POPE's images are chosen among those with three objects, so --limit is theirs."""
     from llava_hh.data.pope import SUFFIXES
     from llava_hh.experiments.pope import PopeTask, questions_about
-    from llava_hh.scripts.flags import evaluation_from_flags
 
     if args.dataset != "coco" or chosen_objects(args):
-        raise ValueError(
-            "--task pope asks about COCO's images; leave --dataset, --with-object and --without-object out"
-        )
+        raise ValueError("--task pope asks about COCO's images; leave --dataset, --with-object, --without-object out")
     every_image = argparse.Namespace(**{**vars(args), "limit": None, "prompt": None})
-    evaluation = evaluation_from_flags(every_image, with_truth=False)
+    evaluation = flags.evaluation_from_flags(every_image, with_truth=False)
     cache = args.out / "ground_truth.json"
     questions = questions_about(evaluation, args.annotations, args.questions, args.limit, args.seed, cache)
     about = {question["image"] for asked in questions.values() for question in asked}
@@ -213,5 +184,4 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
     return draw
 
 
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser, run=run, check=check)

@@ -4,16 +4,16 @@ Every figure writes its numbers as JSON, and a picture of them as PNG and PDF.
 """
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from inspect import getdoc
 from typing import Any
 
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
+from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
-from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_head_flags, add_out_flag
+from llava_hh.scripts.flags import ATTRIBUTED, SCORED, add_caption_flags, add_head_flags, add_out_flag
 
 # verb: module and class of its figure
 FIGURES = {
@@ -25,12 +25,8 @@ FIGURES = {
     "factors": "llava_hh.experiments.attention_reweight:Factors",
 }
 # what a profile fills of the flags that several figures have
-TEMPLATES = {
-    "captions": f"{ATTRIBUTED}/captions_eval_results.json",
-    "image_folder": "{coco_path}/train2014",
-    "heads": "{head_list}",
-    "attribution": "{head_list}",
-}
+TEMPLATES = {"captions": SCORED, "image_folder": "{coco_path}/train2014"}
+TEMPLATES |= dict.fromkeys(("heads", "attribution"), "{head_list}")
 
 
 def figure_of(name: str) -> Figure:
@@ -63,35 +59,32 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
 
 
 def add_figure(parser: ScriptParser, name: str) -> None:
-    """Add the verb of a figure: the flags that several figures share, and its own."""
+    """Add the verb of a figure: the flags that several figures share, and those of this figure."""
     figure = figure_of(name)
-    about = getdoc(figure) or ""
-    own = parser.verb(name, partial(make, figure), about, f"llava-hh figure {name} {figure.example}")
+    verb = parser.verb(name, partial(make, figure), f"llava-hh figure {name} {figure.example}", getdoc(figure))
     templates = dict(figure.profile)
     if "out" not in templates:
         templates["out"] = f"{ATTRIBUTED}/{figure.name}"
     if isinstance(figure, CaptionFigure):
-        add_caption_flags(own)
-        add_head_flags(own)
-        own.section(METHOD).add_argument("--top-k", type=SIZE, default=figure.top_k, help="heads of each list")
+        add_caption_flags(verb)
+        add_head_flags(verb)
+        verb.flags(METHOD)("--top-k", SIZE, "heads of each list", default=figure.top_k)
         text = "use the first so many captions with a hallucination"
-        own.section(MODEL).add_argument("--limit", type=SIZE, default=figure.limit, help=text)
-        text = "captions per block that a rerun skips; they run one by one"
-        own.section(SPEED).add_argument("--batch-size", type=SIZE, default=8, help=text)
+        verb.flags(MODEL)("--limit", SIZE, text, default=figure.limit)
+        verb.flags(SPEED)("--batch-size", SIZE, "captions per block that a rerun skips; they run one by one", default=8)
     else:
-        add_out_flag(own)
+        add_out_flag(verb)
 
     def add(*flags: str, **named: Any) -> None:
-        flag = own.section(METHOD).add_argument(*flags, **named)
+        flag = verb.section(METHOD).add_argument(*flags, **named)
         if flag.dest in TEMPLATES:
             templates.setdefault(flag.dest, TEMPLATES[flag.dest])
 
     figure.add_flags(add)
     if figure.paper:
         text = "put the paper's values for LLaVA-1.5-7B beside ours"
-        own.section(OUTPUT).add_argument("--paper-values", action="store_true", help=text)
-        templates["paper_values"] = "{paper_values}"
-    own.take_from_profile(**templates)
+        verb.flags(OUTPUT)("--paper-values", bool, text, "{paper_values}")
+    verb.take_from_profile(**templates)
 
 
 def parser() -> ScriptParser:
@@ -102,9 +95,4 @@ def parser() -> ScriptParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser)

@@ -5,98 +5,68 @@ goes on from its last checkpoint when the same command is given again.
 """
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
-from llava_hh.command_line.script import (
-    FACTOR,
-    RANDOM_SEED,
-    RATE,
-    SHARE,
-    SIZE,
-    chosen,
-    errors_in_one_line,
-    script_parser,
-)
+from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.finetuning.settings import OBJECTIVES
-from llava_hh.scripts.flags import add_head_flags
+from llava_hh.scripts.flags import add_head_flags, add_out_flag
+
+TUNED = "{result_path}/targeted_finetune"
 
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh finetune`."""
     parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini_quick --steps 5 --out results/try")
-    add = parser.section(MODEL).add_argument
-    add("--model", type=Path, metavar="FOLDER", required=True, help="checkpoint folder to start from")
-    text = "conversations, in the layout of llava_v1_5_mix665k.json"
-    add("--data", type=Path, metavar="FILE", required=True, help=text)
-    text = "folder that the paths of images start from"
-    add("--image-folder", type=Path, metavar="FOLDER", required=True, help=text)
-    add("--skip-bad", action="store_true", help="leave out bad rows and bad images, instead of stopping there")
+    add = parser.flags(MODEL)
+    add("--model", FOLDER, "checkpoint folder to start from", "{model_path}", required=True)
+    add("--data", FILE, "conversations, in the layout of llava_v1_5_mix665k.json", "{instruct_path}", required=True)
+    add("--image-folder", FOLDER, "folder that the paths of images start from", "{instruct_images}", required=True)
+    add("--skip-bad", bool, "leave out bad rows and bad images, instead of stopping there")
     add_head_flags(parser)
-    add = parser.section(METHOD).add_argument
-    add("--top-k", type=SIZE, default=30, help="how many heads of the list are trained")
-    add("--random-heads", type=RANDOM_SEED, help="train as many random heads instead, none of the top k")
-    text = "train only the first listed head of each layer, as the released code"
-    add("--released", action="store_true", help=text)
-    add("--objective", choices=OBJECTIVES, default="minimize_txt", help="what the attention loss is")
-    add("--ce-coeff", type=FACTOR, default=1.0, help="weight of the cross entropy")
-    add("--attention-coeff", type=FACTOR, default=2.0, help="weight of the attention loss")
+    add = parser.flags(METHOD)
+    add("--top-k", SIZE, "how many heads of the list are trained", "{finetune_top_k}", default=30)
+    add("--random-heads", RANDOM_SEED, "train as many random heads instead, none of the top k")
+    add("--released", bool, "train only the first listed head of each layer, as the released code")
+    add("--objective", OBJECTIVES, "what the attention loss is", default="minimize_txt")
+    add("--ce-coeff", FACTOR, "weight of the cross entropy", default=1.0)
+    add("--attention-coeff", FACTOR, "weight of the attention loss", "{finetune_attention_coeff}", default=2.0)
     text = "train the vocabulary matrix too (default: where the model does not tie it to its embeddings)"
-    add("--lm-head", action=argparse.BooleanOptionalAction, help=text)
-    add("--untie", action="store_true", help="give a tied vocabulary matrix numbers of its own, to train it")
-    add("--learning-rate", type=RATE, default=2e-5, help="its peak; cosine to 0")
-    add("--warmup", type=SHARE, default=0.03, help="share of the steps until the peak")
-    add("--seed", type=RANDOM_SEED, default=1234, help="of the order of samples")
-    add = parser.section(SPEED).add_argument
-    add("--steps", type=SIZE, default=200, help="optimizer steps")
-    add("--batch-size", type=SIZE, default=16, help="samples per step, over all processes")
-    add("--accumulation", type=SIZE, default=1, help="forward passes that a step is made of")
-    add("--max-length", type=SIZE, default=2048, help="tokens; what is longer is cut off at its end")
+    parser.section(METHOD).add_argument("--lm-head", action=argparse.BooleanOptionalAction, help=text)
+    add("--untie", bool, "give a tied vocabulary matrix numbers of its own, to train it", "{finetune_untie}")
+    add("--learning-rate", RATE, "its peak; cosine to 0", "{finetune_learning_rate}", default=2e-5)
+    add("--warmup", SHARE, "share of the steps until the peak", default=0.03)
+    add("--seed", RANDOM_SEED, "of the order of samples", default=1234)
+    add = parser.flags(SPEED)
+    add("--steps", SIZE, "optimizer steps", "{finetune_steps}", default=200)
+    add("--batch-size", SIZE, "samples per step, over all processes", "{finetune_batch_size}", default=16)
+    add("--accumulation", SIZE, "forward passes that a step is made of", default=1)
+    add("--max-length", SIZE, "tokens; what is longer is cut off at its end", default=2048)
     text = "compute activations twice, to keep fewer of them"
-    add("--gradient-checkpointing", action="store_true", help=text)
-    add = parser.section(OUTPUT).add_argument
-    add("--log-every", type=SIZE, default=1, help="steps per row of the log")
-    add("--save-every", type=SIZE, default=50, help="steps between checkpoints")
-    add("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
-    parser.take_from_profile(
-        model="{model_path}",
-        data="{instruct_path}",
-        image_folder="{instruct_images}",
-        top_k="{finetune_top_k}",
-        attention_coeff="{finetune_attention_coeff}",
-        untie="{finetune_untie}",
-        learning_rate="{finetune_learning_rate}",
-        steps="{finetune_steps}",
-        batch_size="{finetune_batch_size}",
-        gradient_checkpointing="{finetune_checkpointing}",
-        out=lambda known: f"{{result_path}}/targeted_finetune/{_kind(known)}_{{seed}}",
-    )
+    add("--gradient-checkpointing", bool, text, "{finetune_checkpointing}")
+    add = parser.flags(OUTPUT)
+    add("--log-every", SIZE, "steps per row of the log", default=1)
+    add("--save-every", SIZE, "steps between checkpoints", default=50)
+    add_out_flag(parser, lambda known: f"{TUNED}/{'random' if 'random_heads' in known else 'heads'}_{{seed}}")
     return parser
 
 
-def _kind(known: dict) -> str:
-    return "heads" if known.get("random_heads") is None else "random"
+def run(args: argparse.Namespace) -> None:
+    from llava_hh.figures.finetuning import draw_finetuning
+    from llava_hh.figures.style import picture
+    from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
+    from llava_hh.runs.finished import is_finished, mark_finished, request_of
+
+    log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
+    if is_finished(log, request):
+        print(f"finished before: {args.out / MODEL}")
+    elif finetune(chosen(Training, args)):
+        mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
+    else:
+        return
+    with picture(args.out / "curves", args.debug) as out:
+        draw_finetuning(log, out)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    with errors_in_one_line(args.debug):
-        from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
-        from llava_hh.runs.finished import is_finished, mark_finished, request_of
-
-        log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
-        if is_finished(log, request):
-            print(f"finished before: {args.out / MODEL}")
-        elif log := finetune(chosen(Training, args)):
-            mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
-    if log:
-        from llava_hh.figures.finetuning import draw_finetuning
-        from llava_hh.figures.style import picture
-
-        with picture(args.out / "curves", args.debug) as out:
-            draw_finetuning(log, out)
-
-
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser, run=run)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
+from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
 from llava_hh.command_line.profiles import read_profile, wrong_numbers
-from llava_hh.command_line.script import RANDOM_SEED, SIZE
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.runs.run import make_parent
@@ -18,99 +17,68 @@ if TYPE_CHECKING:  # a help is shown without loading torch
     from llava_hh.experiments.captioning import Evaluation
 
 ATTRIBUTED = "{result_path}/train2014-{attribution_images|all}-seed{draw_seed|42}"  # what attribute.sh makes
+SCORED = f"{ATTRIBUTED}/captions_eval_results.json"
 COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
 ANNOTATIONS = {"coco": "{coco_path}/annotations", "nocaps": "{nocaps_path}/annotations"}  # by --dataset
 DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
 
 
 def by(flag: str, templates: Mapping[str, str], other: str = "") -> Template:
-    """A template for each value of a flag."""
+    """A template that depends on the value of a flag; `other` is for values that have none."""
     return lambda known: templates.get(known[flag], other)
 
 
 def add_sample_flags(
-    parser: ScriptParser,
-    split: str,
-    limit: int | None = None,
-    seed: int = 42,
-    batch_size: int = 20,
-    max_new_tokens: int = 128,
-    with_prompt: bool = True,
-    datasets: Sequence[str] = DATASETS,
-    profile: Mapping[str, Template] | None = None,
+    parser: ScriptParser, max_new_tokens: int | None = 128, profile: Mapping[str, Template] | None = None
 ) -> None:
-    """The flags that say which model captions which images, with these defaults.
+    """The flags that say which model captions which images.
 
     Args:
-        with_prompt: one question is asked about all images, and --prompt may change it.
-        datasets: what the images may be of.
-        profile: what a profile fills beside what it always does, or in its place, such as --out.
+        max_new_tokens: the default of --max-new-tokens.
+        profile: further templates, or others than the usual ones, by flag.
     """
-    add = parser.section(MODEL).add_argument
-    add("--model", type=Path, metavar="FOLDER", required=True, help="checkpoint folder")
-    add("--image-folder", type=Path, metavar="FOLDER", required=True, help="folder of the images")
-    add("--dataset", choices=datasets, default="coco", help="what the images are of")
-    add(
-        "--annotations",
-        type=Path,
-        metavar="FOLDER",
-        required=True,
-        help="folder of COCO's captions_*.json and instances_*.json, or nocaps'",
-    )
+    add = parser.flags(MODEL)
+    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
+    images = by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"})
+    add("--image-folder", FOLDER, "folder of the images", images, required=True)
+    add("--dataset", DATASETS, "what the images are of", default="coco")
+    text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
+    add("--annotations", FOLDER, text, by("dataset", ANNOTATIONS), required=True)
     text = "whose captions file the images are sampled from; nocaps: a domain, out-domain"
-    add("--split", metavar="NAME", default=split, help=text)
-    add("--limit", type=SIZE, default=limit, help="how many images; all where it is not given")
-    add("--seed", type=RANDOM_SEED, default=seed, help="of the sample of images")
-    templates: dict[str, Template] = {
-        "model": "{model_path}",
-        "image_folder": by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"}),
-        "annotations": by("dataset", ANNOTATIONS),
-        "limit": "{report_images}",
-        "seed": "{draw_seed}",
-        "max_new_tokens": "{max_new_tokens}",
-        "batch_size": "{batch_size}",
-    }
-    if with_prompt:
-        add("--prompt", metavar="TEXT", default=DESCRIBE, help="the question")
-        templates["prompt"] = "{question}"
-    add = parser.section(SPEED).add_argument
-    add("--max-new-tokens", type=SIZE, default=max_new_tokens, help="longest answer")
-    add("--batch-size", type=SIZE, default=batch_size, help="images per batch, and per block that a rerun skips")
-    add_out_flag(parser)
-    parser.take_from_profile(**(templates | {"out": DRAWN} | dict(profile or {})))
+    add("--split", "NAME", text, default="val2014")
+    add("--limit", SIZE, "how many images; all where it is not given", "{report_images}")
+    add("--seed", RANDOM_SEED, "of the sample of images", "{draw_seed}", default=42)
+    add("--prompt", "TEXT", "the question", "{question}", default=DESCRIBE)
+    add = parser.flags(SPEED)
+    add("--max-new-tokens", SIZE, "longest answer", "{max_new_tokens}", default=max_new_tokens)
+    add("--batch-size", SIZE, "images per batch, and per block that a rerun skips", "{batch_size}", default=20)
+    add_out_flag(parser, DRAWN)
+    parser.take_from_profile(**(profile or {}))
 
 
-def add_out_flag(parser: ScriptParser) -> None:
-    """The flag that says where results go."""
-    parser.section(OUTPUT).add_argument("--out", type=Path, metavar="FOLDER", required=True, help="result folder")
+def add_out_flag(parser: ScriptParser, profile: Template | None = None) -> None:
+    """The flag that says where results go, and what a profile fills it with."""
+    parser.flags(OUTPUT)("--out", FOLDER, "result folder", profile, required=True)
 
 
 def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that say which model's captions of which images are looked at.
 
     Args:
-        required: of the model and the images.
+        required: whether the model and the images have to be given.
     """
-    add = parser.section(MODEL).add_argument
-    add("--model", type=Path, metavar="FOLDER", required=required, help="checkpoint folder")
-    text = "captions_eval_results.json of this model's greedy captions"
-    add("--captions", type=Path, metavar="FILE", required=True, help=text)
-    add("--image-folder", type=Path, metavar="FOLDER", required=required, help="folder of the images")
+    add = parser.flags(MODEL)
+    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=required)
+    add("--captions", FILE, "captions_eval_results.json of this model's greedy captions", SCORED, required=True)
+    add("--image-folder", FOLDER, "folder of the images", "{coco_path}/train2014", required=required)
     add_out_flag(parser)
-    parser.take_from_profile(
-        model="{model_path}",
-        captions=f"{ATTRIBUTED}/captions_eval_results.json",
-        image_folder="{coco_path}/train2014",
-    )
 
 
 def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that name a head list."""
-    add = parser.section(METHOD).add_argument
-    text = "head list (attribution_result.json), or: published"
-    add("--heads", type=Path, metavar="FILE", required=required, help=text)
-    add("--foreign-heads", action="store_true", help="allow a list that was found on another model")
-    parser.take_from_profile(heads="{head_list}")
+    add = parser.flags(METHOD)
+    add("--heads", FILE, "head list (attribution_result.json), or: published", "{head_list}", required=required)
+    add("--foreign-heads", bool, "allow a list that was found on another model")
 
 
 def method_defaults(args: argparse.Namespace) -> dict[str, dict[str, object]]:
@@ -130,9 +98,9 @@ def method_defaults(args: argparse.Namespace) -> dict[str, dict[str, object]]:
 
 def add_object_flags(parser: ScriptParser) -> None:
     """The flags that keep only the images with, or without, some objects: two parts of a data set."""
-    group = parser.section(MODEL).add_mutually_exclusive_group()
-    group.add_argument("--with-object", nargs="+", metavar="NAME", help="only images that have one of these objects")
-    group.add_argument("--without-object", nargs="+", metavar="NAME", help="only images that have none of these")
+    add = parser.one_of(MODEL)
+    add("--with-object", "NAME", "only images that have one of these objects", nargs="+")
+    add("--without-object", "NAME", "only images that have none of these", nargs="+")
 
 
 def chosen_objects(args: argparse.Namespace) -> dict:

@@ -2,26 +2,22 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from llava_hh.command_line.parser import MODEL, SPEED, ScriptParser
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb
+from llava_hh.command_line.numbers import SIZE
+from llava_hh.command_line.parser import FILE, FOLDER, MODEL, SPEED, ScriptParser
+from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.scripts.flags import ATTRIBUTED, COMPARED
-
-HTML = """A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
-
-The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing from
-elsewhere. Where heads look at words is shown for captions that `figure words` went through. If the folder lies below
-one named results, the index.html there is renewed: all runs and reports.
-"""
-FIGURES = """The paper's figures as one Markdown page: each picture with a sentence of what is seen.
-
-Writes figures.md into that folder, from the figures' JSON files.
-"""
 
 
 def write_html(args: argparse.Namespace) -> None:
+    """A results folder as one self-contained HTML page: tables, figures, every head, and captions word by word.
+
+    The page, report.html in that folder, shows what the folder has, names the file of every number, and loads nothing
+    from elsewhere. Where heads look at words is shown for captions that `figure words` went through. If the folder lies
+    below one named results, the index.html there is renewed: all runs and reports.
+    """
     from llava_hh.files.files import is_ours, write_text
     from llava_hh.report.index import REPORT, index_folder
     from llava_hh.report.render import render_index, render_report
@@ -32,16 +28,21 @@ def write_html(args: argparse.Namespace) -> None:
     page = args.results / REPORT
     write_text(page, render_report(args.results, args.summary, args.limit, args.first))
     print(page)
-    if root := index_folder(args.results):
-        index = root / "index.html"
-        if index.exists() and not is_ours(index):
-            print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
-            return
+    if not (root := index_folder(args.results)):
+        return
+    index = root / "index.html"
+    if index.exists() and not is_ours(index):
+        print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
+    else:
         write_text(index, render_index(root))
         print(index)
 
 
 def write_figures(args: argparse.Namespace) -> None:
+    """The paper's figures as one Markdown page: each picture with a sentence of what is seen.
+
+    Writes figures.md into that folder, from the figures' JSON files.
+    """
     from llava_hh.report.figures_page import write_page
 
     if path := write_page(args.results):
@@ -51,24 +52,18 @@ def write_figures(args: argparse.Namespace) -> None:
 def parser() -> ScriptParser:
     """The flags of `llava-hh report`."""
     parser = parser_of_verbs(__doc__, "report")
-    html = parser.verb("html", write_html, HTML, "llava-hh report html results/mini/full")
+    html = parser.verb("html", write_html, "llava-hh report html results/mini/full")
     text = "a folder of results, such as results/mini/full, or a part of one"
-    html.add_argument("results", type=Path, metavar="RESULTS", help=text)
-    add, text = html.section(MODEL).add_argument, "a comparison that lies elsewhere; may be repeated"
-    add("--summary", type=Path, metavar="FILE", action="append", default=[], help=text)
+    html.add_flag(html, "results", "RESULTS", text, "{result_path}", type=Path)
+    add = html.flags(MODEL)
+    add("--summary", FILE, "a comparison that lies elsewhere; may be repeated", action="append", default=[])
     text = "parts of it that the head map and the numbers on top are of"
-    add("--first", type=Path, metavar="FOLDER", nargs="+", default=[], help=text)
-    html.section(SPEED).add_argument("--limit", type=SIZE, default=200, help="images in the caption browser")
-    html.take_from_profile(results="{result_path}", first=f"{ATTRIBUTED} {COMPARED}")
-    figures = parser.verb("figures", write_figures, FIGURES, "llava-hh report figures results/mini/full")
-    figures.add_argument("results", type=Path, metavar="RESULTS", help="the result folder of a profile")
-    figures.take_from_profile(results="{result_path}")
+    add("--first", FOLDER, text, f"{ATTRIBUTED} {COMPARED}", nargs="+", default=[])
+    html.flags(SPEED)("--limit", SIZE, "images in the caption browser", default=200)
+    figures = parser.verb("figures", write_figures, "llava-hh report figures results/mini/full")
+    text = "the result folder of a profile"
+    figures.add_flag(figures, "results", "RESULTS", text, "{result_path}", type=Path)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser)

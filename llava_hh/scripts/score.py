@@ -1,32 +1,24 @@
 """Score captions and answers that are there already, whoever made them."""
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import add_format_flag, chosen, parser_of_verbs, run_verb
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.metrics.chair.variants import VARIANTS
 from llava_hh.scripts.flags import ANNOTATIONS, ATTRIBUTED, by
 
-CHAIR = """Score captions by CHAIR: the objects that each names, and those of them that are not in the image (paper).
-
-The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
-
-Writes one JSON file, which attribution and the analyses read: `sentences` (one entry a caption: its row, and the
-objects it names, right and hallucinated, with their places in the text), `overall_metrics` (fractions; BLEU and CIDEr
-too where there are reference captions) and `run`.
-"""
-BENCHMARK = "Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."
-VQA = """Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match on GQA's.
-
-Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth has
-types) and `questions`, a row each.
-"""
-
 
 def score_chair(args: argparse.Namespace) -> None:
+    """Score captions by CHAIR: the objects that each names, and those of them that are not in the image (paper).
+
+    The objects are COCO's 80 categories, or with --dataset nocaps 90 coarse classes of Open Images.
+
+    Writes one JSON file, which attribution and the analyses read. Its `sentences` have an entry for every caption: its
+    row, and its objects, right and hallucinated, with their positions in the text. Its `overall_metrics` are fractions,
+    with BLEU and CIDEr where there are reference captions. Its `run` says how it was made.
+    """
     from llava_hh.scoring.chair import CaptionsFile, score_file
 
     out = args.out or args.captions.with_name("captions_eval_results.json")
@@ -34,68 +26,63 @@ def score_chair(args: argparse.Namespace) -> None:
 
 
 def score_benchmark(args: argparse.Namespace) -> None:
+    """Score answers by AMBER or by MME's hallucination subset, from these benchmarks' published files."""
     from llava_hh.scoring.benchmarks import score_file
 
     score_file(args.benchmark, args.answers, args.annotations, args.argv, args.out)
 
 
 def score_vqa(args: argparse.Namespace) -> None:
+    """Score short answers to questions about images: VQA accuracy against VQAv2's annotations, exact match on GQA's.
+
+    Writes one JSON file: `overall_metrics` (accuracy, a fraction, with its interval; by type of answer where the truth
+    has types) and `questions`, a row each.
+    """
     from llava_hh.scoring.answers import score_file
 
     score_file(args.answers, args.truth, args.id_key, args.text_key, args.subset, args.out)
 
 
 def add_chair(parser: ScriptParser) -> None:
-    chair = parser.verb("chair", score_chair, CHAIR, "llava-hh score chair --captions my.jsonl --profile mini")
-    section = chair.section(MODEL)
-    add, text = section.add_argument, "JSON lines, one caption a row; any further fields are kept"
-    add("--captions", type=Path, metavar="FILE", required=True, help=text)
-    add("--dataset", choices=DATASETS, default="coco", help="what the captions are of")
-    text = "key of the image's id in a row (nocaps: or of its file's name)"
-    add("--id-key", metavar="KEY", default="image_id", help=text)
-    add("--text-key", metavar="KEY", default="text", help="key of the caption in a row")
-    truth = section.add_mutually_exclusive_group(required=True)
+    chair = parser.verb("chair", score_chair, "llava-hh score chair --captions my.jsonl --profile mini")
+    add = chair.flags(MODEL)
+    text = "JSON lines, one caption a row; any further fields are kept"
+    add("--captions", FILE, text, f"{ATTRIBUTED}/captions.jsonl", required=True)
+    add("--dataset", DATASETS, "what the captions are of", default="coco")
+    add("--id-key", "KEY", "key of the image's id in a row (nocaps: or of its file's name)", default="image_id")
+    add("--text-key", "KEY", "key of the caption in a row", default="text")
+    add_truth = chair.one_of(MODEL, required=True)
     text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
-    truth.add_argument("--annotations", type=Path, metavar="FOLDER", help=text)
-    text = "instead: JSON lines with image_id and objects (names)"
-    truth.add_argument("--objects", type=Path, metavar="FILE", help=text)
-    add = chair.section(METHOD).add_argument
-    text = f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's"
-    add("--variant", metavar="NAME", default="hh", help=text)
-    add("--drop-incomplete", action="store_true", help="score captions without an unfinished last sentence")
-    text = "report, count and skip a bad row of captions or ground truth, where it would stop the run"
-    add("--skip-bad", action="store_true", help=text)
-    text = "result file; captions_eval_results.json beside the captions by default"
-    chair.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    add_truth("--annotations", FOLDER, text, by("dataset", ANNOTATIONS))
+    add_truth("--objects", FILE, "instead: JSON lines with image_id and objects (names)")
+    add = chair.flags(METHOD)
+    add("--variant", "NAME", f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's", default="hh")
+    add("--drop-incomplete", bool, "score captions without an unfinished last sentence")
+    add("--skip-bad", bool, "report, count and skip a bad row of captions or ground truth, where it would stop the run")
+    chair.flags(OUTPUT)("--out", FILE, "result file; captions_eval_results.json beside the captions by default")
     add_format_flag(chair)
-    chair.take_from_profile(captions=f"{ATTRIBUTED}/captions.jsonl", annotations=by("dataset", ANNOTATIONS))
 
 
 def add_benchmark(parser: ScriptParser) -> None:
     example = "llava-hh score benchmark --benchmark amber --answers answers.jsonl --annotations AMBER/data"
-    benchmark = parser.verb("benchmark", score_benchmark, BENCHMARK, example)
-    add = benchmark.section(MODEL).add_argument
-    add("--benchmark", choices=("amber", "mme"), required=True, help="whose files and metrics")
-    text = "JSON lines: question_id and text, for MME prompt as well"
-    add("--answers", type=Path, metavar="FILE", required=True, help=text)
-    text = "AMBER's data folder, or MME's release folder"
-    add("--annotations", type=Path, metavar="FOLDER", required=True, help=text)
-    text = "result file; <benchmark>_results.json beside the answers by default"
-    benchmark.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    benchmark = parser.verb("benchmark", score_benchmark, example)
+    add = benchmark.flags(MODEL)
+    add("--benchmark", ("amber", "mme"), "whose files and metrics", required=True)
+    add("--answers", FILE, "JSON lines: question_id and text, for MME prompt as well", required=True)
+    add("--annotations", FOLDER, "AMBER's data folder, or MME's release folder", required=True)
+    benchmark.flags(OUTPUT)("--out", FILE, "result file; <benchmark>_results.json beside the answers by default")
 
 
 def add_vqa(parser: ScriptParser) -> None:
     example = "llava-hh score vqa --answers my.jsonl --truth v2_mscoco_val2014_annotations.json"
-    vqa = parser.verb("vqa", score_vqa, VQA, example)
-    add = vqa.section(MODEL).add_argument
-    add("--answers", type=Path, metavar="FILE", required=True, help="JSON lines, one answer a row")
-    text = "VQAv2's v2_mscoco_*_annotations.json, or GQA's *_questions.json"
-    add("--truth", type=Path, metavar="FILE", required=True, help=text)
-    add("--id-key", metavar="KEY", default="question_id", help="key of the question's id in a row")
-    add("--text-key", metavar="KEY", default="text", help="key of the answer in a row")
-    add("--subset", action="store_true", help="score the answered questions alone, where others stop the run")
-    text = "result file; vqa_results.json beside the answers by default"
-    vqa.section(OUTPUT).add_argument("--out", type=Path, metavar="FILE", help=text)
+    vqa = parser.verb("vqa", score_vqa, example)
+    add = vqa.flags(MODEL)
+    add("--answers", FILE, "JSON lines, one answer a row", required=True)
+    add("--truth", FILE, "VQAv2's v2_mscoco_*_annotations.json, or GQA's *_questions.json", required=True)
+    add("--id-key", "KEY", "key of the question's id in a row", default="question_id")
+    add("--text-key", "KEY", "key of the answer in a row", default="text")
+    add("--subset", bool, "score the answered questions alone, where others stop the run")
+    vqa.flags(OUTPUT)("--out", FILE, "result file; vqa_results.json beside the answers by default")
 
 
 def parser() -> ScriptParser:
@@ -103,9 +90,4 @@ def parser() -> ScriptParser:
     return parser_of_verbs(__doc__, "score", add_chair, add_benchmark, add_vqa)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    run_verb(parser(), argv)
-
-
-if __name__ == "__main__":
-    main()
+main = partial(run_verb, parser=parser)

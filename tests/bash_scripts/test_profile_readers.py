@@ -1,4 +1,4 @@
-"""Profiles are read alike by sh and by Python: the same values, or the same line that says what is wrong."""
+"""Profiles are read alike by every sh and by Python: the same values, or the same line that says what is wrong."""
 
 import os
 import shutil

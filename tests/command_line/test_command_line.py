@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from llava_hh.__main__ import VERBS, main
+from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import METHOD, MODEL, SECTIONS, ScriptParser
 from llava_hh.command_line.profiles import read_profile
-from llava_hh.command_line.script import SIZE, parser_of_verbs, run_verb, script_parser
+from llava_hh.command_line.script import parser_of_verbs, run_verb, script_parser
 from llava_hh.report.tables import _command
 from tests.support.repository import ROOT
 from tests.support.verbs import parsers
@@ -204,11 +205,11 @@ def test_a_verb_below_a_verb(capsys):
         raise ValueError(f"{args.x} {args.argv}")
 
     parser = parser_of_verbs("Verbs.", "top")
-    below = parser.verb("first", work, "What it does: more.\n\nMuch more.", "llava-hh top first --x 2")
+    below = parser.verb("first", work, "llava-hh top first --x 2", "What it does: more.\n\nMuch more.")
     below.add_argument("--x", type=SIZE, default=1, help="a number")
     assert "first     What it does\n" in parser.format_help() and "Much more." in below.format_help()
     with pytest.raises(SystemExit) as stopped:
-        run_verb(parser, ["first", "--x", "3"])
+        run_verb(["first", "--x", "3"], parser=lambda: parser)
     assert stopped.value.code == 2 and capsys.readouterr().err == "error: 3 ['first', '--x', '3']\n"
     assert "required: WHAT" in refused(parser, [], capsys)
     assert "invalid choice: 'second'" in refused(parser, ["second"], capsys)

@@ -17,7 +17,7 @@ SCRIPTS = sorted(
     path.relative_to(ROOT)
     for folder in ("llava_hh/scripts", "baselines", "newer_models", "benchmarks")
     for path in (ROOT / folder).glob("*.py")
-    if any(call in path.read_text() for call in ("parse_args(", "run_verb("))
+    if any(call in path.read_text() for call in ("parse_args(", "run_verb"))
 )
 WITHOUT_NUMBERS = {"benchmarks/all.py"}  # its parser stands in main
 NEVER = ("nan", "inf", "-inf", "-2", "", "two", "0x3", "1e999")

@@ -14,7 +14,7 @@ from tests.support.repository import ROOT
 OWN = '''
 """How sharp the attention of heads is where object words are predicted: one file, by somebody else."""
 
-from llava_hh.command_line.script import FACTOR
+from llava_hh.command_line.numbers import FACTOR
 from llava_hh.experiments.per_caption import CaptionFigure, Measured
 
 
