@@ -105,8 +105,8 @@ def test_decoding_compares_methods(decoded):
     for entry in methods.values():
         check_rates(entry)
         assert entry["n"] == N_COMPARED and entry["mentions"] > 1 and entry["length"] > 10
-    for folder in (path.parent for path in decoded.glob("*/run.json")):
-        assert n_lines(folder / "captions.jsonl") == N_COMPARED
+    captions = [*decoded.glob("*/captions.jsonl")]
+    assert len(captions) == len(methods) and {n_lines(path) for path in captions} == {N_COMPARED}
     assert "| greedy | " in (decoded / "summary.md").read_text()
     for picture in ("summary.png", "summary_captions.png"):
         assert (decoded / picture).stat().st_size > 10_000
