@@ -21,7 +21,7 @@ report_images={N_COMPARED}
 random_draws=1
 batch_size=4
 """
-RATES = {"CHAIRs", "CHAIRi", "recall", "precision", "F1", "repeated"}
+RATES = {"CHAIRs", "CHAIRi", "recall", "precision", "f1", "repeated"}
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_decoding_compares_methods(decoded):
     for entry in methods.values():
         check_rates(entry)
         assert entry["n"] == N_COMPARED and entry["mentions"] > 1 and entry["length"] > 10
-    for folder in (path.parent for path in decoded.glob("*/run.json")):
-        assert n_lines(folder / "captions.jsonl") == N_COMPARED
+    captions = [*decoded.glob("*/captions.jsonl")]
+    assert len(captions) == len(methods) and {n_lines(path) for path in captions} == {N_COMPARED}
     assert "| greedy | " in (decoded / "summary.md").read_text()
     for picture in ("summary.png", "summary_captions.png"):
         assert (decoded / picture).stat().st_size > 10_000
@@ -115,9 +115,9 @@ def test_decoding_compares_methods(decoded):
 def test_details_of_chair(copy, decoded):
     run(copy, "sh", "bash_scripts/analysis/chair_details.sh")
     details = json.loads((decoded / "chair_details/chair_details.json").read_text())
-    assert {"greedy", "AD-HH"} <= {entry.get("label", name) for name, entry in details["runs"].items()}
+    assert {run["label"] for run in details["runs"].values()} == {"greedy", "AD-HH"} and details["n"] == N_COMPARED
     for name in ("categories", "cooccurrence", "positions"):
-        assert (decoded / f"chair_details/chair_{name}.png").stat().st_size > 10_000
+        assert (decoded / f"chair_details/chair_{name}.png").stat().st_size > 1_000
 
 
 def test_the_page_shows_all_of_it(copy, attributed, decoded):
@@ -125,7 +125,7 @@ def test_the_page_shows_all_of_it(copy, attributed, decoded):
     page = (copy / "results/first mile/report.html").read_text()
     for shown in ("AD-HH", f"{decoded.name}/summary.json", "identify_attention_head/attribution_result.json"):
         assert shown in page, shown
-    assert 'href="first%20mile/report.html"' in (copy / "results/index.html").read_text()
+    assert 'href="first mile/report.html"' in (copy / "results/index.html").read_text().replace("%20", " ")
 
 
 def test_the_python_of_the_readme(copy):
