@@ -199,8 +199,8 @@ def a_block_gone_before_the_merge(pair: Pair) -> str | None:
     whole = blocks.Run._see_all_blocks
 
     def see(run: blocks.Run) -> None:
-        if len(run._own_files("json")) > 1:
-            run._own_files("json")[1].unlink()
+        if len(run._block_files("json")) > 1:
+            run._block_files("json")[1].unlink()
         whole(run)
 
     def plant() -> None:
