@@ -51,7 +51,7 @@ class Branches(Stepper):
 
     def step(self, tokens: Tensor | None = None) -> Tensor:
         logits = super().step(tokens)
-        if kinds := {type(layer) for layer in self._state["past_key_values"].layers} - {DynamicLayer}:
+        if (kinds := {type(layer) for layer in self._state["past_key_values"].layers}) != {DynamicLayer}:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             raise CannotDecode(f"branches need a cache that keeps every key; this model's has {names}")
         return logits

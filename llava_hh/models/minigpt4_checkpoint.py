@@ -71,8 +71,8 @@ def assemble(
     config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     weights = {name.replace("model.", LANGUAGE, 1): tensor for name, tensor in language.state_dict().items()}
     weights |= read_weights(parts, config)
-    options |= {"config": config, "state_dict": weights, "dtype": language.dtype, "trust_remote_code": False}
-    model = MiniGpt4ForConditionalGeneration.from_pretrained(None, **options)
+    options |= {"config": config, "state_dict": weights, "dtype": language.dtype}
+    model = MiniGpt4ForConditionalGeneration.from_pretrained(None, trust_remote_code=False, **options)
     said = language.generation_config
     # words that the tokenizer lacks, should the matrix have been rounded up
     unspoken = [*(said.suppress_tokens or ()), *range(config.image_token_id, language.config.vocab_size)]

@@ -111,7 +111,7 @@ def load_original(folder: Path, **options: Any) -> tuple[PreTrainedModel, Proces
         ValueError: another model, a damaged file, or weights that do not fit.
     """
     empty, processor, weights = open_original(folder)
-    options = {"dtype": "auto", "config": empty.config, "state_dict": weights, **options, "trust_remote_code": False}
-    model = type(empty).from_pretrained(None, **options)
+    options = {"dtype": "auto", "config": empty.config, "state_dict": weights, **options}
+    model = type(empty).from_pretrained(None, trust_remote_code=False, **options)
     model.generation_config = empty.generation_config
     return model, processor
