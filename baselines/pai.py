@@ -45,7 +45,11 @@ class PaiSettings(CheckedSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_above = whole(self.start_layer + 1).holds
-        self.require("end_layer", optional(Rule(f"a whole number above start_layer {self.start_layer}", is_above)))
+        self.require(
+            "end_layer",
+            optional(Rule(f"a whole number above start_layer {self.start_layer}", is_above)),
+            self.end_layer,
+        )
 
 
 PRESETS = {"pai": PaiSettings(), "pai_readme": PaiSettings(alpha=0.2)}

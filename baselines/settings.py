@@ -54,15 +54,15 @@ class CheckedSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if isinstance(value := getattr(self, field.name), list):
-                object.__setattr__(self, field.name, tuple(value))
+            if isinstance(given := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(given))
             if get_origin(field.type) is Literal:
                 options = get_args(field.type)
-                self.require(field.name, Rule(" or ".join(map(repr, options)), options.__contains__))
+                self.require(field.name, Rule(" or ".join(map(repr, options)), options.__contains__), given)
             for rule in getattr(field.type, "__metadata__", ()):
-                self.require(field.name, rule)
+                self.require(field.name, rule, given)
 
-    def require(self, field: str, rule: Rule) -> None:
-        """Refuse the field's value unless the rule allows it."""
-        if not rule.holds(value := getattr(self, field)):
-            raise ValueError(f"{type(self).__name__}: {field} must be {rule.allowed}, not {value!r}")
+    def require(self, field: str, rule: Rule, given: object) -> None:
+        """Refuse the field's value, which was `given` so, unless the rule allows it."""
+        if not rule.holds(getattr(self, field)):
+            raise ValueError(f"{type(self).__name__}: {field} must be {rule.allowed}, not {given!r}")

@@ -82,7 +82,9 @@ profile_take_apart() {
 
 # profile_open FILE: profile_next, the profile that its first setting names as inherit=..., or nothing
 profile_open() {
-    tr -d '\000' < "$1" | cmp -s - "$1" || profile_stop "$1: holds zero bytes; expected lines of text"
+    if [ "$(tr -d '\000' < "$1" | wc -c)" -ne "$(wc -c < "$1")" ]; then
+        profile_stop "$1: holds zero bytes; expected lines of text"
+    fi
     profile_next='' profile_number=0
     while IFS= read -r profile_line || [ -n "$profile_line" ]; do
         profile_number=$((profile_number + 1))

@@ -25,7 +25,10 @@ class Head(NamedTuple):
 
 def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     """Heads by layer; layers and their heads ascending, without repeats."""
-    return {layer: [head for _, head in group] for layer, group in groupby(sorted(set(heads)), itemgetter(0))}
+    return {
+        layer: [head for _, head in group]
+        for layer, group in groupby(sorted({(layer, head) for layer, head in heads}), itemgetter(0))
+    }
 
 
 def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = None) -> list[Head]:

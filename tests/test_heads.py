@@ -24,6 +24,10 @@ def test_by_layer_sorts_and_drops_repeats():
     assert by_layer([]) == {}
 
 
+def test_by_layer_takes_pairs_of_any_kind():
+    assert by_layer([[1, 0], Head(0, 2), (1, 0)]) == {0: [2], 1: [0]}
+
+
 def test_load_heads_keeps_the_order_of_the_file(head_file):
     assert load_heads(head_file) == [Head(16, 29), Head(2, 0), Head(16, 3)]
     assert load_heads(head_file, top_k=2) == [Head(16, 29), Head(2, 0)]

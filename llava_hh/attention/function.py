@@ -80,10 +80,10 @@ def _attention(
         block.called.add(layer)
         if layer in block.mass:
             heads, spans = block.index(block.mass[layer], query.device), _find_spans(module, block, call, window)
-            block.trace.mass.setdefault(layer, []).append(call.mass(heads, spans))
+            block.trace.mass[layer].append(call.mass(heads, spans))
         if layer in block.maps:
             maps = call.pattern(block.index(block.maps[layer], query.device))
-            block.trace.maps.setdefault(layer, []).append(maps)
+            block.trace.maps[layer].append(maps)
         if layer in block.observed:
             block.observer(layer, block.index(block.observed[layer], query.device), call)
     edits = [(block, *numbered) for block in blocks for numbered in block.edits.get(layer, [])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from llava_hh.attention.interventions import Intervention
-from llava_hh.attention.modules import attends_to_image_alone, attention_modules, attribute_set, switch_attention
+from llava_hh.attention.modules import attends_to_image_alone, attention_modules, switch_attention
 from llava_hh.attention.spans import SpanFinder
 from llava_hh.attention.trace import BLOCKS, Block, Observer, Trace, watch_generate
 from llava_hh.heads import Head, by_layer, check_heads
@@ -84,6 +84,8 @@ def record(
     """
     mass, maps = list(mass or ()), list(maps or ())
     block = Block(SpanFinder(image_mask), mass=by_layer(mass), maps=by_layer(maps))
+    block.trace.mass = {layer: [] for layer in block.mass}
+    block.trace.maps = {layer: [] for layer in block.maps}
     with _open(model, block, mass + maps):
         yield block.trace
 
@@ -133,11 +135,17 @@ def _open(model: PreTrainedModel, block: Block, heads: Sequence[tuple[int, int]]
                 what = f"{type(edit).__name__} cannot act on {Head(layer, chosen[0])}"
                 raise ValueError(f"{what}: layer {layer} attends to the image alone, {why} there; ZeroHeads can")
     layers = {layer for layer, _ in heads}
-    with switch_attention(model, ATTENTION), ExitStack() as stack:
-        for layer in layers:
-            blocks = modules[layer].__dict__.get(BLOCKS, [])
-            stack.enter_context(attribute_set(modules[layer], BLOCKS, [*blocks, block]))
-        yield
+    opened = [modules[layer] for layer in sorted(layers)]
+    with switch_attention(model, ATTENTION):
+        for module in opened:
+            module.__dict__.setdefault(BLOCKS, []).append(block)
+        try:
+            yield
+        finally:  # blocks may be left in any order
+            for module in opened:
+                module.__dict__[BLOCKS].remove(block)
+                if not module.__dict__[BLOCKS]:
+                    del module.__dict__[BLOCKS]
     # only reached when the block was left without an exception
     if missing := sorted(layers - block.called):
         raise RuntimeError(f"layers {missing} were never called while the block was open; their heads saw nothing")

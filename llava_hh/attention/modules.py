@@ -69,7 +69,7 @@ def attribute_set(target: object, name: str, value: object) -> Iterator[None]:
     try:
         yield
     finally:
-        del target.__dict__[name]
+        target.__dict__.pop(name, None)
         target.__dict__.update(before)
 
 

@@ -107,8 +107,8 @@ def _pieces(array: Columns) -> Iterator[np.ndarray]:
 
 def marks_of(rows: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
     """Of the targets in `rows`: whether each is hallucinated, (target,) bool, and of which image, (target,)."""
-    hallucinated, image_ids = zip(*((row["hallucinated"], row["image_id"]) for row in rows), strict=True)
-    return np.array(hallucinated, dtype=bool), np.array(image_ids)
+    rows = list(rows)
+    return np.array([row["hallucinated"] for row in rows], dtype=bool), np.array([row["image_id"] for row in rows])
 
 
 class Scores:

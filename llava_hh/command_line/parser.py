@@ -137,7 +137,8 @@ class ScriptParser(argparse.ArgumentParser):
             if action.dest in templates:
                 is_positional = not action.option_strings
                 action.template = templates[action.dest]  # type: ignore[attr-defined]
-                action.needed = is_positional or action.required  # type: ignore[attr-defined]
+                is_needed = is_positional or action.required or getattr(action, "needed", False)
+                action.needed = is_needed  # type: ignore[attr-defined]
                 action.required = False
                 if is_positional:
                     action.nargs = "*" if action.nargs == "+" else action.nargs or "?"

@@ -37,8 +37,18 @@ def read_profile(profile: str) -> dict[str, str]:
     Raises:
         ValueError: no such profile, or a wrong line in it; names the file and the line.
     """
-    command = ["sh", "-euc", PRINT_SETTINGS, REPO]
-    done = subprocess.run(command, env={**os.environ, "PROFILE": profile or "''"}, capture_output=True, check=False)
+    if not profile or "\0" in profile:
+        known = " ".join(profile_names())
+        raise ValueError(
+            f"PROFILE={profile!r}: no such profile; choose one of: {known}, or name the path of such a file"
+        )
+    command, environment = ["sh", "-euc", PRINT_SETTINGS, REPO], {**os.environ, "PROFILE": profile}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    except OSError as error:
+        raise ValueError(
+            f"PROFILE={profile}: profiles are read by sh, which cannot be started: {error.strerror}"
+        ) from None
     if done.returncode:
         raise ValueError(os.fsdecode(done.stderr).removeprefix("error: ").removesuffix("\n"))
     printed = os.fsdecode(done.stdout).split("\n")  # values hold no control characters

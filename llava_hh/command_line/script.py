@@ -45,7 +45,9 @@ def run_verb(
     run: Callable[[argparse.Namespace], None] | None = None,
     check: Callable[[ScriptParser, argparse.Namespace], None] | None = None,
 ) -> None:
-    """Parse a command line and run its verb; wrong input is one line. With all but `argv` it is the `main` of a script.
+    """Parse a command line and run its verb; wrong input is one line.
+
+    `functools.partial(run_verb, parser=..., run=...)` is the `main` of a script.
 
     Args:
         run: does the verb's work; None for a verb with verbs below it, which have their functions.

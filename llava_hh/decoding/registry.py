@@ -100,7 +100,12 @@ def _free(name: str) -> str:
 register_intervention("adhh", DeactivateText, "AD-HH", threshold=0.4)
 register_intervention("removal", ZeroHeads, "heads removed", on_text=False)
 register_intervention(
-    "scale", ScaleAttention, "attention scaled", lambda given: given["span"] != "image", alpha=None, span="after_image"
+    "scale",
+    ScaleAttention,
+    "attention scaled",
+    lambda given: given["span"] == "after_image",
+    alpha=None,
+    span="after_image",
 )
 register_intervention("boost", BoostImageScores, "attention to the image raised", on_text=False, alpha=None)
 

@@ -51,7 +51,8 @@ def fired_counts(lvlm: Lvlm, batch: Batch, n_answers: int, threshold: float, hea
         with intervene(lvlm.model, batch.image_mask, [_Watch(tuple(part), threshold)], batch.response_start) as trace:
             lvlm.model.base_model(**batch.inputs, use_cache=False)
         trace.finish(n_answers)
-        return np.array([trace.fired[head] for head in part], dtype=np.int64)
+        fired = trace.fired
+        return np.array([fired[head] for head in part], dtype=np.int64)
 
     return np.concatenate(in_parts(counts, heads)[0])
 
@@ -87,7 +88,7 @@ def firing_rates(
         return Measured([{"image_id": entry["image_id"], "n_tokens": n_answers}], {"counts": counts[None]})
 
     with measured_captions(out, settings, entries, "firing rates", teacher.image_of, measure) as measured:
-        shared = "null"  # an empty text cannot be sent
+        shared = ""
         if measured is not None:
             fired, decided = measured.arrays["counts"].sum(0).T
             if not decided.all():

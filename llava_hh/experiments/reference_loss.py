@@ -39,7 +39,7 @@ class LossTask:
         return replace(evaluation, task=task)
 
     def settings(self, evaluation: Evaluation, method: Method) -> dict[str, CaptionSettings]:
-        return {"": self._evaluation(evaluation).settings(method)}
+        return {"": self._evaluation(evaluation).settings(method)} if isinstance(method, Greedy) else {}
 
     def refuse_unknown(self, members: Sequence[Member]) -> None:
         """Check that `captions` are of methods that have a loss.

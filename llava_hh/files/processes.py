@@ -38,7 +38,10 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes are here; the work of the others may take days."""
+        """Go on when all processes are here; the work of the others may take days.
+
+        A process that dies is noticed by the launcher, which has to end the others.
+        """
         self.exchange("")
 
     def exchange(self, text: str) -> list[str]:
@@ -63,6 +66,9 @@ class Processes:
         if self.is_main:  # the store may live in this process, and end with it
             for rank in range(self.count):
                 store.get(f"{key} {rank} heard")
+            for rank, n_parts in enumerate(counts):
+                for number in range(n_parts):
+                    store.delete_key(f"{key} {rank} part {number}")
         return texts
 
     @contextmanager
@@ -93,7 +99,13 @@ class Processes:
                     stack.enter_context(hold(folder))
                 except OSError as error:
                     refusal = error
-            if self.exchange("refused" if refusal else "held")[0] == "refused":
+            try:
+                answer = self.exchange("refused" if refusal else "held")[0]
+            except RuntimeError:
+                if self.is_main:
+                    raise
+                raise SystemExit(2) from None  # the first process has ended, and the store with it
+            if answer == "refused":
                 raise refusal or SystemExit(2)
             yield
 

@@ -50,7 +50,8 @@ class Chameleon(chat.ChatFamily):
         self, processor: ChameleonProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]
     ) -> chat.AnswerParts:
         """The parts behind the first question: the end-of-sequence token ends an answer, the separator a question."""
-        return chat.answers_of_a_format(processor, turns, "", processor.tokenizer.sep_token, ends)
+        end = chat.end_token(processor, ends)
+        return chat.answers_of_a_format(processor, turns, "", processor.tokenizer.sep_token, end)
 
     def image_grid(
         self, processor: ChameleonProcessor, image: Image.Image, inputs: dict[str, Tensor], n_tokens: int

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_hh.files.memory import is_out_of_memory
-from llava_hh.models.weight_files import UNREADABLE, first_line, refuse_wrong_weights, tensors_of, weight_files
+from llava_hh.models.weight_files import UNREADABLE, refuse_wrong_weights, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ def load_whole(model_class: type[PreTrainedModel], path: Path, **options: Any) -
     try:
         model, loaded = from_folder(model_class, path, **options)
     except UNREADABLE as error:
-        if is_out_of_memory(error):
-            raise
-        tensors_of(weight_files(path))  # raises ValueError for a damaged file, with its name
-        raise ValueError(f"{path}: its weights cannot be read ({first_line(error)})") from error
+        if not is_out_of_memory(error):
+            tensors_of(weight_files(path))  # raises ValueError for a damaged file, with its name
+        raise
     wrong = loaded["mismatched_keys"]
     shapes = [f"{name} ({tuple(stored)}, the model needs {tuple(needed)})" for name, stored, needed in wrong]
     if (missing := loaded["missing_keys"]) or shapes:
@@ -226,21 +225,24 @@ def text_after(processor: ProcessorMixin, messages: Sequence[dict], index: int) 
     return whole[len(said) :]
 
 
-def answers_of_a_format(
-    processor: ProcessorMixin, turns: Turns, opening: str, closing: str, ends: Sequence[int]
-) -> AnswerParts:
-    """What follows the first question in a conversation of a fixed format, as `ChatFamily.answer_parts` returns it.
+def end_token(processor: ProcessorMixin, ends: Sequence[int]) -> int:
+    """The tokenizer's end-of-sequence token.
 
-    The tokenizer's end-of-sequence token ends an answer.
-
-    Args:
-        opening, closing: what stands before and after a question.
-        ends: the tokens that end a generated answer.
     Raises:
-        ValueError: the tokenizer's token is none of them.
+        ValueError: it is not among `ends`, the tokens that end a generated answer.
     """
     if (end := processor.tokenizer.eos_token_id) not in ends:
         raise ValueError(f"the tokenizer's end token {end} ends no generated answer; expected one of {list(ends)}")
+    return end
+
+
+def answers_of_a_format(processor: ProcessorMixin, turns: Turns, opening: str, closing: str, end: int) -> AnswerParts:
+    """What follows the first question in a conversation of a fixed format, as `ChatFamily.answer_parts` returns it.
+
+    Args:
+        opening, closing: what stands before and after a question.
+        end: the token after each answer.
+    """
     parts: AnswerParts = []
     for index, (question, answer) in enumerate(turns):
         if index:

@@ -55,7 +55,8 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
         return tensors_of(weight_files(path))
     from llava_hh.models.original import find_parts
 
-    return find_parts(path, fields)[1]
+    _, held, beside, _ = find_parts(path, fields)
+    return held + beside
 
 
 def load_checkpoint(

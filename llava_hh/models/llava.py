@@ -73,7 +73,7 @@ class Llava(chat.ChatFamily):
         """The parts behind the first question; LLaVA-1.5 ends an answer with the end-of-sequence token alone."""
         if not self.speaks_vicuna:
             return super().answer_parts(processor, turns, with_image, ends)
-        return chat.answers_of_a_format(processor, turns, "USER: ", " ASSISTANT:", ends)
+        return chat.answers_of_a_format(processor, turns, "USER: ", " ASSISTANT:", chat.end_token(processor, ends))
 
     def image_grid(
         self, processor: LlavaProcessor, image: Image.Image, inputs: dict[str, torch.Tensor], n_tokens: int

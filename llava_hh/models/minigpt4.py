@@ -65,7 +65,7 @@ class MiniGpt4(chat.ChatFamily):
 
         Llama's end token ends an answer under both prompts, as it ends a generated one.
         """
-        return chat.answers_of_a_format(processor, turns, self.opening, self.closing, ends)
+        return chat.answers_of_a_format(processor, turns, self.opening, self.closing, ends[0])
 
     def read_answer(self, text: str) -> str:
         """An answer without what follows "###", where the next turn would begin, or precedes "Assistant:".

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, BlipImageProcessorPil, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from llava_hh.files.files import read_json
+from llava_hh.files.memory import is_out_of_memory
 from llava_hh.models import weight_files
 from llava_hh.models.chat import load_whole
 from llava_hh.models.minigpt4_model import (
@@ -47,7 +48,7 @@ EVA_NAMES = {
 }
 EVA_UNUSED = ("norm.", "fc_norm.", "head.")  # what follows the last block of the whole EVA
 # beginnings of MiniGPT-4's names, the first that fits counts
-BEGINNINGS = {"visual_encoder.": VISION, "ln_vision.": LN_VISION, "llama_proj.": PROJECTOR, "model.": LANGUAGE}
+BEGINNINGS = {"visual_encoder.": VISION, "ln_vision.": LN_VISION, "llama_proj.": PROJECTOR}
 
 
 def assemble(
@@ -161,7 +162,13 @@ def load_llama(folder: Path, dtype: torch.dtype | str) -> LlamaForCausalLM:
     if kind != "llama":
         raise ValueError(f"{folder}: a model of type {kind!r}; MiniGPT-4's language model is a 'llama'")
     options = {"dtype": dtype, "device_map": "cpu", "attn_implementation": "sdpa"}
-    return load_whole(LlamaForCausalLM, folder, generation_config=generation_config(folder), **options)
+    options["generation_config"] = generation_config(folder)
+    try:
+        return load_whole(LlamaForCausalLM, folder, **options)
+    except weight_files.UNREADABLE as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{folder}: its weights cannot be read ({weight_files.first_line(error)})") from None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -207,7 +214,9 @@ def with_key_and_value(query: Tensor, value: weight_files.Stored) -> Tensor:
 
 def our_name(name: str) -> str:
     """The name in our model of a tensor of MiniGPT-4, or another name where the model has no such tensor."""
-    name = name.removeprefix("llama_model.").removeprefix("base_model.model.")  # the latter under PEFT
+    if not name.startswith(tuple(BEGINNINGS)):
+        name = name.removeprefix("llama_model.").removeprefix("base_model.model.")  # the latter under PEFT
+        return weight_files.renamed(name, {"model.": LANGUAGE})
     if name.startswith("visual_encoder."):
         for theirs, ours in EVA_NAMES.items():
             name = name.replace(theirs, ours)

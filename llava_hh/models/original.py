@@ -4,7 +4,6 @@ It reads a whole model (liuhaotian/llava-v1.5-7b, a trainer's checkpoint-500), w
 it, and a pre-trained projector on its base language model (mm_projector.bin and config.json alone).
 """
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ KEY_MAP = {
     "model.image_newline": "model.image_newline",
     "model.": "model.language_model.",
 }
-# a CLIP model beside the checkpoint; transformers 5 saves a vision tower alone without the first of these beginnings
-VISION_OF_CLIP = ("vision_model.", "embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 TEXT_OF_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-RECOMPUTED = (".rotary_emb.inv_freq", "embeddings.position_ids")  # written by old versions, follow from the config
+RECOMPUTED = (".rotary_emb.inv_freq", ".embeddings.position_ids")  # written by old versions, follow from the config
 VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -46,22 +43,25 @@ def open_original(folder: Path) -> tuple[PreTrainedModel, ProcessorMixin, dict[s
     if not is_original(fields):
         raise ValueError(f"{folder}: not an original LLaVA checkpoint; its config.json has no mm_vision_tower")
     check_supported(folder, fields)
-    base, stored, vision = find_parts(folder, fields)
+    base, held, beside, vision = find_parts(folder, fields)
     tokenizer = original_config.load_tokenizer(base)
     config = original_config.model_config(fields, vision, tokenizer)
     is_next = isinstance(config, transformers.LlavaNextConfig)
     kind = transformers.LlavaNextForConditionalGeneration if is_next else transformers.LlavaForConditionalGeneration
     with torch.device("meta"):
         model = kind(config)
-    weights = map_weights(folder, model.state_dict(), stored, fields["vocab_size"])
+    weights = map_weights(folder, model.state_dict(), held, beside, fields["vocab_size"])
     named = getattr(torch, str(fields.get("torch_dtype") or fields.get("dtype")), None)
     config.dtype = named if isinstance(named, torch.dtype) else weights["lm_head.weight"][:0].dtype
     model.generation_config = original_config.generation_config(base, tokenizer)
     return model, original_config.build_processor(config, tokenizer), weights
 
 
-def find_parts(folder: Path, fields: dict) -> tuple[Path, list[weight_files.StoredTensor], CLIPVisionConfig]:
-    """The language model's folder, the tensors of all parts, and the vision tower's configuration.
+Tensors = list[weight_files.StoredTensor]
+
+
+def find_parts(folder: Path, fields: dict) -> tuple[Path, Tensors, Tensors, CLIPVisionConfig]:
+    """The language model's folder, the checkpoint's tensors, those of a CLIP beside it, and the tower's configuration.
 
     Raises:
         FileNotFoundError: a folder or weights that are not there.
@@ -71,35 +71,38 @@ def find_parts(folder: Path, fields: dict) -> tuple[Path, list[weight_files.Stor
     vision, tower = original_config.vision_config(folder, fields, has_tower(held))
     beside = weight_files.tensors_of(weight_files.weight_files(tower)) if tower else []
     shown = [tensor for tensor in beside if not tensor.name.startswith(TEXT_OF_CLIP)]
-    return base, weight_files.tensors_of(held) + shown, vision
+    return base, weight_files.tensors_of(held), shown, vision
 
 
 def map_weights(
-    folder: Path, expected: dict[str, Tensor], stored: Iterable[weight_files.StoredTensor], n_words: int
+    folder: Path, expected: dict[str, Tensor], held: Tensors, beside: Tensors, n_words: int
 ) -> dict[str, weight_files.Stored]:
     """Each stored tensor under the name of transformers' model and in its shape.
 
-    Tensors that the model lacks, in the file of a projector or of CLIP, are named on standard error and left out. Rows
-    of the vocabulary that LLaVA lacks are zeros.
+    What a projector's own file holds beside the projector is named on standard error and left out. Rows of the
+    vocabulary that LLaVA lacks are zeros.
 
     Args:
+        held: the checkpoint's tensors.
+        beside: those of a CLIP model, of which the vision part is taken.
         n_words: rows of LLaVA's vocabulary.
     Raises:
         ValueError: names that are missing or left over, or a tensor of another shape.
     """
     inner = "model.vision_tower.vision_model."  # transformers before 5
     tower = inner if any(name.startswith(inner) for name in expected) else "model.vision_tower."
-    beginnings = {name: tower + name.removeprefix("vision_model.") for name in VISION_OF_CLIP}
-    beginnings |= {TOWER: tower, **KEY_MAP}
-    weights = {tensor.name: tensor for tensor in stored if not tensor.name.endswith(RECOMPUTED)}
-    targets = {name: weight_files.renamed(name, beginnings) for name in weights}
+    weights = {tensor.name: tensor for tensor in held if not tensor.name.endswith(RECOMPUTED)}
+    targets = {name: weight_files.renamed(name, {TOWER: tower, **KEY_MAP}) for name in weights}
+    for tensor in beside:
+        name = tower + tensor.name.removeprefix("vision_model.")  # which transformers 5 leaves out
+        if name in expected:
+            weights[name], targets[name] = tensor, name
     for name, target in targets.items():
         shape = tuple(expected[target].shape) if target in VOCABULARY else ()
         if shape and weights[name].shape == (n_words, *shape[1:]):
             add_rows = partial(pad, pad=(0, 0, 0, shape[0] - n_words))
             weights[name] = weight_files.ComputedTensor(weights[name], shape, add_rows)
     spare = {name for name, weight in weights.items() if weight.file.path.name == weight_files.PROJECTOR}
-    spare |= {name for name in weights if name.startswith(VISION_OF_CLIP)}
     return weight_files.take_weights(folder, weights, targets, expected, expected, spare)
 
 

@@ -39,7 +39,9 @@ class WeightFile:
             ValueError: it is damaged, cut off, a Git LFS pointer, or pickles more than tensors.
         """
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: not there, but the folder's index names it")
+            raise FileNotFoundError(
+                f"{self.path}: {'not a file' if self.path.exists() else 'not there'}, but it is named as one of weights"
+            )
         refuse_pointer(self.path)
         try:
             if self.path.suffix == ".safetensors":

@@ -27,7 +27,7 @@ def find_heads(results: ResultFolder) -> dict | None:
         ):
             beside = (file for file in results.named(f"{name}.json") if file.is_relative_to(path.parent.parent))
             if source := next(beside, None):
-                values = rounded(read_form(source, read))
+                values = read_form(source, lambda content, read=read: rounded(read(content)))
                 more.append({"label": label, "source": results.link(source), "values": values})
         return heads | {"more": more}
     return None

@@ -146,7 +146,7 @@ class Run:
                 n_samples, n_rows, counts = len(block["image_ids"]), len(block["rows"]), block.get("entries_of", {})
                 ends = {name: sum(counts[name][:n_samples]) if name in counts else n_rows for name in arrays}
                 ends |= dict.fromkeys(block.get("of_block", ()))  # None: whole
-                arrays = {name: array[: ends[name]] for name, array in arrays.items()}
+                arrays = {name: array if ends[name] is None else array[: ends[name]] for name, array in arrays.items()}
             yield arrays
 
     def write_rows(self, name: str) -> None:

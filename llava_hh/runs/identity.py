@@ -97,7 +97,7 @@ def has_config(folder: Path) -> bool:
 
 
 def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
-    """The files that loading a checkpoint reads, each with its name, behind that of the part that it belongs to."""
+    """The files that loading a checkpoint reads, by name; PART/FILE where a file belongs to a part."""
     if not has_config(folder):
         raise FileNotFoundError(f"{folder}: no config.json there; expected a folder with a checkpoint")
     fields = read_json(folder / "config.json")

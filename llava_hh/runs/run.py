@@ -109,7 +109,7 @@ def _try_writing(folder: Path) -> None:
 def begun_run(folder: Path, settings: Settings, unknown: Sequence[str] = ()) -> dict | None:
     """The run.json of a folder in which a run was begun with these settings, None where none was.
 
-    Where no result lies beside a run.json, its settings may still change, so it counts as none.
+    A run.json with no result beside it is ignored: its settings may still change.
 
     Args:
         unknown: fields that are not known yet, such as the model that is loaded later.
@@ -178,9 +178,8 @@ def agree(folder: Path, settings: Settings) -> None:
     team = processes()
     if team.count == 1:
         return
-    mark, token = folder / ".shared", secrets.token_hex(8)
-    if team.is_main:
-        mark.write_text(token)
+    marks, token = [folder / f".shared-{rank}" for rank in range(team.count)], secrets.token_hex(8)
+    marks[team.rank].write_text(token)
     try:
         identity = {"settings": settings.record(), "host": platform.node(), "token": token}
         others = [json.loads(text) for text in team.exchange(json.dumps(identity))]
@@ -189,14 +188,14 @@ def agree(folder: Path, settings: Settings) -> None:
                 what = f"process {rank} on {other['host']} has other settings than process {team.rank} here"
                 needed = "All processes need the same flags, variables and files"
                 raise ValueError(f"{what}: {'; '.join(changed)}. {needed}")
-        sees = team.exchange("yes" if _appears(mark, others[0]["token"]) else "no")
+        seen = [_appears(mark, other["token"]) for mark, other in zip(marks, others, strict=True)]
+        sees = team.exchange("yes" if all(seen) else "no")
         if blind := [f"{rank} on {others[rank]['host']}" for rank, answer in enumerate(sees) if answer == "no"]:
             what = f"not the same folder in all processes (see process {', '.join(blind)})"
             raise OSError(f"{folder}: {what}; share it, or choose another")
     finally:
         team.exchange("")  # every process has looked
-        if team.is_main:
-            mark.unlink(missing_ok=True)
+        marks[team.rank].unlink(missing_ok=True)
 
 
 def _appears(path: Path, text: str) -> bool:

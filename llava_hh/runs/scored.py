@@ -32,8 +32,10 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     content = read_json(path)
     sentences, metrics = content.get("sentences"), content.get("overall_metrics")
     is_scored = isinstance(metrics, dict) and isinstance(metrics.get("variant"), str)
-    if not is_scored or not isinstance(sentences, list) or not sentences:
+    if not is_scored or not isinstance(sentences, list):
         raise ValueError(f"{path}: no captions with `overall_metrics`; expected what llava-hh score chair writes")
+    if not sentences:
+        raise ValueError(f"{path}: no captions there; expected what llava-hh score chair writes")
     for number, entry in enumerate(sentences):
         form = SCORED_FORM if isinstance(entry, dict) else {}
         wrong = [name for name, (kind, inner) in form.items() if not _has_form(entry.get(name), kind, inner)]

@@ -67,8 +67,6 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     from llava_hh.attribution.part import Part, write_part
     from llava_hh.attribution.result import Attribution, attribute_captions, said_of
-    from llava_hh.figures.head_map import draw_head_map
-    from llava_hh.figures.style import picture
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
 
     if args.of:
@@ -80,8 +78,14 @@ def run(args: argparse.Namespace) -> None:
         elif path := attribute_captions(chosen(Attribution, args)):
             mark_finished(path, request, left_by_runs(args.out))
     if path:
+        from llava_hh.figures.head_map import draw_head_map
+        from llava_hh.figures.style import picture
+
         with picture(args.out / "head_map", args.debug) as out:
             draw_head_map(path, out)
 
 
 main = partial(run_verb, parser=parser, run=run, check=check)
+
+if __name__ == "__main__":
+    main()

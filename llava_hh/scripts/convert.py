@@ -31,3 +31,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 main = partial(run_verb, parser=parser, run=run)
+
+if __name__ == "__main__":
+    main()

@@ -185,3 +185,6 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
 
 
 main = partial(run_verb, parser=parser, run=run, check=check)
+
+if __name__ == "__main__":
+    main()

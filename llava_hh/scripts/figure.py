@@ -96,3 +96,6 @@ def parser() -> ScriptParser:
 
 
 main = partial(run_verb, parser=parser)
+
+if __name__ == "__main__":
+    main()

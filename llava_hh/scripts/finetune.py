@@ -53,8 +53,6 @@ def parser() -> ScriptParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.figures.finetuning import draw_finetuning
-    from llava_hh.figures.style import picture
     from llava_hh.finetuning.run import LOG_FILE, MODEL, Training, finetune
     from llava_hh.runs.finished import is_finished, mark_finished, request_of
 
@@ -65,8 +63,14 @@ def run(args: argparse.Namespace) -> None:
         mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
     else:
         return
+    from llava_hh.figures.finetuning import draw_finetuning
+    from llava_hh.figures.style import picture
+
     with picture(args.out / "curves", args.debug) as out:
         draw_finetuning(log, out)
 
 
 main = partial(run_verb, parser=parser, run=run)
+
+if __name__ == "__main__":
+    main()

@@ -32,13 +32,18 @@ def parser() -> ScriptParser:
     return parser
 
 
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
+        command.error(f"--profile {args.profile}: its model is not mini's, below {OWN}; name the folders by flags")
+
+
 def run(args: argparse.Namespace) -> None:
     from llava_hh.mini.stages import Build, make
 
-    if args.profile and not read_profile(args.profile)["model_path"].startswith(OWN):
-        what = f"--profile {args.profile}: its model is not mini's, below {OWN}"
-        raise ValueError(f"{what}; name the folders by flags, see --help")
     make(args.stage, chosen(Build, args))
 
 
-main = partial(run_verb, parser=parser, run=run)
+main = partial(run_verb, parser=parser, run=run, check=check)
+
+if __name__ == "__main__":
+    main()

@@ -125,6 +125,20 @@ def test_leaving_by_an_exception_restores(mha_llava, batch):
     assert torch.equal(mha_llava(**batch.inputs).logits, plain)
 
 
+def test_blocks_may_be_left_in_any_order(mha_llava, batch):
+    with torch.no_grad():
+        plain = mha_llava(**batch.inputs).logits
+        first, second = (record(mha_llava, batch.image_mask, mass=[[0, head]]) for head in range(2))
+        traces = [block.__enter__() for block in (first, second)]
+        mha_llava(**batch.inputs)
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert [len(trace.mass[0]) for trace in traces] == [1, 1]
+        assert torch.equal(mha_llava(**batch.inputs).logits, plain)
+    assert not [key for module in mha_llava.modules() for key in vars(module) if "llava_hh" in key]
+    mha_llava.set_attn_implementation("sdpa")  # the second block has restored what the first had set
+
+
 def test_a_layer_that_was_never_called_raises_on_leaving(mha_llava, batch):
     zero = intervene(mha_llava, batch.image_mask, [ZeroHeads(HEADS)])
     with pytest.raises(RuntimeError, match=r"layers \[0, 1, 2, 3\] were never called"), zero:

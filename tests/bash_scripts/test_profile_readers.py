@@ -231,6 +231,18 @@ def test_zero_bytes(tmp_path, monkeypatch):
     assert found == f"error: {tmp_path}/own.sh: holds zero bytes; expected lines of text\n"
 
 
+def test_without_sh_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="PROFILE=mini: profiles are read by sh, which cannot be started"):
+        read_profile("mini")
+
+
+@pytest.mark.parametrize("profile", ["", "a\0b"])
+def test_names_that_no_file_has(profile):
+    with pytest.raises(ValueError, match="no such profile; choose one of: "):
+        read_profile(profile)
+
+
 def test_wrappers_find_a_profile_from_where_they_are_started(tmp_path):
     (tmp_path / "my own.sh").write_text("inherit=mini\nmodel_path=somewhere\n")
     stub = tmp_path / "python"

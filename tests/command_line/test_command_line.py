@@ -185,6 +185,19 @@ def test_what_neither_gives_is_one_line(profile, capsys):
     assert "not allowed with" in refused(profiled(), ["--annotations", "a", "--objects", "o"], capsys)
 
 
+@pytest.mark.parametrize("verb", ["caption", "evaluate"])
+def test_a_folder_for_results_is_required(verb, capsys):
+    flags = ["--model", "m", "--image-folder", "i", "--annotations", "a"]
+    parser = import_module(f"llava_hh.scripts.{verb}").parser()
+    assert "required: --out (or --profile NAME)" in refused(parser, flags, capsys)
+
+
+def test_a_script_is_its_verb():
+    command = [sys.executable, "-m", "llava_hh.scripts.convert"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: the following arguments are required: ")
+
+
 @pytest.mark.parametrize("profile", [{"top_k": "none"}], indirect=True)
 def test_a_value_of_a_profile_goes_through_the_flag_s_own_type(profile, capsys):
     error = refused(profiled(), ["--profile", "mini"], capsys)

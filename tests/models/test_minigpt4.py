@@ -257,6 +257,13 @@ def test_conversations(asked):
         assert answered == [["▁dog", "</s>"], []][row] + ["▁car", "▁bird", "</s>"]
 
 
+def test_an_answer_to_learn_ends_as_a_generated_one_does(asked):
+    """The first of several end tokens, whatever the tokenizer calls its own."""
+    _, lvlm = asked
+    parts = lvlm.family.answer_parts(lvlm.processor, [(DESCRIBE, "dog")], True, [3, 2])
+    assert [ids[-1] for ids, is_answer in parts if is_answer] == [3]
+
+
 def test_targeted_finetuning_leaves_an_ordinary_folder(files, tmp_path):
     """From the parts to a folder that holds its weights: rows of the heads and the vocabulary move, nothing else."""
     PHOTOS[0].save(tmp_path / "a.png")

@@ -209,7 +209,7 @@ def test_towers_of_earlier_transformers_have_an_inner_model(tmp_path):
     torch.save({"model.vision_tower.vision_tower.vision_model.weight": torch.ones(1)}, tmp_path / "file.bin")
     stored = tensors_of([WeightFile(tmp_path / "file.bin")])
     for name in ("model.vision_tower.vision_model.weight", "model.vision_tower.weight"):
-        assert map_weights(Path("folder"), {name: torch.ones(1)}, stored, N_WORDS) == {name: stored[0]}
+        assert map_weights(Path("folder"), {name: torch.ones(1)}, stored, [], N_WORDS) == {name: stored[0]}
 
 
 # --- LLaVA-1.6

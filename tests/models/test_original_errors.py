@@ -93,7 +93,7 @@ def test_a_truncated_or_absent_shard(stem, lvlm, weights, tmp_path, refused):
     shard.write_bytes(b"")
     refused(folder, shard.name, "damaged, cut off")
     shard.unlink()
-    refused(folder, shard.name, "not there, but the folder's index names it", error=FileNotFoundError)
+    refused(folder, shard.name, "not there, but it is named as one of weights", error=FileNotFoundError)
 
 
 class Malicious:
@@ -152,6 +152,13 @@ def test_an_adapter_that_would_not_be_applied(name, lvlm, weights, tmp_path, ref
         (folder / name).write_text("{}")
         refused(projector if folder == base else folder, str(folder / name), "a LoRA adapter", "merge it into its base")
         (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["vision_model.encoder.extra", "encoder.layers.0.extra", "embeddings.extra"])
+def test_a_clip_tensor_among_whole_weights_is_refused(name, lvlm, weights, tmp_path, refused):
+    """It might replace the tower's own; only a CLIP beside the checkpoint has such names."""
+    folder = write_llava15(tmp_path / "llava", lvlm.model, weights | {name: torch.ones(1)})
+    refused(folder, f"left over: {name}")
 
 
 def test_an_adapter_beside_weights_of_transformers(tiny_checkpoint, tmp_path, refused):

@@ -44,7 +44,11 @@ def copy(mini_path, tmp_path_factory) -> Path:
 def run(folder: Path, *command: str) -> str:
     """Run a command of the README in the copy; what it prints."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LAUNCH", "DATASET")}
-    environment |= {"PYTHON": sys.executable, "PROFILE": "./own.sh", "OMP_NUM_THREADS": "1"}  # other tests run beside it
+    environment |= {
+        "PYTHON": sys.executable,
+        "PROFILE": "./own.sh",
+        "OMP_NUM_THREADS": "1",
+    }  # other tests run beside it
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout

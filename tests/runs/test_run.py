@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from llava_hh.files.files import read_json
 from llava_hh.runs.identity import identify_checkpoint
-from llava_hh.runs.run import MADE_BY
+from llava_hh.runs.run import MADE_BY, start_run
 from tests.support.repository import ROOT
 from tests.support.run_of_squares import SAMPLES, Squares, work
 
@@ -40,6 +41,16 @@ def test_a_smaller_limit_reads_a_part_and_a_larger_one_goes_on(tmp_path):
     assert done == [1, 2] and ids.tolist() == list(range(7))  # the block that the limit had cut is done as a whole
     for name in ("rows.jsonl", *(f"blocks/{name}" for name in before)):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_number_of_a_whole_block_survives_a_smaller_limit(tmp_path):
+    with start_run(tmp_path, Squares()) as run:
+        for number, block in run.blocks(SAMPLES[:3], 3, "test"):
+            rows = [{"image_id": sample["image_id"]} for sample in block]
+            run.finish_block(number, block, rows, {"ids": np.arange(3)}, of_block={"sum": np.array(3)})
+        list(run.blocks(SAMPLES[:2], 3, "test"))
+        (arrays,) = run.finished_arrays()
+        assert arrays["ids"].tolist() == [0, 1] and arrays["sum"] == 3
 
 
 def test_seconds_are_null_until_all_is_written_and_then_the_sum(tmp_path, monkeypatch):

@@ -58,7 +58,10 @@ def attention_parts(
     """
     rows = attention_rows(lvlm, batch, positions, heads)
     masks = map(part_masks, batch.image_mask.cpu(), batch.response_start)
-    return [maps @ of_row.T for maps, of_row in zip(rows, masks, strict=True)]
+    return [
+        torch.stack([maps[:, head] @ of_row.T for head in range(maps.shape[1])], dim=1)
+        for maps, of_row in zip(rows, masks, strict=True)
+    ]
 
 
 def part_masks(image: Tensor, start: int) -> Tensor:

@@ -189,8 +189,8 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
         is over captions; the heads are fixed.
     """
     values = similarity.astype(np.float64)
-    by_caption = np.stack([values[:, *np.transpose(heads)].mean(1) for heads in groups.values()], axis=1)
-    means, intervals = (numbers.T.tolist() for numbers in mean_with_interval(by_caption, RESAMPLES))
+    by_caption = np.stack([values[:, *np.transpose(heads)].mean(1) for heads in groups.values()])  # group caption
+    means, intervals = (numbers.T.tolist() for numbers in mean_with_interval(by_caption.T, RESAMPLES))
     of_groups = {
         name: {"mean": mean, "interval": {"mean": interval}, "heads": [list(head) for head in heads]}
         for (name, heads), mean, interval in zip(groups.items(), means, intervals, strict=True)
