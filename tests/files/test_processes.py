@@ -84,28 +84,29 @@ SHARE = """
 import json, sys, time
 from llava_hh.files.processes import processes
 from llava_hh.runs.run import share_out
-seen = []
 def work(items):
     seen.extend(items)
     return [{"text": "\\u00e9" * item} for item in items]
 time.sleep(0.3 * processes().rank)
-found = share_out(range(int(sys.argv[1])), work)
-assert found == [{"text": "\\u00e9" * item} for item in range(int(sys.argv[1]))], found
-print(json.dumps(seen), flush=True)
+for size in map(int, sys.argv[1:]):
+    seen = []
+    found = share_out(range(size), work)
+    assert found == [{"text": "\\u00e9" * item} for item in range(size)], found
+    print(json.dumps(seen), flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    ("size", "shares"), [(8, [[0, 1], [2, 3, 4], [5, 6, 7]]), (2, [[], [0], [1]]), (0, [[], [], []])]
-)
-def test_shares_are_put_together_in_order(size, shares, tmp_path):
+SHARES = {8: [[0, 1], [2, 3, 4], [5, 6, 7]], 2: [[], [0], [1]], 0: [[], [], []]}  # of three processes, by the number
+
+
+def test_shares_are_put_together_in_order(tmp_path):
     """Every process computes its slice and hears of all of them; no file is left behind."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", SHARE, str(size)],
+            [sys.executable, "-c", SHARE, *map(str, SHARES)],
             cwd=tmp_path,
             env={**environment, "RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -115,5 +116,6 @@ def test_shares_are_put_together_in_order(size, shares, tmp_path):
     ]
     said = [rank.communicate(timeout=120)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
-    assert [json.loads(line) for line in said] == shares
+    of_ranks = [[json.loads(line) for line in text.splitlines()] for text in said]
+    assert dict(zip(SHARES, map(list, zip(*of_ranks, strict=True)), strict=True)) == SHARES
     assert not list(tmp_path.iterdir())
