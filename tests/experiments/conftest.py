@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from llava_hh.scripts import caption
 from tests.support.harness import ADHH, HEADS, N_TOKENS, VCD, Harnessed, flags_for, run_task
+from tests.support.launching import finish, launch
 from tests.support.slow_losses import PROMPT
 from tests.support.tiny_checkpoint import save_polled_checkpoint
 from tests.support.verbs import score_chair
@@ -97,3 +98,15 @@ def loss_run(tiny_checkpoint, tiny_coco, scored_captions, tmp_path_factory) -> H
 def run(request) -> Harnessed:
     """Each task's."""
     return request.getfixturevalue(f"{request.param}_run")
+
+
+@pytest.fixture(scope="session")
+def run_by_two(chair_run, pope_run, loss_run, tmp_path_factory) -> tuple[dict[str, Path], str]:
+    """Each task's folder of two of its methods, made by two processes; and what these printed."""
+    folder, commands = tmp_path_factory.mktemp("by_two"), []
+    for done in (chair_run, pope_run, loss_run):
+        methods = [text for text in done.methods if text.startswith(("vcd_paper", "adhh"))]
+        commands.append(["evaluate", *done.flags, "--methods", *methods, "--out", str(folder / done.task)])
+    (folder / "commands.json").write_text(json.dumps(commands))
+    printed = finish(launch(2, "tests.support.in_a_row", [str(folder / "commands.json")]))
+    return {done.task: folder / done.task for done in (chair_run, pope_run, loss_run)}, printed
