@@ -12,10 +12,10 @@ from llava_hh.heads import Head
 from tests.support.decoding import (
     as_batch,
     as_lvlm,
+    assert_ends_and_suppressed_ids,
     double,
     eight_rows,
     generated,
-    generation_settings,
     last_logits,
     single_rows,
     slow_decode,
@@ -132,12 +132,7 @@ def test_guidance_by_hand():
 
 
 def test_ends_and_suppressed_ids_are_honoured(llava):
-    batch = eight_rows()
-    free = decode(llava, batch, STRONG)
-    with generation_settings(llava, suppress_tokens=[row[0] for row in free]):
-        assert all(not set(row) & {row[0] for row in free} for row in decode(llava, batch, STRONG))
-    with generation_settings(llava, eos_token_id=free[0][2], pad_token_id=0):
-        assert decode(llava, batch, STRONG)[0] == free[0][: free[0].index(free[0][2])]
+    assert_ends_and_suppressed_ids(llava, lambda batch: decode(llava, batch, STRONG))
 
 
 def test_layers_and_presets(gqa_llava):

@@ -17,10 +17,10 @@ from tests.support.decoding import (
     PROCESSOR,
     as_batch,
     as_lvlm,
+    assert_ends_and_suppressed_ids,
     double,
     eight_rows,
     generated,
-    generation_settings,
     ids_of,
     last_logits,
     single_rows,
@@ -141,12 +141,7 @@ def test_contrast_by_hand():
 
 
 def test_ends_and_suppressed_ids_are_honoured(llava):
-    batch = eight_rows()
-    free = decode(llava, batch, GREEDY)
-    with generation_settings(llava, suppress_tokens=[row[0] for row in free]):
-        assert all(not set(row) & {row[0] for row in free} for row in decode(llava, batch, GREEDY))
-    with generation_settings(llava, eos_token_id=free[0][2], pad_token_id=0):
-        assert decode(llava, batch, GREEDY)[0] == free[0][: free[0].index(free[0][2])]
+    assert_ends_and_suppressed_ids(llava, lambda batch: decode(llava, batch, GREEDY))
 
 
 def test_an_open_intervention_sees_both_images(llava):

@@ -16,31 +16,16 @@ from transformers import (
 
 from llava_hh.models import conversion
 from llava_hh.models.checkpoint import load_checkpoint
-from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import convert
 from tests.support.photos import PHOTOS, assert_same_model
-from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_original import (
-    N_WORDS,
-    original_weights,
     tiny_llava16,
     write_llava15,
     write_llava16,
     write_projector,
     yi_tokens,
 )
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Lvlm:
-    folder = tmp_path_factory.mktemp("published") / "llava-1.5-tiny-hf"
-    save_tiny_llava15(folder)
-    return load_lvlm(folder)
-
-
-@pytest.fixture(scope="module")
-def weights(published) -> dict[str, torch.Tensor]:
-    return original_weights(published.model, N_WORDS)
 
 
 @pytest.fixture(params=["whole", "projector"])

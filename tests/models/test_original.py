@@ -27,11 +27,9 @@ from tests.support.eager_edits import eager_edits
 from tests.support.photos import PHOTOS
 from tests.support.photos import assert_same_model as assert_same_files
 from tests.support.slow_ablation import ablate_one_by_one, assert_same
-from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.tiny_original import (
     CLIP,
     N_WORDS,
-    original_weights,
     tiny_llava16,
     write_llava15,
     write_llava16,
@@ -40,19 +38,6 @@ from tests.support.tiny_original import (
 )
 
 close = {"atol": 1e-5, "rtol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory) -> Lvlm:
-    """The model in llava-hf's layout."""
-    folder = tmp_path_factory.mktemp("published") / "llava-1.5-tiny-hf"
-    save_tiny_llava15(folder)
-    return load_lvlm(folder)
-
-
-@pytest.fixture(scope="module")
-def weights(published) -> dict[str, torch.Tensor]:
-    return original_weights(published.model, N_WORDS)
 
 
 @pytest.fixture(scope="module")

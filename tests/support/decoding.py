@@ -129,3 +129,13 @@ def forward(model: PreTrainedModel, alone: TinyBatch, answer: list[int], **chang
     inputs = {**alone.inputs, "use_cache": False, **changed}
     ids = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.long)], 1)
     return model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+def assert_ends_and_suppressed_ids(model, decode) -> None:
+    """A decoder stops at the model's end token and never takes a suppressed one; `decode` gives each row's tokens."""
+    batch = eight_rows()
+    free = decode(batch)
+    with generation_settings(model, suppress_tokens=[row[0] for row in free]):
+        assert all(not set(row) & {row[0] for row in free} for row in decode(batch))
+    with generation_settings(model, eos_token_id=free[0][2], pad_token_id=0):
+        assert decode(batch)[0] == free[0][: free[0].index(free[0][2])]
