@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 split=train2014
 numbers_of_heads="1 2 5"
 thresholds="0.4 0.9 0.95 0.965 0.97"
-recall_loss=0.04      # most recall to give up, as a fraction
-mentions_change=0.07  # largest relative change of mentions
+recall_loss=0.03   # most recall to give up, as a fraction
+repeats_rise=0.02  # largest rise of the share of mentions that repeat one
 
 methods=
 for heads in $numbers_of_heads; do
@@ -20,5 +20,5 @@ done
 # shellcheck disable=SC2086  # methods is a list
 launch llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$choice_images" --seed "$choice_seed" --methods $methods \
-    --choose --recall-loss "$recall_loss" --mentions-change "$mentions_change" \
+    --choose --recall-loss "$recall_loss" --repeats-rise "$repeats_rise" \
     --out "$result_path/choose_adhh/$(drawn "$split" "$choice_images" "$choice_seed" "$@")" "$@"

@@ -1,4 +1,4 @@
-"""The choice of AD-HH's top k and threshold in a comparison: lowest CHAIR_i at held recall and mentions."""
+"""The choice of AD-HH's top k and threshold in a comparison: lowest CHAIR_i at held recall and few repetitions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -30,22 +30,23 @@ def see_choosable(members: Sequence[Member]) -> None:
         raise ValueError("--choose: adhh with heads of several lists; expected one list")
 
 
-def choose(points: Sequence[dict], greedy: Mapping, recall_loss: float, mentions_change: float) -> dict | None:
-    """The point of lowest CHAIR_i among those that keep recall and mentions; None if none does better than greedy."""
+def choose(points: Sequence[dict], greedy: Mapping, recall_loss: float, repeats_rise: float) -> dict | None:
+    """The point of lowest CHAIR_i among those that keep recall and repeat no more; None if none is below greedy."""
     kept = [
         point
         for point in points
         if point["CHAIRi"] < greedy["CHAIRi"]  # never so where greedy decoding mentions nothing
         and point["recall"] >= greedy["recall"] - recall_loss
-        and abs(point["mentions"] / greedy["mentions"] - 1) <= mentions_change
+        and point["repeated"] <= greedy["repeated"] + repeats_rise
     ]
     return min(kept, key=lambda point: point["CHAIRi"], default=None)
 
 
-def choice_of(summary: Mapping, recall_loss: float, mentions_change: float) -> dict:
+def choice_of(summary: Mapping, recall_loss: float, repeats_rise: float) -> dict:
     """The content of choice.json: all points, greedy decoding, and the chosen one by the rule that stands beside it."""
     points, greedy = points_of(summary), summary["methods"]["greedy"]
-    chosen = choose(points, greedy, recall_loss, mentions_change)
-    rule = f"lowest CHAIR_i with recall down by at most {recall_loss:g}, mentions by {mentions_change:g}"
+    chosen = choose(points, greedy, recall_loss, repeats_rise)
+    kept = f"recall down by at most {recall_loss:g}, repeated mentions up by at most {repeats_rise:g}"
+    rule = f"lowest CHAIR_i with {kept}"
     made = {key: summary[key] for key in ("settings", "run")}
     return {"greedy": greedy, "chosen": chosen, "rule": rule, "points": points, **made}

@@ -65,9 +65,9 @@ def in_words(rates: Mapping[str, Mapping]) -> str:
     return "mean over the heads of each draw " + ", ".join(f"{100 * mean:.1f}%" for mean in means)
 
 
-def show_choice(out: Path, summary: dict, recall_loss: float, mentions_change: float, form: str, debug: bool) -> None:
+def show_choice(out: Path, summary: dict, recall_loss: float, repeats_rise: float, form: str, debug: bool) -> None:
     """Write choice.json, print the chosen setting and draw the trade-off."""
-    content = choice_of(summary, recall_loss, mentions_change)
+    content = choice_of(summary, recall_loss, repeats_rise)
     path, chosen = out / "choice.json", content["chosen"]
     write_json(path, content)
     said = f"top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "none does better"

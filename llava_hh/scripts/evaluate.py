@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_hh.command_line.numbers import FACTOR, FRACTION, SIZE
+from llava_hh.command_line.numbers import FRACTION, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
 from llava_hh.command_line.script import add_format_flag, run_verb, script_parser
 from llava_hh.scripts import flags
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RESULTS = {"chair": "summary.json", "pope": "pope.json", "loss": "reference_loss.json"}
 OF_TASKS = {
-    "chair": {"choose", "recall_loss", "mentions_change"},
+    "chair": {"choose", "recall_loss", "repeats_rise"},
     "pope": {"questions", "suffix"},
     "loss": {"captions", "captions_per_image"},
 }
@@ -49,8 +49,8 @@ def parser() -> ScriptParser:
     add("--choosing-captions", FILE, text, SCORED)
     add("--choosing-images", FOLDER, "the images of --choosing-captions", "{coco_path}/train2014")
     add("--choose", bool, "chair: write choice.json, the best adhh by the rule of the next two")
-    add("--recall-loss", FRACTION, "most recall to give up, as a fraction", default=0.04)
-    add("--mentions-change", FACTOR, "largest relative change of mentions", default=0.07)
+    add("--recall-loss", FRACTION, "most recall to give up, as a fraction", default=0.03)
+    add("--repeats-rise", FRACTION, "largest rise of the share of mentions that repeat one", default=0.02)
     add("--questions", FOLDER, "pope: the official coco_pope_*.json; else they are built", "{pope_questions}")
     add("--suffix", ("llava", "vcd", "none"), "pope: what follows the question", default="llava")
     add("--captions-per-image", SIZE, "loss: the first so many reference captions of each image", default=5)
@@ -123,7 +123,7 @@ def show(args: argparse.Namespace, path: Path, content: dict) -> None:
     if args.task == "chair":
         draw_captions(path, content, args.out, args.image_folder, args.format, args.debug)
     if args.choose:
-        show_choice(args.out, content, args.recall_loss, args.mentions_change, args.format, args.debug)
+        show_choice(args.out, content, args.recall_loss, args.repeats_rise, args.format, args.debug)
 
 
 def prepare(args: argparse.Namespace) -> tuple[Evaluation, Task]:

@@ -130,15 +130,23 @@ def test_details_and_methods_of_every_legal_kind_are_drawn(name, tmp_path, capsy
 def test_a_choice_is_made_and_drawn_where_nothing_is_better(name, tmp_path):
     greedy = summarise(json.loads(write_run(tmp_path / "greedy", SETS[name]).read_text())["sentences"])
     points = [{"top_k": 1, "threshold": 0.4, **greedy}]
-    assert choose(points, greedy, recall_loss=1, mentions_change=1) is None
+    assert choose(points, greedy, recall_loss=1, repeats_rise=1) is None
     (tmp_path / "choice.json").write_text(json.dumps({"points": points, "greedy": greedy, "chosen": None}))
     draw_trade_off(tmp_path / "choice.json", tmp_path / "choice")
     assert is_drawn(tmp_path / "choice")
 
 
 def test_a_choice_where_greedy_decoding_mentions_nothing():
-    greedy = {"recall": 0.0, "mentions": 0.0, "CHAIRi": 0.0}
-    assert choose([{**greedy, "mentions": 2.0, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
+    greedy = {"recall": 0.0, "repeated": 0.0, "CHAIRi": 0.0}
+    assert choose([{**greedy, "CHAIRi": 0.5}], greedy, 0.1, 0.1) is None
+
+
+def test_the_choice_keeps_recall_and_repeats_little():
+    """Of what is left, the lowest CHAIR_i; limits themselves are kept."""
+    greedy = {"recall": 0.9, "repeated": 0.02, "CHAIRi": 0.2}
+    rows = [(0.869, 0.02, 0.01), (0.9, 0.041, 0.01), (0.87, 0.04, 0.1), (0.9, 0, 0.15)]  # forgets, repeats, best, fair
+    points = [dict(zip(("recall", "repeated", "CHAIRi"), row, strict=True)) for row in rows]
+    assert choose(points, greedy, recall_loss=0.03, repeats_rise=0.02) == points[2]
 
 
 def test_a_picture_that_fails_is_one_line(tmp_path, capsys):
