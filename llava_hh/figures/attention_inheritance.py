@@ -1,6 +1,7 @@
 """Figure 4: attention from text to text in the model and in its base, and how alike it is in groups of heads."""
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ MODELS = {"lvlm": "vision-language model", "base": "base language model"}
 MAPS = """Attention among the {} tokens after the image of one caption;
 colour: square root of each map's attention, to its own maximum"""
 BARS = """bars: mean of the group, 95% bootstrap interval over captions;
-points: its heads, by rank, the other heads by layer"""
+points: its heads, by rank, all others by layer"""
 
 
 def draw_attention_inheritance(source: Path, out: Path) -> None:
@@ -55,7 +56,8 @@ def _draw_groups(axis: Axes, result: dict) -> None:
         mean, colour = summary["mean"], GROUP_COLOURS[group]
         axis.bar(index, mean, 0.7, color=colour, alpha=0.45)
         interval = summary["interval"]["mean"]
-        add_estimates(axis, [index], [mean], [interval], fmt="none", ecolor="black", lw=1.2, capsize=4)
+        in_front = {"fmt": "none", "ecolor": "black", "lw": 1.2, "capsize": 4, "zorder": 3}  # of hundreds of points
+        add_estimates(axis, [index], [mean], [interval], **in_front)
         values = of_heads[*np.transpose(summary["heads"])]
         axis.plot(index + np.linspace(-0.3, 0.3, len(values)), values, "o", color=colour, ms=2.5, alpha=0.7)
         axis.text(index, 0.02, f"{mean:.3f}", ha="center", fontsize=7)
@@ -66,8 +68,9 @@ def _draw_groups(axis: Axes, result: dict) -> None:
     for edge in paper.get("range_of_means", ()):
         axis.axhline(edge, color="black", ls=":", lw=0.9, label="paper: range of its means")
     add_legend(axis, outside=True, loc="outside lower center")
-    labels = [f"{GROUP_LABELS[group]}\n({len(summary['heads'])})" for group, summary in result["groups"].items()]
-    axis.set_xticks(range(len(labels)), [label.replace(" heads", "\nheads") for label in labels], fontsize=8)
+    groups = result["groups"].items()
+    labels = [f"{fill(GROUP_LABELS[group], 17)}\n({len(summary['heads'])})" for group, summary in groups]
+    axis.set_xticks(range(len(labels)), labels, fontsize=7)
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("cosine similarity to the base model", fontsize=8)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(axis="y", labelsize=8)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.figures.style import GREEDY, GROUP_LABELS, WRONG, plt, save_figure, whole_ticks
+from llava_hh.figures.style import GREEDY, GROUP_COLOURS, GROUP_LABELS, WRONG, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json
 
-COLOURS = {"hal_heads": WRONG, "non_hal_heads": GREEDY}
+COLOURS = {"hal_heads": WRONG, "non_hal_heads": GREEDY, "same_layers": GROUP_COLOURS["same_layers"]}
 
 
 def draw_js_divergence(divergences: Path, out: Path) -> None:
@@ -21,13 +21,14 @@ def draw_js_divergence(divergences: Path, out: Path) -> None:
     axis.fill_between(steps, low, high, color="0.9", lw=8 if len(steps) == 1 else 0, label="all heads, 10% to 90%")
     axis.plot(steps, median, "--", color="0.6", lw=1, marker="_", label="all heads, median")
     for group, colour in COLOURS.items():
+        if group not in result:  # results of earlier versions have no control
+            continue
         n, label = len(result[group]), GROUP_LABELS[group]
-        label = f"{n} {label if n > 1 else label.removesuffix('s')}"
+        label = f"{n} {label if n > 1 else label.replace('heads', 'head')}"
         axis.plot(steps, [entry[group]["mean"] for entry in entries], "o-", color=colour, ms=4, lw=1.4, label=label)
         ends = np.transpose([entry[group]["interval"]["mean"] for entry in entries])  # end step
         axis.vlines(steps, *ends, color=colour, lw=1.4)
-        if "paper" in result:
-            paper = result["paper"]
+        if group in (paper := result.get("paper", {})):
             axis.plot(paper["step"], paper[group], "o", mfc="none", mec=colour, ms=6, label="the paper's")
     axis.set_ylim(bottom=0)
     whole_ticks(axis, "x")

@@ -21,11 +21,12 @@ from llava_hh.files.files import describe_failure, replacing
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
 RUN_COLOURS = (GREEDY, WRONG, "#30638e", "#edae49", "#00798c", "#8d6a9f", "#6a994e", "#8c564b")
-GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": "#30638e", "other_heads": GREEDY}
+GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": "#30638e", "other_heads": GREEDY, "same_layers": "#edae49"}
 GROUP_LABELS = {
     "hal_heads": "hallucination heads",
     "non_hal_heads": "non-hallucination heads",
     "other_heads": "all other heads",
+    "same_layers": "other heads of the same layers",
 }
 plt.rcParams.update({"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 plt.rcParams.update({"pdf.fonttype": 42, "text.parse_math": False})  # captions and names may hold dollar signs
