@@ -16,7 +16,8 @@ class Inheritance(CaptionFigure):
     """Likeness of text attention to that of the base language model (figure 4): hallucination heads and others.
 
     The model sees its own captions with their images, the base language model the same tokens without the image.
-    For each head, attention among the tokens after the image is compared by the cosine of the two blocks. Writes
+    For each head, attention among the tokens after the image is compared by the cosine of the two blocks. A control
+    compares hallucination heads with the other heads of their own layers (same_layers). Writes
     attention_inheritance.json and its figure. A finished run answers for another --top-k without new work.
 
     Differs: the released script takes the first head of each list (top_k 1) and blocks that are not aligned by token.
@@ -75,8 +76,14 @@ class Inheritance(CaptionFigure):
         return {**summarise(similarity, self.groups), "examples": examples, "n_captions": len(similarity)}
 
     def lines(self, result: dict) -> list[str]:
+        from llava_hh.experiments.measures.same_layers import compared_heads
+
         lines = []
         for group, summary in result["groups"].items():
             similarity = Estimate(summary["mean"], summary["interval"]["mean"], form=".3f")
             lines.append(f"{len(summary['heads'])} {group}: similarity {similarity}, {result['n_captions']} captions")
+        if difference := result.get("difference_same_layers"):  # results of earlier versions have none
+            hal_heads, rest = (result["groups"][group]["heads"] for group in ("hal_heads", "same_layers"))
+            estimate = Estimate(difference["mean"], difference["interval"]["mean"], form=".3f")
+            lines.append(f"{len(compared_heads(hal_heads, rest))} hal_heads minus same_layers: difference {estimate}")
         return lines

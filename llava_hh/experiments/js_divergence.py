@@ -21,8 +21,9 @@ class Divergence(Figure):
 
     The same captions are teacher-forced through a reference, the model before tuning, and through every checkpoint. Per
     head: the Jensen-Shannon divergence of the two attention rows, averaged over all query positions of prompt and
-    caption. Writes js_divergence.json and a picture, and one folder per checkpoint, so that a rerun does only what is
-    missing. Two models are in memory at a time, and their attention maps of one caption.
+    caption. A control compares hallucination heads with the other heads of their own layers. Writes js_divergence.json
+    and a picture, and one folder per checkpoint, so that a rerun does only what is missing. Two models are in memory at
+    a time, and their attention maps of one caption.
     """
 
     name, paper, drawn_by = "js_divergence", "JS_DIVERGENCE", "js_divergence"
@@ -85,11 +86,17 @@ class Divergence(Figure):
         return self.write(out, measures.summarise(divergences, heads), settings)
 
     def lines(self, result: dict) -> list[str]:
+        from llava_hh.experiments.measures.same_layers import compared_heads
+
         lines = [f"Jensen-Shannon divergence, nats, {result['n']} captions (95% intervals):"]
+        n_compared = len(compared_heads(result["hal_heads"], result.get("same_layers", ())))
+        labels = GROUPS | {"same_layers": "other heads of the same layers"}
+        labels["difference_same_layers"] = f"hallucination heads ({n_compared}) minus these"
         for entry in result["steps"]:
             cells = "; ".join(
                 f"{label} {Estimate(entry[group]['mean'], entry[group]['interval']['mean'], form='.4f')}"
-                for group, label in GROUPS.items()
+                for group, label in labels.items()
+                if group in entry  # results of earlier versions have no control
             )
             lines.append(f"  step {entry['step']}: {cells}; median head {entry['percentiles']['50']:.4f}")
         return lines

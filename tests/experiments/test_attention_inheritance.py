@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 from llava_hh.attention.modules import attention_modules
+from llava_hh.experiments.attention_inheritance import Inheritance
 from llava_hh.experiments.measures.attention_inheritance import (
     TextBlocks,
     split_heads,
@@ -19,6 +20,7 @@ from llava_hh.experiments.measures.attention_inheritance import (
     text_blocks,
     tokens_per_cell,
 )
+from llava_hh.figures.attention_inheritance import draw_attention_inheritance
 from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
@@ -113,7 +115,9 @@ def test_summary_by_hand():
     assert groups["other_heads"] == [Head(0, 0), Head(1, 1)]
     summary = summarise(similarity, groups)
     means = {name: group["mean"] for name, group in summary["groups"].items()}
-    assert means == pytest.approx({"hal_heads": 0.5, "non_hal_heads": 0.7, "other_heads": 0.4})
+    assert means == pytest.approx({"hal_heads": 0.5, "non_hal_heads": 0.7, "other_heads": 0.4, "same_layers": 0.3})
+    assert summary["groups"]["same_layers"]["heads"] == [[0, 0]]
+    assert summary["difference_same_layers"]["mean"] == pytest.approx(0.2)
     assert summary["groups"]["hal_heads"]["interval"]["mean"] == pytest.approx([0.4, 0.6])  # either caption drawn twice
     assert np.allclose(summary["similarity"], [[0.3, 0.5], [0.7, 0.5]])
     with pytest.raises(ValueError, match="L0H1 is among the hallucination heads and among the others"):
@@ -205,6 +209,19 @@ def test_result_of_the_script(flags, whole):
         assert example["similarity"] == pytest.approx(float(blocks.similarity()[head]), abs=1e-6)
         expected = blocks.heat_maps([head])[0].numpy()
         assert np.allclose([example["lvlm"], example["base"]], expected, atol=1e-6)
+
+
+def test_a_result_without_the_control_is_shown(whole, tmp_path):
+    """Results of earlier versions have none."""
+    result = result_of(whole)
+    *_, control, difference = Inheritance().lines(result)
+    assert control.startswith("6 same_layers: similarity 0.")
+    assert difference.startswith("2 hal_heads minus same_layers: difference ")
+    del result["groups"]["same_layers"], result["difference_same_layers"]
+    assert not any("same_layers" in line for line in Inheritance().lines(result))
+    (tmp_path / "old.json").write_text(json.dumps(result))
+    draw_attention_inheritance(tmp_path / "old.json", tmp_path / "old")
+    assert (tmp_path / "old.png").read_bytes() != (whole / "attention_inheritance.png").read_bytes()
 
 
 def test_rerun_resumes_and_another_top_k_needs_no_forward(flags, whole, tmp_path, monkeypatch):

@@ -181,6 +181,22 @@ def test_summary_and_figure(finished):
     assert (finished / "js_divergence.pdf").stat().st_size > 1000
 
 
+def test_a_result_without_the_control_is_shown(finished, tmp_path):
+    """Results of earlier versions have none."""
+    result = json.loads((finished / "js_divergence.json").read_text())
+    _, first, _ = divergence.Divergence().lines(result)
+    assert "; other heads of the same layers 0." in first
+    assert "; hallucination heads (2) minus these " in first
+    del result["same_layers"]
+    for entry in result["steps"]:
+        del entry["same_layers"], entry["difference_same_layers"]
+    _, first, _ = divergence.Divergence().lines(result)
+    assert "same layers" not in first and "minus" not in first
+    (tmp_path / "old.json").write_text(json.dumps(result))
+    draw_js_divergence(tmp_path / "old.json", tmp_path / "old")
+    assert (tmp_path / "old.png").read_bytes() != (finished / "js_divergence.png").read_bytes()
+
+
 def test_one_caption_has_no_interval(flags, tmp_path):
     figure.main(["divergence", *flags, "--out", str(tmp_path), "--limit", "1"])
     result = json.loads((tmp_path / "js_divergence.json").read_text())

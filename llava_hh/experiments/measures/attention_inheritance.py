@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from llava_hh.attention.hooks import record
 from llava_hh.attention.modules import attention_modules, heads_on_image_alone
 from llava_hh.attention.spans import after_last_image
+from llava_hh.experiments.measures.same_layers import compare_in_layers, rest_of_layers
 from llava_hh.files.files import read_json
 from llava_hh.files.memory import in_parts
 from llava_hh.files.module_hooks import hooked
@@ -185,8 +186,10 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
 
     Args:
         similarity: (caption, layer, head).
-    Returns: {"groups": {name: {"mean", "interval", "heads"}}, "similarity": [layer][head]}. The 95% bootstrap interval
-        is over captions; the heads are fixed.
+        groups: what `split_heads` returns.
+    Returns: {"groups": {name: {"mean", "interval", "heads"}}, "difference_same_layers": {"mean", "interval"},
+        "similarity": [layer][head]}. The 95% bootstrap interval is over captions; the heads are fixed. The group
+        `same_layers` and the difference are those of `compare_in_layers`, absent where that is empty.
     """
     values = similarity.astype(np.float64)
     by_caption = np.stack([values[:, *np.transpose(heads)].mean(1) for heads in groups.values()])  # group caption
@@ -195,4 +198,8 @@ def summarise(similarity: np.ndarray, groups: Mapping[str, Sequence[Head]]) -> d
         name: {"mean": mean, "interval": {"mean": interval}, "heads": [list(head) for head in heads]}
         for (name, heads), mean, interval in zip(groups.items(), means, intervals, strict=True)
     }
-    return {"groups": of_groups, "similarity": values.mean(0).tolist()}
+    hal_heads = groups["hal_heads"]
+    rest = rest_of_layers(values.shape[1:], hal_heads, groups["non_hal_heads"])
+    if compared := compare_in_layers(values, hal_heads, rest):
+        of_groups["same_layers"] = compared.pop("same_layers") | {"heads": [list(head) for head in rest]}
+    return {"groups": of_groups, **compared, "similarity": values.mean(0).tolist()}

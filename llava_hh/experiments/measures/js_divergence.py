@@ -10,10 +10,10 @@ from torch import Tensor
 
 from llava_hh.attention.hooks import record
 from llava_hh.attribution.captions import TeacherForced
+from llava_hh.experiments.measures.same_layers import compare_in_layers, rest_of_layers, summarise_captions
 from llava_hh.experiments.per_caption import Measured
 from llava_hh.files.memory import in_parts
 from llava_hh.heads import Head
-from llava_hh.metrics.statistics import RESAMPLES, mean_with_interval
 from llava_hh.models.checkpoint import load_config
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -133,18 +133,18 @@ def summarise(divergences: Mapping[int, np.ndarray], heads: Mapping[str, Sequenc
     Args:
         divergences: by step, (caption, layer, head).
         heads: `hal_heads` and `non_hal_heads`; `difference` is the first minus the second on the same captions.
+            `same_layers` and `difference_same_layers` are those of `compare_in_layers`, absent where that is empty.
     """
-
-    def summary(values: np.ndarray) -> dict:
-        mean, interval = mean_with_interval(values, RESAMPLES)
-        return {"mean": float(mean), "interval": {"mean": interval.tolist()}}
-
-    steps = []
+    shape = next(iter(divergences.values())).shape[1:]
+    rest, steps = rest_of_layers(shape, **heads), []
     for step, values in sorted(divergences.items()):
         groups = {name: values[:, *np.transpose(group)].mean(1) for name, group in heads.items()}  # caption
         of_heads = values.mean(0)  # layer head
         band = map(float, np.percentile(of_heads, list(map(int, RANKS))))
-        entry = {"step": step, **{name: summary(group) for name, group in groups.items()}}
-        entry["difference"] = summary(groups["hal_heads"] - groups["non_hal_heads"])
+        entry = {"step": step, **{name: summarise_captions(group) for name, group in groups.items()}}
+        entry["difference"] = summarise_captions(groups["hal_heads"] - groups["non_hal_heads"])
+        entry |= compare_in_layers(values, heads["hal_heads"], rest)
         steps.append(entry | {"percentiles": dict(zip(RANKS, band, strict=True)), "all_heads": of_heads.tolist()})
-    return {**{name: [list(head) for head in group] for name, group in heads.items()}, "n": len(values), "steps": steps}
+    listed = {**heads, "same_layers": rest} if rest else heads
+    lists = {name: [list(head) for head in group] for name, group in listed.items()}
+    return {**lists, "n": len(values), "steps": steps}
