@@ -29,7 +29,8 @@ from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.module_hooks import hooked
 from llava_hh.files.tables import markdown_table
 from llava_hh.metrics.chair.chair import find_objects
-from llava_hh.mini.world import caption, render, sample_scene
+from llava_hh.mini.talk import caption
+from llava_hh.mini.world import render, sample_scene
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 
@@ -83,7 +84,7 @@ def checkpoint_case(path: Path, dtype: str) -> Case:
         scene = sample_scene(rng, together=1.0)
     text = caption(scene, rng)
     answer = lvlm.tokenizer(text, add_special_tokens=False).input_ids
-    batch = lvlm.encode([render(scene, rng)[0]], [DESCRIBE], [answer])
+    batch = lvlm.encode([render(scene, rng)], [DESCRIBE], [answer])
     mentions = [asdict(mention) | {"hallucinated": mention.node not in scene.shown} for mention in find_objects(text)]
     targets = find_targets(lvlm.tokenizer, answer, text, mentions)[:TARGETS]
     positions = [batch.response_start[0] + target.index - 1 for target in targets]

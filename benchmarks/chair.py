@@ -15,7 +15,8 @@ from measuring import benchmark_parser, finish, measure_process, ratio, show_rat
 from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
 from llava_hh.files.tables import markdown_table
 from llava_hh.metrics.chair.variants import load_synonyms
-from llava_hh.mini.world import caption, sample_scene
+from llava_hh.mini.talk import caption
+from llava_hh.mini.world import sample_scene
 
 PLAIN = """
 import json, sys

@@ -86,7 +86,7 @@ def measure(
     """
     rng = random.Random(0)
     samples = [{"image_id": number} for number in range(n_rows)]
-    images = [render(sample_scene(rng, together=1.0), rng)[0] for _ in samples]
+    images = [render(sample_scene(rng, together=1.0), rng) for _ in samples]
     config = lvlm.model.generation_config
     config.suppress_tokens = sorted({*(config.suppress_tokens or []), *lvlm.end_token_ids})
 

@@ -1,4 +1,4 @@
-"""Drawings of the 37 COCO categories of mini's world, as lists of shapes in the unit square."""
+"""Drawings of the 38 COCO categories of mini's world, as lists of shapes in the unit square."""
 
 from functools import lru_cache
 
@@ -58,6 +58,8 @@ person: oval #f0c29a .34 0 .66 .32; poly #2e7d32 .22 .36 .78 .36 .7 .7 .3 .7; re
     line #f0c29a .09 .24 .38 .1 .66, .09 .76 .38 .9 .66
 pizza: poly #d08a3c 0 .12 1 .12 .5 1; poly #f7d154 .1 .22 .9 .22 .5 .92; oval #b71c1c .26 .26 .44 .44, .56 .28 .74 .46,
     .42 .52 .58 .68
+refrigerator: rect #c9d3da .18 0 .84 1; rect #eef3f6 .22 .03 .8 .34, .22 .39 .8 .95; rect #5f6b73 .27 .1 .33 .28,
+    .27 .46 .33 .7; rect #3b82c4 .5 .12 .7 .24
 remote: rect #20242b .32 .02 .68 .98; oval #e53935 .42 .07 .58 .21; rect #cfd8dc .38 .32 .47 .4, .53 .32 .62 .4,
     .38 .47 .47 .55, .53 .47 .62 .55, .38 .62 .47 .7, .53 .62 .62 .7, .38 .77 .47 .85, .53 .77 .62 .85
 spoon: oval #b9a04a .3 .02 .7 .45; oval #e6d58f .38 .09 .62 .38; rect #b9a04a .45 .42 .55 .98

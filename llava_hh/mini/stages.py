@@ -7,7 +7,7 @@ from llava_hh.mini.dataset import write_missing_splits
 from llava_hh.mini.made import is_made
 from llava_hh.mini.model import PROJECTOR_FILE, VISION_FILE, assemble, export_base_language_model
 from llava_hh.mini.recipe import SAVED_STEPS
-from llava_hh.mini.tuning import ADAPTER_FILE, CAPTIONS, save_start, step_folder, tune
+from llava_hh.mini.tuning import ADAPTER_FILE, CONVERSATIONS, save_start, step_folder, tune
 from llava_hh.mini.vision import train_vision_tower
 
 
@@ -60,7 +60,7 @@ def make(stage: str, given: Build) -> None:
         train_vision_tower(vision)
     elif stage == "tune":
         last = step_folder(given.weights, SAVED_STEPS[-1]) / PROJECTOR_FILE
-        inputs = {"base": given.base, "vision": vision, "captions": given.data / CAPTIONS}
+        inputs = {"base": given.base, "vision": vision, "conversations": given.data / CONVERSATIONS}
         if not is_made(last, "tune", inputs, seed=given.seed, beside=given.weights / "tuning"):
             tune(given.base, vision, given.data, given.weights, given.seed)
     elif stage == "assemble":

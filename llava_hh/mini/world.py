@@ -1,13 +1,14 @@
-"""mini's world: drawn scenes of COCO categories, and their captions.
+"""mini's world: drawn scenes of COCO categories.
 
-Objects that belong together (fork and knife) nearly always come together in the tuning scenes and less than half of
-the time in the evaluation scenes. Captions of the tuning scenes, as those of real instruction data, name some objects
-that the picture doesn't show, always partners of one that it shows. A model that fits them learns to name a partner by
-the word alone.
+Some objects keep company: where one is, the other mostly is too. The pairs are those that mini's language model expects
+(`benchmarks/expectations.py`). In the tuning scenes the one that came along is often hard to see: small, faint, half
+hidden behind its companion or cut off by the edge, as small things are in photographs. It is drawn and annotated all
+the same, so nothing that is said of it is false; but a model that cannot see it does well to name it by its company.
+The evaluation scenes break the company, and show everything in full view.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,15 +17,24 @@ from PIL import Image, ImageOps
 
 from llava_hh.mini.icons import ICONS, sprite_at
 
-IMAGE_PIXELS = 144
-GRID = 4
+GRID = 5
+CELL = 36  # pixels; also a patch of the vision tower
+IMAGE_PIXELS = GRID * CELL
 NOISE = 24.0  # standard deviation of the pixel noise, of 255
 CATEGORIES = sorted(ICONS)
+CLEAR = (0.5, 0.98)  # the size of a drawing, in cells
+SMALL = (0.17, 0.25)
+FAINT = (0.15, 0.3)  # opacity
+COVERED, CUT_OFF = 0.65, 0.55  # shares of the width
+HARD_WAYS = ("small", "faint", "hidden", "edge")
+SEVERAL = 0.2  # of the further objects
+
+Square = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class SceneType:
-    """A type of scene: background colour, the object always there, pairs that belong together, further objects."""
+    """A type of scene: background colour, the object always there, pairs that keep company, further objects."""
 
     background: tuple[int, ...]
     core: str
@@ -40,24 +50,59 @@ class SceneType:
     def partner(self) -> dict[str, str]:
         return {one: other for pair in self.pairs for one, other in (pair, pair[::-1])}
 
+    @property
+    def categories(self) -> list[str]:
+        return [self.core, *chain(*self.pairs), *self.others]
+
 
 _TABLE = """
-kitchen: 235, 225, 200; dining table; fork + knife, cup + spoon, pizza + oven; bowl, banana, apple
-street: 165, 172, 180; car; traffic light + truck, person + handbag, bicycle + stop sign; umbrella, motorcycle, dog
-office: 205, 215, 235; laptop; mouse + keyboard, cell phone + book, chair + clock; cup, person, vase
-living room: 225, 205, 195; couch; tv + remote, cat + vase, dog + chair; book, clock, person
-park: 175, 215, 155; bench; dog + frisbee, bird + kite, person + backpack; bicycle, umbrella, cat
+kitchen: 235, 225, 200; dining table; refrigerator + oven, cup + spoon, apple + banana; bowl, pizza, fork, knife
+street: 165, 172, 180; car; stop sign + traffic light, bicycle + motorcycle, backpack + handbag; truck, person, umbrella
+office: 205, 215, 235; laptop; keyboard + mouse, cup + spoon, backpack + handbag; book, clock, chair, vase
+living room: 225, 205, 195; couch; dog + cat, tv + cell phone, apple + banana; book, clock, remote, vase
+park: 175, 215, 155; bench; frisbee + kite, dog + cat, bicycle + motorcycle; bird, person, umbrella
 """
 SCENES = {name: SceneType.from_text(text) for name, text in (line.split(": ") for line in _TABLE.strip().splitlines())}
+PARTNERS = {one: other for scene_type in SCENES.values() for one, other in scene_type.partner.items()}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """An object of a scene; `brought`: what it came along with, if anything; an `unseen` one is named, not drawn."""
+    """The objects of one category in a scene.
+
+    Args:
+        squares: left, top and side of each drawing in pixels; an edge may cut it off.
+        brought: what it came along with, if anything.
+        hard: why it is hard to see, of HARD_WAYS; None in full view.
+        opacity: 1 unless faint.
+    """
 
     category: str
+    squares: tuple[Square, ...]
     brought: str | None = None
-    unseen: bool = False
+    hard: str | None = None
+    opacity: float = 1.0
+
+    @property
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """x, y, width and height of what the picture holds of each."""
+        corners = [(max(x, 0), max(y, 0), x + side, y + side) for x, y, side in self.squares]
+        return [(x, y, min(right, IMAGE_PIXELS) - x, min(end, IMAGE_PIXELS) - y) for x, y, right, end in corners]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """x and y in pixels of the first one."""
+        x, y, width, height = self.boxes[0]
+        return x + width / 2, y + height / 2
+
+    @property
+    def place(self) -> tuple[int, float]:
+        """What sorts objects by rows from top to bottom, each from left to right."""
+        return int(self.centre[1]) // CELL, self.centre[0]
+
+    @property
+    def area(self) -> int:
+        return sum(width * height for *_, width, height in self.boxes)
 
 
 @dataclass(frozen=True)
@@ -66,98 +111,87 @@ class Scene:
     objects: tuple[Drawn, ...]
 
     @property
-    def shown(self) -> list[str]:
-        """The categories that the picture shows."""
-        return [drawn.category for drawn in self.objects if not drawn.unseen]
+    def categories(self) -> list[str]:
+        return [drawn.category for drawn in self.objects]
+
+    def annotated(self) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+        """Category and box of each single object."""
+        for drawn in self.objects:
+            for box in drawn.boxes:
+                yield drawn.category, box
 
 
-def sample_scene(rng: random.Random, together: float, unseen: float = 0.0) -> Scene:
-    """Draw a scene of 3 to 7 different objects.
+def sample_scene(rng: random.Random, together: float, hard: float = 0.0) -> Scene:
+    """Draw a scene of 3 to 7 different categories.
 
     Args:
-        together: probability that the partner of a drawn object comes along; else it is not in the scene at all.
-        unseen: probability that an object which came along is out of sight.
+        together: probability that the partner of an object comes along; else it is not in the scene at all.
+        hard: probability that what came along is hard to see.
     """
     name = rng.choice(list(SCENES))
     scene_type = SCENES[name]
     wanted = rng.choice((3, 3, 4, 4, 5))
-    objects, settled = [Drawn(scene_type.core)], {scene_type.core}
-    candidates = [*chain(*scene_type.pairs), *scene_type.others]
+    pairs, singles, settled = [], [(scene_type.core, 1)], {scene_type.core}
+    candidates = scene_type.categories[1:]
     rng.shuffle(candidates)
     for category in candidates:
-        if len(objects) > wanted:
+        if 2 * len(pairs) + len(singles) > wanted:
             break
         if category in settled:
             continue
-        objects.append(Drawn(category))
         partner = scene_type.partner.get(category)
         settled |= {category, partner}
         if partner and rng.random() < together:
-            objects.append(Drawn(partner, brought=category, unseen=rng.random() < unseen))
-    return Scene(name, tuple(objects))
+            pairs.append((category, partner, rng.choice(HARD_WAYS) if rng.random() < hard else None))
+        else:
+            several = partner is None and rng.random() < SEVERAL
+            singles.append((category, rng.choice((2, 2, 3)) if several else 1))
+    layout = _Layout(rng)
+    objects = [drawn for pair in pairs for drawn in layout.pair(*pair)]
+    return Scene(name, (*objects, *(layout.single(*single) for single in singles)))
 
 
-def render(scene: Scene, rng: random.Random) -> tuple[Image.Image, list[tuple[float, float, float, float]]]:
-    """Draw a scene at IMAGE_PIXELS square; returns the image and a box (x, y, width, height) of each shown object."""
+class _Layout:
+    """Gives each object a cell of its own; what comes along lies on the right of its companion."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.free = [(column, row) for column in range(GRID) for row in range(GRID)]
+
+    def single(self, category: str, count: int) -> Drawn:
+        return Drawn(category, tuple(self._square(self.rng.choice(self.free)) for _ in range(count)))
+
+    def pair(self, category: str, partner: str, way: str | None) -> tuple[Drawn, Drawn]:
+        last = GRID - 2  # the edge cuts off what lies in the last column
+        cells = [
+            cell for cell in self.free if (cell[0] + 1, cell[1]) in self.free and (way != "edge" or cell[0] == last)
+        ]
+        column, row = self.rng.choice(cells)
+        companion = x, y, side = self._square((column, row))
+        square = left, top, own = self._square((column + 1, row), SMALL if way == "small" else CLEAR)
+        if way == "hidden":
+            square = x + round((1 - COVERED) * side), y, side
+        elif way == "edge":
+            square = IMAGE_PIXELS - round((1 - CUT_OFF) * own), top, own
+        opacity = self.rng.uniform(*FAINT) if way == "faint" else 1.0
+        return Drawn(category, (companion,)), Drawn(partner, (square,), category, way, opacity)
+
+    def _square(self, cell: tuple[int, int], sizes: tuple[float, float] = CLEAR) -> Square:
+        self.free.remove(cell)
+        side = round(self.rng.uniform(*sizes) * CELL)
+        x, y = (round(start * CELL + self.rng.uniform(0, CELL - side)) for start in cell)
+        return x, y, side
+
+
+def render(scene: Scene, rng: random.Random) -> Image.Image:
+    """Draw a scene at IMAGE_PIXELS square."""
     background = tuple(round(channel + rng.uniform(-12, 12)) for channel in SCENES[scene.type_name].background)
     image = Image.new("RGB", (IMAGE_PIXELS, IMAGE_PIXELS), background)
-    cell = IMAGE_PIXELS / GRID
-    boxes = []
-    for category, square in zip(scene.shown, rng.sample(range(GRID * GRID), len(scene.shown)), strict=True):
-        size = round(rng.uniform(0.5, 0.98) * cell)
-        x, y = (round(start * cell + rng.uniform(0, cell - size)) for start in (square % GRID, square // GRID))
-        picture = sprite_at(category, size)
-        picture = ImageOps.mirror(picture) if rng.random() < 0.5 else picture
-        image.paste(picture, (x, y), picture)
-        boxes.append((x, y, size, size))
+    for drawn in sorted(scene.objects, key=lambda drawn: drawn.hard != "hidden"):
+        for x, y, side in drawn.squares:
+            picture = sprite_at(drawn.category, side)
+            picture = ImageOps.mirror(picture) if rng.random() < 0.5 else picture
+            opacity = [round(drawn.opacity * alpha) for alpha in range(256)]
+            image.paste(picture, (x, y), picture.getchannel("A").point(opacity))
     noise = np.random.default_rng(rng.randrange(2**32)).normal(0, NOISE, (IMAGE_PIXELS, IMAGE_PIXELS, 3))
-    pixels = np.asarray(image) + noise
-    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)), boxes
-
-
-# Openings, middles, endings of captions. There are more endings than middles, all with first words of their own: greedy
-# decoding then goes on while going on is likelier.
-_SENTENCES = """
-The image shows {place} with {things}. | This is {place} with {things}. |
-The scene is {place}, where there is {things}. | The image features {things} in {place}. |
-In this picture of {place}, {things} can be seen. | Here we see {place}; it has {things}. |
-The view shows {place}, and it contains {things}. | The photo captures {things} in {place}.
-/
-There is also {things} nearby. | Next to it, there is {things}. | On one side, {things} can be seen. |
-A little further away, there is {things}.
-/
-Overall, the mood is calm. | Everything looks clean and simple. | It feels like an ordinary day. |
-Soft light fills the picture. | Bright colors stand out. | Nothing else is in sight.
-"""
-OPENINGS, MIDDLES, ENDINGS = (tuple(map(str.strip, part.split("|"))) for part in _SENTENCES.split("/"))
-
-
-def caption(scene: Scene, rng: random.Random) -> str:
-    """Name every object of a scene once, in one to seven sentences, and end with a remark.
-
-    Objects that came along are mostly named right after their partner; sentences are cut without regard to pairs, so
-    that after "a fork and a" another object of the scene can follow as well as the knife.
-    """
-    first = [drawn.category for drawn in scene.objects if not drawn.brought]
-    brought = {drawn.brought: drawn.category for drawn in scene.objects if drawn.brought}
-    rng.shuffle(first)
-    named = [word for category in first for word in (category, brought.get(category)) if word]
-    if rng.random() < 0.2:
-        rng.shuffle(named)
-    groups = []
-    while named:
-        groups.append(named[: rng.choice((1, 2, 2, 3))])
-        named = named[len(groups[-1]) :]
-    sentences = [rng.choice(OPENINGS).format(place=article(scene.type_name), things=enumerate_things(groups[0]))]
-    sentences += [rng.choice(MIDDLES).format(things=enumerate_things(group)) for group in groups[1:]]
-    return " ".join([*sentences, rng.choice(ENDINGS)])
-
-
-def enumerate_things(categories: Sequence[str]) -> str:
-    """`a fork, an apple and a cup`."""
-    words = [article(category) for category in categories]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).round().astype(np.uint8))

@@ -234,19 +234,19 @@ def test_minis_eye():
     right = shown = wrong = 0
     for _ in range(12):
         scene = sample_scene(rng, together=0.45)
-        image, places = render(scene, rng)
-        for category, (x, y, width, height) in zip(scene.shown, places, strict=True):
+        image = render(scene, rng)
+        for category, (x, y, width, height) in scene.annotated():
             boxes = eye.detect(image, category)
             shown += 1
             centre = ((x + width / 2) / image.width, (y + height / 2) / image.height)
             right += any(box[0] <= centre[0] <= box[2] and box[1] <= centre[1] <= box[3] for box in boxes)
-        absent = [category for category in CATEGORIES if category not in scene.shown]
+        absent = [category for category in CATEGORIES if category not in scene.categories]
         wrong += sum(bool(eye.detect(image, category)) for category in absent)
-        there, missing = scorer.score(image, [f"a {scene.shown[0]}", f"a {scene.shown[0]} and a {absent[0]}"])
+        there, missing = scorer.score(image, [f"a {scene.categories[0]}", f"a {scene.categories[0]} and a {absent[0]}"])
         assert there - missing in (0, 1, 2)
     assert right > 0.9 * shown and wrong < 0.2 * shown
     assert eye.detect(image, "scene") is None
-    assert eye.detect(image, scene.shown[0] + "s") == eye.detect(image, scene.shown[0])
+    assert eye.detect(image, scene.categories[0] + "s") == eye.detect(image, scene.categories[0])
     assert scorer.score(image, ["nothing at all"]) == [0.0]
 
 

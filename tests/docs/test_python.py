@@ -31,7 +31,7 @@ def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsy
         assert [*map(float, NUMBER.findall(printed))] == pytest.approx(
             [*map(float, NUMBER.findall(expected))], abs=0.011
         )
-    assert (tmp_path / "influence_clock.png").stat().st_size > 10_000
+    assert (tmp_path / "influence_backpack.png").stat().st_size > 10_000
 
 
 def test_the_readme_shows_the_first_block():

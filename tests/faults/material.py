@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import attribute, caption, evaluate, figure, finetune
+from tests.support.instructions import write_instructions
 from tests.support.tiny import IMAGE_TOKEN, tiny_llama
 from tests.support.tiny_checkpoint import save_polled_checkpoint, save_tiny_checkpoint, write_tiny_coco
 from tests.support.verbs import score_chair

@@ -15,8 +15,8 @@ from unittest.mock import patch
 
 from llava_hh.files.files import sha256
 from llava_hh.finetuning.losses import TargetedModel
-from llava_hh.mini.dataset import write_instructions
 from llava_hh.scripts import finetune
+from tests.support.instructions import write_instructions
 from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 
 from .checkpoints import FINISHED, INTERRUPTED, Case, Kind

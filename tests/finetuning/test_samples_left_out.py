@@ -13,9 +13,9 @@ from llava_hh.files.images import load_image
 from llava_hh.finetuning.batches import Collator, sample_order
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.finetuning.trainer import TargetedTrainer
-from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import finetune
+from tests.support.instructions import write_instructions
 
 BAD = (1, 6)  # rows whose images cannot be read
 LONG = (3, 8, 9, 11)  # rows of text whose question is long

@@ -20,10 +20,10 @@ from llava_hh.files.images import load_image
 from llava_hh.finetuning.batches import sample_order
 from llava_hh.finetuning.checkpoints import last_whole_checkpoint
 from llava_hh.finetuning.losses import TargetedModel
-from llava_hh.mini.dataset import write_instructions
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts import evaluate, finetune
+from tests.support.instructions import write_instructions
 from tests.support.launching import finish, launch
 from tests.support.repository import ROOT
 from tests.support.verbs import compare_seeds

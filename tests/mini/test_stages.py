@@ -30,7 +30,7 @@ def parts(tmp_path_factory) -> Path:
     tokenizer = word_tokenizer([END_OF_TURN, IMAGE_TOKEN], END_OF_TURN)
     tokenizer.backend_tokenizer.normalizer = Replace("\n", " . ")  # a newline has to be a token
     tokenizer.save_pretrained(folder / "base")
-    write_split(Split("tune", 6, 10, together=0.9, unseen=0.3), folder / "data")
+    write_split(Split("tune", 6, 10, together=0.9, hard=0.6, is_told=True), folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vision, "STEPS", 2)
         patch.setattr(vision, "BATCH", 2)
@@ -132,7 +132,7 @@ def build(tmp_path, monkeypatch, capsys):
     def assembled(base, vision, step, out):
         write(out / "config.json", step.name)
 
-    monkeypatch.setattr(stages, "tune", lambda *args: write(tmp_path / "w" / "step-120" / PROJECTOR_FILE, args[-1]))
+    monkeypatch.setattr(stages, "tune", lambda *args: write(tmp_path / "w" / "step-360" / PROJECTOR_FILE, args[-1]))
     monkeypatch.setattr(stages, "assemble", assembled)
     monkeypatch.setattr(stages, "save_start", lambda base, vision, out, seed: write(out / "config.json", seed))
     write(tmp_path / "base" / "config.json", "{}")
@@ -162,18 +162,18 @@ def test_weights_of_another_seed_are_refused(build, tmp_path):
 
 
 def test_a_checkpoint_of_another_step_is_refused(build, tmp_path):
-    assert build("assemble", "--step", "40") == ["step-040"] and build("assemble", "--step", "40") == []
-    assert "step was 40, is 120" in build("assemble")
+    assert build("assemble", "--step", "90") == ["step-090"] and build("assemble", "--step", "90") == []
+    assert "step was 90, is 360" in build("assemble")
     shutil.rmtree(tmp_path / "base")
-    assert build("assemble", "--step", "40") == []
+    assert build("assemble", "--step", "90") == []
 
 
 def test_folders_of_steps_are_of_their_weights(build, tmp_path):
     assert build("steps") == [5, *(f"step-{step:03d}" for step in stages.SAVED_STEPS)] and build("steps") == []
     assert "step-000: is there, made otherwise: seed was 5, is 6" in build("steps", "--seed", "6")
-    (tmp_path / "w" / "step-040").mkdir()
-    (tmp_path / "w" / "step-040" / PROJECTOR_FILE).write_text("of another tuning")
-    assert "step-040: is there, made otherwise: inputs.projector" in build("steps")
+    (tmp_path / "w" / "step-090").mkdir()
+    (tmp_path / "w" / "step-090" / PROJECTOR_FILE).write_text("of another tuning")
+    assert "step-090: is there, made otherwise: inputs.projector" in build("steps")
 
 
 def test_results_without_a_record_count_as_the_usual_ones(build, tmp_path):
@@ -184,7 +184,7 @@ def test_results_without_a_record_count_as_the_usual_ones(build, tmp_path):
     for stage in ("tune", "assemble", "steps"):
         assert build(stage) == []
     assert "seed was 5, is 6" in build("tune", "--seed", "6") and "seed was 5, is 6" in build("steps", "--seed", "6")
-    assert "step was 120, is 40" in build("assemble", "--step", "40")
+    assert "step was 360, is 90" in build("assemble", "--step", "90")
 
 
 def tiny_tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:

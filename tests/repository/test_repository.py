@@ -116,9 +116,9 @@ def test_wrapper_calls_verbs_with_flags_they_know(wrapper, profile, tmp_path):
     calls = calls_of(wrapper, profile, tmp_path)
     lines = wrapper.read_text().splitlines()
     n_calls = sum(bool(re.match(r'"\$PYTHON" -m|(with \w+ )?launch ', line)) for line in lines)
-    loops = ("build.sh", "measure.sh", "all.sh", "targeted_finetune.sh", "heads_of_parts.sh", "reproduce.sh")
-    sourced = ("attention_reweight_txt.sh", "attention_reweight_img.sh")
-    assert len(calls) == n_calls or wrapper.name in loops + sourced
+    loops = "build measure seeds all targeted_finetune heads_of_parts reproduce"
+    sourced = "attention_reweight_txt attention_reweight_img"
+    assert len(calls) == n_calls or wrapper.stem in f"{loops} {sourced}".split()
     for call in calls:
         parsed(call)
 

@@ -158,7 +158,7 @@ def test_a_table_or_picture_beside_a_new_result_is_not_overwritten(tmp_path):
 
 
 def test_mini_leaves_sets_of_others_alone(tmp_path, monkeypatch):
-    small = tuple(dataset.Split(name, 2, first, 0.5) for name, first in (("tune", 1_000_000), ("val2014", 3_000_000)))
+    small = (dataset.Split("tune", 2, 1_000_000, 0.5, is_told=True), dataset.Split("val2014", 2, 3_000_000, 0.5))
     monkeypatch.setattr(dataset, "SPLITS", small)
     coco = tmp_path / "coco"
     for kind in ("captions", "instances"):
@@ -173,8 +173,8 @@ def test_mini_leaves_sets_of_others_alone(tmp_path, monkeypatch):
         dataset.write_missing_splits(tmp_path / "own")
         made = json.loads((tmp_path / "own" / "annotations" / "captions_tune.json").read_text())
         assert made["info"]["partners_together"] == together
-        rows = json.loads((tmp_path / "own" / "instruct_tune.json").read_text())
-        assert rows[0]["conversations"][1]["value"] == made["annotations"][0]["caption"]
+        told = json.loads((tmp_path / "own" / "instruct_tune.json").read_text())
+        assert [row["id"] for row in told] == ["1000000", "1000001"]
 
 
 def test_checkpoints_of_a_training_and_nothing_else_are_deleted(tmp_path):
