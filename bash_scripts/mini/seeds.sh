@@ -1,7 +1,7 @@
 #!/bin/sh
 # mini tuned with three seeds, of which the first is the committed one: for each its heads, the choice of AD-HH's setting, its
 # captions and POPE; then the three head lists against each other, and how far CHAIR varies over seeds.
-# Half an hour of tuning and an hour of measuring a seed, on one core. A killed run goes on where it stopped.
+# Hours on one core. A killed run goes on where it stopped.
 # Writes results/mini/seeds/{heads,greedy,adhh}.json.
 # Usage: sh bash_scripts/mini/seeds.sh
 set -eu
