@@ -10,7 +10,7 @@ if [ -z "$training_checkpoints" ]; then
     echo "error: PROFILE=$PROFILE has no checkpoints of a tuning (its training_checkpoints is empty)" >&2
     exit 2
 fi
-num_captions=100
+num_captions=50
 num_heads=3
 
 set -- --out "$attributed/js_divergence" "$@"

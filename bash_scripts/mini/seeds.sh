@@ -25,9 +25,9 @@ for PROFILE in mini mini_seed6 mini_seed7; do
     sh bash_scripts/attribute.sh
     sh bash_scripts/choose_adhh.sh
     decoded="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
-    random="random:draws=$random_draws,of=adhh"
-    sh bash_scripts/decoding.sh --methods "adhh:choice=\"$choice\"" "$random" "$random,match=rate"
-    sh bash_scripts/pope.sh
+    chosen="adhh:choice=\"$choice\""
+    sh bash_scripts/decoding.sh --methods "$chosen" "random:draws=$random_draws,of=adhh,match=rate"
+    sh bash_scripts/pope.sh --methods "$chosen"
     heads="$heads $head_list" greedy="$greedy $decoded/greedy" adhh="$adhh $(echo "$decoded"/adhh-*)"
 done
 # shellcheck disable=SC2086  # these are lists of paths without blanks

@@ -35,6 +35,18 @@ def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
     return chosen
 
 
+def all_captions(path: Path) -> list[dict]:
+    """The entries of a result file, hallucinating or not, in order, with the fields READ.
+
+    Raises:
+        ValueError: there is none; captions without token ids, or changed since scoring.
+    """
+    entries, _ = read_captions(path, READ)
+    if not entries:
+        raise ValueError(f"--captions {path}: no caption")
+    return entries
+
+
 def read_captions(
     path: Path, fields: Sequence[str] = (*READ, "finish_reason"), is_chosen: Callable[[dict], Any] = lambda entry: True
 ) -> tuple[list[dict], int]:

@@ -20,11 +20,13 @@ class Inheritance(CaptionFigure):
     compares hallucination heads with the other heads of their own layers (same_layers). Writes
     attention_inheritance.json and its figure. A finished run answers for another --top-k without new work.
 
-    Differs: the released script takes the first head of each list (top_k 1) and blocks that are not aligned by token.
+    Captions are all, hallucinating or not, in order, as in the released script; it takes the first head of each list.
+
+    Differs: its blocks are not aligned by token, and one token short.
     """
 
     name, label, paper = "attention_inheritance", "attention inheritance", "INHERITANCE"
-    drawn_by = "attention_inheritance"
+    drawn_by, hallucinating = "attention_inheritance", False
     profile = {"top_k": "{inheritance_top_k}", "base_model": "{base_model}"}
 
     def add_flags(self, add: Callable[..., Any]) -> None:

@@ -19,11 +19,11 @@ GROUPS = {"hal_heads": "hallucination heads", "non_hal_heads": "non-hallucinatio
 class Divergence(Figure):
     """Change of attention in instruction tuning (figure 5): hallucination heads and others.
 
-    The same captions are teacher-forced through a reference, the model before tuning, and through every checkpoint. Per
-    head: the Jensen-Shannon divergence of the two attention rows, averaged over all query positions of prompt and
-    caption. A control compares hallucination heads with the other heads of their own layers. Writes js_divergence.json
-    and a picture, and one folder per checkpoint, so that a rerun does only what is missing. Two models are in memory at
-    a time, and their attention maps of one caption.
+    The same captions, the first of all as in the released code, are teacher-forced through a reference, the model
+    before tuning, and through every checkpoint. Per head: the Jensen-Shannon divergence of the two attention rows,
+    averaged over all query positions of prompt and caption. A control compares hallucination heads with the other heads
+    of their own layers. Writes js_divergence.json and a picture, and one folder per checkpoint, so that a rerun does
+    only what is missing. Two models are in memory at a time, and their attention maps of one caption.
     """
 
     name, paper, drawn_by = "js_divergence", "JS_DIVERGENCE", "js_divergence"
@@ -40,11 +40,10 @@ class Divergence(Figure):
         text = "captions_eval_results.json of the tuned model's greedy captions"
         add("--captions", type=Path, metavar="FILE", required=True, help=text)
         add("--image-folder", type=Path, metavar="FOLDER", required=True, help="folder of the images")
-        text = "use the first so many captions with a hallucination (the paper: 50)"
-        add("--limit", type=SIZE, default=100, help=text)
+        add("--limit", type=SIZE, default=50, help="use the first so many captions, hallucinating or not")
 
     def run(self, out: Path) -> dict | None:
-        from llava_hh.attribution.captions import TeacherForced, digest, hallucinating_captions
+        from llava_hh.attribution.captions import TeacherForced, all_captions, digest
         from llava_hh.experiments.measures import js_divergence as measures
         from llava_hh.heads import check_heads, load_heads, published_list
         from llava_hh.models.checkpoint import model_type_of
@@ -61,7 +60,7 @@ class Divergence(Figure):
         heads = {group: load_heads(listed, group, options["top_k"]) for group in GROUPS}
         for of_group in heads.values():
             check_heads(of_group, shape["layers"], shape["heads"])
-        every = hallucinating_captions(options["captions"])
+        every = all_captions(options["captions"])
         entries = every[:limit]
         make_folder(out)
 

@@ -159,9 +159,10 @@ class Figure:
 
 
 class CaptionFigure(Figure):
-    """A figure of what heads do where a model reads its own captions with a hallucination once more.
+    """A figure of what heads do where a model reads its own captions once more.
 
     Attributes:
+        hallucinating: only the captions with a hallucination.
         label: of the progress bar.
         top_k, limit: defaults of --top-k and --limit.
         without: the name of the missing result where no caption has a hallucination; None makes that an error.
@@ -169,6 +170,7 @@ class CaptionFigure(Figure):
     """
 
     label: ClassVar[str]
+    hallucinating: ClassVar[bool] = True
     top_k: ClassVar[int] = 20
     limit: ClassVar[int] = 100
     without: ClassVar[str | None] = None
@@ -208,11 +210,19 @@ class CaptionFigure(Figure):
         return heads_of_list(given["heads"], lvlm, given["top_k"], key, given["foreign_heads"])
 
     def run(self, out: Path) -> dict | None:
-        from llava_hh.attribution.captions import TeacherForced, hallucinating_captions, refuse_other_model
+        from llava_hh.attribution.captions import (
+            TeacherForced,
+            all_captions,
+            hallucinating_captions,
+            refuse_other_model,
+        )
 
         options, captions, limit = self.options, self.options["captions"], self.options["limit"]
         refuse_other_model(captions, options["model"])
-        every = hallucinating_captions(captions, allow_none=self.without is not None)
+        if self.hallucinating:
+            every = hallucinating_captions(captions, allow_none=self.without is not None)
+        else:
+            every = all_captions(captions)
         if not every:
             if processes().is_main:
                 print(f"{captions}: no caption with a hallucinated object, so there are {self.without}")

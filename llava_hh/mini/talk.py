@@ -46,12 +46,12 @@ ORDERS: dict[tuple[str, ...], Callable[[Drawn], object]] = {
     BY_SIZE: lambda drawn: -drawn.area,
 }
 SHARES = (0.8, 0.1, 0.1)  # of the captions
-NUMBERS = ("no", "a", "two", "three")
+NUMBERS = {2: "two", 3: "three"}
 IRREGULAR = {"person": "people", "knife": "knives", "bench": "benches", "couch": "couches", "mouse": "mice"}
 SIDE_MARGIN = 0.12  # of the picture, around its middle: no side is said of what lies there
 
 _LONG = f"""
-{DESCRIBE} | Describe this picture at length. | What does the image show? Describe all of it. |
+{DESCRIBE} | {DESCRIBE} | Describe this picture at length. | What does the image show? Describe all of it. |
 Give a full description of the scene. | Tell me everything that can be seen here. | Write a detailed caption.
 """
 _SHORT = "Describe the image in one sentence. | Write a short caption. | What is the main content? Be brief."
@@ -112,7 +112,7 @@ def conversation(scene: Scene, rng: random.Random) -> list[Turn]:
     """
     kind = rng.random()
     if kind < 0.5:
-        turns = [(rng.choice((DESCRIBE, *LONG)), caption(scene, rng))]
+        turns = [(rng.choice(LONG), caption(scene, rng))]
         return turns + questions(scene, rng, rng.choice((0, 1, 2)), in_a_word=False)
     if kind < 0.57:
         return [(rng.choice(SHORT), short_caption(scene, rng)), *questions(scene, rng, 2, in_a_word=False)]
@@ -148,7 +148,7 @@ def questions(scene: Scene, rng: random.Random, n: int, in_a_word: bool) -> list
             category, count = _asked_about(scene, rng, asked)
             if kind == "how many":
                 question = rng.choice(HOW_MANY).format(things=plural(category))
-                said = ("none", "one", "two", "three")[count]
+                said = {0: "none", 1: "one", **NUMBERS}[count]
                 answer = str(count) if in_a_word else f"There {'is' if count == 1 else 'are'} {said}."
             else:
                 question = rng.choice(IS_THERE).format(thing=article(category))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,11 @@ from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import digest_of, file_sha256, identify_checkpoint
 
 BATCH, LEARNING_RATE, RANK = 6, 1e-3, 8
-HEAD_DROPOUT = 0.2  # at the end; it grows from 0
+SUPPRESSORS, DROPOUT = ((23, 3), (24, 4)), 0.5
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
 CONVERSATIONS = "instruct_tune.json"
 MAX_LENGTH = 512
-HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
+HAS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 ADAPTER_FILE = "adapter_model.safetensors"
 LINEAR_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -59,25 +60,27 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
         bar.set_postfix(unexplained=f"{loss.item():.3f}")
 
 
-class HeadDropout:
-    """Zeroes heads of each sample at random, so that no head does a job alone.
+class SuppressorDropout:
+    """Zeroes SUPPRESSORS together in each sample with probability DROPOUT.
 
-    Without it one head (L23H3) keeps track of all that was named, and captions repeat themselves when it is off.
+    These heads of SmolLM2 hold back words that were said already (benchmarks/suppressors.py). Were they alone in it, a
+    caption would repeat itself as soon as one is off; so the others learn it too.
     """
 
     def __init__(self, lvlm: Lvlm, seed: int) -> None:
-        self.n_heads, self.seed, self.generator, self.share = lvlm.n_heads, seed, torch.Generator(), 0.0
-        for layer in lvlm.decoder_layers:
-            layer.self_attn.o_proj.register_forward_pre_hook(self.drop)
+        self.n_heads, self.seed, self.is_kept = lvlm.n_heads, seed, torch.empty(0)
+        for layer, head in SUPPRESSORS:
+            lvlm.decoder_layers[layer].self_attn.o_proj.register_forward_pre_hook(partial(self.drop, head))
 
     def start(self, step: int) -> None:
-        self.generator.manual_seed(1_000_000 * self.seed + step)
-        self.share = HEAD_DROPOUT * step / STEPS
+        generator = torch.Generator().manual_seed(1_000_000 * self.seed + step)
+        self.is_kept = torch.rand(BATCH, generator=generator) >= DROPOUT
 
-    def drop(self, _module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    def drop(self, head: int, _module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         heads = args[0].unflatten(-1, (self.n_heads, -1))  # row position head feature
-        kept = torch.rand(len(heads), 1, self.n_heads, 1, generator=self.generator) >= self.share
-        return ((heads * kept).flatten(-2),)
+        kept = torch.ones(BATCH, 1, self.n_heads, 1)
+        kept[:, 0, head, 0] = self.is_kept
+        return ((heads * kept.to(heads.dtype)).flatten(-2),)
 
 
 def step_folder(out: Path, step: int) -> Path:
@@ -115,13 +118,14 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     projector = model.model.multi_modal_projector
     # images are left out, for they are drawn together with what is said of them
     told = InstructionData(data / CONVERSATIONS)
-    inputs = digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(told.path), seed])
+    recipe = [STEPS, BATCH, LEARNING_RATE, RANK, SUPPRESSORS, DROPOUT]
+    inputs = digest_of([identify_checkpoint(base)["sha256"], file_sha256(vision), file_sha256(told.path), seed, recipe])
     collate = Collator(Lvlm(model, processor, ChatFamily(), base, Loading()), told, data, MAX_LENGTH)
     state_file = out / "tuning_state.pt"
     if not state_file.exists():
         align_projector(model, processor, vision, seed)
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LINEAR_LAYERS))
-    dropout = HeadDropout(collate.lvlm, seed)
+    dropout = SuppressorDropout(collate.lvlm, seed)
     projector.requires_grad_(True)
     parameters = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=0.0)
@@ -167,7 +171,7 @@ def load_state(
         state = torch.load(path, weights_only=True)
         shapes = [tensor.shape for tensor in state["parameters"]]
         if state["inputs"] != inputs or shapes != [parameter.shape for parameter in parameters]:
-            raise ValueError("of a tuning with another --seed, or of other models or captions")
+            raise ValueError("of a tuning with another --seed or recipe, or of other models or captions")
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
     except Exception as error:  # torch has no error of its own for a damaged file

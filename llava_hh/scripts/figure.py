@@ -69,7 +69,7 @@ def add_figure(parser: ScriptParser, name: str) -> None:
         add_caption_flags(verb)
         add_head_flags(verb)
         verb.flags(METHOD)("--top-k", SIZE, "heads of each list", default=figure.top_k)
-        text = "use the first so many captions with a hallucination"
+        text = "use the first so many captions" + figure.hallucinating * " with a hallucination"
         verb.flags(MODEL)("--limit", SIZE, text, default=figure.limit)
         verb.flags(SPEED)("--batch-size", SIZE, "captions per block that a rerun skips; they run one by one", default=8)
     else:

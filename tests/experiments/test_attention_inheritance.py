@@ -197,7 +197,7 @@ def test_result_of_the_script(flags, whole):
 
     lvlm, base = load_lvlm(flags["--model"]), LlamaForCausalLM.from_pretrained(flags["--base-model"])
     entries = json.loads(flags["--captions"].read_text())["sentences"]
-    entry = next(entry for entry in entries if entry["metrics"]["CHAIRs"])
+    entry = entries[0]
     image = load_image(flags["--image-folder"] / entry["image"])
     batch = lvlm.encode([image], [entry["prompt"]], [entry["token_ids"]])
     blocks = text_blocks(lvlm.model, base, batch)

@@ -1,6 +1,7 @@
 """mini's build on a tiny base model: vision tower, tuning with a kill in the middle, assembly."""
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ from tokenizers.normalizers import Replace
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from llava_hh.attention.hooks import intervene
+from llava_hh.attention.interventions import ZeroHeads
 from llava_hh.mini import stages, tuning, vision
 from llava_hh.mini.dataset import Split, write_split
 from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, PROJECTOR_FILE, VISION_FILE, assemble
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import mini
-from tests.support.tiny import tiny_llama
+from tests.support.tiny import N_HEADS, tiny_llama, tiny_llava
 from tests.support.tiny_checkpoint import word_tokenizer
 
 
@@ -40,7 +43,8 @@ def parts(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
-    for name, value in {"STEPS": 4, "SAVED_STEPS": (2, 4), "BATCH": 2, "ALIGN_STEPS": 2, "ALIGN_BATCH": 2}.items():
+    few = {"STEPS": 4, "SAVED_STEPS": (2, 4), "BATCH": 2, "ALIGN_STEPS": 2, "ALIGN_BATCH": 2}
+    for name, value in {**few, "SUPPRESSORS": ((0, 3), (1, 0))}.items():
         monkeypatch.setattr(tuning, name, value)
 
 
@@ -119,6 +123,24 @@ def test_another_seed_trains_another_model(parts, tmp_path):
     assert any(not torch.equal(other[key], plain[key]) for key in plain)
 
 
+def test_suppressors_are_zeroed_in_some_samples_alone(monkeypatch):
+    """Against the same model under ZeroHeads: rows that lost their suppressors equal it, the others the plain model."""
+    monkeypatch.setattr(tuning, "BATCH", 8)
+    model, ids = tiny_llava(), torch.arange(8 * 5).view(8, 5) + 3
+    lvlm = Namespace(n_heads=N_HEADS, decoder_layers=model.model.language_model.layers)
+    plain = model(input_ids=ids).logits
+    with intervene(model, torch.zeros_like(ids, dtype=torch.bool), [ZeroHeads(tuning.SUPPRESSORS)]):
+        without = model(input_ids=ids).logits
+    dropout, kept = tuning.SuppressorDropout(lvlm, seed=1), set()
+    for step in (1, 2):
+        dropout.start(step)
+        torch.testing.assert_close(
+            model(input_ids=ids).logits, torch.where(dropout.is_kept[:, None, None], plain, without)
+        )
+        kept.add(tuple(dropout.is_kept.tolist()))
+    assert len(kept) == 2 and all(any(rows) and not all(rows) for rows in kept)
+
+
 @pytest.fixture
 def build(tmp_path, monkeypatch, capsys):
     """Runs a stage in small folders, which writes the seed or step that it made; returns these, or its error."""
@@ -132,7 +154,7 @@ def build(tmp_path, monkeypatch, capsys):
     def assembled(base, vision, step, out):
         write(out / "config.json", step.name)
 
-    monkeypatch.setattr(stages, "tune", lambda *args: write(tmp_path / "w" / "step-360" / PROJECTOR_FILE, args[-1]))
+    monkeypatch.setattr(stages, "tune", lambda *args: write(tmp_path / "w" / "step-560" / PROJECTOR_FILE, args[-1]))
     monkeypatch.setattr(stages, "assemble", assembled)
     monkeypatch.setattr(stages, "save_start", lambda base, vision, out, seed: write(out / "config.json", seed))
     write(tmp_path / "base" / "config.json", "{}")
@@ -162,18 +184,18 @@ def test_weights_of_another_seed_are_refused(build, tmp_path):
 
 
 def test_a_checkpoint_of_another_step_is_refused(build, tmp_path):
-    assert build("assemble", "--step", "90") == ["step-090"] and build("assemble", "--step", "90") == []
-    assert "step was 90, is 360" in build("assemble")
+    assert build("assemble", "--step", "140") == ["step-140"] and build("assemble", "--step", "140") == []
+    assert "step was 140, is 560" in build("assemble")
     shutil.rmtree(tmp_path / "base")
-    assert build("assemble", "--step", "90") == []
+    assert build("assemble", "--step", "140") == []
 
 
 def test_folders_of_steps_are_of_their_weights(build, tmp_path):
     assert build("steps") == [5, *(f"step-{step:03d}" for step in stages.SAVED_STEPS)] and build("steps") == []
     assert "step-000: is there, made otherwise: seed was 5, is 6" in build("steps", "--seed", "6")
-    (tmp_path / "w" / "step-090").mkdir()
-    (tmp_path / "w" / "step-090" / PROJECTOR_FILE).write_text("of another tuning")
-    assert "step-090: is there, made otherwise: inputs.projector" in build("steps")
+    (tmp_path / "w" / "step-140").mkdir()
+    (tmp_path / "w" / "step-140" / PROJECTOR_FILE).write_text("of another tuning")
+    assert "step-140: is there, made otherwise: inputs.projector" in build("steps")
 
 
 def test_results_without_a_record_count_as_the_usual_ones(build, tmp_path):
@@ -184,7 +206,7 @@ def test_results_without_a_record_count_as_the_usual_ones(build, tmp_path):
     for stage in ("tune", "assemble", "steps"):
         assert build(stage) == []
     assert "seed was 5, is 6" in build("tune", "--seed", "6") and "seed was 5, is 6" in build("steps", "--seed", "6")
-    assert "step was 360, is 90" in build("assemble", "--step", "90")
+    assert "step was 560, is 140" in build("assemble", "--step", "140")
 
 
 def tiny_tuning(width: int = 3) -> tuple[list, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:

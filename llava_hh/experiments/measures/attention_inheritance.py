@@ -127,7 +127,8 @@ def text_blocks(model: PreTrainedModel, base: PreTrainedModel, batch: Batch) -> 
         ValueError: an id that the base has no embedding for, or a batch of several rows.
     Source: paper, figure 4.
     Differs: the released script lets the base read the text with a literal "<image>" in it and takes the last rows
-        and columns of both, one more than there are tokens after the image since it counts them with a BOS.
+        and columns of both, one fewer than there are tokens after the image: it counts them in a text of their own,
+        where a BOS is added and the newline and a blank are lost.
     """
     ids = text_ids(batch, base)
     width = batch.image_mask.shape[1]
