@@ -19,7 +19,7 @@ setup(
         "numpy>=2",  # influence tables, bootstrap
         "pillow>=11",  # images
         "pycocoevalcap>=1.2",  # BLEU and CIDEr
-        "nltk>=3.9",  # the tokeniser that CHAIR is defined by
+        "nltk>=3.10.4,<3.11",  # its tokenizer defines CHAIR's words, and other versions cut quotes otherwise
         "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
         "jinja2>=3.1",  # the report page, with everything in it escaped

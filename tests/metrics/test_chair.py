@@ -63,6 +63,20 @@ def test_objects_of_a_caption(caption, expected):
     assert [(mention.word, mention.node) for mention in find_objects(caption)] == expected
 
 
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ('A dog. " a cat', ["a", "dog.", "``", "a", "cat"]),
+        ("A dog.? A cat.! A bus", ["a", "dog.", "?", "a", "cat.", "!", "a", "bus"]),
+        ("“Beware of dog.” A cat", ["“", "beware", "of", "dog", ".", "”", "a", "cat"]),
+        ("A 'dog' 'cat'", ["a", "'", "dog", "'", "'", "cat", "'"]),
+    ],
+)
+def test_words_around_odd_marks_are_those_of_nltk(caption, words):
+    """What nltk.word_tokenize gives, 3.10.4 with its English model: a mark may hide an object."""
+    assert [token.word for token in tokenize(caption)] == words
+
+
 def test_offsets_and_indices_point_at_the_mention():
     caption = 'The "Dogs" eat\nhot  dogs.\n\n"BABY bears" sit. It\'s a toilet seat with a seat, on a "chair".'
     found = find_objects(caption)
@@ -91,6 +105,10 @@ def test_offsets_of_odd_text(caption):
         ("it is 5 p.m. on st. james", ["it is 5 p.m. on st. james"]),
         ("no. 3. the dog", ["no.", "3. the dog"]),
         ("wait... a dog? yes! (no.) so", ["wait... a dog?", "yes!", "(no.)", "so"]),
+        ('a dog. " a cat', ['a dog. "', "a cat"]),
+        ("a dog.? a cat.! a bus", ["a dog.?", "a cat.!", "a bus"]),
+        ("“beware of dog.” a cat", ["“beware of dog.”", "a cat"]),
+        ("a hot-dog. see fig-st. a cat", ["a hot-dog.", "see fig-st. a cat"]),
         ("", [""]),
     ],
 )

@@ -3,7 +3,7 @@
 | variant | used by | words |
 |---|---|---|
 | `hh` | the paper | stay as written, made singular when they are looked up |
-| `clean` | ours | as `hh`, without its accidents: "bus", "ties", "motor bike" and "cheesecake" count |
+| `clean` | ours | as `hh`, without its accidents: "bus", "ties", "canoes", "iPhone" and "motor bike" count |
 | `original` | LisaAnne/Hallucination | all made singular first |
 | `lemma` | OPERA, PAI, SPIN, ... | all made lemmas first, by part of speech |
 """
@@ -20,8 +20,6 @@ from llava_hh.metrics.chair.words import Token
 VARIANTS = ("hh", "clean", "original", "lemma")
 LEMMA_DATA = {"averaged_perceptron_tagger_eng": "taggers", "wordnet": "corpora"}
 
-# What the rules for the singular get wrong among COCO's words.
-_SINGULAR = {"bus": "bus", "airbus": "airbus", "minibus": "minibus", "ties": "tie"}
 _PAIRS = (
     "motor bike; motor cycle; air plane; traffic light; street light; traffic signal; stop light; fire hydrant; "
     "stop sign; parking meter; suit case; sports ball; baseball bat; baseball glove; tennis racket; wine glass; "
@@ -91,7 +89,7 @@ def load_variant(name: str) -> Variant:
         raise ValueError(f"CHAIR variant {name!r} is not known; expected one of: {', '.join(VARIANTS)}")
     category_of = {word: category for category, words in load_synonyms().items() for word in words}
     if name == "clean":
-        category_of = {word.strip(): category for word, category in category_of.items()}
+        category_of = category_of_word()
     if name in ("hh", "clean"):
         singular = singularize if name == "hh" else _singular_without_accidents
         return Variant(list, singular, category_of, records_nodes=False)
@@ -100,9 +98,17 @@ def load_variant(name: str) -> Variant:
     return Variant(_all_lemmas if name == "lemma" else all_singular, str, category_of, records_nodes=True)
 
 
+@lru_cache(maxsize=1)
+def _singular_of_coco() -> dict[str, str]:
+    """The singular of the words of COCO's categories and of their regular plurals, which the rules get partly wrong."""
+    known = {word.rsplit(" ", 1)[-1] for word in category_of_word()}
+    plurals = {plural: word for word in known for plural in (f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies")}
+    return plurals | {word: word for word in known}
+
+
 def _singular_without_accidents(words: str) -> str:
     *before, last = words.split(" ")
-    return " ".join([*before, _SINGULAR[last]]) if last in _SINGULAR else singularize(words)
+    return " ".join([*before, _singular_of_coco().get(last) or singularize(last)])
 
 
 def all_singular(tokens: Sequence[Token]) -> list[Token]:
