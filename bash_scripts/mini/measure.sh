@@ -1,5 +1,6 @@
 #!/bin/sh
-# The numbers and pictures of README on mini: bash_scripts/reproduce.sh, then copies as results/mini/measured*.
+# The numbers and pictures of README on mini: bash_scripts/reproduce.sh, then copies as results/mini/measured*, each picture
+# with the JSON that it was drawn from.
 # Usage: sh bash_scripts/mini/measure.sh
 set -eu
 cd "$(dirname "$0")/../.."
@@ -12,21 +13,29 @@ reweighted="$result_path/$(drawn val2014 "$reweight_images" "$draw_seed")/attent
 finetuned="$result_path/targeted_finetune"
 baselines="$result_path/baselines/$(drawn val2014 "$baseline_images" "$draw_seed")"
 
+# keep PATH NAME ENDING...: PATH.ENDING becomes results/mini/measured_NAME.ENDING
+keep() {
+    from=$1 to=results/mini/measured_$2
+    shift 2
+    for ending in "$@"; do cp "$from.$ending" "$to.$ending"; done
+}
+
 sh bash_scripts/reproduce.sh
 cp "$decoded/summary.json" results/mini/measured.json
-cp "$decoded/summary_captions.png" results/mini/measured_captions.png
+keep "$decoded/summary_captions" captions png
 for figure in attention_bias attention_inheritance js_divergence module_influence; do
-    cp "$attributed/$figure/$figure.png" "results/mini/measured_$figure.png"
+    keep "$attributed/$figure/$figure" "$figure" json png
 done
-for picture in "$decoded/chair_details/chair_cooccurrence.png" "$decoded/chair_details/chair_positions.png" \
-    "$reweighted/attention_reweight_after_image.png" "$reweighted/attention_reweight_image.png"; do
-    cp "$picture" "results/mini/measured_${picture##*/}"
+keep "$decoded/chair_details/chair_details" chair_details json
+for picture in chair_cooccurrence chair_positions; do keep "$decoded/chair_details/$picture" "$picture" png; done
+for span in after_image image; do
+    keep "$reweighted/attention_reweight_$span" "attention_reweight_$span" json png
 done
-cp "$finetuned/$(drawn val2014 "$finetune_report_images" "$draw_seed")/summary.json" results/mini/measured_targeted_finetune.json
-cp "$finetuned/heads_1234/curves.png" results/mini/measured_finetuning_curves.png
-for kind in json png; do
-    cp "$baselines/summary.$kind" "results/mini/measured_baselines.$kind"
-done
-cp "$result_path/$(drawn val2014 "$reference_images" "$draw_seed")/reference_loss/reference_loss.json" results/mini/measured_reference_loss.json
-cp "${choice%.json}.png" results/mini/measured_trade_off.png
-cp "${head_list%/*}/head_map.png" results/mini/measured_head_map.png
+keep "$finetuned/$(drawn val2014 "$finetune_report_images" "$draw_seed")/summary" targeted_finetune json
+keep "$finetuned/heads_1234/curves" finetuning_curves png
+cp "$finetuned/heads_1234/log.jsonl" results/mini/measured_finetuning_curves.jsonl
+keep "$baselines/summary" baselines json png
+keep "$result_path/$(drawn val2014 "$reference_images" "$draw_seed")/reference_loss/reference_loss" reference_loss json
+keep "${choice%.json}" trade_off json png
+keep "${head_list%/*}/head_map" head_map png
+cp "$head_list" results/mini/measured_head_map.json

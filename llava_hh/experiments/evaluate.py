@@ -16,6 +16,7 @@ from llava_hh.decoding.reading import check_lists, read_methods
 from llava_hh.experiments.captioning import Evaluation, open_evaluation
 from llava_hh.experiments.compared import Compared
 from llava_hh.files.files import write_json
+from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import load_lvlm, refuse_unloadable, release
 from llava_hh.runs.run import begun_run, processes
 from llava_hh.runs.settings import Settings
@@ -58,6 +59,9 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
     checkpoints = list(dict.fromkeys(member.method.checkpoint for member in members))
     for checkpoint in filter(None, checkpoints):
         refuse_unloadable(checkpoint)
+        if (kind := model_type_of(checkpoint)) != (expected := model_type_of(evaluation.lvlm.path)):
+            problem = f"{checkpoint} is asked as {kind}, {evaluation.lvlm.path} as {expected}"
+            raise ValueError(f"--methods tfhh: {problem}; compare models that are asked alike")
     for member in members:
         if member.method.checkpoint is not None:
             _refuse_begun(task, evaluation, member, out, unknown=("model",))

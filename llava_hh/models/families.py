@@ -21,6 +21,7 @@ class Families(UserDict[str, type]):
 FAMILIES = Families(
     {
         "llava": "llava_hh.models.llava:Llava",
+        "llava_harness": "llava_hh.models.llava_harness:LlavaHarness",
         "llava_next": "llava_hh.models.llava_next:LlavaNext",
         "mllama": "llava_hh.models.mllama:Mllama",
         "chameleon": "llava_hh.models.chameleon:Chameleon",

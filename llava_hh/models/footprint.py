@@ -10,8 +10,10 @@ import torch
 from llava_hh.models import checkpoint
 from llava_hh.models.families import FAMILIES
 from llava_hh.models.loading import Loading
-from llava_hh.models.original_fields import is_original, read_fields
+from llava_hh.models.original_fields import is_original, part_of, read_fields
 from llava_hh.models.weight_files import StoredTensor
+
+MAIN_PARTS = ("language_model", "model")
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
@@ -34,15 +36,19 @@ def loaded_bytes(path: Path, loading: Loading) -> float:
 
     Quantized weights count as `bits` each, though embeddings and norms stay as they are; so it is an estimate.
     """
-    fields = read_fields(path)
-    # of a model in parts, all are loaded in the type of its language model
-    parts = fields.get("parts")
-    language = read_fields(path / str(parts["language_model"])) if isinstance(parts, dict) else {}
+    fields, language = read_fields(path), _fields_of_part(path)
     dtype = getattr(torch, str(loading.dtype or _config_dtype(fields) or _config_dtype(language)), None)
     return sum(
         prod(tensor.shape) * (loading.bits / 8 if loading.bits else (dtype or tensor.dtype).itemsize)
         for tensor in stored_tensors(path)
     )
+
+
+def _fields_of_part(path: Path) -> dict:
+    """The config.json of the part that says in which type all are loaded; empty where a model is not in parts."""
+    parts = read_fields(path).get("parts")
+    named = {name: where for name, where in parts.items() if name in MAIN_PARTS} if isinstance(parts, dict) else {}
+    return next((read_fields(part_of(path, name, where)) for name, where in named.items()), {})
 
 
 def _config_dtype(fields: dict) -> str | None:
@@ -63,7 +69,7 @@ def free_memory(loading: Loading) -> tuple[float, str]:
 
 def can_use_disk(path: Path) -> bool:
     """Whether layers can stay on the disk: transformers reads them there from safetensors in its layout."""
-    return not is_original(read_fields(path)) and all(
+    return not is_original(_fields_of_part(path) or read_fields(path)) and all(
         tensor.file.path.suffix == ".safetensors" for tensor in stored_tensors(path)
     )
 

@@ -56,16 +56,23 @@ class Llava(chat.ChatFamily):
             return super().encode(processor, images, questions)
         token = processor.image_token
         chat.refuse_image_token(token, questions)
-        colour = tuple(int(255 * mean) for mean in processor.image_processor.image_mean)
-        squares = [pad_to_square(image, colour) for image in images if image is not None]
+        squares = [self.square(processor, image) for image in images if image is not None]
         image_ids, tensors = [], {}
         if squares:  # how many tokens an image takes is the processor's to say; of squares it is one number
             shown, tensors = chat.encode_texts(processor, squares, [token] * len(squares), ["pixel_values"])
             image_ids = [processor.image_token_id] * shown[0].count(processor.image_token_id)
         texts = [
-            vicuna_prompt(text, None if image is None else token) for image, text in zip(images, questions, strict=True)
+            self.prompt(text, None if image is None else token) for image, text in zip(images, questions, strict=True)
         ]
         return chat.encode_around_image(processor, texts, token, image_ids, begin=None), tensors
+
+    def prompt(self, question: str, image_token: str | None) -> str:
+        """What LLaVA-1.5 is asked."""
+        return vicuna_prompt(question, image_token)
+
+    def square(self, processor: LlavaProcessor, image: Image.Image) -> Image.Image:
+        """LLaVA-1.5's image, padded to a square with the mean colour."""
+        return pad_to_square(image, tuple(int(255 * mean) for mean in processor.image_processor.image_mean))
 
     def answer_parts(
         self, processor: LlavaProcessor, turns: chat.Turns, with_image: bool, ends: Sequence[int]

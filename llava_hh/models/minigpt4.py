@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.models import chat
+from llava_hh.models.llava_harness import harness_answer
 from llava_hh.models.minigpt4_checkpoint import assemble, stored_tensors
 from llava_hh.models.minigpt4_model import IMAGE_TOKEN, MiniGpt4ForConditionalGeneration, MiniGpt4Processor
 from llava_hh.models.without_code import from_folder
@@ -32,6 +33,7 @@ class MiniGpt4(chat.ChatFamily):
         if config.prompt not in PROMPTS:
             raise ValueError(f"{path / 'config.json'}: prompt {config.prompt!r}; expected one of: {', '.join(PROMPTS)}")
         self.opening, self.closing = PROMPTS[config.prompt]
+        self.drops_sentences = config.prompt == "harness"
         if config.parts is None:
             model = chat.load_whole(self.model_class, path, **options)
             processor = from_folder(self.processor_class, path)
@@ -70,6 +72,8 @@ class MiniGpt4(chat.ChatFamily):
     def read_answer(self, text: str) -> str:
         """An answer without what follows "###", where the next turn would begin, or precedes "Assistant:".
 
-        Source: MiniGPT-4's and the paper's harness's post-processing, which runs under either prompt.
+        Source: MiniGPT-4's and the paper's harness's post-processing. The harness then drops sentences
+            (`harness_answer`), and so does its prompt here.
         """
-        return text.split("###")[0].split("Assistant:")[-1]
+        kept = text.split("###")[0].split("Assistant:")[-1]
+        return harness_answer(kept) if self.drops_sentences else kept

@@ -47,6 +47,19 @@ def read_fields(folder: Path) -> dict:
     return read_json(folder / "config.json")
 
 
+def part_of(folder: Path, part: str, named: object) -> Path:
+    """The file or folder of a part that the config.json of `folder` names: one path, or several of which one is there.
+
+    Raises:
+        FileNotFoundError: none of them is there.
+    """
+    paths = [folder / str(path) for path in (named if isinstance(named, list) else [named])]
+    for path in paths:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{' or '.join(map(str, paths))}: not there; the checkpoint's {part} is expected there")
+
+
 def is_original(fields: dict) -> bool:
     """Whether a config.json is LLaVA's own; llava-hf's has the same model_type, but describes the tower itself."""
     return "mm_vision_tower" in fields and "vision_config" not in fields

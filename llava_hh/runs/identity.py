@@ -17,7 +17,7 @@ from pathlib import Path
 from llava_hh.files.files import read_json, sha256, write_text
 from llava_hh.files.progress import progress
 from llava_hh.models.lvlm import Lvlm
-from llava_hh.models.original_fields import has_tower, is_original, language_files, tower_folder
+from llava_hh.models.original_fields import has_tower, is_original, language_files, part_of, tower_folder
 from llava_hh.models.weight_files import PROJECTOR, weight_files
 from llava_hh.runs.settings import digest_of
 
@@ -104,7 +104,7 @@ def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
     named = [(file.name, file) for file in _files_in(folder)]
     parts = fields.get("parts")
     for part, where in (parts if isinstance(parts, dict) else {}).items():
-        named += _files_of_part(part, folder / str(where))
+        named += _files_of_part(part, part_of(folder, part, where))
     if is_original(fields):
         base, files = language_files(folder, fields)
         if base != folder:
@@ -119,7 +119,10 @@ def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
 def _files_of_part(part: str, path: Path) -> list[tuple[str, Path]]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there; the checkpoint's {part} is expected there")
-    return [(f"{part}/{file.name}", file) for file in (_files_in(path) if path.is_dir() else [path])]
+    files = [(path.name, path)]
+    if path.is_dir():  # a checkpoint may have parts of its own
+        files = checkpoint_files(path) if has_config(path) else [(file.name, file) for file in _files_in(path)]
+    return [(f"{part}/{name}", file) for name, file in files]
 
 
 def _files_in(folder: Path) -> list[Path]:

@@ -265,3 +265,10 @@ def test_published_lists_are_as_long_as_the_wrappers_that_take_them_need():
         if settings["published_heads"]:
             heads = json.loads((ROOT / settings["published_heads"]).read_text())["hal_heads"]
             assert int(settings["removal_top_k"]) <= len(heads)
+
+
+def test_every_folder_of_a_profile_stands_in_the_list_of_checkpoints():
+    listed = (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8")
+    for profile in (ROOT / "bash_scripts" / "profiles").glob("*.sh"):
+        for name in re.findall(r"checkpoints/([\w.-]+)", profile.read_text(encoding="utf-8")):
+            assert f"`{name}/" in listed, f"{profile.name}: checkpoints/{name}"

@@ -54,7 +54,7 @@ def attention_parts(
         batch: teacher-forced samples, left-padded if several.
         positions: those of each row.
     Source: paper, figure 3; its text mass is question_mass + generated_mass.
-    Differs: the released script adds up keys before the query only, without its own token; here the parts sum to 1.
+    Differs: the released script finds words by their text, and the image at 576 fixed positions.
     """
     rows = attention_rows(lvlm, batch, positions, heads)
     masks = map(part_masks, batch.image_mask.cpu(), batch.response_start)
