@@ -16,11 +16,13 @@ from llava_hh.files.files import read_json
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.json_lists import read_rows, read_values
 from llava_hh.files.processes import processes
-from llava_hh.models.lvlm import Batch, Lvlm, load_lvlm
+from llava_hh.metrics.chair.chair import score_caption
+from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 from llava_hh.runs.identity import describe_loaded, identify_checkpoint
 from llava_hh.runs.scored import refuse_stale, with_image_ids
 
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
+OF_RELEASED = ("mscoco_gt_words", "mscoco_hallucinated_words")  # and what of one that the paper's code wrote
 
 
 def hallucinating_captions(path: Path, allow_none: bool = False) -> list[dict]:
@@ -61,7 +63,8 @@ def read_captions(
         for _, number, entry in read_rows(content, keys=("sentences",)):
             n_captions = number
             if number and is_chosen(entry):
-                chosen.append({name: entry[name] for name in fields if name in entry})
+                names = fields if "mentions" in entry else (*fields, *OF_RELEASED)
+                chosen.append({name: entry[name] for name in names if name in entry})
         if n_captions is None:
             raise KeyError("sentences")
         about = read_values(content, ("overall_metrics", "run"))
@@ -71,6 +74,7 @@ def read_captions(
     except ValueError as error:
         raise ValueError(f"{path}: not JSON as llava-hh score chair writes it ({error})") from None
     refuse_stale(path, about.get("run"))
+    chosen = [entry if "mentions" in entry else _of_released(path, entry) for entry in chosen]
     for entry in chosen:
         if missing := [name for name in fields if name not in entry]:
             raise ValueError(f"--captions {path}: its captions have no {missing[0]}; score captions of llava-hh")
@@ -81,9 +85,28 @@ def read_captions(
     return with_image_ids(path, chosen, variant), n_captions
 
 
+def _of_released(path: Path, entry: dict) -> dict:
+    """An entry of a result file that the paper's code wrote, with what ours have beside it.
+
+    Its token ids and the name of its image are left to `TeacherForced`, which has the model and the images.
+
+    Raises:
+        ValueError: hallucinated words that CHAIR, counted anew, does not find in its caption.
+    """
+    truth, found = (entry.pop(name, None) for name in OF_RELEASED)
+    if not isinstance(truth, list) or not isinstance(found, list) or not isinstance(entry.get("caption"), str):
+        return entry
+    scored = score_caption(entry["caption"], {*map(str, truth)})
+    if found != scored["mscoco_hallucinated_words"]:
+        which = f"image {entry.get('image_id')}: hallucinated words {found}"
+        raise ValueError(f"--captions {path}: {which}, which CHAIR does not find there; score the captions anew")
+    return {"prompt": DESCRIBE, "image": None, "token_ids": None, **entry, "mentions": scored["mentions"]}
+
+
 def _why_unlike_ours(entry: dict) -> str | None:
     ids, mentions = entry["token_ids"], entry["mentions"]
-    if not isinstance(ids, list) or any(type(number) is not int or not 0 <= number < 2**31 for number in ids):
+    is_listed = isinstance(ids, list) and all(type(number) is int and 0 <= number < 2**31 for number in ids)
+    if ids is not None and not is_listed:
         return "token_ids are not a list of token ids"
     if not isinstance(entry["prompt"], str) or not isinstance(entry["caption"], str):
         return "prompt and caption are not both text"
@@ -148,15 +171,40 @@ class TeacherForced:
         return load_lvlm(self.model)
 
     def image_of(self, entry: dict) -> Path:
-        return image_path(self.image_folder, entry["image"])
+        """The image's file: by its name, or where a released result has none, by COCO's way to name one by its id.
+
+        Raises:
+            ValueError: a name that cannot be one, or no such file.
+        """
+        if entry["image"] is not None:
+            return image_path(self.image_folder, entry["image"])
+        number = f"{entry['image_id']:012d}.jpg"
+        names = (f"COCO_{self.image_folder.resolve().name}_{number}", number)
+        if there := [self.image_folder / name for name in names if (self.image_folder / name).is_file()]:
+            return there[0]
+        raise ValueError(f"{self.image_folder}: neither {' nor '.join(names)} there, the image of a caption")
+
+    def ids_of(self, entry: dict) -> list[int]:
+        """The caption's token ids: those that were generated, or where a released result has none, those of its text.
+
+        Raises:
+            ValueError: the ids of the text are not the text again.
+        """
+        if entry["token_ids"] is not None:
+            return entry["token_ids"]
+        ids = self.lvlm.tokenizer(entry["caption"], add_special_tokens=False).input_ids
+        if (text := self.lvlm.answer_text(ids)) != entry["caption"]:
+            which = f"image {entry['image_id']}: the caption {entry['caption'][:60]!r}"
+            raise ValueError(f"{which} comes back from this model's tokens as {text[:60]!r}; caption the images anew")
+        return ids
 
     def batch(self, entry: dict) -> Batch:
         """The teacher-forced sample of one caption."""
-        return self.lvlm.encode([load_image(self.image_of(entry))], [entry["prompt"]], [entry["token_ids"]])
+        return self.lvlm.encode([load_image(self.image_of(entry))], [entry["prompt"]], [self.ids_of(entry)])
 
     def prepare(self, entry: dict) -> tuple[list[Target], list[int], Batch]:
         """Targets of one caption, the positions that predict them, and the teacher-forced sample."""
-        tokenizer, ids, mentions = self.lvlm.tokenizer, entry["token_ids"], entry["mentions"]
+        tokenizer, ids, mentions = self.lvlm.tokenizer, self.ids_of(entry), entry["mentions"]
         if self.released:
             targets = find_released_targets(tokenizer, ids, mentions)
         else:

@@ -40,7 +40,7 @@ class Inheritance(CaptionFigure):
         self.groups = split_heads((lvlm.n_layers, lvlm.n_heads), *(self.heads(group) for group in RANKED))
         self.firsts = [self.groups[group][0] for group in RANKED]
         self.base = load_base(self.options["base_model"], lvlm)
-        check_vocabulary(lvlm, self.base, self.entries)
+        check_vocabulary(self.teacher, self.base, self.entries)
 
     def further(self) -> dict[str, Any]:
         from llava_hh.runs.identity import identify_checkpoint

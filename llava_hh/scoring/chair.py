@@ -1,8 +1,10 @@
 """Captions of a file scored by CHAIR, and the result file that attribution and the analyses read."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from llava_hh.files.progress import progress
 from llava_hh.files.tables import Table, beside, print_table
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
+from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
 from llava_hh.metrics.chair.words import drop_incomplete_sentence
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.runs.run import processes, provenance, share_out
 from llava_hh.scoring.result import see_writable
+
+NUMBERED = re.compile(r"(?:.*_)?(\d+)")  # COCO_val2014_000000000139
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class CaptionsFile:
     objects: Path | None = None
     dataset: str = "coco"
     variant: str = "hh"
-    id_key: str = "image_id"
+    id_key: str | None = None
     text_key: str = "text"
     drop_incomplete: bool = False
     skip_bad: bool = False
@@ -62,7 +67,13 @@ def read_captions(given: CaptionsFile, dataset: Dataset, skip: Skip) -> list[tup
     return rows
 
 
-def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Dataset) -> dict[str, Any]:
+def _caption_row(row: dict[str, Any], id_key: str | None, text_key: str, dataset: Dataset) -> dict[str, Any]:
+    if id_key is None and "image_id" not in row and (found := _ids_elsewhere(row, dataset)):
+        if len({*found.values()}) > 1:
+            named = " and ".join(f"{key} {row[key]!r}" for key in found)
+            raise ValueError(f"{named} are not one image; say by --id-key which counts")
+        row = {**row, "image_id": next(iter(found.values()))}
+    id_key = id_key or "image_id"
     for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
         if key not in row:
             keys = " ".join(", ".join(sorted(row)).split()) or "none"
@@ -74,6 +85,18 @@ def _caption_row(row: dict[str, Any], id_key: str, text_key: str, dataset: Datas
     if not isinstance(text, str):
         raise ValueError(f"{text_key!r} (--text-key) is {text!r}; expected a string")
     return {**row, "image_id": image_id, "caption": text}
+
+
+def _ids_elsewhere(row: dict[str, Any], dataset: Dataset) -> dict[str, ImageId]:
+    """The ids of an image under question_id and in its file's name under image, of those that are there."""
+    found = {}
+    for key in ("question_id", "image"):
+        value = row.get(key)
+        if key == "image" and isinstance(value, str) and (numbered := NUMBERED.fullmatch(Path(value).stem)):
+            value = numbered[1] if dataset.variant != NOCAPS else value
+        with suppress(ValueError):
+            found[key] = dataset.image_id(value)
+    return found
 
 
 def skipper(bad: list[str]) -> Skip:
@@ -133,7 +156,8 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     sentences = share_out(kept, score)
     captions = [references.get(entry["image_id"], []) for entry in sentences]
     overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
-    about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
+    about = {name: getattr(given, name) for name in ("drop_incomplete", "text_key")}
+    about |= {"id_key": given.id_key or "image_id"}
     about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
     return {"sentences": sentences, "overall_metrics": overall, "run": made_of((given.captions, *truth), **about)}
 

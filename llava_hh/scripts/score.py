@@ -49,7 +49,10 @@ def add_chair(parser: ScriptParser) -> None:
     text = "JSON lines, one caption a row; any further fields are kept"
     add("--captions", FILE, text, f"{ATTRIBUTED}/captions.jsonl", required=True)
     add("--dataset", DATASETS, "what the captions are of", default="coco")
-    add("--id-key", "KEY", "key of the image's id in a row (nocaps: or of its file's name)", default="image_id")
+    text = (
+        "key of the image's id in a row (nocaps: or of its file's name); image_id by default, else question_id or image"
+    )
+    add("--id-key", "KEY", text)
     add("--text-key", "KEY", "key of the caption in a row", default="text")
     add_truth = chair.one_of(MODEL, required=True)
     text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"

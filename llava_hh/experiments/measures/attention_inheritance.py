@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from llava_hh.attention.hooks import record
 from llava_hh.attention.modules import attention_modules, heads_on_image_alone
 from llava_hh.attention.spans import after_last_image
+from llava_hh.attribution.captions import TeacherForced
 from llava_hh.experiments.measures.same_layers import compare_in_layers, rest_of_layers
 from llava_hh.files.files import read_json
 from llava_hh.files.memory import in_parts
@@ -105,14 +106,14 @@ def text_ids(batch: Batch, base: PreTrainedModel) -> Tensor:
     return ids
 
 
-def check_vocabulary(lvlm: Lvlm, base: PreTrainedModel, entries: Sequence[Mapping]) -> None:
+def check_vocabulary(teacher: TeacherForced, base: PreTrainedModel, entries: Sequence[dict]) -> None:
     """Refuse prompts and captions that the base cannot read, before the first image is loaded.
 
     Raises:
         ValueError: an id that the base has no embedding for.
     """
     for entry in entries:
-        text_ids(lvlm.encode([None], [entry["prompt"]], [entry["token_ids"]]), base)
+        text_ids(teacher.lvlm.encode([None], [entry["prompt"]], [teacher.ids_of(entry)]), base)
 
 
 def text_blocks(model: PreTrainedModel, base: PreTrainedModel, batch: Batch) -> TextBlocks:
