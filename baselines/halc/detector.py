@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from baselines.halc.settings import MINI_TOWER, HalcSettings
+from baselines.halc.original_detector import load_original
+from baselines.halc.settings import MINI_TOWER, HalcSettings, dino_files
 from baselines.halc.windows import Box, area
 from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.mini.vision import PATCH, load_vision_tower, normalised, patch_features
@@ -22,8 +23,8 @@ def load_detector(settings: HalcSettings) -> "GroundingDino | MiniDetector":
     """The detector that the settings name; loaded once.
 
     Raises:
-        ValueError: GroundingDINO's original file.
         FileNotFoundError: there is no checkpoint.
+        ValueError: weights that do not fit.
     """
     thresholds = settings.box_threshold, settings.text_threshold, settings.min_area, settings.duplicate_iou
     return _load(settings.detector, *thresholds)
@@ -31,18 +32,16 @@ def load_detector(settings: HalcSettings) -> "GroundingDino | MiniDetector":
 
 @lru_cache(maxsize=1)
 def _load(name: str, *thresholds: float) -> "GroundingDino | MiniDetector":
-    return MiniDetector() if name == "mini" else GroundingDino(Path(name), *thresholds)
+    return MiniDetector() if name == "mini" else GroundingDino(name, *thresholds)
 
 
 def check_folder(path: Path, wanted: str) -> None:
     """Refuse a path that is not the folder of a checkpoint.
 
     Raises:
-        ValueError: GroundingDINO's original file, a Git LFS pointer, or damaged JSON.
+        ValueError: a Git LFS pointer, or damaged JSON.
         FileNotFoundError: the folder has no config.json.
     """
-    if path.suffix == ".pth" or list(path.glob("*.pth")):
-        raise ValueError(f"{path}: GroundingDINO's original file; get {wanted}")
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: no config.json there; get {wanted}")
     check_files(path)
@@ -54,9 +53,14 @@ class GroundingDino:
     Source: HALC's detector.py; boxes are clipped to the image and rounded to three decimals.
     """
 
-    def __init__(self, path: Path, box_threshold: float, text_threshold: float, min_area: float, iou: float):
-        check_folder(path, "IDEA-Research/grounding-dino-tiny in the transformers layout, the same model")
-        self.model = from_folder(AutoModelForZeroShotObjectDetection, path).eval()
+    def __init__(self, named: str, box_threshold: float, text_threshold: float, min_area: float, iou: float):
+        path, weights = dino_files(named)
+        what = "its config.json, tokenizer and preprocessor" if weights else "in the transformers layout"
+        check_folder(path, f"IDEA-Research/grounding-dino-tiny ({what})")
+        if weights:
+            self.model = load_original(weights, path)
+        else:
+            self.model = from_folder(AutoModelForZeroShotObjectDetection, path).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = from_folder(AutoProcessor, path)
         self.thresholds, self.min_area, self.iou = (box_threshold, text_threshold), min_area, iou

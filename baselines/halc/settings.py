@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from baselines.dola import DolaSettings
 from baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
+from llava_hh.models.weight_files import WHOLE
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 # both lists: baselines/decoder_zoo/HALC/context_density/halc.py of the paper's repository
@@ -15,6 +16,10 @@ _EXEMPT = """
 """
 RELEASED_EXEMPT = tuple(_EXEMPT.split())
 RELEASED_ALWAYS = ("sink", "microwave", "toaster", "puppy", "bottle", "table", "oven", "orange", "toothbrush", "cars")
+
+DINO = "checkpoints/grounding-dino-tiny"
+# where the paper's repository puts GroundingDINO as its authors published it
+ORIGINAL_DINO = Path(__file__).resolve().parents[1] / "decoder_zoo/GroundingDINO/weights/groundingdino_swint_ogc.pth"
 
 TOOL = Rule("a folder or 'mini'", lambda value: isinstance(value, str) and value != "")
 EVEN_WORDS = "an even number from 2 to 12, for four windows have six pairs"
@@ -27,7 +32,9 @@ class HalcSettings(CheckedSettings):
     """Settings of HALC.
 
     Args:
-        detector: folder of a GroundingDINO in the transformers layout, or "mini", see `detector.MiniDetector`.
+        detector: folder of a GroundingDINO in the transformers layout, its original file (.pth; the folder DINO then
+            describes it, and the file is looked for at ORIGINAL_DINO where the folder has no weights), or "mini", see
+            `detector.MiniDetector`.
         scorer: folder of a BLIP image-text matcher or of a CLIP, or "mini", see `scorer.MiniScorer`.
         base: the decoding between the checks.
         candidates: how many first tokens of a word the windows propose, an even number.
@@ -48,7 +55,7 @@ class HalcSettings(CheckedSettings):
         ValueError: a field that is not allowed.
     """
 
-    detector: Annotated[str, TOOL] = "checkpoints/grounding-dino-tiny"
+    detector: Annotated[str, TOOL] = DINO
     scorer: Annotated[str, TOOL] = "checkpoints/blip-itm-base-coco"
     base: Annotated[DolaSettings, Rule("DolaSettings", lambda value: isinstance(value, DolaSettings))] = DolaSettings()
     candidates: Annotated[int, EVEN] = 4
@@ -66,9 +73,21 @@ class HalcSettings(CheckedSettings):
     seed: Annotated[int, whole()] = 42
 
     def tools(self) -> dict[str, Path]:
-        """The weights of detector and scorer, by these names."""
-        named = {"detector": self.detector, "scorer": self.scorer}
-        return {name: MINI_TOWER if text == "mini" else Path(text) for name, text in named.items()}
+        """The weights of detector and scorer, by these names, and what describes a detector of one file."""
+        folder, weights = dino_files(self.detector)
+        named = {"detector": weights or folder, "scorer": Path(self.scorer)}
+        if weights:
+            named["detector_config"] = folder
+        return {name: MINI_TOWER if path == Path("mini") else path for name, path in named.items()}
+
+
+def dino_files(detector: str) -> tuple[Path, Path | None]:
+    """The folder that describes a GroundingDINO, and its original file; None where the folder has weights itself."""
+    path = Path(detector)
+    if path.suffix == ".pth":
+        return Path(DINO), path
+    lacks_weights = (path / "config.json").is_file() and not any((path / name).is_file() for name in WHOLE)
+    return path, ORIGINAL_DINO if lacks_weights and ORIGINAL_DINO.is_file() else None
 
 
 _RELEASED = {"exempt_words": RELEASED_EXEMPT, "always_words": RELEASED_ALWAYS, "variant": "released"}
