@@ -71,6 +71,14 @@ def test_llava16(tmp_path):
     folder = write_llava16(tmp_path / "llava-v1.6-tiny", tiny_llava16(len(tokens)), tokens)
     run("--model", folder, "--out", tmp_path / "converted")
     model = LlavaNextForConditionalGeneration.from_pretrained(tmp_path / "converted")
+    # what transformers 4 reads in another place, or by another name (4.57 gives the same ids and logits, tried by hand)
+    said = json.loads((tmp_path / "converted" / "config.json").read_text())["text_config"]
+    assert said["rope_theta"] == said["rope_parameters"]["rope_theta"] == 5000
+    settings = json.loads((tmp_path / "converted" / "tokenizer_config.json").read_text())
+    assert settings["add_bos_token"] is False and "<|im_end|>" in settings["additional_special_tokens"]
+    assert (tmp_path / "converted" / "tokenizer.model").read_bytes() == (folder / "tokenizer.model").read_bytes()
+    index = json.loads((tmp_path / "converted" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert not any(name.startswith("model.vision_tower.embeddings") for name in index)
     processor = AutoProcessor.from_pretrained(tmp_path / "converted")
     expected, own = load_checkpoint(LlavaNextForConditionalGeneration, folder)
     texts = ["<|im_start|>user\n<image>\na dog<|im_end|>"] * 3
