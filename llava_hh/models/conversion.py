@@ -50,7 +50,7 @@ def convert_original(folder: Path, out: Path, dtype: torch.dtype | None = None) 
 
 
 def serve_version_4(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Say in tokenizer_config.json what transformers 4 reads there and 5 elsewhere: special tokens, and a BOS or none."""
+    """Say in tokenizer_config.json what transformers 4 reads there, 5 elsewhere: special tokens, and a BOS or none."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["additional_special_tokens"] = settings.pop("extra_special_tokens", [])
     settings["add_bos_token"] = tokenizer("a").input_ids[0] == tokenizer.bos_token_id
