@@ -1,0 +1,69 @@
+"""Tables of README and docs, each made of a committed result file that a comment above it names.
+
+    <!-- made of results/mini/measured.json -->
+    | ... |
+    <!-- end -->
+
+`python -m tests.support.shown_tables` writes them anew; tests/docs/test_tables.py holds the pages to the files.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from llava_hh.comparing.summary import table_of, table_of_pope, table_of_spread
+from llava_hh.files.tables import Table
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def heads_in_common(content: dict) -> Table:
+    rows = []
+    for pair in content["pairs"]:
+        common = pair["overlap"][str(content["top_k"])]
+        names = " and ".join(Path(name).parents[2].name for name in pair["lists"])
+        found = f"{common['n']} of {content['top_k']}"
+        rows.append([names, found, f"{common['chance'] * content['top_k']:.1f}", f"{common['p']:.2g}"])
+    return Table(["lists of", "heads in common", "by chance", "p"], rows)
+
+
+def table_in(path: Path) -> Table:
+    """The table of a result file, of whatever kind it is.
+
+    Raises:
+        ValueError: a kind that has no table.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "pairs" in content:
+        return heads_in_common(content)
+    if "n_runs" in content:
+        return table_of_spread({path.stem: content})
+    if "methods" in content:
+        return (table_of_pope if "llava" in content["methods"]["greedy"] else table_of)(content)
+    raise ValueError(f"{path}: no table is made of such a file")
+
+
+def shown(path: Path) -> str:
+    """The table, and what it was measured on and when."""
+    table, run = table_in(path), json.loads(path.read_text(encoding="utf-8"))["run"]
+    where = f"Measured on {run['date'][:10]}, CPU, {run['machine']}." if "machine" in run else ""
+    note = " ".join(filter(None, [table.note, where]))
+    return f"{Table(table.heads, table.rows, note).markdown()}\n"
+
+
+def renewed(page: str) -> str:
+    return SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(ROOT / found[1])}<!-- end -->", page)
+
+
+def main() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        if (new := renewed(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page)
+
+
+if __name__ == "__main__":
+    main()
