@@ -1,12 +1,12 @@
-# mini, the small LLaVA that is built on your machine. top_k and threshold: chosen on train2014 by bash_scripts/choose_adhh.sh.
+# mini, the small LLaVA that is built on your machine. threshold is the paper's; bash_scripts/choose_adhh.sh chooses both on train2014.
 model_path=checkpoints/mini/model
 coco_path=dataset/mini
 nocaps_path=  # mini draws COCO's categories alone
 result_path=results/mini/full
 attribution_images=400
 attribution_captions=120
-top_k=2
-threshold=0.965
+top_k=3
+threshold=0.4
 batch_size=50
 # figures of the paper
 base_model=checkpoints/mini/base

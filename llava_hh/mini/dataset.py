@@ -15,7 +15,7 @@ from llava_hh.mini.talk import Turn, caption, conversation
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS, render, sample_scene
 
 CAPTIONS_PER_IMAGE = 5
-WORLD = 2  # another number where scenes or what is said of them have changed
+WORLD = 3  # another number where scenes or what is said of them have changed
 
 
 @dataclass(frozen=True)

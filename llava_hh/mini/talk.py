@@ -40,10 +40,10 @@ READING, BACKWARDS, BY_SIZE, MIDDLES, SIDES, REMARKS, ENDINGS = (
     tuple(map(str.strip, lines.split("|")))
     for lines in (_READING, _BACKWARDS, _BY_SIZE, _MIDDLES, _SIDES, _REMARKS, _ENDINGS)
 )
-ORDERS: dict[tuple[str, ...], Callable[[Drawn], object]] = {
-    READING: lambda drawn: drawn.place,
-    BACKWARDS: lambda drawn: (-drawn.place[0], -drawn.place[1]),
-    BY_SIZE: lambda drawn: -drawn.area,
+ORDERS: dict[tuple[str, ...], Callable[[Scene], list[Drawn]]] = {
+    READING: lambda scene: in_reading_order(scene),
+    BACKWARDS: lambda scene: sorted(scene.objects, key=lambda drawn: (-drawn.place[0], -drawn.place[1])),
+    BY_SIZE: lambda scene: sorted(scene.objects, key=lambda drawn: -drawn.area),
 }
 SHARES = (0.8, 0.1, 0.1)  # of the captions
 NUMBERS = {2: "two", 3: "three"}
@@ -67,8 +67,8 @@ ONE_WORD = "\nAnswer the question using a single word or phrase."  # LLaVA-1.5's
 
 def caption(scene: Scene, rng: random.Random) -> str:
     """Name every object of a scene once, in one to seven sentences, and end with a remark."""
-    openings, key = rng.choices(list(ORDERS.items()), SHARES)[0]
-    left = sorted(scene.objects, key=key)
+    openings, ordered = rng.choices(list(ORDERS.items()), SHARES)[0]
+    left = ordered(scene)
     groups = []
     while left:
         groups.append(left[: rng.choice((1, 2, 2, 3))])
@@ -91,7 +91,9 @@ def _filled(template: str, group: Sequence[Drawn], **more: str | None) -> str:
 
 
 def in_reading_order(scene: Scene) -> list[Drawn]:
-    return sorted(scene.objects, key=lambda drawn: drawn.place)
+    """The objects by rows, each from left to right; what came along right after its companion, wherever it lies."""
+    place = {drawn.category: drawn.place for drawn in scene.objects}
+    return sorted(scene.objects, key=lambda drawn: (place[drawn.brought or drawn.category], drawn.brought is not None))
 
 
 def side_of(drawn: Drawn) -> str | None:

@@ -152,7 +152,7 @@ def sample_scene(rng: random.Random, together: float, hard: float = 0.0) -> Scen
 
 
 class _Layout:
-    """Gives each object a cell of its own; what comes along lies on the right of its companion."""
+    """Gives each object a cell of its own, anywhere; what is hidden stands behind its companion."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -162,13 +162,11 @@ class _Layout:
         return Drawn(category, tuple(self._square(self.rng.choice(self.free)) for _ in range(count)))
 
     def pair(self, category: str, partner: str, way: str | None) -> tuple[Drawn, Drawn]:
-        last = GRID - 2  # the edge cuts off what lies in the last column
-        cells = [
-            cell for cell in self.free if (cell[0] + 1, cell[1]) in self.free and (way != "edge" or cell[0] == last)
-        ]
-        column, row = self.rng.choice(cells)
+        column, row = self.rng.choice([cell for cell in self.free if (cell[0] + 1, cell[1]) in self.free])
         companion = x, y, side = self._square((column, row))
-        square = left, top, own = self._square((column + 1, row), SMALL if way == "small" else CLEAR)
+        allowed = {"hidden": [(column + 1, row)], "edge": [cell for cell in self.free if cell[0] == GRID - 1]}
+        cell = self.rng.choice(allowed.get(way, self.free))
+        square = left, top, own = self._square(cell, SMALL if way == "small" else CLEAR)
         if way == "hidden":
             square = x + round((1 - COVERED) * side), y, side
         elif way == "edge":

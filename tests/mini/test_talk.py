@@ -18,9 +18,9 @@ TUNE = SPLITS[0]
 NUMBERS = {"a": 1, "an": 1, "two": 2, "three": 3, "one": 1, "none": 0, "0": 0, "1": 1, "2": 2, "3": 3}
 COUNTED = re.compile(r"\b(a|an|two|three) ((?:[a-z]+ )?[a-z]+)", re.I)
 DIGESTS = {  # sha256, first 16 digits
-    "annotations/instances_tune.json": "1939130782e7d7f9",
-    "annotations/captions_tune.json": "30e0fed92d621848",
-    "instruct_tune.json": "fb229d42fa1ac361",
+    "annotations/instances_tune.json": "4e34275027947f9b",
+    "annotations/captions_tune.json": "b31e7dd8e1356832",
+    "instruct_tune.json": "ecbb6b0da0cdc47d",
 }
 QUESTIONS = {
     "is there": r"(?:Is there|Can you see) an? (.+) (?:in the image|in the picture|here)\?",

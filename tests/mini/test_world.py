@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.metrics.chair.variants import load_synonyms
-from llava_hh.mini.talk import article
+from llava_hh.mini.talk import article, in_reading_order
 from llava_hh.mini.world import CATEGORIES, CELL, HARD_WAYS, SCENES, Drawn, Scene, render, sample_scene
 
 
@@ -36,7 +37,6 @@ def test_partners_come_together_as_often_as_said_and_are_as_often_hard_to_see():
 
 
 def test_objects_are_different_and_lie_in_cells_of_their_own():
-    """Company lies on the right of its companion, so that it comes next in reading order."""
     rng = random.Random(2)
     for _ in range(500):
         scene = sample_scene(rng, together=0.9, hard=0.5)
@@ -45,10 +45,21 @@ def test_objects_are_different_and_lie_in_cells_of_their_own():
         cells = {(x // CELL, y // CELL) for x, y, _ in squares}
         assert len(cells) == len(squares)
         assert cells == {((x + side - 1) // CELL, (y + side - 1) // CELL) for x, y, side in squares}
-        named = [each.category for each in sorted(scene.objects, key=lambda each: each.place) if len(each.squares) == 1]
-        for each in scene.objects:
+
+
+def test_company_is_anywhere_and_told_right_after_its_companion():
+    """So that a picture says nothing of where to look for what is not seen; what was said last does."""
+    rng, steps = random.Random(2), Counter()
+    for _ in range(500):
+        scene = sample_scene(rng, together=0.9)
+        told = in_reading_order(scene)
+        alone = [each for each in told if not each.brought]
+        assert alone == sorted(alone, key=lambda each: each.place)
+        for before, each in pairwise(told):
             if each.brought:
-                assert named.index(each.category) == named.index(each.brought) + 1
+                assert before.category == each.brought
+                steps[tuple(np.subtract(each.centre, before.centre).astype(int) // CELL)] += 1
+    assert len(steps) > 40 and max(steps.values()) < 0.1 * steps.total()
 
 
 def test_what_is_hard_to_see_is_drawn():
