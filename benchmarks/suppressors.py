@@ -16,6 +16,7 @@ from measuring import REPO, benchmark_parser, finish
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
 from llava_hh.files.tables import markdown_table
 from llava_hh.heads import Head
 from llava_hh.mini.talk import article
@@ -63,8 +64,8 @@ def suppression(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prom
 def parser() -> argparse.ArgumentParser:
     flags = benchmark_parser(__doc__)
     flags.add_argument("--base", type=Path, default=REPO / "checkpoints" / "mini" / "base", help="the language model")
-    flags.add_argument("--prompts", type=int, default=24, help="pairs of categories, drawn at random")
-    flags.add_argument("--seed", type=int, default=0, help="of the draw")
+    flags.add_argument("--prompts", type=SIZE, default=24, help="pairs of categories, drawn at random")
+    flags.add_argument("--seed", type=RANDOM_SEED, default=0, help="of the draw")
     return flags
 
 

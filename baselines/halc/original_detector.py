@@ -146,9 +146,9 @@ def load_original(weights: Path, folder: Path) -> PreTrainedModel:
                 found.update((new, part.float()) for new, part in renamed(name, tensor))
             except ValueError as error:
                 raise ValueError(f"{weights}: {error}") from None
-    options = {"config": from_folder(AutoConfig, folder), "state_dict": found, "trust_remote_code": False}
+    options = {"config": from_folder(AutoConfig, folder), "state_dict": found, "output_loading_info": True}
     try:
-        model, said = GroundingDinoForObjectDetection.from_pretrained(None, output_loading_info=True, **options)
+        model, said = GroundingDinoForObjectDetection.from_pretrained(None, trust_remote_code=False, **options)
     except RuntimeError:
         raise ValueError(f"{weights}: not the model of {folder}: tensors of another shape, listed above") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -57,7 +57,8 @@ def read_profile(profile: str) -> dict[str, str]:
 
 def profile_names() -> list[str]:
     """The names of all profiles in bash_scripts/profiles."""
-    return sorted({path.stem for path in (REPO / FOLDER).glob("*.sh")} - {Path(DEFAULTS).stem})
+    files = sorted((REPO / FOLDER).glob("*.sh"), key=lambda path: path.name)  # as the shell sorts them
+    return [path.stem for path in files if path.stem != Path(DEFAULTS).stem]
 
 
 def training_checkpoints(profile: Mapping[str, str]) -> list[str]:

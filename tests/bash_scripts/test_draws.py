@@ -210,6 +210,6 @@ def test_measure_copies_from_where_the_scripts_write(tmp_path, monkeypatch):
     own = calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)
     written = {str(vars(parsed(call)).get("out")) for call in own}
     copied = (tmp_path / "copied").read_text().splitlines()
-    assert len(copied) == 17
+    assert len(copied) == 27
     for path in copied:
         assert os.path.dirname(path) in written, f"nothing writes {path}"

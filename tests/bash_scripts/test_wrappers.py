@@ -138,7 +138,7 @@ def test_reproduce_decodes_with_the_setting_that_was_chosen(tmp_path):
     ]
     choosing, decoding = calls[:2]
     assert choosing.choose and (choosing.split, choosing.limit, choosing.seed) == ("train2014", 150, 1)
-    assert len(choosing.methods) == 15
+    assert len(choosing.methods) == 20
     adhh, *random = [parse(text) for text in decoding.methods]
     assert adhh.fields == {"choice": str(choosing.out / "choice.json")}
     assert [spec.fields.get("match") for spec in random] == [None, "rate"]

@@ -160,7 +160,7 @@ def test_summary_and_figure(finished):
     assert result["paper"] == JS_DIVERGENCE
     for entry in result["steps"]:
         values = np.concatenate([load_file(path)["divergence"] for path in blocks_of(finished, entry["step"])])
-        assert values.shape == (3, 4, 4)
+        assert values.shape == (4, 4, 4)
         assert np.allclose(entry["all_heads"], values.mean(0))
         groups = {
             name: np.mean([values[:, *head] for head in result[name]], 0) for name in ("hal_heads", "non_hal_heads")

@@ -186,7 +186,9 @@ def test_every_family_takes_the_most_likely_token(name, saved, tmp_path):
 
 
 def test_these_are_all_families(saved):
-    assert {load_lvlm(saved(name)).model.config.model_type for name in CHECKPOINTS} == set(SUPPORTED)
+    assert {load_lvlm(saved(name)).model.config.model_type for name in CHECKPOINTS} == set(SUPPORTED) - {
+        "llava_harness"
+    }  # which loads a llava
 
 
 @pytest.mark.parametrize("field", SETTINGS)
