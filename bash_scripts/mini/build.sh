@@ -1,5 +1,5 @@
 #!/bin/sh
-# mini's weights from nothing: data, vision tower (2 minutes), projector and LoRA tuning (40 minutes), checkpoint. On one core.
+# mini's weights from nothing: data, vision tower (2 minutes), projector and LoRA tuning (40 to 50 minutes), checkpoint. On one core.
 # Skips what is there; tuning goes on from its last saved step. To train anew, give new folders: --weights, --model.
 # Usage: sh bash_scripts/mini/build.sh [any flag of llava-hh mini]
 set -eu

@@ -110,7 +110,7 @@ def save_start(base: Path, vision: Path, out: Path, seed: int = SEED) -> None:
 def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> None:
     """Align, tune, and save adapter and projector (half precision) at SAVED_STEPS under `out/step-<n>`.
 
-    About 4 s a step on one core. A rerun goes on from the last saved step, whose full state is `out/tuning_state.pt`.
+    About 5 s a step on one core. A rerun goes on from the last saved step, whose full state is `out/tuning_state.pt`.
     """
     torch.manual_seed(seed)
     model, processor = untuned_llava(base, vision)
