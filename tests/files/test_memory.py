@@ -81,7 +81,7 @@ def test_one_row_that_does_not_fit_is_an_error_with_advice(few_rows, tiny_checkp
 
 def test_attribution_takes_fewer_rows(few_rows, tiny_checkpoint, tiny_results, tiny_coco, tmp_path):
     flags = ["--model", tiny_checkpoint, "--captions", tiny_results / "train2014" / "captions_eval_results.json"]
-    flags += ["--image-folder", tiny_coco / "train2014", "--limit", 3, "--list-length", 3]
+    flags += ["--image-folder", tiny_coco / "train2014", "--limit", 6, "--list-length", 3]
 
     def run(name: str) -> dict[str, np.ndarray]:
         attribute.main([str(flag) for flag in [*flags, "--out", tmp_path / name]])
