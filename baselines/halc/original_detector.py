@@ -14,10 +14,10 @@ from transformers import AutoConfig, GroundingDinoForObjectDetection, PreTrained
 from llava_hh.models.weight_files import WeightFile
 from llava_hh.models.without_code import from_folder
 
-# Patterns of the original's names and transformers' for them, the first that fits counts; a bar parts alternatives that
-# stand at the same place in both. Source: the names of both, by transformers' own conversion for Swin-T.
+# Patterns of the original's names and transformers' for them, the first that fits counts; query|key|value are three
+# tensors there and the thirds of one here. Source: the names of both, by transformers' own conversion for Swin-T.
 _SWIN, _LAYER = "model.backbone.conv_encoder.model", r"backbone\.0\.layers\.(\d+)"
-_ENCODER, _DECODER = r"transformer\.encoder\.(?:{})\.(\d+)", r"transformer\.decoder\.layers\.(\d+)"
+_ENCODER, _DECODER = r"transformer\.encoder\.{}\.(\d+)", r"transformer\.decoder\.layers\.(\d+)"
 _BLOCK = rf"{_LAYER}\.blocks\.(\d+)"
 _FUSION = _ENCODER.format("fusion_layers")
 _TEXT, _IMAGE = _ENCODER.format("text_layers"), _ENCODER.format("layers")
@@ -117,9 +117,8 @@ def renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         ValueError: a name that the original does not have.
     """
     for pattern, new in RULES:
-        if pattern.match(name):
-            rest = name[pattern.match(name).end() :]
-            start = pattern.match(name).expand(new)
+        if found := pattern.match(name):
+            rest, start = name[found.end() :], found.expand(new)
             if "|" not in start:
                 yield start + rest, tensor
                 return

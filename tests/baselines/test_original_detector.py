@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from baselines.halc import detector, settings
 from baselines.halc.detector import load_detector
-from baselines.halc.original_detector import load_original
+from baselines.halc.original_detector import UNUSED, load_original, renamed
 from baselines.halc.settings import HalcSettings
 from tests.support.real import real
 from tests.support.tiny_matchers import save_tiny_dino
@@ -141,8 +141,6 @@ def test_other_tensors_are_named(dino, tmp_path):
 def test_every_tensor_of_the_real_model_has_a_name_in_the_original():
     names = json.loads((real("names", "gdino.json") / "gdino.json").read_text())
     weights = {name: torch.zeros(shape) for name, (_, shape) in names.items() if "index" not in name}
-    from baselines.halc.original_detector import UNUSED, renamed
-
     back = {
         new: tuple(part.shape)
         for name, tensor in to_original(weights).items()
