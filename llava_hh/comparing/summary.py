@@ -147,17 +147,17 @@ def table_of_pope(content: Mapping[str, Any]) -> Table:
 
 
 def table_of_spread(spreads: dict[str, dict]) -> Table:
-    """The results of `spread_over_runs` by label: shares in percent, differences in points."""
+    """The results of `spread_over_runs` by label: shares in percent, their differences in points."""
     heads = ["over runs", "metric", "mean", "SD", "range", "minus reference (95% over runs)", "SD of one over images"]
     rows = []
     for label, spread in spreads.items():
-        for metric in ("CHAIRs", "CHAIRi", "recall"):
-            of_runs, difference = spread[metric], spread[metric]["minus_reference"]
-            low, high = (100 * end for end in of_runs["range"])
-            cells = [f"{label}, {spread['n_runs']} runs", METRICS[metric].head, f"{100 * of_runs['mean']:.1f}"]
-            cells += [f"{100 * of_runs['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
-            cells.append(Estimate(difference["mean"], difference["interval"]["mean"], 100, "+.1f"))
-            rows.append([*cells, f"{100 * difference['sd_images']:.1f}"])
+        for metric in ("CHAIRs", "CHAIRi", "recall", "distinct", "repeated"):
+            of_runs, difference, factor = spread[metric], spread[metric]["minus_reference"], METRICS[metric].factor
+            low, high = (factor * end for end in of_runs["range"])
+            cells = [f"{label}, {spread['n_runs']} runs", METRICS[metric].head, f"{factor * of_runs['mean']:.1f}"]
+            cells += [f"{factor * of_runs['sd']:.1f}", f"{low:.1f} to {high:.1f}"]
+            cells.append(Estimate(difference["mean"], difference["interval"]["mean"], factor, "+.1f"))
+            rows.append([*cells, f"{factor * difference['sd_images']:.1f}"])
     return Table(heads, rows)
 
 

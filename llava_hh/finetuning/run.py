@@ -18,6 +18,7 @@ from llava_hh.finetuning.losses import AttentionLoss, TargetedModel
 from llava_hh.finetuning.settings import FineTuningSettings, Rules, mixed_precision, sharding
 from llava_hh.finetuning.trainer import LEFT_OUT, TargetedTrainer, resume_point, training_arguments, writing
 from llava_hh.heads import Head
+from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256, identify
@@ -149,6 +150,18 @@ def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str
         checkpoints.write_manifest(part, settings, given.steps)
 
 
+def refuse_conditions_alone(model: Path, lvlm: Lvlm) -> None:
+    """Check that what is trained will be asked as its start is.
+
+    Raises:
+        ValueError: the folder only says how another checkpoint is asked, which a folder of weights would not.
+    """
+    asked_as, saved_as = model_type_of(model), lvlm.model.config.model_type
+    if asked_as != saved_as:
+        problem = f"{model} asks a checkpoint of {saved_as} as {asked_as}, a tuned one would be asked as {saved_as}"
+        raise ValueError(f"{problem}; fine-tune the checkpoint that its config.json names, and name it in a copy")
+
+
 def is_trained(given: Training) -> bool:
     """Whether --out holds the rows of all steps already; the first process looks, for all.
 
@@ -179,6 +192,7 @@ def finetune(given: Training) -> Path | None:
     for message in data.bad:
         print(f"skipped: {message}")
     lvlm = load_lvlm(given.model)
+    refuse_conditions_alone(given.model, lvlm)
     heads, result = chosen_heads(given, lvlm), given.out / MODEL
     order = sample_order(data.lengths, data.has_image, given.batch_size, given.steps, given.seed)
     settings = settings_of(given, lvlm, heads, data, order)

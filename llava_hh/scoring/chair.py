@@ -156,8 +156,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     sentences = share_out(kept, score)
     captions = [references.get(entry["image_id"], []) for entry in sentences]
     overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
-    about = {name: getattr(given, name) for name in ("drop_incomplete", "text_key")}
-    about |= {"id_key": given.id_key or "image_id"}
+    about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
     about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
     return {"sentences": sentences, "overall_metrics": overall, "run": made_of((given.captions, *truth), **about)}
 

@@ -13,6 +13,7 @@ from tests.support.repository import ROOT
 from tests.support.wrappers import called, calls_of, make_stub, parsed, run_wrapper
 
 NEWER = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
+NEWER += ["llava-onevision-7b"]
 COMPARING = [
     "bash_scripts/choose_adhh.sh",
     "bash_scripts/decoding.sh",

@@ -26,6 +26,7 @@ from llava_hh.scripts import evaluate, finetune
 from tests.support.instructions import write_instructions
 from tests.support.launching import finish, launch
 from tests.support.repository import ROOT
+from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.verbs import compare_seeds
 
 HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
@@ -229,6 +230,19 @@ def test_wrong_input_is_one_line(more, message, flags, tmp_path, capsys):
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, error) and error.startswith("error: ")
+
+
+def test_a_folder_that_says_how_another_is_asked_is_not_trained(flags, tmp_path, capsys):
+    """The result would be asked as LLaVA is, so nothing could compare it with its start."""
+    save_tiny_llava15(tmp_path / "weights")
+    (tmp_path / "asked").mkdir()
+    fields = {"model_type": "llava_harness", "parts": {"model": ["../weights"]}}
+    (tmp_path / "asked/config.json").write_text(json.dumps(fields))
+    with pytest.raises(SystemExit):
+        finetune.main([*flags, "--model", str(tmp_path / "asked"), "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "fine-tune the checkpoint that its config.json names" in error
+    assert not (tmp_path / "out/log.jsonl").exists()
 
 
 def test_a_tied_model_trains_its_vocabulary_only_when_untied(flags, tiny_checkpoint, tmp_path, capsys):
