@@ -29,7 +29,7 @@ setup(
         "tqdm>=4.66",  # progress bars
     ],
     entry_points={
-        "console_scripts": ["llava-hh = llava_hh.__main__:main"],
+        "console_scripts": ["llava-hh = llava_hh.__main__:program"],
         "lmms_eval.models": ["llava_hh = baselines.lmms_eval_model:manifest"],
     },
     extras_require={

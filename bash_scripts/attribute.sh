@@ -6,7 +6,7 @@
 # A flag goes to those of the three that know it; --limit, --batch-size, --captions and --out go to attribute (--limit is the
 # number of captions to attribute). caption:--limit 100 is the number of images to caption.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 split=train2014
 share "caption score.chair attribute" "attribute: --limit --batch-size --captions --out" "$@"
@@ -18,7 +18,7 @@ with caption launch llava_hh caption --profile "$PROFILE" \
 with chair launch llava_hh score chair \
     --captions "$captioned/captions.jsonl" --annotations "$coco_path/annotations"
 
-with attribute launch llava_hh attribute --profile "$PROFILE" \
+with attribute launch_last llava_hh attribute --profile "$PROFILE" \
     --captions "$captioned/captions_eval_results.json" --image-folder "$coco_path/$split" \
     ${attribution_captions:+--limit "$attribution_captions"} --list-length "$list_length" \
     --out "$captioned/identify_attention_head"

@@ -4,7 +4,7 @@
 # train2014-<choice_images>-seed1; use it by sh bash_scripts/decoding.sh --methods adhh:choice=<that choice.json>.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/choose_adhh.sh [any flag of llava-hh evaluate]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 split=train2014
 numbers_of_heads="1 2 3 5"
@@ -18,7 +18,7 @@ for heads in $numbers_of_heads; do
 done
 
 # shellcheck disable=SC2086  # methods is a list
-launch llava_hh evaluate --profile "$PROFILE" \
+launch_last llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$choice_images" --seed "$choice_seed" --methods $methods \
     --choose --recall-loss "$recall_loss" --repeats-rise "$repeats_rise" \
     --out "$result_path/choose_adhh/$(drawn "$split" "$choice_images" "$choice_seed" "$@")" "$@"

@@ -4,11 +4,11 @@
 # result_path/val2014-<report_images>-seed42; with --limit 60 --seed 7, val2014-60-seed7.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/decoding.sh [any flag of llava-hh evaluate, such as --methods adhh:choice=FILE]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 split=val2014
 
-launch llava_hh evaluate --profile "$PROFILE" \
+launch_last llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$report_images" --seed "$draw_seed" \
     --methods "adhh:top_k=$top_k,threshold=$threshold" \
         "random:draws=$random_draws,of=adhh" "random:draws=$random_draws,of=adhh,match=rate" \

@@ -2,6 +2,6 @@
 # Checks in under a minute that everything a profile's scripts need is there; a line per check, status 1 if one failed.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/doctor.sh [any flag of llava-hh doctor]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
-"$PYTHON" -m llava_hh doctor --profile "$PROFILE" "$@"
+exec "$PYTHON" -m llava_hh doctor --profile "$PROFILE" "$@"

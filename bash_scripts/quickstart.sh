@@ -4,7 +4,7 @@
 # 13 minutes on one core, the installation included.
 # Usage: sh bash_scripts/quickstart.sh
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/flags.sh
 no_flags "$@"
 . bash_scripts/environment.sh

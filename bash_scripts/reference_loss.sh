@@ -4,7 +4,7 @@
 # result_path/val2014-<reference_images>-seed42/reference_loss.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reference_loss.sh [any flag of llava-hh evaluate]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 split=val2014
 captions_per_image=2
@@ -24,7 +24,7 @@ else
     captions=
 fi
 
-launch llava_hh evaluate --profile "$PROFILE" \
+launch_last llava_hh evaluate --profile "$PROFILE" \
     --task loss --captions-per-image "$captions_per_image" \
     --split "$split" --limit "$reference_images" --seed "$draw_seed" --batch-size "$baseline_batch_size" \
     --methods "adhh:top_k=$top_k,threshold=$threshold" "removal:top_k=$top_k" \

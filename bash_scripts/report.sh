@@ -4,7 +4,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/report.sh [flags of figure words and report html]
 # A flag goes to those of the two that know it; --limit goes to html (images in its browser).
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 keep_own "--captions --image-folder --out" "change result_path of a profile of your own" "$@"
 share "figure.words report.html" "html: --limit" "$@"
@@ -20,4 +20,4 @@ with words launch llava_hh figure words --profile "$PROFILE" \
     --captions "$decoded/greedy/captions_eval_results.json" --image-folder "$coco_path/val2014" \
     --top-k "$top_heads" --limit "$words_of" --out "$decoded/greedy/word_maps"
 
-with html launch llava_hh report html "$result_path" --first "$attributed" "$decoded"
+with html launch_last llava_hh report html "$result_path" --first "$attributed" "$decoded"

@@ -4,7 +4,7 @@
 # rest will take, by mini's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reproduce.sh
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/flags.sh
 no_flags "$@"
 if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi

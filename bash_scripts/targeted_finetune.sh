@@ -8,7 +8,7 @@
 # A flag goes to those of the two that know it; --image-folder and --batch-size go to finetune.
 # --limit is evaluate's: the number of images to caption.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 keep_own "--seed --random-heads --out" "change finetune_seeds or result_path of a profile of your own" "$@"
 share "finetune evaluate" "finetune: --image-folder --batch-size" "$@"
@@ -31,6 +31,6 @@ done
 set -- "adhh:top_k=$top_k,threshold=$threshold"
 for seed in $finetune_seeds; do set -- "$@" "tfhh:path=\"$out/heads_$seed/model\""; done
 for seed in $finetune_seeds; do set -- "$@" "tfhh:path=\"$out/random_$seed/model\",group=random_heads_tuned"; done
-with evaluate launch llava_hh evaluate --profile "$PROFILE" \
+with evaluate launch_last llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$finetune_report_images" --seed "$draw_seed" --methods "$@" \
     --out "$out/$(with evaluate drawn "$split" "$finetune_report_images" "$draw_seed")"

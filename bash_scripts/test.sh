@@ -3,7 +3,7 @@
 # About 7 minutes on 2 quiet cores. The tests of mini's checkpoint are left to .ci/run.
 # Usage: sh bash_scripts/test.sh [any argument of pytest]
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/environment.sh
 export PYTHON
 "$PYTHON" -m ruff check .

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from llava_hh.command_line.signals import ending_well
+
 VERBS = {
     "Captions and their scores": {
         "caption": "caption images by one method: greedy decoding, AD-HH, another decoder",
@@ -52,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
 
 
+def program() -> None:
+    """The command `llava-hh`."""
+    with ending_well():
+        main()
+
+
 if __name__ == "__main__":
     sys.argv[0] = "llava-hh"  # what result files keep
-    main()
+    program()

@@ -5,7 +5,7 @@
 # Usage: [PROFILE=llama-3.2-11b] sh newer_models/decoding.sh [--released] [any flag of llava-hh evaluate]
 # --released: also what the paper's code removes on Llama-3.2-Vision, which is heads of the vision tower.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 split=val2014
 
@@ -15,7 +15,7 @@ for word in "$@"; do
     if [ "$word" = --released ]; then released=yes; else set -- "$@" "$word"; fi
 done
 
-launch llava_hh evaluate --profile "$PROFILE" \
+launch_last llava_hh evaluate --profile "$PROFILE" \
     --heads "${published_heads:-$head_list}" --split "$split" --limit "$removal_images" --seed "$draw_seed" \
     --methods "removal:top_k=$removal_top_k" ${removal_adhh:+"adhh:top_k=$removal_top_k,threshold=$threshold"} \
         ${released:+"removal_released:top_k=$removal_top_k"} "random:draws=$random_draws,of=removal" \

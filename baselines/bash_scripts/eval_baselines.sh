@@ -5,11 +5,11 @@
 # result_path/baselines/val2014-<baseline_images>-seed42, or nocaps_out-domain-... there.
 # Usage: [PROFILE=llava-v1.5-7b] [DATASET=nocaps] sh baselines/bash_scripts/eval_baselines.sh [any flag of llava-hh evaluate]
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 . baselines/bash_scripts/dataset.sh
 
-launch llava_hh evaluate --profile "$PROFILE" \
+launch_last llava_hh evaluate --profile "$PROFILE" \
     --dataset "$dataset" --split "$split" --limit "$baseline_images" --seed "$draw_seed" --batch-size "$baseline_batch_size" \
     --methods vcd_paper dola_repo pai "opera:limit=$slow_baseline_images" \
         "halc_clean:detector=\"$halc_detector\",scorer=\"$halc_scorer\",limit=$slow_baseline_images" \

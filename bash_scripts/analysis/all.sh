@@ -5,7 +5,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/all.sh [flags of the analyses, such as --limit 4]
 # A flag goes to all analyses that know it; --limit is the number of captions, and of images in figure 6.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 export PROFILE
 keep_own "--out --summary" "change result_path of a profile of your own" "$@"
@@ -18,4 +18,4 @@ if [ -n "$training_checkpoints" ]; then with divergence sh bash_scripts/analysis
 with evaluate with factors sh bash_scripts/analysis/attention_reweight_txt.sh
 with evaluate with factors sh bash_scripts/analysis/attention_reweight_img.sh
 
-launch llava_hh report figures "$result_path"
+launch_last llava_hh report figures "$result_path"

@@ -16,5 +16,5 @@ with evaluate launch llava_hh evaluate --profile "$PROFILE" \
     --split "$split" --limit "$reweight_images" --seed "$draw_seed" --methods $methods \
     --out "$out" --summary "$out/summary_$span.json"
 
-with factors launch llava_hh figure factors \
+with factors launch_last llava_hh figure factors \
     --summary "$out/summary_$span.json" --span "$span" ${paper_values:+--paper-values} --out "$out"

@@ -5,7 +5,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/attention_reweight_img.sh [flags of evaluate and figure factors]
 # A flag goes to those of the two that know it.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 span=image
 alphas="1.5 2.0 2.5 3.0 3.5"  # 1.0 is greedy decoding, which is always there

@@ -5,7 +5,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/attention_reweight_txt.sh [flags of evaluate and figure factors]
 # A flag goes to those of the two that know it.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 span=after_image
 alphas="0.8 0.6 0.4 0.2 0.0"  # 1.0 is greedy decoding, which is always there

@@ -5,8 +5,8 @@
 # decoding.sh.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/chair_details.sh [any flag of llava-hh compare details]
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 results="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 
-launch llava_hh compare details "$results/greedy" "$results/adhh-top_k=$top_k-threshold=$threshold-"* --out "$results/chair_details" "$@"
+launch_last llava_hh compare details "$results/greedy" "$results/adhh-top_k=$top_k-threshold=$threshold-"* --out "$results/chair_details" "$@"

@@ -7,7 +7,7 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_parts.sh [flags of compare heads and evaluate]
 # A flag goes to those of the two that know it.
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
 keep_own "--with-object --without-object --heads --methods --out --summary" \
     "change part_objects, part_top_k or result_path of a profile of your own" "$@"
@@ -16,11 +16,18 @@ split=val2014
 lists="$attributed/heads_of_parts"
 out="$result_path/heads_of_parts/$(with evaluate drawn "$split" "$part_images" "$draw_seed")"
 
-# shellcheck disable=SC2086  # part_objects is a list
+rest=$part_objects,
+set --
+while [ -n "$rest" ]; do
+    name=${rest%%,*} rest=${rest#*,}
+    name=${name#"${name%%[! ]*}"}
+    if [ -n "$name" ]; then set -- "$@" "${name%"${name##*[! ]}"}"; fi
+done
+
 for part in with without; do
     launch llava_hh attribute \
         --of "$attributed/identify_attention_head" --captions "$attributed/captions_eval_results.json" \
-        "--$part-object" $part_objects --list-length "$list_length" --out "$lists/$part"
+        "--$part-object" "$@" --list-length "$list_length" --out "$lists/$part"
 done
 
 with heads launch llava_hh compare heads \
@@ -28,10 +35,9 @@ with heads launch llava_hh compare heads \
 
 adhh=adhh:top_k=$part_top_k,threshold=$part_threshold
 other=without
-# shellcheck disable=SC2086
 for part in with without; do
     with evaluate launch llava_hh evaluate --profile "$PROFILE" \
-        --split "$split" --limit "$part_images" --seed "$draw_seed" "--$part-object" $part_objects \
+        --split "$split" --limit "$part_images" --seed "$draw_seed" "--$part-object" "$@" \
         --heads "$lists/$part/attribution_result.json" \
         --methods "$adhh,label=\"AD-HH, list of these images\"" \
         "$adhh,heads=\"$lists/$other/attribution_result.json\",label=\"AD-HH, list of the others\"" \

@@ -3,7 +3,7 @@
 # with the JSON that it was drawn from.
 # Usage: sh bash_scripts/mini/measure.sh
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 PROFILE=mini
 export PROFILE
 . bash_scripts/profile.sh

@@ -3,7 +3,7 @@
 # step-000 is the start of tuning: the language model untouched, the projector fitted anew from the same seed.
 # Usage: sh bash_scripts/mini/steps.sh [any flag of llava-hh mini]
 set -eu
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/python.sh
 "$PYTHON" -m llava_hh mini base "$@"
-"$PYTHON" -m llava_hh mini steps "$@"
+exec "$PYTHON" -m llava_hh mini steps "$@"

@@ -3,5 +3,4 @@ inherit=mini
 result_path=results/mini/quick
 attribution_images=120
 report_images=60
-random_draws=2
 batch_size=30

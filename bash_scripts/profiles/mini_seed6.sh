@@ -4,4 +4,3 @@ model_path=checkpoints/mini/seed6/model
 reference_model=checkpoints/mini/seed6/steps/step-000
 training_steps=checkpoints/mini/seed6/steps
 result_path=results/mini/seed6
-random_draws=2

@@ -4,4 +4,3 @@ model_path=checkpoints/mini/seed7/model
 reference_model=checkpoints/mini/seed7/steps/step-000
 training_steps=checkpoints/mini/seed7/steps
 result_path=results/mini/seed7
-random_draws=2

@@ -81,6 +81,8 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # nobody reads stdout any more
+        raise
     except Exception as error:
         if debug:
             raise

@@ -1,5 +1,6 @@
 """Messages of long work: what will run, how far it is, and how long the rest takes."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -8,6 +9,14 @@ from typing import Any
 from tqdm import tqdm
 
 from llava_hh.files.processes import processes
+
+reached = ""  # how far the work is, as " after block 12 of 25": for who stops it
+
+
+def reach(done: int, total: int, unit: str, label: str) -> None:
+    """Note how far the work is: units that are finished, of a total."""
+    global reached
+    reached = f" after {unit} {done} of {total} ({label})"
 
 
 def announce(text: str) -> None:
@@ -20,8 +29,13 @@ def progress(
     label: str, unit: str, items: Iterable | None = None, total: int | None = None, hidden: bool = False, **more: Any
 ) -> tqdm:
     """A bar over items, or up to a total: on a terminal alone, in the first process alone, and not if `hidden`."""
-    disable = True if hidden or not processes().is_main else None
+    disable = hidden or not processes().is_main or not is_on_terminal()
     return tqdm(items, desc=label, unit=unit, total=total, disable=disable, **more)
+
+
+def is_on_terminal() -> bool:
+    """Whether stderr is a terminal, maybe behind the pipe of `llava_hh.command_line.launched`."""
+    return bool(os.environ.get("LLAVA_HH_ON_TERMINAL")) or (sys.stderr is not None and sys.stderr.isatty())
 
 
 class Forecast:

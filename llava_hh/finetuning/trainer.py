@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from llava_hh.files.files import in_one_line, read_json, write_json, write_text
 from llava_hh.files.memory import is_out_of_memory
-from llava_hh.files.progress import Forecast
+from llava_hh.files.progress import Forecast, is_on_terminal, reach
 from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.checkpoints import LOG_FILE, MANIFEST, SINCE_LOG, TRAINED_FILE
 from llava_hh.finetuning.head_rows import TunedRows
@@ -40,6 +40,9 @@ class TimeLeft(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.forecast.end(1, [state.max_steps - state.global_step])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        reach(state.global_step, state.max_steps, "step", "fine-tuning")
 
 
 class TargetedTrainer(Trainer):
@@ -243,7 +246,7 @@ def training_arguments(folder: Path, rules: Rules, samples_at_once: int) -> Trai
         logging_steps=rules.log_every,
         logging_nan_inf_filter=False,
         report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=not is_on_terminal(),
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         use_cpu=on_cpu,

@@ -17,6 +17,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_hh.data.instruct import InstructionData
 from llava_hh.files.files import in_one_line, replacing
+from llava_hh.files.progress import reach
 from llava_hh.finetuning.batches import Collator, sample_order
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.mini.model import PROJECTOR_FILE, save_checkpoint, untuned_llava
@@ -148,6 +149,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             save_half(get_peft_model_state_dict(adapted), folder / ADAPTER_FILE)
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
             save_state(state_file, inputs, step, parameters, optimizer, schedule)
+            reach(step, STEPS, "step", "instruction tuning")
 
 
 def save_state(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
 from llava_hh.files.images import rgb_image
+from llava_hh.files.progress import is_on_terminal
 from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
@@ -226,7 +226,7 @@ def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
     family = FAMILIES[model_type]()
     loading = Loading.from_environment() if loading is None else loading
     check_files(path)
-    if not sys.stderr.isatty():
+    if not is_on_terminal():
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()

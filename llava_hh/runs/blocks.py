@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from llava_hh.files.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.files.parts import drop_parts
 from llava_hh.files.processes import processes
-from llava_hh.files.progress import Forecast, announce, progress
+from llava_hh.files.progress import Forecast, announce, progress, reach
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
@@ -72,6 +72,7 @@ class Run:
                     later = (each for each in sizes if each > number and not self._block(each, "json").is_file())
                     forecast.end(sizes[number], (sizes[each] for each in later))
                 bar.update(sizes[number])
+                reach(number + 1, self.n_blocks, "block", label)
         team.wait()
         if team.is_main:
             self._see_all_blocks()

@@ -175,6 +175,31 @@ def test_each_factor_has_random_heads(span, tmp_path):
     assert drawn.span == span
 
 
+def test_objects_of_parts_may_have_two_words(tmp_path):
+    profile = tmp_path / "own.sh"
+    profile.write_text('inherit=mini\npart_objects=" dining table ,car,"\n')
+    calls = calls_of(ROOT / "bash_scripts/analysis/heads_of_parts.sh", str(profile), tmp_path)
+    assert parsed(calls[0]).with_object == parsed(calls[1]).without_object == ["dining table", "car"]
+
+
+@pytest.mark.parametrize("wrapper", ["bash_scripts/pope.sh", "baselines/bash_scripts/eval_ours_adhh.sh"])
+def test_a_wrapper_works_through_a_link(wrapper, tmp_path):
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links/mine.sh"
+    link.symlink_to(ROOT / wrapper)
+    (tmp_path / "over.sh").symlink_to("links/mine.sh")
+    [direct] = calls_of(ROOT / wrapper, "mini", tmp_path)
+    assert calls_of(tmp_path / "over.sh", "mini", tmp_path) == [direct, direct]  # both are in the log
+
+
+def test_variables_around_are_no_settings(tmp_path, monkeypatch):
+    wrapper = ROOT / "bash_scripts/decoding.sh"
+    [alone] = calls_of(wrapper, "mini", tmp_path)
+    for name, value in {"question": "what?", "published_heads": "x", "top_k": "7", "limit": "3", "out": "o"}.items():
+        monkeypatch.setenv(name, value)
+    assert calls_of(wrapper, "mini", tmp_path) == [alone, alone]
+
+
 def test_parts_have_both_lists(tmp_path):
     calls = calls_of(ROOT / "bash_scripts/analysis/heads_of_parts.sh", "mini", tmp_path)
     lists = [parsed(call).out / "attribution_result.json" for call in calls[:2]]

@@ -69,7 +69,7 @@ def test_a_help_loads_no_torch(name):
 
 
 def test_python_m_is_the_same_command():
-    assert '"llava-hh = llava_hh.__main__:main"' in (ROOT / "setup.py").read_text()
+    assert '"llava-hh = llava_hh.__main__:program"' in (ROOT / "setup.py").read_text()
     done = subprocess.run(
         [sys.executable, "-m", "llava_hh", "no"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -115,7 +115,7 @@ def test_wrapper_calls_verbs_with_flags_they_know(wrapper, profile, tmp_path):
         pytest.skip("its language model was frozen")
     calls = calls_of(wrapper, profile, tmp_path)
     lines = wrapper.read_text().splitlines()
-    n_calls = sum(bool(re.match(r'"\$PYTHON" -m|(with \w+ )?launch ', line)) for line in lines)
+    n_calls = sum(bool(re.match(r'(exec )?"\$PYTHON" -m|(with \w+ )?launch(_last)? ', line)) for line in lines)
     loops = "build measure seeds all targeted_finetune heads_of_parts reproduce"
     sourced = "attention_reweight_txt attention_reweight_img"
     assert len(calls) == n_calls or wrapper.stem in f"{loops} {sourced}".split()
@@ -140,11 +140,12 @@ def test_a_launcher_and_a_profile_of_ones_own(tmp_path):
 def test_finetuning_trains_heads_and_random_heads_with_each_seed(tmp_path):
     *trainings, compare = calls_of(ROOT / "bash_scripts/targeted_finetune.sh", "mini", tmp_path)
     runs = [parsed(call) for call in trainings]
-    assert [(own.seed, own.random_heads) for own in runs] == [(1234, None), (1234, 1234), (1235, None), (1235, 1235)]
+    expected = [(seed, drawn) for seed in (1234, 1235, 1236) for drawn in (None, seed)]
+    assert [(own.seed, own.random_heads) for own in runs] == expected
     specs = [parse(text) for text in parsed(compare).methods]
     tuned = [(Path(spec.fields["path"]), spec.fields.get("group")) for spec in specs if spec.kind == "tfhh"]
-    assert tuned[:2] == [(run.out / "model", None) for run in runs[::2]]
-    assert tuned[2:] == [(run.out / "model", "random_heads_tuned") for run in runs[1::2]]
+    assert tuned[:3] == [(run.out / "model", None) for run in runs[::2]]
+    assert tuned[3:] == [(run.out / "model", "random_heads_tuned") for run in runs[1::2]]
 
 
 def test_accelerate_reads_the_configurations():
@@ -159,7 +160,7 @@ def test_measure_makes_every_call(tmp_path):
     expected = ["mini", "mini", "mini", "caption", "score chair", "attribute", "evaluate", "evaluate"]
     expected += ["compare details", "evaluate", "mini", "mini", "figure modules", "figure bias", "figure inheritance"]
     expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
-    expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 4, "evaluate"]
+    expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 6, "evaluate"]
     expected += [*["evaluate"] * 4, "figure words", "figure words", "report html"]
     assert calls == expected
 

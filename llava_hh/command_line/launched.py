@@ -1,0 +1,43 @@
+"""A launcher of several processes, ended as one command: `python -m llava_hh.command_line.launched LAUNCHER ...`.
+
+After Ctrl-C or SIGTERM a launcher prints a traceback of its own and exits with 1. Here what it prints after the signal
+is left out but for the line of the first process, and the status is 128 + the signal, as without a launcher.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+ON_TERMINAL = "LLAVA_HH_ON_TERMINAL"  # bars are shown, although what is printed goes through a pipe
+LEADS = b"stopped"  # how the line begins that stays
+
+
+def main() -> None:
+    """Run the command of the arguments."""
+    came: list[int] = []
+    if sys.stderr is not None and sys.stderr.isatty():
+        os.environ[ON_TERMINAL] = "1"
+
+    def stop(number: int, _: Any) -> None:
+        if not came:
+            came.append(number)
+            child.terminate()
+
+    child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+    rest = b""
+    while printed := os.read(child.stderr.fileno(), 1 << 16):
+        if came:
+            *lines, rest = (rest + printed).split(b"\n")
+            printed = b"".join(line + b"\n" for line in lines if line.startswith(LEADS))
+        os.write(2, printed)
+    status = child.wait()
+    raise SystemExit(128 + came[0] if came else status if status >= 0 else 128 - status)
+
+
+if __name__ == "__main__":
+    main()

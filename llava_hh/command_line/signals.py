@@ -1,0 +1,64 @@
+"""How a command ends from outside: by a signal, or because nobody reads what it prints."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came; clean-up goes on as after Ctrl-C."""
+
+
+@contextmanager
+def ending_well() -> Iterator[None]:
+    """End by one line and 128 + its number after SIGINT, SIGTERM or SIGHUP; of several processes the first prints it.
+
+    Where stdout is closed, as after `| head`, end without a word with 141, as the shell's own tools do. Where it cannot
+    be written, as on a full disk, one line, 2. A text that stdout's encoding lacks is printed in escapes.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")
+    came: list[int] = []
+
+    def stop(number: int, _: Any) -> NoReturn:
+        came.append(number)
+        raise Stopped
+
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, a shell SIGINT for what is behind &
+            signal.signal(number, stop)
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        number = came[0] if came else signal.SIGINT
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nstopped{_reached()}; the same command goes on", file=sys.stderr, flush=True)
+        _end(128 + number)
+    except BrokenPipeError:
+        _end(128 + signal.SIGPIPE)
+    except OSError as error:  # all others were told by the verb
+        print(f"error: stdout: could not be written ({error.strerror}); finished files are kept", file=sys.stderr)
+        _end(2)
+
+
+def _reached() -> str:
+    progress = sys.modules.get("llava_hh.files.progress")  # not imported for this, for a signal may come first of all
+    return progress.reached if progress else ""
+
+
+def _end(status: int) -> NoReturn:
+    """Exit, without what still waits to be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            if stream is not None:
+                os.dup2(nowhere.fileno(), stream.fileno())
+    raise SystemExit(status) from None

@@ -1,0 +1,114 @@
+"""Commands that are stopped: one line, a status that says why, and work that goes on; alone, in a wrapper, launched."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.launching import launching
+from tests.support.repository import ROOT
+from tests.support.tiny_checkpoint import write_tiny_coco
+
+N_IMAGES = 300
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+VERB = [sys.executable, "-m", "llava_hh"]
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory) -> Path:
+    """Images enough for a command to be stopped among them."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_tiny_coco(folder, N_IMAGES)
+    return folder
+
+
+@pytest.fixture
+def flags(tiny_checkpoint, coco, tmp_path) -> list[str]:
+    return [
+        *("caption", "--model", str(tiny_checkpoint), "--annotations", str(coco / "annotations")),
+        *("--image-folder", str(coco / "val2014"), "--split", "val2014", "--batch-size", "1"),
+        *("--out", str(tmp_path / "out")),
+    ]
+
+
+def started(command: list[str], **more) -> subprocess.Popen:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": ENVIRONMENT}
+    return subprocess.Popen(command, start_new_session=True, **streams | more)
+
+
+def when_work_has_begun(process: subprocess.Popen, out: Path) -> None:
+    begun = time.monotonic()
+    while len([*out.glob("blocks/*.json")]) < 3:
+        assert process.poll() is None and time.monotonic() - begun < 120, process.communicate()
+        time.sleep(0.02)
+
+
+def stopped_by(process: subprocess.Popen) -> tuple[int, list[str]]:
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, [line for line in stderr.splitlines() if line and " images are left" not in line]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=lambda each: str(each),
+)
+def test_a_signal_is_one_line_and_nothing_is_half_written(number, status, flags, tmp_path):
+    process = started([*VERB, *flags])
+    when_work_has_begun(process, tmp_path / "out")
+    process.send_signal(number)
+    code, lines = stopped_by(process)
+    assert code == status
+    assert lines[-1].startswith("stopped after block ") and f" of {N_IMAGES} (" in lines[-1]
+    assert lines[-1].endswith("; the same command goes on") and not any("Traceback" in line for line in lines)
+    assert not [path for path in tmp_path.rglob("*") if path.name == ".lock" or path.suffix == ".part"]
+    assert not (tmp_path / "out/captions.jsonl").exists()
+
+
+def test_a_signal_while_libraries_are_imported(flags):
+    process = started([*VERB, *flags])
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    code, lines = stopped_by(process)
+    assert code == 130 and lines == ["stopped; the same command goes on"]
+
+
+def test_the_last_command_of_a_wrapper_has_its_place(tiny_checkpoint, coco, tmp_path):
+    """A signal to the shell alone would leave its command running."""
+    profile = tmp_path / "own.sh"
+    profile.write_text(f"model_path={tiny_checkpoint}\ncoco_path={coco}\nresult_path={tmp_path}/res\nbatch_size=1\n")
+    wrapper = ["sh", "bash_scripts/decoding.sh", "--methods", "pai", "--limit", str(N_IMAGES)]
+    process = started(wrapper, env={**ENVIRONMENT, "PROFILE": str(profile)})
+    when_work_has_begun(process, tmp_path / f"res/val2014-{N_IMAGES}-seed42/greedy")
+    process.terminate()
+    code, lines = stopped_by(process)
+    assert code == 143 and lines[-1].startswith("stopped after block ")
+
+
+def test_under_the_launcher_there_is_one_line_too(flags, tmp_path):
+    command = [sys.executable, "-m", "llava_hh.command_line.launched", *launching(2, "llava_hh", flags)]
+    process = started(command)
+    when_work_has_begun(process, tmp_path / "out")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    code, lines = stopped_by(process)
+    assert code == 130
+    assert [line for line in lines if "stopped" in line] == lines[-1:] and lines[-1].startswith("stopped after block ")
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_nobody_reads_what_is_printed():
+    closed, other = os.pipe()
+    os.close(closed)
+    process = started([*VERB, "--help"], stdout=other)
+    assert stopped_by(process) == (141, [])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+def test_a_full_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        code, [line] = stopped_by(started([*VERB, "--help"], stdout=full))
+    assert code == 2 and line.startswith("error: stdout: could not be written (No space left on device)")
