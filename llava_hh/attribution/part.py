@@ -14,6 +14,7 @@ from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.files.progress import say
 from llava_hh.metrics.chair.datasets import images_with_objects
 from llava_hh.runs.run import make_folder, processes, provenance
 from llava_hh.runs.scored import read_scored
@@ -64,5 +65,5 @@ def write_part(given: Part) -> Path | None:
     write_json(path := given.out / "attribution_result.json", {**lists, **about})
     words = f"{lists['n_hallucinated_words']} hallucinated and {lists['n_true_words']} true"
     first = ", ".join(f"L{layer}H{head}" for layer, head in lists["hal_heads"][:5])
-    print(f"{words} object words in {lists['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
+    say(f"{words} object words in {lists['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
     return path

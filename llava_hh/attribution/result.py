@@ -9,7 +9,7 @@ from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, Ou
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
 from llava_hh.files.files import read_json_lines, read_result, write_json, write_rows, write_tensors
-from llava_hh.files.progress import announce
+from llava_hh.files.progress import announce, say
 from llava_hh.runs.run import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -88,7 +88,7 @@ def attribute_captions(given: Attribution) -> Path | None:
         result |= {"shortlist": measured.about} if measured else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
         write_json(path := given.out / "attribution_result.json", {**result, **about})
-    print(said_of(path))
+    say(said_of(path))
     return path
 
 

@@ -13,6 +13,7 @@ from llava_hh.command_line.parser import OUTPUT, ScriptParser
 from llava_hh.files.files import describe_failure, in_one_line, printable
 from llava_hh.files.memory import is_out_of_memory, out_of_memory
 from llava_hh.files.processes import processes
+from llava_hh.files.progress import say
 from llava_hh.files.tables import FORMATS
 
 Chosen = TypeVar("Chosen")
@@ -91,7 +92,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
         if is_out_of_memory(error):
             _stop(out_of_memory(error))
         what = printable(f"{type(error).__name__}: {in_one_line(error)}")
-        print(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
+        say(f"error, not foreseen: {what}; --debug shows where, please report it", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -100,5 +101,5 @@ def _stop(why: str) -> NoReturn:
     with suppress(ValueError):  # what is wrong may be what the launcher says
         team = processes()
         where = f" in process {team.rank} of {team.count}" if team.count > 1 else ""
-    print(f"error{where}: {why}", file=sys.stderr)
+    say(f"error{where}: {why}", file=sys.stderr)
     raise SystemExit(2) from None

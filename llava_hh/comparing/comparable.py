@@ -98,7 +98,7 @@ def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()
     Args:
         across: the names in LIFTABLE in which they may differ.
     Raises:
-        ValueError: one line for each difference: the runs, their values, and the flag that allows it.
+        ValueError: names each difference: the runs, their values, and the flag that allows it.
     """
     problems = [problem for run in captions for problem in problems_of(run)]
     for other in captions[1:]:
@@ -106,7 +106,7 @@ def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()
             if kind not in across:
                 problems.append(f"{problem}; --across {kind} allows it" if kind in LIFTABLE else problem)
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ValueError("; ".join(problems))
 
 
 def problems_of(captions: Captions) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from llava_hh.comparing.inputs import made_of
 from llava_hh.comparing.summary import label_of
 from llava_hh.files.files import read_json, write_json
+from llava_hh.files.progress import say
 from llava_hh.metrics.chair.details import by_category, by_position, co_occurrence
 from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
 from llava_hh.metrics.chair.nocaps import load_classes
@@ -95,5 +96,5 @@ def compare_details(captions: Sequence[Path], out: Path) -> Path | None:
     make_folder(out)
     source = out / "chair_details.json"
     write_json(source, {**details, "run": made_of(files.values())})
-    print("\n".join([*lines(details), str(source)]))
+    say("\n".join([*lines(details), str(source)]))
     return source

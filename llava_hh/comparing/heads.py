@@ -7,6 +7,7 @@ from pathlib import Path
 from llava_hh.attribution.agreement import Ranking, compare_rankings, in_how_many, load_ranking
 from llava_hh.comparing.inputs import made_of
 from llava_hh.files.files import write_json
+from llava_hh.files.progress import say
 from llava_hh.files.tables import markdown_table
 from llava_hh.heads import Head
 from llava_hh.runs.run import make_parent, processes
@@ -53,7 +54,7 @@ def compare_heads(lists: Sequence[Path], top_k: int, out: Path | None) -> None:
         within = {name: ranking.within for name, ranking in rankings.items()}
         content = {"pairs": pairs, "within": within, "top_k": top_k, "heads": named}
         write_json(out, {**content, "run": made_of(rankings)})
-    print("\n".join([*printed, *shared_lines(shared, list(rankings), top_k), *([str(out)] if out else [])]))
+    say("\n".join([*printed, *shared_lines(shared, list(rankings), top_k), *([str(out)] if out else [])]))
 
 
 def shared_lines(shared: dict[Head, list[int]], names: list[str], top_k: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from llava_hh.comparing.comparable import Captions, hashed_images, load_captions, refuse_mismatches
 from llava_hh.comparing.summary import OF_P_VALUES, cell, family, shown_p
 from llava_hh.files.files import printable, write_json
+from llava_hh.files.progress import say
 from llava_hh.files.tables import Estimate, Table, beside, print_table
 from llava_hh.metrics.chair.datasets import load_dataset
 from llava_hh.metrics.statistics import METRICS, compare_with_reference, summarise
@@ -146,4 +147,4 @@ def compare_runs(given: Comparison, out: Path | None, form: str) -> None:
     settings = {"reference": reference.label, "metrics": list(given.metrics), "across": list(given.across)}
     write_json(out, {"settings": {**settings, "seed": given.seed}, "runs": result, "run": provenance()})
     print_table(table(result, reference.label, given.metrics), form)
-    print("\n".join([*shown, str(out)]), file=beside(form))
+    say("\n".join([*shown, str(out)]), file=beside(form))

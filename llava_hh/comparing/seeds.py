@@ -7,6 +7,7 @@ from llava_hh.comparing.inputs import made_of
 from llava_hh.comparing.summary import table_of_spread
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import write_json
+from llava_hh.files.progress import say
 from llava_hh.files.tables import beside, print_table
 from llava_hh.metrics.statistics import spread_over_runs
 from llava_hh.runs.run import make_parent, processes
@@ -36,4 +37,4 @@ def compare_seeds(runs: Sequence[Path], reference: Sequence[Path], out: Path | N
         make_parent(out)
         write_json(out, {**spread, "run": made_of(files)})
     print_table(table_of_spread({runs[0].parent.name or "runs": spread}), form)
-    print(f"\n{spread['n']} images" + (f"\n{out}" if out else ""), file=beside(form))
+    say(f"\n{spread['n']} images" + (f"\n{out}" if out else ""), file=beside(form))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from llava_hh.attention.interventions import Decisions
 from llava_hh.attention.trace import add_decisions
@@ -16,6 +15,7 @@ from llava_hh.decoding.method import Answer, Answers, Method
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.memory import in_parts
 from llava_hh.files.nonfinite import NotFinite, refuse_infinite, refusing_infinite
+from llava_hh.files.progress import say
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.blocks import Run
@@ -156,7 +156,7 @@ def caption_images(
                 raise
             if str(error) not in told:  # it is read again where memory runs out
                 told.add(str(error))
-                tqdm.write(f"skipped: {error}")
+                say(f"skipped: {error}")
             return None
 
     def row_of(sample: dict, answer: Answer) -> dict:

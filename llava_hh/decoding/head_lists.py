@@ -5,6 +5,7 @@ from pathlib import Path
 
 from llava_hh.attention.modules import heads_on_image_alone
 from llava_hh.files.processes import processes
+from llava_hh.files.progress import say
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
@@ -48,7 +49,7 @@ def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> 
         if refuse or not kept:
             raise ValueError(text)
         if processes().is_main:
-            print(f"left out: {text}")
+            say(f"left out: {text}")
     return kept
 
 

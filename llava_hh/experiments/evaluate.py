@@ -16,6 +16,7 @@ from llava_hh.decoding.reading import check_lists, read_methods
 from llava_hh.experiments.captioning import Evaluation, open_evaluation
 from llava_hh.experiments.compared import Compared
 from llava_hh.files.files import write_json
+from llava_hh.files.progress import say
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import load_lvlm, refuse_unloadable, release
 from llava_hh.runs.run import begun_run, processes
@@ -99,7 +100,7 @@ def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left
     except CannotDecode as error:
         left_out[member.method.label] = str(error)
         if processes().is_main:
-            print(f"left out: {member.spec}: {error}", flush=True)
+            say(f"left out: {member.spec}: {error}", flush=True)
         return False
     return True
 

@@ -18,7 +18,7 @@ import numpy as np
 from llava_hh.command_line.parser import Template
 from llava_hh.files.files import write_json
 from llava_hh.files.memory import smallest_part
-from llava_hh.files.progress import announce
+from llava_hh.files.progress import announce, say
 from llava_hh.runs.run import make_folder, processes, provenance, start_run
 from llava_hh.runs.settings import CaptionedSettings
 
@@ -225,7 +225,7 @@ class CaptionFigure(Figure):
             every = all_captions(captions)
         if not every:
             if processes().is_main:
-                print(f"{captions}: no caption with a hallucinated object, so there are {self.without}")
+                say(f"{captions}: no caption with a hallucinated object, so there are {self.without}")
             return None
         self.entries = every[:limit]
         self.teacher = TeacherForced(options["model"], options["image_folder"])

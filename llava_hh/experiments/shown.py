@@ -12,6 +12,7 @@ from llava_hh.figures.methods import draw_methods
 from llava_hh.figures.style import delete_picture, picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files.files import write_json, write_text
+from llava_hh.files.progress import say
 from llava_hh.files.tables import Estimate, Table, beside, print_table
 from llava_hh.metrics.of_captions import METRICS
 
@@ -23,20 +24,20 @@ def show_result(task: str, path: Path, content: dict, form: str) -> None:
     print_table(table, form)
     if task == "chair":
         _show_groups(content["methods"], form)
-    print(path, file=beside(form))
+    say(path, file=beside(form))
 
 
 def _show_groups(methods: Mapping[str, dict], form: str) -> None:
     """Print how far the runs of each group vary, and how often heads fired."""
     varied = {name: entry for name, entry in methods.items() if "over_runs" in entry and not entry["draws_heads"]}
     if varied:
-        print(file=beside(form))
+        say(file=beside(form))
         spreads = {label_of(name, entry): entry["over_runs"] for name, entry in varied.items()}
         print_table(table_of_spread(spreads), form)
-        print(file=beside(form))
+        say(file=beside(form))
     for name, entry in methods.items():
         if rates := entry.get("fired"):
-            print(f"fired, {entry.get('label', name)}: {in_words(rates)}", file=beside(form))
+            say(f"fired, {entry.get('label', name)}: {in_words(rates)}", file=beside(form))
 
 
 def draw_captions(path: Path, summary: dict, folder: Path, image_folder: Path, form: str, debug: bool) -> None:
@@ -71,7 +72,7 @@ def show_choice(out: Path, summary: dict, recall_loss: float, repeats_rise: floa
     path, chosen = out / "choice.json", content["chosen"]
     write_json(path, content)
     said = f"top {chosen['top_k']} at {chosen['threshold']:g}" if chosen else "none does better"
-    print(f"chosen: {said}\n{path}", file=beside(form))
+    say(f"chosen: {said}\n{path}", file=beside(form))
     with picture(out / "choice", debug, beside(form)) as picture_path:
         draw_trade_off(path, picture_path)
 

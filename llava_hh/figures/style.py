@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llava_hh.files.files import describe_failure, replacing
+from llava_hh.files.progress import say
 
 GREEDY, WRONG = "#3b4252", "#d1495b"
 DIVERGING = "RdBu_r"
@@ -51,9 +52,9 @@ def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Pat
         if debug:
             raise
         what = " ".join(f"{type(error).__name__}: {describe_failure(error)}".split())
-        print(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
+        say(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
     else:
-        print(f"{path}.png", file=said)
+        say(f"{path}.png", file=said)
 
 
 def delete_picture(path: Path) -> None:

@@ -130,6 +130,16 @@ def refuse_pointer(path: Path) -> None:
         raise ValueError(f"{path}: {FETCH}")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Refuse a pipe or a device, from which reading may never end.
+
+    Raises:
+        ValueError: it is one; names it.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: not a file but a pipe or a device")
+
+
 def is_pointer(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(len(POINTER)) == POINTER
@@ -137,6 +147,7 @@ def is_pointer(path: Path) -> bool:
 
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark; ValueError names a file in another encoding."""
+    refuse_pipe(Path(path))
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -181,6 +192,7 @@ def refuse_half_characters(content: Any) -> None:
 
 def read_any_json(path: Path) -> Any:
     """Read a JSON file, whatever it holds; ValueError names it when it is damaged."""
+    refuse_pipe(Path(path))
     try:
         return parse_json(Path(path).read_bytes())
     except ValueError as error:
@@ -246,6 +258,7 @@ def read_result(path: Path) -> dict:
 
 
 def sha256(path: Path) -> str:
+    refuse_pipe(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -267,16 +280,16 @@ def sha256_or_none(path: Path) -> str | None:
     """The sha256 of a file, None where it cannot be read, as an image that is left out."""
     try:
         return sha256(path)
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
 def describe_failure(error: Exception) -> str:
-    """An error in words for the user; for a refusal of the disk, also what to do about it."""
+    """An error in words for the user, in one line; for a refusal of the disk, also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
-        return printable(without_advice(str(error)))
-    file = error.filename or "a file"
-    return printable(_in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}")
+        return in_one_line(error)
+    file = error.filename or "stdout, or a file"
+    return _in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}"
 
 
 def printable(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TypeVar
 
-from tqdm import tqdm
+from llava_hh.files.progress import say
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 ADVICE = "use a smaller --batch-size or --max-rows, DTYPE=bfloat16, BITS=4 or DEVICE_MAP=auto"
@@ -67,4 +67,4 @@ def out_of_memory(error: BaseException, where: str = "") -> str:
 
 @cache
 def _tell_once() -> None:
-    tqdm.write("out of memory: what does not fit is done in smaller parts")
+    say("out of memory: what does not fit is done in smaller parts")

@@ -4,10 +4,11 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from llava_hh.files.files import printable
 from llava_hh.files.processes import processes
 
 reached = ""  # how far the work is, as " after block 12 of 25": for who stops it
@@ -19,10 +20,19 @@ def reach(done: int, total: int, unit: str, label: str) -> None:
     reached = f" after {unit} {done} of {total} ({label})"
 
 
+def say(text: object = "", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a text on stdout, or another stream, beside bars; control characters, which names may hold, as escapes."""
+    stream = sys.stdout if file is None else file
+    if stream is not None:  # closed
+        tqdm.write(printable(str(text)), file=stream)
+        if flush:
+            stream.flush()
+
+
 def announce(text: str) -> None:
     """Print a line on stderr, in the first process alone; stdout is for results."""
     if processes().is_main:
-        tqdm.write(text, file=sys.stderr)
+        say(text, sys.stderr)
 
 
 def progress(

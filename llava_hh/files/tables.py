@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
+from llava_hh.files.progress import say
+
 FORMATS = ("markdown", "csv", "latex")
 _NAMED_SIGNS = ("backslash", "asciitilde", "asciicircum", "less", "greater", "bar", "quotedbl")
 LATEX = dict(zip('\\~^<>|"', (f"\\text{name}{{}}" for name in _NAMED_SIGNS), strict=True))
@@ -86,9 +88,9 @@ def print_table(table: Table, form: str = "markdown") -> None:
     """Print a table in one of FORMATS. The note of CSV goes to stderr, so that stdout is the table alone."""
     if form not in FORMATS:
         raise ValueError(f"format {form!r} is not known; expected one of: {', '.join(FORMATS)}")
-    print({"markdown": table.markdown, "csv": table.csv, "latex": table.latex}[form]())
+    say({"markdown": table.markdown, "csv": table.csv, "latex": table.latex}[form]())
     if form == "csv" and table.note:
-        print(table.note, file=sys.stderr)
+        say(table.note, sys.stderr)
 
 
 def beside(form: str) -> TextIO:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from llava_hh.data.instruct import InstructionData
 from llava_hh.files.images import image_path, load_image
+from llava_hh.files.progress import say
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.models.lvlm import Lvlm
 
@@ -46,7 +46,7 @@ class Collator:
                 problem = f"{self.data.path}: sample {sample.sample_id}: {error}"
                 if not self.skip_bad:
                     raise ValueError(problem) from None
-                tqdm.write(f"skipped: {problem}")
+                say(f"skipped: {problem}")
         turns = [sample.turns for sample in samples] or [STAND_IN]
         sample_ids = [sample.sample_id for sample in samples] or ["none"]
         batch, labels = self.lvlm.encode_conversations(images or [None], turns, self.max_length, sample_ids=sample_ids)

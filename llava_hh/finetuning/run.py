@@ -9,7 +9,7 @@ from llava_hh.data.instruct import InstructionData
 from llava_hh.decoding.head_lists import control_heads, heads_of_list, heads_with_text
 from llava_hh.files.files import json_rows, sha256_or_none
 from llava_hh.files.parts import folder_part_of
-from llava_hh.files.progress import announce, progress
+from llava_hh.files.progress import announce, progress, say
 from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.batches import Collator, refuse_nothing_to_learn, sample_order
 from llava_hh.finetuning.checkpoints import LOG_FILE, damage_of
@@ -133,9 +133,9 @@ def say_what_was_left_out(given: Training, unlogged: Sequence[int]) -> None:
     bad, unanswered = (sum(both) for both in zip(logged, unlogged, strict=True))
     drawn = given.steps * given.batch_size
     if bad:
-        print(f"{bad:,} of {drawn:,} samples were left out for a bad image")
+        say(f"{bad:,} of {drawn:,} samples were left out for a bad image")
     if unanswered:
-        print(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {given.max_length} tokens")
+        say(f"{unanswered:,} of {drawn:,} samples have no answer within --max-length {given.max_length} tokens")
 
 
 def save_checkpoint(given: Training, heads: list[Head], out: Path, settings: str) -> None:
@@ -190,7 +190,7 @@ def finetune(given: Training) -> Path | None:
     make_folder(given.out)
     data = InstructionData(given.data, given.skip_bad)
     for message in data.bad:
-        print(f"skipped: {message}")
+        say(f"skipped: {message}")
     lvlm = load_lvlm(given.model)
     refuse_conditions_alone(given.model, lvlm)
     heads, result = chosen_heads(given, lvlm), given.out / MODEL
@@ -209,5 +209,5 @@ def finetune(given: Training) -> Path | None:
             checkpoints.drop_checkpoints(given.out / CHECKPOINTS)
     if not processes().is_main:
         return None
-    print(result)
+    say(result)
     return given.out / LOG_FILE

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from llava_hh.files.files import in_one_line, read_json, write_json, write_text
 from llava_hh.files.memory import is_out_of_memory
-from llava_hh.files.progress import Forecast, is_on_terminal, reach
+from llava_hh.files.progress import Forecast, is_on_terminal, reach, say
 from llava_hh.finetuning import checkpoints
 from llava_hh.finetuning.checkpoints import LOG_FILE, MANIFEST, SINCE_LOG, TRAINED_FILE
 from llava_hh.finetuning.head_rows import TunedRows
@@ -212,7 +212,7 @@ def resume_point(trainer: TargetedTrainer) -> Path | None:
         if warnings and not last:
             warnings.append(f"{folder}: no whole checkpoint there; training begins anew")
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}", file=sys.stderr)
         write_text(trainer.log_file, _text_of(last / LOG_FILE) if last else "")
         name = last.name if last else ""
     name = team.exchange(name)[0]

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_hh.files.memory import is_out_of_memory
+from llava_hh.files.patience import within
 from llava_hh.models.weight_files import UNREADABLE, refuse_wrong_weights, tensors_of, weight_files
 from llava_hh.models.without_code import from_folder
 
@@ -25,6 +26,7 @@ Images = Sequence[Image.Image | None]  # None: a row of text alone
 Turns = Sequence[tuple[str, str]]  # questions and their answers
 Encoded = tuple[list[list[int]], dict[str, Tensor]]  # token ids of each row, and the images' tensors by name
 AnswerParts = list[tuple[list[int], bool]]  # token ids, and whether they belong to an answer
+TEMPLATE_SECONDS = 20.0  # for a text that takes milliseconds
 
 
 class ChatFamily:
@@ -190,15 +192,27 @@ def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
     Raises:
         ValueError: a template that fails, or that does not show the image once.
     """
-    template = f"the chat template of {processor.tokenizer.name_or_path}"
-    try:
-        text = processor.apply_chat_template([message("user", question, with_image)], add_generation_prompt=True)
-    except (TemplateError, TypeError) as error:  # written for text alone, it adds a string to the list of parts
-        raise ValueError(f"{template} fails on a question{' with an image' * with_image}: {error}") from None
+    text = templated(processor, [message("user", question, with_image)], add_generation_prompt=True)
     shown = text.count(processor.image_token)
     if shown != with_image:
-        raise ValueError(f"{template} writes {processor.image_token} {shown} times; expected {int(with_image)}")
+        what = f"writes {processor.image_token} {shown} times; expected {int(with_image)}"
+        raise ValueError(f"the chat template of {processor.tokenizer.name_or_path} {what}")
     return text
+
+
+def templated(processor: ProcessorMixin, messages: Sequence[dict], **options: Any) -> str:
+    """The text of a conversation by the checkpoint's own chat template; `options` are those of apply_chat_template.
+
+    Raises:
+        ValueError: a template that fails, or comes to no end in TEMPLATE_SECONDS.
+    """
+    template = f"the chat template of {processor.tokenizer.name_or_path}"
+    with_image = " with an image" if any(part["type"] == "image" for part in messages[0]["content"]) else ""
+    with within(TEMPLATE_SECONDS, template):
+        try:
+            return processor.apply_chat_template(list(messages), **options)
+        except (TemplateError, TypeError) as error:  # written for text alone, it adds a string to the list of parts
+            raise ValueError(f"{template} fails on a question{with_image}: {error}") from None
 
 
 def said_answer(processor: ProcessorMixin, answer: str) -> str:
@@ -206,8 +220,8 @@ def said_answer(processor: ProcessorMixin, answer: str) -> str:
     if answer == answer.strip():
         return answer
     messages = [message("user", "?"), message("assistant", answer)]
-    before = processor.apply_chat_template(messages[:1], add_generation_prompt=True)
-    return answer if processor.apply_chat_template(messages).startswith(before + answer) else answer.strip()
+    before = templated(processor, messages[:1], add_generation_prompt=True)
+    return answer if templated(processor, messages).startswith(before + answer) else answer.strip()
 
 
 def text_after(processor: ProcessorMixin, messages: Sequence[dict], index: int) -> str:
@@ -216,10 +230,10 @@ def text_after(processor: ProcessorMixin, messages: Sequence[dict], index: int) 
     Raises:
         ValueError: the template does not repeat the conversation word for word.
     """
-    said = processor.apply_chat_template(messages[:index], add_generation_prompt=True)
+    said = templated(processor, messages[:index], add_generation_prompt=True)
     said += messages[index]["content"][0]["text"]
     until_next = messages[: index + 2]
-    whole = processor.apply_chat_template(until_next, add_generation_prompt=len(until_next) == index + 2)
+    whole = templated(processor, until_next, add_generation_prompt=len(until_next) == index + 2)
     if not whole.startswith(said):
         raise ValueError(f"the chat template of {processor.tokenizer.name_or_path} changes what was answered")
     return whole[len(said) :]

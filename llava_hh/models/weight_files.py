@@ -1,18 +1,20 @@
 """Weight files of a checkpoint folder, safetensors or torch's .bin, read tensor by tensor, and matched with a model."""
 
+import re
 import sys
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
-from llava_hh.files.files import read_any_json, read_json, refuse_pointer, without_advice
+from llava_hh.files.files import read_any_json, read_json, refuse_pipe, refuse_pointer, without_advice
+from llava_hh.files.progress import say
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
 PROJECTOR = "mm_projector.bin"
@@ -21,6 +23,8 @@ DESCRIBING = ("config.json", "generation_config.json", "processor_config.json", 
 DESCRIBING += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 DESCRIBING += ("merges.txt", "vocab.txt", "chat_template.json", "chat_template.jinja")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
+PARTS = re.compile(r"(layers|blocks|heads|groups|experts|depth)s?$")  # of a model, as keys of a config.json count them
+LARGEST = 10_000
 UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError)  # how a damaged file shows itself
 
 
@@ -136,10 +140,26 @@ def check_files(folder: Path) -> None:
     refuse_adapter(folder)
     read = [folder / name for name in DESCRIBING]
     read += [] if (folder / "tokenizer.json").is_file() else [folder / "tokenizer.model"]
-    for path in filter(Path.is_file, [*read, *(file.path for file in weight_files(folder))]):
+    for path in filter(Path.exists, [*read, *(file.path for file in weight_files(folder))]):
+        refuse_pipe(path)
         refuse_pointer(path)
         if path.suffix == ".json":
-            read_any_json(path)
+            refuse_huge(path, read_any_json(path))
+
+
+def refuse_huge(path: Path, content: Any) -> None:
+    """Check that a configuration, at any depth, asks for no more layers and heads than a model can have.
+
+    Raises:
+        ValueError: it does, so that building the model would take hours or all memory; names file and key.
+    """
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, dict | list):
+            refuse_huge(path, value)
+        elif isinstance(value, int | float) and value > LARGEST and PARTS.search(str(key)):
+            raise ValueError(f"{path}: {key} is {value:,}; expected at most {LARGEST:,}")
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -188,7 +208,7 @@ def take_weights(
         refuse_wrong_weights(source, {"missing": missing, "left over": unknown})
     if unknown:
         path = stored[unknown[0]].file.path
-        tqdm.write(f"{path}: left out, since the model has no such weights: {listed(unknown)}", file=sys.stderr)
+        say(f"{path}: left out, since the model has no such weights: {listed(unknown)}", file=sys.stderr)
     taken = {}
     for name, target in targets.items():
         if target in expected:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from llava_hh.comparing.inputs import made_of
 from llava_hh.comparing.summary import cell
 from llava_hh.data.coco import load_objects
-from llava_hh.files.files import Skip, json_rows, printable, read_json, refuse, write_json
-from llava_hh.files.progress import progress
+from llava_hh.files.files import Skip, json_rows, read_json, refuse, write_json
+from llava_hh.files.progress import progress, say
 from llava_hh.files.tables import Table, beside, print_table
 from llava_hh.metrics.caption_scores import overall_metrics
 from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
@@ -104,7 +102,7 @@ def skipper(bad: list[str]) -> Skip:
 
     def skip(problem: str) -> None:
         if processes().is_main:
-            tqdm.write(f"skipped: {printable(problem)}", file=sys.stderr)
+            say(f"skipped: {problem}", file=sys.stderr)
         bad.append(problem)
 
     return skip
@@ -196,6 +194,6 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
     if not out.is_file() or _timeless(read_json(out)) != _timeless(result):
         write_json(out, result)
     if n_skipped := result["run"]["n_skipped"]:
-        print(f"{n_skipped} bad rows skipped", file=beside(form))
+        say(f"{n_skipped} bad rows skipped", file=beside(form))
     print_table(table(result["overall_metrics"]), form)
-    print(out, file=beside(form))
+    say(out, file=beside(form))

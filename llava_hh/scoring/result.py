@@ -6,6 +6,7 @@ from typing import Any
 
 from llava_hh.comparing.inputs import made_of
 from llava_hh.files.files import write_json
+from llava_hh.files.progress import say
 from llava_hh.runs.run import make_parent
 
 
@@ -29,4 +30,4 @@ def write_scores(out: Path, content: Mapping[str, Any], inputs: Iterable[Path], 
         further: keys of `run` beside provenance and the sha256 of the inputs.
     """
     write_json(out, {**content, "run": made_of(inputs, **further)})
-    print(f"{summary}\n{out}")
+    say(f"{summary}\n{out}")

@@ -19,6 +19,7 @@ from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, SIZE
 from llava_hh.command_line.parser import FOLDER, METHOD, SPEED, ScriptParser
 from llava_hh.command_line.script import chosen, run_verb, script_parser
+from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 
 OF_PARTS = {"of", "with_object", "without_object"}
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         path, request = args.out / "attribution_result.json", request_of("attribute", vars(args))
         if is_finished(path, request):
-            print(said_of(path))
+            say(said_of(path))
         elif path := attribute_captions(chosen(Attribution, args)):
             mark_finished(path, request, left_by_runs(args.out))
     if path:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.decoding.making import Material, make
     from llava_hh.decoding.reading import check_lists, inputs_of, read_methods
     from llava_hh.decoding.registry import GROUPS
-    from llava_hh.files.progress import announce
+    from llava_hh.files.progress import announce, say
     from llava_hh.models.lvlm import load_lvlm, release
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.runs.run import processes
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if processes().is_main:
         n_bad = n_images - n_captions
         skipped = f", {n_bad} bad image{'s' * (n_bad > 1)} skipped" if n_bad else ""
-        print(f"{n_captions} captions{skipped}: {rows}")
+        say(f"{n_captions} captions{skipped}: {rows}")
         mark_finished(rows, request, left_by_runs(args.out))
 
 

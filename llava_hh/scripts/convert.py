@@ -8,6 +8,7 @@ from functools import partial
 
 from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
+from llava_hh.files.progress import say
 
 
 def parser() -> ScriptParser:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.models.conversion import convert_original
 
     convert_original(args.model, args.out, None if args.dtype == "auto" else getattr(torch, args.dtype))
-    print(args.out)
+    say(args.out)
 
 
 main = partial(run_verb, parser=parser, run=run)

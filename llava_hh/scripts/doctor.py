@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from llava_hh.command_line.parser import ScriptParser
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.command_line.script import errors_in_one_line, script_parser
+from llava_hh.files.files import printable
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
@@ -23,7 +24,6 @@ def parser() -> ScriptParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # prompts hold any character, terminals may not
     with errors_in_one_line(args.debug):
         profile = read_profile(args.profile)
     from tqdm import tqdm
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False, disable=None) as bar:
 
         def report(line: Line) -> None:
-            text = f"{line.name:<13} {line.status:<8} {line.text}"
+            text = printable(f"{line.name:<13} {line.status:<8} {line.text}")
             tqdm.write(f"\033[{COLOURS[line.status]}m{text}\033[0m" if sys.stdout.isatty() else text)
             bar.update()
 

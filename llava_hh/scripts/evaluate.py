@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from llava_hh.command_line.numbers import FRACTION, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
 from llava_hh.command_line.script import add_format_flag, run_verb, script_parser
+from llava_hh.files.progress import say
 from llava_hh.scripts import flags
 from llava_hh.scripts.flags import DRAWN, SCORED, by, chosen_objects
 
@@ -178,7 +179,7 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
         if processes().is_main:
             for who, listed in {"chosen heads": heads, **{f"seed {seed}": controls[seed] for seed in seeds}}.items():
                 shares = ", ".join(f"{100 * rates[*head]:.2f}%" for head in listed)
-                print(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
+                say(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
         return controls
 
     return draw

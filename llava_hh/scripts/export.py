@@ -6,6 +6,7 @@ from functools import partial
 from llava_hh.command_line.numbers import FRACTION, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
+from llava_hh.files.progress import say
 
 
 def parser() -> ScriptParser:
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.portable.export import export_decoder
 
     export_decoder(load_heads(args.heads, top_k=args.top_k), args.threshold, args.out, args.heads.name)
-    print(args.out)
+    say(args.out)
 
 
 main = partial(run_verb, parser=parser, run=run)

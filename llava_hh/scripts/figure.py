@@ -13,6 +13,7 @@ from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
+from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, SCORED, add_caption_flags, add_head_flags, add_out_flag
 
 # verb: module and class of its figure
@@ -48,7 +49,7 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     if result is None:
         return
     for line in (*figure.lines(result), path):
-        print(line)
+        say(line)
     if not is_there:
         mark_finished(path, request, left_by_runs(args.out))
     if figure.drawn_by or type(figure).draw is not Figure.draw:

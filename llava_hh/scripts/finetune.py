@@ -10,6 +10,7 @@ from functools import partial
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import chosen, run_verb, script_parser
+from llava_hh.files.progress import say
 from llava_hh.finetuning.settings import OBJECTIVES
 from llava_hh.scripts.flags import add_head_flags, add_out_flag
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     log, request = args.out / LOG_FILE, request_of("finetune", vars(args))
     if is_finished(log, request):
-        print(f"finished before: {args.out / MODEL}")
+        say(f"finished before: {args.out / MODEL}")
     elif finetune(chosen(Training, args)):
         mark_finished(log, request, [args.out / MODEL, args.out / "run.json"])
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import FILE, FOLDER, MODEL, SPEED, ScriptParser
 from llava_hh.command_line.script import parser_of_verbs, run_verb
+from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, COMPARED
 
 
@@ -27,15 +28,15 @@ def write_html(args: argparse.Namespace) -> None:
         return
     page = args.results / REPORT
     write_text(page, render_report(args.results, args.summary, args.limit, args.first))
-    print(page)
+    say(page)
     if not (root := index_folder(args.results)):
         return
     index = root / "index.html"
     if index.exists() and not is_ours(index):
-        print(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
+        say(f"warning: {index}: no report of ours wrote it; left alone", file=sys.stderr)
     else:
         write_text(index, render_index(root))
-        print(index)
+        say(index)
 
 
 def write_figures(args: argparse.Namespace) -> None:
@@ -46,7 +47,7 @@ def write_figures(args: argparse.Namespace) -> None:
     from llava_hh.report.figures_page import write_page
 
     if path := write_page(args.results):
-        print(path)
+        say(path)
 
 
 def parser() -> ScriptParser:
