@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
 from llava_hh.data.coco import existing_file
-from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
+from llava_hh.files.files import read_json, read_json_lines, read_tensors, sha256, write_json
 from llava_hh.files.progress import say
 from llava_hh.metrics.chair.datasets import images_with_objects
 from llava_hh.runs.run import make_folder, processes, provenance
@@ -46,7 +45,7 @@ def write_part(given: Part) -> Path | None:
     if not processes().is_main:
         return None
     expected = "the folder of a finished attribution"
-    log_probs = load_file(existing_file(given.of / "ablations.safetensors", expected))
+    log_probs = read_tensors(existing_file(given.of / "ablations.safetensors", expected))
     whole = read_json(existing_file(given.of / "attribution_result.json", expected))
     if digest(hallucinating_captions(given.captions)) != whole["settings"]["captions_sha256"]:
         raise ValueError(f"--captions {given.captions}: other captions than {given.of} was made of")

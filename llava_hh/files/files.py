@@ -10,7 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from llava_hh.files.parts import part_of
 from llava_hh.files.schema import json_pieces, refuse_other_version, with_version
@@ -58,6 +60,14 @@ def write_tensors(path: Path, arrays: dict) -> None:
     """Write named numpy arrays as safetensors, atomically."""
     with replacing(path) as part:
         part.write_bytes(save(arrays))
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file; ValueError names it when it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None
 
 
 @contextmanager

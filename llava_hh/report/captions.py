@@ -1,6 +1,7 @@
 """The caption browser's data: sets of captions of the same images, with the measurements at their words."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from llava_hh.comparing.summary import label_of
@@ -25,9 +26,8 @@ def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, 
     Returns: sets of `name`, `methods` and `images`; and the file of every image by the `key` that images have.
     """
     groups: dict[tuple, list[_Captions]] = {}
-    for path in results.named(RESULT_FILE):
-        method = _Captions(results, path)
-        groups.setdefault((path.parent.parent, method.image_folder), []).append(method)
+    for method in results.each(results.named(RESULT_FILE), partial(_Captions, results)):
+        groups.setdefault((method.path.parent.parent, method.image_folder), []).append(method)
     sets, files = [], {}
     for (folder, _), methods in sorted(groups.items(), key=_least_shown):
         methods.sort(key=lambda method: (FIRST.index(method.kind) if method.kind in FIRST else len(FIRST), method.name))
@@ -61,10 +61,12 @@ class _Captions:
         self.entries, self.image_folder, about = read_form(path, _read)
         self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
         self.is_method = self.label != self.name or self.kind in FIRST
-        self.influences, self.maps = WordInfluences.beside(path), WordMaps.beside(path)
+        self.influences, self.maps = (
+            next(iter(results.each([path], kind.beside)), None) for kind in (WordInfluences, WordMaps)
+        )
         self.measured = {"influence": self.influences, "maps": self.maps}
         run = path.with_name("run.json")
-        further = [read_json(run).get("settings", {})] if run.is_file() else []
+        further = results.each([run] * run.is_file(), lambda file: dict(read_json(file).get("settings", {})))
         further += [measured.settings for measured in self.measured.values() if measured]
         for settings in further:
             self.image_folder = self.image_folder or settings.get("image_folder")

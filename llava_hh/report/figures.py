@@ -1,34 +1,44 @@
 """The figures of a results folder, each with a sentence that its JSON file supports."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
 from llava_hh.figures.findings import FIGURES
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.report.images import data_uri
+from llava_hh.report.tables import in_words
 
 
 def find_figures(results: ResultFolder) -> list[dict]:
     """Every figure there is: `title`, `seen` (a sentence or nothing), `source` and `picture`, a data URI."""
-    figures = [
-        (finding.title, finding.seen_in(source), source, source.with_suffix(".png"))
+    wanted: list[tuple[str, Path, str, Callable[[Path], str]]] = [
+        (finding.title, source, f"{source.stem}.png", finding.seen_in)
         for finding in FIGURES
         for source in results.named(f"{finding.name}.json")
     ]
-    for source in results.named("choice.json"):
-        seen = read_form(source, _choice)
-        figures.append(("Choice of heads and threshold", seen, source, source.with_suffix(".png")))
-    for source in results.named("summary*.json"):
-        figures.append(("Decoding methods", "", source, source.with_suffix(".png")))
+    for title, pattern, seen in (
+        ("Choice of heads and threshold", "choice.json", lambda source: read_form(source, _choice)),
+        ("Decoding methods", "summary*.json", lambda _: ""),
+    ):
+        wanted += [(title, source, f"{source.stem}.png", seen) for source in results.named(pattern)]
     for source in results.named("log.jsonl"):
-        figures.append((f"Fine-tuning, {source.parent.name}", "", source, source.with_name("curves.png")))
-    return [
-        {
-            "title": f"{title} ({draw})" if (draw := results.draw(source)) else title,
-            "seen": seen,
+        wanted.append((f"Fine-tuning, {source.parent.name}", source, "curves.png", lambda _: ""))
+
+    def figure(title: str, picture: str, seen: Callable[[Path], str], source: Path) -> dict:
+        draw = results.draw(source)
+        return {
+            "title": f"{title} ({draw})" if draw else title,
+            "seen": in_words(seen(source)),
             "source": results.link(source),
-            "picture": data_uri(picture),
+            "picture": data_uri(source.with_name(picture)),
         }
-        for title, seen, source, picture in figures
-        if picture.is_file()
-    ]
+
+    figures = []
+    for title, source, picture, seen in wanted:
+        if source.with_name(picture).is_file():
+            figures += results.each([source], partial(figure, title, picture, seen))
+    return figures
 
 
 def _choice(content: dict) -> str:

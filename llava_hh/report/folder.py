@@ -2,20 +2,29 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llava_hh.files.files import read_result
+from safetensors import SafetensorError
+
+from llava_hh.files.files import describe_failure, read_result
 from llava_hh.files.schema import FINISHED
 
+# how a file shows that it is damaged, or of another form
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)
+Made = TypeVar("Made")
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")
 
 
 class ResultFolder:
-    """The files below a folder of results, without blocks and hidden files; the page itself is written into it."""
+    """The files below a folder of results, without blocks and hidden files; the page itself is written into it.
+
+    Attributes:
+        left_out: a line for each file that cannot be read, or is of another form: the page does without its part.
+    """
 
     def __init__(self, folder: Path, first: Sequence[Path] = ()) -> None:
         """List the files.
@@ -28,6 +37,7 @@ class ResultFolder:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder; expected one of results")
         self.folder, self.first = folder, [part.resolve() for part in first]
+        self.left_out: list[str] = []
         self.files: list[Path] = []
         for below, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
@@ -36,6 +46,19 @@ class ResultFolder:
     def named(self, pattern: str) -> list[Path]:
         """Files whose name fits the pattern: those of `first`, of earlier versions last, those nearer to the folder."""
         return sorted((path for path in self.files if fnmatch(path.name, pattern)), key=self._rank)
+
+    def each(self, paths: Iterable[Path], make: Callable[[Path], Made]) -> list[Made]:
+        """What `make` makes of each file, without those that are damaged, which are added to `left_out`."""
+        made = []
+        for path in paths:
+            try:
+                made.append(make(path))
+            except UNREADABLE as error:
+                line = describe_failure(error) if isinstance(error, OSError | ValueError) else repr(error)
+                line = line if str(self.folder) in line else f"{path}: {line}"
+                if line not in self.left_out:
+                    self.left_out.append(line)
+        return made
 
     def _rank(self, path: Path) -> tuple:
         of_others = not any(path.resolve().is_relative_to(part) for part in self.first)

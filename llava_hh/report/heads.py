@@ -1,11 +1,15 @@
 """The head map's data: every head's score with its interval, and other measurements of it."""
 
+import math
 from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 
 from llava_hh.figures.head_map import READ_OUT_LABELS
 from llava_hh.report.folder import ResultFolder, read_form
 
 ATTRIBUTION = "attribution_result.json"
+NOT_FINITE = "not finite"
 DIGITS = 6  # significant, of scores in the page
 
 
@@ -16,7 +20,8 @@ def find_heads(results: ResultFolder) -> dict | None:
         `words` (how many), `unit` and `ablation` of the scores; `stability` in lines; and `more`: further numbers of
         the same draw, each with `label`, `source` and `values` (layer, head).
     """
-    for path in results.named(ATTRIBUTION)[:1]:
+
+    def first(path: Path) -> dict:
         heads = read_form(path, _scores) | {"source": results.link(path), "draw": results.draw(path)}
         more = [values | {"source": heads["source"]} for values in read_form(path, _of_words)]
         for name, label, read in (
@@ -26,18 +31,25 @@ def find_heads(results: ResultFolder) -> dict | None:
             ("attention_bias", "attention on the image (mass)", _mass("image_mass", heads["scores"])),
         ):
             beside = (file for file in results.named(f"{name}.json") if file.is_relative_to(path.parent.parent))
-            if source := next(beside, None):
-                values = read_form(source, lambda content, read=read: rounded(read(content)))
-                more.append({"label": label, "source": results.link(source), "values": values})
+
+            def values(source: Path, label: str = label, read: Callable[[dict], list] = read) -> dict:
+                of_heads = read_form(source, lambda content: rounded(read(content)))
+                return {"label": label, "source": results.link(source), "values": of_heads}
+
+            more += results.each(islice(beside, 1), values)
         return heads | {"more": more}
-    return None
+
+    paths = iter(results.named(ATTRIBUTION))
+    return next((heads for path in paths for heads in results.each([path], first)), None)
 
 
 def rounded(value: object) -> object:
-    """Numbers in nested lists, rounded to DIGITS; None stays."""
+    """Numbers in nested lists, rounded to DIGITS; what is not finite is the text "not finite", and None stays."""
     if isinstance(value, list):
         return [rounded(inner) for inner in value]
-    return None if value is None else float(f"{value:.{DIGITS}g}")
+    if value is None or math.isfinite(value):
+        return None if value is None else float(f"{value:.{DIGITS}g}")
+    return NOT_FINITE
 
 
 def _scores(content: dict) -> dict:

@@ -3,12 +3,18 @@
 import base64
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from llava_hh.files.progress import say
 from llava_hh.report.captions import find_sets
 from llava_hh.report.figures import find_figures
 from llava_hh.report.folder import ResultFolder
@@ -35,17 +41,20 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     results = ResultFolder(folder, first)
     comparisons = find_comparisons(results, summaries)
     sets, files = find_sets(results, limit)
-    heads = find_heads(results)
+    heads, chair, figures, runs = (find(results) for find in (find_heads, find_chair, find_figures, find_runs))
     if not (comparisons or sets or heads):
-        what = "no captions, comparisons or attribution there"
+        what = "; ".join(["no captions, comparisons or attribution there", *results.left_out])
         raise FileNotFoundError(f"{folder}: {what}; expected a folder of results")
+    for line in results.left_out:
+        say(f"warning: left out: {line}", sys.stderr)
     page = {
         "title": "/".join(folder.resolve().parts[-2:]),
         "headline": headline(comparisons),
         "comparisons": comparisons,
-        "chair": find_chair(results),
-        "figures": find_figures(results),
-        "runs": find_runs(results),
+        "left_out": results.left_out,
+        "chair": chair,
+        "figures": figures,
+        "runs": runs,
         "heads": heads,
         "sets": sets,
     }
@@ -53,8 +62,14 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     def page_with(pictures: dict[str, str]) -> str:
         return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
 
-    keys = sum(len(json.dumps(key)) + 4 for key in files)
-    return page_with(shrink_images(files, LARGEST_PAGE - len(page_with({}).encode()) - keys))
+    room = LARGEST_PAGE - len(page_with({}).encode()) - sum(len(json.dumps(key)) + 4 for key in files)
+    if room < 0 and figures:
+        largest = max(figures, key=lambda figure: len(figure["picture"]))
+        taken = (
+            f"the figure of {largest['source']} takes {len(largest['picture']):,} bytes of the page's {LARGEST_PAGE:,}"
+        )
+        raise ValueError(f"{folder}: {taken}; draw it smaller, or move it away")
+    return page_with(shrink_images(files, room))
 
 
 def render_index(root: Path) -> str:
@@ -70,6 +85,7 @@ def _fill(template: str, values: dict) -> str:
     """A template with values, all of them escaped; only the package's own style and scripts run in the page."""
     how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("llava_hh.report"), **how)
+    environment.filters["quoted"] = partial(quote, safe="/=,+@()!$&;")  # : would begin the name of a scheme
     folder = Path(__file__).parent / "templates"
     parts = {"style": ("page.css",), "script": SCRIPTS}
     texts = {name: "\n".join((folder / file).read_text(encoding="utf-8") for file in parts[name]) for name in parts}
@@ -80,7 +96,17 @@ def _fill(template: str, values: dict) -> str:
 
 def _data(content: dict) -> Markup:
     """JSON for a script element: it has no `<`, which could end the element or begin a comment."""
-    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))
+    text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _finite(content: Any) -> Any:
+    """The content with null for numbers that JSON has no word for."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _hash(text: str) -> str:

@@ -1,11 +1,14 @@
 """The report's numbers in rows of cells: comparisons of methods, CHAIR of captions, runs with their settings."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
 from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
+from llava_hh.files.tables import Table
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.report.folder import ResultFolder, read_form
 from llava_hh.runs.scored import RESULT_FILE
@@ -20,15 +23,24 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
         further: comparisons that lie elsewhere; they come first.
     Returns: `path`, `source`, `draw`, `heads`, `rows` of cells, `note`, and the summary's `methods`.
     """
-    tables = []
-    for path in [*further, *results.named("summary*.json")]:
-        summary, table = read_form(path, lambda content: (content, table_of(content)))
-        tables.append((path, table, summary["methods"]))
-    tables += [(path, read_form(path, table_of_pope), {}) for path in results.named(POPE_FILE)]
     return [
-        {"path": path, **vars(table), "methods": methods, "source": results.link(path), "draw": results.draw(path)}
-        for path, table, methods in tables
+        *(_of_captions(results, path) for path in further),
+        *results.each(results.named("summary*.json"), partial(_of_captions, results)),
+        *results.each(
+            results.named(POPE_FILE), lambda path: _comparison(results, path, read_form(path, table_of_pope))
+        ),
     ]
+
+
+def _of_captions(results: ResultFolder, path: Path) -> dict:
+    table, methods = read_form(path, lambda content: (table_of(content), content["methods"]))
+    return _comparison(results, path, table, methods)
+
+
+def _comparison(results: ResultFolder, path: Path, table: Table, methods: Mapping[str, dict] | None = None) -> dict:
+    rows = [[in_words(cell) for cell in row] for row in table.rows]
+    about = {"methods": methods or {}, "source": results.link(path), "draw": results.draw(path)}
+    return {"path": path, "heads": table.heads, "rows": rows, "note": table.note, **about}
 
 
 def find_chair(results: ResultFolder) -> dict | None:
@@ -38,7 +50,10 @@ def find_chair(results: ResultFolder) -> dict | None:
         overall = content["overall_metrics"]
         return [*(cell(overall, name) for name in METRICS), str(overall["n"])]
 
-    rows = [[results.link(path), *read_form(path, cells)] for path in results.named(RESULT_FILE)]
+    def row(path: Path) -> list[str]:
+        return [results.link(path), *map(in_words, read_form(path, cells))]
+
+    rows = results.each(results.named(RESULT_FILE), row)
     heads = ["captions", *(metric.head for metric in METRICS.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 
@@ -56,9 +71,9 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
             return [
                 {
                     "label": f"{name} with heads switched off (AD-HH)",
-                    "before": f"{100 * methods['greedy'][metric]:.1f}%",
-                    "after": f"{100 * adhh[metric]:.1f}%",
-                    "interval": "{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric])),
+                    "before": in_words(f"{100 * methods['greedy'][metric]:.1f}%"),
+                    "after": in_words(f"{100 * adhh[metric]:.1f}%"),
+                    "interval": in_words("{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric]))),
                     **about,
                 }
                 for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
@@ -68,14 +83,23 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
 
 def find_runs(results: ResultFolder) -> list[dict]:
     """The runs that made the parts of the folder: script, date, commit, versions, and the settings in lines."""
-    return [{"source": results.link(path), **read_form(path, _run)} for path in sorted(results.named("run.json"))]
+
+    def run(path: Path) -> dict:
+        return {"source": results.link(path), **read_form(path, _run)}
+
+    return results.each(sorted(results.named("run.json")), run)
+
+
+def in_words(cell: str) -> str:
+    """A cell of a table in which NaN and infinite numbers are told from text."""
+    return re.sub(r"[-+]?\b(nan|inf)\b", "not finite", str(cell), flags=re.IGNORECASE)
 
 
 def _run(content: dict) -> dict:
     about = {name: value for name, value in content.items() if name not in NO_SETTINGS}
     return {
         "script": _command(content["argv"]),
-        "date": content["date"],
+        "date": str(content["date"]),
         "n": len(content["image_ids"]),
         "seconds": None if content["seconds"] is None else f"{content['seconds']:,.0f}",
         "lines": _lines({**content["settings"], **about}),

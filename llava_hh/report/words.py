@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from llava_hh.attribution.contrast import influence
 from llava_hh.figures.head_map import READ_OUT_LABELS
-from llava_hh.files.files import read_json_lines
+from llava_hh.files.files import read_json_lines, read_tensors
 from llava_hh.report.folder import ResultFolder, read_form
 
 LARGEST = 2**15 - 1
@@ -30,7 +29,7 @@ class WordInfluences:
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
         self.read_out, self.settings = content["read_out"], content["settings"]
-        log_probs = load_file(self.path)
+        log_probs = read_tensors(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
         self.rows: dict[object, dict[int, str]] = {}  # by image, the words by their index
         for index, (_, row) in enumerate(read_json_lines(path.with_name("targets.jsonl"))):
@@ -65,7 +64,7 @@ class WordMaps:
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path, self.heads, self.settings = path, content["heads"], content["settings"]
-        arrays = load_file(path.with_suffix(".safetensors"))
+        arrays = read_tensors(path.with_suffix(".safetensors"))
         codes, scales, parts = arrays["codes"], _short(arrays["scales"]), _short(arrays["parts"])
         self.rows, begin, number = {}, 0, 0
         for row in content["captions"]:

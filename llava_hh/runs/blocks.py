@@ -12,11 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
-from llava_hh.files.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
+from llava_hh.files.files import read_json, read_tensors, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.files.parts import drop_parts
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import Forecast, announce, progress, reach
@@ -142,7 +138,7 @@ class Run:
             path = self._block(number, "safetensors")
             if not path.is_file():
                 continue
-            block, arrays = self._finished(number), _read_arrays(path)
+            block, arrays = self._finished(number), read_tensors(path)
             if block.get("is_cut"):
                 n_samples, n_rows, counts = len(block["image_ids"]), len(block["rows"]), block.get("entries_of", {})
                 ends = {name: sum(counts[name][:n_samples]) if name in counts else n_rows for name in arrays}
@@ -232,7 +228,7 @@ class Run:
             return True
         try:
             kept = block.get("arrays_sha256")  # earlier versions kept none
-            return names == {*_read_arrays(path)} and kept in (None, sha256(path))
+            return names == {*read_tensors(path)} and kept in (None, sha256(path))
         except (OSError, ValueError):
             return False
 
@@ -274,10 +270,3 @@ def _read_block(path: Path) -> dict:
     if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
     return block
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from llava_hh.report import render
 from llava_hh.report.captions import find_sets
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.heads import find_heads
@@ -218,7 +220,8 @@ def test_wrong_input_is_one_line(results, capsys):
     assert "no captions, comparisons or attribution there" in said(results / "empty")
     assert "argument --limit: '0': expected a whole number of at least 1" in said(results, "--limit", 0)
     (results / "val2014" / "summary.json").write_text('{"settings": {}, "methods": {"greedy": {}}}')
-    assert f"{results / 'val2014' / 'summary.json'}: not the form of such a result file" in said(results)
+    asked = results / "val2014" / "summary.json"
+    assert f"{asked}: not the form of such a result file" in said(results, "--summary", asked)
 
 
 def test_images_shrink_until_they_fit(tmp_path):
@@ -245,3 +248,50 @@ def test_the_index_lists_all_runs_and_reports(results):
     assert set(re.findall(r'class="source" href="([^"]*run.json)"', html)) == runs
     assert 'href="tiny/report.html"' in html and 'href="tiny/val2014/report.html"' in html
     assert 'href="tiny/val2014/summary.json"' in html
+
+
+SPOILT = {
+    "val2014/summary.json": "{",
+    "val2014/greedy/run.json": '{"settings": 3}',
+    "train2014/module_influence/module_influence.json": '{"run": {}}',
+    "train2014/identify_attention_head/attribution_result.json": "[]",
+    "train2014/identify_attention_head/ablations.safetensors": "no tensors",
+    "train2014/word_maps/word_maps.safetensors": "",
+    "train2014/captions_eval_results.json": '{"sentences": [{}]}',
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_damaged_file_leaves_out_its_part_alone_and_is_named(name, results, capsys):
+    (results / name).write_text(SPOILT[name])
+    report_html([str(results)])
+    assert f"warning: left out: {results / name}: " in capsys.readouterr().err
+    page = (results / "report.html").read_text()
+    assert str(results / name) in page and len(data_of(page)["sets"]) >= 1
+
+
+def test_numbers_that_are_not_finite_are_told(results):
+    path = results / "val2014/summary.json"
+    content = json.loads(path.read_text())
+    content["methods"]["greedy"]["CHAIRi"] = float("nan")
+    path.write_text(json.dumps(content))
+    path = results / "train2014/identify_attention_head/attribution_result.json"
+    content = json.loads(path.read_text())
+    content["contrastive_influence"][1][0] = float("inf")
+    path.write_text(json.dumps(content))
+    page = render_report(results)
+    assert "<td>not finite" in page and ">nan" not in page
+    assert data_of(page)["heads"]["scores"][1][0] == "not finite"
+
+
+def test_links_are_quoted(results):
+    odd = results / "a b#c?d%e:f"
+    (results / "val2014").rename(odd)
+    page = render_report(results)
+    assert f'href="{quote("a b#c?d%e:f")}/summary.json"' in page
+
+
+def test_a_figure_that_is_too_large_is_named(results, monkeypatch):
+    monkeypatch.setattr(render, "LARGEST_PAGE", 20_000)
+    with pytest.raises(ValueError, match=r"the figure of .*\.json takes [\d,]+ bytes of the page's 20,000; draw it"):
+        render_report(results)

@@ -10,11 +10,13 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const source = (name) => make("a", { class: "source", href: name }, name);
+const source = (name) => make("a", { class: "source", href: encodeURI(name).replace(/[?#:]/g, encodeURIComponent) }, name);
+const number = (value) => typeof value === "number" ? value : 0;
 const headName = (layer, head) => `L${layer}H${head}`;
 
 function signed(value) {
   if (value === null) return "not measured";
+  if (typeof value === "string") return value;
   const size = Math.abs(value);
   const digits = size !== 0 && size < 0.001 ? size.toExponential(1) : size.toFixed(4);
   return (value < 0 ? "−" : "+") + digits;
@@ -38,7 +40,7 @@ function showTip(cell, text) {
 function drawGrid(host, label, values, describe, chosen, marks = new Map()) {
   const layers = values.length;
   const heads = values[0].length;
-  const limit = Math.max(...values.flat().map((value) => Math.abs(value ?? 0))) || 1;
+  const limit = Math.max(...values.flat().map((value) => Math.abs(number(value)))) || 1;
   const cells = values.map(() => []);
   const grid = make("div", { role: "grid", class: "grid", "aria-label": label });
   grid.style.setProperty("--columns", heads);
@@ -48,11 +50,11 @@ function drawGrid(host, label, values, describe, chosen, marks = new Map()) {
     row.append(make("span", { role: "rowheader", class: "axis", "aria-label": `layer ${layer}` }, named ? String(layer) : ""));
     for (let head = 0; head < heads; head += 1) {
       const value = values[layer][head];
-      const kind = value === null ? "unknown" : value < 0 ? "less" : "more";
+      const kind = typeof value !== "number" ? "unknown" : value < 0 ? "less" : "more";
       const name = `${headName(layer, head)} ${signed(value)}`;
       const mark = marks.get(headName(layer, head)) ?? "";
       const cell = make("button", { role: "gridcell", type: "button", class: kind, tabindex: -1, "aria-label": name }, mark);
-      const share = Math.abs(value ?? 0) / limit;
+      const share = Math.abs(number(value)) / limit;
       cell.style.setProperty("--share", `${100 * share}%`);
       cell.classList.toggle("strong", share > 0.6);
       cell.dataset.layer = layer;
