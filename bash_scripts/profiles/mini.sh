@@ -1,4 +1,4 @@
-# mini, the small LLaVA that is built on your machine. threshold is the paper's; bash_scripts/choose_adhh.sh chooses both on train2014.
+# mini, the small LLaVA that is built on your machine. top_k and threshold are what bash_scripts/choose_adhh.sh chooses.
 model_path=checkpoints/mini/model
 coco_path=dataset/mini
 nocaps_path=  # mini draws COCO's categories alone
@@ -6,8 +6,8 @@ result_path=results/mini/full
 random_draws=2
 attribution_images=400
 attribution_captions=120
-top_k=3
-threshold=0.4
+top_k=2
+threshold=0.95
 batch_size=50
 # figures of the paper
 base_model=checkpoints/mini/base
