@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import Any, NoReturn
 
 from llava_hh.command_line.profiles import REPO, read_profile
+from llava_hh.files.files import printable
 from llava_hh.runs.plugins import load_plugin
 
 OUTPUTS = ("out", "summary")  # flags of what is written
@@ -225,7 +226,7 @@ class ScriptParser(argparse.ArgumentParser):
             self.error(f"the following arguments are required: {', '.join(spelled)} (or --profile NAME)")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists the flags\n")
+        self.exit(2, printable(f"error: {' '.join(message.split())}; --help lists the flags") + "\n")
 
 
 def filled(template: str, known: Known) -> str:

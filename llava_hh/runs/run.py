@@ -21,6 +21,7 @@ from llava_hh.runs.settings import LOCAL_PATHS, Settings, differences
 RESULT_SUFFIXES = (".jsonl", ".safetensors", ".md", ".png", ".pdf")  # of files that do not say who wrote them
 PREPARED = ("run.json", "ground_truth.json", "log.jsonl")  # files that stand in a folder before any work is finished
 MADE_BY = ("commit", "dirty", "versions", "machine")
+SHARED = ".shared-"  # how marks begin by which processes see that they share a folder
 SHARED_WITHIN = 10.0  # seconds
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "numpy")
 
@@ -178,30 +179,33 @@ def agree(folder: Path, settings: Settings) -> None:
     team = processes()
     if team.count == 1:
         return
-    marks, token = [folder / f".shared-{rank}" for rank in range(team.count)], secrets.token_hex(8)
-    marks[team.rank].write_text(token)
+    own = folder / f"{SHARED}{secrets.token_hex(8)}"
+    os.close(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644))
     try:
-        identity = {"settings": settings.record(), "host": platform.node(), "token": token}
+        identity = {"settings": settings.record(), "host": platform.node(), "mark": own.name}
         others = [json.loads(text) for text in team.exchange(json.dumps(identity))]
+        marks = [folder / other["mark"] for other in others]
+        if team.is_main:
+            for left in {*folder.glob(f"{SHARED}*")} - {*marks}:  # of runs that were killed
+                left.unlink(missing_ok=True)
         for rank, other in enumerate(others):
             if changed := differences(other["settings"], settings, free=LOCAL_PATHS):
                 what = f"process {rank} on {other['host']} has other settings than process {team.rank} here"
                 needed = "All processes need the same flags, variables and files"
                 raise ValueError(f"{what}: {'; '.join(changed)}. {needed}")
-        seen = [_appears(mark, other["token"]) for mark, other in zip(marks, others, strict=True)]
-        sees = team.exchange("yes" if all(seen) else "no")
+        sees = team.exchange("yes" if all(map(_appears, marks)) else "no")
         if blind := [f"{rank} on {others[rank]['host']}" for rank, answer in enumerate(sees) if answer == "no"]:
             what = f"not the same folder in all processes (see process {', '.join(blind)})"
             raise OSError(f"{folder}: {what}; share it, or choose another")
     finally:
         team.exchange("")  # every process has looked
-        marks[team.rank].unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
 
 
-def _appears(path: Path, text: str) -> bool:
-    """Whether a file of this text is there; a shared file system may show it late."""
+def _appears(path: Path) -> bool:
+    """Whether a file is there; a shared file system may show it late."""
     begun = time.monotonic()
-    while not path.is_file() or path.read_text() != text:
+    while not path.is_file():
         if time.monotonic() - begun > SHARED_WITHIN:
             return False
         os.listdir(path.parent)  # renews what the client of a network file system has kept
