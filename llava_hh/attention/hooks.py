@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -34,7 +34,8 @@ def intervene(
 
     Args:
         image_mask: (batch, prompt position) bool; a forward may have each row several times in a row (beams). What
-            lies behind it is the answer, so a second turn of a conversation needs another block.
+            lies behind it is the answer, so a second turn of a conversation needs another block. Rows may have several
+            images and earlier turns, which are text: what comes after the last image is after the image.
         response_start: the answer's first position in each row, where image_mask covers some of the answer.
         on_rows: whether each row of image_mask is edited, such as one of two twins; the other rows keep every bit and
             take no decisions. None is all rows.
@@ -43,7 +44,8 @@ def intervene(
         IndexError: a head that the model does not have.
         ValueError: a bad image_mask, response_start or on_rows; a model whose attention cannot be replaced; in a layer
             that attends to the image alone (Mllama's cross-attention), an edit of what comes after the image or of
-            answer rows; in `generate`, a prompt of another length than image_mask.
+            answer rows; in `generate`, a prompt of another length than image_mask, if it has images, or if an
+            intervention acts on answers.
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
@@ -53,7 +55,7 @@ def intervene(
         for layer, heads in by_layer(intervention.heads).items():
             block.edits.setdefault(layer, []).append((number, intervention, heads))
     on_answers = any(intervention.acts_on_answers for intervention in interventions)
-    watch = watch_generate(model, block.spans, block.trace) if on_answers else nullcontext()
+    watch = watch_generate(model, block.spans, block.trace, text_too=on_answers)
     with _open(model, block, [head for intervention in interventions for head in intervention.heads]), watch:
         yield block.trace
 
@@ -78,7 +80,8 @@ def record(
 
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: a bad image_mask, or a model whose attention cannot be replaced.
+        ValueError: a bad image_mask, or a model whose attention cannot be replaced; in `generate`, images in a prompt
+            of another length than image_mask.
         RuntimeError: on leaving, if a layer of one of the heads was never called and no other exception is on its way.
         NotImplementedError: in a forward whose sliding-window cache may have dropped keys, so that spans are unknown.
     """
@@ -86,7 +89,7 @@ def record(
     block = Block(SpanFinder(image_mask), mass=by_layer(mass), maps=by_layer(maps))
     block.trace.mass = {layer: [] for layer in block.mass}
     block.trace.maps = {layer: [] for layer in block.maps}
-    with _open(model, block, mass + maps):
+    with _open(model, block, mass + maps), watch_generate(model, block.spans, block.trace, text_too=False):
         yield block.trace
 
 

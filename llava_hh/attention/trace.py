@@ -6,7 +6,7 @@ Decisions are counted once for each token of the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROWS_AHEAD = 64  # answer rows that decisions get room for at once
 Key = tuple[int, int, tuple[int, ...], int]  # edit, layer, heads, batch size
+WATCHES = "llava_hh_watches"  # the attribute of a model that lists who looks at its calls of generate
 BLOCKS = "llava_hh_blocks"  # the attribute of an attention module that lists the open blocks, outer first
 
 
@@ -155,13 +156,27 @@ class Block:
         return self._answers[2]
 
 
+@dataclass(eq=False)
+class _Watch:
+    spans: SpanFinder
+    trace: Trace
+    text_too: bool
+
+    def check(self, length: int | None, with_image: bool) -> None:
+        length = self.spans.width if length is None else length
+        if length != self.spans.width and (self.text_too or with_image):
+            why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
+            raise ValueError(f"the prompt has {length} positions, image_mask {self.spans.width}: {why}")
+
+
 @contextmanager
-def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> Iterator[None]:
+def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace, text_too: bool) -> Iterator[None]:
     """While the context is open, `model.generate` refuses a prompt that is not the one of `spans`.
 
-    Otherwise the question of a second turn would count as part of the answer. A call inside a call, such as that of a
-    model which assists itself, goes on from the prompt, so it is allowed. Its decisions are not counted; nor are those
-    on tokens that were proposed behind the answer's end.
+    Otherwise an image of a second turn would count as text, and, which `text_too` forbids, its question as part of the
+    answer. A call inside a call, such as that of a model which assists itself, goes on from the prompt, so it is
+    allowed. Its decisions are not counted; nor are those on tokens that were proposed behind the answer's end.
+    Contexts may be left in any order.
     """
     from transformers import GenerationMixin
 
@@ -169,31 +184,50 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace) -> I
     if part is None:
         yield
         return
-    generate, is_inside = part.generate, False
+    own, watch = part.__dict__, _Watch(spans, trace, text_too)
+    if WATCHES not in own:
+        own[WATCHES] = []
+        own["generate"] = _watched(part.generate, own[WATCHES])
+    watches = own[WATCHES]
+    watches.append(watch)
+    try:
+        yield
+    finally:
+        watches.remove(watch)
+        if not watches:
+            before = own.pop("generate").__wrapped__
+            del own[WATCHES]
+            if getattr(before, "__self__", None) is not part:  # it was the caller's
+                own["generate"] = before
+
+
+def _watched(generate: Callable, watches: list[_Watch]) -> Callable:
+    is_inside = False
 
     @wraps(generate)
     def watched(inputs: Tensor | None = None, *args: Any, **settings: Any) -> Any:
         nonlocal is_inside
         if is_inside:
-            with attribute_set(trace, "is_counting", False):
+            with ExitStack() as stack:
+                for watch in watches:
+                    stack.enter_context(attribute_set(watch.trace, "is_counting", False))
                 return generate(inputs, *args, **settings)
         ids = settings.get("input_ids") if inputs is None else inputs
         # a kept cache may be given with new ids alone; its attention mask is of the whole prompt all the same
         known = (settings.get("attention_mask"), ids, settings.get("inputs_embeds"))
-        length = next((given.shape[1] for given in known if given is not None), spans.width)
-        if length != spans.width:
-            why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
-            raise ValueError(f"the prompt has {length} positions, image_mask {spans.width}: {why}")
-        is_inside, n_rows = True, 0
+        length = next((given.shape[1] for given in known if given is not None), None)
+        for watch in watches:
+            watch.check(length, with_image=any("pixel" in name for name in settings))
+        is_inside, n_new = True, None
         try:
             output = generate(inputs, *args, **settings)
             sequences = output if isinstance(output, Tensor) else output.sequences
             n_new = sequences.shape[1] - (0 if ids is None else ids.shape[1])
-            n_rows = spans.width + n_new - 1 - spans.first_predicting
             return output
         finally:
             is_inside = False
-            trace.finish(n_rows)
+            for watch in watches:
+                spans = watch.spans
+                watch.trace.finish(0 if n_new is None else spans.width + n_new - 1 - spans.first_predicting)
 
-    with attribute_set(part, "generate", watched):
-        yield
+    return watched

@@ -152,15 +152,23 @@ def test_a_second_turn_needs_its_own_block(lvlm_of):
         portable.generate(model=model, heads=HEADS, **new_ids, max_new_tokens=4)
 
 
-def test_only_rows_that_answer_need_the_prompt(lvlm_of):
-    """A scale acts on every row, so any prompt will do; and nothing of the guard stays."""
+def test_only_rows_that_answer_and_images_need_the_prompt(lvlm_of):
+    """A scale acts on every row, so a further turn of text will do, an image won't; and nothing of the guard stays."""
     lvlm = lvlm_of("llava_next")
     batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
     longer = torch.nn.functional.pad(batch.image_mask, (0, 1))
-    for edits, is_refused in ((EDITS["boost"], True), ([ScaleAttention(HEADS, 0.5)], False)):
+    text = {name: tensor for name, tensor in batch.inputs.items() if name in ("input_ids", "attention_mask")}
+    text["input_ids"] = text["input_ids"].masked_fill(batch.image_mask, 7)
+    scale = [ScaleAttention(HEADS, 0.5)]
+    for edits, inputs, is_refused in (
+        (EDITS["boost"], batch.inputs, True),
+        (EDITS["boost"], text, True),
+        (scale, batch.inputs, True),
+        (scale, text, False),
+    ):
         with intervene(lvlm.model, longer, edits):
             try:
-                lvlm.model.generate(**batch.inputs, max_new_tokens=2)
+                lvlm.model.generate(**inputs, max_new_tokens=2)
             except ValueError:
                 assert is_refused
                 lvlm.model(**batch.inputs)
