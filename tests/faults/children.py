@@ -59,6 +59,9 @@ class Child:
                 return None
             time.sleep(POLL_SECONDS)
 
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
     def kill(self) -> None:
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)

@@ -1,0 +1,71 @@
+"""Scripts stopped by Ctrl-C, SIGTERM or SIGHUP at random moments: one line, 128 + the signal, and it goes on."""
+
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from llava_hh.command_line.signals import ending_well
+
+from .children import Child, Ending, run_to_the_end
+from .kills import contents, difference, prepare, undisturbed
+from .material import scripts
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
+    """One case for each signal that finds a script alive, the scripts in turns."""
+    rng, out, log = random.Random(seed), folder / "out", folder / "log"
+    prepare(folder)
+    references: dict[str, tuple[dict[str, str], float]] = {}
+    done = 0
+    while done < n:
+        for script in scripts(folder):
+            if done >= n:
+                return
+            if script.name not in references:
+                references[script.name] = undisturbed(script, out, log)
+            expected, seconds = references[script.name]
+            shutil.rmtree(out, ignore_errors=True)
+            number, flags = rng.choice(NUMBERS), (*script.flags, "--out", out)
+            child = Child(as_a_program(script.main), flags, log)
+            ending = child.ended(within=rng.uniform(0.05, seconds))
+            if ending is not None:
+                continue
+            child.signal(number)
+            trouble = judge(child.ended(within=seconds + 60), number, out)
+            if trouble is None:
+                again = run_to_the_end(script.main, flags, log)
+                went_on = again.code == 0 and "Traceback" not in again.output
+                trouble = (
+                    difference(expected, contents(out, script)) if went_on else f"did not go on: {again.output[-300:]}"
+                )
+            done += 1
+            yield script.name, trouble
+
+
+def as_a_program(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
+    """A verb's main as the command `llava-hh` runs it."""
+
+    def program(flags: Sequence[str]) -> None:
+        with ending_well():
+            main(flags)
+
+    return program
+
+
+def judge(ending: Ending | None, number: int, out: Path) -> str | None:
+    """What is wrong with how it ended."""
+    if ending is None:
+        return f"signal {number}: not ended"
+    if ending.code == 0:  # it was done just then
+        return None
+    lines = [line for line in ending.output.splitlines() if line.startswith(("stopped", "error", "Traceback"))]
+    if ending.code == -number and not lines:  # before the program began
+        return None
+    if ending.code != 128 + number or len(lines) != 1 or "; the same command goes on" not in lines[0]:
+        return f"signal {number}: exit {ending.code}, {ending.output[-300:]}"
+    left = [path.name for path in out.rglob("*") if path.name == ".lock" or path.suffix == ".part"]
+    return f"signal {number}: left {left}" if left else None
