@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
 from llava_hh.files.tables import Table
@@ -92,7 +93,7 @@ def find_runs(results: ResultFolder) -> list[dict]:
 
 def in_words(cell: str) -> str:
     """A cell of a table in which NaN and infinite numbers are told from text."""
-    return re.sub(r"[-+]?\b(nan|inf)\b", "not finite", str(cell), flags=re.IGNORECASE)
+    return re.sub(r"(?<![\w/])[-+]?(nan|inf)(?![\w/])", "not finite", str(cell))
 
 
 def _run(content: dict) -> dict:
@@ -101,7 +102,7 @@ def _run(content: dict) -> dict:
         "script": _command(content["argv"]),
         "date": str(content["date"]),
         "n": len(content["image_ids"]),
-        "seconds": None if content["seconds"] is None else f"{content['seconds']:,.0f}",
+        "seconds": None if content["seconds"] is None else in_words(f"{content['seconds']:,.0f}"),
         "lines": _lines({**content["settings"], **about}),
     }
 
@@ -112,11 +113,15 @@ def _command(argv: list[str]) -> str:
     return " ".join(words) if words and argv[0] == "llava-hh" else argv[0].removesuffix(".py")
 
 
+def _shown(value: Any) -> str:
+    return in_words(f"{value}") if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
 def _lines(settings: dict, above: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted name, JSON value)."""
     lines = []
     for name, value in settings.items():
         is_nested = isinstance(value, dict) and value
         text = above + name
-        lines += _lines(value, f"{text}.") if is_nested else [(text, json.dumps(value, ensure_ascii=False))]
+        lines += _lines(value, f"{text}.") if is_nested else [(text, _shown(value))]
     return lines

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import damages, files, folders, foreign, kills, pages, ranks, shell, signals, state, training
+from . import code, damages, environment, files, folders, foreign, kills, pages, ranks, shell, signals, state, training
 
 SECTIONS = {
     "kills": kills.run,
@@ -29,13 +29,25 @@ SECTIONS = {
     "training": training.run,
     "state": state.run,
     "ranks": ranks.run,
+    "code": code.run,
     "signals": signals.run,
+    "environment": environment.run,
     "foreign": foreign.run,
     "wrappers": shell.run,
     "report": pages.run,
 }
 COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10}
-COUNTS |= {"training": 60, "state": 120, "ranks": 40, "signals": 30, "foreign": 30, "wrappers": 100, "report": 40}
+COUNTS |= {
+    "training": 60,
+    "state": 120,
+    "ranks": 40,
+    "code": 40,
+    "signals": 30,
+    "foreign": 30,
+    "environment": 60,
+    "wrappers": 100,
+    "report": 40,
+}
 
 
 def parser() -> argparse.ArgumentParser:
