@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from llava_hh.command_line.signals import ending_well
+from llava_hh.files.signals import ending_well
 
 VERBS = {
     "Captions and their scores": {

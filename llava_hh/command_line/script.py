@@ -14,6 +14,7 @@ from llava_hh.files.files import describe_failure, in_one_line, printable
 from llava_hh.files.memory import is_out_of_memory, out_of_memory
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import say
+from llava_hh.files.signals import refuse_stopped
 from llava_hh.files.tables import FORMATS
 
 Chosen = TypeVar("Chosen")
@@ -85,6 +86,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     except BrokenPipeError:  # nobody reads stdout any more
         raise
     except Exception as error:
+        refuse_stopped()
         if debug:
             raise
         if isinstance(error, INPUT_ERRORS):

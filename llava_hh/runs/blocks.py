@@ -16,6 +16,7 @@ from llava_hh.files.files import read_json, read_tensors, sha256, sha256_or_none
 from llava_hh.files.parts import drop_parts
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import Forecast, announce, progress, reach
+from llava_hh.files.signals import refuse_stopped
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
@@ -62,6 +63,7 @@ class Run:
         sizes = {number: len(self._samples_of(number)) for number in range(team.rank, self.n_blocks, team.count)}
         with progress(label, "image", total=sum(sizes.values())) as bar:
             for number in sizes:
+                refuse_stopped()
                 if not self._is_finished(number):
                     forecast.begin()
                     yield number, self._samples_of(number)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from llava_hh.command_line.signals import ending_well
+from llava_hh.files.signals import ending_well
 
 from .children import Child, Ending, run_to_the_end
 from .kills import contents, difference, prepare, undisturbed

@@ -112,3 +112,20 @@ def test_a_full_stdout_is_one_line():
     with open("/dev/full", "w") as full:
         code, [line] = stopped_by(started([*VERB, "--help"], stdout=full))
     assert code == 2 and line.startswith("error: stdout: could not be written (No space left on device)")
+
+
+@pytest.mark.parametrize(
+    "swallowed", ["raise RuntimeError('a library says so')", "raise SystemExit(2)", "raise OSError(5, 'x')"]
+)
+def test_what_a_library_makes_of_it_is_a_stop_all_the_same(swallowed):
+    code = f"""
+import signal
+from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.files.signals import ending_well
+with ending_well(), errors_in_one_line(False):
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        {swallowed}
+"""
+    assert stopped_by(started([sys.executable, "-c", code])) == (143, ["stopped; the same command goes on"])

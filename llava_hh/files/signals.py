@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+came: list[int] = []  # signals that `ending_well` has seen
 
 
 class Stopped(KeyboardInterrupt):
@@ -23,7 +24,7 @@ def ending_well() -> Iterator[None]:
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
-    came: list[int] = []
+    came.clear()
 
     def stop(number: int, _: Any) -> NoReturn:
         came.append(number)
@@ -36,16 +37,30 @@ def ending_well() -> Iterator[None]:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except BaseException as error:
+        is_done = isinstance(error, SystemExit) and not error.code
+        if is_done or not (came or isinstance(error, KeyboardInterrupt)):
+            _end_unread(error)
+            raise
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         number = came[0] if came else signal.SIGINT
         if os.environ.get("RANK", "0") == "0":
             print(f"\nstopped{_reached()}; the same command goes on", file=sys.stderr, flush=True)
         _end(128 + number)
-    except BrokenPipeError:
+
+
+def refuse_stopped() -> None:
+    """Raise Stopped where a signal came: libraries make other errors of what it raised, or pass over it."""
+    if came:
+        raise Stopped
+
+
+def _end_unread(error: BaseException) -> None:
+    """End where stdout cannot be written; all other errors were told by the verb."""
+    if isinstance(error, BrokenPipeError):
         _end(128 + signal.SIGPIPE)
-    except OSError as error:  # all others were told by the verb
+    if isinstance(error, OSError):
         print(f"error: stdout: could not be written ({error.strerror}); finished files are kept", file=sys.stderr)
         _end(2)
 
