@@ -27,7 +27,8 @@ for figure in attention_bias attention_inheritance js_divergence module_influenc
     keep "$attributed/$figure/$figure" "$figure" json png
 done
 keep "$decoded/chair_details/chair_details" chair_details json
-for picture in chair_cooccurrence chair_positions; do keep "$decoded/chair_details/$picture" "$picture" png; done
+keep "$decoded/chair_details/chair_positions" chair_positions png
+keep "$result_path/pope/$(drawn val2014 "$pope_images" "$draw_seed")/pope" pope json
 for span in after_image image; do
     keep "$reweighted/attention_reweight_$span" "attention_reweight_$span" json png
 done

@@ -22,6 +22,15 @@ def _compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     return f"{words[sign]} (intervals {'apart' if apart else 'overlap'})"
 
 
+def _in_their_layers(result: Mapping[str, Any]) -> str:
+    """How hallucination heads differ from others of their layers, which results of earlier versions don't say."""
+    difference = result.get("difference_same_layers")
+    if not difference:
+        return ""
+    estimate = Estimate(difference["mean"], difference["interval"]["mean"], form="+.3f")
+    return f"; minus other heads of their own layers: {estimate}"
+
+
 def attention_bias(result: Mapping[str, Any]) -> str:
     hal, others = (result["groups"][group]["all"] for group in ("hal_heads", "non_hal_heads"))
     after, image = "after_image_mass", "image_mass"
@@ -39,7 +48,7 @@ def attention_inheritance(result: Mapping[str, Any]) -> str:
     return (
         f"Over {result['n_captions']} captions, the text attention of hallucination heads resembles that of the base "
         f"language model with a cosine of {_mean(hal)}, {_compare(hal, others)} that of non-hallucination heads, "
-        f"{_mean(others)}; all other heads: {_mean(rest)}."
+        f"{_mean(others)}; all other heads: {_mean(rest)}{_in_their_layers(result)}."
     )
 
 
@@ -49,7 +58,7 @@ def js_divergence(result: Mapping[str, Any]) -> str:
     return (
         f"At step {last['step']} of instruction tuning ({result['n']} captions), hallucination heads have moved from "
         f"the start by {_mean(hal)} nats, {_compare(hal, others)} non-hallucination heads, {_mean(others)}; "
-        f"the median head by {last['percentiles']['50']:.3f}."
+        f"the median head by {last['percentiles']['50']:.3f}{_in_their_layers(last)}."
     )
 
 

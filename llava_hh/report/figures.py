@@ -18,7 +18,7 @@ def find_figures(results: ResultFolder) -> list[dict]:
         for source in results.named(f"{finding.name}.json")
     ]
     for title, pattern, seen in (
-        ("Choice of heads and threshold", "choice.json", lambda source: read_form(source, _choice)),
+        ("Choice of heads and threshold", "choice.json", lambda source: read_form(source, sentence_of_choice)),
         ("Decoding methods", "summary*.json", lambda _: ""),
     ):
         wanted += [(title, source, f"{source.stem}.png", seen) for source in results.named(pattern)]
@@ -41,7 +41,7 @@ def find_figures(results: ResultFolder) -> list[dict]:
     return figures
 
 
-def _choice(content: dict) -> str:
+def sentence_of_choice(content: dict) -> str:
     chosen, greedy = content["chosen"], content["greedy"]
     tried = f"{len(content['points'])} settings were tried on {greedy['n']} images. Rule: {content['rule']}."
     if chosen is None:

@@ -1,5 +1,6 @@
-"""The tables of README and docs say what the committed result files say."""
+"""The tables of README and docs say what the committed result files say; pictures have theirs beside them."""
 
+import re
 import subprocess
 
 import pytest
@@ -11,6 +12,21 @@ from tests.support.shown_tables import PAGES, ROOT, SHOWN, renewed
 def test_tables_are_those_of_their_files(page):
     text = page.read_text(encoding="utf-8")
     assert renewed(text) == text, "python -m tests.support.shown_tables"
+
+
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+\.png)\)")
+DRAWN_FROM = {"measured_captions": "measured", "measured_chair_positions": "measured_chair_details"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_picture_has_the_file_that_it_was_drawn_from_beside_it(page):
+    for name in PICTURE.findall(page.read_text(encoding="utf-8")):
+        picture = page.parent / name
+        source = picture.with_name(f"{DRAWN_FROM.get(picture.stem, picture.stem)}.json")
+        assert picture.is_file() and source.is_file(), name
+        for path in (picture, source):
+            done = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False)
+            assert done.returncode == 1, path
 
 
 def test_there_are_such_tables_and_their_files_are_committed():

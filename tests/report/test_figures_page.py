@@ -77,7 +77,11 @@ def test_sentences_follow_the_numbers():
         "non_hal_heads": mean(0.8, 0.7, 0.9),
         "other_heads": mean(0.5, 0.4, 0.6),
     }
-    assert "as much as (intervals overlap)" in findings.attention_inheritance({"n_captions": 3, "groups": groups})
+    inherited = {"n_captions": 3, "groups": groups}
+    assert "as much as (intervals overlap)" in findings.attention_inheritance(inherited)
+    inherited["difference_same_layers"] = mean(0.2, 0.1, 0.3)
+    expected = "other heads: 0.500 (0.400 to 0.600); minus other heads of their own layers: +0.200 (+0.100 to +0.300)."
+    assert findings.attention_inheritance(inherited).endswith(expected)
     step = {"step": 120, "hal_heads": mean(0.1, 0.05, 0.15), "non_hal_heads": mean(0.2, 0.18, 0.3)}
     said = findings.js_divergence({"n": 3, "steps": [{}, {**step, "percentiles": {"50": 0.04}}]})
     assert "At step 120" in said

@@ -1,4 +1,4 @@
-"""Tables of README and docs, each made of a committed result file that a comment above it names.
+"""Tables and sentences of README and docs, each made of a committed result file that a comment above it names.
 
     <!-- made of results/mini/measured.json -->
     | ... |
@@ -11,8 +11,13 @@ import json
 import re
 from pathlib import Path
 
+from llava_hh.attribution.result import said_of
+from llava_hh.comparing.details import lines
 from llava_hh.comparing.summary import table_of, table_of_pope, table_of_spread
+from llava_hh.experiments.shown import table_of_losses
+from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
+from llava_hh.report.figures import sentence_of_choice
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,15 +45,33 @@ def table_in(path: Path) -> Table:
         return heads_in_common(content)
     if "n_runs" in content:
         return table_of_spread({path.stem: content})
+    if "loss" in content.get("methods", {}).get("greedy", {}):
+        return table_of_losses(content)
     if "methods" in content:
         return (table_of_pope if "llava" in content["methods"]["greedy"] else table_of)(content)
     raise ValueError(f"{path}: no table is made of such a file")
 
 
+def said_in(path: Path) -> str | None:
+    """What is seen in a result file, where that is text."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if finding := {f"measured_{finding.name}": finding for finding in FIGURES}.get(path.stem):
+        return f"{finding.title}. {finding.seen_in(path)}"
+    if "points" in content and "rule" in content:
+        return sentence_of_choice(content)
+    text = said_of(path).splitlines()[:-1] if "hal_heads" in content else []
+    text = text or (lines(content) if "runs" in content else [])
+    return "\n".join(["```text", *text, "```"]) if text else None
+
+
 def shown(path: Path) -> str:
-    """The table, and what it was measured on and when."""
-    table, run = table_in(path), json.loads(path.read_text(encoding="utf-8"))["run"]
+    """The table or text, and what it was measured on and when."""
+    run = json.loads(path.read_text(encoding="utf-8"))["run"]
     where = f"Measured on {run['date'][:10]}, CPU, {run['machine']}." if "machine" in run else ""
+    if said := said_in(path):
+        gap = "\n\n" if said.endswith("```") else " "
+        return f"{said}{gap}{where}\n"
+    table = table_in(path)
     note = " ".join(filter(None, [table.note, where]))
     return f"{Table(table.heads, table.rows, note).markdown()}\n"
 
