@@ -8,10 +8,12 @@ failed. The same --seed draws the same kills and damages; the moment of a kill i
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -50,6 +52,10 @@ COUNTS |= {
 }
 
 
+LONGEST = ("kills", "state", "ranks", "training", "damages", "signals", "report", "environment", "foreign", "code")
+LONGEST += ("wrappers", "images", "disk", "lock", "clock")
+
+
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m tests.faults", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -57,19 +63,19 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     for name, count in COUNTS.items():
         flags.add_argument(f"--{name}", type=int, default=count, help="cases of this section")
+    flags.add_argument("--jobs", type=int, default=1, help="sections at a time, each in a process of its own")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--json", type=Path, help="write counts and failures to this file too")
     return flags
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parser().parse_args(argv)
+def here(args: argparse.Namespace) -> tuple[dict[str, dict[str, int]], list[dict]]:
+    """The sections one after the other: how many cases of each kind, and what failed."""
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     counts: dict[str, Counter] = {name: Counter() for name in args.sections}
     failures = []
-    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for section in args.sections:
             n = getattr(args, section)
@@ -80,12 +86,42 @@ def main(argv: list[str] | None = None) -> None:
                     if trouble:
                         failures.append({"section": section, "case": name, "trouble": trouble})
                         tqdm.write(f"{section}, {name}: {trouble}")
+    return counts, failures
+
+
+def beside_each_other(args: argparse.Namespace) -> tuple[dict[str, dict[str, int]], list[dict]]:
+    """The sections in processes of their own, --jobs at a time, the longest first."""
+
+    def tried(section: str) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "counts.json"
+            flags = ["--sections", section, f"--{section}", getattr(args, section), "--seed", args.seed, "--json", out]
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.faults", *map(str, flags)], stdout=subprocess.DEVNULL, check=False
+            )
+            if not out.exists():
+                raise RuntimeError(f"{section}: exit {done.returncode}")
+            return json.loads(out.read_text())
+
+    sections = sorted(args.sections, key=LONGEST.index)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = dict(zip(sections, pool.map(tried, sections), strict=True))
+    counts = {section: found[section]["counts"][section] for section in args.sections}
+    return counts, [failure for section in args.sections for failure in found[section]["failures"]]
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    begun = time.monotonic()
+    counts, failures = (beside_each_other if args.jobs > 1 else here)(args)
     print("| section | case | tried | failed |\n|---|---|---|---|")
     for section, own in counts.items():
         for name, tried in own.items():
             failed = sum(each["section"] == section and each["case"].endswith(name) for each in failures)
             print(f"| {section} | {name} | {tried} | {failed} |")
-    total = sum(own.total() for own in counts.values())
+    for failure in failures:
+        print("\n{section}, {case}: {trouble}".format(**failure))
+    total = sum(sum(own.values()) for own in counts.values())
     print(f"\n{total} cases, {len(failures)} failed, {time.monotonic() - begun:.0f} s")
     if args.json:
         args.json.write_text(json.dumps({"counts": counts, "failures": failures}, indent=1) + "\n")

@@ -48,7 +48,7 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
     prepare(folder)
     [script] = [script for script in scripts(folder) if script.name == "caption"]
     expected, _ = undisturbed(script, folder / "out", folder / "log")
-    kinds = [variables, variables, limits, names_and_streams]
+    kinds = [variables, variables, limits, an_odd_folder, names_and_streams]
     for number in range(n):
         rng = random.Random(f"{seed}, environment, {number}")
         kind = rng.choice(kinds)
@@ -77,10 +77,21 @@ def limits(folder: Path, script: Script, expected: dict[str, str], rng: random.R
     return trouble and f"{which} {value}: {trouble}"
 
 
+def an_odd_folder(folder: Path, script: Script, expected: dict[str, str], rng: random.Random) -> str | None:
+    name = os.fsdecode(rng.choice(NAMES))
+    trouble = compare(folder, script, script.main, expected, {}, folder / f"odd {name}")
+    return trouble and f"{name!r}: {trouble}"
+
+
 def compare(
-    folder: Path, script: Script, main: Callable, expected: dict[str, str], around: dict[str, str]
+    folder: Path,
+    script: Script,
+    main: Callable,
+    expected: dict[str, str],
+    around: dict[str, str],
+    out: Path | None = None,
 ) -> str | None:
-    out = folder / "out"
+    out = out or folder / "out"
     shutil.rmtree(out, ignore_errors=True)
     ending = run_to_the_end(main, (*script.flags, "--out", out), folder / "log", variables=around)
     if "Traceback" in ending.output:

@@ -19,7 +19,9 @@ from tests.support.repository import ROOT
 def test_a_sample_of_every_section(tmp_path):
     """In a process of its own, for it forks; samples of the others are below and in finetuning/test_checkpoints.py."""
     few = ["--kills", "2", "--damages", "10", "--images", "30", "--disk", "4", "--lock", "2", "--clock", "2"]
-    few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock"]
+    few += ["--code", "3", "--foreign", "2", "--signals", "1", "--environment", "2", "--wrappers", "4", "--report", "2"]
+    few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock", "code", "foreign", "signals"]
+    few += ["environment", "wrappers", "report"]
     command = [sys.executable, "-m", "tests.faults", *few, "--json", str(tmp_path / "counts.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -32,6 +34,12 @@ def test_a_sample_of_every_section(tmp_path):
         "disk": 4,
         "lock": 2,
         "clock": 2,
+        "code": 3,
+        "foreign": 2,
+        "signals": 1,
+        "environment": 2,
+        "wrappers": 4,
+        "report": 2,
     }
 
 
