@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from llava_hh.files.signals import ending_well
+from llava_hh.files.signals import ending_well, flush_stdout
 
 VERBS = {
     "Captions and their scores": {
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Do what the first word says; only its module is imported."""
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
-        print(overview())
+        flush_stdout(lambda: print(overview()))
     elif verb in (names := [name for verbs in VERBS.values() for name in verbs]):
         importlib.import_module(f"llava_hh.scripts.{verb}").main(rest)
     else:

@@ -11,12 +11,21 @@ no_flags "$@"
 . bash_scripts/python.sh
 export PYTHON
 out=results/mini/measured_seeds
-images=250  # the first of those of decoding.sh
+images=250
 
 for seed in 6 7; do
     folder=checkpoints/mini/seed$seed
     sh bash_scripts/mini/build.sh --seed "$seed" --weights "$folder/adapters" --model "$folder/model"
 done
+
+# only FOLDER: that folder; refuses several, of which one is of another head list
+only() {
+    if [ $# -ne 1 ] || [ ! -d "$1" ]; then
+        echo "error: expected one folder, found $*; delete those of other head lists" >&2
+        exit 2
+    fi
+    echo "$1"
+}
 
 heads='' greedy='' adhh='' random=''
 for PROFILE in mini mini_seed6 mini_seed7; do
@@ -26,8 +35,8 @@ for PROFILE in mini mini_seed6 mini_seed7; do
     decoded="$result_path/$(drawn val2014 "$images" "$draw_seed")"
     setting="adhh:top_k=$top_k,threshold=$threshold"
     sh bash_scripts/decoding.sh --limit "$images" --methods "$setting" "random:draws=1,of=adhh,match=rate"
-    heads="$heads $head_list" greedy="$greedy $decoded/greedy" random="$random $(echo "$decoded/random-rate-"*)"
-    adhh="$adhh $(echo "$decoded/adhh-top_k=$top_k-threshold=$threshold-"*)"
+    heads="$heads $head_list" greedy="$greedy $decoded/greedy" random="$random $(only "$decoded/random-rate-"*)"
+    adhh="$adhh $(only "$decoded/adhh-top_k=$top_k-threshold=$threshold-"*)"
 done
 # shellcheck disable=SC2086  # these are lists of paths without blanks
 {

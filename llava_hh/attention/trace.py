@@ -169,6 +169,13 @@ class _Watch:
             raise ValueError(f"the prompt has {length} positions, image_mask {self.spans.width}: {why}")
 
 
+class _Watches(list[_Watch]):
+    """Those of one model, with the `generate` that calls them, and the model's own attribute of that name before."""
+
+    generate: Callable
+    before: dict[str, Callable]
+
+
 @contextmanager
 def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace, text_too: bool) -> Iterator[None]:
     """While the context is open, `model.generate` refuses a prompt that is not the one of `spans`.
@@ -185,20 +192,20 @@ def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace, text
         yield
         return
     own, watch = part.__dict__, _Watch(spans, trace, text_too)
-    if WATCHES not in own:
-        own[WATCHES] = []
-        own["generate"] = _watched(part.generate, own[WATCHES])
-    watches = own[WATCHES]
+    watches: _Watches = own.setdefault(WATCHES, _Watches())
+    if not watches:
+        watches.before = {"generate": own["generate"]} if "generate" in own else {}
+        own["generate"] = watches.generate = _watched(part.generate, watches)
     watches.append(watch)
     try:
         yield
     finally:
         watches.remove(watch)
         if not watches:
-            before = own.pop("generate").__wrapped__
             del own[WATCHES]
-            if getattr(before, "__self__", None) is not part:  # it was the caller's
-                own["generate"] = before
+            if own.get("generate") is watches.generate:  # nobody else's since
+                del own["generate"]
+                own.update(watches.before)
 
 
 def _watched(generate: Callable, watches: list[_Watch]) -> Callable:
@@ -216,8 +223,9 @@ def _watched(generate: Callable, watches: list[_Watch]) -> Callable:
         # a kept cache may be given with new ids alone; its attention mask is of the whole prompt all the same
         known = (settings.get("attention_mask"), ids, settings.get("inputs_embeds"))
         length = next((given.shape[1] for given in known if given is not None), None)
+        with_image = any("pixel" in name and value is not None for name, value in settings.items())
         for watch in watches:
-            watch.check(length, with_image=any("pixel" in name for name in settings))
+            watch.check(length, with_image)
         is_inside, n_new = True, None
         try:
             output = generate(inputs, *args, **settings)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 ON_TERMINAL = "LLAVA_HH_ON_TERMINAL"  # bars are shown, although what is printed goes through a pipe
@@ -21,11 +22,14 @@ def main() -> None:
         os.environ[ON_TERMINAL] = "1"
 
     def stop(number: int, _: Any) -> None:
-        if not came:
-            came.append(number)
-            child.terminate()
+        came.append(number)
+        os.killpg(child.pid, number if len(came) == 1 else signal.SIGKILL)
 
-    child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE)
+    try:  # a group of its own: what a terminal sends comes here alone, and goes to the launcher and all that it started
+        child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, process_group=0)
+    except OSError as error:
+        print(f"error: LAUNCH: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(127) from None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
@@ -34,9 +38,13 @@ def main() -> None:
         if came:
             *lines, rest = (rest + printed).split(b"\n")
             printed = b"".join(line + b"\n" for line in lines if line.startswith(LEADS))
-        os.write(2, printed)
+        with suppress(OSError):  # nobody reads it; the work goes on
+            while printed:
+                printed = printed[os.write(2, printed) :]
     status = child.wait()
-    raise SystemExit(128 + came[0] if came else status if status >= 0 else 128 - status)
+    if came and status:
+        raise SystemExit(128 + came[0])
+    raise SystemExit(status if status >= 0 else 128 - status)
 
 
 if __name__ == "__main__":

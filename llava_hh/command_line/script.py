@@ -83,8 +83,6 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:  # nobody reads stdout any more
-        raise
     except Exception as error:
         refuse_stopped()
         if debug:

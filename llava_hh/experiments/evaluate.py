@@ -100,7 +100,7 @@ def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left
     except CannotDecode as error:
         left_out[member.method.label] = str(error)
         if processes().is_main:
-            say(f"left out: {member.spec}: {error}", flush=True)
+            say(f"left out: {member.spec}: {error}")
         return False
     return True
 

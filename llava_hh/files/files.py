@@ -298,7 +298,7 @@ def describe_failure(error: Exception) -> str:
     """An error in words for the user, in one line; for a refusal of the disk, also what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
         return in_one_line(error)
-    file = error.filename or "stdout, or a file"
+    file = " ".join(str(error.filename or "a file").split())
     return _in_words(file, error) if error.errno in ADVICE else f"{file}: {error.strerror}"
 
 

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 
 @contextmanager
 def within(seconds: float, problem: str) -> Iterator[None]:
-    """End what is done in the context after so many seconds; only in the main thread, where signals arrive.
+    """End Python code that takes longer than so many seconds, but no single long call into C.
+
+    Only in the main thread, where signals arrive.
 
     Raises:
         ValueError: it was not done; says `problem`.

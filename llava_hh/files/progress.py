@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from llava_hh.files.files import printable
 from llava_hh.files.processes import processes
+from llava_hh.files.signals import flush_stdout
 
+STDOUT = "stdout"  # that of now, not of when this file was imported
 reached = ""  # how far the work is, as " after block 12 of 25": for who stops it
 
 
@@ -20,13 +22,16 @@ def reach(done: int, total: int, unit: str, label: str) -> None:
     reached = f" after {unit} {done} of {total} ({label})"
 
 
-def say(text: object = "", file: TextIO | None = None, flush: bool = False) -> None:
-    """Print a text on stdout, or another stream, beside bars; control characters, which names may hold, as escapes."""
-    stream = sys.stdout if file is None else file
-    if stream is not None:  # closed
+def say(text: object = "", file: TextIO | None | str = STDOUT) -> None:
+    """Print a text on stdout, or another stream, beside bars; control characters, which names may hold, as escapes.
+
+    A stream that was closed before the start is None; nothing is printed there. Ends where stdout cannot be written.
+    """
+    stream = sys.stdout if file is STDOUT else file
+    if stream is not None and stream is sys.stdout:
+        flush_stdout(lambda: tqdm.write(printable(str(text)), file=stream))
+    elif stream is not None:
         tqdm.write(printable(str(text)), file=stream)
-        if flush:
-            stream.flush()
 
 
 def announce(text: str) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -19,35 +19,36 @@ class Stopped(KeyboardInterrupt):
 def ending_well() -> Iterator[None]:
     """End by one line and 128 + its number after SIGINT, SIGTERM or SIGHUP; of several processes the first prints it.
 
-    Where stdout is closed, as after `| head`, end without a word with 141, as the shell's own tools do. Where it cannot
-    be written, as on a full disk, one line, 2. A text that stdout's encoding lacks is printed in escapes.
+    A second signal does not disturb the clean-up after the first; a third of the same kind ends the process at once.
+    Where stdout is closed in the end, as after `| head`, end without a word with 141, as the shell's own tools do.
+    Where it cannot be written, as on a full disk, one line, 2. What stdout's encoding lacks is printed in escapes.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
     came.clear()
 
-    def stop(number: int, _: Any) -> NoReturn:
+    def stop(number: int, _: Any) -> None:
         came.append(number)
-        raise Stopped
+        if len(came) == 1:
+            raise Stopped
+        signal.signal(number, signal.SIG_DFL)
 
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, a shell SIGINT for what is behind &
             signal.signal(number, stop)
     try:
         yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        flush_stdout()
     except BaseException as error:
         is_done = isinstance(error, SystemExit) and not error.code
         if is_done or not (came or isinstance(error, KeyboardInterrupt)):
-            _end_unread(error)
             raise
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         number = came[0] if came else signal.SIGINT
         if os.environ.get("RANK", "0") == "0":
-            print(f"\nstopped{_reached()}; the same command goes on", file=sys.stderr, flush=True)
-        _end(128 + number)
+            _print_error(f"\nstopped{_reached()}; the same command goes on")
+        end(128 + number)
 
 
 def refuse_stopped() -> None:
@@ -56,13 +57,22 @@ def refuse_stopped() -> None:
         raise Stopped
 
 
-def _end_unread(error: BaseException) -> None:
-    """End where stdout cannot be written; all other errors were told by the verb."""
-    if isinstance(error, BrokenPipeError):
-        _end(128 + signal.SIGPIPE)
-    if isinstance(error, OSError):
-        print(f"error: stdout: could not be written ({error.strerror}); finished files are kept", file=sys.stderr)
-        _end(2)
+def flush_stdout(write: Callable[[], object] = lambda: None) -> None:
+    """Write to stdout, and flush it; end where that fails."""
+    try:
+        write()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        end(128 + signal.SIGPIPE)
+    except OSError as error:
+        _print_error(f"error: stdout: could not be written ({error.strerror}); finished files are kept")
+        end(2)
+
+
+def _print_error(text: str) -> None:
+    if sys.stderr is not None:  # closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def _reached() -> str:
@@ -70,7 +80,7 @@ def _reached() -> str:
     return progress.reached if progress else ""
 
 
-def _end(status: int) -> NoReturn:
+def end(status: int) -> NoReturn:
     """Exit, without what still waits to be printed."""
     for stream in (sys.stdout, sys.stderr):
         with open(os.devnull, "w", encoding="utf-8") as nowhere:

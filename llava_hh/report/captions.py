@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from llava_hh.comparing.summary import label_of
 from llava_hh.files.files import read_json
@@ -57,7 +58,7 @@ class _Captions:
     """One file of captions, with the influences and maps that lie beside it."""
 
     def __init__(self, results: ResultFolder, path: Path) -> None:
-        self.path, self.name = path, path.parent.name
+        self.results, self.path, self.name = results, path, path.parent.name
         self.entries, self.image_folder, about = read_form(path, _read)
         self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
         self.is_method = self.label != self.name or self.kind in FIRST
@@ -80,7 +81,10 @@ class _Captions:
 
     def image_key(self, image_id: object) -> str | None:
         name = self.entries[image_id]["image"]
-        return str(image_path(self.image_folder, name)) if self.image_folder and name else None
+        if not (self.image_folder and name):
+            return None
+        found = self.results.each([self.path], lambda _: str(image_path(Path(self.image_folder), name)))
+        return next(iter(found), None)
 
     def caption(self, image_id: object) -> dict | None:
         """The text, its mentions and the measurements at them; None where the method has no such image."""
@@ -89,8 +93,12 @@ class _Captions:
             return None
         words = [mention["word"] for mention in entry["mentions"]]
         mentions = [[mention[name] for name in MENTION] for mention in entry["mentions"]]
-        measured = {name: measured and measured.of(image_id, words) for name, measured in self.measured.items()}
+        measured = {name: self._at_words(measured, image_id, words) for name, measured in self.measured.items()}
         return {"text": entry["caption"], "mentions": mentions, **measured}
+
+    def _at_words(self, measured: WordInfluences | WordMaps | None, image_id: object, words: list[str]) -> Any:
+        found = self.results.each([measured.path] if measured else [], lambda path: measured.of(image_id, words))
+        return next(iter(found), None)
 
 
 def _least_shown(group: tuple[tuple, Sequence[_Captions]]) -> tuple[bool, int]:
@@ -102,8 +110,13 @@ def _least_shown(group: tuple[tuple, Sequence[_Captions]]) -> tuple[bool, int]:
 def _read(content: dict) -> tuple[dict, str | None, dict]:
     """Entries by image, with the keys that the page shows; the folder of the images; the method's label and kind."""
     entries = {
-        entry["image_id"]: {"image": entry.get("image"), "caption": entry["caption"], "mentions": entry["mentions"]}
+        entry["image_id"]: {
+            "image": entry.get("image"),
+            "caption": entry["caption"],
+            "mentions": [{name: mention[name] for name in MENTION} for mention in entry["mentions"]],
+        }
         for entry in content["sentences"]
     }
     about = {name: content[name] for name in ("label", "kind") if isinstance(content.get(name), str)}
-    return entries, content.get("run", {}).get("image_folder"), about
+    folder = content.get("run", {}).get("image_folder")
+    return entries, folder if isinstance(folder, str) else None, about

@@ -13,7 +13,8 @@ from llava_hh.files.files import describe_failure, read_result
 from llava_hh.files.schema import FINISHED
 
 # how a file shows that it is damaged, or of another form
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError)
+UNREADABLE += (SafetensorError,)
 Made = TypeVar("Made")
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")

@@ -16,14 +16,12 @@ def index_folder(folder: Path) -> Path | None:
 
 
 def collect_index(root: Path) -> dict:
-    """`reports`, each with its `link`, `name` and `headline`, and the `runs` of all.
-
-    Raises:
-        ValueError: a run.json or a comparison of another form.
-    """
+    """`reports`, each with its `link`, `name` and `headline`, the `runs` of all, and what was `left_out`."""
     results = ResultFolder(root)
-    reports = []
+    reports, runs = [], find_runs(results)
     for path in results.named(REPORT):
-        numbers = headline(find_comparisons(ResultFolder(path.parent)))
+        below = ResultFolder(path.parent)
+        numbers = headline(find_comparisons(below))
+        results.left_out += below.left_out
         reports.append({"link": results.link(path), "name": results.link(path.parent), "headline": numbers})
-    return {"reports": reports, "runs": find_runs(results)}
+    return {"reports": reports, "runs": runs, "left_out": list(dict.fromkeys(results.left_out))}

@@ -36,7 +36,7 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
         first: parts of the folder, such as draws of images, that the heads and the numbers on top are taken from.
     Raises:
         FileNotFoundError: no such folder, or no captions, comparisons or attribution in it.
-        ValueError: a result file without the keys that are read, or more images than LARGEST_PAGE has room for.
+        ValueError: one of `summaries` without the keys that are read, or more pictures than LARGEST_PAGE has room for.
     """
     results = ResultFolder(folder, first)
     comparisons = find_comparisons(results, summaries)
@@ -45,8 +45,7 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     if not (comparisons or sets or heads):
         what = "; ".join(["no captions, comparisons or attribution there", *results.left_out])
         raise FileNotFoundError(f"{folder}: {what}; expected a folder of results")
-    for line in results.left_out:
-        say(f"warning: left out: {line}", sys.stderr)
+    _warn(results.left_out)
     page = {
         "title": "/".join(folder.resolve().parts[-2:]),
         "headline": headline(comparisons),
@@ -73,12 +72,15 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
 
 
 def render_index(root: Path) -> str:
-    """The page that lists all runs and reports below a folder.
+    """The page that lists all runs and reports below a folder."""
+    content = collect_index(root)
+    _warn(content["left_out"])
+    return _fill("index.html.j2", content)
 
-    Raises:
-        ValueError: a run.json or a comparison of another form.
-    """
-    return _fill("index.html.j2", collect_index(root))
+
+def _warn(left_out: Sequence[str]) -> None:
+    for line in left_out:
+        say(f"warning: left out: {line}", sys.stderr)
 
 
 def _fill(template: str, values: dict) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
 from llava_hh.files.tables import Table
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.report.folder import ResultFolder, read_form
+from llava_hh.report.folder import UNREADABLE, ResultFolder, read_form
 from llava_hh.runs.scored import RESULT_FILE
 
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
@@ -65,20 +65,30 @@ def headline(comparisons: Sequence[dict]) -> list[dict]:
     They are those of the first comparison that has both methods; without one the list is empty.
     """
     for table in comparisons:
-        methods = table["methods"]
-        adhh = next((entry for name, entry in methods.items() if entry.get("kind", name) == "adhh"), None)
-        if "greedy" in methods and adhh:
-            about = {"n": adhh["n"], "source": table["source"], "draw": table["draw"]}
-            return [
-                {
-                    "label": f"{name} with heads switched off (AD-HH)",
-                    "before": in_words(f"{100 * methods['greedy'][metric]:.1f}%"),
-                    "after": in_words(f"{100 * adhh[metric]:.1f}%"),
-                    "interval": in_words("{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric]))),
-                    **about,
-                }
-                for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
-            ]
+        try:
+            found = _headline(table)
+        except UNREADABLE:  # a comparison of an earlier version, or a part of it is odd
+            continue
+        if found:
+            return found
+    return []
+
+
+def _headline(table: dict) -> list[dict]:
+    methods = table["methods"]
+    adhh = next((entry for name, entry in methods.items() if entry.get("kind", name) == "adhh"), None)
+    if "greedy" in methods and adhh:
+        about = {"n": adhh["n"], "source": table["source"], "draw": table["draw"]}
+        return [
+            {
+                "label": f"{name} with heads switched off (AD-HH)",
+                "before": in_words(f"{100 * methods['greedy'][metric]:.1f}%"),
+                "after": in_words(f"{100 * adhh[metric]:.1f}%"),
+                "interval": in_words("{:.1f} to {:.1f}".format(*(100 * end for end in adhh["interval"][metric]))),
+                **about,
+            }
+            for metric, name in (("CHAIRi", "CHAIR_i"), ("CHAIRs", "CHAIR_s"), ("recall", "recall"))
+        ]
     return []
 
 

@@ -3,12 +3,13 @@
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -187,7 +188,9 @@ def agree(folder: Path, settings: Settings) -> None:
         marks = [folder / other["mark"] for other in others]
         if team.is_main:
             for left in {*folder.glob(f"{SHARED}*")} - {*marks}:  # of runs that were killed
-                left.unlink(missing_ok=True)
+                if re.fullmatch("[0-9a-f]{16}", left.name.removeprefix(SHARED)) and not left.is_symlink():
+                    with suppress(OSError):
+                        left.unlink()
         for rank, other in enumerate(others):
             if changed := differences(other["settings"], settings, free=LOCAL_PATHS):
                 what = f"process {rank} on {other['host']} has other settings than process {team.rank} here"

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         def report(line: Line) -> None:
             text = printable(f"{line.name:<13} {line.status:<8} {line.text}")
-            tqdm.write(f"\033[{COLOURS[line.status]}m{text}\033[0m" if sys.stdout.isatty() else text)
+            is_coloured = sys.stdout is not None and sys.stdout.isatty()
+            tqdm.write(f"\033[{COLOURS[line.status]}m{text}\033[0m" if is_coloured else text)
             bar.update()
 
         well = Examination(profile).run(report)

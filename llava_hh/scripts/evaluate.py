@@ -179,7 +179,7 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
         if processes().is_main:
             for who, listed in {"chosen heads": heads, **{f"seed {seed}": controls[seed] for seed in seeds}}.items():
                 shares = ", ".join(f"{100 * rates[*head]:.2f}%" for head in listed)
-                say(f"fires at {threshold:g} on the choosing captions, {who}: {shares}", flush=True)
+                say(f"fires at {threshold:g} on the choosing captions, {who}: {shares}")
         return controls
 
     return draw

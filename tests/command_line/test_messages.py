@@ -37,13 +37,14 @@ def test_all_messages_go_through_one_function():
             assert called not in ("print", "tqdm.write", "sys.stdout.write", "sys.stderr.write"), path
 
 
-def test_names_are_printed_without_control_characters(capsys):
+@pytest.mark.parametrize("error", [ValueError, lambda text: OSError(13, "no", text)], ids=["value", "file"])
+def test_names_are_printed_without_control_characters(error, capsys):
     say(f"a {HOSTILE}")
     with pytest.raises(SystemExit), errors_in_one_line(debug=False):
-        raise ValueError(f"no key {HOSTILE}")
+        raise error(f"no key {HOSTILE}")
     output = capsys.readouterr()
     assert is_plain(output.out) and is_plain(output.err)
-    assert len(output.err.splitlines()) == 1 and output.err.startswith("error: no key \\x1b]0;title")
+    assert len(output.err.splitlines()) == 1 and output.err.startswith("error: no key \\x1b]0;title\\x07 error: forged")
 
 
 def test_keys_of_json_and_flags(tmp_path, capsys):
@@ -105,7 +106,7 @@ def test_an_odd_checkpoint_ends_in_seconds_by_a_plain_line(change, said, spoilt,
     monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 1.0)
     folder, seconds = spoilt(change)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert said in line and str(folder) in line and is_plain(line) and seconds < 20
+    assert said in line and str(folder) in line and is_plain(line) and seconds < 60
 
 
 def test_a_pipe_as_a_file_of_rows_and_one_as_json(tmp_path, capsys):
@@ -159,7 +160,7 @@ def test_paths_of_other_encodings(name, variables, tmp_path):
         assert (
             done.returncode == 2
             and done.stderr.startswith(b"error")
-            and not os.path.exists(folder + b"/ground_truth.json")
+            and not os.path.exists(folder + b"/captions_eval_results.json")
         )
     else:
         assert os.path.exists(folder + b"/captions_eval_results.json")

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| section | case | tried | failed |\n|---|---|---|---|")
     for section, own in counts.items():
         for name, tried in own.items():
-            failed = sum(each["section"] == section and each["case"].endswith(name) for each in failures)
+            failed = sum(each["section"] == section and each["case"].split(": ")[-1] == name for each in failures)
             print(f"| {section} | {name} | {tried} | {failed} |")
     for failure in failures:
         print("\n{section}, {case}: {trouble}".format(**failure))

@@ -92,6 +92,8 @@ def _run(main: Callable[[Sequence[str]], None], flags: list[str], log: Path) -> 
     except BaseException:
         traceback.print_exc()
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it is at its end
+            signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

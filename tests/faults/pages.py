@@ -73,7 +73,10 @@ def a_key_gone(path: Path, rng: random.Random) -> None:
     if path.suffix != ".json" or not isinstance(content := json.loads(path.read_text()), dict) or not content:
         return
     inner = content
-    while (below := [value for value in inner.values() if isinstance(value, dict) and value]) and rng.random() < 0.6:
+    while below := [own for value in inner.values() for own in (value if isinstance(value, list) else [value])]:
+        below = [own for own in below if isinstance(own, dict) and own]
+        if not below or rng.random() < 0.4:
+            break
         inner = rng.choice(below)
     inner.pop(rng.choice(sorted(inner)))
     path.write_text(json.dumps(content))

@@ -43,7 +43,9 @@ def started(command: list[str], **more) -> subprocess.Popen:
 def when_work_has_begun(process: subprocess.Popen, out: Path) -> None:
     begun = time.monotonic()
     while len([*out.glob("blocks/*.json")]) < 3:
-        assert process.poll() is None and time.monotonic() - begun < 120, process.communicate()
+        if process.poll() is not None or time.monotonic() - begun > 120:
+            process.kill()
+            pytest.fail(f"{process.communicate()}")
         time.sleep(0.02)
 
 
@@ -69,12 +71,44 @@ def test_a_signal_is_one_line_and_nothing_is_half_written(number, status, flags,
     assert not (tmp_path / "out/captions.jsonl").exists()
 
 
-def test_a_signal_while_libraries_are_imported(flags):
-    process = started([*VERB, *flags])
-    time.sleep(0.7)
+def test_a_signal_before_the_work_begins():
+    """Such as while libraries are imported."""
+    code = "from llava_hh.files.signals import ending_well\nwith ending_well():\n    print(1, flush=True)\n    input()"
+    process = started([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    process.stdout.readline()
     process.send_signal(signal.SIGINT)
+    assert stopped_by(process) == (130, ["stopped; the same command goes on"])
+
+
+def test_a_second_signal_does_not_disturb_the_clean_up():
+    code = """
+import signal, time
+from llava_hh.files.signals import ending_well
+with ending_well():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+        print("clean", flush=True)
+"""
+    process = started([sys.executable, "-c", code])
+    assert process.stdout.readline() == "clean\n"
+    assert stopped_by(process) == (130, ["stopped; the same command goes on"])
+
+
+def test_debug_shows_a_missing_file_with_its_traceback(tmp_path):
+    command = ["score", "chair", "--captions", str(tmp_path / "none"), "--objects", str(tmp_path / "none"), "--debug"]
+    process = started([*VERB, *command])
     code, lines = stopped_by(process)
-    assert code == 130 and lines == ["stopped; the same command goes on"]
+    assert code == 1 and lines[-1].startswith("FileNotFoundError: ") and str(tmp_path / "none") in lines[-1]
+
+
+def test_a_closed_stderr_leaves_stdout_to_the_results():
+    code = (
+        "from llava_hh.files.progress import announce, say; import sys; announce('a'); say('b', sys.stderr); say('c')"
+    )
+    process = started(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code])
+    assert process.communicate(timeout=60)[0] == "c\n"
 
 
 def test_the_last_command_of_a_wrapper_has_its_place(tiny_checkpoint, coco, tmp_path):
@@ -93,11 +127,19 @@ def test_under_the_launcher_there_is_one_line_too(flags, tmp_path):
     command = [sys.executable, "-m", "llava_hh.command_line.launched", *launching(2, "llava_hh", flags)]
     process = started(command)
     when_work_has_begun(process, tmp_path / "out")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+    process.send_signal(signal.SIGINT)  # the launcher has a group of its own
     code, lines = stopped_by(process)
     assert code == 130
     assert [line for line in lines if "stopped" in line] == lines[-1:] and lines[-1].startswith("stopped after block ")
     assert not any("Traceback" in line for line in lines)
+    assert not [
+        path for path in tmp_path.rglob("*") if path.name.startswith((".lock", ".shared")) or path.suffix == ".part"
+    ]
+
+
+def test_a_launcher_that_is_not_there_is_one_line():
+    process = started([sys.executable, "-m", "llava_hh.command_line.launched", "no-such-launcher"])
+    assert stopped_by(process) == (127, ["error: LAUNCH: no-such-launcher: No such file or directory"])
 
 
 def test_nobody_reads_what_is_printed():

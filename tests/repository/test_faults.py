@@ -23,7 +23,7 @@ def test_a_sample_of_every_section(tmp_path):
     few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock", "code", "foreign", "signals"]
     few += ["environment", "wrappers", "report"]
     command = [sys.executable, "-m", "tests.faults", *few, "--json", str(tmp_path / "counts.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     content = json.loads((tmp_path / "counts.json").read_text())
     assert content["failures"] == []
@@ -78,7 +78,7 @@ def test_inputs_known_by_size_and_processes_that_do_not_agree_are_seen(tmp_path)
     """In a process of its own, for it forks."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PLANTED, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("state: ", "ranks: "))]
     assert lines[:2] == ["state: None", "ranks: None"], done.stdout[-2000:] + done.stderr[-2000:]
     assert "has other bytes than a fresh folder gets, exit 0" in lines[2]
