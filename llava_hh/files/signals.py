@@ -42,6 +42,7 @@ def ending_well() -> Iterator[None]:
     except BaseException as error:
         is_done = isinstance(error, SystemExit) and not error.code
         if is_done or not (came or isinstance(error, KeyboardInterrupt)):
+            flush_stdout()
             raise
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
