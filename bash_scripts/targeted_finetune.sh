@@ -1,6 +1,6 @@
 #!/bin/sh
 # TF-HH: fine-tune the query and key rows of hallucination heads, and as many random heads, for every seed; then one table of
-# greedy decoding before and after, and AD-HH. Needs bash_scripts/attribute.sh. mini: half an hour on 2 cores.
+# greedy decoding before and after, and AD-HH. Needs bash_scripts/attribute.sh. mini: 40 minutes on one core.
 # Several GPUs: LAUNCH="accelerate launch --config_file bash_scripts/accelerate/ddp.yaml" in front.
 # Writes targeted_finetune/{heads,random}_<seed>/{model,log.jsonl,curves.png} and
 # targeted_finetune/val2014-<finetune_report_images>-seed42/summary.json under result_path.
