@@ -20,7 +20,7 @@ done
 
 # only FOLDER: that folder; refuses several, of which one is of another head list
 only() {
-    if [ $# -ne 1 ] || [ ! -d "$1" ]; then
+    if [ $# -gt 1 ]; then
         echo "error: expected one folder, found $*; delete those of other head lists" >&2
         exit 2
     fi

@@ -106,7 +106,7 @@ def refuse_mismatches(captions: Sequence[Captions], across: Collection[str] = ()
             if kind not in across:
                 problems.append(f"{problem}; --across {kind} allows it" if kind in LIFTABLE else problem)
     if problems:
-        raise ValueError("; ".join(problems))
+        raise ValueError("; and ".join(problems))
 
 
 def problems_of(captions: Captions) -> Iterator[str]:

@@ -54,7 +54,7 @@ def picture(path: Path, debug: bool, said: TextIO | None = None) -> Iterator[Pat
         what = " ".join(f"{type(error).__name__}: {describe_failure(error)}".split())
         say(f"warning: {path}.png could not be drawn: {what}; --debug shows where", file=sys.stderr)
     else:
-        say(f"{path}.png", file=said)
+        say(f"{path}.png", *([said] if said else []))
 
 
 def delete_picture(path: Path) -> None:

@@ -36,6 +36,7 @@ def ending_well() -> Iterator[None]:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP, a shell SIGINT for what is behind &
             signal.signal(number, stop)
+    sys.unraisablehook = _without_stops
     try:
         yield
         flush_stdout()
@@ -50,6 +51,12 @@ def ending_well() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             _print_error(f"\nstopped{_reached()}; the same command goes on")
         end(128 + number)
+
+
+def _without_stops(unraisable: Any) -> None:
+    """Say nothing of a stop that Python cannot raise, as in a finalizer: `refuse_stopped` raises it soon."""
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
 
 
 def refuse_stopped() -> None:
@@ -84,7 +91,6 @@ def _reached() -> str:
 def end(status: int) -> NoReturn:
     """Exit, without what still waits to be printed."""
     for stream in (sys.stdout, sys.stderr):
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            if stream is not None:
-                os.dup2(nowhere.fileno(), stream.fileno())
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     raise SystemExit(status) from None

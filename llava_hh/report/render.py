@@ -4,12 +4,12 @@ import base64
 import hashlib
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -87,13 +87,18 @@ def _fill(template: str, values: dict) -> str:
     """A template with values, all of them escaped; only the package's own style and scripts run in the page."""
     how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("llava_hh.report"), **how)
-    environment.filters["quoted"] = partial(quote, safe="/=,+@()!$&;")  # : would begin the name of a scheme
+    environment.filters["quoted"] = _quoted
     folder = Path(__file__).parent / "templates"
     parts = {"style": ("page.css",), "script": SCRIPTS}
     texts = {name: "\n".join((folder / file).read_text(encoding="utf-8") for file in parts[name]) for name in parts}
     hashes = {f"{name}_hash": _hash(text) for name, text in texts.items()}
     marked = {name: Markup(text) for name, text in texts.items()}
     return environment.get_template(template).render(**values, **marked, **hashes)
+
+
+def _quoted(name: str) -> str:
+    """A path as a link: other characters as %XX, and so is a colon, before which a scheme would stand."""
+    return re.sub(rb"[^A-Za-z0-9/._~=,+@()!$&;-]", lambda found: b"%%%02X" % found[0][0], os.fsencode(name)).decode()
 
 
 def _data(content: dict) -> Markup:

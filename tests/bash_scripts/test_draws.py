@@ -63,7 +63,7 @@ def profile(tmp_path_factory) -> Path:
 def calls(profile, tmp_path_factory) -> dict[Path, list[list[str]]]:
     """Those of every wrapper, when decoding.sh's captions are there."""
     decoded = Path(read_profile(str(profile))["result_path"]) / f"val2014-{NUMBERS['report_images']}-seed42"
-    for name in ("greedy", "adhh-top_k=3-threshold=0.4-12345678"):
+    for name in ("greedy", "adhh-top_k=2-threshold=0.95-12345678"):
         (decoded / name).mkdir(parents=True)
         (decoded / name / "captions_eval_results.json").touch()
     folder, found = tmp_path_factory.mktemp("calls"), {}

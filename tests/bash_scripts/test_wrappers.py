@@ -70,7 +70,7 @@ def test_slow_baselines_have_fewer_images(tmp_path):
     assert list(found) == ["vcd_paper", "dola_repo", "pai", "opera", "halc_clean", "adhh"]
     assert {kind for kind, fields in found.items() if fields.get("limit") == 30} == {"opera", "halc_clean"}
     assert (found["halc_clean"]["detector"], found["halc_clean"]["scorer"]) == ("mini", "mini")
-    assert found["adhh"] == {"top_k": 3, "threshold": 0.4}
+    assert found["adhh"] == {"top_k": 2, "threshold": 0.95}
 
 
 @pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
@@ -113,7 +113,7 @@ def test_pope(tmp_path):
     [call] = calls_of(ROOT / "bash_scripts/pope.sh", "mini", tmp_path)
     args = parsed(call)
     assert (args.task, args.limit, args.questions, args.suffix) == ("pope", 60, None, "llava")
-    assert args.methods == ["adhh:top_k=3,threshold=0.4"]
+    assert args.methods == ["adhh:top_k=2,threshold=0.95"]
     (tmp_path / "llava").mkdir()
     [call] = calls_of(ROOT / "bash_scripts/pope.sh", "llava-v1.5-7b", tmp_path / "llava")
     assert parsed(call).limit == 500
@@ -139,7 +139,7 @@ def test_reproduce_decodes_with_the_setting_that_was_chosen(tmp_path):
     ]
     choosing, decoding = calls[:2]
     assert choosing.choose and (choosing.split, choosing.limit, choosing.seed) == ("train2014", 150, 1)
-    assert len(choosing.methods) == 20
+    assert len(choosing.methods) == 24
     adhh, *random = [parse(text) for text in decoding.methods]
     assert adhh.fields == {"choice": str(choosing.out / "choice.json")}
     assert [spec.fields.get("match") for spec in random] == [None, "rate"]
@@ -149,9 +149,9 @@ def test_reference_loss_shows_the_captions_of_one_head_list(tmp_path):
     decoded = tmp_path / "a blank" / "val2014-500-seed42"
     profile = tmp_path / "own.sh"
     profile.write_text(f'inherit=mini\nresult_path="{decoded.parent}"\n')
-    files = [decoded / name / "captions_eval_results.json" for name in ("greedy", "adhh-top_k=3-threshold=0.4-1a")]
+    files = [decoded / name / "captions_eval_results.json" for name in ("greedy", "adhh-top_k=2-threshold=0.95-1a")]
     expected = [[], [], [f"greedy={files[0]}", f"adhh={files[1]}"], []]
-    other = decoded / "adhh-top_k=3-threshold=0.4-2b" / "captions_eval_results.json"  # another head list's
+    other = decoded / "adhh-top_k=2-threshold=0.95-2b" / "captions_eval_results.json"  # another head list's
     for number, file in enumerate([None, *files, other]):
         if file:
             file.parent.mkdir(parents=True)

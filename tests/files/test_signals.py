@@ -37,7 +37,13 @@ def flags(tiny_checkpoint, coco, tmp_path) -> list[str]:
 
 def started(command: list[str], **more) -> subprocess.Popen:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "env": ENVIRONMENT}
-    return subprocess.Popen(command, start_new_session=True, **streams | more)
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=as_from_a_terminal, **streams | more)
+
+
+def as_from_a_terminal() -> None:
+    """What is started behind & or by nohup ignores some signals, and so does all that it starts."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def when_work_has_begun(process: subprocess.Popen, out: Path) -> None:

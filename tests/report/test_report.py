@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -288,7 +287,7 @@ def test_links_are_quoted(results):
     odd = results / "a b#c?d%e:f"
     (results / "val2014").rename(odd)
     page = render_report(results)
-    assert f'href="{quote("a b#c?d%e:f")}/summary.json"' in page
+    assert 'href="a%20b%23c%3Fd%25e%3Af/summary.json"' in page
 
 
 def test_a_figure_that_is_too_large_is_named(results, monkeypatch):

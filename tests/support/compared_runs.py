@@ -42,13 +42,13 @@ def compared(tmp_path: Path, *flags: object) -> dict:
 
 
 def refusals(capsys: pytest.CaptureFixture, *flags: object) -> list[str]:
-    """The lines of the error with which the script stops."""
+    """The parts of the error with which the script stops."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         compare_runs([str(flag) for flag in flags])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    return error[error.index("error: ") + len("error: ") :].strip().splitlines()
+    return error[error.index("error: ") + len("error: ") :].strip().split("; and ")
 
 
 def sentences_of(folder: Path) -> list[dict]:
