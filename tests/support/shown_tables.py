@@ -44,7 +44,7 @@ def table_in(path: Path) -> Table:
     if "pairs" in content:
         return heads_in_common(content)
     if "n_runs" in content:
-        return table_of_spread({path.stem: content})
+        return table_of_spread({path.stem.rpartition("_")[2]: content})
     if "loss" in content.get("methods", {}).get("greedy", {}):
         return table_of_losses(content)
     if "methods" in content:
