@@ -87,8 +87,8 @@ class WordMaps:
 
 
 def pack(values: np.ndarray) -> tuple[float, str]:
-    """Values as 16-bit integers in base64, little-endian, and what LARGEST stands for; NaN is NOT_MEASURED."""
-    missing = np.isnan(values)
+    """Values as 16-bit integers in base64, little-endian, and what LARGEST stands for; what is not finite is NOT_MEASURED."""
+    missing = ~np.isfinite(values)
     largest = float(np.abs(np.where(missing, 0, values)).max())
     codes = np.rint(np.where(missing, 0, values) / (largest or 1) * LARGEST)
     return largest, _base64(np.where(missing, NOT_MEASURED, codes).astype("<i2"))
