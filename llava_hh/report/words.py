@@ -87,7 +87,7 @@ class WordMaps:
 
 
 def pack(values: np.ndarray) -> tuple[float, str]:
-    """Values as 16-bit integers in base64, little-endian, and what LARGEST stands for; what is not finite is NOT_MEASURED."""
+    """Values as 16-bit integers in base64, little-endian, and what LARGEST stands for; NOT_MEASURED if not finite."""
     missing = ~np.isfinite(values)
     largest = float(np.abs(np.where(missing, 0, values)).max())
     codes = np.rint(np.where(missing, 0, values) / (largest or 1) * LARGEST)
