@@ -32,6 +32,6 @@ def test_every_picture_has_the_file_that_it_was_drawn_from_beside_it(page):
 def test_there_are_such_tables_and_their_files_are_committed():
     files = {found[1] for page in PAGES for found in SHOWN.finditer(page.read_text(encoding="utf-8"))}
     assert "results/mini/measured.json" in files
-    for name in files:
+    for name in {name for name in files if "#" not in name}:
         done = subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False)
         assert (ROOT / name).is_file() and done.returncode != 0, name

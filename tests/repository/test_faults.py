@@ -1,7 +1,6 @@
 """A sample of `python -m tests.faults`, and that it sees the faults it looks for."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -11,8 +10,10 @@ import pytest
 from llava_hh.files.files import write_text
 from llava_hh.runs.run import make_folder
 from tests.faults import damages, kills
+from tests.faults.__main__ import SECTIONS
 from tests.faults.children import Ending, run_to_the_end
 from tests.faults.material import Script
+from tests.faults.planted import PLANTED
 from tests.support.repository import ROOT
 
 
@@ -20,8 +21,9 @@ def test_a_sample_of_every_section(tmp_path):
     """In a process of its own, for it forks; samples of the others are below and in finetuning/test_checkpoints.py."""
     few = ["--kills", "2", "--damages", "10", "--images", "30", "--disk", "4", "--lock", "2", "--clock", "2"]
     few += ["--code", "3", "--foreign", "2", "--signals", "1", "--environment", "2", "--wrappers", "4", "--report", "2"]
+    few += ["--state", "2", "--ranks", "2"]
     few += ["--sections", "kills", "damages", "images", "disk", "lock", "clock", "code", "foreign", "signals"]
-    few += ["environment", "wrappers", "report"]
+    few += ["environment", "wrappers", "report", "state", "ranks"]
     command = [sys.executable, "-m", "tests.faults", *few, "--json", str(tmp_path / "counts.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -40,49 +42,19 @@ def test_a_sample_of_every_section(tmp_path):
         "environment": 2,
         "wrappers": 4,
         "report": 2,
+        "state": 2,
+        "ranks": 2,
     }
 
 
-PLANTED = """
-import random, shutil, sys
-from pathlib import Path
-import torch
-from tqdm import tqdm
-from tests.faults import changes, kills, material, ranks, state
-from llava_hh.runs import identity
-from llava_hh.runs import run as runs
-
-torch.set_num_threads(1)
-tqdm.monitor_interval = 0
-folder = Path(sys.argv[1])
-kills.prepare(folder)
-[script] = [script for script in material.scripts(folder) if script.name == "caption"]
-[weights] = [change for change in changes.CHANGES if change.make is changes.weights]
-ranks.NAMED = {"DTYPE": ("dtype",)}
-
-def judge(number):
-    print("state:", state.judge(folder, script, weights, random.Random(0), {}))
-    own = folder / f"ranks_{number}"
-    own.mkdir()
-    print("ranks:", ranks.other_settings(ranks.Pair(script, own, random.Random(0), own / "out", {}, 1.0)))
-
-judge(0)
-shutil.rmtree(folder / "finished")
-identity.file_sha256 = lambda path: str(path.stat().st_size)
-runs.agree = lambda folder, settings: None
-judge(1)
-"""
-
-
-def test_inputs_known_by_size_and_processes_that_do_not_agree_are_seen(tmp_path):
+def test_every_section_sees_the_fault_that_is_planted_in_it():
     """In a process of its own, for it forks."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PLANTED, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("state: ", "ranks: "))]
-    assert lines[:2] == ["state: None", "ranks: None"], done.stdout[-2000:] + done.stderr[-2000:]
-    assert "has other bytes than a fresh folder gets, exit 0" in lines[2]
-    assert lines[3].startswith("ranks: DTYPE: process ")
+    command = [sys.executable, "-m", "tests.faults", "--planted"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    seen = [line.split(": ")[0] for line in done.stdout.splitlines() if ": " in line and "NOT SEEN" not in line]
+    assert (done.returncode, set(seen)) == (0, set(SECTIONS)) and len(seen) == len(SECTIONS) == len(PLANTED), (
+        done.stdout[-3000:] + done.stderr[-3000:]
+    )
 
 
 def slow_main(loses: bool):

@@ -4,6 +4,8 @@
     | ... |
     <!-- end -->
 
+What is made of several files in another way is named behind the folder: `results/mini#aims`.
+
 `python -m tests.support.shown_tables` writes them anew; tests/docs/test_tables.py holds the pages to the files.
 """
 
@@ -18,9 +20,11 @@ from llava_hh.experiments.shown import table_of_losses
 from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
 from llava_hh.report.figures import sentence_of_choice
+from tests.support.shown_aims import aims, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+VIEWS = {"aims": aims, "differences": differences}
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -64,8 +68,13 @@ def said_in(path: Path) -> str | None:
     return "\n".join(["```text", *text, "```"]) if text else None
 
 
-def shown(path: Path) -> str:
+def shown(name: str) -> str:
     """The table or text, and what it was measured on and when."""
+    path, _, view = name.partition("#")
+    if view:
+        made = VIEWS[view](ROOT / path)
+        return f"{made if isinstance(made, str) else made.markdown()}\n"
+    path = ROOT / path
     run = json.loads(path.read_text(encoding="utf-8"))["run"]
     where = f"Measured on {run['date'][:10]}, CPU, {run['machine']}." if "machine" in run else ""
     if said := said_in(path):
@@ -77,7 +86,7 @@ def shown(path: Path) -> str:
 
 
 def renewed(page: str) -> str:
-    return SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(ROOT / found[1])}<!-- end -->", page)
+    return SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(found[1])}<!-- end -->", page)
 
 
 def main() -> None:
