@@ -40,10 +40,10 @@ SECTIONS = {
     "wrappers": shell.run,
     "report": pages.run,
 }
-COUNTS = {"kills": 200, "damages": 500, "images": 300, "disk": 40, "lock": 20, "clock": 10}
+COUNTS = {"kills": 200, "damages": 300, "images": 150, "disk": 40, "lock": 20, "clock": 10}
 COUNTS |= {
     "training": 60,
-    "state": 120,
+    "state": 100,
     "ranks": 40,
     "code": 40,
     "signals": 30,
@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     for name, count in COUNTS.items():
         flags.add_argument(f"--{name}", type=int, default=count, help="cases of this section")
-    flags.add_argument("--jobs", type=int, default=1, help="sections at a time, each in a process of its own")
+    flags.add_argument(
+        "--jobs", type=int, default=min(4, os.cpu_count() or 1), help="sections at a time, each in a process of its own"
+    )
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument(
         "--planted", action="store_true", help="plant a fault of ours in each section, which has to be seen"

@@ -23,7 +23,7 @@ from llava_hh.runs import blocks, identity
 from llava_hh.runs import run as runs
 from tests.support.repository import ROOT
 
-from . import changes, code, environment, foreign, material, pages, ranks, shell, signals, state
+from . import changes, code, environment, foreign, material, pages, ranks, shell, signals, state, training
 
 Patches = Iterator[object]
 
@@ -55,19 +55,25 @@ def lock(folder: Path) -> Patches:
 
 def clock(folder: Path) -> Patches:
     """Seconds are those of the time of day."""
-    yield patch.object(runs, "time", SimpleNamespace(monotonic=lambda: time.time()))
+    yield patch.object(runs, "time", SimpleNamespace(**{**vars(time), "monotonic": lambda: time.time()}))
 
 
-def training(folder: Path) -> Patches:
-    """Checkpoints of a training are believed."""
-    yield patch.object(checkpoints, "damage_of", lambda *_: None)
+def of_training(folder: Path) -> Patches:
+    """A training that goes on believes its checkpoints."""
+    whole = training.judge
+
+    def judge(*args: object) -> str | None:
+        with patch.object(checkpoints, "damage_of", lambda *_: None):
+            return whole(*args)
+
+    yield patch.object(training, "judge", judge)
 
 
 def of_state(folder: Path) -> Patches:
     """Files are known by their size."""
     yield patch.object(identity, "file_sha256", lambda path: str(path.stat().st_size))
     yield patch.object(state, "CHANGES", [change for change in changes.CHANGES if change.make is changes.weights])
-    yield _only(state, "caption")
+    yield _only(state, "caption", "attribute")
 
 
 def of_ranks(folder: Path) -> Patches:
@@ -92,11 +98,11 @@ def of_signals(folder: Path) -> Patches:
 
 
 def of_foreign(folder: Path) -> Patches:
-    """Every file is taken for one of ours."""
-    yield patch.object(files_of_runs, "is_ours", lambda _: True)
-    yield patch.object(runs, "is_ours", lambda _: True)
+    """Nobody asks whose results are in a folder."""
+    yield patch.object(runs, "RESULT_SUFFIXES", ())
     yield patch.object(foreign, "NAMES", ("captions.jsonl",))
     yield patch.object(foreign, "PLACES", (foreign.a_file,))
+    yield _only(foreign, "caption")
 
 
 def of_environment(folder: Path) -> Patches:
@@ -129,7 +135,7 @@ PLANTED: dict[str, Callable[[Path], Patches]] = {
     "disk": disk,
     "lock": lock,
     "clock": clock,
-    "training": training,
+    "training": of_training,
     "state": of_state,
     "ranks": of_ranks,
     "code": of_code,
@@ -141,10 +147,10 @@ PLANTED: dict[str, Callable[[Path], Patches]] = {
 }
 
 
-def _only(section: object, name: str) -> object:
-    """Of all scripts this one alone."""
+def _only(section: object, *names: str) -> object:
+    """Of all scripts these alone."""
     return patch.object(
-        section, "scripts", lambda folder: [own for own in material.scripts(folder) if own.name == name]
+        section, "scripts", lambda folder: [own for own in material.scripts(folder) if own.name in names]
     )
 
 
