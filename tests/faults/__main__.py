@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from llava_hh.runs.run import provenance
+
 from . import code, damages, environment, files, folders, foreign, kills, pages, ranks, shell, signals, state, training
 from .planted import planted
 
@@ -151,10 +153,12 @@ def main(argv: list[str] | None = None) -> None:
             print(f"| {section} | {name} | {tried} | {failed} |")
     for failure in failures:
         print("\n{section}, {case}: {trouble}".format(**failure))
-    total = sum(sum(own.values()) for own in counts.values())
-    print(f"\n{total} cases, {len(failures)} failed, {time.monotonic() - begun:.0f} s")
+    total, seconds = sum(sum(own.values()) for own in counts.values()), round(time.monotonic() - begun)
+    print(f"\n{total} cases, {len(failures)} failed, {seconds} s")
     if args.json:
-        args.json.write_text(json.dumps({"counts": counts, "failures": failures}, indent=1) + "\n")
+        about = {"seed": args.seed, "jobs": args.jobs, "seconds": seconds, "run": provenance()}
+        content = {**about, "counts": counts, "failures": failures}
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
     sys.exit(bool(failures))
 
 

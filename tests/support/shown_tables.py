@@ -20,11 +20,12 @@ from llava_hh.experiments.shown import table_of_losses
 from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
 from llava_hh.report.figures import sentence_of_choice
+from tests.support import shown_faults
 from tests.support.shown_aims import aims, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-VIEWS = {"aims": aims, "differences": differences}
+VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
