@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         set_up()
         sys.exit(bool(unseen(args)))
     begun = time.monotonic()
-    counts, failures = (beside_each_other if args.jobs > 1 else here)(args)
+    counts, failures = (beside_each_other if min(args.jobs, len(args.sections)) > 1 else here)(args)
     print("| section | case | tried | failed |\n|---|---|---|---|")
     for section, own in counts.items():
         for name, tried in own.items():
