@@ -5,6 +5,8 @@
 if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
 fi
+LLAVA_HH_WRAPPERS="${LLAVA_HH_WRAPPERS:-} $$" # who is killed takes along what it waits for
+export LLAVA_HH_WRAPPERS
 launch() {
     (launch_last "$@")
 }

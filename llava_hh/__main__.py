@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from llava_hh.files.signals import ending_well, flush_stdout
+from llava_hh.files.signals import end_with_wrappers, ending_well, flush_stdout
 
 VERBS = {
     "Captions and their scores": {
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def program() -> None:
     """The command `llava-hh`."""
     with ending_well():
+        end_with_wrappers()
         main()
 
 

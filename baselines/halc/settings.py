@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from baselines.dola import DolaSettings
 from baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
-from llava_hh.models.weight_files import WHOLE
+from llava_hh.models.weight_files import weight_files
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
 # both lists: baselines/decoder_zoo/HALC/context_density/halc.py of the paper's repository
@@ -86,7 +86,7 @@ def dino_files(detector: str) -> tuple[Path, Path | None]:
     path = Path(detector)
     if path.suffix == ".pth":
         return Path(DINO), path
-    lacks_weights = (path / "config.json").is_file() and not any((path / name).is_file() for name in WHOLE)
+    lacks_weights = (path / "config.json").is_file() and not weight_files(path)
     return path, ORIGINAL_DINO if lacks_weights and ORIGINAL_DINO.is_file() else None
 
 

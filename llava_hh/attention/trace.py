@@ -164,7 +164,8 @@ class _Watch:
 
     def check(self, length: int | None, with_image: bool) -> None:
         length = self.spans.width if length is None else length
-        if length != self.spans.width and (self.text_too or with_image):
+        is_other = length < self.spans.width or with_image or self.text_too
+        if length != self.spans.width and is_other:
             why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
             raise ValueError(f"the prompt has {length} positions, image_mask {self.spans.width}: {why}")
 
@@ -180,9 +181,10 @@ class _Watches(list[_Watch]):
 def watch_generate(model: PreTrainedModel, spans: SpanFinder, trace: Trace, text_too: bool) -> Iterator[None]:
     """While the context is open, `model.generate` refuses a prompt that is not the one of `spans`.
 
-    Otherwise an image of a second turn would count as text, and, which `text_too` forbids, its question as part of the
-    answer. A call inside a call, such as that of a model which assists itself, goes on from the prompt, so it is
-    allowed. Its decisions are not counted; nor are those on tokens that were proposed behind the answer's end.
+    Otherwise an image of a second turn would count as text, the text of a shorter prompt as an image, and, which
+    `text_too` forbids, the question of a second turn as part of the answer. A call inside a call, such as that of a
+    model which assists itself, goes on from the prompt, so it is allowed. Its decisions are not counted; nor are those
+    on tokens that were proposed behind the answer's end.
     Contexts may be left in any order.
     """
     from transformers import GenerationMixin
@@ -222,8 +224,9 @@ def _watched(generate: Callable, watches: list[_Watch]) -> Callable:
         ids = settings.get("input_ids") if inputs is None else inputs
         # a kept cache may be given with new ids alone; its attention mask is of the whole prompt all the same
         known = (settings.get("attention_mask"), ids, settings.get("inputs_embeds"))
-        length = next((given.shape[1] for given in known if given is not None), None)
-        with_image = any("pixel" in name and value is not None for name, value in settings.items())
+        length = next((tensor.shape[1] for tensor in known if tensor is not None), None)
+        given = {name for name, value in settings.items() if value is not None}
+        with_image = "inputs_embeds" in given or any("pixel" in name for name in given)  # embeddings may be of one
         for watch in watches:
             watch.check(length, with_image)
         is_inside, n_new = True, None

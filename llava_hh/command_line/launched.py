@@ -11,6 +11,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from llava_hh.files.signals import end_with_wrappers
+
 ON_TERMINAL = "LLAVA_HH_ON_TERMINAL"  # bars are shown, although what is printed goes through a pipe
 LEADS = b"stopped"  # how the line begins that stays
 
@@ -33,16 +35,20 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
-    rest = b""
+    end_with_wrappers()
+    rest, is_told = b"", False
     while printed := os.read(child.stderr.fileno(), 1 << 16):
         if came:
             *lines, rest = (rest + printed).split(b"\n")
             printed = b"".join(line + b"\n" for line in lines if line.startswith(LEADS))
+            is_told = is_told or bool(printed)
         with suppress(OSError):  # nobody reads it; the work goes on
             while printed:
                 printed = printed[os.write(2, printed) :]
     status = child.wait()
     if came and status:
+        if not is_told:  # no process had begun
+            print("stopped; give the same command again", file=sys.stderr)
         raise SystemExit(128 + came[0])
     raise SystemExit(status if status >= 0 else 128 - status)
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
@@ -32,6 +33,8 @@ ADVICE = dict.fromkeys(  # for errors that only writing has
 ADVICE[errno.EROFS] = "choose another folder, or have this one mounted for writing"
 OTHER = "choose another folder, or have its permissions changed"
 Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
+# control characters, half characters, other line breaks, and what turns the order of writing about
+_UNPRINTABLE = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
 FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
 
@@ -304,7 +307,7 @@ def describe_failure(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """A text whose control characters, other than line breaks, are written as escapes."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _in_words(path: Path | str, error: OSError) -> str:

@@ -3,11 +3,14 @@
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN, LOOK_EVERY = 0.05, 0.5  # seconds
 came: list[int] = []  # signals that `ending_well` has seen
 
 
@@ -49,14 +52,57 @@ def ending_well() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         number = came[0] if came else signal.SIGINT
         if os.environ.get("RANK", "0") == "0":
-            _print_error(f"\nstopped{_reached()}; the same command goes on")
+            how = (
+                f"stopped{_reached()}; the same command goes on"
+                if _reached()
+                else "stopped; give the same command again"
+            )
+            _print_error(f"\n{how}")
         end(128 + number)
 
 
+def end_with_wrappers() -> None:
+    """Stop this process soon after a wrapper that waits for it was killed: a shell passes no signal on.
+
+    Wrappers, which call one another, write their process ids into LLAVA_HH_WRAPPERS. Only what the last of them started
+    itself looks at these: they may be ids of another machine elsewhere.
+    """
+    wrappers = [int(number) for number in os.environ.get("LLAVA_HH_WRAPPERS", "").split() if number.isdecimal()]
+    if os.getppid() not in wrappers:
+        return
+    wrappers = [
+        number for number in wrappers if number != os.getpid()
+    ]  # the place of the last was taken by this process
+
+    def watch() -> None:
+        while all(map(_lives, wrappers)):
+            time.sleep(LOOK_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"  # ended, and nobody has asked how
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user, or a system without /proc
+        return True
+
+
 def _without_stops(unraisable: Any) -> None:
-    """Say nothing of a stop that Python cannot raise, as in a finalizer: `refuse_stopped` raises it soon."""
+    """Say nothing of a stop that Python cannot raise, as in a finalizer, and send the signal once more."""
     if not isinstance(unraisable.exc_value, Stopped):
         sys.__unraisablehook__(unraisable)
+    elif came:
+        number = came[0]
+        came.clear()
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
 
 
 def refuse_stopped() -> None:

@@ -93,7 +93,8 @@ def _fill(template: str, values: dict) -> str:
     texts = {name: "\n".join((folder / file).read_text(encoding="utf-8") for file in parts[name]) for name in parts}
     hashes = {f"{name}_hash": _hash(text) for name, text in texts.items()}
     marked = {name: Markup(text) for name, text in texts.items()}
-    return environment.get_template(template).render(**values, **marked, **hashes)
+    page = environment.get_template(template).render(**values, **marked, **hashes)
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")  # names of files may be of another encoding
 
 
 def _quoted(name: str) -> str:

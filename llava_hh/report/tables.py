@@ -39,7 +39,7 @@ def _of_captions(results: ResultFolder, path: Path) -> dict:
 
 
 def _comparison(results: ResultFolder, path: Path, table: Table, methods: Mapping[str, dict] | None = None) -> dict:
-    rows = [[in_words(cell) for cell in row] for row in table.rows]
+    rows = [[row[0], *map(in_words, row[1:])] for row in table.rows]  # the first cell is a name
     about = {"methods": methods or {}, "source": results.link(path), "draw": results.draw(path)}
     return {"path": path, "heads": table.heads, "rows": rows, "note": table.note, **about}
 

@@ -17,6 +17,7 @@ from llava_hh.files.parts import drop_parts
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import Forecast, announce, progress, reach
 from llava_hh.files.signals import refuse_stopped
+from llava_hh.runs.settings import digest_of
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")
 PATIENCE = 30.0  # seconds for which a shared file system may show a finished block late
@@ -114,8 +115,8 @@ class Run:
             "settings_sha256": self.settings_sha256,
             "made": self.made,
         }
-        known = {name: value for name, value in content.items() if value is not None}
-        write_text(self._block(number, "json"), json.dumps(known, ensure_ascii=False))
+        known = json.loads(json.dumps({name: value for name, value in content.items() if value is not None}))
+        write_text(self._block(number, "json"), json.dumps({**known, "sha256": digest_of(known)}, ensure_ascii=False))
 
     @property
     def n_blocks(self) -> int:
@@ -271,4 +272,9 @@ def _read_block(path: Path) -> dict:
     ids, rows = block.get("image_ids"), block.get("rows")
     if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: not a finished block; delete it and give the same command again")
+    written = block.pop("sha256", None)  # earlier versions kept none
+    if written and written != digest_of(block):
+        raise ValueError(
+            f"{path}: damaged, its content is not what was written; delete it and give the same command again"
+        )
     return block

@@ -184,15 +184,17 @@ def score_file(given: CaptionsFile, argv: Sequence[str], out: Path, form: str) -
         argv: the command, which the file keeps; form: of the table, one of `llava_hh.files.tables.FORMATS`.
     Raises:
         ValueError: a file or row that cannot be scored, which it names; or `out` has the scores of other captions.
+        OSError: another command is in the folder of `out`.
     """
     see_writable(out, filter(None, (given.captions, given.objects)))
-    refuse_scores_of_others(out, given.captions)
-    result = score_captions(given, argv, out)
+    with processes().hold(out.parent):
+        refuse_scores_of_others(out, given.captions)
+        result = score_captions(given, argv, out)
+        # the same scores are left as they are: then what was made of the file stays finished
+        if processes().is_main and not (out.is_file() and _timeless(read_json(out)) == _timeless(result)):
+            write_json(out, result)
     if not processes().is_main:
         return
-    # the same scores are left as they are: then what was made of the file stays finished
-    if not out.is_file() or _timeless(read_json(out)) != _timeless(result):
-        write_json(out, result)
     if n_skipped := result["run"]["n_skipped"]:
         say(f"{n_skipped} bad rows skipped", file=beside(form))
     print_table(table(result["overall_metrics"]), form)

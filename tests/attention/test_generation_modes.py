@@ -159,12 +159,17 @@ def test_only_rows_that_answer_and_images_need_the_prompt(lvlm_of):
     longer = torch.nn.functional.pad(batch.image_mask, (0, 1))
     text = {name: tensor for name, tensor in batch.inputs.items() if name in ("input_ids", "attention_mask")}
     text["input_ids"] = text["input_ids"].masked_fill(batch.image_mask, 7)
+    turn = {name: torch.cat([tensor, tensor[:, -3:]], dim=1) for name, tensor in text.items()}
+    embedded = {**turn, "inputs_embeds": lvlm.model.get_input_embeddings()(turn["input_ids"])}
+    del embedded["input_ids"]
     scale = [ScaleAttention(HEADS, 0.5)]
     for edits, inputs, is_refused in (
         (EDITS["boost"], batch.inputs, True),
         (EDITS["boost"], text, True),
         (scale, batch.inputs, True),
-        (scale, text, False),
+        (scale, text, True),  # shorter than image_mask: another conversation
+        (scale, embedded, True),
+        (scale, turn, False),
     ):
         with intervene(lvlm.model, longer, edits):
             try:

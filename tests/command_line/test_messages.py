@@ -47,6 +47,13 @@ def test_names_are_printed_without_control_characters(error, capsys):
     assert len(output.err.splitlines()) == 1 and output.err.startswith("error: no key \\x1b]0;title\\x07 error: forged")
 
 
+def test_signs_of_languages_and_tables_stay(capsys):
+    text = "5\u00a0% می\u200cخواهم 👩\u200d🍳 \u3000 é"
+    say(text)
+    say("a\u202eb\u2028c\ud800d")
+    assert capsys.readouterr().out == f"{text}\na\\u202eb\\u2028c\\ud800d\n"
+
+
 def test_keys_of_json_and_flags(tmp_path, capsys):
     (tmp_path / "captions.jsonl").write_text(json.dumps({HOSTILE: 1}) + "\n")
     (tmp_path / "objects.jsonl").write_text('{"image_id": 1, "objects": []}\n')

@@ -13,11 +13,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from llava_hh.files.files import sha256
+from llava_hh.finetuning.checkpoints import MANIFEST
+from llava_hh.runs.settings import digest_of
 from tests.support.repository import ROOT
 from tests.support.wrappers import make_stub
 
+from . import training
 from .children import Ending, run_to_the_end
-from .kills import prepare, undisturbed
+from .kills import prepare
 from .material import scripts
 
 
@@ -44,6 +48,8 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         trouble = None
         if marker.exists():
             trouble = "the code ran"
+        elif attack in REFUSED and ending.code == 0:
+            trouble = "it was not refused"
         elif ending.code not in (0, 2) or "Traceback" in ending.output or (ending.code == 2 and not ending.error):
             trouble = f"exit {ending.code}: {ending.output[-300:]}"
         yield attack.__name__.replace("_", " "), trouble and f"case {number}: {trouble}"
@@ -123,18 +129,19 @@ def a_chat_template(folder: Path, own: Path, marker: Path, rng: random.Random) -
 
 
 def a_pickled_state_of_a_training(folder: Path, own: Path, marker: Path, rng: random.Random) -> Ending:
-    """A checkpoint of a fine-tuning that was killed."""
-    [script] = [script for script in scripts(folder) if script.name == "finetune"]
-    whole = folder / "finetune for code"
-    if not whole.exists():
-        undisturbed(script, folder / "out", folder / "log")
-        shutil.copytree(folder / "out", whole)
-    shutil.copytree(whole, own / "out")
-    shutil.rmtree(own / "out" / "model")
-    for state in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
-        for checkpoint in [*own.glob("out/checkpoints/*/"), own / "out" / "trained"]:
-            torch.save(Evil(marker), checkpoint / state)
-    return run_to_the_end(script.main, (*script.flags, "--out", own / "out"), own / "log")
+    """A checkpoint of a fine-tuning that was killed, whose manifest says that all is as it should be."""
+    base = folder / "training for code"
+    if not base.exists():
+        training.prepare(base, folder / "log")
+    shutil.copytree(base / "interrupted", own / "out")
+    state = rng.choice(("optimizer.pt", "scheduler.pt", "rng_state.pth"))
+    for manifest in own.glob(f"out/checkpoints/*/{MANIFEST}"):
+        torch.save(Evil(marker), manifest.with_name(state))
+        content = json.loads(manifest.read_text())
+        content["files"][state] = sha256(manifest.with_name(state))
+        content["sha256"] = digest_of({key: value for key, value in content.items() if key != "sha256"})
+        manifest.write_text(json.dumps(content))
+    return run_to_the_end(training.tune, (*training.flags_of(base), "--out", own / "out"), own / "log")
 
 
 def a_profile(folder: Path, own: Path, marker: Path, rng: random.Random) -> Ending:
@@ -156,6 +163,7 @@ def a_profile(folder: Path, own: Path, marker: Path, rng: random.Random) -> Endi
 
 
 Attack = Callable[[Path, Path, Path, random.Random], Ending]
+REFUSED = (a_kernel_of_the_hub, a_zip_with_code, a_pickled_state_of_a_training)
 ATTACKS: tuple[Attack, ...] = (
     *(pickled_weights,) * 3,
     a_zip_with_code,

@@ -32,6 +32,7 @@ VARIABLES = {
     "TOKENIZERS_PARALLELISM": ("true", "x"),
 }
 WRONG = {"DTYPE": ("int8", "nothing"), "DEVICE_MAP": ("nowhere",), "BITS": ("3", "x")}  # never work
+RANKS = {"RANK", "WORLD_SIZE"}  # one without the other is refused
 LOCALES = ({"LC_ALL": "POSIX"}, {"LC_ALL": "C.UTF-8"}, {"LC_ALL": "xx_XX"}, {"PYTHONIOENCODING": "ascii"})
 LOCALES += ({"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
 LOCALES += ({"HF_HOME": "/proc/x"}, {"MPLCONFIGDIR": "/proc/x"}, {"TZ": "Nowhere/City"}, {"XDG_CACHE_HOME": "/proc/x"})
@@ -54,8 +55,11 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
 def variables(folder: Path, script: Script, expected: dict[str, str], rng: random.Random) -> str | None:
     chosen = {name: rng.choice(VARIABLES[name]) for name in rng.sample(sorted(VARIABLES), rng.randint(1, 3))}
     trouble = compare(folder, script, script.main, expected, chosen)
-    if not trouble and (folder / "out" / "captions.jsonl").exists():
-        trouble = next((f"{name} was passed over" for name, wrong in WRONG.items() if chosen.get(name) in wrong), None)
+    wrong = [name for name, values in WRONG.items() if chosen.get(name) in values]
+    if not trouble and (folder / "out" / "captions.jsonl").exists() == bool(wrong):
+        trouble = f"{wrong} passed over" if wrong else f"refused: {(folder / 'log').read_text()[-300:]}"
+    if trouble and "refused" in trouble and RANKS & chosen.keys():
+        return None
     return trouble and f"{chosen}: {trouble}"
 
 
@@ -126,7 +130,7 @@ def names_and_streams(folder: Path, script: Script, expected: dict[str, str], rn
     made = os.path.exists(own + b"/captions_eval_results.json")
     lines = done.stderr.splitlines()
     well = done.returncode == 0 and made
-    refused = done.returncode == 2 and not made and (len(lines) == 1 or "2>&-" in streams)
+    refused = "&-" in streams and done.returncode == 2 and not made and (len(lines) == 1 or "2>&-" in streams)
     if b"Traceback" in done.stderr or not (well or refused):
         return f"{own!r} {streams} {locale}: exit {done.returncode}, {done.stderr[-300:]!r}"
     return None

@@ -1,6 +1,7 @@
 """Results with a damaged, foreign or odd file among them under `report html`: a page without that part."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -12,6 +13,7 @@ from llava_hh.scripts import report
 from .children import run_to_the_end
 from .kills import prepare
 
+READ = (".json", ".jsonl", ".safetensors", ".png")
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -30,12 +32,12 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         change, own = rng.choice(CHANGES), folder / "pages" / "own"
         shutil.rmtree(own, ignore_errors=True)
         shutil.copytree(whole, own)
-        files = sorted(path for path in own.rglob("*") if path.suffix in (".json", ".safetensors") and path.is_file())
+        files = sorted(path for path in own.rglob("*") if path.suffix in READ and path.is_file())
         path = rng.choice([each for each in files if "blocks" not in each.parts])
         change(path, rng)
         ending = run_to_the_end(report.main, ("html", own), log)
         trouble = judge(ending, own)
-        yield change.__name__.replace("_", " "), trouble and f"case {number}, {path.relative_to(own)}: {trouble}"
+        yield change.__name__.replace("_", " "), trouble and f"case {number}, {path.relative_to(own)!r}: {trouble}"
 
 
 def judge(ending, own: Path) -> str | None:
@@ -92,6 +94,11 @@ def gone(path: Path, rng: random.Random) -> None:
     path.unlink()
 
 
+def a_name_of_its_folder(path: Path, rng: random.Random) -> None:
+    name = rng.choice((b"caf\xe9", b"a b#c?d%e:f", b"<script>", b"\xe7\x8a\xac", b'"x\n'))
+    path.parent.rename(path.parent.with_name(os.fsdecode(name)))
+
+
 CHANGES: tuple[Callable[[Path, random.Random], None], ...] = (
     cut,
     not_finite,
@@ -99,4 +106,5 @@ CHANGES: tuple[Callable[[Path, random.Random], None], ...] = (
     a_key_gone,
     hostile_text,
     gone,
+    a_name_of_its_folder,
 )

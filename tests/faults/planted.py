@@ -1,7 +1,7 @@
 """A fault of ours for every section of `python -m tests.faults`: the section has to see it."""
 
 import shutil
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -92,8 +92,10 @@ def of_code(folder: Path) -> Patches:
 
 
 def of_signals(folder: Path) -> Patches:
-    """The status does not say which signal it was."""
-    yield patch.object(signals_of_runs, "end", lambda _: sys.exit(1))
+    """Signals are ignored."""
+    ignored = {"signal": lambda number, _: signal.signal(number, signal.SIG_IGN)}
+    yield patch.object(signals_of_runs, "signal", SimpleNamespace(**{**vars(signal), **ignored}))
+    yield patch.object(signals, "SOON", 0.2)
     yield _only(signals, "attribute")
 
 

@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from .children import Child, Ending, run_to_the_end
 from .kills import contents, difference, prepare, undisturbed
 from .material import scripts
 
+ADVICE = ("; the same command goes on", "; give the same command again")
+SOON = 20.0  # seconds from a signal to the end, on a busy machine
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,7 +40,7 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
             if ending is not None:
                 continue
             child.signal(number)
-            trouble = judge(child.ended(within=seconds + 60), number, out)
+            trouble = judge(ended_soon(child), number, out)
             if trouble is None:
                 again = run_to_the_end(script.main, flags, log)
                 went_on = again.code == 0 and "Traceback" not in again.output
@@ -59,14 +62,22 @@ def as_a_program(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[st
     return program
 
 
+def ended_soon(child: Child) -> Ending | None:
+    """How it ended within SOON seconds of now; None, and it is killed, if it goes on."""
+    ending = child.ended(within=time.monotonic() - child.begun + SOON)
+    if ending is None:
+        child.kill()
+    return ending
+
+
 def judge(ending: Ending | None, number: int, out: Path) -> str | None:
     """What is wrong with how it ended."""
     if ending is None:
-        return f"signal {number}: not ended"
+        return f"signal {number}: went on for {SOON:.0f} s"
     if ending.code == 0:  # it was done just then
         return None
     lines = [line for line in ending.output.splitlines() if line.startswith(("stopped", "error", "Traceback"))]
-    if ending.code != 128 + number or len(lines) != 1 or "; the same command goes on" not in lines[0]:
+    if ending.code != 128 + number or len(lines) != 1 or not lines[0].endswith(ADVICE):
         return f"signal {number}: exit {ending.code}, {ending.output[-300:]}"
     left = [path.name for path in out.rglob("*") if path.name == ".lock" or path.suffix == ".part"]
     return f"signal {number}: left {left}" if left else None

@@ -54,9 +54,7 @@ def prepare(folder: Path, log: Path) -> list[object]:
     write_tiny_coco(folder / "coco")
     write_instructions(folder / "coco", "train2014")
     (folder / "heads.json").write_text(json.dumps(HEADS))
-    data = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco")
-    flags = ["--model", folder / "start", "--heads", folder / "heads.json", "--top-k", 2, *data, "--batch-size", 2]
-    flags += ["--steps", STEPS, "--save-every", 2, "--log-every", 3, "--max-length", 40, "--learning-rate", 1e-2]
+    flags = flags_of(folder)
     for name, main, more in (
         ("undisturbed", tune, ()),
         ("interrupted", interrupt, ()),
@@ -66,6 +64,13 @@ def prepare(folder: Path, log: Path) -> list[object]:
         if ending.code:
             raise RuntimeError(f"{name}: {ending.output}")
     shutil.copytree(folder / "undisturbed", folder / "finished")
+    return flags
+
+
+def flags_of(folder: Path) -> list[object]:
+    data = ("--data", folder / "coco" / "instruct_train2014.json", "--image-folder", folder / "coco")
+    flags = ["--model", folder / "start", "--heads", folder / "heads.json", "--top-k", 2, *data, "--batch-size", 2]
+    flags += ["--steps", STEPS, "--save-every", 2, "--log-every", 3, "--max-length", 40, "--learning-rate", 1e-2]
     return flags
 
 

@@ -83,7 +83,7 @@ def test_a_signal_before_the_work_begins():
     process = started([sys.executable, "-c", code], stdin=subprocess.PIPE)
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert stopped_by(process) == (130, ["stopped; the same command goes on"])
+    assert stopped_by(process) == (130, ["stopped; give the same command again"])
 
 
 def test_a_second_signal_does_not_disturb_the_clean_up():
@@ -99,7 +99,7 @@ with ending_well():
 """
     process = started([sys.executable, "-c", code])
     assert process.stdout.readline() == "clean\n"
-    assert stopped_by(process) == (130, ["stopped; the same command goes on"])
+    assert stopped_by(process) == (130, ["stopped; give the same command again"])
 
 
 def test_debug_shows_a_missing_file_with_its_traceback(tmp_path):
@@ -129,6 +129,36 @@ def test_the_last_command_of_a_wrapper_has_its_place(tiny_checkpoint, coco, tmp_
     assert code == 143 and lines[-1].startswith("stopped after block ")
 
 
+@pytest.mark.parametrize("launch", ["", sys.executable], ids=["alone", "launched"])
+def test_a_wrapper_that_is_killed_takes_along_what_it_waits_for(launch, tiny_checkpoint, coco, tmp_path):
+    """From inside another wrapper, in a step that is not the last."""
+    profile = tmp_path / "own.sh"
+    profile.write_text(
+        f"model_path={tiny_checkpoint}\ncoco_path={coco}\nresult_path={tmp_path}/res\nbatch_size=1\n"
+        f"report_images={N_IMAGES}\n"
+    )
+    outer = ". bash_scripts/python.sh; sh bash_scripts/decoding.sh --methods pai; echo never"
+    process = started(["sh", "-c", outer], env={**ENVIRONMENT, "PROFILE": str(profile), "LAUNCH": launch})
+    when_work_has_begun(process, tmp_path / f"res/val2014-{N_IMAGES}-seed42/greedy")
+    process.terminate()
+    code, lines = stopped_by(process)  # stderr is closed when the last of them has ended
+    assert code == -signal.SIGTERM and lines[-1].startswith("stopped after block ")
+
+
+def test_a_signal_in_a_finalizer_comes_again():
+    code = """
+import signal, time
+from llava_hh.files.signals import ending_well
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+with ending_well():
+    Finalized()
+    time.sleep(20)
+"""
+    assert stopped_by(started([sys.executable, "-c", code])) == (143, ["stopped; give the same command again"])
+
+
 def test_under_the_launcher_there_is_one_line_too(flags, tmp_path):
     command = [sys.executable, "-m", "llava_hh.command_line.launched", *launching(2, "llava_hh", flags)]
     process = started(command)
@@ -141,6 +171,13 @@ def test_under_the_launcher_there_is_one_line_too(flags, tmp_path):
     assert not [
         path for path in tmp_path.rglob("*") if path.name.startswith((".lock", ".shared")) or path.suffix == ".part"
     ]
+
+
+def test_under_the_launcher_there_is_a_line_before_any_process_has_begun():
+    process = started([sys.executable, "-m", "llava_hh.command_line.launched", "sh", "-c", "echo ready; sleep 60"])
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert stopped_by(process) == (130, ["stopped; give the same command again"])
 
 
 def test_a_launcher_that_is_not_there_is_one_line():
@@ -176,4 +213,4 @@ with ending_well(), errors_in_one_line(False):
     except KeyboardInterrupt:
         {swallowed}
 """
-    assert stopped_by(started([sys.executable, "-c", code])) == (143, ["stopped; the same command goes on"])
+    assert stopped_by(started([sys.executable, "-c", code])) == (143, ["stopped; give the same command again"])

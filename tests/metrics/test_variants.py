@@ -74,6 +74,11 @@ def test_every_word_of_the_list_is_found_by_clean_and_so_is_its_plural():
     assert missed == []
 
 
+@pytest.mark.parametrize("word", ["skies", "manes", "cares", "copies", "busies", "bookies", "dies", "pants", "caries"])
+def test_words_that_only_look_like_plurals_are_no_objects_in_clean(word):
+    assert find_objects(f"the {word}", "clean") == []
+
+
 def has(path: str) -> bool:
     try:
         return bool(nltk.data.find(path))

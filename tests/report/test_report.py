@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -288,6 +289,21 @@ def test_links_are_quoted(results):
     (results / "val2014").rename(odd)
     page = render_report(results)
     assert 'href="a%20b%23c%3Fd%25e%3Af/summary.json"' in page
+
+
+def test_names_of_another_encoding_are_shown_and_linked(results):
+    (results / "val2014").rename(results / os.fsdecode(b"caf\xe9"))
+    page = render_report(results)
+    assert page.encode() and "caf\\udce9/summary.json</a>" in page and 'href="caf%E9/summary.json"' in page
+
+
+def test_names_of_methods_stay_where_numbers_are_not_finite(results):
+    path = results / "val2014/summary.json"
+    content = json.loads(path.read_text())
+    content["methods"]["greedy"] |= {"label": "greedy, inf budget (nan-safe)", "recall": float("nan")}
+    path.write_text(json.dumps(content))
+    page = render_report(results)
+    assert "greedy, inf budget (nan-safe)" in page and "<td>not finite" in page
 
 
 def test_a_figure_that_is_too_large_is_named(results, monkeypatch):

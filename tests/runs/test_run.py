@@ -93,6 +93,10 @@ def test_a_damaged_run_json_and_a_damaged_block_are_named(damage, tmp_path):
     (tmp_path / "blocks" / "00001.json").write_text('{"image_ids": [3, 4, 5]}')
     with pytest.raises(ValueError, match=r"00001\.json: not a finished block; delete it"):
         work(tmp_path)
+    block = json.loads((tmp_path / "blocks" / "00000.json").read_text())
+    (tmp_path / "blocks" / "00001.json").write_text(json.dumps({**block, "sub_batch": "1"}))
+    with pytest.raises(ValueError, match=r"00001\.json: damaged, its content is not what was written; delete it"):
+        work(tmp_path)
     (tmp_path / "blocks" / "00001.json").unlink()
     assert work(tmp_path)[0] == [1]
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from llava_hh.files.locks import hold
 from tests.support.coco_files import write_coco
 from tests.support.verbs import score_chair as main
 
@@ -29,6 +30,15 @@ def error_of(capsys, *argv):
         main([str(argument) for argument in argv])
     assert exit_.value.code == 2
     return capsys.readouterr().err
+
+
+def test_another_command_in_the_folder_is_waited_for(tmp_path, captions, capsys):
+    folder = write_coco(tmp_path / "annotations")
+    with hold(tmp_path):
+        error = error_of(capsys, "--captions", captions, "--annotations", folder)
+    assert error.startswith(f"error: {tmp_path}: in use by process ")
+    assert not (tmp_path / "captions_eval_results.json").exists()
+    main(["--captions", str(captions), "--annotations", str(folder)])
 
 
 def test_annotations(tmp_path, captions, capsys):

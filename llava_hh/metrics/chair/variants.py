@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -102,8 +103,16 @@ def load_variant(name: str) -> Variant:
 def _singular_of_coco() -> dict[str, str]:
     """The singular of the words of COCO's categories and of their regular plurals, which the rules get partly wrong."""
     known = {word.rsplit(" ", 1)[-1] for word in category_of_word()}
-    plurals = {plural: word for word in known for plural in (f"{word}s", f"{word}es", f"{word.removesuffix('y')}ies")}
-    return plurals | {word: word for word in known}
+    return {plural: word for word in known for plural in _plurals(word)} | {word: word for word in known}
+
+
+def _plurals(word: str) -> list[str]:
+    """The regular plurals of a noun; of one that ends in o both that are in use."""
+    if re.search("[^aeiou]y$", word):
+        return [f"{word[:-1]}ies"]
+    if re.search("(s|x|z|ch|sh)$", word):
+        return [f"{word}es"]
+    return [f"{word}s", f"{word}es"] if word.endswith("o") else [f"{word}s"]
 
 
 def _singular_without_accidents(words: str) -> str:

@@ -10,7 +10,10 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-const source = (name) => make("a", { class: "source", href: encodeURI(name).replace(/[?#:]/g, encodeURIComponent) }, name);
+// a half character stands for a byte of a name that is not UTF-8
+const quotedSign = (sign) => (/[\udc80-\udcff]/u.test(sign)
+  ? `%${(sign.charCodeAt(0) - 0xdc00).toString(16).toUpperCase()}` : encodeURI(sign).replace(/[?#:]/g, encodeURIComponent));
+const source = (name) => make("a", { class: "source", href: Array.from(name, quotedSign).join("") }, name);
 const number = (value) => typeof value === "number" ? value : 0;
 const headName = (layer, head) => `L${layer}H${head}`;
 
