@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Attribution and intervention on hallucination heads of large vision-language models",
     python_requires=">=3.11",
-    packages=find_packages(include=["llava_hh*", "baselines*", "newer_models*"]),
+    packages=find_packages(include=["llava_hh*"]),
     package_data={"llava_hh.metrics": ["*.json", "chair/*.json"], "llava_hh.report": ["templates/*"]},
     install_requires=[
         "torch>=2.9",  # tensors, fused attention
@@ -30,7 +30,7 @@ setup(
     ],
     entry_points={
         "console_scripts": ["llava-hh = llava_hh.__main__:program"],
-        "lmms_eval.models": ["llava_hh = baselines.lmms_eval_model:manifest"],
+        "lmms_eval.models": ["llava_hh = llava_hh.baselines.lmms_eval_model:manifest"],
     },
     extras_require={
         "lmms-eval": ["lmms-eval>=0.7"],  # other benchmarks on our models; it pulls torchvision, av and 50 others

@@ -7,10 +7,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from baselines.stepping import Stepper
 from llava_hh.attention.hooks import is_edited, observe
 from llava_hh.attention.interventions import AttentionCall
 from llava_hh.attention.modules import attention_modules
+from llava_hh.baselines.stepping import Stepper
 from llava_hh.decoding.method import CannotDecode
 from llava_hh.heads import Head
 

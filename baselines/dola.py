@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import FRACTION, CheckedSettings, Rule, whole
-from baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.attention.modules import decoder_layers
+from llava_hh.baselines.settings import FRACTION, CheckedSettings, Rule, whole
+from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.models.lvlm import Batch, Lvlm
 
 SUPPRESSED_BASE = -1e3  # the released code's stand-in for log 0 in the earlier layer

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from baselines.stepping import Stepper, TokenIds, decode_rows
+from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.models.lvlm import Batch, Lvlm
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from baselines.branching import Branches
-from baselines.retrospection import Choice, Search, State
-from baselines.settings import POSITIVE, CheckedSettings, at_least, whole
-from baselines.stepping import TokenIds, end_ids
+from llava_hh.baselines.branching import Branches
+from llava_hh.baselines.retrospection import Choice, Search, State
+from llava_hh.baselines.settings import POSITIVE, CheckedSettings, at_least, whole
+from llava_hh.baselines.stepping import TokenIds, end_ids
 from llava_hh.models.lvlm import Batch, Lvlm
 
 

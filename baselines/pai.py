@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
-from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows, pad_id
-from baselines.twins import contrast
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores
 from llava_hh.attention.modules import attention_modules
+from llava_hh.baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
+from llava_hh.baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows, pad_id
+from llava_hh.baselines.twins import contrast
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm

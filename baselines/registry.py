@@ -1,6 +1,6 @@
 """The decoders of this package, registered as kinds of methods by the names of their presets."""
 
-from baselines import dola, halc, opera, pai, vcd
+from llava_hh.baselines import dola, halc, opera, pai, vcd
 from llava_hh.decoding.registry import register_decoder
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from baselines.beams import Beams, extend
+from llava_hh.baselines.beams import Beams, extend
 
 FIRST_TOKENS = 10  # up to this length attention to the image is rewarded; and nothing before this position is a summary
 LOG_UNIT = math.log(1e-7)  # the released code multiplies its scores by this

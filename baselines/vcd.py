@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, ProcessorMixin, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from baselines.sampling import draw_tokens, sample_generator
-from baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
-from baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows
-from baselines.twins import contrast
+from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
+from llava_hh.baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows
+from llava_hh.baselines.twins import contrast
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 

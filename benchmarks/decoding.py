@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from measuring import REPO, benchmark_parser, finish, measure_process, ratio, show_ratio
 
-from baselines.dola import DolaSettings, candidate_layers
 from llava_hh.attention.interventions import DeactivateText
+from llava_hh.baselines.dola import DolaSettings, candidate_layers
 from llava_hh.command_line.numbers import SIZE
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.making import Material

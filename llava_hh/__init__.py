@@ -25,6 +25,8 @@ The packages, in the order of their imports; each imports only from those before
     doctor        checks before long work
     api           functions for people who write Python
     scripts       the verbs of llava-hh
+    baselines     the decoders that AD-HH is compared with; a link to the folder at the repository's top
+    newer_models  what the released code removes on newer models; a link as well
 
 Apart from the order: this file, which imports nothing until a name is touched, and `__main__`, which lists the verbs.
 """

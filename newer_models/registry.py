@@ -10,8 +10,8 @@ from llava_hh.decoding.method import Answers, generate_greedily
 from llava_hh.decoding.registry import register_method
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.newer_models.released import check_released, remove_as_released
 from llava_hh.runs.settings import digest_of
-from newer_models.released import check_released, remove_as_released
 
 KIND = "removal_released"
 

@@ -6,13 +6,13 @@ from random import Random
 import torch
 from torch import Tensor
 
-from baselines.dola import candidate_layers, layer_scores
-from baselines.halc.detector import load_detector
-from baselines.halc.scorer import load_scorer
-from baselines.halc.settings import HalcSettings
-from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
-from baselines.halc.words import added_text, begins_word, checked_word
-from baselines.stepping import Stepper, TokenIds, end_ids
+from llava_hh.baselines.dola import candidate_layers, layer_scores
+from llava_hh.baselines.halc.detector import load_detector
+from llava_hh.baselines.halc.scorer import load_scorer
+from llava_hh.baselines.halc.settings import HalcSettings
+from llava_hh.baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
+from llava_hh.baselines.halc.words import added_text, begins_word, checked_word
+from llava_hh.baselines.stepping import Stepper, TokenIds, end_ids
 from llava_hh.decoding.method import NO_EDITS, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 

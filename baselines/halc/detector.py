@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from baselines.halc.original_detector import load_original
-from baselines.halc.settings import MINI_TOWER, HalcSettings, dino_files
-from baselines.halc.windows import Box, area
+from llava_hh.baselines.halc.original_detector import load_original
+from llava_hh.baselines.halc.settings import MINI_TOWER, HalcSettings, dino_files
+from llava_hh.baselines.halc.windows import Box, area
 from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.mini.vision import PATCH, load_vision_tower, normalised, patch_features
 from llava_hh.mini.world import CATEGORIES, IMAGE_PIXELS

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoProcessor, BlipForImageTextRetrieval, CLIPModel
 
-from baselines.halc.detector import MiniDetector, check_folder, mini_categories
-from baselines.halc.settings import HalcSettings
+from llava_hh.baselines.halc.detector import MiniDetector, check_folder, mini_categories
+from llava_hh.baselines.halc.settings import HalcSettings
 from llava_hh.mini.world import CATEGORIES
 from llava_hh.models.without_code import from_folder
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from baselines.dola import DolaSettings
-from baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
+from llava_hh.baselines.dola import DolaSettings
+from llava_hh.baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
 from llava_hh.models.weight_files import weight_files
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"

@@ -6,7 +6,7 @@ from random import Random
 from textblob.en import tag
 from transformers import PreTrainedTokenizerBase
 
-from baselines.halc.settings import HalcSettings
+from llava_hh.baselines.halc.settings import HalcSettings
 from llava_hh.metrics.chair.chair import find_objects
 
 EDGES = ".,'][)"

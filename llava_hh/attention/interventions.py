@@ -185,7 +185,7 @@ class BoostImageScores(_OnHeads):
         alpha: a number of at least 0.
     Raises:
         ValueError: no heads, or an alpha that is not allowed.
-    Source: PAI's amplification of attention to the image (`baselines.pai`).
+    Source: PAI's amplification of attention to the image (`llava_hh.baselines.pai`).
     """
 
     alpha: float

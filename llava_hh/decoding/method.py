@@ -118,7 +118,7 @@ NO_EDITS = Edits()
 
 
 class Decoder(Protocol):
-    """A way to decode a batch, such as `baselines.vcd.decode`.
+    """A way to decode a batch, such as `llava_hh.baselines.vcd.decode`.
 
     Args:
         settings: the decoder's frozen dataclass.

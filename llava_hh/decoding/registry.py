@@ -5,7 +5,6 @@ when they are first asked for.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,7 +13,7 @@ from llava_hh.attention.interventions import BoostImageScores, DeactivateText, I
 from llava_hh.decoding.grammar import NAME
 from llava_hh.decoding.method import Decoder
 
-MODULES = ("baselines.registry", "newer_models.registry")  # they register kinds when imported
+MODULES = ("llava_hh.baselines.registry", "llava_hh.newer_models.registry")  # they register kinds when imported
 HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}
 EVERY_KIND = ("label", "limit")  # fields that every kind has: its name in tables, the first so many images
 GROUPS = {"random": ["of", "draws", "match"], "seeds": ["of", "n"]}
@@ -113,8 +112,7 @@ register_intervention("boost", BoostImageScores, "attention to the image raised"
 def known_kinds() -> list[str]:
     """All kinds of methods."""
     for module in MODULES:
-        if importlib.util.find_spec(module.split(".")[0]) is not None:
-            importlib.import_module(module)
+        importlib.import_module(module)
     return ["greedy", *INTERVENTIONS, "tfhh", *METHODS, *DECODERS, *GROUPS]
 
 

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from baselines.halc.words import added_text
 from llava_hh.attribution.targets import find_targets, token_ends
+from llava_hh.baselines.halc.words import added_text
 from llava_hh.experiments.measures.word_maps import token_texts
 from llava_hh.metrics.chair.chair import score_caption
 from tests.support.spelling import check_targets

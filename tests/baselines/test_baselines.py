@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.dola import DolaSettings
-from baselines.opera import OperaSettings
-from baselines.pai import PaiSettings
-from baselines.vcd import VcdSettings
+from llava_hh.baselines.dola import DolaSettings
+from llava_hh.baselines.opera import OperaSettings
+from llava_hh.baselines.pai import PaiSettings
+from llava_hh.baselines.vcd import VcdSettings
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
@@ -20,11 +20,11 @@ from tests.support.tiny_llava15 import OBJECTS, save_tiny_llava15
 N_TOKENS = 6
 NAMES = ["greedy", "vcd", "dola", "opera", "pai"]
 PROMPTS = [DESCRIBE, "describe the dog and the cat", "a car", "a cup"]
-DECODERS = {name: importlib.import_module(f"baselines.{name}").decode for name in NAMES}
+DECODERS = {name: importlib.import_module(f"llava_hh.baselines.{name}").decode for name in NAMES}
 PRESETS = [
     (name, preset, settings)
     for name in NAMES
-    for preset, settings in importlib.import_module(f"baselines.{name}").PRESETS.items()
+    for preset, settings in importlib.import_module(f"llava_hh.baselines.{name}").PRESETS.items()
 ]
 
 

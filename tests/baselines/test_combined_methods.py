@@ -12,14 +12,14 @@ import torch
 from torch.testing import assert_close
 from transformers import PreTrainedModel
 
-from baselines import dola, greedy, halc, opera, pai, vcd
-from baselines.dola import DolaSettings
-from baselines.greedy import GreedySettings
-from baselines.pai import PaiSettings
-from baselines.stepping import Stepper
-from baselines.vcd import VcdSettings
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention
+from llava_hh.baselines import dola, greedy, halc, opera, pai, vcd
+from llava_hh.baselines.dola import DolaSettings
+from llava_hh.baselines.greedy import GreedySettings
+from llava_hh.baselines.pai import PaiSettings
+from llava_hh.baselines.stepping import Stepper
+from llava_hh.baselines.vcd import VcdSettings
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, Decoding, Greedy
 from llava_hh.decoding.reading import method_of as make

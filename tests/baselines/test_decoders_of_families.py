@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from baselines.sampling import sample_generator
-from baselines.vcd import VCD_PAPER, VCD_REPO, noise_scales, with_noised_twins
+from llava_hh.baselines.sampling import sample_generator
+from llava_hh.baselines.vcd import VCD_PAPER, VCD_REPO, noise_scales, with_noised_twins
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Greedy, Method
 from llava_hh.models.lvlm import Lvlm, load_lvlm

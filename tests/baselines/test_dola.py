@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from baselines import dola
-from baselines.dola import PRESETS, DolaSettings, candidate_layers, contrast_layers, divergences
+from llava_hh.baselines import dola
+from llava_hh.baselines.dola import PRESETS, DolaSettings, candidate_layers, contrast_layers, divergences
 from tests.support.decoding import (
     as_batch,
     as_lvlm,

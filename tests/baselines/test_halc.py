@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import dola, halc
-from baselines.halc.words import checked_word
+from llava_hh.baselines import dola, halc
+from llava_hh.baselines.halc.words import checked_word
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.halc import PRESETS, HalcSettings
-from baselines.halc.detector import GroundingDino, MiniDetector, distinct_boxes, load_detector, overlap
-from baselines.halc.scorer import ImageTextMatcher, MiniScorer, load_scorer
-from baselines.halc.windows import contrast_windows, crop, expand, smallest, windows_around
-from baselines.halc.words import added_text, begins_word, checked_word
+from llava_hh.baselines.halc import PRESETS, HalcSettings
+from llava_hh.baselines.halc.detector import GroundingDino, MiniDetector, distinct_boxes, load_detector, overlap
+from llava_hh.baselines.halc.scorer import ImageTextMatcher, MiniScorer, load_scorer
+from llava_hh.baselines.halc.windows import contrast_windows, crop, expand, smallest, windows_around
+from llava_hh.baselines.halc.words import added_text, begins_word, checked_word
 from llava_hh.mini.world import CATEGORIES, render, sample_scene
 from tests.support.tiny_llava15 import llava_tokenizer
 from tests.support.tiny_matchers import save_tiny_blip, save_tiny_clip, save_tiny_dino

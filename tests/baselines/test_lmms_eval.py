@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from baselines import pai
-from baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText, ZeroHeads
+from llava_hh.baselines import pai
+from llava_hh.baselines.lmms_eval_model import HallucinationHeadsModel, check_settings, cut_at
 from llava_hh.decoding.method import Edits, generate_greedily
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm

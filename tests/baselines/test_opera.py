@@ -7,11 +7,11 @@ import torch
 from torch.testing import assert_close
 from transformers import LogitsProcessor
 
-from baselines import opera, retrospection
-from baselines.opera import PRESETS, OperaSettings
-from baselines.retrospection import Search, most_common, penalise
 from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import ZeroHeads
+from llava_hh.baselines import opera, retrospection
+from llava_hh.baselines.opera import PRESETS, OperaSettings
+from llava_hh.baselines.retrospection import Search, most_common, penalise
 from llava_hh.heads import Head
 from tests.support.decoding import as_batch, as_lvlm, double, eight_rows, forward, generation_settings, single_rows
 from tests.support.slow_opera import SlowOpera

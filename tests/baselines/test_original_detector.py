@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from baselines.halc import detector, settings
-from baselines.halc.detector import load_detector
-from baselines.halc.original_detector import UNUSED, load_original, renamed
-from baselines.halc.settings import HalcSettings
+from llava_hh.baselines.halc import detector, settings
+from llava_hh.baselines.halc.detector import load_detector
+from llava_hh.baselines.halc.original_detector import UNUSED, load_original, renamed
+from llava_hh.baselines.halc.settings import HalcSettings
 from tests.support.real import real
 from tests.support.tiny_matchers import save_tiny_dino
 

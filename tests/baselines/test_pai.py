@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from baselines import pai
-from baselines.pai import PRESETS, PaiSettings, boosted_heads, guide, with_image_free_twins
-from baselines.stepping import Stepper
 from llava_hh.attention.interventions import BoostImageScores
+from llava_hh.baselines import pai
+from llava_hh.baselines.pai import PRESETS, PaiSettings, boosted_heads, guide, with_image_free_twins
+from llava_hh.baselines.stepping import Stepper
 from llava_hh.heads import Head
 from tests.support.decoding import (
     as_batch,

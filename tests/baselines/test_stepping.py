@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from baselines import greedy
-from baselines.greedy import GreedySettings
-from baselines.stepping import Stepper, decode_rows
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attention.modules import decoder_layers
+from llava_hh.baselines import greedy
+from llava_hh.baselines.greedy import GreedySettings
+from llava_hh.baselines.stepping import Stepper, decode_rows
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm

@@ -7,11 +7,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from baselines import vcd
-from baselines.sampling import draw_tokens, sample_generator
-from baselines.vcd import PRESETS, VCD_PAPER, VCD_REPO, VcdSettings, add_noise, contrast, entries_per_row, noise_scales
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
+from llava_hh.baselines import vcd
+from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.vcd import (
+    PRESETS,
+    VCD_PAPER,
+    VCD_REPO,
+    VcdSettings,
+    add_noise,
+    contrast,
+    entries_per_row,
+    noise_scales,
+)
 from llava_hh.heads import Head
 from tests.support.decoding import (
     PROCESSOR,

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from baselines.vcd import VCD_PAPER
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.baselines.vcd import VCD_PAPER
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of as make

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import greedy
 from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.attribution.replacement import Zero
 from llava_hh.attribution.run import CaptionAttribution
+from llava_hh.baselines import greedy
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding, Greedy
 from llava_hh.files.nonfinite import refuse_infinite, refusing_infinite

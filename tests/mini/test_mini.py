@@ -10,10 +10,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from baselines import dola, halc, pai, vcd
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
 from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.baselines import dola, halc, pai, vcd
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.metrics.chair.chair import find_objects
 from llava_hh.mini.dataset import SPLITS, Split, write_missing_splits, write_split

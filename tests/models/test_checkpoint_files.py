@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from baselines.halc.detector import GroundingDino
-from baselines.halc.scorer import ImageTextMatcher
+from llava_hh.baselines.halc.detector import GroundingDino
+from llava_hh.baselines.halc.scorer import ImageTextMatcher
 from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.data.coco import load_image_list
 from llava_hh.experiments.measures.attention_inheritance import load_base

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from baselines import greedy
 from llava_hh.attention.hooks import intervene, observe, record
 from llava_hh.attention.interventions import DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.baselines import greedy
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.finetuning.head_rows import tune_head_rows
 from llava_hh.finetuning.losses import AttentionLoss, TargetedModel

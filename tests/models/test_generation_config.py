@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import greedy
-from baselines.stepping import Stepper
+from llava_hh.baselines import greedy
+from llava_hh.baselines.stepping import Stepper
 from llava_hh.data.coco import load_image_list
 from llava_hh.decoding.method import Greedy, generate_greedily
 from llava_hh.decoding.yes_no import ask

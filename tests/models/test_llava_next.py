@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from baselines import dola, greedy, opera, pai, vcd
 from llava_hh.attribution.ablation import ablate_every_head
+from llava_hh.baselines import dola, greedy, opera, pai, vcd
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from tests.support.decoding import answers_of

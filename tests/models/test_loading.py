@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from baselines import dola, halc
-from baselines.dola import DolaSettings, candidate_layers
-from baselines.halc import HalcSettings
 from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import DeactivateText, ZeroHeads
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.baselines import dola, halc
+from llava_hh.baselines.dola import DolaSettings, candidate_layers
+from llava_hh.baselines.halc import HalcSettings
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding, Greedy, generate_greedily
 from llava_hh.heads import Head

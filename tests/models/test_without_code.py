@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlamaForCausalLM
 
-from baselines.halc.detector import GroundingDino
-from baselines.halc.scorer import ImageTextMatcher
+from llava_hh.baselines.halc.detector import GroundingDino
+from llava_hh.baselines.halc.scorer import ImageTextMatcher
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.models.minigpt4_checkpoint import load_llama
 from llava_hh.models.without_code import from_folder

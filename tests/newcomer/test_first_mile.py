@@ -31,7 +31,7 @@ def copy(mini_path, tmp_path_factory) -> Path:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
+        shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     (folder / "checkpoints/mini/model").symlink_to(mini_path)
     if (ROOT / "dataset/mini").is_dir():
         (folder / "dataset/mini").symlink_to(ROOT / "dataset/mini")

@@ -13,8 +13,8 @@ from llava_hh.attention.interventions import ZeroHeads
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.files.images import load_image
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.newer_models.released import remove_as_released
 from llava_hh.scripts import attribute, caption, evaluate, finetune
-from newer_models.released import remove_as_released
 from tests.support.instructions import write_instructions
 from tests.support.main_job import attribute_flags, caption_flags
 from tests.support.tiny import tiny_mllama

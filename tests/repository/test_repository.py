@@ -34,7 +34,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", MODULES + BASELINES + NEWER, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_module_imports_and_keeps_to_its_layer(path):
     importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -49,16 +49,6 @@ def test_module_imports_and_keeps_to_its_layer(path):
 def test_the_order_of_imports_names_each_package_once():
     found = [path.stem for path in PACKAGE.iterdir() if path.name[0] != "_"]
     assert sorted(LAYERS) == sorted(found)
-
-
-@pytest.mark.parametrize("path", BASELINES + NEWER, ids=lambda path: str(path.relative_to(ROOT)))
-def test_baseline_imports(path):
-    importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-
-
-def test_the_package_does_without_what_stands_on_it():
-    for path in MODULES:
-        assert not {name for name in imported(path) if name.split(".")[0] in ("baselines", "newer_models")}, path
 
 
 def test_no_command_line_below_the_scripts():
@@ -80,7 +70,7 @@ def test_no_test_imports_another():
 def test_tests_have_a_folder_for_each_package():
     folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/*.py")}
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    others = {"baselines", "newer_models", "bash_scripts", "docs", "repository", "newcomer", "support", "faults"}
+    others = {"bash_scripts", "docs", "repository", "newcomer", "support", "faults"}
     assert folders == packages | others
     assert {path.name for path in TESTS.glob("*.py")} == {"conftest.py", "test_heads.py"}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from baselines.registry import PRESETS
+from llava_hh.baselines.registry import PRESETS
 from llava_hh.decoding.method import Answer, Decoding
 from llava_hh.models.lvlm import Batch, Lvlm
 from tests.support.tiny import IMAGE_TOKEN, TinyBatch, llava_batch

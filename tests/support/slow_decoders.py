@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from baselines.sampling import sample_generator
+from llava_hh.baselines.sampling import sample_generator
 from tests.support.decoding import (
     MEANS,
     SPREADS,

@@ -10,15 +10,15 @@ from zlib import crc32
 import torch
 from PIL import Image
 
-from baselines import dola
-from baselines.halc import HalcSettings
-from baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, windows_around
-from baselines.halc.words import checked_word
-from baselines.stepping import end_ids
+from llava_hh.baselines import dola
+from llava_hh.baselines.halc import HalcSettings
+from llava_hh.baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, windows_around
+from llava_hh.baselines.halc.words import checked_word
+from llava_hh.baselines.stepping import end_ids
 from llava_hh.models.lvlm import Lvlm
 
 N_TOKENS = 14
-loop = sys.modules["baselines.halc.decode"]  # the package has a function of that name
+loop = sys.modules["llava_hh.baselines.halc.decode"]  # the package has a function of that name
 # with relative_top at 1 the base is greedy, so that windows now and then propose its word
 SETTINGS = HalcSettings("scripted", "scripted", dola.DolaSettings(relative_top=1.0), expand_ratio=0.4)
 BOXES = [(0.1, 0.2, 0.5, 0.9), (0.3, 0.3, 0.6, 0.6), (0.0, 0.0, 0.9, 0.4), (0.2, 0.1, 0.8, 0.7)]

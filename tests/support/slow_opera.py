@@ -10,8 +10,8 @@ from statistics import multimode
 import torch
 from transformers import PreTrainedModel
 
-from baselines.opera import OperaSettings
 from llava_hh.attention.modules import switch_attention
+from llava_hh.baselines.opera import OperaSettings
 from tests.support.tiny import IMAGE_TOKEN, TinyBatch
 
 
