@@ -8,7 +8,11 @@ setup(
     description="Attribution and intervention on hallucination heads of large vision-language models",
     python_requires=">=3.11",
     packages=find_packages(include=["llava_hh*"]),
-    package_data={"llava_hh.metrics": ["*.json", "chair/*.json"], "llava_hh.report": ["templates/*"]},
+    package_data={
+        "llava_hh": ["published_heads/*.json"],
+        "llava_hh.metrics": ["*.json", "chair/*.json"],
+        "llava_hh.report": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.9",  # tensors, fused attention
         "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from llava_hh.files.files import read_any_json, read_json
 from llava_hh.files.ids import whole_id
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "checkpoints" / "heads"
+PUBLISHED = (Path(__file__).parent / "published_heads").resolve()  # in a clone a link to checkpoints/heads
 
 
 class Head(NamedTuple):

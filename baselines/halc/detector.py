@@ -86,8 +86,6 @@ class MiniDetector:
     """
 
     def __init__(self, tower: Path = MINI_TOWER):
-        if not tower.is_file():
-            raise FileNotFoundError(f"{tower}: mini's vision tower is not there")
         self.tower, self.head = load_vision_tower(tower)
 
     @torch.no_grad()

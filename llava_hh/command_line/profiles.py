@@ -35,8 +35,12 @@ def read_profile(profile: str) -> dict[str, str]:
     `head_list` is among them: the file that attribute.sh writes.
 
     Raises:
-        ValueError: no such profile, or a wrong line in it; names the file and the line.
+        ValueError: no such profile, or a wrong line in it; names the file and the line. Also where the package was
+            installed without a clone, which has the profiles.
     """
+    if not (REPO / DEFAULTS).is_file():
+        what = f"a profile needs {FOLDER} of a clone of the repository, which this installation has not"
+        raise ValueError(f"PROFILE={profile!r}: {what}; give the flags themselves, or work in a clone")
     if not profile or "\0" in profile:
         known = " ".join(profile_names())
         raise ValueError(

@@ -87,8 +87,11 @@ def load_vision_tower(path: Path) -> tuple[CLIPVisionModel, torch.nn.Linear]:
     """The trained tower and its patch head, fp32, frozen.
 
     Raises:
+        FileNotFoundError: no such file, as where the package was installed without a clone.
         ValueError: the file lacks weights.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: mini's vision tower is not there; a clone of the repository has it")
     parts = untrained_parts().requires_grad_(False).eval()
     tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
     unread = parts.load_state_dict(tensors, strict=False).missing_keys

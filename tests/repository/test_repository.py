@@ -47,8 +47,23 @@ def test_module_imports_and_keeps_to_its_layer(path):
 
 
 def test_the_order_of_imports_names_each_package_once():
-    found = [path.stem for path in PACKAGE.iterdir() if path.name[0] != "_"]
+    found = [path.stem for path in PACKAGE.iterdir() if path.name[0] != "_" and path.name != "published_heads"]
     assert sorted(LAYERS) == sorted(found)
+
+
+def test_the_folders_at_the_top_have_one_name():
+    """`baselines/` and `newer_models/` are imported as packages of llava_hh alone, for each module is there once."""
+    for folder in ("llava_hh", "baselines", "newer_models", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not {name.split(".")[0] for name in imported(path)} & {"baselines", "newer_models"}, path
+
+
+@pytest.mark.parametrize("name", ["baselines", "baselines.vcd", "newer_models.registry"])
+def test_the_other_name_is_refused(name):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {name}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"ImportError: import llava_hh.{name.split('.')[0]}: ")
 
 
 def test_no_command_line_below_the_scripts():
