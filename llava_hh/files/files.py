@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from llava_hh.files.parts import part_of
+from llava_hh.files.parts import part_of, share
 from llava_hh.files.schema import json_pieces, refuse_other_version, with_version
 
 # keys that JSON files of ours have, and the type of their values
@@ -85,7 +85,9 @@ def replacing(path: Path) -> Iterator[Path]:
         refuse_foreign(path)
     try:
         with part_of(path) as part:
+            mode = part.stat().st_mode
             yield part
+            share(part, mode)
             flush(part)
             os.replace(part, path)
             flush(path.parent)

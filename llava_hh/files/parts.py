@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
 
 HOST = platform.node().replace(".", "-")
 A_DAY = 24 * 3600  # seconds
@@ -60,9 +61,22 @@ def folder_part_of(path: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
+            for file in folder.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    share(file, part.stat().st_mode)
             folder.rename(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def share(file: Path, mode: int) -> None:
+    """Give a file the mode of one that `open` made: safetensors makes its files for their owner alone.
+
+    Args:
+        mode: as `stat` has it; 0o644 where the umask is 022.
+    """
+    if S_IMODE(file.stat().st_mode) != S_IMODE(mode):  # some file systems have one mode for all files
+        file.chmod(S_IMODE(mode))
 
 
 def drop_parts(folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from llava_hh.files.files import in_one_line, read_json, write_json, write_text
+from llava_hh.files.files import in_one_line, read_json, replacing, write_json, write_text
 from llava_hh.files.memory import is_out_of_memory
 from llava_hh.files.progress import Forecast, is_on_terminal, reach, say
 from llava_hh.finetuning import checkpoints
@@ -130,7 +130,8 @@ class TargetedTrainer(Trainer):
             folder.mkdir(parents=True, exist_ok=True)
             whole = state_dict or {f"model.{name}.rows": part.rows for name, part in self.tuned.items()}
             rows = {name: whole[f"model.{name}.rows"].detach().cpu().contiguous() for name in self.tuned}
-            save_file(rows, folder / TRAINED_FILE)
+            with replacing(folder / TRAINED_FILE) as part:
+                save_file(rows, part)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)

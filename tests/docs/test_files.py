@@ -7,6 +7,7 @@ from safetensors.numpy import load_file
 
 from tests.support.documented import Documented
 from tests.support.files_made import make_files
+from tests.support.modes import of_other_modes
 from tests.support.repository import ROOT
 
 PAGE = ROOT / "docs" / "files.md"
@@ -36,6 +37,11 @@ def test_every_key_of_every_file_is_documented_and_the_other_way_round(made):
         problems += page.check_arrays(path, load_file(path))
     assert not sorted(set(problems))
     assert not page.unseen()
+
+
+def test_every_file_has_the_mode_that_the_umask_says(made):
+    """Weights of a fine-tuning too, in its checkpoints and in the model's folder."""
+    assert not of_other_modes(made)
 
 
 def test_every_documented_key_has_a_unit_a_meaning_and_an_example_of_its_type():

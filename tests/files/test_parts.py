@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from stat import S_IMODE
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llava_hh.files import parts
 from llava_hh.files.files import replacing, write_text
@@ -152,3 +155,23 @@ def test_a_folder_is_whole_or_not_there_and_replaces_none(tmp_path):
     assert names_in(out) == ["whole"] and names_in(tmp_path / "out.part") == ["notes"]
     with pytest.raises(FileExistsError, match="out: is there already"), folder_part_of(out) as part:
         pass
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_umask_decides_who_reads_a_file(umask, mode, tmp_path):
+    """safetensors makes a file of its own, for its owner alone, and puts it in the place of one that is there."""
+    tensors, before = {"zeros": np.zeros(3)}, os.umask(umask)
+    try:
+        with replacing(tmp_path / "a.safetensors") as part:
+            save_file(tensors, part)
+        with folder_part_of(tmp_path / "b") as folder:
+            (folder / "c").mkdir()
+            save_file(tensors, folder / "c" / "d.safetensors")
+        with replacing(tmp_path / "e") as part:
+            part.write_text("text")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: S_IMODE(path.stat().st_mode) for path in files} == dict.fromkeys(
+        ("a.safetensors", "d.safetensors", "e"), mode
+    )

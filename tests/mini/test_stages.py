@@ -18,6 +18,7 @@ from llava_hh.mini.dataset import Split, write_split
 from llava_hh.mini.model import END_OF_TURN, IMAGE_TOKEN, PROJECTOR_FILE, VISION_FILE, assemble
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import mini
+from tests.support.modes import of_other_modes
 from tests.support.tiny import N_HEADS, tiny_llama, tiny_llava
 from tests.support.tiny_checkpoint import word_tokenizer
 
@@ -85,6 +86,7 @@ def test_the_assembled_folder_is_the_tuned_model(parts, tmp_path):
     assert not torch.equal(first, last)
     assert models[1].processor.chat_template
     assert models[1].end_token_ids == [models[1].tokenizer.convert_tokens_to_ids(END_OF_TURN)]
+    assert not of_other_modes(tmp_path)
 
 
 def test_every_step_and_the_start_become_folders(parts, tmp_path, monkeypatch):
