@@ -1,7 +1,8 @@
 """Attention heads by name: `Head`, head-list files, and seeded control heads."""
 
 import random
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -11,6 +12,7 @@ from llava_hh.files.files import read_any_json, read_json
 from llava_hh.files.ids import whole_id
 
 PUBLISHED = (Path(__file__).parent / "published_heads").resolve()  # in a clone a link to checkpoints/heads
+LITERAL = re.compile(r"L(\d+)H(\d+)")
 
 
 class Head(NamedTuple):
@@ -31,12 +33,19 @@ def by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     }
 
 
+def literal_heads(source: object) -> list[Head]:
+    """Heads that are written out, such as L24H4,L23H3; empty for the name of a file."""
+    matches = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
+    return [Head(*map(int, match.groups())) for match in matches] if all(matches) else []
+
+
 def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = None) -> list[Head]:
     """Read a head list, best first.
 
     Args:
-        path: a JSON file such as `{"hal_heads": [[16, 29], ...], "non_hal_heads": [...]}`; other keys are ignored.
-        key: which of its lists.
+        path: a JSON file such as `{"hal_heads": [[16, 29], ...], "non_hal_heads": [...]}`, whose other keys are
+            ignored; or heads that are written out, L16H29,L26H9.
+        key: which of its lists; heads that are written out are hal_heads alone.
         top_k: take this many from the front; None takes all.
 
     Raises:
@@ -44,22 +53,34 @@ def load_heads(path: str | Path, key: str = "hal_heads", top_k: int | None = Non
             the file and the key.
         OSError: the file cannot be read.
     """
-    content = read_any_json(Path(path))
-    if not isinstance(content, dict) or key not in content:
-        known = ", ".join(map(repr, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"{path}: no head list {key!r}; the file holds {known or 'nothing'}")
-    if not isinstance(content[key], list):
-        raise ValueError(f"{path}: {key!r} must be a list of [layer, head] pairs, not {content[key]!r}")
     heads: list[Head] = []
-    for row, pair in enumerate(content[key]):
-        if (head := _parse_head(pair, f"{path}: {key}[{row}]")) in heads:
-            raise ValueError(f"{path}: {key}[{row}] repeats {head}")
+    for where, head in _listed(path, key):
+        if head in heads:
+            raise ValueError(f"{where} repeats {head}")
         heads.append(head)
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_k is not None and top_k > len(heads):
         raise ValueError(f"{path}: {key!r} has {len(heads)} heads, {top_k} were asked for")
     return heads[:top_k]
+
+
+def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
+    """The heads of a list in order, each with its place, for messages."""
+    if heads := literal_heads(path):
+        if key != "hal_heads":
+            raise ValueError(f"{path}: heads that are written out have no list {key!r}; name a head-list file")
+        yield from ((f"{path}: the list", head) for head in heads)
+        return
+    content = read_any_json(Path(path))
+    if not isinstance(content, dict) or key not in content:
+        known = ", ".join(map(repr, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{path}: no head list {key!r}; the file holds {known or 'nothing'}")
+    if not isinstance(content[key], list):
+        raise ValueError(f"{path}: {key!r} must be a list of [layer, head] pairs, not {content[key]!r}")
+    for row, pair in enumerate(content[key]):
+        where = f"{path}: {key}[{row}]"
+        yield where, _parse_head(pair, where)
 
 
 def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:

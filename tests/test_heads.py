@@ -1,9 +1,19 @@
 import json
 import random
+from pathlib import Path
 
 import pytest
 
-from llava_hh.heads import PUBLISHED, Head, by_layer, check_heads, load_heads, published_list, random_heads
+from llava_hh.heads import (
+    PUBLISHED,
+    Head,
+    by_layer,
+    check_heads,
+    literal_heads,
+    load_heads,
+    published_list,
+    random_heads,
+)
 
 
 @pytest.fixture
@@ -55,6 +65,17 @@ def test_load_heads_names_file_and_fault_in_one_line(tmp_path, content, words):
         load_heads(path)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in ["heads.json", *words])
+
+
+def test_heads_that_are_written_out_are_a_list():
+    assert literal_heads("L24H4,L23H3") == literal_heads(Path("L24H4, L23H3")) == [Head(24, 4), Head(23, 3)]
+    assert load_heads("L24H4,L23H3") == load_heads(Path("L24H4,L23H3"), top_k=2) == [Head(24, 4), Head(23, 3)]
+    for name in ("heads.json", "L24", "L24H4,", "L24H4/L23H3", None):
+        assert literal_heads(name) == []
+    with pytest.raises(ValueError, match="L1H1,L1H1: the list repeats L1H1"):
+        load_heads("L1H1,L1H1")
+    with pytest.raises(ValueError, match="L1H1: heads that are written out have no list 'non_hal_heads'; name a head-"):
+        load_heads("L1H1", "non_hal_heads")
 
 
 def test_load_heads_says_how_many_there_are(head_file):

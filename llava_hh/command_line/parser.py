@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from llava_hh.command_line.profiles import REPO, read_profile
 from llava_hh.files.files import printable
+from llava_hh.heads import literal_heads
 from llava_hh.runs.plugins import load_plugin
 
 OUTPUTS = ("out", "summary")  # flags of what is written
@@ -162,6 +163,7 @@ class ScriptParser(argparse.ArgumentParser):
             values[name] = self._get_value(actions[name], default) if isinstance(default, str) else default
         if self._templates and values["profile"] is not None:
             self._fill(values, actions)
+        self._count_heads(values)
         self.require(namespace, *(name for name, each in actions.items() if getattr(each, "needed", False)))
         for group in self._mutually_exclusive_groups:
             lacking = all(values[each.dest] in (None, False) for each in group._group_actions)
@@ -169,6 +171,15 @@ class ScriptParser(argparse.ArgumentParser):
                 names = " ".join(map(_spelled, group._group_actions))
                 self.error(f"one of the arguments {names} is required (or --profile NAME)")
         return namespace, rest
+
+    def _count_heads(self, values: dict[str, Any]) -> None:
+        """Heads that are written out are taken whole: --top-k, where there is one, is how many they are."""
+        heads = literal_heads(values.get("heads"))
+        if not heads or "top_k" not in values:
+            return
+        if "top_k" in self.given and values["top_k"] != len(heads):
+            self.error(f"--top-k {values['top_k']}: --heads names {len(heads)}; leave it out, or give {len(heads)}")
+        values["top_k"] = len(heads)
 
     def _fill(self, values: dict[str, Any], actions: Mapping[str, argparse.Action]) -> None:
         """Put what the profile knows into the flags that are not given."""

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
-from llava_hh.heads import Head
+from llava_hh.heads import literal_heads
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 FIELD = re.compile(rf'({NAME.pattern})=("(?:[^"]|"")*"|[^",:+\s]+)')
-LITERAL = re.compile(r"L(\d+)H(\d+)")  # a head
 EXPECTED = "expected kind:field=value,... such as adhh:top_k=20,threshold=0.4"
 
 
@@ -74,22 +73,20 @@ def _read(text: str) -> Spec:
     return Spec(kind[0], fields, _read(rest[1:]) if rest else None)
 
 
-def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]]) -> Spec:
-    """A method with default fields, by kind, that it does not name; a part with `choice` takes the choice's instead."""
+def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]], heads: object = None) -> Spec:
+    """A method with default fields, by kind, that it does not name; a part with `choice` takes the choice's instead.
+
+    Args:
+        heads: the list of parts that name none.
+    """
 
     def fill(part: Spec) -> dict[str, object]:
         missing = {} if "choice" in part.fields else dict(defaults.get(part.kind, {}))
-        if literal_heads(part.fields.get("heads")):  # as many as are written out
+        if literal_heads(part.fields.get("heads", heads)):  # as many as are written out
             missing.pop("top_k", None)
         return {**missing, **part.fields}
 
     return spec.with_fields(fill)
-
-
-def literal_heads(source: object) -> list[Head]:
-    """Heads that are written out, such as L24H4,L23H3; empty for the name of a file."""
-    matches = [LITERAL.fullmatch(part.strip()) for part in str(source).split(",")]
-    return [Head(*map(int, match.groups())) for match in matches] if all(matches) else []
 
 
 def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> str:

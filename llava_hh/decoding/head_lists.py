@@ -6,7 +6,7 @@ from pathlib import Path
 from llava_hh.attention.modules import heads_on_image_alone
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import say
-from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list, random_heads
+from llava_hh.heads import Head, check_heads, literal_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
 
@@ -17,7 +17,7 @@ def heads_of_list(
     """The first `top_k` heads of the list in a file.
 
     Args:
-        path: the file, or "published" for the list that was published for this model.
+        path: the file, "published" for the list that was published for this model, or heads that are written out.
         key: "hal_heads" or "non_hal_heads".
         allow_foreign: take a list that was found on another model.
     Raises:
@@ -28,7 +28,8 @@ def heads_of_list(
         path = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
-    if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
+    origin = None if literal_heads(path) else model_of(path)
+    if (why := why_foreign(origin, lvlm.path)) and not allow_foreign:
         raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
 

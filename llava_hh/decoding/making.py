@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_hh.attention.interventions import Intervention
-from llava_hh.decoding.grammar import Spec, literal_heads
+from llava_hh.decoding.grammar import Spec
 from llava_hh.decoding.head_lists import heads_of_list, heads_with_text
 from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
 from llava_hh.files.files import read_json
-from llava_hh.heads import Head, check_heads
+from llava_hh.heads import Head, check_heads, literal_heads
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.runs.settings import digest_of
@@ -108,8 +108,9 @@ def heads_for(spec: Spec, material: Material) -> list[Head]:
     given = {**HEAD_FIELDS, **spec.fields}
     source = source_of(spec, material.heads)
     if heads := literal_heads(source):
-        if "top_k" in spec.fields or "list" in spec.fields or len({*heads}) < len(heads):
-            raise spec.error("heads that are written out have no top_k and list, and no repeats")
+        if "list" in spec.fields or len({*heads}) < len(heads) or spec.fields.get("top_k", len(heads)) != len(heads):
+            what = f"{source} are heads that are written out: they have no list and no repeats"
+            raise spec.error(f"{what}, and top_k, where it is given, is how many they are")
         check_heads(heads, material.lvlm.n_layers, material.lvlm.n_heads)
         return heads
     if type(given["top_k"]) is not int or given["top_k"] < 1:

@@ -4,25 +4,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llava_hh.decoding.grammar import Spec, filled, literal_heads, parse, unknown
+from llava_hh.decoding.grammar import Spec, filled, parse, unknown
 from llava_hh.decoding.making import Material, Member, make, path_of, settings_of, source_of, with_choice
 from llava_hh.decoding.method import BRANCHES
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
 from llava_hh.files.files import read_json
+from llava_hh.heads import literal_heads
 from llava_hh.models.footprint import stored_tensors
 from llava_hh.runs.identity import identify
 
 
-def read_methods(texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None) -> list[Spec]:
+def read_methods(
+    texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None, heads: Path | None = None
+) -> list[Spec]:
     """Read methods, and see before anything is loaded that kinds, fields and files are there.
 
     Args:
-        defaults: by kind, fields of methods that do not name them.
+        defaults: by kind, fields of methods that do not name them; heads: the list of those that name none.
     Raises:
         ValueError: another form, an unknown kind or field, a method that is named twice, a field that cannot be.
         OSError: a file that is not there.
     """
-    specs = [filled(parse(text), defaults or {}) for text in texts]
+    specs = [filled(parse(text), defaults or {}, heads) for text in texts]
     kinds, named = known_kinds(), {spec.kind for spec in specs}
     for spec in specs:
         if spec.kind not in kinds:
@@ -30,7 +33,7 @@ def read_methods(texts: Sequence[str], defaults: Mapping[str, Mapping[str, objec
         _check_fields(spec)
     for index, spec in enumerate(specs):
         if spec.kind in GROUPS and (of := spec.fields["of"]) not in named:
-            (target,) = read_methods([of], defaults)
+            (target,) = read_methods([of], defaults, heads)
             specs[index] = replace(spec, fields={**spec.fields, "of": str(target)})
     for index, spec in enumerate(specs):
         if spec in specs[:index]:

@@ -34,7 +34,7 @@ class Divergence(Figure):
         add("--reference", type=Path, metavar="FOLDER", required=True, help=text)
         text = "checkpoints of the tuning; each name ends in its step"
         add("--checkpoints", type=Path, metavar="FOLDER", nargs="+", required=True, help=text)
-        text = "head list of the tuned model (attribution_result.json), or: published"
+        text = "head list of the tuned model (attribution_result.json, with both lists), or: published"
         add("--heads", type=Path, metavar="FILE", required=True, help=text)
         add("--top-k", type=SIZE, default=3, help="heads of each of the two lists")
         text = "captions_eval_results.json of the tuned model's greedy captions"

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.runs.run import processes
 
-    (spec,) = read_methods([args.method], method_defaults(args))
+    (spec,) = read_methods([args.method], method_defaults(args), args.heads)
     if spec.kind in GROUPS:
         raise ValueError(f"--method {args.method}: several methods; expected one, or the verb evaluate")
     check_lists([spec], args.heads)

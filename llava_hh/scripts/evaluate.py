@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.runs.run import processes
 
-    specs = read_methods(args.methods, flags.method_defaults(args))
+    specs = read_methods(args.methods, flags.method_defaults(args), args.heads)
     check_lists(specs, args.heads)
     if args.task != "chair" and (limited := [spec for spec in specs if "limit=" in str(spec)]):
         raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")

@@ -13,7 +13,8 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh export`."""
     parser = script_parser(__doc__, "export", "llava-hh export --heads checkpoints/heads/llava-v1.5-7b.json --out adhh")
     add = parser.flags(METHOD)
-    add("--heads", FILE, "head list (attribution_result.json, checkpoints/heads/*.json)", "{head_list}", required=True)
+    text = "head list (attribution_result.json, checkpoints/heads/*.json), or heads that are written out: L24H4,L23H3"
+    add("--heads", FILE, text, "{head_list}", required=True)
     add("--top-k", SIZE, "how many heads of the list AD-HH switches off", "{top_k}", default=20)
     text = "attention mass after the image at which a head is switched off"
     add("--threshold", FRACTION, text, "{threshold}", default=0.4)

@@ -77,7 +77,8 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
 def add_head_flags(parser: ScriptParser, required: bool = True) -> None:
     """The flags that name a head list."""
     add = parser.flags(METHOD)
-    add("--heads", FILE, "head list (attribution_result.json), or: published", "{head_list}", required=required)
+    text = "head list (attribution_result.json), or: published, or heads that are written out: L24H4,L23H3"
+    add("--heads", FILE, text, "{head_list}", required=required)
     add("--foreign-heads", bool, "allow a list that was found on another model")
 
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 import weakref
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ from llava_hh.attention.interventions import BoostImageScores, DeactivateText, S
 from llava_hh.baselines.vcd import VCD_PAPER
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material
+from llava_hh.decoding.making import make as make_member
 from llava_hh.decoding.reading import method_of as make
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, fields_of, known_kinds
@@ -202,6 +205,21 @@ def test_a_profile_fills_fields_that_a_method_does_not_name(tmp_path):
     assert method_defaults(SimpleNamespace(profile=None)) == {}
 
 
+def test_heads_that_are_written_out_are_taken_whole(material, lvlm):
+    written = replace(material, heads=Path("L3H1,L0H2"))
+    defaults = {"adhh": {"top_k": 1, "threshold": 0.7}}
+    for text in ("adhh", "adhh:top_k=2", 'adhh:heads="L3H1,L0H2"'):
+        (spec,) = read_methods([text], defaults, written.heads)
+        (edit,) = make_member(spec, written).method.interventions
+        assert (edit.heads, edit.threshold) == ((Head(3, 1), Head(0, 2)), 0.7)
+    (spec,) = read_methods([f'adhh:heads="{material.heads}"'], defaults, written.heads)  # a file's list is not
+    assert len(make_member(spec, written).method.interventions[0].heads) == 1
+    for text in ("adhh:top_k=1", "adhh:list=non_hal_heads"):
+        (spec,) = read_methods([text], defaults, written.heads)
+        with pytest.raises(ValueError, match="L3H1,L0H2 are heads that are written out: they have no list"):
+            make_member(spec, written)
+
+
 def test_methods_that_cannot_be_told_apart_are_refused(material):
     def labels(*texts):
         return [member.method.label for member in with_own_labels(make_members(read_methods(texts), material))]
@@ -233,7 +251,8 @@ def test_only_settings_of_one_list_are_chosen_among(material):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["adhh:heads=L3H1,top_k=1"], "heads that are written out have no top_k"),
+        (["adhh:heads=L3H1,top_k=2"], "and top_k, where it is given, is how many they are"),
+        (["adhh:heads=L3H1,list=non_hal_heads"], "they have no list"),
         (['adhh:heads="L3H1,L3H1"'], "no repeats"),
         (["adhh:top_k=1,threshold=true"], "threshold is True; expected a number"),
         (["adhh:top_k=1,threshold=NaN"], "threshold is 'NaN'; expected a number"),
