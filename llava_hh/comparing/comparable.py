@@ -10,8 +10,9 @@ from typing import Any
 from llava_hh.files.files import read_json, read_json_lines
 from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
 from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
+from llava_hh.metrics.chair.variants import OWN
 from llava_hh.runs.blocks import Run
-from llava_hh.runs.scored import RESULT_FILE, read_scored
+from llava_hh.runs.scored import RESULT_FILE, read_scored, result_of
 from llava_hh.runs.settings import digest_of
 
 # differences between two runs that --across allows: they are then what is compared, or they do not matter
@@ -60,7 +61,7 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; expected a result folder or a file of captions")
     rows = [row for _, row in read_json_lines(file)]
-    scored, made = file.with_name(RESULT_FILE), file.with_name("run.json")
+    scored, made = result_of(file), file.with_name("run.json")
     if score is not None:
         try:
             sentences, scoring = score(rows), {}
@@ -124,8 +125,8 @@ def problems_of(captions: Captions) -> Iterator[str]:
         yield f"rows: {label} has image {image_id} {times} times; expected one caption an image"
     if captions.stale:
         yield f"scores: {label} holds other captions than its {RESULT_FILE}; run llava-hh score chair, or {SCORED_ANEW}"
-    if captions.scoring:
-        variant = captions.scoring["variant"]
+    variant = captions.scoring.get("variant", OWN)  # that of a vocabulary of one's own names it by its content
+    if not variant.startswith(OWN):
         rules = load_dataset("nocaps") if variant == NOCAPS else load_dataset("coco", variant)
         wrong = [entry["image_id"] for entry in captions.sentences if not _is_reproduced(entry, rules)]
         if wrong:

@@ -12,7 +12,6 @@ from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
 from llava_hh.files.tables import Table
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.report.folder import UNREADABLE, ResultFolder, read_form
-from llava_hh.runs.scored import RESULT_FILE
 
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
@@ -54,7 +53,7 @@ def find_chair(results: ResultFolder) -> dict | None:
     def row(path: Path) -> list[str]:
         return [results.link(path), *map(in_words, read_form(path, cells))]
 
-    rows = results.each(results.named(RESULT_FILE), row)
+    rows = results.each(results.named("*_eval_results.json"), row)
     heads = ["captions", *(metric.head for metric in METRICS.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 

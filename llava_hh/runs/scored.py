@@ -6,7 +6,7 @@ from typing import Any
 
 from llava_hh.data.nocaps import image_id_of
 from llava_hh.files.files import read_json, sha256
-from llava_hh.files.ids import whole_id
+from llava_hh.files.ids import number_or_text
 from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
 
 RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
@@ -20,6 +20,21 @@ SCORED_FORM = {
     "mscoco_hallucinated_words": (list, list),
     "mscoco_non_hallucinated_words": (list, list),
 }
+
+
+def scored_file(result: Path) -> str:
+    """The name of the file whose captions a result file has the scores of; of `evaluate`, its captions.jsonl."""
+    run = read_json(result).get("run")
+    scored = run.get("sha256") if isinstance(run, dict) else None
+    return Path(next(iter(scored))).name if isinstance(scored, dict) and scored else "captions.jsonl"
+
+
+def result_of(captions: Path) -> Path:
+    """The result file of a file of captions: RESULT_FILE beside it, or one of its name where that is of another."""
+    names = (RESULT_FILE, f"{captions.stem}_eval_results.json", f"{captions.name}_eval_results.json")
+    paths = [captions.with_name(name) for name in names]
+    free = (path for path in paths if not path.is_file() or scored_file(path) == captions.name)
+    return next(free, paths[-1])
 
 
 def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -72,7 +87,7 @@ def with_image_ids(path: Path, sentences: Sequence[dict], variant: str | None) -
     Raises:
         ValueError: one that is no id; names the first such entry.
     """
-    read, entries = image_id_of if variant == NOCAPS else whole_id, []
+    read, entries = image_id_of if variant == NOCAPS else number_or_text, []
     for number, entry in enumerate(sentences):
         try:
             entries.append({**entry, "image_id": read(entry["image_id"])})

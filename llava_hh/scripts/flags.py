@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
@@ -102,6 +102,12 @@ def add_object_flags(parser: ScriptParser) -> None:
     add = parser.one_of(MODEL)
     add("--with-object", "NAME", "only images that have one of these objects", nargs="+")
     add("--without-object", "NAME", "only images that have none of these", nargs="+")
+
+
+def add_truth_flags(add: Callable[..., object]) -> None:
+    """The flags that say what is in images of one's own, by `add_flag` of a group whose flags exclude each other."""
+    add("--objects", FILE, "what is in each image: JSON lines with image_id and objects (names)")
+    add("--truth", "NAMES", "or what is in the only image, such as 'car, handbag'")
 
 
 def chosen_objects(args: argparse.Namespace) -> dict:

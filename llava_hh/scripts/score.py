@@ -7,7 +7,7 @@ from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, Sc
 from llava_hh.command_line.script import add_format_flag, chosen, parser_of_verbs, run_verb
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.metrics.chair.variants import VARIANTS
-from llava_hh.scripts.flags import ANNOTATIONS, ATTRIBUTED, by
+from llava_hh.scripts.flags import ANNOTATIONS, ATTRIBUTED, add_truth_flags, by
 
 
 def score_chair(args: argparse.Namespace) -> None:
@@ -19,9 +19,11 @@ def score_chair(args: argparse.Namespace) -> None:
     row, and its objects, right and hallucinated, with their positions in the text. Its `overall_metrics` are fractions,
     with BLEU and CIDEr where there are reference captions. Its `run` says how it was made.
     """
-    from llava_hh.scoring.chair import CaptionsFile, score_file
+    from llava_hh.runs.scored import result_of
+    from llava_hh.scoring.captions import CaptionsFile
+    from llava_hh.scoring.chair import score_file
 
-    out = args.out or args.captions.with_name("captions_eval_results.json")
+    out = args.out or result_of(args.captions)
     score_file(chosen(CaptionsFile, args), args.argv, out, args.format)
 
 
@@ -46,7 +48,7 @@ def score_vqa(args: argparse.Namespace) -> None:
 def add_chair(parser: ScriptParser) -> None:
     chair = parser.verb("chair", score_chair, "llava-hh score chair --captions my.jsonl --profile mini")
     add = chair.flags(MODEL)
-    text = "JSON lines, one caption a row; any further fields are kept"
+    text = "JSON lines, one caption a row, a JSON list of such rows, or a JSON object from ids to captions"
     add("--captions", FILE, text, f"{ATTRIBUTED}/captions.jsonl", required=True)
     add("--dataset", DATASETS, "what the captions are of", default="coco")
     text = (
@@ -57,12 +59,14 @@ def add_chair(parser: ScriptParser) -> None:
     add_truth = chair.one_of(MODEL, required=True)
     text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
     add_truth("--annotations", FOLDER, text, by("dataset", ANNOTATIONS))
-    add_truth("--objects", FILE, "instead: JSON lines with image_id and objects (names)")
+    add_truth_flags(add_truth)
     add = chair.flags(METHOD)
     add("--variant", "NAME", f"CHAIR on COCO, one of: {', '.join(VARIANTS)}; hh is the paper's", default="hh")
+    add("--synonyms", FILE, "JSON from categories of your own to the words for each, instead of COCO's")
     add("--drop-incomplete", bool, "score captions without an unfinished last sentence")
     add("--skip-bad", bool, "report, count and skip a bad row of captions or ground truth, where it would stop the run")
-    chair.flags(OUTPUT)("--out", FILE, "result file; captions_eval_results.json beside the captions by default")
+    text = "result file; captions_eval_results.json beside the captions, or one named after theirs, by default"
+    chair.flags(OUTPUT)("--out", FILE, text)
     add_format_flag(chair)
 
 

@@ -117,7 +117,9 @@ def test_bad_row_stops_the_run_or_is_skipped_and_counted(tmp_path, captions, cap
 def test_wrong_flags(tmp_path, captions, capsys):
     objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": ["dog"]}, {"image_id": 2, "objects": []}])
     given = ("--captions", captions, "--objects", objects)
-    assert "one of the arguments --annotations --objects is required" in error_of(capsys, "--captions", captions)
+    assert "one of the arguments --annotations --objects --truth is required" in error_of(
+        capsys, "--captions", captions
+    )
     assert "not allowed with argument" in error_of(capsys, *given, "--annotations", tmp_path)
     expected = "'chair' is not known; expected one of: hh, clean, original, lemma"
     assert expected in error_of(capsys, *given, "--variant", "chair")

@@ -4,7 +4,7 @@ CHAIR_s is the share of captions with a hallucinated object, CHAIR_i the share o
 Numbers of different variants (`llava_hh.metrics.chair.variants`) differ by more than a point; `hh` is the paper's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -131,12 +131,22 @@ def objects_of(annotations: Mapping[int, ImageAnnotations], variant: str = "hh")
     Raises:
         ValueError: an instance of a category that isn't one of the 80; an unknown variant.
     """
-    load_variant(variant)
+    rules = load_variant(variant)
+    return objects_by_rules(annotations, rules, load_synonyms(), "expected one of the 80 COCO categories")
+
+
+def objects_by_rules(
+    annotations: Mapping[int, ImageAnnotations], rules: Variant, categories: Container[str], expected: str
+) -> dict[int, set[str]]:
+    """`objects_of` for the rules of any vocabulary.
+
+    Args:
+        categories: those that instances may be of; expected: them in words, for the message.
+    """
     objects = {}
     for image_id, image in annotations.items():
-        if unknown := image.categories - load_synonyms().keys():
-            expected = "expected one of the 80 COCO categories"
-            raise ValueError(f"image {image_id} has an instance of {min(unknown)!r}; {expected}")
-        named = {mention.node for caption in image.captions for mention in find_objects(caption, variant)}
+        if unknown := [category for category in sorted(image.categories) if category not in categories]:
+            raise ValueError(f"image {image_id} has an instance of {unknown[0]!r}; {expected}")
+        named = {mention.node for caption in image.captions for mention in read_caption(caption, rules)[1]}
         objects[image_id] = image.categories | named if named else image.categories
     return objects

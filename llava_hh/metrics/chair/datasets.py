@@ -1,17 +1,19 @@
 """The data sets that captions are scored on, by name: their images, their ground truth and their CHAIR."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava_hh.data import coco, nocaps
 from llava_hh.data.coco import ImageAnnotations
-from llava_hh.files.ids import whole_id
+from llava_hh.files.ids import number_or_text, whole_id
 from llava_hh.metrics.chair import chair
 from llava_hh.metrics.chair import nocaps as nocaps_chair
-from llava_hh.metrics.chair.variants import category_of_word, load_variant
+from llava_hh.metrics.chair.variants import OWN, category_of_word, load_variant, own_variant
 
 ImageId = int | str
 DATASETS = ("coco", "nocaps")
@@ -63,6 +65,28 @@ def coco_dataset(variant: str) -> Dataset:
         annotations=coco.load_annotations,
         objects=partial(chair.objects_of, variant=variant),
         score=partial(chair.score_caption, variant=variant),
+    )
+
+
+def own_dataset(variant: str = "hh", vocabulary: Mapping[str, Sequence[str]] | None = None) -> Dataset:
+    """Images of one's own, whose ids are any text.
+
+    Args:
+        vocabulary: categories, each with the words that stand for it; None: COCO's objects, by the variant.
+    Raises:
+        ValueError: an unknown variant, or a vocabulary that cannot be.
+    """
+    own = replace(coco_dataset(variant), id_expected="a whole number or a text", image_id=number_or_text)
+    if vocabulary is None:
+        return own
+    rules = own_variant(vocabulary)
+    digest = hashlib.sha256(json.dumps(vocabulary, sort_keys=True).encode()).hexdigest()
+    return replace(
+        own,
+        variant=f"{OWN}{digest[:8]}",
+        category=lambda name: rules.categories.get(rules.singular(" ".join(name.lower().split()))),
+        objects=lambda known: chair.objects_by_rules(known, rules, vocabulary, "expected one of --synonyms"),
+        score=lambda caption, objects: chair.score_by_rules(caption, objects, rules),
     )
 
 

@@ -10,15 +10,16 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.resources import files
 
 from llava_hh.metrics.chair.singular import singularize
 from llava_hh.metrics.chair.words import Token
 
 VARIANTS = ("hh", "clean", "original", "lemma")
+OWN = "own-"  # begins the name of rules with a vocabulary of one's own, whose sha256 it goes on with
 LEMMA_DATA = {"averaged_perceptron_tagger_eng": "taggers", "wordnet": "corpora"}
 
 _PAIRS = (
@@ -92,17 +93,38 @@ def load_variant(name: str) -> Variant:
     if name == "clean":
         category_of = category_of_word()
     if name in ("hh", "clean"):
-        singular = singularize if name == "hh" else _singular_without_accidents
+        singular = singularize if name == "hh" else partial(_singular_by, _singular_of(category_of))
         return Variant(list, singular, category_of, records_nodes=False)
     if name == "lemma":
         _require_lemma_data()
     return Variant(_all_lemmas if name == "lemma" else all_singular, str, category_of, records_nodes=True)
 
 
-@lru_cache(maxsize=1)
-def _singular_of_coco() -> dict[str, str]:
-    """The singular of the words of COCO's categories and of their regular plurals, which the rules get partly wrong."""
-    known = {word.rsplit(" ", 1)[-1] for word in category_of_word()}
+def own_variant(vocabulary: Mapping[str, Sequence[str]]) -> Variant:
+    """The rules of `clean` for objects of one's own: categories, each with the words that stand for it beside its name.
+
+    Raises:
+        ValueError: no category, a word that stands for two of them, or one of more than two words.
+    """
+    category_of: dict[str, str] = {}
+    for category, words in vocabulary.items():
+        for word in (" ".join(each.lower().split()) for each in (category, *words)):
+            if category_of.setdefault(word, category) != category:
+                raise ValueError(
+                    f"{word!r} stands for {category_of[word]!r} and for {category!r}; expected one of them"
+                )
+            if not 1 <= len(word.split()) <= 2:
+                raise ValueError(f"{word!r} of {category!r}: expected one word or two")
+    if not category_of:
+        raise ValueError("no category there; expected at least one")
+    pairs = {word: word for word in category_of if " " in word}
+    singular = partial(_singular_by, _singular_of(category_of))
+    return Variant(list, singular, category_of, records_nodes=False, double_words=pairs)
+
+
+def _singular_of(words: Iterable[str]) -> dict[str, str]:
+    """The singular of words and of their regular plurals, which the rules get partly wrong; of two words the last."""
+    known = {word.rsplit(" ", 1)[-1] for word in words}
     return {plural: word for word in known for plural in _plurals(word)} | {word: word for word in known}
 
 
@@ -115,9 +137,9 @@ def _plurals(word: str) -> list[str]:
     return [f"{word}s", f"{word}es"] if word.endswith("o") else [f"{word}s"]
 
 
-def _singular_without_accidents(words: str) -> str:
+def _singular_by(known: Mapping[str, str], words: str) -> str:
     *before, last = words.split(" ")
-    return " ".join([*before, _singular_of_coco().get(last) or singularize(last)])
+    return " ".join([*before, known.get(last) or singularize(last)])
 
 
 def all_singular(tokens: Sequence[Token]) -> list[Token]:
