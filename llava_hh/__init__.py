@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llava_hh.api.attribution import Attribution, attribute
     from llava_hh.api.chair import chair
+    from llava_hh.api.explain import explain
+    from llava_hh.api.explanation import Explanation
     from llava_hh.api.models import caption, intervene, load, record
     from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
     from llava_hh.decoding.registry import register_decoder, register_intervention, register_method
@@ -54,6 +56,7 @@ __all__ = [
     "Batch",
     "BoostImageScores",
     "DeactivateText",
+    "Explanation",
     "Head",
     "Lvlm",
     "Metric",
@@ -63,6 +66,7 @@ __all__ = [
     "caption",
     "chair",
     "evaluate",
+    "explain",
     "intervene",
     "load",
     "load_heads",
@@ -77,6 +81,8 @@ __all__ = [
 _NAMES = {
     "api.attribution": ("Attribution", "attribute"),
     "api.chair": ("chair",),
+    "api.explain": ("explain",),
+    "api.explanation": ("Explanation",),
     "api.models": ("caption", "intervene", "load", "record"),
     "attention.interventions": ("BoostImageScores", "DeactivateText", "ScaleAttention", "ZeroHeads"),
     "decoding.registry": ("register_decoder", "register_intervention", "register_method"),

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from llava_hh.files.signals import end_with_wrappers, ending_well, flush_stdout
 
 VERBS = {
+    "One image": {
+        "explain": "what a model says of an image, with and without AD-HH, and the heads behind each word",
+    },
     "Captions and their scores": {
         "caption": "caption images by one method: greedy decoding, AD-HH, another decoder",
         "evaluate": "compare methods on the same images: CHAIR, POPE, or the loss of reference captions",

@@ -17,7 +17,7 @@ from llava_hh.files.images import rgb_image
 from llava_hh.files.memory import fit_in_memory
 from llava_hh.files.nonfinite import refuse_infinite
 from llava_hh.heads import Head
-from llava_hh.models.lvlm import DESCRIBE, Lvlm
+from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ class Attribution:
 
     def top(self, k: int = 10, word: str | None = None) -> list[tuple[Head, float]]:
         """The k heads of largest influence on a word, or on the mean of all words, and their influence."""
-        return _largest(self.of(word), k)
+        return largest(self.of(word), k)
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-ready row for each word and head."""
@@ -99,12 +99,12 @@ class Attribution:
     def __str__(self) -> str:
         lines = []
         for target, probability, values in zip(self.targets, self.probabilities, self.influence, strict=True):
-            shown = ", ".join(f"{head} {value:+.3f}" for head, value in _largest(values, SHOWN))
+            shown = ", ".join(f"{head} {value:+.3f}" for head, value in largest(values, SHOWN))
             lines.append(f"{target.word}: probability {probability:.3f}; without {shown}")
         return "\n".join(lines)
 
 
-def _largest(values: np.ndarray, k: int) -> list[tuple[Head, float]]:
+def largest(values: np.ndarray, k: int) -> list[tuple[Head, float]]:
     """The k heads of largest influence in (layer, head), largest first."""
     order = np.argsort(-values, axis=None, kind="stable")[:k]
     heads = [Head(*map(int, np.unravel_index(index, values.shape))) for index in order]
@@ -133,14 +133,27 @@ def attribute(
         ValueError: an image that cannot be read, no object word in the caption, or a word that is not in it.
     Source: paper, counterfactual influence of attention heads.
     """
-    from llava_hh.attribution.ablation import ablate_every_head
-
     tokenizer = lvlm.tokenizer
     is_text = isinstance(caption, str)
     ids = list(tokenizer(caption.strip(), add_special_tokens=False).input_ids if is_text else map(int, caption))
     text = caption.strip() if is_text else lvlm.answer_text(ids)
-    targets = find_targets(tokenizer, ids, text, _mentions(text, [words] if isinstance(words, str) else words))
-    batch = lvlm.encode([rgb_image(image)], [prompt], [ids])
+    words = [words] if isinstance(words, str) else words
+    if missing := missing_words([text], words):
+        raise ValueError(f"no word {missing[0]!r} in the caption {text[:60]!r}")
+    if not (mentions := mentions_of(text, words)):
+        raise ValueError(f"no object word of CHAIR in {text[:60]!r}; name words=[...]")
+    targets = find_targets(tokenizer, ids, text, mentions)
+    return influences_on(lvlm, lvlm.encode([rgb_image(image)], [prompt], [ids]), text, targets, max_rows)
+
+
+def influences_on(lvlm: Lvlm, batch: Batch, caption: str, targets: Sequence[Target], max_rows: int) -> Attribution:
+    """The exact influence of every head on the targets of a caption.
+
+    Args:
+        batch: one row, the image with its prompt and the caption.
+    """
+    from llava_hh.attribution.ablation import ablate_every_head
+
     positions = [batch.response_start[0] + target.index - 1 for target in targets]
     token_ids = [target.token_id for target in targets]
 
@@ -151,25 +164,37 @@ def attribute(
     ablated, _ = fit_in_memory(ablate, max_rows, min(max_rows, 1 + copies_of_a_layer))
     clean, *without = [tensor.numpy() for tensor in (ablated.clean, ablated.heads, ablated.mha, ablated.mlp)]
     if not all(np.isfinite(log_probs).all() for log_probs in (clean, *without)):
-        refuse_infinite(lvlm.model, lvlm.decoder_layers, [(text[:40], lambda: lvlm.model(**batch.inputs))])
-    return Attribution(text, tuple(targets), np.exp(clean), *(influence(clean, log_probs) for log_probs in without))
+        refuse_infinite(lvlm.model, lvlm.decoder_layers, [(caption[:40], lambda: lvlm.model(**batch.inputs))])
+    return Attribution(caption, tuple(targets), np.exp(clean), *(influence(clean, log_probs) for log_probs in without))
 
 
-def _mentions(text: str, words: Sequence[str] | None) -> list[dict[str, Any]]:
-    """The words as mentions, in the caption's order. Without ground truth, none counts as hallucinated."""
+def mentions_of(text: str, words: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Where a caption says words, or with None the objects of CHAIR, in the caption's order; none hallucinated."""
+    from llava_hh.metrics.chair.chair import find_objects
+
     if words is None:
-        from llava_hh.metrics.chair.chair import find_objects
-
-        mentions = [(mention.start, mention.word, mention.node) for mention in find_objects(text)]
-        if not mentions:
-            raise ValueError(f"no object word of CHAIR in {text[:60]!r}; name words=[...]")
+        found = [(mention.start, mention.end, mention.word, mention.node) for mention in find_objects(text)]
     else:
-        mentions = []
-        for word in dict.fromkeys(words):
-            spans = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)]
-            if not word or not spans:
-                raise ValueError(f"no word {word!r} in the caption {text[:60]!r}")
-            mentions += [(start, text[start:end], word) for start, end in spans]
-    return [
-        {"word": word, "node": node, "start": start, "hallucinated": False} for start, word, node in sorted(mentions)
-    ]
+        spans = sorted({span for word in words for span in _spans(text, word)})
+        named = [(start, end, text[start:end]) for start, end in spans]
+        found = [(*mention, category_of(mention[-1]) or mention[-1]) for mention in named]
+    names = ("start", "end", "word", "node")
+    return [{**dict(zip(names, mention, strict=True)), "hallucinated": False} for mention in found]
+
+
+def category_of(word: str) -> str | None:
+    """The COCO category that a word stands for, in the singular or plural; None where it stands for none."""
+    from llava_hh.metrics.chair.variants import load_variant
+
+    rules = load_variant("clean")
+    return rules.categories.get(rules.singular(" ".join(word.lower().split())))
+
+
+def missing_words(texts: Sequence[str], words: Sequence[str] | None) -> list[str]:
+    """Those of the words that none of the texts says."""
+    return [word for word in words or () if not any(_spans(text, word) for text in texts)]
+
+
+def _spans(text: str, word: str) -> list[tuple[int, int]]:
+    matches = re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) if word else ()
+    return [match.span() for match in matches]

@@ -99,12 +99,30 @@ class Trace:
             lengths: how many tokens each row was given, its end token among them; the copies of a row, such as those
                 of a decoder's branches, stand together and have its length.
         """
+        return dict(sorted(_counted(self._within(lengths)).items()))
+
+    def fired_at(self, lengths: Sequence[int]) -> dict[Head, list[list[int]]]:
+        """The answer tokens, from 0, at which `DeactivateText` fired in the last answer: by head, a list for each row.
+
+        Args:
+            lengths: as in `fired_within`.
+        """
+        tokens: dict[Head, list[set[int]]] = {}
+        for (_, layer, heads, n_rows), (fired, _) in self._within(lengths).items():
+            for head in heads:
+                tokens.setdefault(Head(layer, head), [set() for _ in range(n_rows)])
+            for row, column, token in fired.nonzero().tolist():
+                tokens[Head(layer, heads[column])][row].add(token)
+        return {head: [sorted(of_row) for of_row in rows] for head, rows in sorted(tokens.items())}
+
+    def _within(self, lengths: Sequence[int]) -> dict[Key, Decisions]:
+        """The decisions of the last answer, without what rows decide after their own end."""
         decisions = {}
         for key, (fired, decided) in (self._decisions or self._last).items():
             ends = torch.tensor(lengths, device=decided.device).repeat_interleave(len(decided) // len(lengths))
             within = torch.arange(decided.shape[-1], device=decided.device) < ends[:, None]
             decisions[key] = Decisions(fired & within[:, None], decided & within)
-        return dict(sorted(_counted(decisions).items()))
+        return decisions
 
 
 def _counted(decisions: Mapping[Key, Decisions]) -> dict[Head, Decisions]:

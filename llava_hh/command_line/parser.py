@@ -55,6 +55,8 @@ class ScriptParser(argparse.ArgumentParser):
 
     Attributes:
         given: after parsing, the names of the flags that stood in the command line.
+        default_profile: that of a command line with neither --profile nor --model, None where there is none.
+        instead: by a flag's name, the flags that no profile fills and that may be left out where it is given.
         verbs: argparse's action of the verbs below this one, None where there are none.
     """
 
@@ -62,6 +64,8 @@ class ScriptParser(argparse.ArgumentParser):
         """Make a parser; that of a verb has an `example`, a whole command, and the flags that every verb has."""
         super().__init__(description=description, formatter_class=Help, **named)
         self.given: set[str] = set()
+        self.default_profile: str | None = None
+        self.instead: dict[str, set[str]] = {}
         self._sections = {title: self.add_argument_group(title) for title in SECTIONS}
         self._templates: dict[str, Template] = {}
         self.verbs: Any = None
@@ -161,10 +165,14 @@ class ScriptParser(argparse.ArgumentParser):
         for name in absent:
             default = actions[name].default
             values[name] = self._get_value(actions[name], default) if isinstance(default, str) else default
+        if self.default_profile and not self.given & {"profile", "model"}:
+            values["profile"] = self.default_profile
+        excused = {name for flag in self.given & {*self.instead} for name in self.instead[flag]}
         if self._templates and values["profile"] is not None:
-            self._fill(values, actions)
+            self._fill(values, actions, excused)
         self._count_heads(values)
-        self.require(namespace, *(name for name, each in actions.items() if getattr(each, "needed", False)))
+        needed = {name for name, each in actions.items() if getattr(each, "needed", False)}
+        self.require(namespace, *(needed - excused))
         for group in self._mutually_exclusive_groups:
             lacking = all(values[each.dest] in (None, False) for each in group._group_actions)
             if lacking and getattr(group, "needed", False):
@@ -181,8 +189,8 @@ class ScriptParser(argparse.ArgumentParser):
             self.error(f"--top-k {values['top_k']}: --heads names {len(heads)}; leave it out, or give {len(heads)}")
         values["top_k"] = len(heads)
 
-    def _fill(self, values: dict[str, Any], actions: Mapping[str, argparse.Action]) -> None:
-        """Put what the profile knows into the flags that are not given."""
+    def _fill(self, values: dict[str, Any], actions: Mapping[str, argparse.Action], excused: set[str]) -> None:
+        """Put what the profile knows into the flags that are not given, and not excused."""
         profile = values["profile"]
         try:
             settings = read_profile(profile)
@@ -192,7 +200,7 @@ class ScriptParser(argparse.ArgumentParser):
             action = actions[name]
             groups = (each._group_actions for each in self._mutually_exclusive_groups)
             others = {other.dest for group in groups if action in group for other in group}
-            if {name, *others} & self.given:
+            if {name, *others} & self.given or name in excused:
                 continue
             known = {key: value for key, value in values.items() if value is not None} | settings
             wanted = template(known) if callable(template) else template

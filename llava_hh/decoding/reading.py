@@ -85,11 +85,21 @@ def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
     for part in _parts(specs):
         if part.kind in INTERVENTIONS or "heads" in part.fields:
             source = str(source_of(with_choice(part), heads))
-            if source != "published" and not literal_heads(source):
-                if not Path(source).exists():
-                    advice = "attribute the model (bash_scripts/attribute.sh), or write heads out: heads=L24H4"
-                    raise FileNotFoundError(f"{source}: no such head list; {advice}")
-                read_json(Path(source))
+            refuse_no_list(source)
+
+
+def refuse_no_list(source: str | Path) -> None:
+    """Check before anything is loaded that a head list is there: a file, a published one, or heads written out.
+
+    Raises:
+        ValueError: a file that is not a JSON object; FileNotFoundError: no such file.
+    """
+    if str(source) == "published" or literal_heads(source):
+        return
+    if not Path(source).exists():
+        advice = "attribute the model (bash_scripts/attribute.sh), or write heads out: heads=L24H4"
+        raise FileNotFoundError(f"{source}: no such head list; {advice}")
+    read_json(Path(source))
 
 
 def _check_fields(spec: Spec) -> None:

@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llava_hh.data.own import own_images, own_objects
 from llava_hh.data.sample import sample_images
 from llava_hh.decoding.generation import answer_samples, caption_images, firing_rates, seconds_per_token
 from llava_hh.decoding.method import Method
 from llava_hh.files.files import write_json
 from llava_hh.files.images import image_path, load_image
 from llava_hh.metrics.caption_scores import overall_metrics
-from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset
+from llava_hh.metrics.chair.datasets import Dataset, ImageId, load_dataset, own_dataset
 from llava_hh.models.lvlm import DESCRIBE, Lvlm, load_lvlm
 from llava_hh.runs.identity import describe_loaded, digest_of, file_sha256
 from llava_hh.runs.plugins import PLUGINS
@@ -145,7 +146,7 @@ class Evaluation:
         score, objects = self.dataset.score, self.objects
         sentences = [{**row, **score(row["text"], objects[row["image_id"]])} for row in captioned.rows]
         if processes().is_main:
-            references = [self.references[entry["image_id"]] for entry in sentences]
+            references = [self.references.get(entry["image_id"], []) for entry in sentences]
             overall = overall_metrics(sentences, self.dataset.variant, references)
             result = {"label": method.label, "kind": method.kind, "sentences": sentences, "overall_metrics": overall}
             result["run"] = self.record(method)
@@ -189,3 +190,28 @@ def open_evaluation(
     references = {image_id: of_image.captions for image_id, of_image in known.items()}
     of_images = {"objects": data.objects(known), "references": references, "truth": truth}
     return Evaluation(load_lvlm(model), data, samples, image_folder, draw, **of_images, **asked)
+
+
+def open_own_images(
+    model: Path, images: Sequence[Path], out: Path, objects: Path | None = None, truth: str | None = None, **asked: Any
+) -> Evaluation:
+    """Load the model for images of one's own, files and folders, and what is in them where it is given.
+
+    Args:
+        objects, truth: as in `own_objects`; asked: prompt, max_new_tokens and batch_size.
+    Raises:
+        ValueError, OSError: a file is missing or damaged, two images have one name, or an image is not in `objects`.
+    """
+    make_folder(out)
+    data = own_dataset()
+    folder, samples = own_images(images)
+    draw, of_images = {"dataset": "images", "n": len(samples), "sha256": digest_of(samples)}, {}
+    if objects is not None or truth is not None:
+        ids = [sample["image_id"] for sample in samples]
+        shown = own_objects(objects, truth, ids, data.category)
+        if missing := [image_id for image_id in ids if image_id not in shown]:
+            raise ValueError(f"{objects}: no row with image_id {missing[0]!r}")
+        named = {objects.name: file_sha256(objects)} if objects else {"--truth": digest_of(truth)}
+        of_images = {"objects": shown, "truth": named}
+    shared = {"objects": {}, "references": {}, **of_images}
+    return Evaluation(load_lvlm(model), data, samples, folder, draw, **shared, **asked)

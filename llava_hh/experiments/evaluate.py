@@ -82,7 +82,8 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
     if not processes().is_main:
         return {}
     ordered = {member.method.name: results[member.method.name] for member in members if member.method.name in results}
-    settings = {**record, "split": evaluation.draw["split"], "methods": described}
+    drawn = {"split": evaluation.draw["split"]} if "split" in evaluation.draw else {}
+    settings = {**record, **drawn, "methods": described}
     settings |= {"left_out": left_out} if left_out else {}
     return task.summarise(Compared(evaluation, members, ordered, settings, out))
 

@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from PIL.Image import Image
+
 from llava_hh.files.images import load_image
 
 EDGES = (384, 288, 224, 176, 128)  # longest side in pixels; tried in turn
@@ -35,9 +37,14 @@ def shrink_images(paths: Mapping[str, Path], budget: int) -> dict[str, str]:
 
 def _shrink(path: Path, edge: int) -> str | None:
     try:
-        small = load_image(path)
+        return shrunk_uri(load_image(path), edge)
     except ValueError:
         return None
+
+
+def shrunk_uri(image: Image, edge: int) -> str:
+    """An RGB image as a WebP data URI, its longest side at most `edge` pixels."""
+    small = image.copy()
     small.thumbnail((edge, edge))
     file = io.BytesIO()
     small.save(file, "WEBP", quality=QUALITY)

@@ -24,7 +24,7 @@ from llava_hh.report.index import collect_index
 from llava_hh.report.tables import find_chair, find_comparisons, find_runs, headline
 
 LARGEST_PAGE = 15_000_000  # bytes
-SCRIPTS = ("grid.js", "heads.js", "words.js", "browser.js")
+SCRIPTS = ("grid.js", "heads.js", "words.js", "card.js", "browser.js")
 
 
 def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200, first: Sequence[Path] = ()) -> str:
@@ -59,7 +59,7 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     }
 
     def page_with(pictures: dict[str, str]) -> str:
-        return _fill("page.html.j2", page | {"data": _data({"heads": heads, "sets": sets, "pictures": pictures})})
+        return fill("page.html.j2", page | {"data": data_of({"heads": heads, "sets": sets, "pictures": pictures})})
 
     room = LARGEST_PAGE - len(page_with({}).encode()) - sum(len(json.dumps(key)) + 4 for key in files)
     if room < 0 and figures:
@@ -75,7 +75,7 @@ def render_index(root: Path) -> str:
     """The page that lists all runs and reports below a folder."""
     content = collect_index(root)
     _warn(content["left_out"])
-    return _fill("index.html.j2", content)
+    return fill("index.html.j2", content)
 
 
 def _warn(left_out: Sequence[str]) -> None:
@@ -83,13 +83,13 @@ def _warn(left_out: Sequence[str]) -> None:
         say(f"warning: left out: {line}", sys.stderr)
 
 
-def _fill(template: str, values: dict) -> str:
+def fill(template: str, values: dict, scripts: Sequence[str] = SCRIPTS) -> str:
     """A template with values, all of them escaped; only the package's own style and scripts run in the page."""
     how = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("llava_hh.report"), **how)
     environment.filters["quoted"] = _quoted
     folder = Path(__file__).parent / "templates"
-    parts = {"style": ("page.css",), "script": SCRIPTS}
+    parts = {"style": ("page.css",), "script": scripts}
     texts = {name: "\n".join((folder / file).read_text(encoding="utf-8") for file in parts[name]) for name in parts}
     hashes = {f"{name}_hash": _hash(text) for name, text in texts.items()}
     marked = {name: Markup(text) for name, text in texts.items()}
@@ -102,7 +102,7 @@ def _quoted(name: str) -> str:
     return re.sub(rb"[^A-Za-z0-9/._~=,+@()!$&;-]", lambda found: b"%%%02X" % found[0][0], os.fsencode(name)).decode()
 
 
-def _data(content: dict) -> Markup:
+def data_of(content: dict) -> Markup:
     """JSON for a script element: it has no `<`, which could end the element or begin a comment."""
     text = json.dumps(_finite(content), separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))

@@ -65,13 +65,13 @@ class WordMaps:
     def __init__(self, path: Path, content: dict) -> None:
         self.path, self.heads, self.settings = path, content["heads"], content["settings"]
         arrays = read_tensors(path.with_suffix(".safetensors"))
-        codes, scales, parts = arrays["codes"], _short(arrays["scales"]), _short(arrays["parts"])
+        codes, scales, parts = arrays["codes"], short(arrays["scales"]), short(arrays["parts"])
         self.rows, begin, number = {}, 0, 0
         for row in content["captions"]:
             packed = []
             for word in row["words"]:
                 end = begin + (row["n_image"] + row["n_prompt"] + word["index"]) * len(self.heads)
-                packed.append({"codes": _base64(codes[begin:end]), "scales": scales[number], "parts": parts[number]})
+                packed.append({"codes": base64_of(codes[begin:end]), "scales": scales[number], "parts": parts[number]})
                 begin, number = end, number + 1
             self.rows[row["image_id"]] = (row, packed)
 
@@ -91,12 +91,14 @@ def pack(values: np.ndarray) -> tuple[float, str]:
     missing = ~np.isfinite(values)
     largest = float(np.abs(np.where(missing, 0, values)).max())
     codes = np.rint(np.where(missing, 0, values) / (largest or 1) * LARGEST)
-    return largest, _base64(np.where(missing, NOT_MEASURED, codes).astype("<i2"))
+    return largest, base64_of(np.where(missing, NOT_MEASURED, codes).astype("<i2"))
 
 
-def _base64(array: np.ndarray) -> str:
+def base64_of(array: np.ndarray) -> str:
+    """The bytes of an array in base64."""
     return base64.b64encode(array.tobytes()).decode()
 
 
-def _short(values: np.ndarray) -> list:
+def short(values: np.ndarray) -> list:
+    """Numbers in nested lists, to four digits."""
     return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values).tolist()

@@ -1,4 +1,4 @@
-"""Caption a sample of images by one method: greedily, with heads edited, by another decoder.
+"""Caption a sample of images, or images of your own, by one method: greedily, with heads edited, by another decoder.
 
 Writes captions.jsonl and run.json.
 """
@@ -8,7 +8,15 @@ from functools import partial
 
 from llava_hh.command_line.parser import METHOD, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
-from llava_hh.scripts.flags import DRAWN, add_head_flags, add_sample_flags, by, evaluation_from_flags, method_defaults
+from llava_hh.scripts.flags import (
+    DRAWN,
+    add_head_flags,
+    add_sample_flags,
+    by,
+    check_sample_flags,
+    evaluation_from_flags,
+    method_defaults,
+)
 
 
 def parser() -> ScriptParser:
@@ -24,6 +32,10 @@ def parser() -> ScriptParser:
     add("--method", "METHOD", "kind:field=value,...; see the example", default="greedy")
     add("--skip-bad", bool, "report and leave out images that cannot be read")
     return parser
+
+
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    check_sample_flags(command, args, "captions")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -50,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
         evaluation = evaluation.with_model(load_lvlm(member.method.checkpoint))
     evaluation = evaluation.first(member.limit)
     n_images = len(evaluation.samples)
-    announce(f"captions of {n_images} images of {args.split} by {spec}, {args.model}, into {args.out}")
+    images = f"{n_images} images" + (f" of {args.split}" if args.split else "")
+    announce(f"captions of {images} by {spec}, {args.model}, into {args.out}")
     n_captions = len(evaluation.caption(member.method, args.out, args.skip_bad).rows)
     if processes().is_main:
         n_bad = n_images - n_captions
@@ -59,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         mark_finished(rows, request, left_by_runs(args.out))
 
 
-main = partial(run_verb, parser=parser, run=run)
+main = partial(run_verb, parser=parser, run=run, check=check)
 
 if __name__ == "__main__":
     main()

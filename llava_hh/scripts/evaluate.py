@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import FRACTION, SIZE
-from llava_hh.command_line.parser import FILE, FOLDER, METHOD, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import add_format_flag, run_verb, script_parser
 from llava_hh.files.progress import say
 from llava_hh.scripts import flags
@@ -42,6 +42,7 @@ def parser() -> ScriptParser:
     profile = {"limit": by("task", limits), "max_new_tokens": by("task", {"pope": ""}, "{max_new_tokens}")}
     flags.add_sample_flags(parser, max_new_tokens=None, profile={**profile, "out": by("task", outs)})
     flags.add_object_flags(parser)
+    flags.add_truth_flags(parser.one_of(MODEL))
     flags.add_head_flags(parser, required=False)
     add = parser.flags(METHOD)
     add("--methods", "METHOD", "kind:field=value,...; see the example", nargs="+", default=[])
@@ -63,6 +64,13 @@ def parser() -> ScriptParser:
 
 
 def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    flags.check_sample_flags(command, args)
+    if not args.images:
+        command.refuse_given("is of --images; the annotations say what is in a data set's images", {"objects", "truth"})
+    elif args.task != "chair":
+        command.error(f"--images: --task {args.task} asks about a data set's images; expected --task chair")
+    elif args.objects is None and args.truth is None:
+        command.error("--images: CHAIR needs what is in them, --objects or --truth; llava-hh caption does without")
     for task, names in OF_TASKS.items():
         if task != args.task:
             command.refuse_given(f"belongs to --task {task}, not {args.task}", names)
@@ -106,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
         task.refuse_unknown(members)
     if args.choose:
         see_choosable(members)
-    images = f"{len(evaluation.samples)} images of {args.split}"
+    images = f"{len(evaluation.samples)} images" + (f" of {args.split}" if args.split else "")
     announce(f"{args.task}: {images}, {len(members)} methods, {args.model}, into {args.out}")
     content = run_task(evaluation, members, task, args.out)
     if not processes().is_main:
@@ -118,11 +126,13 @@ def run(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace, path: Path, content: dict) -> None:
     """Print the table of a result, and draw its pictures."""
+    from llava_hh.data.own import own_images
     from llava_hh.experiments.shown import draw_captions, show_choice, show_result
 
     show_result(args.task, path, content, args.format)
     if args.task == "chair":
-        draw_captions(path, content, args.out, args.image_folder, args.format, args.debug)
+        image_folder = own_images(args.images)[0] if args.images else args.image_folder
+        draw_captions(path, content, args.out, image_folder, args.format, args.debug)
     if args.choose:
         show_choice(args.out, content, args.recall_loss, args.repeats_rise, args.format, args.debug)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
@@ -21,6 +22,7 @@ SCORED = f"{ATTRIBUTED}/captions_eval_results.json"
 COMPARED = "{result_path}/val2014-{report_images|all}-seed{draw_seed|42}"  # what decoding.sh makes
 ANNOTATIONS = {"coco": "{coco_path}/annotations", "nocaps": "{nocaps_path}/annotations"}  # by --dataset
 DRAWN = "{result_path}/{split}-{limit|all}-seed{seed}"
+OF_A_DATA_SET = {"image_folder", "dataset", "annotations", "split", "limit"}
 
 
 def by(flag: str, templates: Mapping[str, str], other: str = "") -> Template:
@@ -41,6 +43,8 @@ def add_sample_flags(
     add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
     images = by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"})
     add("--image-folder", FOLDER, "folder of the images", images, required=True)
+    text = "images of your own instead: files, and folders of them; results go to results/images by default"
+    add("--images", FILE, text, nargs="+", default=[])
     add("--dataset", DATASETS, "what the images are of", default="coco")
     text = "folder of COCO's captions_*.json and instances_*.json, or nocaps'"
     add("--annotations", FOLDER, text, by("dataset", ANNOTATIONS), required=True)
@@ -54,6 +58,20 @@ def add_sample_flags(
     add("--batch-size", SIZE, "images per batch, and per block that a rerun skips", "{batch_size}", default=20)
     add_out_flag(parser, DRAWN)
     parser.take_from_profile(**(profile or {}))
+    parser.instead["images"] = OF_A_DATA_SET | {"out"}
+
+
+def check_sample_flags(command: ScriptParser, args: argparse.Namespace, below: str = "") -> None:
+    """End with an error where flags of a data set's images stand beside --images, whose results have a folder anyway.
+
+    Args:
+        below: that folder, below results/images/<name of the first image>.
+    """
+    if not args.images:
+        return
+    command.refuse_given("is of a data set's images; --images are all taken, as they are", OF_A_DATA_SET)
+    args.dataset = args.split = None
+    args.out = args.out or Path("results", "images", args.images[0].stem, below)
 
 
 def add_out_flag(parser: ScriptParser, profile: Template | None = None) -> None:
@@ -117,10 +135,14 @@ def chosen_objects(args: argparse.Namespace) -> dict:
 
 def evaluation_from_flags(args: argparse.Namespace, with_truth: bool = True) -> Evaluation:
     """Load what the flags of `add_sample_flags` name; ground truth only where captions are scored."""
-    from llava_hh.experiments.captioning import open_evaluation
+    from llava_hh.experiments.captioning import open_evaluation, open_own_images
 
     if getattr(args, "summary", None):
         make_parent(args.summary)
+    if args.images:
+        names = ("model", "images", "out", "prompt", "max_new_tokens", "batch_size")
+        truth = {name: getattr(args, name) for name in ("objects", "truth")} if with_truth else {}
+        return open_own_images(**{name: getattr(args, name) for name in names}, **truth)
     names = ("model", "image_folder", "annotations", "split", "out", "dataset", "limit", "seed", "prompt")
     flags = {name: getattr(args, name) for name in (*names, "max_new_tokens", "batch_size")}
     return open_evaluation(**flags, with_truth=with_truth)

@@ -108,7 +108,8 @@ def test_every_call_that_asks_about_images_gets_question_length_and_batch_size(m
             if "max_new_tokens" not in args:
                 continue  # it generates nothing from images
             asking += 1
-            assert args["batch_size"] in sizes, f"{wrapper}: {call[0]} drops the batch size"
+            if call[0] != "explain":  # of one image
+                assert args["batch_size"] in sizes, f"{wrapper}: {call[0]} drops the batch size"
             if args.get("task") == "pope":  # it has questions and a length of its own
                 assert args["questions"] == Path(values["pope_questions"]) and args["max_new_tokens"] is None
                 continue

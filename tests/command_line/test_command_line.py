@@ -54,7 +54,7 @@ def test_an_unknown_verb_is_one_line(capsys):
         main(["captions"])
     said = capsys.readouterr()
     assert stopped.value.code == 2 and said.out == ""
-    assert said.err.startswith("error: 'captions' is no verb of llava-hh; expected one of: caption, ")
+    assert said.err.startswith("error: 'captions' is no verb of llava-hh; expected one of: explain, caption, ")
     assert said.err.count("\n") == 1
 
 

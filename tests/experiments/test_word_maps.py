@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_hh.decoding.head_lists import heads_with_text
 from llava_hh.experiments.measures import word_maps
-from llava_hh.experiments.measures.word_maps import encode_weights, token_texts
+from llava_hh.experiments.measures.codes import encode_weights
+from llava_hh.experiments.measures.word_maps import token_texts
 from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.image_grid import central_square, padded_square, square_grid

@@ -31,6 +31,7 @@ def make_files(folder: Path) -> None:
     given = folder.with_name("given")
     make_material(given)
     make_captions(given, folder)
+    make_explanations(given, folder)
     make_comparisons(given, folder)
     make_figures(given, folder)
     make_scores(given, folder)
@@ -64,6 +65,18 @@ def make_captions(given: Path, folder: Path) -> None:
         patch.setattr(TargetedTrainer, "save_rows", interrupt)
         do(*tune, "--random-heads", 1, "--lm-head", "--log-every", 3, "--out", folder / "interrupted")
     is_made(folder / "weights.npz", "tune", {"heads": given / "heads.json"}, seed=1, step=20)
+
+
+def make_explanations(given: Path, folder: Path) -> None:
+    """A photo with the words that CHAIR finds, and with a word by name; captions of one's own."""
+    photo = sorted((given / "coco" / "val2014").glob("*.jpg"))[0]
+    heads = ("--heads", given / "heads.json", "--top-k", 2, "--threshold", 0.05, "--max-new-tokens", 6)
+    explain = ("explain", photo, "--model", given / "model", *heads)
+    do(*explain, "--out", folder / "explained")
+    words = json.loads((folder / "explained" / "explanation.json").read_text())["captions"][0]["words"]
+    do(*explain, "--words", words[0]["word"], "--truth", words[0]["node"], "--out", folder / "explained_word")
+    captions = write_lines(given / "second.jsonl", [{"image_id": photo.name, "text": "A dog."}])
+    do("score", "chair", "--captions", captions, "--truth", "dog", "--out", folder / "second_eval_results.json")
 
 
 def interrupt(*_: object) -> None:

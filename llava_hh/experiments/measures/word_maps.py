@@ -6,6 +6,7 @@ on the image or on the text, which are kept apart.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -15,29 +16,63 @@ from transformers import PreTrainedTokenizerBase
 from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.targets import Target, token_ends
 from llava_hh.experiments.measures.attention_bias import attention_rows, part_masks
+from llava_hh.experiments.measures.codes import encode_weights
 from llava_hh.heads import Head
+from llava_hh.models.image_grid import ImageGrid
 from llava_hh.models.lvlm import Batch, Lvlm
 
-LARGEST_CODE = 255
 
+@dataclass(frozen=True)
+class Looks:
+    """Where heads look as words of one answer are chosen.
 
-def encode_weights(weights: np.ndarray, n_image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Attention as bytes: (head, key) -> codes of the same shape, uint8, and what 255 stands for, (head, 2) float32.
-
-    Args:
-        n_image: how many of the keys, from the front, are the image's; the image and the text have a scale each.
+    Attributes:
+        seen: for each word (head, key) fractions: the image's tokens, then the text after it up to the word.
+        parts: (word, head, part) fractions, by `measures.attention_bias.PARTS`.
+        tokens: the text of each token after the image; the first n_prompt of them are the prompt's.
+        grid: how the n_image image tokens lie over the picture; None where the family can't say.
     """
-    sides = np.split(weights, [n_image], axis=1)
-    scales = np.stack([side.max(1, initial=0) for side in sides], axis=1).astype(np.float32)  # head side
-    largest = np.where(scales > 0, scales, 1)[..., None]
-    codes = [np.rint(side / largest[:, column] * LARGEST_CODE) for column, side in enumerate(sides)]
-    return np.concatenate(codes, axis=1).astype(np.uint8), scales
+
+    seen: list[np.ndarray]
+    parts: np.ndarray
+    tokens: list[str]
+    n_prompt: int
+    n_image: int
+    grid: ImageGrid | None
+
+    def row(self) -> dict:
+        """What says how the keys of `seen` lie, JSON-ready."""
+        about = {name: getattr(self, name) for name in ("tokens", "n_prompt", "n_image")}
+        return {**about, "grid": None if self.grid is None else self.grid._asdict()}
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a token that ends inside a character adds nothing, the one that ends it all."""
     text, ends = token_ends(tokenizer, token_ids, skip_special_tokens=False)
     return [text[start:end] for start, end in pairwise([0, *ends])]
+
+
+def looks_at(lvlm: Lvlm, positions: Sequence[int], batch: Batch, heads: Sequence[Head]) -> Looks:
+    """Where heads look at the positions that predict words.
+
+    Args:
+        batch: one row, an image with its prompt and the whole answer.
+    """
+    [maps] = attention_rows(lvlm, batch, [positions], heads)
+    image, start = batch.image_mask[0].cpu(), batch.response_start[0]
+    text = after_last_image(image[None], len(image))[0]
+    seen = [
+        torch.cat([weights[:, image], weights[:, : position + 1][:, text[: position + 1]]], dim=1).numpy()
+        for weights, position in zip(maps, positions, strict=True)  # weights: head key
+    ]
+    return Looks(
+        seen,
+        (maps @ part_masks(image, start).T).numpy(),
+        token_texts(lvlm.tokenizer, batch.inputs["input_ids"][0].cpu()[text].tolist()),
+        n_prompt=int(text[:start].sum()),
+        n_image=int(image.sum()),
+        grid=lvlm.image_grid(batch),
+    )
 
 
 def measure_caption(
@@ -48,26 +83,12 @@ def measure_caption(
     Args:
         targets, positions, batch: what `TeacherForced.prepare` makes of `entry`.
     """
-    [maps] = attention_rows(lvlm, batch, [positions], heads)
-    image, start = batch.image_mask[0].cpu(), batch.response_start[0]
-    text = after_last_image(image[None], len(image))[0]
-    n_image, n_prompt = int(image.sum()), int(text[:start].sum())
-    encoded = []
-    for weights, position in zip(maps, positions, strict=True):  # head key
-        seen = torch.cat([weights[:, image], weights[:, : position + 1][:, text[: position + 1]]], dim=1)
-        encoded.append(encode_weights(seen.numpy(), n_image))
-    grid = lvlm.image_grid(batch)
-    row = {
-        "image_id": entry["image_id"],
-        "tokens": token_texts(lvlm.tokenizer, batch.inputs["input_ids"][0].cpu()[text].tolist()),
-        "n_prompt": n_prompt,
-        "n_image": n_image,
-        "grid": None if grid is None else grid._asdict(),
-        "words": [target.row() for target in targets],
-    }
+    looks = looks_at(lvlm, positions, batch, heads)
+    encoded = [encode_weights(seen, looks.n_image) for seen in looks.seen]
+    row = {"image_id": entry["image_id"], **looks.row(), "words": [target.row() for target in targets]}
     arrays = {
         "codes": np.concatenate([codes.ravel() for codes, _ in encoded]),
         "scales": np.stack([scales for _, scales in encoded]),
-        "parts": (maps @ part_masks(image, start).T).numpy(),
+        "parts": looks.parts,
     }
     return row, arrays

@@ -15,29 +15,6 @@ function isFound([word, node, , , wrong]) {
   return fits && (wrong || !onlyWrong.checked);
 }
 
-function captionCard(method, caption, image) {
-  const text = make("p", { class: "text" });
-  const letters = Array.from(caption.text); // offsets count characters, not UTF-16 units
-  let end = 0;
-  caption.mentions.forEach((mention, number) => {
-    const [, , from, to, wrong] = mention;
-    const name = letters.slice(from, to).join("");
-    const kind = `word ${wrong ? "wrong" : "right"}${filter.value && isFound(mention) ? " found" : ""}`;
-    const button = make("button", { type: "button", class: kind, "aria-pressed": "false" }, name);
-    if (wrong) button.append(make("span", { class: "hidden" }, " (hallucinated)"));
-    button.addEventListener("click", () => {
-      for (const other of document.querySelectorAll("#caption .word")) other.setAttribute("aria-pressed", other === button);
-      showWord(method, caption, number, page.pictures[image.key]);
-    });
-    text.append(letters.slice(end, from).join(""), button);
-    end = to;
-  });
-  text.append(letters.slice(end).join(""));
-  const wrong = caption.mentions.filter((mention) => mention[4]).length;
-  return make("article", {}, make("h4", {}, method.label), text,
-    make("p", { class: "note" }, `${wrong} of ${caption.mentions.length} objects hallucinated; `, source(method.source)));
-}
-
 function showImage(number, scroll) {
   document.getElementById("word").replaceChildren();
   const host = document.getElementById("caption");
@@ -48,7 +25,7 @@ function showImage(number, scroll) {
   }
   const image = shown[place];
   const picture = page.pictures[image.key];
-  const cards = set.methods.flatMap((method, m) => image.captions[m] ? [captionCard(method, image.captions[m], image)] : []);
+  const cards = set.methods.flatMap((method, m) => image.captions[m] ? [captionCard(method, image.captions[m], picture, filter.value ? isFound : undefined)] : []);
   host.replaceChildren(
     make("figure", {}, picture ? make("img", { src: picture, alt: `image ${image.id}` }) : make("p", {}, "The image file was not found."),
       make("figcaption", { class: "note" }, `image ${image.id}, ${place + 1} of ${shown.length}`)),

@@ -1,6 +1,8 @@
 const LARGEST = 32767;
 const NOT_MEASURED = -32768;
 const PARTS = ["image", "question", "answer so far", "before the image"];
+const KINDS = new Map([[true, "wrong"], [false, "right"], [null, "unjudged"]]); // whether a word is hallucinated
+const VERDICTS = { wrong: "hallucinated", right: "in the image", unjudged: "no truth was given" };
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
@@ -74,7 +76,7 @@ function mapsPart(method, maps, number, picture) {
   const word = { ...packed, codes: bytes(packed.codes) };
   const host = make("div");
   const choice = make("div", { class: "choice", role: "radiogroup", "aria-label": "Head" });
-  method.maps.heads.forEach(([layer, head], place) => {
+  (packed.heads ?? method.maps.heads).forEach(([layer, head], place) => {
     const input = make("input", { type: "radio", name: "look", value: headName(layer, head) });
     input.addEventListener("change", () => host.replaceChildren(lookOf(maps, word, place, picture)));
     choice.append(make("label", {}, input, headName(layer, head)));
@@ -113,7 +115,7 @@ function influencePart(method, [probability, scale, packed]) {
 /** The panel of one word of a caption. */
 function showWord(method, caption, number, picture) {
   const [word, node, , , wrong] = caption.mentions[number];
-  const parts = [make("h3", {}, `“${word}”`, make("span", { class: wrong ? "wrong" : "right" }, wrong ? "hallucinated" : "in the image")),
+  const parts = [make("h3", {}, `“${word}”`, make("span", { class: KINDS.get(wrong) }, VERDICTS[KINDS.get(wrong)])),
     make("p", { class: "note" }, `${method.label}; object: ${node}`)];
   if (caption.maps) parts.push(mapsPart(method, caption.maps, number, picture));
   if (caption.influence) parts.push(influencePart(method, caption.influence[number]));

@@ -1,0 +1,140 @@
+"""Explain one image: what the model says of it greedily and under AD-HH, and which heads brought each object word.
+
+Prints both captions, the heads behind each object word, and how often AD-HH fired. Writes explanation.html, a page with
+all of that, where heads look and at which tokens they were switched off, and its numbers in explanation.json. Without
+--model and --profile the model is mini.
+"""
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from llava_hh.command_line.numbers import FRACTION, SIZE
+from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, OUTPUT, SPEED, Known, ScriptParser
+from llava_hh.command_line.profiles import REPO
+from llava_hh.command_line.script import run_verb, script_parser
+from llava_hh.files.progress import announce, say
+from llava_hh.models.questions import DESCRIBE
+from llava_hh.runs.settings import Settings
+from llava_hh.scripts.flags import add_head_flags, add_truth_flags
+
+PAGE = "explanation.html"
+# mini's heads as they were measured, for who has not looked for them; mini is the same model on every computer, but for
+# rounding where its adapters are merged
+MEASURED = {"checkpoints/mini/model": "results/mini/measured_head_map.json"}
+
+
+@dataclass(frozen=True)
+class ExplainSettings(Settings):
+    """What decides an explanation; model and image by their content, words and truth as they were given."""
+
+    model: dict
+    image: dict
+    prompt: str
+    max_new_tokens: int
+    heads: list
+    threshold: float
+    words: list | None = None
+    truth: list | None = None
+
+
+def parser() -> ScriptParser:
+    """The flags of `llava-hh explain`."""
+    parser = script_parser(__doc__, "explain", "llava-hh explain photo.jpg --truth 'car, handbag'")
+    parser.default_profile = "mini_quick"
+    parser.add_argument("photo", type=Path, metavar="IMAGE", help="a photo, or any other image file")
+    add = parser.flags(MODEL)
+    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
+    add("--prompt", "TEXT", "the question", "{question}", default=DESCRIBE)
+    add("--words", "NAMES", "words to explain, such as 'spoon, table'; all object words of CHAIR by default")
+    add_truth_flags(parser.one_of(MODEL))
+    add_head_flags(parser)
+    parser.take_from_profile(heads=head_list)
+    add = parser.flags(METHOD)
+    add("--top-k", SIZE, "how many heads of the list AD-HH switches off", "{top_k}", default=20)
+    text = "attention mass after the image at which a head is switched off"
+    add("--threshold", FRACTION, text, "{threshold}", default=0.4)
+    add = parser.flags(SPEED)
+    add("--max-new-tokens", SIZE, "longest answer", "{max_new_tokens}", default=128)
+    add("--max-rows", SIZE, "most ablated rows at once; bounds the memory", default=4096)
+    text = "result folder; results/explain/<name of the photo> by default"
+    parser.flags(OUTPUT)("--out", FOLDER, text, lambda known: f"{{result_path}}/explain/{known['photo'].stem}")
+    return parser
+
+
+def head_list(known: Known) -> str:
+    """The list that attribution found with this profile, or where there is none, what was measured of its model."""
+    found = known["head_list"]
+    return found if (REPO / found).is_file() else MEASURED.get(known["model_path"], found)
+
+
+def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    args.out = args.out or Path("results") / "explain" / args.photo.stem
+    if not command.given & {"model", "heads"} and args.heads.name in {Path(name).name for name in MEASURED.values()}:
+        announce(f"heads: {args.heads}, as mini was measured; bash_scripts/quickstart.sh finds them on your machine")
+        args.foreign_heads = True
+
+
+def run(args: argparse.Namespace) -> None:
+    from llava_hh.api.explain import explain
+    from llava_hh.data.own import names_in
+    from llava_hh.decoding.head_lists import heads_of_list, heads_with_text
+    from llava_hh.decoding.reading import refuse_no_list
+    from llava_hh.files.images import load_image
+    from llava_hh.models.lvlm import load_lvlm
+    from llava_hh.runs.finished import is_finished, mark_finished, request_of
+    from llava_hh.runs.identity import describe_loaded, identify
+    from llava_hh.runs.run import processes, start_run
+
+    if not args.photo.exists():
+        raise FileNotFoundError(f"{args.photo}: no such image; expected the file of a photo")
+    load_image(args.photo)  # refused before the model is loaded
+    refuse_no_list(args.heads)
+    words, truth = None if args.words is None else names_in(args.words), truth_of(args)
+    page = args.out.absolute() / PAGE  # who started a wrapper elsewhere can open it
+    numbers, request = page.with_suffix(".json"), request_of("explain", vars(args))
+    if is_finished(numbers, request):
+        announce(f"finished before: {numbers}")
+        say(page)
+        return
+    lvlm = load_lvlm(args.model)
+    heads = heads_of_list(args.heads, lvlm, args.top_k, allow_foreign=args.foreign_heads)
+    heads = heads_with_text(lvlm, heads, refuse=True)
+    asked = {"prompt": args.prompt, "max_new_tokens": args.max_new_tokens, "threshold": args.threshold}
+    asked |= {"words": words, "truth": truth}
+    inputs = {"model": describe_loaded(lvlm), "image": identify(args.photo), "heads": [list(head) for head in heads]}
+    settings = ExplainSettings(**inputs, **asked)
+    announce(f"explanation of {args.photo}: greedy decoding and AD-HH with {len(heads)} heads, {args.model}")
+    with start_run(args.out, settings, [args.photo.name]):
+        found = explain(lvlm, args.photo, heads, max_rows=args.max_rows, **asked)
+        if processes().is_main:
+            found.page(page, settings=settings.record())
+    if processes().is_main:
+        mark_finished(numbers, request, [page, args.out / "run.json"])
+        say(found)
+        say(page)
+
+
+def truth_of(args: argparse.Namespace) -> list[str] | None:
+    """What is in the photo, by --truth or by its row in --objects; None where neither says it.
+
+    Raises:
+        ValueError: no row of --objects is the photo's, or the file is of another form.
+    """
+    from llava_hh.data.own import own_objects
+    from llava_hh.files.ids import number_or_text
+
+    if args.objects is None and args.truth is None:
+        return None
+    image_id = number_or_text(args.photo.name)
+    objects = own_objects(args.objects, args.truth, [image_id], str)
+    if image_id not in objects:
+        raise ValueError(f"{args.objects}: no row with image_id {image_id!r}")
+    return sorted(objects[image_id])
+
+
+main = partial(run_verb, parser=parser, run=run, check=check)
+
+if __name__ == "__main__":
+    main()
