@@ -17,6 +17,7 @@ setup(
         "torch>=2.9",  # tensors, fused attention
         "transformers>=5.23,<6",  # the models; AttentionInterface, which interventions register with
         "accelerate>=1.10",  # its launcher for several processes and machines; device_map
+        "huggingface_hub>=2.4,<3",  # checkpoints that are named org/name; transformers brings it
         "safetensors>=0.6",  # tensors on disk, without pickle
         "sentencepiece>=0.2",  # tokenizer.model of original LLaVA checkpoints
         "protobuf>=5",  # its file format

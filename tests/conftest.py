@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 
 from tests.faults.material import Script, make_material, scripts, steps_before
 from tests.support.compared_runs import Runs
+from tests.support.hub_server import Hub, point_at, serving
 from tests.support.tiny import TinyBatch, llava_batch, tiny_llava
 from tests.support.tiny_checkpoint import save_tiny_checkpoint, write_tiny_coco
 from tests.support.tiny_minigpt4 import tiny_minigpt4
@@ -70,6 +72,14 @@ def tiny_results(tiny_checkpoint: Path, tiny_coco: Path, tmp_path_factory: pytes
     folder = tmp_path_factory.mktemp("all") / "results" / "tiny"
     make_results(tiny_checkpoint, tiny_coco, folder)
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A server of repositories on the loopback, which this process asks; its cache is empty."""
+    with serving() as server:
+        point_at(server, tmp_path / "home", monkeypatch)
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor, BlipForImageTextRetrieval, C
 from llava_hh.baselines.halc.detector import MiniDetector, check_folder, mini_categories
 from llava_hh.baselines.halc.settings import HalcSettings
 from llava_hh.mini.world import CATEGORIES
+from llava_hh.models.hub import local_folder
 from llava_hh.models.without_code import from_folder
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -29,7 +30,7 @@ def load_scorer(settings: HalcSettings) -> "ImageTextMatcher | MiniScorer":
 
 @lru_cache(maxsize=1)
 def _load(name: str) -> "ImageTextMatcher | MiniScorer":
-    return MiniScorer() if name == "mini" else ImageTextMatcher(Path(name))
+    return MiniScorer() if name == "mini" else ImageTextMatcher(local_folder(name, any_kind=True))
 
 
 class ImageTextMatcher:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from llava_hh.baselines.dola import DolaSettings
 from llava_hh.baselines.settings import FRACTION, POSITIVE, SHARE, CheckedSettings, Rule, at_least, whole
+from llava_hh.models.hub import local_folder
 from llava_hh.models.weight_files import weight_files
 
 MINI_TOWER = Path(__file__).resolve().parents[2] / "checkpoints" / "mini" / "adapters" / "vision_tower.safetensors"
@@ -21,7 +22,7 @@ DINO = "checkpoints/grounding-dino-tiny"
 # where the paper's repository puts GroundingDINO as its authors published it
 ORIGINAL_DINO = Path(__file__).resolve().parents[1] / "decoder_zoo/GroundingDINO/weights/groundingdino_swint_ogc.pth"
 
-TOOL = Rule("a folder or 'mini'", lambda value: isinstance(value, str) and value != "")
+TOOL = Rule("a folder, org/name of the hub, or 'mini'", lambda value: isinstance(value, str) and value != "")
 EVEN_WORDS = "an even number from 2 to 12, for four windows have six pairs"
 EVEN = Rule(EVEN_WORDS, lambda value: type(value) is int and value in range(2, 13, 2))
 WORDS = Rule("a list of words", lambda value: isinstance(value, tuple) and all(isinstance(word, str) for word in value))
@@ -32,10 +33,11 @@ class HalcSettings(CheckedSettings):
     """Settings of HALC.
 
     Args:
-        detector: folder of a GroundingDINO in the transformers layout, its original file (.pth; the folder DINO then
-            describes it, and the file is looked for at ORIGINAL_DINO where the folder has no weights), or "mini", see
-            `detector.MiniDetector`.
-        scorer: folder of a BLIP image-text matcher or of a CLIP, or "mini", see `scorer.MiniScorer`.
+        detector: folder of a GroundingDINO in the transformers layout or its name on the hub, its original file (.pth;
+            the folder DINO then describes it, and the file is looked for at ORIGINAL_DINO where the folder has no
+            weights), or "mini", see `detector.MiniDetector`.
+        scorer: folder of a BLIP image-text matcher or of a CLIP or its name on the hub, or "mini", see
+            `scorer.MiniScorer`.
         base: the decoding between the checks.
         candidates: how many first tokens of a word the windows propose, an even number.
         expand_ratio: by what ratio each window is wider and higher than the one before; the smallest is smaller than
@@ -75,17 +77,17 @@ class HalcSettings(CheckedSettings):
     def tools(self) -> dict[str, Path]:
         """The weights of detector and scorer, by these names, and what describes a detector of one file."""
         folder, weights = dino_files(self.detector)
-        named = {"detector": weights or folder, "scorer": Path(self.scorer)}
+        named = {"detector": weights or folder, "scorer": local_folder(self.scorer, any_kind=True)}
         if weights:
             named["detector_config"] = folder
         return {name: MINI_TOWER if path == Path("mini") else path for name, path in named.items()}
 
 
-def dino_files(detector: str) -> tuple[Path, Path | None]:
+def dino_files(detector: str | Path) -> tuple[Path, Path | None]:
     """The folder that describes a GroundingDINO, and its original file; None where the folder has weights itself."""
-    path = Path(detector)
-    if path.suffix == ".pth":
-        return Path(DINO), path
+    if Path(detector).suffix == ".pth":
+        return Path(DINO), Path(detector)
+    path = local_folder(detector, any_kind=True)
     lacks_weights = (path / "config.json").is_file() and not weight_files(path)
     return path, ORIGINAL_DINO if lacks_weights and ORIGINAL_DINO.is_file() else None
 

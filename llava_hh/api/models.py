@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 def load(
     path: str | Path, dtype: str | torch.dtype | None = None, device_map: str | dict[str, Any] | None = None
 ) -> Lvlm:
-    """Load a checkpoint folder, in the transformers layout or LLaVA's own.
+    """Load a checkpoint, in the transformers layout or LLaVA's own.
 
     Args:
+        path: a folder, or a text org/name[@revision]: a repository of the hub, of the local cache or else fetched.
         dtype: such as "bfloat16" or torch.bfloat16; device_map: such as "auto". None: the environment variables
             DTYPE and DEVICE_MAP, or else the checkpoint's type, on the GPU if there is one.
 
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a family that is not known, weights that are missing, left over or damaged, or no such dtype.
+        OSError: a repository that cannot be fetched.
     """
     given: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     if dtype is not None:

@@ -13,11 +13,13 @@ from typing import Any, NoReturn
 from llava_hh.command_line.profiles import REPO, read_profile
 from llava_hh.files.files import printable
 from llava_hh.heads import literal_heads
+from llava_hh.models.hub_id import checkpoint, read_id
 from llava_hh.runs.plugins import load_plugin
 
 OUTPUTS = ("out", "summary")  # flags of what is written
 SECTIONS = MODEL, METHOD, SPEED, OUTPUT = "model and images", "method", "size and speed", "output"
-FILE, FOLDER = "FILE", "FOLDER"  # what flags of paths take
+FILE, FOLDER, CHECKPOINT = "FILE", "FOLDER", "CHECKPOINT"  # what flags of paths take
+KINDS: dict[str, Callable[[str], Any]] = {FILE: Path, FOLDER: Path, CHECKPOINT: checkpoint}
 NOT_GIVEN = object()
 STORING = (argparse._StoreAction, argparse._StoreConstAction, argparse.BooleanOptionalAction)
 NAME = re.compile(r"\{(\w+)(?:\|(\w+))?\}")
@@ -94,8 +96,8 @@ class ScriptParser(argparse.ArgumentParser):
         """Add a flag to a group of argparse, or a positional argument to this parser.
 
         Args:
-            kind: what it takes: bool for a switch; FILE or FOLDER; another text names what it takes in the help; a type
-                of numbers, such as SIZE; or the choices.
+            kind: what it takes: bool for a switch; FILE, FOLDER or CHECKPOINT (a folder, or org/name of the hub);
+                another text names what it takes in the help; a type of numbers, such as SIZE; or the choices.
             text: its help.
             profile: what fills it, see `take_from_profile`.
             named: other arguments of argparse's `add_argument`.
@@ -103,7 +105,7 @@ class ScriptParser(argparse.ArgumentParser):
         if kind is bool:
             named["action"] = "store_true"
         elif isinstance(kind, str):
-            named |= {"metavar": kind} | ({"type": Path} if kind in (FILE, FOLDER) else {})
+            named |= {"metavar": kind} | ({"type": KINDS[kind]} if kind in KINDS else {})
         else:
             named["type" if callable(kind) else "choices"] = kind
         action = group.add_argument(name, help=text, **named)
@@ -209,8 +211,8 @@ class ScriptParser(argparse.ArgumentParser):
             texts = [filled(text, known) for text in wanted]
             if not texts or not all(texts):
                 continue
-            if action.type is Path and Path.cwd() != REPO:  # a path of a profile counts from the repository's root
-                texts = [text if text == "published" else str(REPO / text) for text in texts]
+            if action.type in KINDS.values() and Path.cwd() != REPO:
+                texts = [_from_root(text, action.type) for text in texts]
             try:
                 values[name] = action.const if action.nargs == 0 else self._get_values(action, texts)
             except argparse.ArgumentError as error:
@@ -252,6 +254,12 @@ def filled(template: str, known: Known) -> str:
     """A template with what is known in it; "" where one of its names has no value."""
     values = {match[0]: str(known.get(match[1], "")) or match[2] for match in NAME.finditer(template)}
     return NAME.sub(lambda match: values[match[0]], template) if all(values.values()) else ""
+
+
+def _from_root(text: str, kind: Any) -> str:
+    """A path of a profile, which counts from the repository's root; names that are no paths stay."""
+    is_name = text == "published" or (kind is checkpoint and read_id(text, REPO))
+    return text if is_name else str(REPO / text)
 
 
 def _spelled(action: argparse.Action) -> str:

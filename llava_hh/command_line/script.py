@@ -16,6 +16,7 @@ from llava_hh.files.processes import processes
 from llava_hh.files.progress import say
 from llava_hh.files.signals import refuse_stopped
 from llava_hh.files.tables import FORMATS
+from llava_hh.models.hub_id import HubId
 
 Chosen = TypeVar("Chosen")
 INPUT_ERRORS = (ValueError, OSError, IndexError, NotImplementedError, SafetensorError, MemoryError)
@@ -61,7 +62,21 @@ def run_verb(
     if check:
         check(command, args)
     with errors_in_one_line(args.debug):
+        find_checkpoints(args)
         (run or args.run)(args)
+
+
+def find_checkpoints(args: argparse.Namespace) -> None:
+    """Put local folders in the place of repositories of the hub that flags name; they are fetched where necessary.
+
+    Raises:
+        OSError, ValueError: as `llava_hh.models.hub.local_folder`.
+    """
+    for name, value in vars(args).items():
+        if isinstance(value, HubId):
+            from llava_hh.models.hub import local_folder
+
+            setattr(args, name, local_folder(value, any_kind=name == "base_model"))
 
 
 def chosen(kind: type[Chosen], args: argparse.Namespace, **more: Any) -> Chosen:

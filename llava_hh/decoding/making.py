@@ -13,6 +13,8 @@ from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
 from llava_hh.files.files import read_json
 from llava_hh.heads import Head, check_heads, literal_heads
+from llava_hh.models.hub import local_folder
+from llava_hh.models.hub_id import snapshot_of
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.runs.settings import digest_of
@@ -185,18 +187,21 @@ def folder_name(parts: Sequence[Sequence[str]], digests: Sequence[str], on: str 
 def _run_of(checkpoint: Path) -> str:
     """The name of a fine-tuned checkpoint: that of its folder, or of its run if the folder is `model`."""
     folder = checkpoint.resolve()
+    if hub := snapshot_of(folder):
+        return hub["id"]
     return folder.parent.name if folder.name == "model" else folder.name
 
 
 def path_of(spec: Spec) -> Path:
-    """The folder of a fine-tuned checkpoint, which may be given by the folder of its run.
+    """The folder of a fine-tuned checkpoint, which may be given by the folder of its run, or as org/name of the hub.
 
     Raises:
         ValueError: the method names none.
+        OSError: a repository that cannot be fetched.
     """
     if not isinstance(spec.fields.get("path"), str | int):
-        raise spec.error('needs path="FOLDER", a fine-tuned checkpoint')
-    path = Path(str(spec.fields["path"]))
+        raise spec.error('needs path="FOLDER", a fine-tuned checkpoint, or path="ORG/NAME" of the hub')
+    path = local_folder(str(spec.fields["path"]))
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 

@@ -9,6 +9,8 @@ from llava_hh.command_line.profiles import training_checkpoints
 from llava_hh.data.nocaps import annotation_files
 from llava_hh.files.files import refuse_pointer
 from llava_hh.models.footprint import stored_tensors
+from llava_hh.models.hub_cache import cached
+from llava_hh.models.hub_id import read_id
 from llava_hh.models.weight_files import check_files
 
 NONE = "the profile names none"
@@ -24,6 +26,11 @@ class Companions:
 
     profile: dict[str, str]
     root: Path
+
+    def located(self, named: str) -> Path:
+        """Where a folder of a setting is: a path, or a repository in the local cache of the hub; nothing is fetched."""
+        hub_id = read_id(named, self.root)
+        return (cached(hub_id) or Path(str(hub_id))) if hub_id else self.root / named
 
     def check_figure_4(self) -> str:
         return self._models("base_model")
@@ -78,7 +85,7 @@ class Companions:
         """
         several = {"training_checkpoints": training_checkpoints(self.profile)}
         named = [path for name in names for path in several.get(name, [self.profile[name]])]
-        paths = [self.root / path for path in named if path]
+        paths = [self.located(path) for path in named if path]
         missing = [path for path in paths if not path.exists()]
         if paths and len(missing) == len(paths):
             raise Unready(f"{', '.join(names)}: nothing at {missing[0]} yet")

@@ -40,10 +40,10 @@ REMEDIES = {  # by check, in the order in which they are made
     "packages": "Run pip install -r requirements.txt.",
     "numbers": "Correct the profile's file.",
     "device": "Install a CUDA build of torch.",
-    "checkpoint": "checkpoints/README.md says what goes there.",
+    "checkpoint": "Run bash_scripts/download.sh; checkpoints/README.md says what goes there.",
     "memory": "Take a smaller model.",
     "weights": "Get the checkpoint's files again.",
-    "annotations": "dataset/README.md says which files go there.",
+    "annotations": "Run bash_scripts/download.sh; dataset/README.md says which files go there.",
     "images": "Get these images again; dataset/README.md says where they go.",
     "token layout": "See the checkpoint's chat template and the processor's files.",
     "heads": "Run bash_scripts/attribute.sh, or pass --heads published.",
@@ -96,10 +96,10 @@ class Examination(Companions):
         return not self.failed
 
     def path(self, name: str) -> Path:
-        """A path of the profile."""
+        """A path of the profile, or the folder of a repository that it names."""
         if not self.profile[name]:
             raise ValueError(f"the profile has no {name}")
-        return self.root / self.profile[name]
+        return self.located(self.profile[name])
 
     def need(self, *names: str) -> None:
         """Leave a check if an earlier one failed."""

@@ -1,13 +1,13 @@
 """Is the attention of hallucination heads from text to text still that of the base language model (figure 4)?"""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llava_hh.experiments.per_caption import CaptionFigure, Measured
 from llava_hh.files.tables import Estimate
+from llava_hh.models.hub_id import checkpoint
 
 RANKED = ("hal_heads", "non_hal_heads")
 
@@ -31,7 +31,7 @@ class Inheritance(CaptionFigure):
 
     def add_flags(self, add: Callable[..., Any]) -> None:
         text = "the language model that --model was tuned from"
-        add("--base-model", type=Path, metavar="FOLDER", required=True, help=text)
+        add("--base-model", type=checkpoint, metavar="CHECKPOINT", required=True, help=text)
 
     def prepare(self) -> None:
         from llava_hh.experiments.measures.attention_inheritance import check_vocabulary, load_base, split_heads

@@ -10,6 +10,7 @@ from llava_hh.command_line.profiles import training_checkpoints
 from llava_hh.experiments.per_caption import Figure, MeasureSettings, measured_captions
 from llava_hh.files.progress import announce
 from llava_hh.files.tables import Estimate
+from llava_hh.models.hub_id import checkpoint
 from llava_hh.runs.run import make_folder, processes
 
 BLOCK = 4  # captions that a rerun skips together, and that a process takes at once
@@ -31,7 +32,7 @@ class Divergence(Figure):
 
     def add_flags(self, add: Callable[..., Any]) -> None:
         text = "checkpoint of the model before tuning"
-        add("--reference", type=Path, metavar="FOLDER", required=True, help=text)
+        add("--reference", type=checkpoint, metavar="CHECKPOINT", required=True, help=text)
         text = "checkpoints of the tuning; each name ends in its step"
         add("--checkpoints", type=Path, metavar="FOLDER", nargs="+", required=True, help=text)
         text = "head list of the tuned model (attribution_result.json, with both lists), or: published"

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -84,6 +84,28 @@ class Processes:
         finally:
             timer.cancel()
 
+    def first(self, work: Callable[[], object]) -> None:
+        """Do some work in the first process; the others go on when it is done.
+
+        Raises:
+            Exception: what `work` raises; only in the first process.
+            SystemExit: in the others, because the first one says why.
+        """
+        failure = None
+        if self.is_main:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        try:
+            answer = self.exchange("failed" if failure else "done")[0]
+        except RuntimeError:
+            if self.is_main:
+                raise
+            raise SystemExit(2) from None  # the first process has ended, and the store with it
+        if answer == "failed":
+            raise failure or SystemExit(2)
+
     @contextmanager
     def hold(self, folder: Path) -> Iterator[None]:
         """Hold a folder for all of them: the first process locks it, the others go on when it has.
@@ -93,20 +115,7 @@ class Processes:
             SystemExit: in the others, because the first one says why.
         """
         with ExitStack() as stack:
-            refusal = None
-            if self.is_main:
-                try:
-                    stack.enter_context(hold(folder))
-                except OSError as error:
-                    refusal = error
-            try:
-                answer = self.exchange("refused" if refusal else "held")[0]
-            except RuntimeError:
-                if self.is_main:
-                    raise
-                raise SystemExit(2) from None  # the first process has ended, and the store with it
-            if answer == "refused":
-                raise refusal or SystemExit(2)
+            self.first(lambda: stack.enter_context(hold(folder)))
             yield
 
 

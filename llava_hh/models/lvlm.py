@@ -22,6 +22,7 @@ from llava_hh.files.progress import is_on_terminal
 from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
+from llava_hh.models.hub import local_folder
 from llava_hh.models.image_grid import ImageGrid
 from llava_hh.models.literal import encode_apart, without_image_token
 from llava_hh.models.loading import Loading
@@ -209,17 +210,19 @@ class Lvlm:
         return Batch(inputs, mask, starts, ids, list(images), list(prompts), n_images)
 
 
-def load_lvlm(path: str | Path, loading: Loading | None = None) -> Lvlm:
-    """Load a checkpoint folder, in the transformers layout or LLaVA's own.
+def load_lvlm(named: str | Path, loading: Loading | None = None) -> Lvlm:
+    """Load a checkpoint, in the transformers layout or LLaVA's own.
 
     Args:
+        named: a folder, or a text org/name[@revision] for a repository of the hub (`hub.local_folder`).
         loading: None goes by the environment.
     Raises:
         FileNotFoundError: no checkpoint there.
         ValueError: a family that is not known, weights that are missing, left over or damaged, or a package that
             quantization needs.
+        OSError: a repository that cannot be fetched.
     """
-    path = Path(path)
+    path = local_folder(named)
     model_type = model_type_of(path)
     if model_type not in FAMILIES:
         raise ValueError(f"{path}: model type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")

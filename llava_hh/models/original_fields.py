@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llava_hh.files.files import read_json
+from llava_hh.models.hub_cache import cached
+from llava_hh.models.hub_id import read_id
 from llava_hh.models.weight_files import PROJECTOR, WeightFile, refuse_adapter, weight_files
 
 MODEL_TYPES = ("llava", "llava_llama")  # later versions of LLaVA write the second; both have Llama inside
@@ -95,7 +97,9 @@ def uses_tiles(fields: dict) -> bool:
 
 
 def find_folder(name: str, checkpoint: Path, field: str) -> Path:
-    """The folder that a field of config.json means: a path, or the last part of a hub's name, at checkpoints/ or near.
+    """The folder that a field of config.json means: a path, or a name of the hub.
+
+    The last part of such a name is looked for near the checkpoint and in checkpoints/, the whole in the hub's cache.
 
     Raises:
         FileNotFoundError: says where it was expected.
@@ -104,6 +108,8 @@ def find_folder(name: str, checkpoint: Path, field: str) -> Path:
     for folder in (Path(name), checkpoint.parent / last, checkpoint.parent.parent / last, Path("checkpoints") / last):
         if (folder / "config.json").is_file():
             return folder
+    if (hub_id := read_id(name)) and (found := cached(hub_id)):
+        return found
     raise FileNotFoundError(
         f"{checkpoint}: its {field} is {name!r}; download it to checkpoints/{last}, or put its path into config.json"
     )

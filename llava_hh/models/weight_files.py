@@ -22,6 +22,11 @@ PROJECTOR = "mm_projector.bin"
 DESCRIBING = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
 DESCRIBING += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 DESCRIBING += ("merges.txt", "vocab.txt", "chat_template.json", "chat_template.jinja")
+# what processors and tokenizers are read from; a checkpoint folder may hold other JSON, which decides nothing
+DESCRIBES = re.compile(
+    r"(generation_config|.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|.*chat_template.*)"
+    r"\.(json|jinja|model)|vocab\.txt|merges\.txt|config\.json|(model\.safetensors|pytorch_model\.bin)\.index\.json"
+)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin")
 PARTS = re.compile(r"(layers|blocks|heads|groups|experts|depth)s?$")  # of a model, as keys of a config.json count them
 LARGEST = 10_000
@@ -118,13 +123,28 @@ def weight_files(folder: Path) -> list[WeightFile]:
     for name in WHOLE:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = read_json(index).get("weight_map")
-            if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-                raise ValueError(f"{index}: expected a weight_map from tensor names to files")
-            return [WeightFile(folder / shard) for shard in sorted(set(shards.values()))]
+            return [WeightFile(folder / shard) for shard in shards_of(index)]
         if (folder / name).is_file():
             return [WeightFile(folder / name)]
     return []
+
+
+def shards_of(index: Path) -> list[str]:
+    """The names of the files that an index of weights names, in order.
+
+    Raises:
+        FileNotFoundError: no such index.
+        ValueError: it is not valid JSON, or not an index.
+    """
+    return sorted(set(weight_map(index).values()))
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor, by an index of weights; raises as `shards_of`."""
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise ValueError(f"{index}: expected a weight_map from tensor names to files")
+    return shards
 
 
 def tensors_of(files: Iterable[WeightFile]) -> list[StoredTensor]:

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,18 +15,14 @@ from pathlib import Path
 
 from llava_hh.files.files import read_json, sha256, write_text
 from llava_hh.files.progress import progress
+from llava_hh.models.hub_id import snapshot_of
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.models.original_fields import has_tower, is_original, language_files, part_of, tower_folder
-from llava_hh.models.weight_files import PROJECTOR, weight_files
+from llava_hh.models.weight_files import DESCRIBES, PROJECTOR, weight_files
 from llava_hh.runs.settings import digest_of
 
 SMALL = 1 << 20  # bytes; a smaller file is read every time
 SETTLED = 2.0  # seconds; a file that changed just now may change again without its times telling
-# what processors and tokenizers are read from; a checkpoint folder may hold other JSON, which decides nothing
-READ = re.compile(
-    r"(generation_config|.*processor.*|tokenizer.*|special_tokens_map|added_tokens|vocab|.*chat_template.*)"
-    r"\.(json|jinja|model)|vocab\.txt|merges\.txt|config\.json|(model\.safetensors|pytorch_model\.bin)\.index\.json"
-)
 _read_here: dict[str, list] = {}  # what this process has read, for where the cache cannot be written
 
 
@@ -56,7 +51,9 @@ def identify(path: Path) -> dict:
 
 
 def identify_checkpoint(folder: Path) -> dict:
-    """What a checkpoint is: its folder's `name`, for people; its `files` with their sha256; and the `sha256` of these.
+    """What a checkpoint is: its `name`, for people; its `files` with their sha256; and the `sha256` of these.
+
+    A snapshot of the hub is named as there, and has `hub`: its `id` and `commit`. A folder is named as it is.
 
     Files are those that loading reads: configuration, weights, processor, tokenizer, templates; also those
     of a vision tower or a base beside an original LLaVA, and of the parts that a config.json names.
@@ -66,7 +63,9 @@ def identify_checkpoint(folder: Path) -> dict:
     """
     folder = Path(folder)
     files = {name: file_sha256(file) for name, file in checkpoint_files(folder)}
-    return {"name": folder.resolve().name, "sha256": digest_of(files), "files": files}
+    hub = snapshot_of(folder.resolve())
+    about = {"name": hub["id"], "hub": hub} if hub else {"name": folder.resolve().name}
+    return {**about, "sha256": digest_of(files), "files": files}
 
 
 def describe_loaded(lvlm: Lvlm) -> dict:
@@ -126,7 +125,7 @@ def _files_of_part(part: str, path: Path) -> list[tuple[str, Path]]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    read = {file for file in folder.iterdir() if READ.fullmatch(file.name)}
+    read = {file for file in folder.iterdir() if DESCRIBES.fullmatch(file.name)}
     read |= {weights.path for weights in weight_files(folder)}
     return [file for file in read if file.is_file()]
 

@@ -9,7 +9,7 @@ from typing import Any
 IMAGES_BY_CONTENT = "blocks keep the sha256 of each image file, and a changed one is refused"
 FIRST_SO_MANY = "the first so many; blocks do not depend on each other, and none is deleted"
 LOCAL_PATHS = ("image_folder",)  # they may differ between the machines of a run
-FOR_PEOPLE = ("name", "files")  # of an identity, beside its sha256
+FOR_PEOPLE = ("name", "hub", "files")  # of an identity, beside its sha256
 OLD_IDENTITY = "config_sha256"  # earlier versions knew a checkpoint by its config.json and the sizes of its files
 
 

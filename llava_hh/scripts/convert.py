@@ -6,7 +6,7 @@ Every verb reads the originals as they are; this is for other programs, and for 
 import argparse
 from functools import partial
 
-from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
+from llava_hh.command_line.parser import CHECKPOINT, FOLDER, METHOD, MODEL, OUTPUT, ScriptParser
 from llava_hh.command_line.script import run_verb, script_parser
 from llava_hh.files.progress import say
 
@@ -15,7 +15,9 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh convert`."""
     example = "llava-hh convert --model checkpoints/llava-v1.5-7b --out checkpoints/converted"
     parser = script_parser(__doc__, "convert", example)
-    parser.flags(MODEL)("--model", FOLDER, "folder of the original checkpoint", "{model_path}", required=True)
+    parser.flags(MODEL)(
+        "--model", CHECKPOINT, "the original: a folder, or org/name of the hub", "{model_path}", required=True
+    )
     text = "of the weights that are written; auto is the checkpoint's own"
     parser.flags(METHOD)("--dtype", ("auto", "float16", "bfloat16", "float32"), text, default="auto")
     parser.flags(OUTPUT)("--out", FOLDER, "the new folder", required=True)

@@ -8,7 +8,7 @@ import argparse
 from functools import partial
 
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, RATE, SHARE, SIZE
-from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.command_line.parser import CHECKPOINT, FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.files.progress import say
 from llava_hh.finetuning.settings import OBJECTIVES
@@ -21,7 +21,13 @@ def parser() -> ScriptParser:
     """The flags of `llava-hh finetune`."""
     parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini_quick --steps 5 --out results/try")
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder to start from", "{model_path}", required=True)
+    add(
+        "--model",
+        CHECKPOINT,
+        "checkpoint to start from: a folder, or org/name of the hub",
+        "{model_path}",
+        required=True,
+    )
     add("--data", FILE, "conversations, in the layout of llava_v1_5_mix665k.json", "{instruct_path}", required=True)
     add("--image-folder", FOLDER, "folder that the paths of images start from", "{instruct_images}", required=True)
     add("--skip-bad", bool, "leave out bad rows and bad images, instead of stopping there")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
-from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
+from llava_hh.command_line.parser import CHECKPOINT, FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
 from llava_hh.command_line.profiles import read_profile, wrong_numbers
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
@@ -40,7 +40,7 @@ def add_sample_flags(
         profile: further templates, or others than the usual ones, by flag.
     """
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
+    add("--model", CHECKPOINT, "checkpoint folder, or org/name of the hub", "{model_path}", required=True)
     images = by("dataset", {"coco": "{coco_path}/{split}", "nocaps": "{nocaps_path}/images/val"})
     add("--image-folder", FOLDER, "folder of the images", images, required=True)
     text = "images of your own instead: files, and folders of them; results go to results/images by default"
@@ -86,7 +86,7 @@ def add_caption_flags(parser: ScriptParser, required: bool = True) -> None:
         required: whether the model and the images have to be given.
     """
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=required)
+    add("--model", CHECKPOINT, "checkpoint folder, or org/name of the hub", "{model_path}", required=required)
     add("--captions", FILE, "captions_eval_results.json of this model's greedy captions", SCORED, required=True)
     add("--image-folder", FOLDER, "folder of the images", "{coco_path}/train2014", required=required)
     add_out_flag(parser)

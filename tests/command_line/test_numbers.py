@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llava_hh.models.hub_id import checkpoint
 from tests.support.repository import ROOT
 from tests.support.verbs import parsers
 
@@ -47,7 +48,7 @@ def taken_and_refused(flag: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def options(path: Path) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    """The options of a script's parser that take a number: those whose type is not a class of their own."""
+    """The options of a script's parser that take a number: all with a type that is no class and not of checkpoints."""
     if path.parts[0] == "benchmarks":
         with benchmarks_importable():
             whole = importlib.import_module(path.stem).parser()
@@ -55,7 +56,8 @@ def options(path: Path) -> Iterator[tuple[argparse.ArgumentParser, argparse.Acti
         whole = importlib.import_module(".".join(path.with_suffix("").parts)).parser()
     for parser in parsers(whole):
         for action in parser._actions:
-            if action.type is not None and not (isinstance(action.type, type) and action.type not in (int, float)):
+            is_class = isinstance(action.type, type) and action.type not in (int, float)
+            if action.type not in (None, checkpoint) and not is_class:
                 yield parser, action
 
 

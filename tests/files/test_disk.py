@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.files.disk import in_bytes, refuse_full
 from llava_hh.files.files import replacing, write_json, write_tensors, write_text
 from llava_hh.files.schema import SCHEMA_VERSION
 from llava_hh.runs.run import start_run
@@ -146,3 +148,19 @@ def test_whole_files_take_the_place_of_old_ones(tmp_path):
     assert sorted(file.name for file in path.parent.iterdir()) == ["x.safetensors", "x.txt"]
     with start_run(tmp_path / "run", Seeded()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0, "0 kB"), (999_400, "999 kB"), (1e6, "1 MB"), (92e6, "92 MB"), (14.13e9, "14.1 GB")]
+)
+def test_bytes_in_words(size, expected):
+    assert in_bytes(size) == expected
+
+
+def test_room_is_counted_by_disk(tmp_path):
+    """What goes to one disk adds up, whether its folder is there or not; a disk of its own counts by itself."""
+    free = shutil.disk_usage(tmp_path).free
+    half = {tmp_path / "a" / "b": 0.6 * free, tmp_path: 0.6 * free}
+    refuse_full({tmp_path / "a" / "b": 0.6 * free})
+    with pytest.raises(OSError, match=f"^{tmp_path}: .* are needed there, .* are free; make room, or move$"):
+        refuse_full(half, "move")

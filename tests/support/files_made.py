@@ -1,6 +1,7 @@
 """One of every result file, made by the verbs themselves on the tiny checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def make_captions(given: Path, folder: Path) -> None:
     short = ("--split", "train2014", "--limit", 8, "--max-new-tokens", 6, "--batch-size", 2)
     do("caption", *train, *truth, *short, "--out", captions)
     do("score", "chair", "--captions", captions / "captions.jsonl", *truth, "--skip-bad")
+    snapshot = given / "models--org--tiny" / "snapshots" / ("0" * 40)  # as the hub's cache has it
+    shutil.copytree(given / "model", snapshot)
+    of_hub = ("--model", snapshot, *train[2:], *truth, *short, "--limit", 1)
+    do("caption", *of_hub, "--out", folder / "captions_of_the_hub")
     scored = ("--captions", captions / "captions_eval_results.json")
     words = (*train, *scored, "--batch-size", 2, "--limit", 6, "--list-length", 5)
     do("attribute", *words, "--out", folder / "attribution")
