@@ -12,6 +12,7 @@ setup(
         "llava_hh": ["published_heads/*.json"],
         "llava_hh.metrics": ["*.json", "chair/*.json"],
         "llava_hh.report": ["templates/*"],
+        "llava_hh.supplies": ["*.json"],
     },
     install_requires=[
         "torch>=2.9",  # tensors, fused attention

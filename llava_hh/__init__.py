@@ -22,6 +22,7 @@ The packages, in the order of their imports; each imports only from those before
     report        results as a page
     mini          the small model that is built on your machine
     portable      AD-HH without this package
+    supplies      weights and images that a profile needs, fetched
     doctor        checks before long work
     api           functions for people who write Python
     scripts       the verbs of llava-hh

@@ -26,6 +26,7 @@ VERBS = {
         "report": "write the results of a folder as a page",
     },
     "Checkpoints and set-up": {
+        "download": "fetch what a profile needs: weights from the hub, COCO's images and annotations",
         "doctor": "check in under a minute that all is there that a profile needs",
         "convert": "write an original LLaVA checkpoint in the transformers layout",
         "mini": "make mini: the small model and the drawn scenes that run on any computer",

@@ -16,6 +16,7 @@ UNSAFE_CALLS = {"eval", "exec", "__import__", "os.system", "os.popen", "yaml.loa
 ASKING = {
     "llava_hh/models/hub.py": {"network: imports huggingface_hub"},
     "llava_hh/models/hub_cache.py": {"network: imports huggingface_hub"},  # what is on the disk
+    "llava_hh/supplies/fetching.py": {"network: imports http", "network: imports urllib"},
 }
 IMPLEMENTATIONS = {"attn_implementation", "experts_implementation", "kernel_config", "use_kernels"}
 UNSAFE_CALLS |= {"torch.hub.load", "numpy.save", "np.save", "tempfile.mktemp"}
@@ -77,6 +78,7 @@ def test_modules_that_ask_the_network_are_used_where_users_name_something():
         "llava_hh/command_line/script.py",
         "llava_hh/decoding/making.py",
         "llava_hh/models/lvlm.py",
+        "llava_hh/supplies/download.py",
     }
 
 

@@ -91,7 +91,7 @@ def test_a_profile_names_a_repository(tmp_path, monkeypatch):
 
 def test_methods_and_tools(hub, tiny_checkpoint, tmp_path):
     """A fine-tuned checkpoint, and HALC's detector and scorer."""
-    from baselines.halc.settings import HalcSettings
+    from llava_hh.baselines.halc.settings import HalcSettings
 
     hub.add("org/tuned", tiny_checkpoint)
     [spec] = read_methods(['tfhh:path="org/tuned"'])
