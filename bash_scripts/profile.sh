@@ -211,7 +211,7 @@ choice=$result_path/choose_adhh/$(drawn train2014 "$choice_images" "$choice_seed
 # head lists are at least as long as every number of heads that the profile takes of one; doctor.sh reports other values
 for number in "$top_k" "$bias_top_k" "$inheritance_top_k" "$reweight_top_k" "$removal_top_k" "$finetune_top_k" "$part_top_k"; do
     case $number$list_length in
-        *[!0-9]*) ;;
+        *[!0-9]* | ??????????????????*) ;; # nor what a shell cannot count to
         *) if [ "$number" -gt "$list_length" ]; then list_length=$number; fi ;;
     esac
 done

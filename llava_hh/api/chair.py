@@ -54,7 +54,7 @@ def chair(
             raise ValueError(f"image {image!r} has a caption, but no entry in truth")
         if not isinstance(text, str):
             raise ValueError(f"the caption of image {image!r} is {text!r}; expected a text")
-        if isinstance(names := objects_in[image], str):
+        if isinstance(names := objects_in[image], str) or not isinstance(names, Iterable):
             raise ValueError(f"truth of image {image!r} is {names!r}; expected a list of names")
         categories = {name: known.get(name.strip().lower()) for name in names}
         for name, category in categories.items():

@@ -83,7 +83,7 @@ class SpanFinder:
         self.on_rows = None if on_rows is None else torch.as_tensor(on_rows, device=image_mask.device)
         if on_rows is not None and (self.on_rows.dim() != 1 or self.on_rows.dtype != torch.bool):
             raise ValueError(f"on_rows must be true or false for each row, not {on_rows}")
-        self._image, self.width = image_mask, image_mask.shape[1]
+        self.image, self.width = image_mask, image_mask.shape[1]
         starts = [self.width] * len(image_mask) if response_start is None else map(int, response_start)
         self._predicting = torch.tensor([start - 1 for start in starts], device=image_mask.device)
         self.first_predicting = max(0, int(self._predicting.min()))  # in any row
@@ -95,7 +95,7 @@ class SpanFinder:
         Raises:
             ValueError: `batch` is no multiple of the prompt's rows.
         """
-        rows = len(self._image)
+        rows = len(self.image)
         if batch % rows:
             raise ValueError(f"the model runs {batch} rows, no multiple of the {rows} rows of image_mask")
         return batch // rows
@@ -113,8 +113,8 @@ class SpanFinder:
         device = torch.device(device)
         size, spans = self._last.get(device, (None, None))
         if size != (batch, n_keys):
-            image = pad(self._image, (0, max(0, n_keys - self.width)))[:, :n_keys]
-            of_prompt = (image, after_last_image(self._image, n_keys))
+            image = pad(self.image, (0, max(0, n_keys - self.width)))[:, :n_keys]
+            of_prompt = (image, after_last_image(self.image, n_keys))
             spans = Spans(*(span.repeat_interleave(self.copies(batch), 0).to(device) for span in of_prompt))
             spans = spans.on(self.rows(batch, device))
             self._last[device] = (batch, n_keys), spans

@@ -67,15 +67,16 @@ class Trace:
         for counts, of_forward in zip(kept, new, strict=True):
             counts.index_copy_(-1, index.clamp(min=0), of_forward)
 
-    def finish(self, n_rows: int) -> None:
+    def finish(self, n_rows: int | None = None) -> None:
         """Count the decisions of a complete answer; the next one starts at row 0 again.
 
         Args:
-            n_rows: of the answer; rows behind it were of tokens that were proposed but not taken.
+            n_rows: of the answer; rows behind it were of tokens that were proposed but not taken. None: all were.
         """
         for kept in self._decisions.values():
             for counts in kept:
-                counts[..., n_rows:] = False
+                if n_rows is not None:
+                    counts[..., n_rows:] = False
         self._finished, self._last = self.fired, dict(self._decisions)
         self._decisions.clear()
 
@@ -180,12 +181,15 @@ class _Watch:
     trace: Trace
     text_too: bool
 
-    def check(self, length: int | None, with_image: bool) -> None:
-        length = self.spans.width if length is None else length
-        is_other = length < self.spans.width or with_image or self.text_too
-        if length != self.spans.width and is_other:
-            why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
-            raise ValueError(f"the prompt has {length} positions, image_mask {self.spans.width}: {why}")
+    def check(self, length: int | None, goes_on: bool, images: Tensor | None) -> None:
+        """Refuse a prompt of another length, but a turn of text that goes on, or with images elsewhere than known."""
+        why = "each call of generate needs a block that was opened with the image_mask of its whole prompt"
+        width = self.spans.width
+        if length not in (None, width) and (length < width or not goes_on or self.text_too):
+            raise ValueError(f"the prompt has {length} positions, image_mask {width}: {why}")
+        mask = self.spans.image
+        if images is not None and images.shape == mask.shape and not images.equal(mask.to(images.device)):
+            raise ValueError(f"image tokens stand elsewhere in the prompt than in image_mask: {why}")
 
 
 class _Watches(list[_Watch]):
@@ -245,8 +249,11 @@ def _watched(generate: Callable, watches: list[_Watch]) -> Callable:
         length = next((tensor.shape[1] for tensor in known if tensor is not None), None)
         given = {name for name, value in settings.items() if value is not None}
         with_image = "inputs_embeds" in given or any("pixel" in name for name in given)  # embeddings may be of one
+        image_id = getattr(generate.__self__.config, "image_token_id", None)
+        images = None if ids is None or image_id is None else ids == image_id
         for watch in watches:
-            watch.check(length, with_image)
+            watch.check(length, "past_key_values" in given and not with_image, images)
+            watch.trace.finish()  # forwards by hand before
         is_inside, n_new = True, None
         try:
             output = generate(inputs, *args, **settings)

@@ -19,7 +19,7 @@ from llava_hh.files.processes import processes
 from llava_hh.metrics.chair.chair import score_caption
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm, load_lvlm
 from llava_hh.runs.identity import describe_loaded, identify_checkpoint
-from llava_hh.runs.scored import refuse_stale, with_image_ids
+from llava_hh.runs.scored import refuse_stale, unlike_truth, with_image_ids
 
 READ = ("image_id", "image", "prompt", "token_ids", "caption", "mentions")  # what attribution reads of an entry
 OF_RELEASED = ("mscoco_gt_words", "mscoco_hallucinated_words")  # and what of one that the paper's code wrote
@@ -58,10 +58,12 @@ def read_captions(
         ValueError: the captions have no token ids, or have changed since they were scored.
     """
     content = existing_file(path, "captions_eval_results.json of a run (--captions)")
-    n_captions, chosen = None, []
+    n_captions, chosen, damaged = None, [], None
     try:
         for _, number, entry in read_rows(content, keys=("sentences",)):
             n_captions = number
+            if isinstance(entry, dict) and damaged is None and unlike_truth(entry):
+                damaged = entry.get("image_id")
             if number and is_chosen(entry):
                 names = fields if "mentions" in entry else (*fields, *OF_RELEASED)
                 chosen.append({name: entry[name] for name in names if name in entry})
@@ -74,6 +76,9 @@ def read_captions(
     except ValueError as error:
         raise ValueError(f"{path}: not JSON as llava-hh score chair writes it ({error})") from None
     refuse_stale(path, about.get("run"))
+    if damaged is not None:
+        what = "hallucinated mentions do not fit its mscoco_gt_words; score the captions again"
+        raise ValueError(f"--captions {path}: image {damaged}: {what}")
     chosen = [entry if "mentions" in entry else _of_released(path, entry) for entry in chosen]
     for entry in chosen:
         if missing := [name for name in fields if name not in entry]:
@@ -179,7 +184,8 @@ class TeacherForced:
         if entry["image"] is not None:
             return image_path(self.image_folder, entry["image"])
         number = f"{entry['image_id']:012d}.jpg"
-        names = (f"COCO_{self.image_folder.resolve().name}_{number}", number)
+        splits = dict.fromkeys((self.image_folder.name, self.image_folder.resolve().name))
+        names = (*(f"COCO_{split}_{number}" for split in splits), number)
         if there := [self.image_folder / name for name in names if (self.image_folder / name).is_file()]:
             return there[0]
         raise ValueError(f"{self.image_folder}: neither {' nor '.join(names)} there, the image of a caption")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.attribution.captions import digest, hallucinating_captions
+from llava_hh.attribution.result import refuse_other_files
 from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, read_tensors, sha256, write_json
@@ -45,8 +46,9 @@ def write_part(given: Part) -> Path | None:
     if not processes().is_main:
         return None
     expected = "the folder of a finished attribution"
+    whole = read_json(result := existing_file(given.of / "attribution_result.json", expected))
+    refuse_other_files(result, whole)
     log_probs = read_tensors(existing_file(given.of / "ablations.safetensors", expected))
-    whole = read_json(existing_file(given.of / "attribution_result.json", expected))
     if digest(hallucinating_captions(given.captions)) != whole["settings"]["captions_sha256"]:
         raise ValueError(f"--captions {given.captions}: other captions than {given.of} was made of")
     rows = [row for _, row in read_json_lines(given.of / "targets.jsonl", expected)]

@@ -16,6 +16,7 @@ DEFAULTS = f"{FOLDER}/defaults.sh"
 PRINT_SETTINGS = r"""cd "$0"
 . bash_scripts/profile.sh
 for name in $profile_settings head_list; do eval "printf '%s\n' $name \"\$$name\""; done"""
+NO_UTF8 = re.compile("[\ud800-\udfff]")  # how Python writes bytes of another encoding
 HEAD_LISTS = ("hal_heads", "non_hal_heads")
 # numbers of heads, and the lists that they are taken from
 TOP_KS = {
@@ -56,7 +57,11 @@ def read_profile(profile: str) -> dict[str, str]:
     if done.returncode:
         raise ValueError(os.fsdecode(done.stderr).removeprefix("error: ").removesuffix("\n"))
     printed = os.fsdecode(done.stdout).split("\n")  # values hold no control characters
-    return dict(zip(printed[:-1:2], printed[1::2], strict=True))
+    settings = dict(zip(printed[:-1:2], printed[1::2], strict=True))
+    for name, value in settings.items():
+        if NO_UTF8.search(value):
+            raise ValueError(f"PROFILE={profile}: {name} is {value!r}, which is not UTF-8; save the profile as UTF-8")
+    return settings
 
 
 def profile_names() -> list[str]:

@@ -2,14 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
 from llava_hh.command_line.parser import OUTPUT, ScriptParser
+from llava_hh.command_line.profiles import NO_UTF8
 from llava_hh.files.files import describe_failure, in_one_line, printable
 from llava_hh.files.memory import is_out_of_memory, out_of_memory
 from llava_hh.files.processes import processes
@@ -62,8 +64,22 @@ def run_verb(
     if check:
         check(command, args)
     with errors_in_one_line(args.debug):
+        refuse_other_encodings(vars(args))
         find_checkpoints(args)
         (run or args.run)(args)
+
+
+def refuse_other_encodings(values: Mapping[str, Any]) -> None:
+    """Refuse names that no result file, which is UTF-8, could hold.
+
+    Raises:
+        ValueError: the value of a flag, which may come from a profile.
+    """
+    for name, value in values.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, str | Path) and NO_UTF8.search(str(each)):
+                flag = "" if name == "argv" else f"--{name.replace('_', '-')} "
+                raise ValueError(f"{flag}{str(each)!r}: not UTF-8; rename it, or give a link with another name")
 
 
 def find_checkpoints(args: argparse.Namespace) -> None:

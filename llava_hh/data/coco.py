@@ -1,5 +1,6 @@
 """COCO's files as plain records: image lists, instance and caption annotations."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -145,7 +146,8 @@ def _read_cached(
             if cache.is_file() and _is_damaged_cache(cache.read_bytes()):
                 cache.unlink()
             key = {} if skipped else key  # {}: for the other processes alone
-            write_text(cache, json.dumps({"files": key, "images": images}, ensure_ascii=False) + "\n")
+            content = {"files": key, "sha256": _digest(images), "images": images}
+            write_text(cache, json.dumps(content, ensure_ascii=False) + "\n")
     team.wait()
     if annotations is None and (annotations := _cached(cache, image_ids)) is None:
         raise ValueError(f"{cache}: cannot be read; expected the annotations that the first process wrote")
@@ -158,12 +160,18 @@ def _is_damaged_cache(content: bytes) -> bool:
     return content.startswith(begin) or begin.startswith(content) or content.strip() in (b"[]", b"{}")
 
 
+def _digest(images: dict[str, dict | None]) -> str:
+    return hashlib.sha256(json.dumps(images, sort_keys=True).encode()).hexdigest()
+
+
 def _cached(
     cache: Path, image_ids: Sequence[int], key: dict[str, str] | None = None
 ) -> dict[int, ImageAnnotations] | None:
     """The annotations in a cache; None where it is damaged, lacks an image, or was made from other files than `key`."""
     try:
         content = read_json(cache)
+        if content["sha256"] != _digest(content["images"]):
+            return None
         entries = {image_id: content["images"][str(image_id)] for image_id in image_ids}
         annotations = {
             image_id: ImageAnnotations(set(entry["categories"]), entry["captions"])

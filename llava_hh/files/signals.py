@@ -68,7 +68,8 @@ def end_with_wrappers() -> None:
     itself looks at these: they may be ids of another machine elsewhere.
     """
     wrappers = [int(number) for number in os.environ.get("LLAVA_HH_WRAPPERS", "").split() if number.isdecimal()]
-    if os.getppid() not in wrappers:
+    is_orphan = bool(wrappers) and os.getppid() == 1 and not _lives(wrappers[-1])  # it was killed before this began
+    if os.getppid() not in wrappers and not is_orphan:
         return
     wrappers = [
         number for number in wrappers if number != os.getpid()

@@ -139,7 +139,10 @@ def steps_of(checkpoint: Path) -> int:
 
 
 def drop_checkpoint(path: Path) -> None:
-    """Delete a checkpoint, its manifest first: a partly deleted checkpoint must not count."""
+    """Delete a checkpoint, its manifest first: a partly deleted one must not count. Of a link, the link alone."""
+    if path.is_symlink():
+        path.unlink()
+        return
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
 

@@ -40,7 +40,12 @@ class ResultFolder:
         self.folder, self.first = folder, [part.resolve() for part in first]
         self.left_out: list[str] = []
         self.files: list[Path] = []
-        for below, folders, names in os.walk(folder):
+        seen: set[str] = set()  # a link may lead back
+        for below, folders, names in os.walk(folder, followlinks=True):
+            if (real := os.path.realpath(below)) in seen:
+                folders[:] = []
+                continue
+            seen.add(real)
             folders[:] = sorted(name for name in folders if name != "blocks" and not name.startswith("."))
             self.files += [Path(below) / name for name in sorted(names) if not name.endswith(FINISHED)]
 

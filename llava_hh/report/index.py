@@ -11,8 +11,8 @@ ROOT = "results"  # the name of the folder whose index lists all runs
 
 def index_folder(folder: Path) -> Path | None:
     """The nearest folder named ROOT around a folder of results, or itself."""
-    whole = folder.resolve()
-    return next((around for around in (whole, *whole.parents) if around.name == ROOT), None)
+    ways = (folder.absolute(), folder.resolve())  # as it was named, which may be through a link, and where it lies
+    return next((around for way in ways for around in (way, *way.parents) if around.name == ROOT), None)
 
 
 def collect_index(root: Path) -> dict:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.attribution.contrast import influence
+from llava_hh.attribution.result import refuse_other_files
 from llava_hh.figures.head_map import READ_OUT_LABELS
 from llava_hh.files.files import read_json_lines, read_tensors
 from llava_hh.report.folder import ResultFolder, read_form
@@ -29,6 +30,7 @@ class WordInfluences:
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
         self.read_out, self.settings = content["read_out"], content["settings"]
+        refuse_other_files(path, content)
         log_probs = read_tensors(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
         self.rows: dict[object, dict[int, str]] = {}  # by image, the words by their index

@@ -57,7 +57,19 @@ def read_scored(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if wrong or not form:
             what = f"its {wrong[0]} is not as llava-hh score chair writes it" if wrong else "it is not an object"
             raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
+        if unlike_truth(entry):
+            what = "hallucinated mentions do not fit its mscoco_gt_words"
+            raise ValueError(f"{path}: entry {number} of `sentences`: {what}; score the captions again")
     return with_image_ids(path, sentences, metrics["variant"]), metrics
+
+
+def unlike_truth(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry marks a mention as hallucinated though its object is in the image, or the other way round."""
+    truth, mentions = entry.get("mscoco_gt_words"), entry.get("mentions")
+    if not isinstance(truth, list) or not isinstance(mentions, list):
+        return False
+    marks = [(mention.get("node"), mention.get("hallucinated")) for mention in mentions if isinstance(mention, dict)]
+    return any(is_wrong is (node in truth) for node, is_wrong in marks)
 
 
 def refuse_stale(path: Path, run: object) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from llava_hh.attention.hooks import intervene
+from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -169,7 +169,7 @@ def test_only_rows_that_answer_and_images_need_the_prompt(lvlm_of):
         (scale, batch.inputs, True),
         (scale, text, True),  # shorter than image_mask: another conversation
         (scale, embedded, True),
-        (scale, turn, False),
+        (scale, turn, True),  # no kept cache: another conversation as well
     ):
         with intervene(lvlm.model, longer, edits):
             try:
@@ -180,6 +180,48 @@ def test_only_rows_that_answer_and_images_need_the_prompt(lvlm_of):
             else:
                 assert not is_refused
         assert "generate" not in vars(lvlm.model)
+
+
+def test_images_elsewhere_than_known_are_refused_at_the_same_length(lvlm_of):
+    lvlm = lvlm_of("llava_next")
+    image, long, short = draw_image(0, 20, 12), QUESTIONS[2], QUESTIONS[2][: len(QUESTIONS[2]) // 2]
+    batch, other = (lvlm.encode([image, image], questions) for questions in ([long, short], [short, long]))
+    assert batch.image_mask.shape == other.image_mask.shape and not batch.image_mask.equal(other.image_mask)
+    for block in (
+        intervene(lvlm.model, batch.image_mask, [ScaleAttention(HEADS, 3.0)]),
+        record(lvlm.model, batch.image_mask, mass=HEADS),
+    ):
+        with block:
+            with pytest.raises(ValueError, match="image tokens stand elsewhere in the prompt than in image_mask"):
+                lvlm.model.generate(**other.inputs, max_new_tokens=2)
+            lvlm.model.generate(**batch.inputs, max_new_tokens=2)
+
+
+def test_a_longer_prompt_without_a_kept_cache_is_another_conversation(lvlm_of):
+    lvlm = lvlm_of("llava_next")
+    batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
+    text = lvlm.encode([None], [QUESTIONS[2] * 30])
+    assert text.image_mask.shape[1] > batch.image_mask.shape[1]
+    with record(lvlm.model, batch.image_mask, mass=HEADS):
+        with pytest.raises(ValueError, match="the prompt has "):
+            lvlm.model.generate(**text.inputs, max_new_tokens=2)
+        lvlm.model(**batch.inputs)
+
+
+@pytest.mark.parametrize("first", ["by hand", "generate"])
+def test_forwards_by_hand_beside_generate_are_counted(first, lvlm_of):
+    lvlm = lvlm_of("llava_next")
+    lvlm.model.generation_config.eos_token_id = None
+    batch = lvlm.encode([draw_image(0, 20, 12)], QUESTIONS[2:3])
+
+    def steps():
+        yield lambda: lvlm.model(**batch.inputs)
+        yield lambda: lvlm.model.generate(**batch.inputs, max_new_tokens=3, do_sample=False)
+
+    with torch.no_grad(), intervene(lvlm.model, batch.image_mask, ADHH) as trace:
+        for step in steps() if first == "by hand" else reversed([*steps()]):
+            step()
+    assert {count.decided for count in trace.fired.values()} == {1 + 3}
 
 
 def test_a_call_that_failed_does_not_count(lvlm_of):

@@ -1,7 +1,9 @@
 """Head lists compared: counts by hand, scipy's Spearman, and the lists of parts of an attribution."""
 
 import json
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +163,17 @@ def test_parts_of_an_attribution_against_a_loop(tiny_results, tmp_path):
     assert part["n_captions"] == sum(name in names for names in objects.values())
     assert part["settings"]["with_object"] == [name]
     assert part["settings"]["model"] == whole["settings"]["model"]
+
+
+@pytest.mark.parametrize("name", ["targets.jsonl", "ablations.safetensors"])
+def test_files_that_changed_since_are_refused(name, tiny_results, tmp_path, capsys):
+    folder, captions, _ = parts_of(tiny_results)
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    content = (own / name).read_bytes()
+    (own / name).write_bytes(b"".join(reversed(content.splitlines(keepends=True))) if "json" in name else content[:-4])
+    with pytest.raises(SystemExit):
+        attribute.main(["--of", str(own), "--captions", str(captions), "--out", str(tmp_path / "out")])
+    assert f"error: {own / name}: is not what attribution_result.json beside it was made of" in capsys.readouterr().err
 
 
 def test_captions_of_another_run_are_refused(tiny_results, tmp_path, capsys):

@@ -47,6 +47,16 @@ def test_names_are_printed_without_control_characters(error, capsys):
     assert len(output.err.splitlines()) == 1 and output.err.startswith("error: no key \\x1b]0;title\\x07 error: forged")
 
 
+@pytest.mark.parametrize("flag", ["--out", "--model", "--prompt"])
+def test_names_that_are_not_utf8_are_refused_before_the_work(flag, tmp_path, capsys):
+    flags = {"--model": "m", "--annotations": "a", "--image-folder": "i", "--split": "val2014", "--out": "o"}
+    flags[flag] = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    with pytest.raises(SystemExit) as stopped:
+        caption.main([word for pair in flags.items() for word in pair])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and "caf\\udce9': not UTF-8; rename it, or give a link" in line
+
+
 def test_signs_of_languages_and_tables_stay(capsys):
     text = "5\u00a0% می\u200cخواهم 👩\u200d🍳 \u3000 é"
     say(text)

@@ -166,6 +166,17 @@ def test_a_damaged_cache_is_made_anew(coco_folder, tmp_path, damage):
     assert cache.read_text() == whole
 
 
+def test_a_cache_that_says_something_else_is_made_anew(coco_folder, tmp_path):
+    cache = tmp_path / "ground_truth.json"
+    load_annotations(coco_folder, [1], cache=cache)
+    whole = cache.read_text()
+    assert '"dog"' in whole
+    for changed in (whole.replace('"dog"', '"cat"'), whole.replace('"captions": [', '"captions": ["A bus.", ', 1)):
+        cache.write_text(changed)
+        assert objects_of(load_annotations(coco_folder, [1], cache=cache)) == {1: {"dog", "person", "hot dog"}}
+        assert cache.read_text() == whole
+
+
 def test_a_file_of_others_that_is_called_like_the_cache_stays(coco_folder, tmp_path):
     cache = tmp_path / "ground_truth.json"
     for content in ('{"images": []}', '{"image_id": 1}\n{"image_id": 2}\n', "[1]"):

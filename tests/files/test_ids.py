@@ -220,6 +220,13 @@ def test_scored_captions(value, tmp_path):
     path.write_text(json.dumps(content))
     assert [entry["image_id"] for entry in read_scored(path)[0]] == [1, 2]
     assert [entry["image_id"] for entry in hallucinating_captions(path)] == [1, 2]
+    for mention in content["sentences"][1]["mentions"]:
+        mention["hallucinated"] = False
+    path.write_text(json.dumps(content))
+    for read in (read_scored, hallucinating_captions):
+        with pytest.raises(ValueError, match="hallucinated mentions do not fit its mscoco_gt_words"):
+            read(path)
+    content["sentences"][1]["mentions"][0]["hallucinated"] = True
     content["sentences"][1]["image_id"] = value
     path.write_text(json.dumps(content))
     for read in (read_scored, hallucinating_captions):

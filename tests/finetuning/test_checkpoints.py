@@ -103,6 +103,16 @@ def test_a_resume_deletes_nothing_and_a_new_checkpoint_replaces_the_damaged_one(
     assert (tmp_path / "checkpoint-2").exists()
 
 
+def test_a_linked_checkpoint_is_deleted_as_a_link(tmp_path):
+    (tmp_path / "own").mkdir()
+    checkpoint(tmp_path, 4)
+    theirs = checkpoint(tmp_path / "theirs", 7)
+    before = {path.name for path in theirs.iterdir()}
+    (tmp_path / "own" / "checkpoint-7").symlink_to(theirs)
+    checkpoints.drop_checkpoints(tmp_path / "own")
+    assert not (tmp_path / "own").exists() and {path.name for path in theirs.iterdir()} == before
+
+
 def test_what_a_kill_left_of_a_manifest_is_cleared_up(tmp_path):
     last = checkpoint(tmp_path, 2)
     (last / f".manifest.json.{HOST}.123.0123456789abcdef.part").touch()

@@ -61,7 +61,7 @@ def plural_of(word: str) -> str:
         return f"{word}es"
     if re.search(r"[^aeiou]y$", last):
         return f"{word[:-1]}ies"
-    return re.sub("fe?$", "ves", word) if last in ("knife", "calf") else f"{word}s"
+    return re.sub("fe?$", "ves", word) if last in ("knife", "calf", "thief") else f"{word}s"
 
 
 def test_every_word_of_the_list_is_found_by_clean_and_so_is_its_plural():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from llava_hh.files.files import sha256
 from llava_hh.report import render
 from llava_hh.report.captions import find_sets
 from llava_hh.report.folder import ResultFolder
@@ -97,6 +98,7 @@ def test_heads_not_measured_stay_empty(results):
     log_probs["heads"][:, 1, 2] = np.nan
     save_file(log_probs, folder / "ablations.safetensors")
     content = json.loads((folder / "attribution_result.json").read_text())
+    content["sha256"]["ablations.safetensors"] = sha256(folder / "ablations.safetensors")
     for scores in (content["contrastive_influence"], *content["interval"]["contrastive_influence"]):
         scores[1][2] = None
     (folder / "attribution_result.json").write_text(json.dumps(content))
@@ -248,6 +250,18 @@ def test_the_index_lists_all_runs_and_reports(results):
     assert set(re.findall(r'class="source" href="([^"]*run.json)"', html)) == runs
     assert 'href="tiny/report.html"' in html and 'href="tiny/val2014/report.html"' in html
     assert 'href="tiny/val2014/summary.json"' in html
+
+
+def test_linked_folders_are_read_and_their_index_renewed(results, tmp_path):
+    """A link may lead back to where it lies."""
+    elsewhere = Path(shutil.move(results / "train2014", tmp_path / "elsewhere"))
+    (results / "train2014").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(results)
+    assert data_of(render_report(results))["heads"]["source"].startswith("train2014/identify_attention_head/")
+    whole = Path(shutil.move(results, tmp_path / "whole"))
+    results.symlink_to(whole)
+    report_html([str(results)])
+    assert 'href="tiny/report.html"' in (results.parent / "index.html").read_text()
 
 
 SPOILT = {

@@ -129,11 +129,13 @@ def _singular_of(words: Iterable[str]) -> dict[str, str]:
 
 
 def _plurals(word: str) -> list[str]:
-    """The regular plurals of a noun; of one that ends in o both that are in use."""
+    """The regular plurals of a noun; of one that ends in o or f both that are in use."""
     if re.search("[^aeiou]y$", word):
         return [f"{word[:-1]}ies"]
     if re.search("(s|x|z|ch|sh)$", word):
         return [f"{word}es"]
+    if re.search("[^f]f$", word):
+        return [f"{word}s", f"{word[:-1]}ves"]
     return [f"{word}s", f"{word}es"] if word.endswith("o") else [f"{word}s"]
 
 

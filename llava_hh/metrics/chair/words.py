@@ -33,7 +33,7 @@ _NO_END = ABBREVIATIONS | frozenset("abcdefghijklmnopqrstuvwxyz")
 # Sentences that the tokenizer does nothing with but cut off commas and the mark at the end, at a tenth of its time
 _PLAIN = re.compile(r"(?!.*--)[a-z-]+(?:,? [a-z-]+)*[.?!]?")
 _PLAIN_TOKEN = re.compile(r"[a-z-]+|[,.?!]")
-_CONTRACTIONS = frozenset(["cannot", "gimme", "gonna", "gotta", "lemme", "wanna"])
+_CONTRACTIONS = re.compile(r"\b(cannot|gimme|gonna|gotta|lemme|wanna)\b")
 
 
 class Token(NamedTuple):
@@ -103,10 +103,8 @@ def _tokenizer() -> "NLTKWordTokenizer":
 
 def _split_sentence(sentence: str) -> list[str]:
     """What nltk's tokenizer makes of a lower-case sentence."""
-    if _PLAIN.fullmatch(sentence):
-        words = _PLAIN_TOKEN.findall(sentence)
-        if _CONTRACTIONS.isdisjoint(words):
-            return words
+    if _PLAIN.fullmatch(sentence) and not _CONTRACTIONS.search(sentence):
+        return _PLAIN_TOKEN.findall(sentence)
     return _tokenizer().tokenize(sentence)
 
 
