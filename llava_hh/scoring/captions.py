@@ -68,11 +68,17 @@ def _rows(given: CaptionsFile, skip: Skip) -> Iterator[tuple[int, dict[str, Any]
         return
     with suppress(ValueError):
         whole = parse_json(content)
-        if isinstance(whole, dict) and not {*OF_A_ROW, given.id_key, given.text_key} & whole.keys():
+        if isinstance(whole, dict) and _is_by_id(whole, {*OF_A_ROW, given.id_key, given.text_key}):
             texts = enumerate(whole.items(), start=1)
             yield from ((row, {given.id_key or "image_id": key, given.text_key: text}) for row, (key, text) in texts)
             return
     yield from json_rows(path, EXPECTED, skip)
+
+
+def _is_by_id(whole: dict[str, Any], of_a_row: set[str | None]) -> bool:
+    """Whether an object has captions by ids, and is not the only row of a file of JSON lines."""
+    has_text = not whole or any(isinstance(value, str) for value in whole.values())
+    return has_text and not of_a_row & whole.keys()
 
 
 def _list_rows(path: Path, text_key: str, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:

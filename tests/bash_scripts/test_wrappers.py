@@ -1,6 +1,8 @@
 """What the wrappers of comparisons ask for: methods that there are, images, head lists, folders."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from llava_hh.decoding.grammar import parse
 from llava_hh.decoding.reading import read_methods
 from llava_hh.heads import check_heads, load_heads
 from tests.support.repository import ROOT
-from tests.support.wrappers import called, calls_of, make_stub, parsed, run_wrapper
+from tests.support.wrappers import called, calls_in, calls_of, make_stub, parsed, run_wrapper
 
 NEWER = ["llama-3.2-11b", "chameleon-7b", "chameleon-30b", "qwen2.5-vl-7b", "qwen3-vl-8b", "internvl3-8b"]
 NEWER += ["llava-onevision-7b"]
@@ -190,6 +192,22 @@ def test_a_wrapper_works_through_a_link(wrapper, tmp_path):
     (tmp_path / "over.sh").symlink_to("links/mine.sh")
     [direct] = calls_of(ROOT / wrapper, "mini", tmp_path)
     assert calls_of(tmp_path / "over.sh", "mini", tmp_path) == [direct, direct]  # both are in the log
+
+
+def test_a_photo_is_seen_from_where_one_is(tmp_path, monkeypatch):
+    """Through a link, from a folder with a blank in its name; other paths, and absolute ones, stay as they are."""
+    folder, link = tmp_path / "my photos", tmp_path / "explain.sh"
+    folder.mkdir()
+    link.symlink_to(ROOT / "bash_scripts/explain.sh")
+    stub, log = make_stub(tmp_path / "python", tmp_path / "calls"), tmp_path / "calls"
+    environment = {**os.environ, "PYTHON": str(stub)}
+    environment.pop("PROFILE", None)
+    for given in (["a b.jpg", "--out", "o"], [str(folder / "a b.jpg"), "--out", "o"]):
+        subprocess.run(["sh", link, *given], cwd=folder, env=environment, check=True)
+    command = ["explain", "--profile", "mini_quick", str(folder / "a b.jpg"), "--out", "o"]
+    assert calls_in(log) == [command, command]
+    args = parsed(command)
+    assert (args.top_k, args.threshold, args.model) == (2, 0.95, Path("checkpoints/mini/model"))
 
 
 def test_variables_around_are_no_settings(tmp_path, monkeypatch):
