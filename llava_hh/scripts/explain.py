@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from llava_hh.command_line.numbers import FRACTION, SIZE
-from llava_hh.command_line.parser import FOLDER, METHOD, MODEL, OUTPUT, SPEED, Known, ScriptParser
+from llava_hh.command_line.parser import CHECKPOINT, FOLDER, METHOD, MODEL, OUTPUT, SPEED, Known, ScriptParser
 from llava_hh.command_line.profiles import REPO
 from llava_hh.command_line.script import run_verb, script_parser
 from llava_hh.files.progress import announce, say
@@ -45,7 +45,7 @@ def parser() -> ScriptParser:
     parser.default_profile = "mini_quick"
     parser.add_argument("photo", type=Path, metavar="IMAGE", help="a photo, or any other image file")
     add = parser.flags(MODEL)
-    add("--model", FOLDER, "checkpoint folder", "{model_path}", required=True)
+    add("--model", CHECKPOINT, "checkpoint folder, or org/name of the hub", "{model_path}", required=True)
     add("--prompt", "TEXT", "the question", "{question}", default=DESCRIBE)
     add("--words", "NAMES", "words to explain, such as 'spoon, table'; all object words of CHAIR by default")
     add_truth_flags(parser.one_of(MODEL))

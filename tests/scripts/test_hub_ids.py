@@ -13,7 +13,7 @@ from llava_hh.decoding.making import path_of
 from llava_hh.decoding.reading import read_methods
 from llava_hh.models.hub import _snapshot
 from llava_hh.models.hub_id import HubId
-from llava_hh.scripts import attribute, caption, convert, evaluate, figure, finetune
+from llava_hh.scripts import attribute, caption, convert, evaluate, explain, figure, finetune
 from llava_hh.scripts.doctor import main as doctor
 from tests.support.hub_server import environment_of, serving
 from tests.support.launching import launching
@@ -59,6 +59,7 @@ def test_a_run_goes_on_whether_its_model_is_named_or_a_folder(hub, tiny_checkpoi
     ("parser", "flags", "name"),
     [
         (caption.parser, [], "model"),
+        (explain.parser, [], "model"),
         (evaluate.parser, [], "model"),
         (attribute.parser, [], "model"),
         (finetune.parser, [], "model"),
