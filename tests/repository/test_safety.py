@@ -65,14 +65,17 @@ def test_the_program_is_safe(path):
 
 
 def test_modules_that_ask_the_network_are_used_where_users_name_something():
-    """Whoever calls them: loading what is named, flags, methods and their tools, and llava-hh download."""
-    calls = {"local_folder", "make_whole", "look", "fetch", "fetch_file", "size_of"}
-    users = {}
+    """By loading what is named, flags, methods and their tools, and llava-hh download; by nothing else."""
+    asking = {"llava_hh.models.hub", "llava_hh.supplies.fetching"}
+    users = set()
     for path in PROGRAM:
-        named = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        if found := named & calls:
-            users[str(path.relative_to(ROOT))] = found
-    assert {name for name in users if name not in ASKING} == {
+        nodes = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom | ast.Import)
+        ]
+        modules = {getattr(node, "module", None) for node in nodes}
+        modules |= {f"{getattr(node, 'module', None)}.{alias.name}" for node in nodes for alias in node.names}
+        users |= {str(path.relative_to(ROOT))} if modules & asking else set()
+    assert users == {
         "baselines/halc/scorer.py",
         "baselines/halc/settings.py",
         "llava_hh/command_line/script.py",

@@ -61,6 +61,7 @@ def test_a_run_goes_on_whether_its_model_is_named_or_a_folder(hub, tiny_checkpoi
         (caption.parser, [], "model"),
         (explain.parser, [], "model"),
         (evaluate.parser, [], "model"),
+        (explain.parser, [], "model"),
         (attribute.parser, [], "model"),
         (finetune.parser, [], "model"),
         (convert.parser, [], "model"),
