@@ -1,8 +1,9 @@
 #!/bin/sh
-# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini: 3.5 hours on one core.
+# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini_full, whose numbers
+# README has: 3.5 hours on one core; mini less, for its samples are small.
 # A killed run goes on where it stopped when the same command is given again. Before each step stands how long it and the
-# rest will take, by mini's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
-# Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/reproduce.sh
+# rest will take, by mini_full's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
+# Usage: [PROFILE=mini_full] sh bash_scripts/reproduce.sh
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/flags.sh
@@ -12,7 +13,7 @@ if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
 export PROFILE PYTHON
 case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 
-# step:minutes, as measured on mini, one core, other work on the second
+# step:minutes, as measured under mini_full, one core, other work on the second
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:28} decoding:28 chair_details:1 pope:9
     ${mini:+checkpoints_of_tuning:4} analysis:20 heads_of_parts:10 targeted_finetune:40 baselines:21 baselines_tfhh:2
     ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# The numbers and pictures of README on mini: bash_scripts/reproduce.sh, then copies as results/mini/measured*, each picture
-# with the JSON that it was drawn from.
+# The numbers and pictures of README on mini: bash_scripts/reproduce.sh under the profile mini_full, then copies as
+# results/mini/measured*, each picture with the JSON that it was drawn from. And the head list of the quickstart.
 # Usage: sh bash_scripts/mini/measure.sh
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
-PROFILE=mini
+PROFILE=mini_full
 export PROFILE
 . bash_scripts/profile.sh
 no_flags "$@"
@@ -21,6 +21,8 @@ keep() {
 }
 
 sh bash_scripts/reproduce.sh
+PROFILE=mini sh bash_scripts/attribute.sh
+cp "$(PROFILE=mini && . bash_scripts/profile.sh && echo "$head_list")" results/mini/measured_quickstart.json
 cp "$decoded/summary.json" results/mini/measured.json
 keep "$decoded/summary_captions" captions png
 for figure in attention_bias attention_inheritance js_divergence module_influence; do

@@ -28,7 +28,7 @@ only() {
 }
 
 heads='' greedy='' adhh='' random=''
-for PROFILE in mini mini_seed6 mini_seed7; do
+for PROFILE in mini_full mini_seed6 mini_seed7; do
     export PROFILE
     . bash_scripts/profile.sh
     sh bash_scripts/attribute.sh

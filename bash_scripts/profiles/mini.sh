@@ -1,14 +1,14 @@
-# mini, the small LLaVA that is built on your machine. top_k and threshold are what bash_scripts/choose_adhh.sh chooses.
+# mini, the small LLaVA that is built on your machine, on samples that take minutes; mini_full has README's.
 model_path=checkpoints/mini/model
 coco_path=dataset/mini
 nocaps_path=  # mini draws COCO's categories alone
-result_path=results/mini/full
+result_path=results/mini/quick
 random_draws=2
-attribution_images=400
-attribution_captions=120
-top_k=2
+attribution_images=120
+report_images=60
+top_k=2  # as bash_scripts/choose_adhh.sh chose under mini_full, and threshold
 threshold=0.95
-batch_size=50
+batch_size=30
 # figures of the paper
 base_model=checkpoints/mini/base
 reference_model=checkpoints/mini/steps/step-000

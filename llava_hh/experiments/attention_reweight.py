@@ -22,7 +22,7 @@ class Factors(Figure):
 
     paper, drawn_by = "REWEIGHT", "attention_reweight"  # the paper's values by span
     profile = {"out": FOLDER, "summary": FOLDER + "/summary_{span}.json"}
-    example = "--span after_image --profile mini_quick"
+    example = "--span after_image --profile mini"
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -117,7 +117,7 @@ class Figure:
     paper: ClassVar[str | None] = None
     profile: ClassVar[Mapping[str, Template]] = {}
     drawn_by: ClassVar[str | None] = None
-    example: ClassVar[str] = "--profile mini_quick"
+    example: ClassVar[str] = "--profile mini"
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:

@@ -12,12 +12,11 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import trange
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_hh.data.instruct import InstructionData
 from llava_hh.files.files import in_one_line, replacing
-from llava_hh.files.progress import reach
+from llava_hh.files.progress import announce, progress, reach
 from llava_hh.finetuning.batches import Collator, sample_order
 from llava_hh.finetuning.losses import IGNORED
 from llava_hh.mini.model import PROJECTOR_FILE, save_checkpoint, untuned_llava
@@ -49,7 +48,7 @@ def align_projector(model: LlavaForConditionalGeneration, processor: LlavaProces
     targets = torch.stack([embeddings[of_name].mean(0) for of_name in ids])
     projector = model.model.multi_modal_projector.requires_grad_(True)
     optimizer = torch.optim.AdamW(projector.parameters(), ALIGN_RATE)
-    for _ in (bar := trange(ALIGN_STEPS, desc="projector")):
+    for _ in (bar := progress("projector", "step", range(ALIGN_STEPS))):
         pixels, _ = labelled_batch(rng, ALIGN_BATCH)
         with torch.no_grad():
             features = patch_features(tower, pixels)
@@ -133,7 +132,8 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.06)
     order = sample_order(told.lengths, told.has_image, BATCH, STEPS, seed)
     done = load_state(state_file, inputs, parameters, optimizer, schedule) if state_file.exists() else 0
-    for step in (bar := trange(done + 1, STEPS + 1, desc="instruction tuning", initial=done, total=STEPS)):
+    left = range(done + 1, STEPS + 1)
+    for step in (bar := progress("instruction tuning", "step", left, total=STEPS, initial=done)):
         dropout.start(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
             loss = answer_loss(collate.lvlm, collate(order[(step - 1) * BATCH : step * BATCH]))
@@ -150,6 +150,7 @@ def tune(base: Path, vision: Path, data: Path, out: Path, seed: int = SEED) -> N
             save_half(projector.state_dict(), folder / PROJECTOR_FILE)
             save_state(state_file, inputs, step, parameters, optimizer, schedule)
             reach(step, STEPS, "step", "instruction tuning")
+            announce(f"instruction tuning: step {step} of {STEPS} is saved, loss {loss.item():.3f}")
 
 
 def save_state(

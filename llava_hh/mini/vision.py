@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from tqdm import trange
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava_hh.files.files import replacing
+from llava_hh.files.progress import progress
 from llava_hh.mini.world import CATEGORIES, CELL, IMAGE_PIXELS, render, sample_scene
 
 PATCH = CELL
@@ -62,7 +62,7 @@ def train_vision_tower(out: Path, seed: int = 1) -> None:
     optimizer = torch.optim.AdamW(parts.parameters(), LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS)
     weight = torch.tensor([3.0] * BACKGROUND + [1.0])
-    for step in (bar := trange(STEPS, desc="vision tower")):
+    for step in (bar := progress("vision tower", "step", range(STEPS))):
         pixels, labels = labelled_batch(rng, BATCH)
         logits = parts["head"](patch_features(parts["tower"], pixels))
         loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), weight)

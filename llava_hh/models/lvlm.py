@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.files.files import in_one_line
 from llava_hh.files.images import rgb_image
-from llava_hh.files.progress import is_on_terminal
 from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
 from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.families import FAMILIES
@@ -229,10 +228,9 @@ def load_lvlm(named: str | Path, loading: Loading | None = None) -> Lvlm:
     family = FAMILIES[model_type]()
     loading = Loading.from_environment() if loading is None else loading
     check_files(path)
-    if not is_on_terminal():
-        from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+    disable_progress_bar()
     try:
         model, processor = family.load(path, generation_config=generation_config(path), **loading.options())
         lvlm = Lvlm(model.eval(), processor, family, path, loading)

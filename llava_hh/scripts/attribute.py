@@ -28,7 +28,7 @@ OF_BOTH = {"captions", "list_length", "out", "debug", "profile"}
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh attribute`."""
-    parser = script_parser(__doc__, "attribute", "llava-hh attribute --profile mini_quick --limit 20 --out results/try")
+    parser = script_parser(__doc__, "attribute", "llava-hh attribute --profile mini --limit 20 --out results/try")
     add_caption_flags(parser, required=False)
     add_object_flags(parser)
     add = parser.flags(METHOD)

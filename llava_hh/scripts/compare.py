@@ -65,7 +65,7 @@ def compare_details(args: argparse.Namespace) -> None:
 
 
 def add_runs(parser: ScriptParser) -> None:
-    example = "llava-hh compare runs results/mini/full/val2014-500-seed42/greedy my_captions.jsonl --across record"
+    example = "llava-hh compare runs results/mini/quick/val2014-60-seed42/greedy my_captions.jsonl --across record"
     runs = parser.verb("runs", compare_runs, example)
     text = "result folder or captions.jsonl; the first is the reference"
     runs.add_argument("runs", type=Path, nargs="+", metavar="RUN", help=text)

@@ -19,7 +19,7 @@ TUNED = "{result_path}/targeted_finetune"
 
 def parser() -> ScriptParser:
     """The flags of `llava-hh finetune`."""
-    parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini_quick --steps 5 --out results/try")
+    parser = script_parser(__doc__, "finetune", "llava-hh finetune --profile mini --steps 5 --out results/try")
     add = parser.flags(MODEL)
     add(
         "--model",

@@ -38,9 +38,11 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from llava_hh.mini.quiet import quiet
     from llava_hh.mini.stages import Build, make
 
-    make(args.stage, chosen(Build, args))
+    with quiet():
+        make(args.stage, chosen(Build, args))
 
 
 main = partial(run_verb, parser=parser, run=run, check=check)

@@ -53,15 +53,15 @@ def write_figures(args: argparse.Namespace) -> None:
 def parser() -> ScriptParser:
     """The flags of `llava-hh report`."""
     parser = parser_of_verbs(__doc__, "report")
-    html = parser.verb("html", write_html, "llava-hh report html results/mini/full")
-    text = "a folder of results, such as results/mini/full, or a part of one"
+    html = parser.verb("html", write_html, "llava-hh report html results/mini/quick")
+    text = "a folder of results, such as results/mini/quick, or a part of one"
     html.add_flag(html, "results", "RESULTS", text, "{result_path}", type=Path)
     add = html.flags(MODEL)
     add("--summary", FILE, "a comparison that lies elsewhere; may be repeated", action="append", default=[])
     text = "parts of it that the head map and the numbers on top are of"
     add("--first", FOLDER, text, f"{ATTRIBUTED} {COMPARED}", nargs="+", default=[])
     html.flags(SPEED)("--limit", SIZE, "images in the caption browser", default=200)
-    figures = parser.verb("figures", write_figures, "llava-hh report figures results/mini/full")
+    figures = parser.verb("figures", write_figures, "llava-hh report figures results/mini/quick")
     text = "the result folder of a profile"
     figures.add_flag(figures, "results", "RESULTS", text, "{result_path}", type=Path)
     return parser

@@ -163,7 +163,7 @@ OWN = [
     ("bash_scripts/targeted_finetune.sh", ["finetune:--seed", "7"], "--seed", "change finetune_seeds"),
     ("bash_scripts/analysis/attention_reweight_txt.sh", ["--out=x"], "--out", "change result_path"),
     ("bash_scripts/report.sh", ["--out=x"], "--out", "change result_path"),
-    ("bash_scripts/decoding.sh", ["--profile", "mini_quick"], "--profile", "give PROFILE=... in front"),
+    ("bash_scripts/decoding.sh", ["--profile", "mini_full"], "--profile", "give PROFILE=... in front"),
     ("bash_scripts/analysis/all.sh", ["--out", "x"], "--out", "change result_path"),
     ("baselines/bash_scripts/eval_ours_adhh.sh", ["--dataset", "nocaps"], "--dataset", "give DATASET=nocaps"),
 ]
@@ -210,6 +210,6 @@ def test_measure_copies_from_where_the_scripts_write(tmp_path, monkeypatch):
     own = calls_of(ROOT / "bash_scripts/mini/measure.sh", "mini", tmp_path)
     written = {str(vars(parsed(call)).get("out")) for call in own}
     copied = (tmp_path / "copied").read_text().splitlines()
-    assert len(copied) == 27
+    assert len(copied) == 28
     for path in copied:
         assert os.path.dirname(path) in written, f"nothing writes {path}"

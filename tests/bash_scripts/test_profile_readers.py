@@ -63,7 +63,7 @@ VALUES = {  # content, and settings that are expected of it
     "indented": (b"  top_k=3\n\tthreshold=0.5\t# x\n", {"top_k": "3", "threshold": "0.5"}),
     "CRLF": (b'inherit=mini\r\n# x\r\ntop_k=3\r\nquestion="a b"\r\n\r\n', {"top_k": "3", "question": "a b"}),
     "BOM": (b"\xef\xbb\xbftop_k=3\n", {"top_k": "3"}),
-    "BOM and inherit": (b"\xef\xbb\xbfinherit=mini_quick\n", {"batch_size": "30"}),
+    "BOM and inherit": (b"\xef\xbb\xbfinherit=mini_full\n", {"batch_size": "50"}),
     "no last newline": (b"top_k=3\nthreshold=0.5", {"top_k": "3", "threshold": "0.5"}),
     "patterns of a shell": (b"question=*?[a]{b,c}!%^@:+-\n", {"question": "*?[a]{b,c}!%^@:+-"}),
     "a dash": (b"question=-n\n", {"question": "-n"}),
@@ -138,7 +138,7 @@ WRONG = {  # content behind inherit=mini, number of the line, and what is said o
     "made of settings": (b"head_list=x\n", 2, "head_list: no such setting; did you mean "),
     "twice": (b"top_k=3\n\ntop_k=3\n", 4, "top_k: is set in a line above already"),
     "inherit below": (b"top_k=3\ninherit=mini\n", 3, "inherit: comes before all other settings"),
-    "inherit twice": (b"inherit=mini_quick\n", 2, "inherit: comes before all other settings"),
+    "inherit twice": (b"inherit=mini_full\n", 2, "inherit: comes before all other settings"),
     "unknown and wrong": (b"treshold=a b\n", 2, "treshold: a value with blanks"),
     "the first of two": (b"# a\ntreshold=1\ntop_k 3\n", 3, "treshold: no such"),
 }
@@ -191,16 +191,16 @@ def test_a_file_inherits_from_one_seen_from_itself(tmp_path, monkeypatch):
     folder = tmp_path / "a blank"
     (folder / "parts").mkdir(parents=True)
     (folder / "parts" / "base.sh").write_text("inherit=../top.sh\ntop_k=7\nthreshold=0.1\n")
-    (folder / "top.sh").write_text("inherit=mini_quick\ntop_k=6\nbatch_size=5\n")
+    (folder / "top.sh").write_text("inherit=mini_full\ntop_k=6\nbatch_size=5\n")
     (folder / "own.sh").write_text('inherit="parts/base.sh"\nthreshold=0.2\n')
-    (folder / "mini_quick").write_text("what this is, nobody reads\n")
+    (folder / "mini_full").write_text("what this is, nobody reads\n")
     for profile, start in [(str(folder / "own.sh"), tmp_path), ("own.sh", folder), ("a blank/own.sh", tmp_path)]:
         found = agreed(profile, start, monkeypatch)
         assert {name: found[name] for name in ("top_k", "threshold", "batch_size", "report_images")} == {
             "top_k": "7",
             "threshold": "0.2",
             "batch_size": "5",
-            "report_images": "60",
+            "report_images": "500",
         }
 
 

@@ -54,8 +54,8 @@ def test_wrappers_of_baselines_share_a_folder(name, tmp_path):
     kinds = [parse(text).kind for text in args.methods]
     assert ("tfhh" in kinds) == (name == "eval_ours_tfhh")
     tuned = [text for text in args.methods if text.startswith("tfhh")]
-    assert all('tfhh:path="results/mini/full/targeted_finetune/heads_' in text for text in tuned)
-    assert args.out == Path("results/mini/full/baselines/val2014-60-seed42") and args.limit == 60
+    assert all('tfhh:path="results/mini/quick/targeted_finetune/heads_' in text for text in tuned)
+    assert args.out == Path("results/mini/quick/baselines/val2014-60-seed42") and args.limit == 60
     assert (
         args.summary
         == {
@@ -148,7 +148,7 @@ def test_reproduce_decodes_with_the_setting_that_was_chosen(tmp_path):
 
 
 def test_reference_loss_shows_the_captions_of_one_head_list(tmp_path):
-    decoded = tmp_path / "a blank" / "val2014-500-seed42"
+    decoded = tmp_path / "a blank" / "val2014-60-seed42"
     profile = tmp_path / "own.sh"
     profile.write_text(f'inherit=mini\nresult_path="{decoded.parent}"\n')
     files = [decoded / name / "captions_eval_results.json" for name in ("greedy", "adhh-top_k=2-threshold=0.95-1a")]

@@ -76,7 +76,7 @@ def lose_shard(folder: Path) -> None:
 
 
 def write_heads(folder: Path, heads: list, **about: object) -> Path:
-    draw = folder / "results" / "tiny" / "train2014-400-seed42"
+    draw = folder / "results" / "tiny" / "train2014-120-seed42"
     path = draw / "identify_attention_head" / "attribution_result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"hal_heads": heads, "non_hal_heads": [[3, 0], [3, 1]], **about}))

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from hashlib import sha256
 
 import pytest
@@ -21,6 +23,7 @@ from llava_hh.mini.vision import BACKGROUND, labelled_batch
 from llava_hh.mini.world import render, sample_scene
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from tests.support.decoding import answers_of
+from tests.support.repository import ROOT
 
 
 def test_sets_are_disjoint():
@@ -184,3 +187,14 @@ def test_halc_with_nothing_checked_is_dola_on_mini(mini, picture):
         )
     )
     assert unchecked == base != checked
+
+
+@pytest.mark.mini
+def test_it_is_built_without_a_bar_or_a_warning(tmp_path):
+    """As quickstart.sh builds it, not on a terminal."""
+    flags = ["--base", str(tmp_path / "base"), "--model", str(tmp_path / "model")]
+    for stage in ("base", "assemble"):
+        command = [sys.executable, "-m", "llava_hh", "mini", stage, *flags]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "model" / "model.safetensors").is_file()

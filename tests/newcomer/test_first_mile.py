@@ -15,7 +15,7 @@ from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.mini
 N_CAPTIONS, N_COMPARED = 12, 8
-PROFILE = f"""inherit=mini_quick
+PROFILE = f"""inherit=mini
 result_path="results/first mile"
 attribution_images={N_CAPTIONS}
 report_images={N_COMPARED}

@@ -111,7 +111,7 @@ def test_no_function_body_stands_twice():
     assert not [names for names in bodies.values() if len(names) > 1]
 
 
-@pytest.mark.parametrize("profile", ["mini", "mini_quick", "llava-v1.5-7b", "minigpt4"])
+@pytest.mark.parametrize("profile", ["mini", "mini_full", "llava-v1.5-7b", "minigpt4"])
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_wrapper_calls_verbs_with_flags_they_know(wrapper, profile, tmp_path):
     if "mini" in wrapper.parts and profile != "mini":
@@ -167,6 +167,7 @@ def test_measure_makes_every_call(tmp_path):
     expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
     expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 6, "evaluate"]
     expected += [*["evaluate"] * 4, "figure words", "figure words", "report html"]
+    expected += ["caption", "score chair", "attribute"]  # those of the quickstart
     assert calls == expected
 
 

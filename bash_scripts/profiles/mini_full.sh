@@ -1,0 +1,7 @@
+# mini on the samples of README's tables and pictures; bash_scripts/mini/measure.sh makes them. Hours.
+inherit=mini
+result_path=results/mini/full
+attribution_images=400
+attribution_captions=120
+report_images=500
+batch_size=50
