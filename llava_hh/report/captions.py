@@ -8,57 +8,79 @@ from typing import Any
 from llava_hh.comparing.summary import label_of
 from llava_hh.files.files import read_json
 from llava_hh.files.images import image_path
-from llava_hh.report.folder import ResultFolder, read_form
+from llava_hh.report.folder import SCORED, ResultFolder, name_of, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
-from llava_hh.runs.scored import RESULT_FILE
 
-FIRST = ("greedy", "adhh")  # kinds of methods, from the left
+GREEDY, RANDOM = "greedy", "random"  # kinds of methods
+FIRST = (GREEDY, "adhh")  # from the left
 MENTION = ("word", "node", "start", "end", "hallucinated")
 
 
 def find_sets(results: ResultFolder, limit: int) -> tuple[list[dict], dict[str, Path]]:
     """Sets of captions of the same images, a caption per method, and the images that they show.
 
-    Methods whose folders lie side by side and whose images are in one folder are a set. The first images of a set are
-    shown: those with recorded words, then those with influences, then the others.
+    Methods whose folders lie side by side and whose images are in one folder are a set; so are captions there that do
+    not say where their images are. The first images of a set are shown: those with recorded words, then those with
+    influences, then the others; in each of these those that `differ`. Sets in which any does come before others.
 
     Args:
         limit: images in all sets together; each set has an equal share.
-    Returns: sets of `name`, `methods` and `images`; and the file of every image by the `key` that images have.
+    Returns: sets of `name`, `methods` and `images`; and the file of every image by the `key` that images have. A method
+        is `folded` if it is one of several random draws. An image is said to differ if a method that is not folded says
+        something else of it than greedy decoding.
     """
     groups: dict[tuple, list[_Captions]] = {}
-    for method in results.each(results.named(RESULT_FILE), partial(_Captions, results)):
-        groups.setdefault((method.path.parent.parent, method.image_folder), []).append(method)
+    found = results.each(results.named(SCORED), partial(_Captions, results))
+    known = {method.path.parent.parent: method.image_folder for method in found if method.image_folder}
+    for method in found:
+        beside = method.path.parent.parent
+        groups.setdefault((beside, method.image_folder or known.get(beside)), []).append(method)
     sets, files = [], {}
     for (folder, _), methods in sorted(groups.items(), key=_least_shown):
         methods.sort(key=lambda method: (FIRST.index(method.kind) if method.kind in FIRST else len(FIRST), method.name))
         if len(methods) == 1:
             folder = methods[0].path.parent
             methods[0].about["label"] = methods[0].label if methods[0].is_method else "captions"
+        drawn = [method for method in methods if method.kind == RANDOM]
+        for method in drawn if len(drawn) > 1 else ():
+            method.about["folded"] = True
         images = _images(methods, max(1, limit // len(groups)), files)
         name = results.link(folder) if folder != results.folder else folder.resolve().name
         sets.append({"name": name, "methods": [method.about for method in methods], "images": images})
+    sets.sort(key=lambda own: not any(image["differs"] for image in own["images"]))  # stable
     return sets, files
 
 
 def _images(methods: Sequence["_Captions"], limit: int, files: dict[str, Path]) -> list[dict]:
     """The images of a set with their captions; adds to `files` what they show."""
     image_ids = list(dict.fromkeys(image_id for method in methods for image_id in method.entries))
-    image_ids.sort(key=lambda image_id: -max(method.rank(image_id) for method in methods))  # stable
+    differing = {image_id for image_id in image_ids if _differs(methods, image_id)}
+
+    def order(image_id: object) -> tuple[int, bool]:
+        return -max(method.rank(image_id) for method in methods), image_id not in differing
+
     images = []
-    for image_id in image_ids[:limit]:
-        key = next((method.image_key(image_id) for method in methods if image_id in method.entries), None)
-        if key:
+    for image_id in sorted(image_ids, key=order)[:limit]:
+        keys = (method.image_key(image_id) for method in methods if image_id in method.entries)
+        if key := next(filter(None, keys), None):
             files[key] = Path(key)
-        images.append({"id": image_id, "key": key, "captions": [method.caption(image_id) for method in methods]})
+        captions = [method.caption(image_id) for method in methods]
+        images.append({"id": image_id, "key": key, "differs": image_id in differing, "captions": captions})
     return images
+
+
+def _differs(methods: Sequence["_Captions"], image_id: object) -> bool:
+    """Whether a method that is not folded says something else of an image than greedy decoding."""
+    compared = [method for method in methods if image_id in method.entries and not method.about["folded"]]
+    texts = {method.entries[image_id]["caption"] for method in compared}
+    return len(texts) > 1 and any(method.kind == GREEDY for method in compared)
 
 
 class _Captions:
     """One file of captions, with the influences and maps that lie beside it."""
 
     def __init__(self, results: ResultFolder, path: Path) -> None:
-        self.results, self.path, self.name = results, path, path.parent.name
+        self.results, self.path, self.name = results, path, name_of(path)
         self.entries, self.image_folder, about = read_form(path, _read)
         self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
         self.is_method = self.label != self.name or self.kind in FIRST
@@ -72,7 +94,7 @@ class _Captions:
         for settings in further:
             self.image_folder = self.image_folder or settings.get("image_folder")
         about = {name: measured and measured.about(results) for name, measured in self.measured.items()}
-        self.about = {"label": self.label, "source": results.link(path), **about}
+        self.about = {"label": self.label, "source": results.link(path), "folded": False, **about}
 
     def rank(self, image_id: object) -> int:
         """How much can be shown of a caption's words."""

@@ -11,11 +11,15 @@ from safetensors import SafetensorError
 
 from llava_hh.files.files import describe_failure, read_result
 from llava_hh.files.schema import FINISHED
+from llava_hh.runs.scored import RESULT_FILE
 
 # how a file shows that it is damaged, or of another form
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError)
 UNREADABLE += (SafetensorError,)
 Made = TypeVar("Made")
+SCORED = (
+    "*_eval_results.json"  # files of captions with their CHAIR; a second one in a folder is named after its captions
+)
 EARLIER = ", of an earlier version"
 DRAW = re.compile(r"(nocaps_)?(train2014|val2014|(in|near|out)-domain)(?P<of>-([0-9]+|all)-seed[0-9]+)?(_with(out)?)?")
 
@@ -83,6 +87,11 @@ class ResultFolder:
     def link(self, path: Path) -> str:
         """The path that the page links and shows: relative to the folder."""
         return Path(os.path.relpath(path, self.folder)).as_posix()
+
+
+def name_of(path: Path) -> str:
+    """What captions with their CHAIR are called where they do not say it: by their folder, or the name of the file."""
+    return path.parent.name if path.name == RESULT_FILE else path.name.removesuffix(SCORED[1:])
 
 
 def read_form(path: Path, read: Callable[[dict], Any]) -> Any:

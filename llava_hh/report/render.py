@@ -15,15 +15,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llava_hh.files.progress import say
+from llava_hh.report.about import find_about
 from llava_hh.report.captions import find_sets
 from llava_hh.report.figures import find_figures
 from llava_hh.report.folder import ResultFolder
 from llava_hh.report.heads import find_heads
 from llava_hh.report.images import shrink_images
 from llava_hh.report.index import collect_index
-from llava_hh.report.tables import find_chair, find_comparisons, find_runs, headline
+from llava_hh.report.tables import find_chair, find_comparisons, find_runs, find_uncompared, headline
 
 LARGEST_PAGE = 15_000_000  # bytes
+PAPER = "https://openreview.net/forum?id=Bjq4W7P2Us"
 SCRIPTS = ("grid.js", "heads.js", "words.js", "card.js", "browser.js")
 
 
@@ -40,6 +42,7 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     """
     results = ResultFolder(folder, first)
     comparisons = find_comparisons(results, summaries)
+    comparisons += find_uncompared(results, comparisons)
     sets, files = find_sets(results, limit)
     heads, chair, figures, runs = (find(results) for find in (find_heads, find_chair, find_figures, find_runs))
     if not (comparisons or sets or heads):
@@ -48,6 +51,8 @@ def render_report(folder: Path, summaries: Sequence[Path] = (), limit: int = 200
     _warn(results.left_out)
     page = {
         "title": "/".join(folder.resolve().parts[-2:]),
+        "about": find_about(results),
+        "paper": PAPER,
         "headline": headline(comparisons),
         "comparisons": comparisons,
         "left_out": results.left_out,

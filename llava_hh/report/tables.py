@@ -11,7 +11,7 @@ from typing import Any
 from llava_hh.comparing.summary import POPE_FILE, cell, table_of, table_of_pope
 from llava_hh.files.tables import Table
 from llava_hh.metrics.of_captions import METRICS
-from llava_hh.report.folder import UNREADABLE, ResultFolder, read_form
+from llava_hh.report.folder import DRAW, SCORED, UNREADABLE, ResultFolder, name_of, read_form
 
 NO_SETTINGS = ("settings", "image_ids", "seconds", "seconds_before")  # of run.json, shown elsewhere or too long
 
@@ -30,6 +30,32 @@ def find_comparisons(results: ResultFolder, further: Sequence[Path] = ()) -> lis
             results.named(POPE_FILE), lambda path: _comparison(results, path, read_form(path, table_of_pope))
         ),
     ]
+
+
+def find_uncompared(results: ResultFolder, comparisons: Sequence[dict]) -> list[dict]:
+    """Tables as those of `find_comparisons`, but without tests, of captions side by side where no comparison is."""
+    compared = {own["path"].parent for own in comparisons}
+    groups: dict[Path, list[Path]] = {}
+    for path in results.named(SCORED):
+        if path.parent.parent not in compared and not DRAW.fullmatch(path.parent.name):
+            groups.setdefault(path.parent.parent, []).append(path)
+    tables = []
+    for paths in groups.values():
+        found = results.each(paths, _method)
+        methods = dict(sorted(found, key=lambda method: method[1].get("kind", method[0]) != "greedy"))  # stable
+        if len(methods) > 1:
+            table = table_of({"settings": {}, "methods": methods})
+            tables.append(_comparison(results, paths[0], table, methods))
+            tables[-1]["note"] += " Differences are tested by llava-hh compare runs."
+    return tables
+
+
+def _method(path: Path) -> tuple[str, dict]:
+    """A file of captions as a method of a comparison: its folder's name, and its metrics."""
+    about = read_form(path, lambda content: {name: content[name] for name in ("label", "kind") if name in content})
+    metrics = read_form(path, lambda content: {**content["overall_metrics"]})
+    table_of({"settings": {}, "methods": {name_of(path): metrics | about}})  # of the form that is read
+    return name_of(path), metrics | about
 
 
 def _of_captions(results: ResultFolder, path: Path) -> dict:
@@ -53,7 +79,7 @@ def find_chair(results: ResultFolder) -> dict | None:
     def row(path: Path) -> list[str]:
         return [results.link(path), *map(in_words, read_form(path, cells))]
 
-    rows = results.each(results.named("*_eval_results.json"), row)
+    rows = results.each(results.named(SCORED), row)
     heads = ["captions", *(metric.head for metric in METRICS.values()), "n"]
     return {"heads": heads, "rows": rows} if rows else None
 

@@ -53,7 +53,8 @@ def identify(path: Path) -> dict:
 def identify_checkpoint(folder: Path) -> dict:
     """What a checkpoint is: its `name`, for people; its `files` with their sha256; and the `sha256` of these.
 
-    A snapshot of the hub is named as there, and has `hub`: its `id` and `commit`. A folder is named as it is.
+    A snapshot of the hub is named as there, and has `hub`: its `id` and `commit`. A folder is named as it is, but one
+    that is named "model", as in heads_1234/model, by the folder around it.
 
     Files are those that loading reads: configuration, weights, processor, tokenizer, templates; also those
     of a vision tower or a base beside an original LLaVA, and of the parts that a config.json names.
@@ -63,8 +64,10 @@ def identify_checkpoint(folder: Path) -> dict:
     """
     folder = Path(folder)
     files = {name: file_sha256(file) for name, file in checkpoint_files(folder)}
-    hub = snapshot_of(folder.resolve())
-    about = {"name": hub["id"], "hub": hub} if hub else {"name": folder.resolve().name}
+    whole = folder.resolve()
+    hub = snapshot_of(whole)
+    name = whole.parent.name if whole.name == "model" else whole.name
+    about = {"name": hub["id"], "hub": hub} if hub else {"name": name}
     return {**about, "sha256": digest_of(files), "files": files}
 
 

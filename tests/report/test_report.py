@@ -21,14 +21,8 @@ from llava_hh.report.images import EDGES, shrink_images
 from llava_hh.report.render import render_report
 from llava_hh.report.tables import find_comparisons, headline
 from llava_hh.report.words import LARGEST, NOT_MEASURED, pack
-from tests.support.tiny_results import of_kind
+from tests.support.tiny_results import data_of, of_kind
 from tests.support.verbs import report_html
-
-DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
-
-
-def data_of(html: str) -> dict:
-    return json.loads(DATA.search(html)[1])
 
 
 @pytest.fixture

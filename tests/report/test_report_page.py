@@ -225,6 +225,39 @@ def test_a_word_shows_influence_and_where_heads_look(page, results):
     assert "No influences or maps were recorded for this caption." in text(page, "#word")
 
 
+def test_it_opens_where_methods_differ_and_folds_random_draws(browser, tiny_results, tmp_path):
+    """The only image where AD-HH says something else is the fourth; there a word stands for another category."""
+    folder = Path(shutil.copytree(tiny_results / "val2014", tmp_path / "val2014"))
+    greedy = sentences(folder, "greedy")
+    adhh, drawn = (of_kind(folder, kind) / "captions_eval_results.json" for kind in ("adhh", "random"))
+    content = json.loads(adhh.read_text())
+    for place, (entry, plain) in enumerate(zip(content["sentences"], greedy, strict=True)):
+        entry |= {"caption": plain["caption"], "mentions": []}
+        if place == 3:
+            table = {"word": "table", "node": "dining table", "start": 2, "end": 7, "hallucinated": True}
+            entry |= {"caption": "A table.", "mentions": [table]}
+    adhh.write_text(json.dumps(content))
+    (folder / "another draw").mkdir()
+    shutil.copy(drawn, folder / "another draw")
+    (folder / "report.html").write_text(render_report(folder))
+    browser.complaints = []
+    browser.show_as(1200, 900)
+    browser.open(folder / "report.html")
+    assert text(browser, "#caption figcaption") == f"image {greedy[3]['image_id']}, 1 of 6"
+    cards = "[...document.querySelectorAll('#caption h4')].filter(h => h.checkVisibility()).map(h => h.innerText)"
+    assert browser.run(cards) == ["greedy", "AD-HH"]
+    browser.point("#caption details summary", click=True)
+    assert browser.run(cards) == ["greedy", "AD-HH", *["random heads, seed 42 (adhh)"] * 2]
+    browser.press("ArrowRight")
+    assert len(browser.run(cards)) == 4  # unfolded draws stay so
+    browser.point("#only-different", click=True)
+    assert text(browser, "#count") == "1 of 6 images"
+    browser.point("article:nth-of-type(2) .word", click=True)
+    assert "AD-HH; counted as dining table: CHAIR looks a word up" in text(browser, "#word .note")
+    assert browser.run("document.querySelector('article:nth-of-type(2) .word').title") == "counted as dining table"
+    assert browser.complaints == []
+
+
 def test_a_page_of_heads_alone(browser, tiny_results, tmp_path):
     browser.complaints = []
     (tmp_path / "report.html").write_text(render_report(tiny_results / "train2014" / "identify_attention_head"))

@@ -1,12 +1,14 @@
 """A folder of results, made by the scripts themselves on the tiny checkpoint."""
 
 import json
+import re
 from pathlib import Path
 
 from llava_hh.files.files import write_json
 from llava_hh.scripts import attribute, caption, evaluate, figure
 from tests.support.verbs import score_chair
 
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 TEXT = "A 🐕 says <script>document.title = 'broken'</script> & a <b>dog</b>."
 
 
@@ -35,6 +37,11 @@ def of_kind(folder: Path, kind: str) -> Path:
     """The folder of the only method of a kind, or of its only random draw ("random")."""
     (found,) = (path for path in folder.iterdir() if path.is_dir() and path.name.split("-")[0] == kind)
     return found
+
+
+def data_of(html: str) -> dict:
+    """What the scripts of a report read."""
+    return json.loads(DATA.search(html)[1])
 
 
 def add_hostile_method(folder: Path) -> None:

@@ -2,10 +2,12 @@
 const strip = document.getElementById("strip");
 const filter = document.getElementById("filter");
 const onlyWrong = document.getElementById("only-wrong");
+const onlyDifferent = document.getElementById("only-different");
 let set = page.sets[0];
 let shown = [];
 let place = 0;
 let objects = new Set();
+let unfolded = false;
 
 /** Whether a mention is what the filter asks for; a whole object's name asks for that object alone. */
 function isFound([word, node, , , wrong]) {
@@ -15,9 +17,17 @@ function isFound([word, node, , , wrong]) {
   return fits && (wrong || !onlyWrong.checked);
 }
 
+/** Cards of several random draws, behind a line that unfolds them. */
+function folded(cards) {
+  const draws = make("details", {}, make("summary", {}, `${cards.length} draws of random heads`), make("div", { class: "cards" }, ...cards));
+  draws.open = unfolded;
+  return draws;
+}
+
 function showImage(number, scroll) {
   document.getElementById("word").replaceChildren();
   const host = document.getElementById("caption");
+  unfolded = host.querySelector("details")?.open ?? unfolded; // from image to image
   place = number;
   if (!shown.length) {
     host.replaceChildren(make("p", {}, "No caption fits."));
@@ -25,25 +35,31 @@ function showImage(number, scroll) {
   }
   const image = shown[place];
   const picture = page.pictures[image.key];
-  const cards = set.methods.flatMap((method, m) => image.captions[m] ? [captionCard(method, image.captions[m], picture, filter.value ? isFound : undefined)] : []);
+  const found = filter.value ? isFound : undefined;
+  const cardsOf = (isFolded) => set.methods.flatMap((method, m) =>
+    image.captions[m] && method.folded === isFolded ? [captionCard(method, image.captions[m], picture, found)] : []);
+  const draws = cardsOf(true);
   host.replaceChildren(
     make("figure", {}, picture ? make("img", { src: picture, alt: `image ${image.id}` }) : make("p", {}, "The image file was not found."),
       make("figcaption", { class: "note" }, `image ${image.id}, ${place + 1} of ${shown.length}`)),
-    make("div", { class: "cards" }, ...cards));
+    make("div", {}, make("div", { class: "cards" }, ...cardsOf(false)), ...(draws.length ? [folded(draws)] : [])));
   Array.from(strip.children).forEach((option, other) => {
     option.setAttribute("aria-selected", other === place);
     option.tabIndex = other === place ? 0 : -1;
   });
   const option = strip.children[place];
   if (scroll) option.scrollIntoView({ block: "nearest", inline: "nearest" });
+  else strip.scrollLeft = option.offsetLeft - strip.offsetLeft;
   if (strip.contains(document.activeElement)) option.focus();
   const first = host.querySelector(".word.found") ?? host.querySelector(".word.wrong");
   if (first && set.methods.some((method) => method.maps || method.influence)) first.click();
 }
 
-function showShown() {
+/** Shows the images that the filters ask for, the first of them; at the start the first where methods differ. */
+function showShown(isStart) {
   const asks = filter.value.trim() || onlyWrong.checked;
-  shown = set.images.filter((image) => !asks || image.captions.some((caption) => caption?.mentions.some(isFound)));
+  const fits = (image) => !asks || image.captions.some((caption) => caption?.mentions.some(isFound));
+  shown = set.images.filter((image) => fits(image) && (image.differs || !onlyDifferent.checked));
   document.getElementById("count").textContent = `${shown.length} of ${set.images.length} images`;
   strip.replaceChildren(...shown.map((image, number) => {
     const wrong = image.captions[0]?.mentions.some((mention) => mention[4]);
@@ -53,7 +69,7 @@ function showShown() {
     option.addEventListener("click", () => showImage(number, true));
     return option;
   }));
-  showImage(0, false);
+  showImage(isStart ? Math.max(0, shown.findIndex((image) => image.differs)) : 0, false);
 }
 
 function chooseSet(number) {
@@ -61,13 +77,13 @@ function chooseSet(number) {
   const nodes = set.images.flatMap((image) => image.captions.flatMap((caption) => caption?.mentions.map((mention) => mention[1]) ?? []));
   objects = new Set(nodes.map((node) => node.toLowerCase()));
   document.getElementById("objects").replaceChildren(...[...objects].sort().map((node) => make("option", { value: node })));
-  showShown();
+  showShown(true);
 }
 
 if (set) {
   document.getElementById("set").addEventListener("change", (event) => chooseSet(Number(event.target.value)));
-  filter.addEventListener("input", showShown);
-  onlyWrong.addEventListener("change", showShown);
+  filter.addEventListener("input", () => showShown(false));
+  for (const box of [onlyWrong, onlyDifferent]) box.addEventListener("change", () => showShown(false));
   chooseSet(0);
 }
 

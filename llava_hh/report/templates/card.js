@@ -8,6 +8,7 @@ function captionCard(method, caption, picture, isFound = () => false) {
     const name = letters.slice(from, to).join("");
     const kind = `word ${KINDS.get(wrong)}${isFound(mention) ? " found" : ""}`;
     const button = make("button", { type: "button", class: kind, "aria-pressed": "false" }, name);
+    if (countedAs(mention)) button.title = countedAs(mention);
     if (wrong) button.append(make("span", { class: "hidden" }, " (hallucinated)"));
     button.addEventListener("click", () => {
       for (const other of document.querySelectorAll("#caption .word")) other.setAttribute("aria-pressed", other === button);

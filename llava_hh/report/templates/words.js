@@ -112,11 +112,17 @@ function influencePart(method, [probability, scale, packed]) {
     source(method.influence.source));
 }
 
+/** The category that CHAIR takes a word for, where that has another name. */
+const countedAs = ([word, node]) => word.toLowerCase() === node.toLowerCase() ? "" : `counted as ${node}`;
+const LOOKED_UP = "CHAIR looks a word up among the words for its categories, and then looks for that category in the image";
+
 /** The panel of one word of a caption. */
 function showWord(method, caption, number, picture) {
   const [word, node, , , wrong] = caption.mentions[number];
+  const counted = countedAs(caption.mentions[number]);
+  const object = counted ? `${counted}: ${LOOKED_UP}` : `object: ${node}`;
   const parts = [make("h3", {}, `“${word}”`, make("span", { class: KINDS.get(wrong) }, VERDICTS[KINDS.get(wrong)])),
-    make("p", { class: "note" }, `${method.label}; object: ${node}`)];
+    make("p", { class: "note" }, `${method.label}; ${object}.`)];
   if (caption.maps) parts.push(mapsPart(method, caption.maps, number, picture));
   if (caption.influence) parts.push(influencePart(method, caption.influence[number]));
   if (parts.length === 2) parts.push(make("p", {}, "No influences or maps were recorded for this caption."));
