@@ -28,6 +28,7 @@ VERBS = {
     "Checkpoints and set-up": {
         "download": "fetch what a profile needs: weights from the hub, COCO's images and annotations",
         "doctor": "check in under a minute that all is there that a profile needs",
+        "contact": "meet a real LLaVA-1.5-7B: what agrees with what is known of it, on a few images",
         "convert": "write an original LLaVA checkpoint in the transformers layout",
         "mini": "make mini: the small model and the drawn scenes that run on any computer",
     },

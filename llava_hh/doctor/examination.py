@@ -23,7 +23,7 @@ from llava_hh.data.coco import annotation_files, load_image_list
 from llava_hh.data.sample import sample_images
 from llava_hh.decoding.head_lists import heads_with_text
 from llava_hh.doctor.companions import Companions, Unready
-from llava_hh.files.files import in_one_line, read_json
+from llava_hh.files.files import in_one_line, printable, read_json
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.json_lists import read_lists
 from llava_hh.heads import Head, check_heads, load_heads, model_of, published_list
@@ -64,6 +64,9 @@ class Line(NamedTuple):
     name: str
     status: str
     text: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.name:<13} {self.status:<8} {self.text}")
 
 
 class Short(ValueError):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from llava_hh.command_line.parser import ScriptParser
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.command_line.script import errors_in_one_line, script_parser
-from llava_hh.files.files import printable
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
@@ -33,9 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tqdm(total=len(REMEDIES), desc="doctor", unit="check", leave=False, disable=None) as bar:
 
         def report(line: Line) -> None:
-            text = printable(f"{line.name:<13} {line.status:<8} {line.text}")
             is_coloured = sys.stdout is not None and sys.stdout.isatty()
-            tqdm.write(f"\033[{COLOURS[line.status]}m{text}\033[0m" if is_coloured else text)
+            tqdm.write(f"\033[{COLOURS[line.status]}m{line}\033[0m" if is_coloured else str(line))
             bar.update()
 
         well = Examination(profile).run(report)
