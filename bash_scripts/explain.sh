@@ -5,7 +5,6 @@
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/explain.sh photo.jpg [flags of llava-hh explain, such as --truth "car, handbag"]
 # The photo comes first. Its path counts from the folder that you are in, others from the repository's root.
 set -eu
-PROFILE=${PROFILE:-mini_quick}
 cd "$(dirname "$(readlink -f "$0")")/.."
 . bash_scripts/profile.sh
 case ${1:-} in

@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
         batch_size=int(profile["batch_size"]),
     )
     methods = summary["methods"]
-    title = f"First contact: {lvlm.path.name}, {args.images} images of {SPLIT} (seed {seed}), heads of {heads.name}"
+    name = summary["settings"]["model"]["name"]
+    title = f"First contact: {name}, {args.images} images of {SPLIT} (seed {seed}), heads of {heads.name}"
     captions = shown_captions(out, methods, N_SHOWN)
     text = report_of(title, [*findings, *find_captions(methods)], checks, prompt, captions, provenance())
     write_text(out / "contact.md", text + "\n")

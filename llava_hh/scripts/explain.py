@@ -42,7 +42,7 @@ class ExplainSettings(Settings):
 def parser() -> ScriptParser:
     """The flags of `llava-hh explain`."""
     parser = script_parser(__doc__, "explain", "llava-hh explain photo.jpg --truth 'car, handbag'")
-    parser.default_profile = "mini_quick"
+    parser.default_profile = "mini"
     parser.add_argument("photo", type=Path, metavar="IMAGE", help="a photo, or any other image file")
     add = parser.flags(MODEL)
     add("--model", CHECKPOINT, "checkpoint folder, or org/name of the hub", "{model_path}", required=True)

@@ -63,7 +63,9 @@ def test_the_real_tokenizer_agrees(tmp_path, capsys):
     page = patient(tmp_path)
     main(["--profile", f"{tmp_path}/profile.sh", "--images", "3"])
     printed, text = capsys.readouterr().out, page.read_text()
-    assert text.rstrip() in printed and text.startswith("````text\nFirst contact: model, 3 images of val2014 (seed 42)")
+    assert text.rstrip() in printed and text.startswith(
+        f"````text\nFirst contact: {tmp_path.name}, 3 images of val2014 (seed 42)"
+    )
     assert text.rstrip().endswith("\n````") and text.count("````") == 2
     found = findings(text)
     assert found["tokens before, of and after the image"] == ["35 + 576 + 14", "35 + 576 + 14", AGREES]

@@ -105,7 +105,7 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
     """Its profile's settings; its heads are those that quickstart.sh found, or else as they were measured."""
     quick = {"head_list": str(Path("quick.json").absolute()), "model_path": "checkpoints/mini/model", "top_k": "2"}
     quick |= {"result_path": "results/quick", "threshold": "0.95", "question": "", "max_new_tokens": "128"}
-    monkeypatch.setattr("llava_hh.command_line.parser.read_profile", lambda name: quick if name == "mini_quick" else {})
+    monkeypatch.setattr("llava_hh.command_line.parser.read_profile", lambda name: quick if name == "mini" else {})
 
     def parsed(*flags):
         command = verb.parser()

@@ -89,7 +89,7 @@ def test_flags_that_do_not_go_together(images, tiny_checkpoint, capsys):
 def test_a_profile_fills_nothing_of_a_data_set(images):
     for verb, folder in ((caption, "results/images/photo/captions"), (evaluate, "results/images/photo")):
         command = verb.parser()
-        args = command.parse_args([*images, "--profile", "mini_quick"])
+        args = command.parse_args([*images, "--profile", "mini"])
         args.truth = "dog"
         verb.check(command, args)
         assert (args.image_folder, args.annotations, args.limit, args.split) == (None, None, None, None)
