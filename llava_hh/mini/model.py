@@ -85,7 +85,9 @@ def assemble(base: Path, vision: Path, step: Path, out: Path) -> None:
         step: folder with adapter_model.safetensors and projector.safetensors, which the tuning wrote.
         out: the new folder.
     """
-    model, processor = untuned_llava(base, vision)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of <image>'s embedding, which no input reaches: the file is the same wherever it is made
+        model, processor = untuned_llava(base, vision)
     projector = {key: tensor.float() for key, tensor in load_file(step / PROJECTOR_FILE).items()}
     model.model.multi_modal_projector.load_state_dict(projector)
     save_checkpoint(PeftModel.from_pretrained(model, step, trust_remote_code=False).merge_and_unload(), processor, out)
