@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.captions import digest, hallucinating_captions
-from llava_hh.attribution.result import refuse_other_files
 from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, read_tensors, sha256, write_json

@@ -1,16 +1,13 @@
 """An attribution, from scored captions to attribution_result.json and the text about it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
-from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json_lines, read_result, sha256, write_json, write_rows, write_tensors
 from llava_hh.files.progress import announce, say
 from llava_hh.runs.run import processes, provenance, start_run
@@ -94,19 +91,6 @@ def attribute_captions(given: Attribution) -> Path | None:
         write_json(path := given.out / "attribution_result.json", {**result, **about})
     say(said_of(path))
     return path
-
-
-def refuse_other_files(result: Path, content: Mapping[str, Any]) -> None:
-    """See that targets and ablations beside an attribution's result are those that it was made of.
-
-    Raises:
-        FileNotFoundError: one is not there.
-        ValueError: one is another; results of earlier versions do not say.
-    """
-    for name, digest in content.get("sha256", {}).items():
-        if sha256(existing_file(result.with_name(name), "what attribution wrote beside its result")) != digest:
-            what = f"is not what {result.name} beside it was made of, or damaged"
-            raise ValueError(f"{result.with_name(name)}: {what}; give the command of the attribution again")
 
 
 def said_of(path: Path) -> str:

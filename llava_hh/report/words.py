@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.contrast import influence
-from llava_hh.attribution.result import refuse_other_files
 from llava_hh.figures.head_map import READ_OUT_LABELS
 from llava_hh.files.files import read_json_lines, read_tensors
 from llava_hh.report.folder import ResultFolder, read_form

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from llava_hh.command_line.parser import ScriptParser
 from llava_hh.command_line.profiles import read_profile
-from llava_hh.command_line.script import errors_in_one_line, script_parser
+from llava_hh.command_line.script import errors_in_one_line, refuse_other_encodings, script_parser
 
 COLOURS = {"ok": "32", "FAIL": "31", "skipped": "90"}
 
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with errors_in_one_line(args.debug):
         profile = read_profile(args.profile)
+        refuse_other_encodings(profile)
     from tqdm import tqdm
 
     from llava_hh.doctor.examination import REMEDIES, Examination, Line

@@ -204,7 +204,7 @@ def test_a_photo_is_seen_from_where_one_is(tmp_path, monkeypatch):
     environment.pop("PROFILE", None)
     for given in (["a b.jpg", "--out", "o"], [str(folder / "a b.jpg"), "--out", "o"]):
         subprocess.run(["sh", link, *given], cwd=folder, env=environment, check=True)
-    command = ["explain", "--profile", "mini_quick", str(folder / "a b.jpg"), "--out", "o"]
+    command = ["explain", "--profile", "mini", str(folder / "a b.jpg"), "--out", "o"]
     assert calls_in(log) == [command, command]
     args = parsed(command)
     assert (args.top_k, args.threshold, args.model) == (2, 0.95, Path("checkpoints/mini/model"))

@@ -14,7 +14,7 @@ import pytest
 from llava_hh.command_line.script import errors_in_one_line
 from llava_hh.files.progress import say
 from llava_hh.models import chat
-from llava_hh.scripts import caption
+from llava_hh.scripts import caption, doctor
 from llava_hh.scripts.score import main as score
 from tests.support.repository import ROOT
 
@@ -55,6 +55,15 @@ def test_names_that_are_not_utf8_are_refused_before_the_work(flag, tmp_path, cap
         caption.main([word for pair in flags.items() for word in pair])
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and "caf\\udce9': not UTF-8; rename it, or give a link" in line
+
+
+def test_doctor_refuses_a_profile_with_such_a_name(tmp_path, capsys):
+    profile = tmp_path / "own.sh"
+    profile.write_bytes(b"inherit=mini\nresult_path=results/caf\xe9\n")
+    with pytest.raises(SystemExit) as stopped:
+        doctor.main(["--profile", str(profile)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --result-path 'results/caf\\udce9': not UTF-8; rename it")
 
 
 def test_signs_of_languages_and_tables_stay(capsys):

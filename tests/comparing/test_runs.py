@@ -88,7 +88,7 @@ def test_rows_in_another_order_and_files_instead_of_folders(made, tmp_path):
     assert list(first.values())[1]["difference"] == second[str(path)]["difference"]
 
 
-@pytest.mark.parametrize("change", [{"mscoco_gt_words": ["cat"]}, None])
+@pytest.mark.parametrize("change", [{"mscoco_gt_words": ["cat", "dog"]}, None])
 def test_seeds_scored_by_other_truth_or_rules_are_refused(change, tmp_path, capsys):
     entry = {"image_id": 1, "caption": "A dog.", "words": ["dog"], "mscoco_gt_words": ["dog"]}
     entry |= {"mscoco_hallucinated_words": [], "mscoco_non_hallucinated_words": [["dog", "dog"]]}

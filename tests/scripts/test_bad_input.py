@@ -199,6 +199,7 @@ def test_no_true_word(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     content = json.loads((captions / "captions_eval_results.json").read_text())
     for entry in content["sentences"]:
         entry["mentions"] = [{**mention, "hallucinated": True} for mention in entry["mentions"]]
+        entry["mscoco_gt_words"] = []
     path = tmp_path / "captions_eval_results.json"
     path.write_text(json.dumps(content))
     flags = ["--model", tiny_checkpoint, "--captions", path, "--image-folder", tiny_coco / "train2014"]
