@@ -47,14 +47,10 @@ def test_a_sample_of_every_section(tmp_path):
     }
 
 
-def test_every_section_sees_the_fault_that_is_planted_in_it():
-    """In a process of its own, for it forks."""
-    command = [sys.executable, "-m", "tests.faults", "--planted"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
-    seen = [line.split(": ")[0] for line in done.stdout.splitlines() if ": " in line and "NOT SEEN" not in line]
-    assert (done.returncode, set(seen)) == (0, set(SECTIONS)) and len(seen) == len(SECTIONS) == len(PLANTED), (
-        done.stdout[-3000:] + done.stderr[-3000:]
-    )
+def test_every_section_has_a_fault_to_see():
+    """`python -m tests.faults --planted` tries them, which takes two minutes; continuous integration runs it."""
+    assert PLANTED.keys() == SECTIONS.keys()
+    assert "tests.faults --planted" in (ROOT / ".ci" / "run").read_text()
 
 
 def slow_main(loses: bool):
