@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llava_hh.files.files import Skip, refuse, refuse_pointer
+from llava_hh.files.files import Skip, refuse
 from llava_hh.files.json_lists import in_list, read_rows
+from llava_hh.files.kinds import refuse_pointer
 
 Row = TypeVar("Row")
 FAULTS = (ValueError, KeyError, TypeError)  # what a row of another form raises where it is read

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llava_hh.command_line.profiles import training_checkpoints
 from llava_hh.data.nocaps import annotation_files
-from llava_hh.files.files import refuse_pointer
+from llava_hh.files.kinds import refuse_pointer
 from llava_hh.models.footprint import stored_tensors
 from llava_hh.models.hub_cache import cached
 from llava_hh.models.hub_id import read_id

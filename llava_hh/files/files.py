@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from llava_hh.files.kinds import FETCH, POINTER, refuse_pipe
 from llava_hh.files.parts import part_of, share
 from llava_hh.files.schema import json_pieces, refuse_other_version, with_version
 
@@ -35,8 +36,6 @@ OTHER = "choose another folder, or have its permissions changed"
 Skip = Callable[[str], object] | None  # takes what is wrong with a row, which is then left out; None: it is an error
 # control characters, half characters, other line breaks, and what turns the order of writing about
 _UNPRINTABLE = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
-POINTER = b"version https://git-lfs.github.com/spec/"  # how a small file begins that stands for a large one
-FETCH = "a Git LFS pointer, not the file itself; get it with `git lfs pull`"
 
 
 def write_json(path: Path, content: object) -> None:
@@ -133,31 +132,6 @@ def is_ours(path: Path) -> bool:
     return isinstance(content, dict) and any(
         all(isinstance(content.get(key), kind) for key, kind in keys.items()) for keys in JSON_MARKS
     )
-
-
-def refuse_pointer(path: Path) -> None:
-    """Refuse the pointer that `git clone` without LFS leaves in place of a large file.
-
-    Raises:
-        ValueError: a Git LFS pointer; names the file.
-    """
-    if is_pointer(path):
-        raise ValueError(f"{path}: {FETCH}")
-
-
-def refuse_pipe(path: Path) -> None:
-    """Refuse a pipe or a device, from which reading may never end.
-
-    Raises:
-        ValueError: it is one; names it.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path}: not a file but a pipe or a device")
-
-
-def is_pointer(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(POINTER)) == POINTER
 
 
 def read_text(path: Path) -> str:

@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaTokenizer, LlavaConfig, LlavaNextConfig
 
-from llava_hh.files.files import read_json, refuse_pointer
+from llava_hh.files.files import read_json
+from llava_hh.files.kinds import refuse_pointer
 from llava_hh.models.original_fields import KNOWN_TOWERS, tower_folder, uses_tiles
 from llava_hh.models.token_ids import read_token_ids, with_token_ids
 from llava_hh.models.without_code import from_folder

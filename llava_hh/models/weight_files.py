@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llava_hh.files.files import read_any_json, read_json, refuse_pipe, refuse_pointer, without_advice
+from llava_hh.files.files import read_any_json, read_json, without_advice
+from llava_hh.files.kinds import refuse_pipe, refuse_pointer
 from llava_hh.files.progress import say
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # or shards of these, named by an index
