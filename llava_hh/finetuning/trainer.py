@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -163,7 +164,11 @@ class TargetedTrainer(Trainer):
         """Train to the end, from the checkpoint `last` if there is one."""
         self.accelerator.wait_for_everyone()
         try:
-            self.train(resume_from_checkpoint=str(last) if last else None)
+            try:
+                self.train(resume_from_checkpoint=str(last) if last else None)
+            except UnpicklingError as error:
+                what = f"a file of its state is {in_one_line(error)}"
+                raise ValueError(f"{last}: {what}; delete this checkpoint and give the same command again") from None
         finally:
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, ProgressCallback) and callback.training_bar is not None:

@@ -130,7 +130,12 @@ def names_and_streams(folder: Path, script: Script, expected: dict[str, str], rn
     made = os.path.exists(own + b"/captions_eval_results.json")
     lines = done.stderr.splitlines()
     well = done.returncode == 0 and made
-    refused = "&-" in streams and done.returncode == 2 and not made and (len(lines) == 1 or "2>&-" in streams)
+    refused = (
+        ("&-" in streams or b"\xe9" in own)
+        and done.returncode == 2
+        and not made
+        and (len(lines) == 1 or "2>&-" in streams)
+    )
     if b"Traceback" in done.stderr or not (well or refused):
         return f"{own!r} {streams} {locale}: exit {done.returncode}, {done.stderr[-300:]!r}"
     return None
