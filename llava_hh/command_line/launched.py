@@ -11,10 +11,15 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llava_hh.files.signals import end_with_wrappers
+from llava_hh.files.signals import SIGNALS, end_with_wrappers
 
 ON_TERMINAL = "LLAVA_HH_ON_TERMINAL"  # bars are shown, although what is printed goes through a pipe
 LEADS = b"stopped"  # how the line begins that stays
+
+
+def unblock() -> None:
+    """Let signals come."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def main() -> None:
@@ -27,14 +32,16 @@ def main() -> None:
         came.append(number)
         os.killpg(child.pid, number if len(came) == 1 else signal.SIGKILL)
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until they have their handlers
     try:  # a group of its own: what a terminal sends comes here alone, and goes to the launcher and all that it started
-        child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, process_group=0)
+        child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, process_group=0, preexec_fn=unblock)
     except OSError as error:
         print(f"error: LAUNCH: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(127) from None
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
+    unblock()
     end_with_wrappers()
     rest, is_told = b"", False
     while printed := os.read(child.stderr.fileno(), 1 << 16):

@@ -54,7 +54,8 @@ def test_wrappers_without_a_profile_find_what_it_made(wrapper, quickstart, tmp_p
     calls = [parsed(call) for call in calls_of(ROOT / f"bash_scripts/{wrapper}.sh", "", tmp_path)]
     names = ("heads", "captions", "choosing_captions", "results", "first", "runs")
     given = [getattr(args, name, None) or [] for args in calls for name in names]
-    read = [path for value in given for path in (value if isinstance(value, list) else [value])]
+    every = [path for value in given for path in (value if isinstance(value, list) else [value])]
+    read = [path for path in every if isinstance(path, Path)]  # others, name=file, are given where the files are there
     assert read and all({path, path.parent} & folders for path in read), read
 
 
