@@ -1,6 +1,6 @@
 #!/bin/sh
 # Ruff, shell syntax, shellcheck where it is installed, and pytest on tiny models, on up to 4 cores.
-# About 7 minutes on 2 quiet cores. The tests of mini's checkpoint are left to .ci/run.
+# About 10 minutes on 2 cores. The tests of mini's checkpoint are left to .ci/run.
 # Usage: sh bash_scripts/test.sh [any argument of pytest]
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/.."
