@@ -65,6 +65,8 @@ def read_captions(
             if isinstance(entry, dict) and damaged is None and unlike_truth(entry):
                 damaged = entry.get("image_id")
             if number and is_chosen(entry):
+                if "image_id" not in entry and "question_id" in entry:  # as in the paper's captions.jsonl
+                    entry = {**entry, "image_id": entry["question_id"]}
                 names = fields if "mentions" in entry else (*fields, *OF_RELEASED)
                 chosen.append({name: entry[name] for name in names if name in entry})
         if n_captions is None:
