@@ -22,7 +22,8 @@ keep() {
 
 sh bash_scripts/reproduce.sh
 PROFILE=mini sh bash_scripts/attribute.sh
-cp "$(PROFILE=mini && . bash_scripts/profile.sh && echo "$head_list")" results/mini/measured_quickstart.json
+# shellcheck disable=SC2016  # the inner shell expands it, under a profile of its own
+cp "$(PROFILE=mini sh -c '. bash_scripts/profile.sh; echo "$head_list"')" results/mini/measured_quickstart.json
 cp "$decoded/summary.json" results/mini/measured.json
 keep "$decoded/summary_captions" captions png
 for figure in attention_bias attention_inheritance js_divergence module_influence; do
