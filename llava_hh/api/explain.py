@@ -18,6 +18,7 @@ from llava_hh.attention.modules import heads_on_image_alone
 from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.targets import find_targets
 from llava_hh.decoding.generation import answer_samples
+from llava_hh.decoding.head_lists import PUBLISHED, THRESHOLD, adhh_of_list
 from llava_hh.decoding.method import Answer, Answers, Greedy, generate_greedily
 from llava_hh.experiments.measures.attention_bias import PARTS
 from llava_hh.experiments.measures.word_maps import looks_at, token_texts
@@ -31,8 +32,8 @@ SHOWN = 5  # heads of largest influence on a word, whose attention is kept
 def explain(
     lvlm: Lvlm,
     image: str | Path | Image,
-    heads: Sequence[tuple[int, int]],
-    threshold: float = 0.4,
+    heads: Sequence[tuple[int, int]] | None = None,
+    threshold: float | None = None,
     words: Sequence[str] | str | None = None,
     truth: Sequence[str] | None = None,
     prompt: str = DESCRIBE,
@@ -45,20 +46,24 @@ def explain(
     the model without it on the caption that it gave.
 
     Args:
-        heads, threshold: those that AD-HH switches off, such as `load_heads(path, top_k=2)`.
+        heads, threshold: those that AD-HH switches off, such as `load_heads(path, top_k=2)`, and at which attention
+            mass after the image, 0.4 by default. None: as in the list that was published for the model, which says
+            how many and at which threshold, or else all of its heads.
         words: which; None: every object word of CHAIR.
         truth: the objects in the image: COCO's categories, their synonyms, or some of `words`; None: no word is judged.
         max_rows: the most ablated rows at once; bounds the memory.
 
     Raises:
-        ValueError: an image that cannot be read, no heads, a word that neither caption says, or truth that is neither a
-            category nor a word.
+        ValueError: an image that cannot be read, no heads, none published, a word that neither caption says, or truth
+            that is neither a category nor a word.
         IndexError: a head that the model does not have.
     """
     picture, name = rgb_image(image), _name_of(image)
     words = [words] if isinstance(words, str) else words
     objects = None if truth is None else _objects(truth, words or ())
-    edit = DeactivateText(tuple(heads), threshold)
+    if heads is None:
+        heads, threshold = adhh_of_list(PUBLISHED, lvlm, threshold=threshold)
+    edit = DeactivateText(tuple(heads), THRESHOLD if threshold is None else threshold)
     adhh = _Noting(edit)
     answers: dict[str, Answer] = {}
     for label, method in (("greedy", Greedy()), ("AD-HH", adhh)):

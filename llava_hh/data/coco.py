@@ -201,6 +201,18 @@ def annotation_files(annotation_dir: str | Path, splits: Sequence[str] | None = 
     return [existing_file(path, "COCO's captions and instances files of each split") for path in paths]
 
 
+def categories_of(names: Iterable[str], category_of: Callable[[str], str | None]) -> set[str]:
+    """The categories that names stand for.
+
+    Raises:
+        ValueError: a name that stands for none.
+    """
+    categories = {name: category_of(name) for name in names}
+    if unknown := [name for name, category in categories.items() if category is None]:
+        raise ValueError(f"object {unknown[0]!r:.80} is no category, and no synonym of one")
+    return {*filter(None, categories.values())}
+
+
 def load_objects(
     jsonl: str | Path,
     read_id: Callable[[object], Any] = whole_id,
@@ -223,13 +235,10 @@ def load_objects(
     for number, row in json_rows(path, "JSON lines with `image_id` and `objects`", skip):
         try:
             image_id = read_id(row["image_id"])
-            categories = {name: category_of(name) for name in texts_of(row, "objects")}
-            for name, category in categories.items():
-                if category is None:
-                    raise ValueError(f"object {name!r:.80} is no category, and no synonym of one")
+            shown = categories_of(texts_of(row, "objects"), category_of)
             if image_id in objects:
                 raise ValueError(f"image {image_id} has a row already; expected one row an image")
-            objects[image_id] = set(categories.values())
+            objects[image_id] = shown
         except ValueError as error:
             refuse(f"{path}, row {number}: {error}", skip)
         except KeyError as error:

@@ -1,13 +1,13 @@
 """Images of one's own, in any folders, and what is in them by one's own word."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from llava_hh.data.coco import load_objects
+from llava_hh.data.coco import categories_of, load_objects
 from llava_hh.data.rows import existing_file, texts_of
 from llava_hh.files.files import Skip, read_json
 from llava_hh.files.ids import number_or_text
@@ -28,6 +28,8 @@ def own_images(paths: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
         FileNotFoundError: a path that is not there.
         ValueError: a folder without images, or two images of one name.
     """
+    if not paths:
+        raise ValueError("--images: none are named")
     found: dict[str, Path] = {}
     for path in (image for given in paths for image in _images_at(given)):
         if path.name in found:
@@ -71,7 +73,7 @@ def load_vocabulary(path: Path) -> dict[str, list[str]]:
 
 
 def own_objects(
-    objects: Path | None,
+    objects: Path | Mapping[str, Sequence[str]] | None,
     truth: str | None,
     image_ids: Iterable[Any],
     category_of: Callable[[str], str | None],
@@ -81,18 +83,30 @@ def own_objects(
     """What is in images, by their ids, as a user says it.
 
     Args:
-        objects: JSON lines with `image_id` and `objects`; truth: or names, with commas, of what is in the only image.
+        objects: JSON lines with `image_id` and `objects`, or names by id; truth: or names, with commas, of what is in
+            the only image.
         category_of: the category that a name stands for, None where there is none.
         read_id, skip: as in `load_objects`.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a row of another form, a name of no category, or names for several images.
     """
+    if isinstance(objects, Mapping):
+        return {
+            read_id(image_id): _said(f"objects of {image_id}", names, category_of)
+            for image_id, names in objects.items()
+        }
     if objects is not None:
         return load_objects(objects, read_id, category_of, skip)
-    ids, categories = {*image_ids}, {name: category_of(name) for name in names_in(truth or "")}
-    if len(ids) != 1:
+    if len(ids := {*image_ids}) != 1:
         raise ValueError(f"--truth is for one image, here are {len(ids)}; give --objects, a row for each")
-    if unknown := [name for name, category in categories.items() if category is None]:
-        raise ValueError(f"--truth: {unknown[0]!r:.80} is no category, and no synonym of one")
-    return {image_id: {*categories.values()} for image_id in ids}
+    return {image_id: _said("--truth", names_in(truth or ""), category_of) for image_id in ids}
+
+
+def _said(where: str, names: Sequence[str], category_of: Callable[[str], str | None]) -> set[str]:
+    if isinstance(names, str):
+        raise ValueError(f"{where}: {names!r:.80} is one text; expected a list of names")
+    try:
+        return categories_of(names, category_of)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

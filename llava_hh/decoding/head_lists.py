@@ -4,17 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_hh.attention.modules import heads_on_image_alone
+from llava_hh.files.files import read_json
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import say
 from llava_hh.heads import Head, check_heads, literal_heads, load_heads, model_of, published_list, random_heads
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
 
+PUBLISHED = Path("published")
+TOP_K, THRESHOLD = 20, 0.4  # AD-HH's in the paper, for LLaVA-1.5-7B
+
 
 def heads_of_list(
-    path: Path, lvlm: Lvlm, top_k: int, key: str = "hal_heads", allow_foreign: bool = False
+    path: Path, lvlm: Lvlm, top_k: int | None, key: str = "hal_heads", allow_foreign: bool = False
 ) -> list[Head]:
-    """The first `top_k` heads of the list in a file.
+    """The first `top_k` heads of the list in a file; None takes all.
 
     Args:
         path: the file, "published" for the list that was published for this model, or heads that are written out.
@@ -24,14 +28,40 @@ def heads_of_list(
         ValueError: the list was found on another model, or is no head list; none was published for this model.
         IndexError: a head that the model does not have.
     """
-    if path == Path("published"):
-        path = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
+    if path == PUBLISHED:
+        path = published_list_of(lvlm)
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
     origin = None if literal_heads(path) else model_of(path)
     if (why := why_foreign(origin, lvlm.path)) and not allow_foreign:
         raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
+
+
+def published_list_of(lvlm: Lvlm) -> Path:
+    """The file of the head list that was published for a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
+
+
+def adhh_of_list(
+    path: Path, lvlm: Lvlm, top_k: int | None = None, threshold: float | None = None, allow_foreign: bool = False
+) -> tuple[list[Head], float]:
+    """The heads that AD-HH switches off, and its threshold.
+
+    Args:
+        top_k, threshold: None takes what a published list says of AD-HH, or all of its heads at 0.4; of another list 20
+            heads at 0.4.
+    Raises:
+        ValueError, IndexError: as `heads_of_list`; or some heads attend to the image alone.
+    """
+    usual = {"top_k": None, **read_json(published_list_of(lvlm))} if path == PUBLISHED else {"top_k": TOP_K}
+    heads = heads_of_list(path, lvlm, usual["top_k"] if top_k is None else top_k, allow_foreign=allow_foreign)
+    mass = usual.get("threshold", THRESHOLD) if threshold is None else threshold
+    return heads_with_text(lvlm, heads, refuse=True), mass
 
 
 def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> list[Head]:

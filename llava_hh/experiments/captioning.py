@@ -1,6 +1,6 @@
 """Caption the same images under several methods and score each by CHAIR, one result folder per method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -193,7 +193,12 @@ def open_evaluation(
 
 
 def open_own_images(
-    model: Path, images: Sequence[Path], out: Path, objects: Path | None = None, truth: str | None = None, **asked: Any
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    objects: Path | Mapping[str, Sequence[str]] | None = None,
+    truth: str | None = None,
+    **asked: Any,
 ) -> Evaluation:
     """Load the model for images of one's own, files and folders, and what is in them where it is given.
 
@@ -210,8 +215,14 @@ def open_own_images(
         ids = [sample["image_id"] for sample in samples]
         shown = own_objects(objects, truth, ids, data.category)
         if missing := [image_id for image_id in ids if image_id not in shown]:
-            raise ValueError(f"{objects}: no row with image_id {missing[0]!r}")
-        named = {objects.name: file_sha256(objects)} if objects else {"--truth": digest_of(truth)}
+            where = objects if isinstance(objects, Path) else "objects"
+            raise ValueError(f"{where}: no row with image_id {missing[0]!r}")
+        if isinstance(objects, Path):
+            named = {objects.name: file_sha256(objects)}
+        elif objects is None:
+            named = {"--truth": digest_of(truth)}
+        else:
+            named = {"objects": digest_of({name: [*names] for name, names in objects.items()})}
         of_images = {"objects": shown, "truth": named}
     shared = {"objects": {}, "references": {}, **of_images}
     return Evaluation(load_lvlm(model), data, samples, folder, draw, **shared, **asked)

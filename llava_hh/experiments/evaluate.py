@@ -13,7 +13,7 @@ from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material, Member
 from llava_hh.decoding.method import CannotDecode, Greedy, Method
 from llava_hh.decoding.reading import check_lists, read_methods
-from llava_hh.experiments.captioning import Evaluation, open_evaluation
+from llava_hh.experiments.captioning import Evaluation, open_evaluation, open_own_images
 from llava_hh.experiments.compared import Compared
 from llava_hh.files.files import write_json
 from llava_hh.files.progress import say
@@ -21,6 +21,8 @@ from llava_hh.models.checkpoint import model_type_of
 from llava_hh.models.lvlm import load_lvlm, refuse_unloadable, release
 from llava_hh.runs.run import begun_run, processes
 from llava_hh.runs.settings import Settings
+
+DATA_SET_OR_OWN = ([True, True, False, False], [False, False, True, True])  # which arguments of images are given
 
 
 class Task(Protocol):
@@ -127,23 +129,29 @@ def with_own_labels(members: Sequence[Member]) -> list[Member]:
 def evaluate(
     methods: Sequence[str],
     model: str | Path,
-    image_folder: str | Path,
-    annotations: str | Path,
-    out: str | Path,
+    image_folder: str | Path | None = None,
+    annotations: str | Path | None = None,
+    out: str | Path = "",
     split: str = "val2014",
     heads: str | Path | None = None,
     allow_foreign: bool = False,
+    images: Sequence[str | Path] | str | Path | None = None,
+    objects: str | Path | Mapping[str, Sequence[str]] | None = None,
     **options: Any,
 ) -> dict:
     """Compare methods on the same images by CHAIR, as the verb `evaluate` does; a folder per method, and summary.json.
+
+    The images are those of a data set (`image_folder`, `annotations`, `split`), or one's own (`images`, `objects`).
 
     Args:
         methods: such as ["adhh:top_k=2,threshold=0.965", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
             greedy decoding is always among them.
         model, image_folder, annotations, out: paths; a run that was begun in `out` is continued.
+        images: files, and folders of them; objects: what is in each, by the file's name, or a file of JSON lines with
+            `image_id` and `objects`.
         heads: the head list of methods that name none; allow_foreign: whether it may be of another model.
         options: dataset, limit, seed, prompt, max_new_tokens, batch_size, which
-            `llava_hh.experiments.captioning.open_evaluation` explains.
+            `llava_hh.experiments.captioning.open_evaluation` explains; the first three are a data set's.
     Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.
     Raises:
         ValueError, IndexError, OSError: an argument, a file or a head that does not fit; names it.
@@ -152,12 +160,27 @@ def evaluate(
 
     if isinstance(methods, str):
         raise ValueError(f"methods is {methods!r}; expected a list of methods")
+    if not str(out):
+        raise ValueError("out is missing; expected a folder for the results")
+    of_data_set = [image_folder, annotations]
+    if (given := [each is not None for each in (*of_data_set, images, objects)]) not in DATA_SET_OR_OWN:
+        names = ("image_folder", "annotations", "images", "objects")
+        got = ", ".join(name for name, is_given in zip(names, given, strict=True) if is_given) or "none"
+        raise ValueError(f"expected image_folder and annotations, or images and objects; got {got}")
     for name in ("limit", "max_new_tokens", "batch_size"):
         if name in options and (type(options[name]) is not int or options[name] < 1):
             raise ValueError(f"{name} is {options[name]!r}; expected a whole number of at least 1")
     specs, folder, head_list = read_methods(methods), Path(out), Path(heads) if heads else None
     check_lists(specs, head_list)
-    evaluation = open_evaluation(Path(model), Path(image_folder), Path(annotations), split, folder, **options)
+    if images is None:
+        evaluation = open_evaluation(Path(model), Path(image_folder), Path(annotations), split, folder, **options)
+    else:
+        if wrong := sorted({"dataset", "limit"} & options.keys()):
+            raise ValueError(f"{wrong[0]} is of a data set's images; images are all taken, as they are")
+        paths = [Path(each) for each in ([images] if isinstance(images, str | Path) else images)]
+        said = objects if isinstance(objects, Mapping) else Path(objects)
+        asked = {name: value for name, value in options.items() if name != "seed"}
+        evaluation = open_own_images(Path(model), paths, folder, said, **asked)
     material = Material(evaluation.lvlm, head_list, allow_foreign, options.get("seed", 42))
     content = run_task(evaluation, with_own_labels(make_members(specs, material)), CaptionTask(), folder)
     if processes().is_main:

@@ -6,6 +6,7 @@ all of that, where heads look and at which tokens they were switched off, and it
 """
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,6 @@ from llava_hh.runs.settings import Settings
 from llava_hh.scripts.flags import add_head_flags, add_truth_flags
 
 PAGE = "explanation.html"
-# mini's heads as they were measured, for who has not looked for them; mini is the same model on every computer, but for
-# rounding where its adapters are merged
-MEASURED = {"checkpoints/mini/model": "results/mini/measured_head_map.json"}
 
 
 @dataclass(frozen=True)
@@ -49,37 +47,39 @@ def parser() -> ScriptParser:
     add("--prompt", "TEXT", "the question", "{question}", default=DESCRIBE)
     add("--words", "NAMES", "words to explain, such as 'spoon, table'; all object words of CHAIR by default")
     add_truth_flags(parser.one_of(MODEL))
-    add_head_flags(parser)
+    add_head_flags(parser, required=False)
     parser.take_from_profile(heads=head_list)
     add = parser.flags(METHOD)
-    add("--top-k", SIZE, "how many heads of the list AD-HH switches off", "{top_k}", default=20)
-    text = "attention mass after the image at which a head is switched off"
-    add("--threshold", FRACTION, text, "{threshold}", default=0.4)
+    text = "how many heads of the list AD-HH switches off; 20 by default, or as a published list says"
+    add("--top-k", SIZE, text, "{top_k}")
+    text = "attention mass after the image at which a head is switched off; 0.4 by default, or as a published list says"
+    add("--threshold", FRACTION, text, "{threshold}")
     add = parser.flags(SPEED)
     add("--max-new-tokens", SIZE, "longest answer", "{max_new_tokens}", default=128)
     add("--max-rows", SIZE, "most ablated rows at once; bounds the memory", default=4096)
-    text = "result folder; results/explain/<name of the photo> by default"
+    text = "result folder; results/explain/<name of the photo> by default, with -2 behind it where another is there"
     parser.flags(OUTPUT)("--out", FOLDER, text, lambda known: f"{{result_path}}/explain/{known['photo'].stem}")
     return parser
 
 
 def head_list(known: Known) -> str:
-    """The list that attribution found with this profile, or where there is none, what was measured of its model."""
+    """The list that attribution found with this profile, or where there is none, the one published for its model."""
     found = known["head_list"]
-    return found if (REPO / found).is_file() else MEASURED.get(known["model_path"], found)
+    return found if (REPO / found).is_file() else "published"
 
 
 def check(command: ScriptParser, args: argparse.Namespace) -> None:
     args.out = args.out or Path("results") / "explain" / args.photo.stem
-    if not command.given & {"model", "heads"} and args.heads.name in {Path(name).name for name in MEASURED.values()}:
-        announce(f"heads: {args.heads}, as mini was measured; bash_scripts/quickstart.sh finds them on your machine")
-        args.foreign_heads = True
+    args.may_number = "out" not in command.given
+    if "heads" not in command.given and args.heads in (None, Path("published")):
+        args.heads = Path("published")
+        announce("heads: those published for this model; bash_scripts/attribute.sh finds them on your machine")
 
 
 def run(args: argparse.Namespace) -> None:
     from llava_hh.api.explain import explain
     from llava_hh.data.own import names_in
-    from llava_hh.decoding.head_lists import heads_of_list, heads_with_text
+    from llava_hh.decoding.head_lists import adhh_of_list
     from llava_hh.decoding.reading import refuse_no_list
     from llava_hh.files.images import load_image
     from llava_hh.models.lvlm import load_lvlm
@@ -92,16 +92,18 @@ def run(args: argparse.Namespace) -> None:
     load_image(args.photo)  # refused before the model is loaded
     refuse_no_list(args.heads)
     words, truth = None if args.words is None else names_in(args.words), truth_of(args)
+    request = request_of("explain", {name: value for name, value in vars(args).items() if name != "out"})
+    if args.may_number and processes().count == 1:
+        args.out = unused_folder(args.out, request)
     page = args.out.absolute() / PAGE  # who started a wrapper elsewhere can open it
-    numbers, request = page.with_suffix(".json"), request_of("explain", vars(args))
+    numbers = page.with_suffix(".json")
     if is_finished(numbers, request):
         announce(f"finished before: {numbers}")
         say(page)
         return
     lvlm = load_lvlm(args.model)
-    heads = heads_of_list(args.heads, lvlm, args.top_k, allow_foreign=args.foreign_heads)
-    heads = heads_with_text(lvlm, heads, refuse=True)
-    asked = {"prompt": args.prompt, "max_new_tokens": args.max_new_tokens, "threshold": args.threshold}
+    heads, threshold = adhh_of_list(args.heads, lvlm, args.top_k, args.threshold, args.foreign_heads)
+    asked = {"prompt": args.prompt, "max_new_tokens": args.max_new_tokens, "threshold": threshold}
     asked |= {"words": words, "truth": truth}
     inputs = {"model": describe_loaded(lvlm), "image": identify(args.photo), "heads": [list(head) for head in heads]}
     settings = ExplainSettings(**inputs, **asked)
@@ -114,6 +116,18 @@ def run(args: argparse.Namespace) -> None:
         mark_finished(numbers, request, [page, args.out / "run.json"])
         say(found)
         say(page)
+
+
+def unused_folder(folder: Path, request: str) -> Path:
+    """The first of photo, photo-2, photo-3, ... that has no explanation, or the one that is asked for."""
+    from llava_hh.runs.finished import is_finished
+
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    for out in itertools.chain([folder], numbered):
+        numbers = (out / PAGE).with_suffix(".json")
+        if not numbers.exists() or is_finished(numbers, request):
+            break
+    return out
 
 
 def truth_of(args: argparse.Namespace) -> list[str] | None:

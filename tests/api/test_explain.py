@@ -144,6 +144,22 @@ def test_words_by_name_and_truth(lvlm, image, found):
         hh.explain(lvlm, image, [(9, 0)], **ASKED)
 
 
+def test_heads_that_are_not_given_are_the_published_ones(lvlm, image, found, tmp_path, monkeypatch):
+    """As many as the list says of AD-HH, at its threshold; or all of its heads, at 0.4."""
+    monkeypatch.setattr("llava_hh.heads.PUBLISHED", tmp_path)
+    about = {"model_type": "llava", "n_layers": lvlm.n_layers, "n_heads": lvlm.n_heads, "hal_heads": [*HEADS, (0, 0)]}
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({**about, "top_k": len(HEADS), "threshold": THRESHOLD}))
+    assert str(hh.explain(lvlm, image, **ASKED)) == str(found)
+    assert hh.explain(lvlm, image, threshold=0.9, **ASKED).threshold == 0.9
+    path.write_text(json.dumps(about))
+    whole = hh.explain(lvlm, image, **ASKED)
+    assert (whole.heads, whole.threshold) == ((*HEADS, hh.Head(0, 0)), 0.4)
+    path.unlink()
+    with pytest.raises(ValueError, match="none for a llava of 4 layers of 4 heads"):
+        hh.explain(lvlm, image, **ASKED)
+
+
 def test_the_page_and_its_numbers(lvlm, image, found, tmp_path):
     found.page(tmp_path / "mine.html")
     content = json.loads((tmp_path / "mine.json").read_text())

@@ -59,7 +59,7 @@ def test_truth_by_a_file_or_by_names(tmp_path):
     assert own_objects(None, "", ["a.jpg"], known) == {"a.jpg": set()}
     with pytest.raises(ValueError, match="--truth is for one image, here are 2; give --objects"):
         own_objects(None, "dog", ["a.jpg", "b.jpg"], known)
-    with pytest.raises(ValueError, match="--truth: 'cow' is no category, and no synonym of one"):
+    with pytest.raises(ValueError, match="--truth: object 'cow' is no category, and no synonym of one"):
         own_objects(None, "dog, cow", ["a.jpg"], known)
 
 

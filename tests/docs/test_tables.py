@@ -5,13 +5,17 @@ import subprocess
 
 import pytest
 
-from tests.support.shown_tables import PAGES, ROOT, SHOWN, renewed
+from tests.support.shown_tables import HEADS_OF_MINI, PAGES, ROOT, SHOWN, head_list_of_mini, renewed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_tables_are_those_of_their_files(page):
     text = page.read_text(encoding="utf-8")
     assert renewed(text) == text, "python -m tests.support.shown_tables"
+
+
+def test_the_head_list_of_mini_is_what_was_measured():
+    assert HEADS_OF_MINI.read_text() == head_list_of_mini(), "python -m tests.support.shown_tables"
 
 
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+\.png)\)")

@@ -55,14 +55,23 @@ def test_from_a_photo_to_a_page(photo, tiny_checkpoint, capsys, monkeypatch):
     assert again.out.splitlines() == [str(page)] and "finished before: " in again.err
 
 
-def test_other_settings_are_refused_and_other_words_may_lie_elsewhere(photo, tiny_checkpoint, capsys):
+def test_other_explanations_lie_in_other_folders(photo, tiny_checkpoint, capsys):
+    """Numbered ones, where none is named; in a named one other settings are refused."""
     flags = [photo, "--model", tiny_checkpoint, *FLAGS]
     verb.main([str(flag) for flag in flags])
-    before = Path("results/explain/yard/explanation.json").read_bytes()
+    first = Path("results/explain/yard/explanation.json")
+    before = first.read_bytes()
+    asked = ([], ["--threshold", "0.3"], ["--truth", "dog"], ["--threshold", "0.3"])
+    for number, further in zip((1, 2, 3, 2), asked, strict=True):
+        verb.main([*map(str, flags), *further])
+        folder = first.parent if number == 1 else first.parent.with_name(f"yard-{number}")
+        assert capsys.readouterr().out.splitlines()[-1] == str(folder.absolute() / "explanation.html")
+    assert first.read_bytes() == before and not first.parent.with_name("yard-4").exists()
+    flags += ["--out", "results/explain/yard"]
     error = error_of(capsys, *flags, "--threshold", "0.3")
     assert "threshold was 0.2, is 0.3" in error and "choose another --out" in error.lower()
-    assert Path("results/explain/yard/explanation.json").read_bytes() == before
-    verb.main([*map(str, flags), "--truth", "dog, Cats", "--out", "elsewhere"])
+    assert first.read_bytes() == before
+    verb.main([*map(str, flags[:-2]), "--truth", "dog, Cats", "--out", "elsewhere"])
     content = json.loads(Path("elsewhere/explanation.json").read_text())
     assert content["truth"] == ["Cats", "dog"]
     judged = [word["hallucinated"] for caption in content["captions"] for word in caption["words"]]
@@ -84,7 +93,7 @@ def test_truth_of_a_file(photo, tiny_checkpoint, capsys):
 
 def test_what_is_refused(photo, tiny_checkpoint, capsys):
     model = ["--model", tiny_checkpoint]
-    assert "the following arguments are required: --heads" in error_of(capsys, photo, *model)
+    assert "--heads published: none for a llava" in error_of(capsys, photo, *model)
     assert "none.jpg: no such image" in error_of(capsys, "none.jpg", *model, *FLAGS)
     Path("text.jpg").write_text("no image")
     assert "text.jpg: not an image" in error_of(capsys, "text.jpg", *model, *FLAGS)
@@ -102,7 +111,7 @@ def test_what_is_refused(photo, tiny_checkpoint, capsys):
 
 
 def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
-    """Its profile's settings; its heads are those that quickstart.sh found, or else as they were measured."""
+    """Its profile's settings; its heads are those that quickstart.sh found, or else the published ones."""
     quick = {"head_list": str(Path("quick.json").absolute()), "model_path": "checkpoints/mini/model", "top_k": "2"}
     quick |= {"result_path": "results/quick", "threshold": "0.95", "question": "", "max_new_tokens": "128"}
     monkeypatch.setattr("llava_hh.command_line.parser.read_profile", lambda name: quick if name == "mini" else {})
@@ -114,20 +123,22 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
         return args
 
     args = parsed(photo)
-    assert args.heads == REPO / "results/mini/measured_head_map.json" and args.foreign_heads
-    assert "as mini was measured" in capsys.readouterr().err
+    assert args.heads == Path("published") and not args.foreign_heads
+    assert "heads: those published for this model; " in capsys.readouterr().err
     assert (args.top_k, args.threshold, args.out) == (2, 0.95, REPO / "results/quick/explain/yard")
-    assert args.model == REPO / "checkpoints/mini/model" and hh.load_heads(args.heads, top_k=args.top_k)
+    assert args.model == REPO / "checkpoints/mini/model" and not args.foreign_heads
     Path("quick.json").write_text('{"hal_heads": [[1, 2]]}')
     args = parsed(photo)
     assert args.heads == Path("quick.json").absolute() and not args.foreign_heads
     args = parsed(photo, "--heads", "L1H2")
     assert (args.heads, args.top_k, args.threshold, args.foreign_heads) == (Path("L1H2"), 1, 0.95, False)
-    args = parsed(photo, "--model", "mine", "--heads", "published")
-    assert (args.top_k, args.threshold, args.out) == (20, 0.4, Path("results/explain/yard"))
+    for given in ([], ["--heads", "published"]):
+        args = parsed(photo, "--model", "mine", *given)
+        assert (args.heads, args.top_k, args.threshold) == (Path("published"), None, None)
+        assert args.out == Path("results/explain/yard") and ("attribute.sh" in capsys.readouterr().err) == (not given)
 
 
 def test_the_profile_of_mini_has_the_default_heads():
     args = verb.parser().parse_args(["photo.jpg"])
-    assert re.search(r"(measured_head_map|attribution_result)\.json$", str(args.heads))
+    assert re.search(r"(published|attribution_result\.json)$", str(args.heads))
     assert (args.top_k, args.threshold) == (2, 0.95)

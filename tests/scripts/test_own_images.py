@@ -123,6 +123,41 @@ def test_scores_attribution_and_a_comparison(own, images, tiny_checkpoint, capsy
     greedy = json.loads(Path("results/images/photo/greedy/captions_eval_results.json").read_text())
     expected = {key: value for key, value in scored["overall_metrics"].items() if key != "drop_incomplete"}
     assert greedy["overall_metrics"] == expected
+    from_python(own, tiny_checkpoint, truth, summary)
     Path("o.jsonl").write_text('{"image_id": "photo.jpg", "objects": []}\n')
     again = ["--model", tiny_checkpoint, *images, *SHORT, *compared, "--out", "other"]
     assert "o.jsonl: no row with image_id 'one.jpg'" in error_of(evaluate.main, capsys, *again)
+
+
+def from_python(own, tiny_checkpoint, truth, summary):
+    """hh.evaluate on the same images finds the same, with what is in them as a file and as a mapping."""
+    methods = ["adhh:top_k=2,threshold=0.2", "random:draws=1,of=adhh"]
+    asked = {
+        "heads": "heads/attribution_result.json",
+        "prompt": "describe",
+        "max_new_tokens": 8,
+        "batch_size": 2,
+        "seed": 7,
+    }
+    asked |= {"images": [own / "photo.jpg", own / "a trip"]}
+    for objects, name in (("o.jsonl", "file"), (truth, "mapping")):
+        found = hh.evaluate(methods, tiny_checkpoint, out=name, objects=objects, **asked)
+        assert found["settings"]["draw"] == summary["settings"]["draw"]
+        for kind, expected in summary["methods"].items():
+            timed = {"seconds_per_token", "relative_time"}
+            measured = {key: value for key, value in found["methods"][kind].items() if key not in timed}
+            assert measured == {key: value for key, value in expected.items() if key not in timed}
+    assert [*found["settings"]["truth"]] == ["objects"]
+    given = (methods, tiny_checkpoint)
+    for wrong, error in (
+        ({"objects": None}, "or images and objects; got images"),
+        ({"image_folder": own}, "or images and objects; got image_folder, images, objects"),
+        ({"limit": 2}, "limit is of a data set's images"),
+        ({"images": []}, "none are named"),
+        ({"objects": {"photo.jpg": []}}, "objects: no row with image_id 'one.jpg'"),
+        ({"objects": {**truth, "one.jpg": "dog"}}, "objects of one.jpg: 'dog' is one text; expected a list of names"),
+        ({"objects": {**truth, "one.jpg": ["unicorn"]}}, "objects of one.jpg: object 'unicorn' is no category"),
+        ({"out": ""}, "out is missing"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            hh.evaluate(*given, **{"out": "wrong", "objects": truth, **asked, **wrong})

@@ -6,14 +6,18 @@
 
 What is made of several files in another way is named behind the folder: `results/mini#aims`.
 
-`python -m tests.support.shown_tables` writes them anew; tests/docs/test_tables.py holds the pages to the files.
+`python -m tests.support.shown_tables` writes them and checkpoints/heads/mini.json anew. tests/docs/test_tables.py holds
+them to the files.
 """
 
 import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from llava_hh.attribution.result import said_of
+from llava_hh.command_line.profiles import read_profile
 from llava_hh.comparing.details import lines
 from llava_hh.comparing.summary import table_of, table_of_pope, table_of_spread
 from llava_hh.experiments.shown import table_of_losses
@@ -26,6 +30,7 @@ from tests.support.shown_aims import aims, differences
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
+MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -90,12 +95,22 @@ def renewed(page: str) -> str:
     return SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(found[1])}<!-- end -->", page)
 
 
+def head_list_of_mini() -> str:
+    """The text of mini's published head list, as figure 2's attribution measured it, with its profile's AD-HH."""
+    found, profile = json.loads(MEASURED_HEADS.read_text()), read_profile("mini")
+    lists = [f'  "{name}": {json.dumps(found[name])}' for name in ("hal_heads", "non_hal_heads")]
+    rest = {"top_k": int(profile["top_k"]), "threshold": float(profile["threshold"])}
+    rest |= {"source": f"{MEASURED_HEADS.relative_to(ROOT)}, bash_scripts/mini/measure.sh", "model_type": "llava"}
+    rest["n_layers"], rest["n_heads"] = np.shape(found["contrastive_influence"])
+    return "{\n" + ",\n".join([*lists, *(f'  "{name}": {json.dumps(value)}' for name, value in rest.items())]) + "\n}\n"
+
+
 def main() -> None:
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        if (new := renewed(text)) != text:
-            page.write_text(new, encoding="utf-8")
-            print(page)
+    new_texts = {page: renewed(page.read_text(encoding="utf-8")) for page in PAGES}
+    for path, text in {**new_texts, HEADS_OF_MINI: head_list_of_mini()}.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(path)
 
 
 if __name__ == "__main__":
