@@ -1,4 +1,7 @@
-"""What the README asks a newcomer to do with mini after set-up, on few images, in a copy whose path has a blank."""
+"""What the README and docs/first_steps.md ask a newcomer to do with mini, in order, in a copy whose path has a blank.
+
+The quickstart and all that follows it, as the lines stand there; the profile of mini is made smaller in the copy.
+"""
 
 import json
 import os
@@ -6,53 +9,68 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from llava_hh.command_line.profiles import read_profile
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.mini
-N_CAPTIONS, N_COMPARED = 12, 8
-PROFILE = f"""inherit=mini
-result_path="results/first mile"
-attribution_images={N_CAPTIONS}
-report_images={N_COMPARED}
-random_draws=1
-batch_size=4
-"""
+SMALLER = {"attribution_images": 12, "report_images": 8, "random_draws": 1, "batch_size": 4}
+PROFILE = read_profile("mini")
 RATES = {"CHAIRs", "CHAIRi", "recall", "precision", "f1", "repeated"}
+STEP = re.compile(r"^# (\d+)\. (.*?)(?: -> (\S+))?\n(.+)$", re.MULTILINE)
+PAGE = (ROOT / "docs/first_steps.md").read_text()
+STEPS = STEP.findall("".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)))
+
+
+def smaller(text: str) -> str:
+    """A line of the page with the folders of the smaller profile."""
+    for split, name in (("train2014", "attribution_images"), ("val2014", "report_images")):
+        text = text.replace(f"{split}-{PROFILE[name]}-", f"{split}-{SMALLER[name]}-")
+    return text
 
 
 @pytest.fixture(scope="module")
 def copy(mini_path, tmp_path_factory) -> Path:
-    """The tracked files, mini's checkpoint and images, and a profile of one's own."""
+    """The tracked files, mini's checkpoint and images, an environment with the packages of this one."""
     folder = tmp_path_factory.mktemp("newcomer") / "hallucination heads"
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    (folder / "checkpoints/mini/model").symlink_to(mini_path)
-    if (ROOT / "dataset/mini").is_dir():
-        (folder / "dataset/mini").symlink_to(ROOT / "dataset/mini")
-    else:
-        run(folder, "sh", "bash_scripts/mini/data.sh")
-    (folder / "own.sh").write_text(PROFILE)
+    for name in ("checkpoints/mini/model", "checkpoints/mini/base", "dataset/mini"):
+        if (ROOT / name).is_dir():
+            (folder / name).symlink_to(ROOT / name)
+    profile = folder / "bash_scripts/profiles/mini.sh"
+    profile.write_text(profile.read_text() + "".join(f"{name}={value}\n" for name, value in SMALLER.items()))
+    (folder / ".venv/bin").mkdir(parents=True)
+    for file in Path(sys.executable).parent.iterdir():
+        (folder / ".venv/bin" / file.name).symlink_to(file)
+    for name in ("pyvenv.cfg", "lib"):
+        (folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+    installed = (folder / "requirements.txt").read_text() + (folder / "setup.py").read_text()
+    (folder / ".venv/installed").write_text(installed)
     return folder
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run a command of the README in the copy; what it prints."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LAUNCH", "DATASET")}
-    environment |= {
-        "PYTHON": sys.executable,
-        "PROFILE": "./own.sh",
-        "OMP_NUM_THREADS": "1",
-    }  # other tests run beside it
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def run(folder: Path, line: str) -> str:
+    """Run a command line in the copy; what it prints."""
+    left_out = ("PYTHON", "PROFILE", "LAUNCH", "DATASET", "LLAVA_HH_REAL")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}  # other tests run beside it
+    done = subprocess.run(["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "Warning" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def quick(copy) -> tuple[Path, str]:
+    """Where the quickstart's results lie, and what it printed."""
+    printed = run(copy, "sh bash_scripts/quickstart.sh")
+    return copy / "results/mini/quick", printed
 
 
 def n_lines(path: Path) -> int:
@@ -66,88 +84,89 @@ def check_rates(entry: dict) -> None:
         assert 0 <= low <= entry[name] <= high <= 1, name
 
 
-@pytest.fixture(scope="module")
-def attributed(copy) -> Path:
-    run(copy, "sh", "bash_scripts/attribute.sh")
-    return copy / f"results/first mile/train2014-{N_CAPTIONS}-seed42"
+def test_the_quickstart_says_how_far_it_is_and_what_to_open(quick):
+    folder, printed = quick
+    assert re.findall(r"^== (\d) of (\d): ", printed, re.MULTILINE) == [(str(n), "5") for n in range(1, 6)]
+    assert printed.splitlines()[-1].startswith(f"Open {folder}/report.html ")
 
 
-@pytest.fixture(scope="module")
-def decoded(copy, attributed) -> Path:
-    run(copy, "sh", "bash_scripts/decoding.sh")
-    return copy / f"results/first mile/val2014-{N_COMPARED}-seed42"
-
-
-def test_the_command_explains_itself(copy):
-    page = run(copy, sys.executable, "-m", "llava_hh", "--help")
-    for verb in ("caption", "score", "attribute", "evaluate", "compare", "figure", "report", "doctor"):
-        assert re.search(rf"^ +{verb} ", page, re.MULTILINE), verb
-
-
-def test_doctor_finds_nothing_wrong(copy):
-    lines = run(copy, "sh", "bash_scripts/doctor.sh").splitlines()
-    assert len(lines) > 5 and not [line for line in lines if " FAIL " in line]
-
-
-def test_attribute_finds_heads(attributed):
-    assert n_lines(attributed / "captions.jsonl") == N_CAPTIONS
-    overall = json.loads((attributed / "captions_eval_results.json").read_text())["overall_metrics"]
+def test_the_quickstart_finds_heads(quick):
+    folder = quick[0] / f"train2014-{SMALLER['attribution_images']}-seed42"
+    assert n_lines(folder / "captions.jsonl") == SMALLER["attribution_images"]
+    overall = json.loads((folder / "captions_eval_results.json").read_text())["overall_metrics"]
     check_rates(overall)
     assert overall["CHAIRs"] > 0
-    result = json.loads((attributed / "identify_attention_head/attribution_result.json").read_text())
+    result = json.loads((folder / "identify_attention_head/attribution_result.json").read_text())
     heads = [tuple(head) for head in result["hal_heads"]]
     assert len(set(heads)) == len(heads) == 30 and not {*heads} & {tuple(head) for head in result["non_hal_heads"]}
     assert all(0 <= layer < 30 and 0 <= head < 9 for layer, head in heads)
-    n_words = n_lines(attributed / "identify_attention_head/targets.jsonl")
+    n_words = n_lines(folder / "identify_attention_head/targets.jsonl")
     assert 0 < result["n_hallucinated_words"] < n_words
-    assert (attributed / "identify_attention_head/head_map.png").stat().st_size > 10_000
+    assert (folder / "identify_attention_head/head_map.png").stat().st_size > 10_000
 
 
-def test_decoding_compares_methods(decoded):
-    methods = json.loads((decoded / "summary.json").read_text())["methods"]
+def test_the_quickstart_compares_methods(quick):
+    folder, n_compared = quick[0] / f"val2014-{SMALLER['report_images']}-seed42", SMALLER["report_images"]
+    methods = json.loads((folder / "summary.json").read_text())["methods"]
     kinds = {entry.get("kind", name) for name, entry in methods.items()}
     assert {"greedy", "adhh"} <= kinds and len(methods) >= 4
     for entry in methods.values():
         check_rates(entry)
-        assert entry["n"] == N_COMPARED and entry["mentions"] > 1 and entry["length"] > 10
-    captions = [*decoded.glob("*/captions.jsonl")]
-    assert len(captions) == len(methods) and {n_lines(path) for path in captions} == {N_COMPARED}
-    assert "| greedy | " in (decoded / "summary.md").read_text()
+        assert entry["n"] == n_compared and entry["mentions"] > 1 and entry["length"] > 10
+    captions = [*folder.glob("*/captions.jsonl")]
+    assert len(captions) == len(methods) and {n_lines(path) for path in captions} == {n_compared}
+    assert "| greedy | " in (folder / "summary.md").read_text()
     for picture in ("summary.png", "summary_captions.png"):
-        assert (decoded / picture).stat().st_size > 10_000
+        assert (folder / picture).stat().st_size > 10_000
+    details = json.loads((folder / "chair_details/chair_details.json").read_text())
+    assert {run["label"] for run in details["runs"].values()} == {"greedy", "AD-HH"} and details["n"] == n_compared
 
 
-def test_details_of_chair(copy, decoded):
-    run(copy, "sh", "bash_scripts/analysis/chair_details.sh")
-    details = json.loads((decoded / "chair_details/chair_details.json").read_text())
-    assert {run["label"] for run in details["runs"].values()} == {"greedy", "AD-HH"} and details["n"] == N_COMPARED
-    for name in ("categories", "cooccurrence", "positions"):
-        assert (decoded / f"chair_details/chair_{name}.png").stat().st_size > 1_000
+def test_the_page_shows_all_of_it(copy, quick):
+    page = (quick[0] / "report.html").read_text()
+    shown = [
+        f"val2014-{SMALLER['report_images']}-seed42/summary.json",
+        "identify_attention_head/attribution_result.json",
+    ]
+    for text in ("AD-HH", *shown):
+        assert text in page, text
+    assert 'href="quick/report.html"' in (copy / "results/mini/index.html").read_text()
 
 
-def test_the_page_shows_all_of_it(copy, attributed, decoded):
-    run(copy, "sh", "bash_scripts/report.sh")
-    page = (copy / "results/first mile/report.html").read_text()
-    for shown in ("AD-HH", f"{decoded.name}/summary.json", "identify_attention_head/attribution_result.json"):
-        assert shown in page, shown
-    assert 'href="first mile/report.html"' in (copy / "results/index.html").read_text().replace("%20", " ")
+def test_there_are_twenty_five_steps_and_the_readme_shows_some(quick):
+    assert [int(number) for number, *_ in STEPS] == [*range(1, 26)]
+    lines = [line for *_, line in STEPS]
+    block = (ROOT / "README.md").read_text().split("## From a photo to an answer\n\n```sh\n")[1].split("```")[0]
+    shown = [line.split("  # ")[0].strip() for line in block.splitlines()]
+    assert len(shown) >= 4 and not {*shown} - {*lines}
 
 
-def test_a_photo_becomes_a_page(copy, attributed):
-    """In far more time than the README says, for slow machines; the heads are those that were found."""
-    photo = sorted((copy / "dataset/mini/val2014").glob("*.jpg"))[0]
-    begun = time.monotonic()
-    *said, page = run(copy, "sh", "bash_scripts/explain.sh", str(photo.relative_to(copy))).splitlines()
-    assert time.monotonic() - begun < 90
-    assert [line.split(":")[0] for line in said if line[0] != " "] == ["greedy", "AD-HH"]
-    content = json.loads(Path(page).with_suffix(".json").read_text())
-    listed = json.loads((attributed / "identify_attention_head/attribution_result.json").read_text())["hal_heads"]
-    assert content["image"] == photo.name and content["heads"] == listed[:2] and content["captions"][0]["words"]
-    assert "No truth was given" in Path(page).read_text()
+@pytest.mark.parametrize(("about", "made", "line"), [step[1:] for step in STEPS], ids=[step[0] for step in STEPS])
+def test_step(copy, quick, about, made, line):
+    printed = run(copy, smaller(line))
+    assert printed.strip() or line.startswith("cp ")
+    if made:
+        path = copy / smaller(made)
+        assert path.stat().st_size > 100, about
+
+
+def test_doctor_found_nothing_wrong(copy, quick):
+    lines = run(copy, "sh bash_scripts/doctor.sh").splitlines()
+    assert len(lines) > 5 and not [line for line in lines if " FAIL " in line]
+
+
+def test_the_explanations_have_the_heads_that_were_found(copy, quick):
+    folder = quick[0] / "explain"
+    attributed = quick[0] / f"train2014-{SMALLER['attribution_images']}-seed42/identify_attention_head"
+    listed = json.loads((attributed / "attribution_result.json").read_text())["hal_heads"]
+    first, judged = (json.loads((folder / name / "explanation.json").read_text()) for name in ("photo", "photo-2"))
+    assert first["image"] == "photo.jpg" and first["heads"] == listed[:2] and first["captions"][0]["words"]
+    assert first["truth"] is None and any(word["hallucinated"] for word in judged["captions"][0]["words"])
 
 
 def test_the_python_of_the_readme(copy):
     code, printed = re.search(
         r"```python\n(.*?)```\n\n```text\n(.*?)```\n", (copy / "README.md").read_text(), re.S
     ).groups()
-    assert run(copy, sys.executable, "-c", code) == printed
+    (copy / "snippet.py").write_text(code)
+    assert run(copy, ".venv/bin/python snippet.py") == printed
