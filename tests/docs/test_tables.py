@@ -5,7 +5,9 @@ import subprocess
 
 import pytest
 
-from tests.support.shown_tables import HEADS_OF_MINI, PAGES, ROOT, SHOWN, head_list_of_mini, renewed
+from llava_hh.command_line.profiles import read_profile
+from llava_hh.heads import load_heads
+from tests.support.shown_tables import HEADS_OF_MINI, MEASURED_HEADS, PAGES, ROOT, SHOWN, head_list_of_mini, renewed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -16,6 +18,12 @@ def test_tables_are_those_of_their_files(page):
 
 def test_the_head_list_of_mini_is_what_was_measured():
     assert HEADS_OF_MINI.read_text() == head_list_of_mini(), "python -m tests.support.shown_tables"
+
+
+def test_the_quickstart_finds_the_heads_that_the_larger_sample_has_at_its_top():
+    quick = load_heads(ROOT / "results/mini/measured_quickstart.json", top_k=2)
+    assert quick == load_heads(MEASURED_HEADS, top_k=2)
+    assert f"influences of heads on {read_profile('mini')['attribution_images']} captions" in PAGES[0].read_text()
 
 
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+\.png)\)")
