@@ -17,7 +17,7 @@ from llava_hh.command_line.profiles import read_profile
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.mini
-SMALLER = {"attribution_images": 12, "report_images": 8, "random_draws": 1, "batch_size": 4}
+SMALLER = {"attribution_images": 12, "report_images": 8, "batch_size": 4}
 PROFILE = read_profile("mini")
 RATES = {"CHAIRs", "CHAIRi", "recall", "precision", "f1", "repeated"}
 STEP = re.compile(r"^# (\d+)\. (.*?)(?: -> (\S+))?\n(.+)$", re.MULTILINE)
@@ -44,7 +44,11 @@ def copy(mini_path, tmp_path_factory) -> Path:
         if (ROOT / name).is_dir():
             (folder / name).symlink_to(ROOT / name)
     profile = folder / "bash_scripts/profiles/mini.sh"
-    profile.write_text(profile.read_text() + "".join(f"{name}={value}\n" for name, value in SMALLER.items()))
+    text = profile.read_text()
+    for name, value in SMALLER.items():
+        text, n_found = re.subn(rf"^{name}=\d+", f"{name}={value}", text, flags=re.MULTILINE)
+        assert n_found == 1, name
+    profile.write_text(text)
     (folder / ".venv/bin").mkdir(parents=True)
     for file in Path(sys.executable).parent.iterdir():
         (folder / ".venv/bin" / file.name).symlink_to(file)
