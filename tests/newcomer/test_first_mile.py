@@ -134,7 +134,7 @@ def test_the_page_shows_all_of_it(copy, quick):
     ]
     for text in ("AD-HH", *shown):
         assert text in page, text
-    assert 'href="quick/report.html"' in (copy / "results/mini/index.html").read_text()
+    assert 'href="mini/quick/report.html"' in (copy / "results/index.html").read_text()
 
 
 def test_there_are_twenty_five_steps_and_the_readme_shows_some(quick):
