@@ -1,15 +1,20 @@
 """Attention heads by name: `Head`, head-list files, and seeded control heads."""
 
+from __future__ import annotations
+
 import random
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llava_hh.files.files import read_any_json, read_json
 from llava_hh.files.ids import whole_id
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 PUBLISHED = (Path(__file__).parent / "published_heads").resolve()  # in a clone a link to checkpoints/heads
 LITERAL = re.compile(r"L(\d+)H(\d+)")
@@ -83,18 +88,27 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
         yield where, _parse_head(pair, where)
 
 
-def published_list(model_type: str, n_layers: int, n_heads: int) -> Path:
-    """The file of the head list that was published for a model of this kind and size: the authors', and mini's.
+def published_list(config: PretrainedConfig) -> Path:
+    """The file of the head list that was published for a model of this architecture: the authors', and mini's.
+
+    Kind, layers, heads, key heads and width decide. A model that was tuned further has them too.
 
     Raises:
         ValueError: no such list; names those that there are.
     """
+    text = config.get_text_config()
+    n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
+    shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
+    shape |= {"n_key_heads": getattr(text, "num_key_value_heads", n_heads), "hidden_size": text.hidden_size}
     lists = {path: read_json(path) for path in sorted(PUBLISHED.glob("*.json"))}
     for path, content in lists.items():
-        if [content[name] for name in ("model_type", "n_layers", "n_heads")] == [model_type, n_layers, n_heads]:
+        if all(content.get(name, value) == value for name, value in shape.items()):
             return path
-    known, model = ", ".join(path.stem for path in lists), f"a {model_type} of {n_layers} layers of {n_heads} heads"
-    raise ValueError(f"--heads published: none for {model}; there are {known}")
+    what = f"a {config.model_type} of {n_layers} layers of {n_heads} heads, {shape['n_key_heads']} of keys"
+    known = ", ".join(path.stem for path in lists)
+    raise ValueError(
+        f"--heads published: none for {what} ({text.model_type}, {text.hidden_size} wide); there are {known}"
+    )
 
 
 def _parse_head(pair: Any, where: str) -> Head:

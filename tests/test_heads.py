@@ -3,7 +3,17 @@ import random
 from pathlib import Path
 
 import pytest
+from transformers import (
+    ChameleonConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+    MistralConfig,
+    MllamaConfig,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
+from llava_hh.command_line.profiles import read_profile
 from llava_hh.heads import (
     PUBLISHED,
     Head,
@@ -14,6 +24,7 @@ from llava_hh.heads import (
     published_list,
     random_heads,
 )
+from tests.support.tiny_minigpt4 import tiny_minigpt4
 
 
 @pytest.fixture
@@ -110,26 +121,58 @@ def test_check_heads_names_the_head_and_the_size(head):
         check_heads([(0, 0), head], n_layers=2, n_heads=3)
 
 
+SHAPES = {  # of each published list: layers, heads, key heads, width, architecture of the text model
+    "llava-v1.5-7b": (LlavaConfig, LlamaConfig, 32, 32, 32, 4096),
+    "llava-v1.5-13b": (LlavaConfig, LlamaConfig, 40, 40, 40, 5120),
+    "llava-v1.6-34b": (LlavaNextConfig, LlamaConfig, 60, 56, 8, 7168),
+    "llama-3.2-11b-vision": (MllamaConfig, MllamaTextConfig, 40, 32, 8, 4096),
+    "mini": (LlavaConfig, LlamaConfig, 30, 9, 3, 576),
+}
+
+
+def config_of(whole, text, n_layers, n_heads, n_key_heads, width):
+    names = {"num_hidden_layers": n_layers, "num_attention_heads": n_heads, "num_key_value_heads": n_key_heads}
+    return whole(text_config=text(**names, hidden_size=width))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_published_lists_fit_their_models(name):
+    config = config_of(*SHAPES[name])
+    path = published_list(config)
+    assert path.stem == name
+    check_heads(load_heads(path), *SHAPES[name][2:4])
+
+
+@pytest.mark.parametrize(("n_layers", "n_heads", "n_key_heads", "width"), [(32, 32, 32, 4096), (48, 64, 8, 8192)])
+def test_published_lists_of_chameleon(n_layers, n_heads, n_key_heads, width):
+    names = {"num_hidden_layers": n_layers, "num_attention_heads": n_heads, "num_key_value_heads": n_key_heads}
+    path = published_list(ChameleonConfig(**names, hidden_size=width))
+    assert path.stem == {32: "chameleon-7b", 48: "chameleon-30b"}[n_layers]
+    check_heads(load_heads(path), n_layers, n_heads)
+
+
+def test_the_published_list_of_minigpt4():
+    config = tiny_minigpt4().config
+    text = config.get_text_config()
+    text.num_hidden_layers, text.hidden_size = 32, 4096
+    text.num_attention_heads = text.num_key_value_heads = 32
+    assert published_list(config).stem == "minigpt4"
+
+
+def test_a_model_of_another_architecture_has_no_published_list():
+    """BakLLaVA and LLaVA on Llama 3 are a llava of 32 layers of 32 heads as well."""
+    for text, n_key_heads in ((MistralConfig, 8), (LlamaConfig, 8)):
+        with pytest.raises(ValueError, match="none for a llava of 32 layers of 32 heads, 8 of keys"):
+            published_list(config_of(LlavaConfig, text, 32, 32, n_key_heads, 4096))
+    with pytest.raises(ValueError, match=r"\(llama, 1152 wide\); there are chameleon-30b, .*mini, minigpt4$"):
+        published_list(config_of(LlavaConfig, LlamaConfig, 30, 9, 3, 1152))
+
+
 @pytest.mark.parametrize(
-    ("kind", "n_layers", "n_heads", "first", "count"),
-    [
-        ("llava", 32, 32, Head(16, 29), 30),
-        ("llava", 40, 40, None, 35),
-        ("llava_next", 60, 56, None, 10),
-        ("minigpt4", 32, 32, None, 20),
-        ("mllama", 40, 32, None, 10),
-        ("chameleon", 32, 32, Head(25, 2), 10),
-        ("chameleon", 48, 64, None, 10),
-        ("llava", 30, 9, Head(23, 3), 30),
-    ],
+    ("name", "profile"),
+    [(name, name) for name in ("llava-v1.5-7b", "llava-v1.5-13b", "llava-v1.6-34b", "minigpt4", "mini")],
 )
-def test_published_lists_fit_their_models(kind, n_layers, n_heads, first, count):
-    heads = load_heads(published_list(kind, n_layers, n_heads))
-    check_heads(heads, n_layers, n_heads)
-    assert len(heads) == count and first in (None, heads[0])
-
-
-def test_there_is_a_model_for_every_published_list_and_no_other():
-    assert len(list(PUBLISHED.glob("*.json"))) == 8
-    with pytest.raises(ValueError, match="none for a llava of 30 layers of 8 heads; there are chameleon-30b, "):
-        published_list("llava", 30, 8)
+def test_published_settings_are_those_of_the_profile(name, profile):
+    listed, settings = json.loads((PUBLISHED / f"{name}.json").read_text()), read_profile(profile)
+    assert (listed["top_k"], listed["threshold"]) == (int(settings["top_k"]), float(settings["threshold"]))
+    assert len(listed["hal_heads"]) >= listed["top_k"]

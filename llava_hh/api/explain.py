@@ -23,7 +23,7 @@ from llava_hh.decoding.method import Answer, Answers, Greedy, generate_greedily
 from llava_hh.experiments.measures.attention_bias import PARTS
 from llava_hh.experiments.measures.word_maps import looks_at, token_texts
 from llava_hh.files.images import rgb_image
-from llava_hh.heads import Head
+from llava_hh.heads import Head, load_heads
 from llava_hh.models.lvlm import DESCRIBE, Batch, Lvlm
 
 SHOWN = 5  # heads of largest influence on a word, whose attention is kept
@@ -32,7 +32,7 @@ SHOWN = 5  # heads of largest influence on a word, whose attention is kept
 def explain(
     lvlm: Lvlm,
     image: str | Path | Image,
-    heads: Sequence[tuple[int, int]] | None = None,
+    heads: Sequence[tuple[int, int]] | str | Path | None = None,
     threshold: float | None = None,
     words: Sequence[str] | str | None = None,
     truth: Sequence[str] | None = None,
@@ -46,9 +46,9 @@ def explain(
     the model without it on the caption that it gave.
 
     Args:
-        heads, threshold: those that AD-HH switches off, such as `load_heads(path, top_k=2)`, and at which attention
-            mass after the image, 0.4 by default. None: as in the list that was published for the model, which says
-            how many and at which threshold, or else all of its heads.
+        heads, threshold: those that AD-HH switches off, such as `load_heads(path, top_k=2)` or "L24H4,L23H3", and at
+            which attention mass after the image, 0.4 by default. None or "published": as in the list that was
+            published for the model, which says how many and at which threshold, or else all of its heads.
         words: which; None: every object word of CHAIR.
         truth: the objects in the image: COCO's categories, their synonyms, or some of `words`; None: no word is judged.
         max_rows: the most ablated rows at once; bounds the memory.
@@ -60,9 +60,11 @@ def explain(
     """
     picture, name = rgb_image(image), _name_of(image)
     words = [words] if isinstance(words, str) else words
-    objects = None if truth is None else _objects(truth, words or ())
-    if heads is None:
+    objects = None if truth is None else named_objects(truth, words or ())
+    if heads is None or heads == str(PUBLISHED):
         heads, threshold = adhh_of_list(PUBLISHED, lvlm, threshold=threshold)
+    elif isinstance(heads, str | Path):
+        heads = load_heads(heads)
     edit = DeactivateText(tuple(heads), THRESHOLD if threshold is None else threshold)
     adhh = _Noting(edit)
     answers: dict[str, Answer] = {}
@@ -158,8 +160,12 @@ def _apart(mentions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _objects(truth: Sequence[str], words: Sequence[str]) -> set[str]:
-    """What is in the image: categories, and words that are of none, in lower case."""
+def named_objects(truth: Sequence[str], words: Sequence[str]) -> set[str]:
+    """What is in the image: categories, and words that are of none, in lower case.
+
+    Raises:
+        ValueError: a name that is neither.
+    """
     known = {word.lower() for word in words}
     for name in truth:
         if category_of(name) is None and name.lower() not in known:

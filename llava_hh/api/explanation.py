@@ -10,7 +10,7 @@ import numpy as np
 from PIL.Image import Image
 
 from llava_hh.api.attribution import largest
-from llava_hh.files.files import write_json, write_text
+from llava_hh.files.files import refuse_foreign, write_json, write_text
 from llava_hh.heads import Head
 from llava_hh.models.image_grid import ImageGrid
 from llava_hh.report.explanation import render_explanation
@@ -131,8 +131,11 @@ class Explanation:
         if path.suffix != ".html":
             raise ValueError(f"{path}: expected a name that ends with .html")
         content = {**self.content(), **about, "run": provenance()}
+        text = render_explanation(content, self.picture, f"{path.stem}.json")
+        for file in (path, path.with_suffix(".json")):
+            refuse_foreign(file)
         write_json(path.with_suffix(".json"), content)
-        write_text(path, render_explanation(content, self.picture, f"{path.stem}.json"))
+        write_text(path, text)
 
     def __str__(self) -> str:
         return f"{self.greedy}\n{self.adhh}"

@@ -57,7 +57,7 @@ def caption(
 
     Args:
         images: paths or PIL images, or one of them.
-        method: such as "adhh:heads=FILE,top_k=2,threshold=0.965" or "vcd_paper" (`llava_hh.decoding.grammar`), or
+        method: such as "adhh:heads=FILE,top_k=2,threshold=0.95" or "vcd_paper" (`llava_hh.decoding.grammar`), or
             interventions under greedy decoding.
         batch_size: images at once; fewer where memory has no room for them.
 

@@ -100,12 +100,16 @@ def own_objects(
         return load_objects(objects, read_id, category_of, skip)
     if len(ids := {*image_ids}) != 1:
         raise ValueError(f"--truth is for one image, here are {len(ids)}; give --objects, a row for each")
-    return {image_id: _said("--truth", names_in(truth or ""), category_of) for image_id in ids}
+    if not (names := names_in(truth or "")):
+        raise ValueError(
+            f"--truth {truth!r}: no name in it; for an image without objects give --objects, a row with none"
+        )
+    return {image_id: _said("--truth", names, category_of) for image_id in ids}
 
 
-def _said(where: str, names: Sequence[str], category_of: Callable[[str], str | None]) -> set[str]:
-    if isinstance(names, str):
-        raise ValueError(f"{where}: {names!r:.80} is one text; expected a list of names")
+def _said(where: str, names: Any, category_of: Callable[[str], str | None]) -> set[str]:
+    if not isinstance(names, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: {names!r:.80}; expected a list of names")
     try:
         return categories_of(names, category_of)
     except ValueError as error:

@@ -29,22 +29,13 @@ def heads_of_list(
         IndexError: a head that the model does not have.
     """
     if path == PUBLISHED:
-        path = published_list_of(lvlm)
+        path = published_list(lvlm.model.config)
     heads = load_heads(path, key, top_k)
     check_heads(heads, lvlm.n_layers, lvlm.n_heads)
     origin = None if literal_heads(path) else model_of(path)
     if (why := why_foreign(origin, lvlm.path)) and not allow_foreign:
         raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
-
-
-def published_list_of(lvlm: Lvlm) -> Path:
-    """The file of the head list that was published for a model.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
 
 
 def adhh_of_list(
@@ -56,12 +47,14 @@ def adhh_of_list(
         top_k, threshold: None takes what a published list says of AD-HH, or all of its heads at 0.4; of another list 20
             heads at 0.4.
     Raises:
-        ValueError, IndexError: as `heads_of_list`; or some heads attend to the image alone.
+        ValueError, IndexError: as `heads_of_list`; or some heads attend to the image alone. Of a published list, which
+            may be one for removal, these are left out, and named.
     """
-    usual = {"top_k": None, **read_json(published_list_of(lvlm))} if path == PUBLISHED else {"top_k": TOP_K}
+    listed = published_list(lvlm.model.config) if path == PUBLISHED else None
+    usual = {"top_k": TOP_K} if listed is None else {"top_k": None, **read_json(listed)}
     heads = heads_of_list(path, lvlm, usual["top_k"] if top_k is None else top_k, allow_foreign=allow_foreign)
     mass = usual.get("threshold", THRESHOLD) if threshold is None else threshold
-    return heads_with_text(lvlm, heads, refuse=True), mass
+    return heads_with_text(lvlm, heads, refuse=path != PUBLISHED), mass
 
 
 def heads_with_text(lvlm: Lvlm, heads: Sequence[Head], refuse: bool = False) -> list[Head]:

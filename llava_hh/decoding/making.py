@@ -175,7 +175,7 @@ def settings_of(spec: Spec) -> Any:
 def folder_name(parts: Sequence[Sequence[str]], digests: Sequence[str], on: str = "all") -> str:
     """The name of a method's folder: kind, settings and the first digits of the hash of its heads.
 
-    For example adhh-top_k=2-threshold=0.965-1a2b3c4d; a long one is cut, and ends with its hash.
+    For example adhh-top_k=2-threshold=0.95-1a2b3c4d; a long one is cut, and ends with its hash.
     """
     text = "+".join("-".join(part) for part in parts) + (f"-on={on}" if on != "all" else "")
     name = "-".join([SLUG.sub("_", text), *digests])

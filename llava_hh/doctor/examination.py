@@ -235,7 +235,7 @@ class Examination(Companions):
             lists[REPO / published] = ["removal_top_k"]
         if not lists:
             with suppress(ValueError):  # none was published
-                lists[published_list(self.lvlm.model.config.model_type, *size)] = ["top_k"]
+                lists[published_list(self.lvlm.model.config)] = ["top_k"]
         first = [] if attributed.is_file() else ["none yet; bash_scripts/attribute.sh finds them"]
         return "; ".join(first + [self.examine_heads(path, names) for path, names in lists.items()])
 

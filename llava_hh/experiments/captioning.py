@@ -222,7 +222,7 @@ def open_own_images(
         elif objects is None:
             named = {"--truth": digest_of(truth)}
         else:
-            named = {"objects": digest_of({name: [*names] for name, names in objects.items()})}
+            named = {"objects": digest_of([[str(name), sorted(names)] for name, names in objects.items()])}
         of_images = {"objects": shown, "truth": named}
     shared = {"objects": {}, "references": {}, **of_images}
     return Evaluation(load_lvlm(model), data, samples, folder, draw, **shared, **asked)

@@ -22,6 +22,7 @@ from llava_hh.models.lvlm import load_lvlm, refuse_unloadable, release
 from llava_hh.runs.run import begun_run, processes
 from llava_hh.runs.settings import Settings
 
+OPTIONS = ("dataset", "limit", "seed", "prompt", "max_new_tokens", "batch_size")
 DATA_SET_OR_OWN = ([True, True, False, False], [False, False, True, True])  # which arguments of images are given
 
 
@@ -132,7 +133,7 @@ def evaluate(
     image_folder: str | Path | None = None,
     annotations: str | Path | None = None,
     out: str | Path = "",
-    split: str = "val2014",
+    split: str | None = None,
     heads: str | Path | None = None,
     allow_foreign: bool = False,
     images: Sequence[str | Path] | str | Path | None = None,
@@ -144,20 +145,24 @@ def evaluate(
     The images are those of a data set (`image_folder`, `annotations`, `split`), or one's own (`images`, `objects`).
 
     Args:
-        methods: such as ["adhh:top_k=2,threshold=0.965", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
+        methods: such as ["adhh:top_k=2,threshold=0.95", "random:draws=5,of=adhh"] (`llava_hh.decoding.grammar`);
             greedy decoding is always among them.
         model, image_folder, annotations, out: paths; a run that was begun in `out` is continued.
         images: files, and folders of them; objects: what is in each, by the file's name, or a file of JSON lines with
             `image_id` and `objects`.
         heads: the head list of methods that name none; allow_foreign: whether it may be of another model.
+        split: whose images are drawn, val2014 by default.
         options: dataset, limit, seed, prompt, max_new_tokens, batch_size, which
-            `llava_hh.experiments.captioning.open_evaluation` explains; the first three are a data set's.
+            `llava_hh.experiments.captioning.open_evaluation` explains; the first two, like `split`, are a data set's,
+            and `seed` is also that of random heads.
     Returns: the content of summary.json: `methods` by folder, with metrics (fractions; means a caption) and intervals.
     Raises:
         ValueError, IndexError, OSError: an argument, a file or a head that does not fit; names it.
     """
     from llava_hh.experiments.chair import CaptionTask
 
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise TypeError(f"evaluate() has no argument {unknown[0]!r}; beside those of its own: {', '.join(OPTIONS)}")
     if isinstance(methods, str):
         raise ValueError(f"methods is {methods!r}; expected a list of methods")
     if not str(out):
@@ -173,9 +178,10 @@ def evaluate(
     specs, folder, head_list = read_methods(methods), Path(out), Path(heads) if heads else None
     check_lists(specs, head_list)
     if images is None:
-        evaluation = open_evaluation(Path(model), Path(image_folder), Path(annotations), split, folder, **options)
+        drawn = {"split": split or "val2014", "out": folder, **options}
+        evaluation = open_evaluation(Path(model), Path(image_folder), Path(annotations), **drawn)
     else:
-        if wrong := sorted({"dataset", "limit"} & options.keys()):
+        if wrong := [*(["split"] if split is not None else []), *sorted({"dataset", "limit"} & options.keys())]:
             raise ValueError(f"{wrong[0]} is of a data set's images; images are all taken, as they are")
         paths = [Path(each) for each in ([images] if isinstance(images, str | Path) else images)]
         said = objects if isinstance(objects, Mapping) else Path(objects)

@@ -47,7 +47,7 @@ class Divergence(Figure):
         from llava_hh.attribution.captions import TeacherForced, all_captions, digest
         from llava_hh.experiments.measures import js_divergence as measures
         from llava_hh.heads import check_heads, load_heads, published_list
-        from llava_hh.models.checkpoint import model_type_of
+        from llava_hh.models.checkpoint import load_config
         from llava_hh.models.loading import Loading
         from llava_hh.models.lvlm import load_lvlm
         from llava_hh.runs.identity import identify, identify_checkpoint
@@ -57,7 +57,7 @@ class Divergence(Figure):
         shape = measures.check_same_shape(options["reference"], list(checkpoints.values()))
         listed = options["heads"]
         if listed == Path("published"):
-            listed = published_list(model_type_of(options["reference"]), shape["layers"], shape["heads"])
+            listed = published_list(load_config(options["reference"]))
         heads = {group: load_heads(listed, group, options["top_k"]) for group in GROUPS}
         for of_group in heads.values():
             check_heads(of_group, shape["layers"], shape["heads"])

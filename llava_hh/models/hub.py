@@ -6,6 +6,7 @@ model. Whatever is whole in the cache is used without asking a server.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def _download(hub_id: HubId, revision: ResolvedRevision, root: Path | None, insi
         names = [name for name in names if not (root / inside / name).exists()]
         if not names:
             return root / inside
-    patterns = [str(PurePosixPath(inside, name)) for name in names]
+    patterns = [glob.escape(str(PurePosixPath(inside, name))) for name in names]
     with explained(hub_id):
         where = snapshot_download(hub_id.name, revision=revision, local_dir=root, allow_patterns=patterns)
     return Path(where) / inside

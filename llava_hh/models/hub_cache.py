@@ -19,7 +19,7 @@ def cached(hub_id: HubId) -> Path | None:
         return None
     folder = Path(config).parent
     try:
-        names = {file.path for file in get_cached_repo_tree(hub_id.name, revision=folder.name)}
+        names = {file.path for file in get_cached_repo_tree(hub_id.name, revision=folder.name) if "/" not in file.path}
     except errors.CachedRepoTreeNotFoundError:
         names = {file.name for file in folder.iterdir()}
     try:

@@ -18,8 +18,9 @@ def find_about(results: ResultFolder) -> dict[str, str]:
     for path in results.named("run.json"):
         with suppress(*UNREADABLE):
             settings = read_json(path)["settings"]
-            models.append(str(settings["model"]["name"]))
-            images.append(_drawn(settings["draw"], settings["image_folder"]))
+            model, drawn = str(settings["model"]["name"]), _drawn(settings["draw"], settings["image_folder"])
+            models.append(model)
+            images.append(drawn)
     return {"models": _listed(models, "models"), "images": _listed(images, "draws of images")}
 
 

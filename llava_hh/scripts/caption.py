@@ -20,7 +20,7 @@ from llava_hh.scripts.flags import (
 
 
 def parser() -> ScriptParser:
-    method = "adhh:top_k=2,threshold=0.965 --limit 5 --out results/mine/adhh"
+    method = "adhh:top_k=2,threshold=0.95 --limit 5 --out results/mine/adhh"
     parser = script_parser(__doc__, "caption", f"llava-hh caption --profile mini --method {method}")
     profile = {
         "limit": by("split", {"train2014": "{attribution_images}"}, "{report_images}"),

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(1)
     lvlm, batch = examination.lvlm, examination.ask()
     findings, prompt = find_prompt(batch, read_json(PROMPT)), lines_of_prompt(batch)
-    heads = published_list(lvlm.model.config.model_type, lvlm.n_layers, lvlm.n_heads)
+    heads = published_list(lvlm.model.config)
+    if heads.stem != PROMPT.stem:
+        what = f"what is known here is of {PROMPT.stem}, and this model has the heads of {heads.stem}"
+        raise ValueError(f"--profile {args.profile}: {what}; take a profile of that model")
     release(lvlm)
     seed, coco = int(profile["draw_seed"]), examination.path("coco_path")
     out = examination.path("result_path") / "contact" / f"{SPLIT}-{args.images}-seed{seed}"

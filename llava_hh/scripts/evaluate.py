@@ -35,7 +35,7 @@ MAX_NEW_TOKENS = {"chair": 128, "pope": 8, "loss": 128}
 
 
 def parser() -> ScriptParser:
-    methods = "adhh:top_k=2,threshold=0.965 random:draws=5,of=adhh vcd_paper:alpha=0.5"
+    methods = "adhh:top_k=2,threshold=0.95 random:draws=2,of=adhh vcd_paper:alpha=0.5"
     parser = script_parser(__doc__, "evaluate", f"llava-hh evaluate --profile mini --methods {methods}")
     limits = {"chair": "{report_images}", "pope": "{pope_images}", "loss": "{reference_images}"}
     outs = {"chair": DRAWN, "pope": DRAWN.replace("}/{", "}/pope/{"), "loss": f"{DRAWN}/reference_loss"}

@@ -7,6 +7,7 @@ all of that, where heads look and at which tokens they were switched off, and it
 
 import argparse
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from llava_hh.runs.settings import Settings
 from llava_hh.scripts.flags import add_head_flags, add_truth_flags
 
 PAGE = "explanation.html"
+OF_NO_RESULT = {"out", "max_rows", "may_number"}  # flags that an explanation does not depend on
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def parser() -> ScriptParser:
     add_truth_flags(parser.one_of(MODEL))
     add_head_flags(parser, required=False)
     parser.take_from_profile(heads=head_list)
+    parser.instead["model"] = {"heads", "top_k", "threshold"}  # a profile's are of its own model
     add = parser.flags(METHOD)
     text = "how many heads of the list AD-HH switches off; 20 by default, or as a published list says"
     add("--top-k", SIZE, text, "{top_k}")
@@ -70,14 +73,14 @@ def head_list(known: Known) -> str:
 
 def check(command: ScriptParser, args: argparse.Namespace) -> None:
     args.out = args.out or Path("results") / "explain" / args.photo.stem
-    args.may_number = "out" not in command.given
     if "heads" not in command.given and args.heads in (None, Path("published")):
         args.heads = Path("published")
-        announce("heads: those published for this model; bash_scripts/attribute.sh finds them on your machine")
+        announce("heads: those published for a model like this; bash_scripts/attribute.sh finds them on your machine")
+    args.may_number = "out" not in command.given
 
 
 def run(args: argparse.Namespace) -> None:
-    from llava_hh.api.explain import explain
+    from llava_hh.api.explain import explain, named_objects
     from llava_hh.data.own import names_in
     from llava_hh.decoding.head_lists import adhh_of_list
     from llava_hh.decoding.reading import refuse_no_list
@@ -91,43 +94,56 @@ def run(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.photo}: no such image; expected the file of a photo")
     load_image(args.photo)  # refused before the model is loaded
     refuse_no_list(args.heads)
-    words, truth = None if args.words is None else names_in(args.words), truth_of(args)
-    request = request_of("explain", {name: value for name, value in vars(args).items() if name != "out"})
-    if args.may_number and processes().count == 1:
-        args.out = unused_folder(args.out, request)
-    page = args.out.absolute() / PAGE  # who started a wrapper elsewhere can open it
-    numbers = page.with_suffix(".json")
-    if is_finished(numbers, request):
-        announce(f"finished before: {numbers}")
-        say(page)
-        return
+    words = None if args.words is None else names_in(args.words)
+    if words == []:
+        raise ValueError(f"--words {args.words!r}: no word in it; leave it out, or name some, such as 'spoon, table'")
+    truth = truth_of(args)
+    if truth is not None:
+        named_objects(truth, words or ())
+    asked = {name: value for name, value in vars(args).items() if name not in OF_NO_RESULT}
+    request = request_of("explain", {**asked, "photo": identify(args.photo)})
+    for out in folders(args):
+        if is_finished(numbers := (out / PAGE).with_suffix(".json"), request):
+            announce(f"finished before: {numbers}")
+            say((out / PAGE).absolute())  # who started a wrapper elsewhere can open it
+            return
+        if not out.exists():
+            break
     lvlm = load_lvlm(args.model)
     heads, threshold = adhh_of_list(args.heads, lvlm, args.top_k, args.threshold, args.foreign_heads)
     asked = {"prompt": args.prompt, "max_new_tokens": args.max_new_tokens, "threshold": threshold}
     asked |= {"words": words, "truth": truth}
     inputs = {"model": describe_loaded(lvlm), "image": identify(args.photo), "heads": [list(head) for head in heads]}
     settings = ExplainSettings(**inputs, **asked)
+    out = next(out for out in folders(args) if not args.may_number or _may_hold(out, settings))
+    page = out.absolute() / PAGE
     announce(f"explanation of {args.photo}: greedy decoding and AD-HH with {len(heads)} heads, {args.model}")
-    with start_run(args.out, settings, [args.photo.name]):
+    with start_run(out, settings, [args.photo.name]):
         found = explain(lvlm, args.photo, heads, max_rows=args.max_rows, **asked)
         if processes().is_main:
             found.page(page, settings=settings.record())
     if processes().is_main:
-        mark_finished(numbers, request, [page, args.out / "run.json"])
+        mark_finished(page.with_suffix(".json"), request, [page, out / "run.json"])
         say(found)
         say(page)
 
 
-def unused_folder(folder: Path, request: str) -> Path:
-    """The first of photo, photo-2, photo-3, ... that has no explanation, or the one that is asked for."""
-    from llava_hh.runs.finished import is_finished
+def folders(args: argparse.Namespace) -> Iterator[Path]:
+    """Where an explanation may lie: --out, or photo, photo-2, photo-3, ..."""
+    yield args.out
+    if args.may_number:
+        yield from (args.out.with_name(f"{args.out.name}-{number}") for number in itertools.count(2))
 
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    for out in itertools.chain([folder], numbered):
-        numbers = (out / PAGE).with_suffix(".json")
-        if not numbers.exists() or is_finished(numbers, request):
-            break
-    return out
+
+def _may_hold(folder: Path, settings: ExplainSettings) -> bool:
+    """Whether a folder is free, or has an explanation of these settings, finished or not."""
+    from llava_hh.runs.run import begun_run
+
+    try:
+        begun_run(folder, settings)
+    except ValueError:
+        return False
+    return True
 
 
 def truth_of(args: argparse.Namespace) -> list[str] | None:

@@ -58,6 +58,7 @@ def download(profile: Mapping[str, str], parts: Iterable[str], coco_url: str) ->
         raise ValueError(f"{profile['model_path']}: mini is made, not fetched; sh bash_scripts/quickstart.sh makes it")
     names = [*dict.fromkeys(name for part in parts for name in checkpoints_of(profile, part))]
     hub_ids = [hub_id for name in names if (hub_id := read_id(name, REPO))]
+    of_model = [hub_id for name in checkpoints_of(profile, "model") if (hub_id := read_id(name, REPO))]
     paths = [REPO / name for name in names if not read_id(name, REPO)]
     sources = [*dict.fromkeys(source for path in paths for source in sources_of(path))]
     coco = REPO / profile["coco_path"]
@@ -75,12 +76,14 @@ def download(profile: Mapping[str, str], parts: Iterable[str], coco_url: str) ->
     refuse_full(_room(listings, files, [*archives]))
 
     for hub_id in hub_ids:
-        say(local_folder(hub_id, any_kind=True))
+        say(local_folder(hub_id, any_kind=hub_id not in of_model))
     fetch(listings)
     for listing in listings:
         refuse_other_content(listing)
     for file in files:
-        file.fetch().rename(file.path)
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(file.path.parent):
+            file.fetch().rename(file.path)
     if archives:
         coco.mkdir(parents=True, exist_ok=True)
         with hold(coco):

@@ -150,7 +150,8 @@ def test_heads_that_are_not_given_are_the_published_ones(lvlm, image, found, tmp
     about = {"model_type": "llava", "n_layers": lvlm.n_layers, "n_heads": lvlm.n_heads, "hal_heads": [*HEADS, (0, 0)]}
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({**about, "top_k": len(HEADS), "threshold": THRESHOLD}))
-    assert str(hh.explain(lvlm, image, **ASKED)) == str(found)
+    for given in ((), ("published",), (", ".join(map(str, HEADS)), THRESHOLD)):
+        assert str(hh.explain(lvlm, image, *given, **ASKED)) == str(found)
     assert hh.explain(lvlm, image, threshold=0.9, **ASKED).threshold == 0.9
     path.write_text(json.dumps(about))
     whole = hh.explain(lvlm, image, **ASKED)
@@ -190,6 +191,10 @@ def test_the_page_and_its_numbers(lvlm, image, found, tmp_path):
     assert all(text.count("<mark>") == int(n) for _, n, _, text in marked)
     with pytest.raises(ValueError, match=r"page\.txt: expected a name that ends with \.html"):
         found.page(tmp_path / "page.txt")
+    (tmp_path / "foreign.html").write_text("mine")
+    with pytest.raises(FileExistsError):
+        found.page(tmp_path / "foreign.html")
+    assert not (tmp_path / "foreign.json").exists() and (tmp_path / "foreign.html").read_text() == "mine"
 
 
 def test_names_and_captions_that_look_like_markup(lvlm, image, tmp_path):

@@ -56,7 +56,8 @@ def test_truth_by_a_file_or_by_names(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert own_objects(path, None, ["a.jpg"], known) == {"a.jpg": {"car"}, 12: set()}
     assert own_objects(None, " auto, dog ,", ["a.jpg", "a.jpg"], known) == {"a.jpg": {"car", "dog"}}
-    assert own_objects(None, "", ["a.jpg"], known) == {"a.jpg": set()}
+    with pytest.raises(ValueError, match="--truth '': no name in it; for an image without objects give --objects"):
+        own_objects(None, "", ["a.jpg"], known)
     with pytest.raises(ValueError, match="--truth is for one image, here are 2; give --objects"):
         own_objects(None, "dog", ["a.jpg", "b.jpg"], known)
     with pytest.raises(ValueError, match="--truth: object 'cow' is no category, and no synonym of one"):

@@ -2,10 +2,12 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from llava_hh.command_line.profiles import read_profile
+from llava_hh.files.files import read_json
 from llava_hh.heads import load_heads
 from tests.support.shown_tables import HEADS_OF_MINI, MEASURED_HEADS, PAGES, ROOT, SHOWN, head_list_of_mini, renewed
 
@@ -21,8 +23,9 @@ def test_the_head_list_of_mini_is_what_was_measured():
 
 
 def test_the_quickstart_finds_the_heads_that_the_larger_sample_has_at_its_top():
-    quick = load_heads(ROOT / "results/mini/measured_quickstart.json", top_k=2)
-    assert quick == load_heads(MEASURED_HEADS, top_k=2)
+    path = ROOT / "results/mini/measured_quickstart.json"
+    assert load_heads(path, top_k=2) == load_heads(MEASURED_HEADS, top_k=2)
+    assert str(Path(read_profile("mini")["head_list"]).parent) in read_json(path)["run"]["argv"]
     assert f"influences of heads on {read_profile('mini')['attribution_images']} captions" in PAGES[0].read_text()
 
 

@@ -87,10 +87,17 @@ def test_the_real_tokenizer_agrees(tmp_path, capsys):
 def test_another_prompt_differs_and_says_where(tmp_path, capsys, monkeypatch):
     save_tiny_checkpoint(tmp_path / "model")
     page = patient(tmp_path)
-    heads = tmp_path / "heads.json"
-    heads.write_text(json.dumps({"hal_heads": [[1, 2], [0, 3]]}))
-    monkeypatch.setattr("llava_hh.heads.published_list", lambda *_: heads)
-    main(["--profile", f"{tmp_path}/profile.sh", "--images", "3"])
+    (tmp_path / "lists").mkdir()
+    shape = {"model_type": "llava", "n_layers": 4, "n_heads": 4}
+    heads = tmp_path / "lists/other.json"
+    heads.write_text(json.dumps({"hal_heads": [[1, 2], [0, 3]], **shape}))
+    monkeypatch.setattr("llava_hh.heads.PUBLISHED", heads.parent)
+    asked = ["--profile", f"{tmp_path}/profile.sh", "--images", "3"]
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "what is known here is of llava-v1.5-7b, and this model has the heads of other" in capsys.readouterr().err
+    heads.rename(heads.with_name("llava-v1.5-7b.json"))
+    main(asked)
     found = findings(page.read_text())
     assert found["tokens before, of and after the image"][1:] == ["1 + 4 + 7", DIFFERS]
     assert found["ids of the text"][1].startswith("before the image ") and found["ids of the text"][2] == DIFFERS

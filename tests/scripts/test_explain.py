@@ -66,7 +66,16 @@ def test_other_explanations_lie_in_other_folders(photo, tiny_checkpoint, capsys)
         verb.main([*map(str, flags), *further])
         folder = first.parent if number == 1 else first.parent.with_name(f"yard-{number}")
         assert capsys.readouterr().out.splitlines()[-1] == str(folder.absolute() / "explanation.html")
-    assert first.read_bytes() == before and not first.parent.with_name("yard-4").exists()
+    same = ([photo.absolute(), *flags[1:]], [*flags, "--max-rows", "99"], [*flags, "--out", "results/explain/yard"])
+    for asked in same:
+        verb.main([str(flag) for flag in asked])
+        assert capsys.readouterr().out.splitlines()[-1] == str(first.absolute().with_suffix(".html"))
+    first.with_name("explanation.finished.json").unlink()  # as a kill before the end leaves it
+    verb.main([str(flag) for flag in flags])
+    assert capsys.readouterr().out.splitlines()[-1] == str(first.absolute().with_suffix(".html"))
+    assert json.loads(first.read_text())["captions"] == json.loads(before)["captions"]
+    before = first.read_bytes()
+    assert not first.parent.with_name("yard-4").exists()
     flags += ["--out", "results/explain/yard"]
     error = error_of(capsys, *flags, "--threshold", "0.3")
     assert "threshold was 0.2, is 0.3" in error and "choose another --out" in error.lower()
@@ -106,6 +115,11 @@ def test_what_is_refused(photo, tiny_checkpoint, capsys):
     assert "found on another model than" in error_of(capsys, *listed)
     verb.main([*map(str, listed), "--foreign-heads"])
     assert "--heads published: none for a llava" in error_of(capsys, photo, *model, *FLAGS, "--heads", "published")
+    for given in ("", " , "):
+        assert "no word in it; leave it out" in error_of(capsys, photo, *model, *FLAGS, "--words", given)
+        assert "no name in it; for an image without" in error_of(capsys, photo, *model, *FLAGS, "--truth", given)
+    error = error_of(capsys, photo, "--model", "nowhere", *FLAGS, "--truth", "unicorn")  # before the model is loaded
+    assert "truth 'unicorn' is no COCO category" in error
     odd = [photo, *model, *FLAGS, "--words", "unicorn", "--out", "odd"]
     assert "no word 'unicorn' in the captions" in error_of(capsys, *odd)
 
@@ -124,7 +138,7 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
 
     args = parsed(photo)
     assert args.heads == Path("published") and not args.foreign_heads
-    assert "heads: those published for this model; " in capsys.readouterr().err
+    assert "heads: those published for a model like this; " in capsys.readouterr().err
     assert (args.top_k, args.threshold, args.out) == (2, 0.95, REPO / "results/quick/explain/yard")
     assert args.model == REPO / "checkpoints/mini/model" and not args.foreign_heads
     Path("quick.json").write_text('{"hal_heads": [[1, 2]]}')
@@ -132,10 +146,11 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
     assert args.heads == Path("quick.json").absolute() and not args.foreign_heads
     args = parsed(photo, "--heads", "L1H2")
     assert (args.heads, args.top_k, args.threshold, args.foreign_heads) == (Path("L1H2"), 1, 0.95, False)
-    for given in ([], ["--heads", "published"]):
+    for given in ([], ["--heads", "published"], ["--profile", "mini"]):  # the profile's are of its own model
         args = parsed(photo, "--model", "mine", *given)
         assert (args.heads, args.top_k, args.threshold) == (Path("published"), None, None)
-        assert args.out == Path("results/explain/yard") and ("attribute.sh" in capsys.readouterr().err) == (not given)
+        assert ("attribute.sh" in capsys.readouterr().err) == ("--heads" not in given)
+        assert args.out == (REPO / "results/quick" if "--profile" in given else Path("results")) / "explain/yard"
 
 
 def test_the_profile_of_mini_has_the_default_heads():

@@ -155,9 +155,14 @@ def from_python(own, tiny_checkpoint, truth, summary):
         ({"limit": 2}, "limit is of a data set's images"),
         ({"images": []}, "none are named"),
         ({"objects": {"photo.jpg": []}}, "objects: no row with image_id 'one.jpg'"),
-        ({"objects": {**truth, "one.jpg": "dog"}}, "objects of one.jpg: 'dog' is one text; expected a list of names"),
+        ({"objects": {**truth, "one.jpg": "dog"}}, "objects of one.jpg: 'dog'; expected a list of names"),
+        ({"objects": {**truth, "one.jpg": None}}, "objects of one.jpg: None; expected a list of names"),
+        ({"objects": {**truth, "one.jpg": [5]}}, r"objects of one.jpg: \[5\]; expected a list of names"),
+        ({"split": "val2014"}, "split is of a data set's images"),
         ({"objects": {**truth, "one.jpg": ["unicorn"]}}, "objects of one.jpg: object 'unicorn' is no category"),
         ({"out": ""}, "out is missing"),
     ):
         with pytest.raises(ValueError, match=error):
             hh.evaluate(*given, **{"out": "wrong", "objects": truth, **asked, **wrong})
+    with pytest.raises(TypeError, match=r"evaluate\(\) has no argument 'annotation'; beside"):
+        hh.evaluate(*given, out="wrong", annotation="x")

@@ -16,6 +16,7 @@ API = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)(/revision/(?P<revision>.+))
 TREE = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(/(?P<folder>.+))?")
 FILE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 NEVER = ["original/consolidated.safetensors", "model.gguf", "modeling_tiny.py", "tf_model.h5", "training_args.bin"]
+NEVER += ["onnx/preprocessor_config.json", "tokenizer/tokenizer.json"]
 LARGE = (".safetensors", ".bin", ".pth", ".model")  # which the hub keeps by their sha256
 
 
