@@ -17,8 +17,15 @@ DAMAGED = (BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def lacking(coco: Path) -> dict[str, list[Path]]:
-    """What is not there of folders of images and files of annotations, by the archive that has it."""
+    """What is not there of folders of images and files of annotations, by the archive that has it.
+
+    Raises:
+        ValueError: a folder without an image, which would not be filled.
+    """
     wanted = {f"zips/{split}.zip": [coco / split] for split in SPLITS}
+    for folder in (coco / split for split in SPLITS):
+        if folder.is_dir() and not any(folder.glob("*.jpg")):
+            raise ValueError(f"{folder}: is there, and has no image; delete it and give the same command again")
     wanted["annotations/annotations_trainval2014.zip"] = [coco / "annotations" / name for name in ANNOTATIONS]
     absent = {archive: [path for path in paths if not path.exists()] for archive, paths in wanted.items()}
     return {archive: paths for archive, paths in absent.items() if paths}
