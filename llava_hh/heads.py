@@ -106,9 +106,8 @@ def published_list(config: PretrainedConfig) -> Path:
             return path
     what = f"a {config.model_type} of {n_layers} layers of {n_heads} heads, {shape['n_key_heads']} of keys"
     known = ", ".join(path.stem for path in lists)
-    raise ValueError(
-        f"--heads published: none for {what} ({text.model_type}, {text.hidden_size} wide); there are {known}"
-    )
+    what += f" ({text.model_type}, {text.hidden_size} wide)"
+    raise ValueError(f"no heads are published for {what}: give those that llava-hh attribute finds; there are {known}")
 
 
 def _parse_head(pair: Any, where: str) -> Head:

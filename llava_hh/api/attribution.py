@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ class Attribution:
         lines = []
         for target, probability, values in zip(self.targets, self.probabilities, self.influence, strict=True):
             shown = ", ".join(f"{head} {value:+.3f}" for head, value in largest(values, SHOWN))
-            lines.append(f"{target.word}: probability {probability:.3f}; without {shown}")
+            lines.append(f"{target.word}: probability {probability:.3f}; influence of {shown}")
         return "\n".join(lines)
 
 
@@ -137,7 +137,7 @@ def attribute(
     is_text = isinstance(caption, str)
     ids = list(tokenizer(caption.strip(), add_special_tokens=False).input_ids if is_text else map(int, caption))
     text = caption.strip() if is_text else lvlm.answer_text(ids)
-    words = [words] if isinstance(words, str) else words
+    words = listed_words(words)
     if missing := missing_words([text], words):
         raise ValueError(f"no word {missing[0]!r} in the caption {text[:60]!r}")
     if not (mentions := mentions_of(text, words)):
@@ -188,6 +188,18 @@ def category_of(word: str) -> str | None:
 
     rules = load_variant("clean")
     return rules.categories.get(rules.singular(" ".join(word.lower().split())))
+
+
+def listed_words(words: Iterable[str] | str | None) -> list[str] | None:
+    """Words as a list; None is all object words.
+
+    Raises:
+        ValueError: there are none.
+    """
+    listed = [words] if isinstance(words, str) else None if words is None else list(words)
+    if listed == []:
+        raise ValueError("words is empty; leave it out for all object words")
+    return listed
 
 
 def missing_words(texts: Sequence[str], words: Sequence[str] | None) -> list[str]:

@@ -32,7 +32,7 @@ def chair(
 
     added = {" ".join(word.lower().split()): category for word, category in (synonyms or {}).items()}
     for word, category in added.items():
-        if category not in load_synonyms():
+        if not isinstance(category, str) or category not in load_synonyms():
             raise ValueError(f"synonym {word!r} of {category!r}: expected one of the 80 COCO categories")
         if not 1 <= len(word.split()) <= 2:
             raise ValueError(f"synonym {word!r}: expected one word or two")
@@ -41,10 +41,13 @@ def chair(
         pairs = {word: word for word in added if " " in word}
         rules = replace(rules, categories={**rules.categories, **added}, double_words={**rules.double_words, **pairs})
     known = {**category_of_word(), **added}
+    for name, value in (("captions", captions), ("truth", truth)):
+        if isinstance(value, str):
+            raise ValueError(f"{name} is the text {value!r:.80}; expected a list, an entry an image")
     by_image, objects_in = (
         given if isinstance(given, Mapping) else dict(enumerate(given)) for given in (captions, truth)
     )
-    if isinstance(captions, str) or not by_image:
+    if not by_image:
         raise ValueError("no captions to score; expected a list of texts, or texts by image")
     if not isinstance(captions, Mapping) and len(by_image) != len(objects_in):
         raise ValueError(f"{len(by_image)} captions but {len(objects_in)} images in truth")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from llava_hh.api.attribution import category_of, influences_on, largest, mentions_of, missing_words
+from llava_hh.api.attribution import category_of, influences_on, largest, listed_words, mentions_of, missing_words
 from llava_hh.api.explanation import ExplainedCaption, ExplainedWord, Explanation, Look
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
@@ -59,13 +59,16 @@ def explain(
         IndexError: a head that the model does not have.
     """
     picture, name = rgb_image(image), _name_of(image)
-    words = [words] if isinstance(words, str) else words
+    words = listed_words(words)
+    if isinstance(truth, str):
+        raise ValueError(f"truth is the text {truth!r:.80}; expected a list of names")
+    truth = None if truth is None else list(truth)
     objects = None if truth is None else named_objects(truth, words or ())
     if heads is None or heads == str(PUBLISHED):
         heads, threshold = adhh_of_list(PUBLISHED, lvlm, threshold=threshold)
     elif isinstance(heads, str | Path):
         heads = load_heads(heads)
-    edit = DeactivateText(tuple(heads), THRESHOLD if threshold is None else threshold)
+    edit = DeactivateText(tuple(heads), THRESHOLD if threshold is None else float(threshold))
     adhh = _Noting(edit)
     answers: dict[str, Answer] = {}
     for label, method in (("greedy", Greedy()), ("AD-HH", adhh)):
@@ -82,8 +85,7 @@ def explain(
         tokens = token_texts(lvlm.tokenizer, answer.token_ids)
         fired = adhh.fired if label == "AD-HH" else {}
         captions.append(ExplainedCaption(label, texts[label], tokens, answer.finish_reason, found, fired))
-    listed = None if truth is None else list(truth)
-    return Explanation(name, picture, edit.heads, edit.threshold, listed, *_prompt(lvlm, batch), *captions)
+    return Explanation(name, picture, edit.heads, edit.threshold, truth, *_prompt(lvlm, batch), *captions)
 
 
 @dataclass
@@ -169,8 +171,8 @@ def named_objects(truth: Sequence[str], words: Sequence[str]) -> set[str]:
     known = {word.lower() for word in words}
     for name in truth:
         if category_of(name) is None and name.lower() not in known:
-            what = f"truth {name!r} is no COCO category, no synonym of one, and not among the words"
-            raise ValueError(f"{what}; leave it out, or name it there too")
+            what = f"truth {name!r} is no COCO category and no synonym of one: CHAIR does not count it"
+            raise ValueError(f"{what}; leave it out, or where a caption says it, name it among the words to explain")
     return {category_of(name) or name.lower() for name in truth}
 
 

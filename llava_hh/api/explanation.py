@@ -82,7 +82,7 @@ class ExplainedCaption:
         for word in self.words:
             heads = ", ".join(f"{head} {value:+.3f}" for head, value in word.top(3))
             judged = IN_WORDS[word.hallucinated]
-            lines.append(f"  {word.word}{judged}: probability {word.probability:.3f}; without {heads}")
+            lines.append(f"  {word.word}{judged}: probability {word.probability:.3f}; influence of {heads}")
         lines += [f"  {head} was switched off at {len(at)} of {decided} tokens" for head, at in self.fired.items()]
         return "\n".join(lines)
 

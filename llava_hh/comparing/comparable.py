@@ -80,10 +80,15 @@ def load_captions(path: Path, score: Callable[[Sequence[dict]], list[dict]] | No
         sentences=sentences,
         record=record,
         scoring=scoring,
-        image_sha256={image_id: digest for block in blocks for image_id, digest in _digests_of(block) if digest},
+        image_sha256=image_digests(blocks),
         n_finished=sum(len(block["image_ids"]) for block in blocks) if blocks else None,
         stale=[row.get("text") for row in rows] != [entry.get("text") for entry in sentences],
     )
+
+
+def image_digests(blocks: Iterable[Mapping[str, Any]]) -> dict[ImageId, str]:
+    """The sha256 of the image files that the blocks of a run kept one of."""
+    return {image_id: digest for block in blocks for image_id, digest in _digests_of(block) if digest}
 
 
 def _digests_of(block: Mapping[str, Any]) -> Iterable[tuple[ImageId, str | None]]:

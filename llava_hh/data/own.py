@@ -26,22 +26,21 @@ def own_images(paths: Sequence[Path]) -> tuple[Path, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: a path that is not there.
-        ValueError: a folder without images, or two images of one name.
+        ValueError: a folder without images, or two images of one id.
     """
     if not paths:
         raise ValueError("--images: none are named")
-    found: dict[str, Path] = {}
+    found: dict[str | int, Path] = {}
     for path in (image for given in paths for image in _images_at(given)):
-        if path.name in found:
-            both = f"{found[path.name]} and {path}"
-            raise ValueError(f"--images: {both} have one name, which is the image's id; rename one")
-        found[path.name] = path
-    parents = {path.parent for path in found.values()}
-    around = (
-        parents.pop() if len(parents) == 1 else Path(os.path.commonpath([os.path.abspath(each) for each in parents]))
-    )
-    names = {name: os.path.relpath(os.path.abspath(path), os.path.abspath(around)) for name, path in found.items()}
-    return around, [{"image_id": number_or_text(name), "file_name": below} for name, below in names.items()]
+        image_id = number_or_text(path.name)
+        if image_id in found:
+            both = f"{found[image_id]} and {path}"
+            raise ValueError(f"--images: {both} have one name, which is the image's id; rename one, or name it once")
+        found[image_id] = path
+    # what a folder's links lead to, before `..` is taken: as the system reads a path
+    real = {image_id: os.path.join(os.path.realpath(path.parent), path.name) for image_id, path in found.items()}
+    around = os.path.commonpath([os.path.dirname(path) for path in real.values()])
+    return Path(around), [{"image_id": key, "file_name": os.path.relpath(path, around)} for key, path in real.items()]
 
 
 def _images_at(path: Path) -> list[Path]:
@@ -50,10 +49,17 @@ def _images_at(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in endings and file.name[0] != "."]
+    named = [file for file in sorted(path.iterdir()) if file.suffix.lower() in endings and file.name[0] != "."]
+    files = [file for file in named if not file.is_dir()]
     if not files:
         raise ValueError(f"--images {path}: no image in this folder; expected files such as photo.jpg")
     return files
+
+
+def folder_name(photo: Path) -> str:
+    """What a folder of results about a photo, or a folder of photos, is called."""
+    name = photo if photo.stem.strip(".") else photo.resolve()
+    return name.stem if name.stem.strip(".") else "image"
 
 
 def load_vocabulary(path: Path) -> dict[str, list[str]]:
@@ -92,10 +98,12 @@ def own_objects(
         ValueError: a row of another form, a name of no category, or names for several images.
     """
     if isinstance(objects, Mapping):
-        return {
-            read_id(image_id): _said(f"objects of {image_id}", names, category_of)
-            for image_id, names in objects.items()
-        }
+        said: dict[Any, set[str]] = {}
+        for name, names in objects.items():
+            if (image_id := read_id(name)) in said:
+                raise ValueError(f"objects: {name!r} and another name are one image, {image_id!r}")
+            said[image_id] = _said(f"objects of {name}", names, category_of)
+        return said
     if objects is not None:
         return load_objects(objects, read_id, category_of, skip)
     if len(ids := {*image_ids}) != 1:

@@ -8,11 +8,11 @@ from typing import Any
 
 from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.grammar import Spec
-from llava_hh.decoding.head_lists import heads_of_list, heads_with_text
+from llava_hh.decoding.head_lists import PUBLISHED, heads_of_list, heads_with_text
 from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
 from llava_hh.files.files import read_json
-from llava_hh.heads import Head, check_heads, literal_heads
+from llava_hh.heads import Head, check_heads, literal_heads, published_list
 from llava_hh.models.hub import local_folder
 from llava_hh.models.hub_id import snapshot_of
 from llava_hh.models.lvlm import Lvlm
@@ -123,7 +123,7 @@ def heads_for(spec: Spec, material: Material) -> list[Head]:
 
 def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[str], str]:
     """An intervention, the parts of its folder's name, and the digest of its heads."""
-    registered, spec = INTERVENTIONS[spec.kind], with_choice(spec)
+    registered, spec = INTERVENTIONS[spec.kind], of_published(with_choice(spec), material)
     given = {name: spec.fields.get(name, default) for name, default in registered.defaults.items()}
     for name, value in given.items():
         kind, expected = (str, "a text") if isinstance(registered.defaults[name], str) else (int | float, "a number")
@@ -157,6 +157,19 @@ def with_choice(spec: Spec) -> Spec:
         raise spec.error(f"{path}: no setting did better than greedy decoding")
     rest = {name: value for name, value in spec.fields.items() if name != "choice"}
     return replace(spec, fields={"top_k": chosen["top_k"], "threshold": chosen["threshold"], **rest})
+
+
+def of_published(spec: Spec, material: Material) -> Spec:
+    """AD-HH with the fields that a published list has for it, where its text does not name them.
+
+    Raises:
+        ValueError: no list was published for the model.
+    """
+    if spec.kind != "adhh" or str(source_of(spec, material.heads)) != str(PUBLISHED):
+        return spec
+    said = read_json(published_list(material.lvlm.model.config))
+    fields_of_list = {name: said[name] for name in ("top_k", "threshold") if name in said}
+    return replace(spec, fields={**fields_of_list, **spec.fields})
 
 
 def settings_of(spec: Spec) -> Any:

@@ -161,8 +161,12 @@ def evaluate(
     """
     from llava_hh.experiments.chair import CaptionTask
 
+    if "truth" in options:
+        raise TypeError("evaluate() takes what is in images as objects={name: [...]}, not as truth")
     if unknown := sorted(options.keys() - OPTIONS):
         raise TypeError(f"evaluate() has no argument {unknown[0]!r}; beside those of its own: {', '.join(OPTIONS)}")
+    if not isinstance(model, str | Path):
+        raise TypeError(f"model is a {type(model).__name__}; expected the path or the hub's name of a checkpoint")
     if isinstance(methods, str):
         raise ValueError(f"methods is {methods!r}; expected a list of methods")
     if not str(out):

@@ -15,6 +15,7 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 # In pixels. Of 1 or 3 rows some processors take the height for channels; LLaVA-1.5 pads to a square of the longer side,
 # 300 MB here; Qwen's processors have this limit of the ratio.
 SHORTEST, LONGEST, RATIO = 4, 10_000, 200
+ORIENTATION = 0x0112  # EXIF's tag
 UNUSED_PNG = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of text, and the colour profile, which is not applied
 SIDES = f"expected sides of {SHORTEST} to {LONGEST:,}, one at most {RATIO} times the other; resize or cut it first"
 
@@ -48,6 +49,15 @@ def image_path(folder: Path, name: object) -> Path:
         ValueError: a name that is not relative, has `..`, or that no file can have.
     """
     return Path(folder) / check_image_name(name)
+
+
+def turned_by_exif(path: Path) -> bool:
+    """Whether a photo asks by EXIF to be shown turned or mirrored, which `load_image` does not do."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    except (OSError, ValueError, SyntaxError):  # damaged; load_image says so
+        return False
 
 
 def load_image(path: Path) -> Image.Image:

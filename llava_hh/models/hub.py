@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from llava_hh.files.disk import in_bytes, refuse_full
-from llava_hh.files.files import in_one_line, read_json
+from llava_hh.files.files import in_one_line, read_json, sha256
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import announce, is_on_terminal
 from llava_hh.models.families import FAMILIES
@@ -179,6 +179,7 @@ def fetch(listings: Sequence[Listing]) -> None:
 
     Raises:
         OSError: a repository cannot be fetched, or the disk has no room.
+        ValueError: what came is not what the hub says, by its sha256.
     """
     wanted = [listing for listing in listings if listing.lacking()]
     for listing in wanted:
@@ -188,6 +189,21 @@ def fetch(listings: Sequence[Listing]) -> None:
     refuse_full({listing.folder: sum(listing.lacking().values()) for listing in wanted}, advice)
     for listing in wanted:
         _download(listing.hub_id, listing.revision, listing.root, listing.inside, [*listing.lacking()])
+        if listing.root is None:
+            refuse_other_content(listing)
+
+
+def refuse_other_content(listing: Listing) -> None:
+    """Check that the large files of a folder are the hub's, by the sha256 that it names.
+
+    Raises:
+        ValueError: one is not; names it.
+    """
+    for name, file in listing.files.items():
+        path = listing.folder / name
+        if file.lfs and sha256(path) != file.lfs.sha256:
+            what = f"not what {listing.hub_id} has under this name, by its sha256"
+            raise ValueError(f"{path}: {what}; delete it and give the same command again")
 
 
 def _download(hub_id: HubId, revision: ResolvedRevision, root: Path | None, inside: str, names: Sequence[str]) -> Path:

@@ -1,15 +1,17 @@
 """The caption browser's data: sets of captions of the same images, with the measurements at their words."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from llava_hh.comparing.comparable import image_digests
 from llava_hh.comparing.summary import label_of
-from llava_hh.files.files import read_json
+from llava_hh.files.files import read_json, sha256_or_none
 from llava_hh.files.images import image_path
 from llava_hh.report.folder import SCORED, ResultFolder, name_of, read_form
 from llava_hh.report.words import WordInfluences, WordMaps
+from llava_hh.runs.blocks import Run
 
 GREEDY, RANDOM = "greedy", "random"  # kinds of methods
 FIRST = (GREEDY, "adhh")  # from the left
@@ -105,8 +107,20 @@ class _Captions:
         name = self.entries[image_id]["image"]
         if not (self.image_folder and name):
             return None
-        found = self.results.each([self.path], lambda _: str(image_path(Path(self.image_folder), name)))
-        return next(iter(found), None)
+        path, digest = image_path(Path(self.image_folder), name), self.digests.get(image_id)
+
+        def key(_: Path) -> str:
+            if digest is not None and sha256_or_none(path) not in (None, digest):
+                raise ValueError(f"the picture of image {image_id}, {path}, which is another file than was captioned")
+            return str(path)
+
+        return next(iter(self.results.each([self.path], key)), None)
+
+    @cached_property
+    def digests(self) -> dict[Any, str]:
+        """The sha256 of each image that was captioned, where the run kept it."""
+        kept = self.results.each([self.path], lambda path: dict(image_digests(Run(path.parent).finished_blocks())))
+        return next(iter(kept), {})
 
     def caption(self, image_id: object) -> dict | None:
         """The text, its mentions and the measurements at them; None where the method has no such image."""

@@ -1,7 +1,9 @@
 """Files of captions to score, whoever made them: JSON lines, a JSON list, or a JSON object from ids to captions."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from llava_hh.data.rows import existing_file
 from llava_hh.files.files import Skip, json_rows, parse_json, refuse
+from llava_hh.files.ids import number_or_text
 from llava_hh.files.json_lists import read_rows
 from llava_hh.metrics.chair.datasets import Dataset, ImageId
 from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
@@ -60,19 +63,24 @@ def read_captions(given: CaptionsFile, dataset: Dataset, skip: Skip) -> list[tup
 
 
 def _rows(given: CaptionsFile, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a file of any form; those of a list may have their text under `caption`, as COCO's results do."""
+    """The rows of a file of any form."""
     path = existing_file(given.captions, EXPECTED)
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
     if content.startswith(b"["):
-        yield from _list_rows(path, given.text_key, skip)
+        yield from _list_rows(path, skip)
         return
+    whole = None
     with suppress(ValueError):
         whole = parse_json(content)
-        if isinstance(whole, dict) and _is_by_id(whole, {*OF_A_ROW, given.id_key, given.text_key}):
-            texts = enumerate(whole.items(), start=1)
-            yield from ((row, {given.id_key or "image_id": key, given.text_key: text}) for row, (key, text) in texts)
-            return
-    yield from json_rows(path, EXPECTED, skip)
+    if not isinstance(whole, dict) or not _is_by_id(whole, {*OF_A_ROW, given.id_key, given.text_key}):
+        yield from json_rows(path, EXPECTED, skip)
+        return
+    pairs = json.loads(content, object_pairs_hook=list)  # a dict would keep the last of several captions of an id
+    ids = Counter(number_or_text(key) if key else key for key, _ in pairs)
+    if repeated := [image_id for image_id, count in ids.items() if count > 1]:
+        raise ValueError(f"{path}: image {repeated[0]!r} has {ids[repeated[0]]} captions; expected one for each id")
+    for row, (key, text) in enumerate(whole.items(), start=1):
+        yield row, {given.id_key or "image_id": key, given.text_key: text}
 
 
 def _is_by_id(whole: dict[str, Any], of_a_row: set[str | None]) -> bool:
@@ -81,14 +89,14 @@ def _is_by_id(whole: dict[str, Any], of_a_row: set[str | None]) -> bool:
     return has_text and not of_a_row & whole.keys()
 
 
-def _list_rows(path: Path, text_key: str, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:
+def _list_rows(path: Path, skip: Skip) -> Iterator[tuple[int, dict[str, Any]]]:
     named = skip and (lambda problem: skip(f"{path}, {problem}"))
     try:
         for _, number, row in read_rows(path, skip=named, is_list=True):
             if number and not isinstance(row, dict):
                 refuse(f"row {number}: expected an object, found a {type(row).__name__}", named)
             elif number:
-                yield number, {text_key: row["caption"], **row} if "caption" in row and text_key == "text" else row
+                yield number, row
     except ValueError as error:
         raise ValueError(f"{path}{', ' if str(error).startswith('row ') else ': '}{error}") from None
 
@@ -99,6 +107,8 @@ def _caption_row(row: dict[str, Any], id_key: str | None, text_key: str, dataset
             named = " and ".join(f"{key} {row[key]!r}" for key in found)
             raise ValueError(f"{named} are not one image; say by --id-key which counts")
         row = {**row, "image_id": next(iter(found.values()))}
+    if text_key == "text" and "text" not in row and "caption" in row:  # as COCO's results have it
+        row = {"text": row["caption"], **row}
     id_key = id_key or "image_id"
     for key, flag in ((id_key, "--id-key"), (text_key, "--text-key")):
         if key not in row:
@@ -121,9 +131,23 @@ def _ids_elsewhere(row: dict[str, Any], dataset: Dataset) -> dict[str, ImageId]:
     found = {}
     for key in ("question_id", "image"):
         value = row.get(key)
-        if key == "image" and isinstance(value, str) and (numbered := NUMBERED.fullmatch(Path(value).stem)):
-            value = numbered[1] if dataset.variant != NOCAPS else value
+        if key == "image" and isinstance(value, str) and dataset.variant != NOCAPS:
+            value = Path(value).name if dataset.image_id is number_or_text else _number_in(value) or value
         with suppress(ValueError):
             found[key] = dataset.image_id(value)
     numbers = {key: image_id for key, image_id in found.items() if isinstance(image_id, int)}
     return numbers or found
+
+
+def _number_in(name: str) -> str | None:
+    """The number at the end of an image's name, before its suffix: 139 of COCO_val2014_000000000139.jpg."""
+    numbered = NUMBERED.fullmatch(Path(name).stem)
+    return numbered and numbered[1]
+
+
+def with_known_id(row: dict[str, Any], known: Collection[ImageId]) -> dict[str, Any]:
+    """A row whose image is known by the number in its name alone, under that number; other rows as they are."""
+    name = row["image_id"]
+    if name in known or not isinstance(name, str) or not (number := _number_in(name)):
+        return row
+    return {**row, "image_id": int(number)} if int(number) in known else row

@@ -18,7 +18,7 @@ from llava_hh.metrics.chair.words import drop_incomplete_sentence
 from llava_hh.metrics.of_captions import METRICS
 from llava_hh.runs.run import processes, provenance, share_out
 from llava_hh.runs.scored import scored_file
-from llava_hh.scoring.captions import CaptionsFile, read_captions
+from llava_hh.scoring.captions import CaptionsFile, read_captions, with_known_id
 from llava_hh.scoring.result import see_writable
 
 
@@ -58,6 +58,7 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
         truth = [given.objects] if given.objects else []
         about = (dataset.category, dataset.image_id, skip)
         objects = own_objects(given.objects, given.truth, image_ids, *about)
+        rows = [(number, with_known_id(row, objects.keys())) for number, row in rows]
     else:
         truth = dataset.files(given.annotations)
         cache = out.with_name("ground_truth.json")
@@ -105,14 +106,17 @@ def dataset_of(given: CaptionsFile) -> Dataset:
 
 
 def refuse_scores_of_others(out: Path, captions: Path) -> None:
-    """Check that a result file is not that of other captions, which would be overwritten.
+    """Check that a result file is not that of other captions or of a comparison's run, which would be overwritten.
 
     Raises:
-        ValueError: it has the scores of other captions; names them.
+        ValueError: it is; says whose scores it has.
     """
     before = scored_file(out) if out.is_file() else captions.name
     if before != captions.name:
         raise ValueError(f"{out}: has the scores of {before}; give --out another file for those of {captions.name}")
+    if out.is_file() and "kind" in read_json(out):
+        what = "has the scores of a run of evaluate, which other results are made of"
+        raise ValueError(f"{out}: {what}; give --out another file, such as {captions.stem}_scored_again.json")
 
 
 def _timeless(result: Mapping[str, Any]) -> Any:

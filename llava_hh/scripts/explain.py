@@ -16,10 +16,12 @@ from llava_hh.command_line.numbers import FRACTION, SIZE
 from llava_hh.command_line.parser import CHECKPOINT, FOLDER, METHOD, MODEL, OUTPUT, SPEED, Known, ScriptParser
 from llava_hh.command_line.profiles import REPO
 from llava_hh.command_line.script import run_verb, script_parser
+from llava_hh.data.own import folder_name
+from llava_hh.files.files import refuse_foreign
 from llava_hh.files.progress import announce, say
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.runs.settings import Settings
-from llava_hh.scripts.flags import add_head_flags, add_truth_flags
+from llava_hh.scripts.flags import add_head_flags, add_truth_flags, say_turned
 
 PAGE = "explanation.html"
 OF_NO_RESULT = {"out", "max_rows", "may_number"}  # flags that an explanation does not depend on
@@ -61,7 +63,7 @@ def parser() -> ScriptParser:
     add("--max-new-tokens", SIZE, "longest answer", "{max_new_tokens}", default=128)
     add("--max-rows", SIZE, "most ablated rows at once; bounds the memory", default=4096)
     text = "result folder; results/explain/<name of the photo> by default, with -2 behind it where another is there"
-    parser.flags(OUTPUT)("--out", FOLDER, text, lambda known: f"{{result_path}}/explain/{known['photo'].stem}")
+    parser.flags(OUTPUT)("--out", FOLDER, text, lambda known: f"{{result_path}}/explain/{folder_name(known['photo'])}")
     return parser
 
 
@@ -72,10 +74,13 @@ def head_list(known: Known) -> str:
 
 
 def check(command: ScriptParser, args: argparse.Namespace) -> None:
-    args.out = args.out or Path("results") / "explain" / args.photo.stem
+    args.out = args.out or Path("results") / "explain" / folder_name(args.photo)
+    if not args.photo.exists():
+        command.error(f"{args.photo}: no such image; expected the file of a photo")
+    say_turned([args.photo])
     if "heads" not in command.given and args.heads in (None, Path("published")):
         args.heads = Path("published")
-        announce("heads: those published for a model like this; bash_scripts/attribute.sh finds them on your machine")
+        announce("heads: those published for a model like this, if any; --heads names others (of llava-hh attribute)")
     args.may_number = "out" not in command.given
 
 
@@ -90,8 +95,6 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.runs.identity import describe_loaded, identify
     from llava_hh.runs.run import processes, start_run
 
-    if not args.photo.exists():
-        raise FileNotFoundError(f"{args.photo}: no such image; expected the file of a photo")
     load_image(args.photo)  # refused before the model is loaded
     refuse_no_list(args.heads)
     words = None if args.words is None else names_in(args.words)
@@ -109,6 +112,8 @@ def run(args: argparse.Namespace) -> None:
             return
         if not out.exists():
             break
+    if not args.may_number:
+        refuse_foreign(args.out / PAGE)
     lvlm = load_lvlm(args.model)
     heads, threshold = adhh_of_list(args.heads, lvlm, args.top_k, args.threshold, args.foreign_heads)
     asked = {"prompt": args.prompt, "max_new_tokens": args.max_new_tokens, "threshold": threshold}
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
     settings = ExplainSettings(**inputs, **asked)
     out = next(out for out in folders(args) if not args.may_number or _may_hold(out, settings))
     page = out.absolute() / PAGE
-    announce(f"explanation of {args.photo}: greedy decoding and AD-HH with {len(heads)} heads, {args.model}")
+    announce(f"explanation of {args.photo}: greedy decoding and AD-HH with {', '.join(map(str, heads))}, {args.model}")
     with start_run(out, settings, [args.photo.name]):
         found = explain(lvlm, args.photo, heads, max_rows=args.max_rows, **asked)
         if processes().is_main:
@@ -141,7 +146,8 @@ def _may_hold(folder: Path, settings: ExplainSettings) -> bool:
 
     try:
         begun_run(folder, settings)
-    except ValueError:
+        refuse_foreign(folder / PAGE)
+    except (ValueError, FileExistsError):
         return False
     return True
 

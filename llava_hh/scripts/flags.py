@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_hh.command_line.numbers import RANDOM_SEED, SIZE
 from llava_hh.command_line.parser import CHECKPOINT, FILE, FOLDER, METHOD, MODEL, OUTPUT, SPEED, ScriptParser, Template
 from llava_hh.command_line.profiles import read_profile, wrong_numbers
+from llava_hh.data.own import folder_name, own_images
+from llava_hh.files.progress import announce
 from llava_hh.metrics.chair.datasets import DATASETS
 from llava_hh.models.questions import DESCRIBE
 from llava_hh.runs.run import make_parent
@@ -71,7 +73,21 @@ def check_sample_flags(command: ScriptParser, args: argparse.Namespace, below: s
         return
     command.refuse_given("is of a data set's images; --images are all taken, as they are", OF_A_DATA_SET)
     args.dataset = args.split = None
-    args.out = args.out or Path("results", "images", args.images[0].stem, below)
+    args.out = args.out or Path("results", "images", folder_name(args.images[0]), below)
+    try:
+        folder, samples = own_images(args.images)  # before a model is fetched
+        say_turned([folder / sample["file_name"] for sample in samples])
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+
+
+def say_turned(photos: Sequence[Path]) -> None:
+    """Say which photos the model will not see as a viewer shows them."""
+    from llava_hh.files.images import turned_by_exif
+
+    if turned := [photo for photo in photos if turned_by_exif(photo)]:
+        others = f" and {len(turned) - 1} others" * (len(turned) > 1)
+        announce(f"{turned[0]}{others}: EXIF says how to turn the photo, which is not done; save it turned")
 
 
 def add_out_flag(parser: ScriptParser, profile: Template | None = None) -> None:

@@ -8,9 +8,8 @@ from llava_hh.command_line.profiles import REPO, training_checkpoints
 from llava_hh.files.disk import in_bytes, refuse_full
 from llava_hh.files.locks import hold
 from llava_hh.files.progress import say
-from llava_hh.models.hub import Listing, fetch, local_folder, look
+from llava_hh.models.hub import Listing, fetch, local_folder, look, refuse_other_content
 from llava_hh.models.hub_id import read_id
-from llava_hh.runs.identity import file_sha256
 from llava_hh.supplies.coco_archives import lacking, unpack
 from llava_hh.supplies.fetching import fetch_file, size_of
 from llava_hh.supplies.published import SINGLE, Source, sources_of
@@ -96,19 +95,6 @@ def checkpoints_of(profile: Mapping[str, str], part: str) -> list[str]:
     """The checkpoints that a profile names for a part; a name of mini's own tools is none."""
     names = [profile[name] for name in PARTS[part]] + (training_checkpoints(profile) if part == "figures" else [])
     return [name for name in names if name not in ("", "mini")]
-
-
-def refuse_other_content(listing: Listing) -> None:
-    """Check that the large files of a folder are the hub's, by the sha256 that it names.
-
-    Raises:
-        ValueError: one is not; names it.
-    """
-    for name, file in listing.files.items():
-        path = listing.folder / name
-        if file.lfs and file_sha256(path) != file.lfs.sha256:
-            what = f"not what {listing.hub_id} has under this name, by its sha256"
-            raise ValueError(f"{path}: {what}; delete it and give the same command again")
 
 
 def _listing_of(source: Source) -> Listing:

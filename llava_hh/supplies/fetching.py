@@ -69,7 +69,10 @@ def _go_on(url: str, path: Path, done: int, bar: tqdm) -> str:
                 raise OSError(f"{url}: its server sends another part than it was asked for")
             with open(path, "ab" if answer.status == 206 else "wb") as file:  # 200: it begins anew
                 while piece := answer.read(PIECE):
-                    file.write(piece)
+                    try:
+                        file.write(piece)
+                    except OSError as error:
+                        raise OSError(error.errno, error.strerror, str(path)) from None
                     bar.update(len(piece))
         return "the connection ended"
     except CUT_OFF as error:

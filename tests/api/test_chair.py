@@ -47,7 +47,7 @@ def test_synonyms_of_ones_own():
     ("texts", "truth", "words"),
     [
         ([], [], "no captions to score"),
-        ("a dog", [["dog"]], "no captions to score"),
+        ("a dog", [["dog"]], "captions is the text 'a dog'; expected a list"),
         (["a dog"], [["dog"], []], "1 captions but 2 images in truth"),
         ({"a": "a dog"}, {"b": []}, "image 'a' has a caption, but no entry in truth"),
         (["a dog"], ["dog"], "truth of image 0 is 'dog'; expected a list of names"),

@@ -136,12 +136,27 @@ def test_words_by_name_and_truth(lvlm, image, found):
     assert all(word.hallucinated for word in some.greedy.words)
     with pytest.raises(ValueError, match="no word 'unicorn' in the captions '"):
         hh.explain(lvlm, image, HEADS, THRESHOLD, words="unicorn", **ASKED)
-    with pytest.raises(ValueError, match="truth 'unicorn' is no COCO category, no synonym of one, and not among"):
+    with pytest.raises(ValueError, match="truth 'unicorn' is no COCO category and no synonym of one: CHAIR"):
         hh.explain(lvlm, image, HEADS, THRESHOLD, truth=["unicorn"], **ASKED)
+    with pytest.raises(ValueError, match="truth is the text 'dog, cat'; expected a list of names"):
+        hh.explain(lvlm, image, HEADS, THRESHOLD, truth="dog, cat", **ASKED)
     with pytest.raises(ValueError, match="needs at least one head"):
         hh.explain(lvlm, image, [], **ASKED)
     with pytest.raises(IndexError, match="no head L9H0"):
         hh.explain(lvlm, image, [(9, 0)], **ASKED)
+
+
+def test_what_can_be_read_once_only(lvlm, image):
+    objects = ["dog", "cat"]
+    listed = hh.explain(lvlm, image, HEADS, np.float32(THRESHOLD), truth=objects, **ASKED)
+    once = hh.explain(lvlm, image, HEADS, THRESHOLD, truth=iter(objects), **ASKED)
+    assert once.truth == objects and str(once) == str(listed)
+    named = listed.greedy.words[0].word
+    some = hh.explain(lvlm, image, HEADS, THRESHOLD, words=(word for word in [named]), **ASKED)
+    assert {word.word for word in some.greedy.words} == {named}
+    assert hh.attribute(lvlm, image, listed.greedy.caption, words=iter([named])).words[0] == named
+    with pytest.raises(ValueError, match="words is empty; leave it out for all object words"):
+        hh.explain(lvlm, image, HEADS, THRESHOLD, words=[], **ASKED)
 
 
 def test_heads_that_are_not_given_are_the_published_ones(lvlm, image, found, tmp_path, monkeypatch):
@@ -157,7 +172,7 @@ def test_heads_that_are_not_given_are_the_published_ones(lvlm, image, found, tmp
     whole = hh.explain(lvlm, image, **ASKED)
     assert (whole.heads, whole.threshold) == ((*HEADS, hh.Head(0, 0)), 0.4)
     path.unlink()
-    with pytest.raises(ValueError, match="none for a llava of 4 layers of 4 heads"):
+    with pytest.raises(ValueError, match="no heads are published for a llava of 4 layers of 4 heads"):
         hh.explain(lvlm, image, **ASKED)
 
 

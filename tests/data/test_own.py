@@ -2,11 +2,12 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from llava_hh.data.own import load_vocabulary, own_images, own_objects
+from llava_hh.data.own import folder_name, load_vocabulary, own_images, own_objects
 
 
 @pytest.fixture
@@ -32,16 +33,46 @@ def test_files_and_folders(folder, monkeypatch):
     ]
     monkeypatch.chdir(folder / "trip")
     around, images = own_images([folder.relative_to(folder) / "a.webp"])
-    assert (str(around), images) == (".", [{"image_id": "a.webp", "file_name": "a.webp"}])
+    assert (around, images) == (folder / "trip", [{"image_id": "a.webp", "file_name": "a.webp"}])
     around, images = own_images([folder / "photo.jpg", folder.relative_to(folder) / "../other"])
     assert (around / images[1]["file_name"]).samefile(folder / "other/12.jpg")
 
 
+def test_a_path_is_read_as_the_system_reads_it(folder):
+    """A `..` behind a link goes up from where the link leads; a link to a photo keeps its own name."""
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere/link").symlink_to(folder / "trip/below")
+    (folder / "elsewhere/a.webp").write_bytes(b"another")
+    (folder / "mine.jpg").symlink_to(folder / "photo.jpg")
+    around, images = own_images([folder / "elsewhere/link/../a.webp", folder / "mine.jpg"])
+    assert [(image["image_id"], image["file_name"]) for image in images] == [
+        ("a.webp", "trip/a.webp"),
+        ("mine.jpg", "mine.jpg"),
+    ]
+    assert around == folder
+
+
+def test_names_of_result_folders(folder, monkeypatch):
+    monkeypatch.chdir(folder / "trip")
+    for given, name in (
+        ("a.webp", "a"),
+        ("..", folder.name),
+        (".", "trip"),
+        ("...jpg", "image"),
+        ("../other", "other"),
+    ):
+        assert folder_name(Path(given)) == name, given
+
+
 def test_what_is_refused(folder):
-    (folder / "other/photo.jpg").write_bytes((folder / "photo.jpg").read_bytes())
+    for name in ("other/photo.jpg", "12", "012"):
+        (folder / name).write_bytes((folder / "photo.jpg").read_bytes())
+    (folder / "trip/below.jpg").mkdir()
+    assert len(own_images([folder / "trip"])[1]) == 2  # a folder with the name of an image is none
     for paths, words in (
         (["photo.jpg", "other"], r"photo\.jpg and .*other/photo\.jpg have one name, which is the image's id"),
-        (["photo.jpg", "photo.jpg"], "have one name"),
+        (["photo.jpg", "photo.jpg"], "have one name, which is the image's id; rename one, or name it once"),
+        (["012", "12"], "/012 and .*/12 have one name"),
         (["none.jpg"], r"none\.jpg: no such file or folder"),
         (["empty"], "empty: no image in this folder"),
     ):
@@ -58,6 +89,9 @@ def test_truth_by_a_file_or_by_names(tmp_path):
     assert own_objects(None, " auto, dog ,", ["a.jpg", "a.jpg"], known) == {"a.jpg": {"car", "dog"}}
     with pytest.raises(ValueError, match="--truth '': no name in it; for an image without objects give --objects"):
         own_objects(None, "", ["a.jpg"], known)
+    assert own_objects({"a.jpg": ["auto"], 12: ()}, None, [], known) == {"a.jpg": {"car"}, 12: set()}
+    with pytest.raises(ValueError, match="objects: '012' and another name are one image, 12"):
+        own_objects({"12": ["dog"], "012": ["car"]}, None, [], known)
     with pytest.raises(ValueError, match="--truth is for one image, here are 2; give --objects"):
         own_objects(None, "dog", ["a.jpg", "b.jpg"], known)
     with pytest.raises(ValueError, match="--truth: object 'cow' is no category, and no synonym of one"):

@@ -17,6 +17,7 @@ def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsy
         pytest.skip("mini's data set is not drawn: sh bash_scripts/quickstart.sh")
     for folder in ("checkpoints", "dataset"):
         (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall(PAGE)
     assert len(blocks) == PAGE.count("```python") >= 5
@@ -31,7 +32,7 @@ def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsy
         assert [*map(float, NUMBER.findall(printed))] == pytest.approx(
             [*map(float, NUMBER.findall(expected))], abs=0.011
         )
-    assert (tmp_path / "influence_backpack.png").stat().st_size > 10_000
+    assert (tmp_path / "results/influence_backpack.png").stat().st_size > 10_000
 
 
 def test_the_readme_shows_the_first_block():

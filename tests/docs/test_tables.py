@@ -26,7 +26,7 @@ def test_the_quickstart_finds_the_heads_that_the_larger_sample_has_at_its_top():
     path = ROOT / "results/mini/measured_quickstart.json"
     assert load_heads(path, top_k=2) == load_heads(MEASURED_HEADS, top_k=2)
     assert str(Path(read_profile("mini")["head_list"]).parent) in read_json(path)["run"]["argv"]
-    assert f"influences of heads on {read_profile('mini')['attribution_images']} captions" in PAGES[0].read_text()
+    assert f"It captions {read_profile('mini')['attribution_images']} images" in PAGES[0].read_text()
 
 
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+\.png)\)")

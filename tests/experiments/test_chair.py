@@ -127,4 +127,4 @@ def test_the_published_list_is_the_models_own(chair_run, tmp_path, monkeypatch, 
     (lists / "ours.json").unlink()
     with pytest.raises(SystemExit):
         evaluate.main(given)
-    assert "none for a llava of 4 layers of 4 heads; there are other" in capsys.readouterr().err
+    assert "no heads are published for a llava of 4 layers of 4 heads" in capsys.readouterr().err

@@ -98,3 +98,21 @@ def test_several_random_draws_are_folded_and_do_not_count_as_different(results):
     assert [method["folded"] for method in own["methods"]] == [False, False, True, True, True]
     assert [image["differs"] for image in own["images"]] == [True] + [False] * 5
     assert own["images"][0]["id"] == greedy["sentences"][3]["image_id"]
+
+
+def test_a_picture_that_changed_since_it_was_captioned_is_left_out(results, tmp_path, capsys):
+    greedy = results / "val2014" / "greedy"
+    images, before = tmp_path / "images", json.loads((greedy / "run.json").read_text())["settings"]["image_folder"]
+    shutil.copytree(before, images)
+    for path in results.rglob("*.json"):
+        path.write_text(path.read_text().replace(json.dumps(before), json.dumps(str(images))))
+    ids = json.loads((greedy / "run.json").read_text())["image_ids"]
+    rows = map(json.loads, (greedy / "captions.jsonl").read_text().splitlines())
+    names = {row["image_id"]: row["image"] for row in rows}
+    shutil.copy(images / names[ids[1]], images / names[ids[0]])
+    found = ResultFolder(results)
+    sets, files = find_sets(found, 100)
+    [own] = [each for each in sets if each["name"].endswith("val2014")]
+    shown = {image["id"]: image["key"] for image in own["images"]}
+    assert shown[ids[0]] is None and shown[ids[1]] in files
+    assert any(f"image {ids[0]}, " in line and "another file than was captioned" in line for line in found.left_out)

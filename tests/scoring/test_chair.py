@@ -91,7 +91,7 @@ def test_objects_and_keys_of_ones_own_and_a_rerun_is_the_same(tmp_path):
         ("{", "not JSON"),
         ("3", "expected an object, found a int"),
         ('{"text": "a"}', "no key 'image_id' (--id-key); its keys are text"),
-        ('{"image_id": 1, "caption": "a"}', "no key 'text' (--text-key); its keys are caption, image_id"),
+        ('{"image_id": 1, "captions": "a"}', "no key 'text' (--text-key); its keys are captions, image_id"),
         ('{"image_id": "one", "text": "a"}', "'image_id' (--id-key) is 'one'; expected the whole number of an image"),
         ('{"image_id": 1, "text": null}', "'text' (--text-key) is None; expected a string"),
         ('{"image_id": 99, "text": "a"}', "image 99 has no ground truth in "),

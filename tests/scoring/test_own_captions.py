@@ -58,7 +58,8 @@ def test_captions_of_any_form_have_the_same_scores(form, tmp_path):
         ('[{"image_id": 1, "text": "a"}, {"image_id": 2}]', "row 2: no key 'text' (--text-key); its keys are image_id"),
         ('{"a": "A dog.", "b": null}', "row 2: 'text' (--text-key) is None; expected a string"),
         ('{"": "A dog."}', "row 1: 'image_id' (--id-key) is ''; expected a whole number or a text"),
-        ('{"image_id": "7", "caption": "A dog."}', "row 1: no key 'text' (--text-key); its keys are caption, image_id"),
+        ('{"12": "A dog.", "12": "A cat."}', "image 12 has 2 captions; expected one for each id"),
+        ('{"12": "A dog.", "012": "A cat."}', "image 12 has 2 captions; expected one for each id"),
         ("[]", "no caption to score"),
         ("{}", "no caption to score"),
         ('[{"image_id": 1, "text": "a"}', "expected ']'"),
@@ -149,7 +150,7 @@ def test_a_vocabulary_of_ones_own(tmp_path, synonyms, capsys):
     assert result_of(tmp_path / "captions_eval_results.json")["overall_metrics"]["variant"] != variant
     for flag, value in (("--variant", "clean"), ("--dataset", "nocaps")):
         assert "leave --dataset and --variant out" in error_of(capsys, *argv, flag, value)
-    assert "--truth: 'dog' is no category" in error_of(capsys, *argv[:-1], "dog")
+    assert "--truth: object 'dog' is no category" in error_of(capsys, *argv[:-1], "dog")
 
 
 @pytest.mark.parametrize(
@@ -184,3 +185,21 @@ def test_annotations_of_a_vocabulary_of_ones_own(tmp_path, capsys):
     first, second = result_of(tmp_path / "captions_eval_results.json")["sentences"]
     assert first["mscoco_hallucinated_words"] == [] and "man" in first["mscoco_gt_words"]
     assert second["mscoco_non_hallucinated_words"] == [["buses", "bus"]]
+
+
+def test_names_of_files_are_ids_as_they_are(tmp_path, capsys):
+    """Photos whose names end with the same number are two; a number in a name counts where only that is known."""
+    rows = [{"image": "IMG_0001.jpg", "text": "A dog."}, {"image": "DSC_0001.jpg", "text": "A cat."}]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    assert "--truth is for one image, here are 2" in error_of(capsys, "--captions", path, "--truth", "cup")
+    shown = [{"image_id": "IMG_0001.jpg", "objects": ["dog"]}, {"image_id": "DSC_0001.jpg", "objects": ["cup"]}]
+    objects = write_rows(tmp_path / "o.jsonl", shown)
+    main(["--captions", str(path), "--objects", str(objects), "--out", str(tmp_path / "names.json")])
+    sentences = json.loads((tmp_path / "names.json").read_text())["sentences"]
+    assert [entry["image_id"] for entry in sentences] == ["IMG_0001.jpg", "DSC_0001.jpg"]
+    assert [entry["metrics"]["CHAIRs"] for entry in sentences] == [0, 1]
+    path = write_rows(tmp_path / "b.jsonl", [{"image": "COCO_val2014_000000000042.jpg", "caption": "A dog."}])
+    objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 42, "objects": ["dog"]}])
+    main(["--captions", str(path), "--objects", str(objects), "--out", str(tmp_path / "numbers.json")])
+    [entry] = json.loads((tmp_path / "numbers.json").read_text())["sentences"]
+    assert entry["image_id"] == 42 and entry["metrics"]["CHAIRs"] == 0

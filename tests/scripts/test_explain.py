@@ -102,7 +102,7 @@ def test_truth_of_a_file(photo, tiny_checkpoint, capsys):
 
 def test_what_is_refused(photo, tiny_checkpoint, capsys):
     model = ["--model", tiny_checkpoint]
-    assert "--heads published: none for a llava" in error_of(capsys, photo, *model)
+    assert "no heads are published for a llava" in error_of(capsys, photo, *model)
     assert "none.jpg: no such image" in error_of(capsys, "none.jpg", *model, *FLAGS)
     Path("text.jpg").write_text("no image")
     assert "text.jpg: not an image" in error_of(capsys, "text.jpg", *model, *FLAGS)
@@ -114,7 +114,7 @@ def test_what_is_refused(photo, tiny_checkpoint, capsys):
     listed = [photo, *model, *FLAGS, "--heads", "h.json", "--top-k", "1"]
     assert "found on another model than" in error_of(capsys, *listed)
     verb.main([*map(str, listed), "--foreign-heads"])
-    assert "--heads published: none for a llava" in error_of(capsys, photo, *model, *FLAGS, "--heads", "published")
+    assert "no heads are published for a llava" in error_of(capsys, photo, *model, *FLAGS, "--heads", "published")
     for given in ("", " , "):
         assert "no word in it; leave it out" in error_of(capsys, photo, *model, *FLAGS, "--words", given)
         assert "no name in it; for an image without" in error_of(capsys, photo, *model, *FLAGS, "--truth", given)
@@ -138,7 +138,7 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
 
     args = parsed(photo)
     assert args.heads == Path("published") and not args.foreign_heads
-    assert "heads: those published for a model like this; " in capsys.readouterr().err
+    assert "heads: those published for a model like this, if any; " in capsys.readouterr().err
     assert (args.top_k, args.threshold, args.out) == (2, 0.95, REPO / "results/quick/explain/yard")
     assert args.model == REPO / "checkpoints/mini/model" and not args.foreign_heads
     Path("quick.json").write_text('{"hal_heads": [[1, 2]]}')
@@ -149,7 +149,7 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
     for given in ([], ["--heads", "published"], ["--profile", "mini"]):  # the profile's are of its own model
         args = parsed(photo, "--model", "mine", *given)
         assert (args.heads, args.top_k, args.threshold) == (Path("published"), None, None)
-        assert ("attribute.sh" in capsys.readouterr().err) == ("--heads" not in given)
+        assert ("of llava-hh attribute" in capsys.readouterr().err) == ("--heads" not in given)
         assert args.out == (REPO / "results/quick" if "--profile" in given else Path("results")) / "explain/yard"
 
 
