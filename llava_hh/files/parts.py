@@ -28,19 +28,26 @@ def part_of(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        part = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(8)}.part")
-        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file).st_nlink:
-            break
-        os.close(file)  # another process took it for abandoned before it was locked
-    try:
-        yield part
-    finally:
-        with suppress(OSError):
-            part.unlink()
-        os.close(file)
+        part, file = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{secrets.token_hex(8)}.part"), None
+        try:  # from before the file is made on: a signal may come at any line
+            file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:  # else another process took it for abandoned before it was locked
+                yield part
+                return
+        finally:
+            try:
+                _delete(part)
+            finally:
+                _delete(part)  # where a signal came in the first
+                if file is not None:
+                    os.close(file)
+
+
+def _delete(part: Path) -> None:
+    with suppress(OSError):
+        part.unlink()
 
 
 @contextmanager
@@ -58,15 +65,18 @@ def folder_part_of(path: Path) -> Iterator[Path]:
     drop_parts(path.parent)
     with part_of(path) as part:
         folder = part.with_suffix(".folder")
-        folder.mkdir()
         try:
+            folder.mkdir()
             yield folder
             for file in folder.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     share(file, part.stat().st_mode)
             folder.rename(path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)  # where a signal came in the first
 
 
 def share(file: Path, mode: int) -> None:

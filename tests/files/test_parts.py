@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +142,42 @@ def test_a_part_that_is_dropped_before_it_is_locked_is_made_again(tmp_path, monk
     monkeypatch.setattr(parts.fcntl, "flock", flock)
     write_text(tmp_path / "a", "whole")
     assert dropped and names_in(tmp_path) == ["a"]
+
+
+class Stopped(BaseException):
+    """As a signal raises it."""
+
+
+@pytest.mark.parametrize("make", [part_of, folder_part_of])
+def test_a_signal_behind_any_call_leaves_nothing(make, tmp_path):
+    """Where CPython looks for signals, which is behind calls and at the start of functions: each in turn raises."""
+    for at in range(1000):
+        seen = 0
+
+        def profile(frame, event, _, at=at):
+            nonlocal seen
+            if frame.f_code.co_filename == parts.__file__ and event in ("call", "c_return"):
+                seen += 1
+                if seen == at + 1:
+                    sys.setprofile(None)
+                    raise Stopped
+
+        stopped = False
+        sys.setprofile(profile)
+        try:
+            with make(tmp_path / "a"):
+                pass
+        except Stopped:
+            stopped = True
+        finally:
+            sys.setprofile(None)
+        gc.collect()
+        left = [name for name in names_in(tmp_path) if name != "a"]
+        assert not left, (at, left)
+        shutil.rmtree(tmp_path / "a", ignore_errors=True)
+        if not stopped:
+            break
+    assert 8 < at < 999
 
 
 def test_a_folder_is_whole_or_not_there_and_replaces_none(tmp_path):
