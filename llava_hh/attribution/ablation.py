@@ -19,18 +19,24 @@ from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
+from llava_hh.attribution.sources import Reading
 from llava_hh.attribution.sweep import read_prefix, sweep, target_log_probs
 from llava_hh.heads import Head, by_layer, check_heads
 
 
 @dataclass(frozen=True)
 class Ablated:
-    """Log-probabilities (nats) of the targets, float32 on the CPU: clean, and without each head, attention and MLP."""
+    """Log-probabilities (nats) of the targets, float32 on the CPU: clean, and without each head, attention and MLP.
+
+    without: without each head's reading of each source; share: the head's attention on that source.
+    """
 
     clean: Tensor  # target
     heads: Tensor  # target layer head
     mha: Tensor | None = None  # target layer
     mlp: Tensor | None = None  # target layer
+    without: Tensor | None = None  # source target layer head
+    share: Tensor | None = None  # source target layer head
 
 
 @torch.no_grad()
@@ -45,6 +51,10 @@ def ablate_every_head(
     modules: bool = False,
     replacement: Replacement = Zero(),  # noqa: B008
     sample_id: int | None = None,
+    sources: Sequence[str] = (),
+    image_mask: Tensor | None = None,
+    answer_start: int | None = None,
+    renormalise: bool = False,
 ) -> Ablated:
     """Log-probability of each target token, clean and with each head of the language model replaced in turn.
 
@@ -59,16 +69,21 @@ def ablate_every_head(
             (1, position[, d_model]), and what else the model takes (`attention_mask`, `pixel_values`, ...).
         positions: the positions whose logits predict the targets: a target that is token p + 1 has position p.
         target_ids: the token id to score at each of `positions`; it need not be the one in `inputs`.
-        max_rows: the most one-token rows that a sweep carries; at least 1 + n_copies, where n_copies is n_heads, plus 2
-            with `modules`. One target in full is 1 + n_layers * n_copies rows. Fewer rows mean less memory, more sweeps
-            and the same answer. Peak memory on top of the model is about max_rows * (3 * d_ff values + 3 * n_heads *
-            n_prefix float32), plus the keys and values of one sample, plus 2 * `sweep.MAX_LOGITS` float32.
+        max_rows: the most one-token rows that a sweep carries; at least 1 + n_copies, where n_copies is n_heads, times
+            1 + the number of `sources`, plus 2 with `modules`. One target in full is 1 + n_layers * n_copies rows.
+            Fewer rows mean less memory, more sweeps and the same answer. Peak memory on top of the model is about
+            max_rows * (3 * d_ff values + 3 * n_heads * n_prefix float32), plus the keys and values of one sample, plus
+            2 * `sweep.MAX_LOGITS` float32.
         heads: replace these alone; the others' log-probabilities are NaN. None: every head of the model.
         replacement: what an ablated output becomes.
         sample_id: which sample this is, 0 or more; it seeds `Noise`, and nothing else reads it.
+        sources: as in `sources.Reading`. Beside the whole head, what it reads of each of these alone is taken away:
+            its weighted values there, at the predicting position. Exact too; the parts add up to the whole head to
+            first order only.
+        image_mask, answer_start, renormalise: of `sources.Reading`; needed with `sources`.
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: more than one sample, positions or targets that do not fit, too small a `max_rows`, statistics of
+        ValueError: more than one sample, positions, targets or sources that do not fit, few `max_rows`, statistics of
             another model, noise without a `sample_id`, a model in training mode or of an architecture that does not
             attend through AttentionInterface; with `modules`, a layer without an `mlp` that returns a tensor.
 
@@ -90,17 +105,23 @@ def ablate_every_head(
     check_heads(heads, n_layers, n_heads)
     heads_of = by_layer(heads)
     positions, targets = [int(position) for position in positions], torch.as_tensor(target_ids, dtype=torch.long)
-    n_copies = [len(heads_of.get(layer, ())) + 2 * modules for layer in range(n_layers)]
+    reading = None
+    if sources:
+        if image_mask is None or answer_start is None:
+            raise ValueError("sources need image_mask and answer_start")
+        reading = Reading(tuple(sources), image_mask, int(answer_start), renormalise)
+    n_copies = [Copies.n_copies(len(heads_of.get(layer, ())), modules, reading) for layer in range(n_layers)]
     sweeps = _plan_sweeps(len(positions), n_copies, max_rows)
 
     clean = torch.empty(len(positions))
     of_heads = torch.full((len(positions), n_layers, n_heads), torch.nan)
-    of_modules = torch.empty(2, len(positions), n_layers) if modules else ()
+    of_modules = torch.empty(2, len(positions), n_layers) if modules else (None, None)
+    of_sources = [torch.full((len(sources), *of_heads.shape), torch.nan) for _ in range(2)] if sources else ()
     if sweeps:
         with switch_attention(model, ATTENTION):
             prefix = read_prefix(model, attentions, inputs)
             for chosen, swept in sweeps:
-                copies = Copies(swept, heads_of, tuple(positions[chosen]), modules, replacement, sample_id)
+                copies = Copies(swept, heads_of, tuple(positions[chosen]), modules, replacement, sample_id, reading)
                 hidden, target_of_row = sweep(prefix, copies)
                 log_probs = target_log_probs(model, prefix, hidden, targets[chosen][target_of_row])
                 n_targets = len(copies.positions)
@@ -108,10 +129,16 @@ def ablate_every_head(
                 clean[chosen] = joined[0]
                 for layer, of_layer in zip(swept, joined[1:], strict=True):
                     of_layer = of_layer.view(n_targets, -1)  # target copy
-                    of_heads[chosen, layer, heads_of.get(layer, [])] = of_layer[:, : of_layer.shape[1] - 2 * modules]
+                    in_layer = heads_of.get(layer, [])
+                    of_heads[chosen, layer, in_layer] = of_layer[:, : len(in_layer)]
                     if modules:
                         of_modules[:, chosen, layer] = of_layer[:, -2:].T
-    return Ablated(clean, of_heads, *of_modules)
+                    if reading and in_layer:
+                        parts = of_layer[:, len(in_layer) : len(in_layer) * (1 + len(sources))]
+                        parts = parts.unflatten(1, (-1, len(sources))).permute(2, 0, 1)  # source target head
+                        of_sources[0][:, chosen, layer, in_layer] = parts
+                        of_sources[1][:, chosen, layer, in_layer] = reading.shares.pop(layer)[:, :, in_layer]
+    return Ablated(clean, of_heads, *of_modules, *of_sources)
 
 
 def _plan_sweeps(n_targets: int, copies: Sequence[int], max_rows: int) -> list[tuple[slice, range]]:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llava_hh.attribution.sources import Reading
+
 # Heads are slices of the o_proj input, MHA is the o_proj output, MLP the output of `mlp`. Their order seeds the noise.
 KINDS = ("heads", "mha", "mlp")
 
@@ -100,7 +102,10 @@ Replacement = Zero | Mean | Noise
 
 @dataclass(frozen=True)
 class Copies:
-    """The rows that join a sweep in every layer of `layers`: per target one for each head, and for MHA and MLP each."""
+    """The rows that join a sweep in every layer of `layers`.
+
+    Per target: one for each head, then for each head one for each source of `reading`, then one for MHA, one for MLP.
+    """
 
     layers: range
     heads: Mapping[int, Sequence[int]]  # which heads are replaced, by layer
@@ -108,16 +113,23 @@ class Copies:
     modules: bool
     replacement: Replacement
     sample_id: int | None
+    reading: Reading | None = None
 
     def per_target(self, layer: int) -> int:
         """How many rows of one target join in this layer."""
-        return len(self.heads.get(layer, ())) + 2 * self.modules if layer in self.layers else 0
+        return self.n_copies(len(self.heads.get(layer, ())), self.modules, self.reading) if layer in self.layers else 0
 
-    def write(self, kind: str, layer: int, output: Tensor) -> None:
+    @staticmethod
+    def n_copies(n_heads: int, modules: bool, reading: Reading | None) -> int:
+        """How many copies of one target a layer has of which `n_heads` heads are replaced."""
+        return n_heads * (1 + (len(reading.names) if reading else 0)) + 2 * modules
+
+    def write(self, kind: str, layer: int, output: Tensor, without: Tensor | None = None) -> None:
         """Replace what each copy is to lose, in place.
 
         Args:
             output: of all rows, the layer's copies last: (row, head, d_head) for heads, (row, d_model) for a module.
+            without: of the clean rows, without each source: (source, target, head, d_head).
         """
         per_target, site = self.per_target(layer), Site(kind, layer, self.positions, self.sample_id)
         copies = output[-len(self.positions) * per_target :].unflatten(0, (-1, per_target))  # target copy ...
@@ -126,6 +138,11 @@ class Copies:
             replaced = copies[:, 0].clone()  # target head d_head
             self.replacement.write(replaced, site)
             copies[:, range(len(heads)), heads] = replaced[:, heads]
+            if without is not None:
+                n_sources = len(without)
+                rows = range(len(heads), len(heads) * (1 + n_sources))
+                of_rows = [head for head in heads for _ in range(n_sources)]
+                copies[:, rows, of_rows] = without[:, :, heads].permute(1, 2, 0, 3).flatten(1, 2)
         else:
             self.replacement.write(copies[:, KINDS.index(kind) - len(KINDS)], site)  # target d_model
 

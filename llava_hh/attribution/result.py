@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
-from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
+from llava_hh.attribution.run import MEASURED_SOURCES, AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
 from llava_hh.files.files import read_json_lines, read_result, sha256, write_json, write_rows, write_tensors
@@ -40,6 +40,8 @@ class Attribution(CaptionAttribution):
             screen=self.screen,
             race=self.race,
             read_out=self.read_out if self.screen or self.race else None,
+            sources=list(MEASURED_SOURCES) if self.by_source else None,
+            renormalise=self.renormalise if self.by_source else None,
             **of_noise,
         )
 
@@ -102,6 +104,10 @@ def said_of(path: Path) -> str:
         score = result["contrastive_influence"][layer][head]
         low, high = (ends[layer][head] for ends in result["interval"]["contrastive_influence"])
         said.append(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
+        for source, part in result.get("sources", {"by_source": {}})["by_source"].items():
+            score = part["contrastive_influence"][layer][head]
+            low, high = (ends[layer][head] for ends in part["interval"]["contrastive_influence"])
+            said.append(f"    by reading {source}: {score:+.4f} ({low:+.4f} to {high:+.4f})")
     if "shortlist" in result:
         kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))
         said.append(f"  {kind}: {done:,} exact evaluations instead of {whole:,}, {whole / done:.1f}x fewer")

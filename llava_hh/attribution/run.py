@@ -11,6 +11,7 @@ from llava_hh.attribution.captions import TeacherForced, join_arrays
 from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
+from llava_hh.attribution.summary import SHARE, WITHOUT
 from llava_hh.attribution.targets import Target
 from llava_hh.files.memory import fit_in_memory, in_parts, smallest_part
 from llava_hh.files.nonfinite import refuse_infinite
@@ -18,6 +19,7 @@ from llava_hh.heads import Head
 from llava_hh.runs.blocks import Run
 from llava_hh.runs.settings import IMAGES_BY_CONTENT, CaptionedSettings
 
+MEASURED_SOURCES = ("image", "after", "answer")
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Measured = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
 
@@ -45,6 +47,8 @@ class AttributionSettings(CaptionedSettings):
     read_out: str | None = None
     round: int | None = None
     heads: list | None = None
+    sources: list | None = None
+    renormalise: bool | None = None
 
     def free(self) -> dict[str, str]:
         of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
@@ -53,29 +57,40 @@ class AttributionSettings(CaptionedSettings):
 
 @dataclass(frozen=True)
 class CaptionAttribution(TeacherForced):
-    """How captions are attributed: by which model, with which target rule, in how much memory, in which blocks."""
+    """How captions are attributed: by which model, with which target rule, in how much memory, in which blocks.
+
+    by_source, renormalise: what each head reads of MEASURED_SOURCES is taken away as well, as in `sources.Reading`.
+    """
 
     max_rows: int = 4096
     batch_size: int = 8
+    by_source: bool = False
+    renormalise: bool = False
 
     def measure(self, entry: dict, replacement: Replacement, heads: list[Head] | None = None) -> Measured:
         """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
 
         Args:
             heads: these alone, and no modules.
-        Returns: targets; the tensors of `Ablated` by name; and how many rows at once memory had room for, None if
-            max_rows.
+        Returns: targets; the tensors of `Ablated` by name, those of a source each with its name behind it; and how
+            many rows at once memory had room for, None if max_rows.
         """
         targets, positions, batch = self.prepare(entry)
         ids, more = [target.token_id for target in targets], {"heads": heads, "modules": heads is None}
         more |= {"replacement": replacement, "sample_id": entry["image_id"]}
+        sources = MEASURED_SOURCES if self.by_source else ()
+        more |= {"sources": sources, "renormalise": self.renormalise}
+        more |= {"image_mask": batch.image_mask[0], "answer_start": batch.response_start[0]}
 
         def ablate(max_rows: int) -> Ablated:
             return ablate_every_head(self.lvlm.model, batch.inputs, positions, ids, max_rows=max_rows, **more)
 
-        copies_of_a_layer = self.lvlm.n_heads + 2  # with its attention and its MLP
+        copies_of_a_layer = self.lvlm.n_heads * (1 + len(sources)) + 2  # with its attention and its MLP
         ablated, rows = fit_in_memory(ablate, self.max_rows, min(self.max_rows, 1 + copies_of_a_layer))
         tensors = {name: tensor for name, tensor in vars(ablated).items() if tensor is not None}
+        for kind in (WITHOUT, SHARE):
+            parts = tensors.pop(kind, ())
+            tensors |= {f"{kind}_{name}": part for name, part in zip(sources, parts, strict=True)}
         return targets, tensors, rows if rows < self.max_rows else None
 
     def estimate(self, entry: dict) -> Measured:
@@ -132,7 +147,8 @@ class CaptionAttribution(TeacherForced):
 
     def _refuse_infinite(self, entry: dict, tensors: dict[str, Tensor]) -> None:
         """Stop at log-probabilities that are not finite; those of heads that are not measured are NaN."""
-        if not all(tensor.isfinite().all() for name, tensor in tensors.items() if name != "heads" or "mha" in tensors):
+        of_all = {name: tensor for name, tensor in tensors.items() if name == "clean" or "heads" not in tensors}
+        if not all(tensor.isfinite().all() for tensor in (tensors if "mha" in tensors else of_all).values()):
             batch = self.batch(entry)
             run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
             refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])

@@ -18,6 +18,8 @@ from llava_hh.runs.blocks import Run
 OVERLAP_AT = (1, 2, 5, 10, 20, 30)
 NUMBERS_AT_ONCE = 1 << 22  # of an array that is scored
 READ_AT_ONCE = 1 << 20  # numbers of a file
+WITHOUT, SHARE = "without", "share"  # how the names of arrays of a source begin
+READ_TEXT = ("after", "answer")
 FLOAT = np.dtype("<f4")  # F32 of safetensors
 
 
@@ -141,19 +143,19 @@ class Scores:
         self.contrast, self.low, self.high, self.of_hallucinated, self.of_others = np.concatenate(scores, axis=1)
         self.halves = np.concatenate(halves, axis=2) if halves else None
 
+    def nested(self, values: np.ndarray) -> list:
+        """Values of what was measured as nested lists of the ablations' shape, None elsewhere."""
+        whole = np.full(self.measured.shape, None, dtype=object)
+        whole[self.measured] = values.tolist()
+        return whole.tolist()
+
     def record(self) -> dict:
         """The scores, JSON-ready, as nested lists of the ablations' shape; None where it was not measured."""
-
-        def nested(values: np.ndarray) -> list:
-            whole = np.full(self.measured.shape, None, dtype=object)
-            whole[self.measured] = values.tolist()
-            return whole.tolist()
-
         return {
-            "contrastive_influence": nested(self.contrast),
-            "interval": {"contrastive_influence": [nested(self.low), nested(self.high)]},
-            "influence_hallucinated": nested(self.of_hallucinated),
-            "influence_true": nested(self.of_others),
+            "contrastive_influence": self.nested(self.contrast),
+            "interval": {"contrastive_influence": [self.nested(self.low), self.nested(self.high)]},
+            "influence_hallucinated": self.nested(self.of_hallucinated),
+            "influence_true": self.nested(self.of_others),
         }
 
 
@@ -169,7 +171,7 @@ def summarise(
     Args:
         hallucinated, image_ids: (target,) of each target, whether it is hallucinated and of which image.
         log_probs: `clean` (target,), `heads` (target, layer, head), NaN where it was not measured, and maybe `mha` and
-            `mlp` (target, layer).
+            `mlp` (target, layer), and by source `without_image` and `share_image` (target, layer, head) and so on.
     Raises:
         ValueError: no hallucinated or no true word.
     """
@@ -186,6 +188,8 @@ def summarise(
         for kind in ("mha", "mlp")
         if kind in log_probs
     }
+    if sources := [name.removeprefix(f"{WITHOUT}_") for name in log_probs if name.startswith(f"{WITHOUT}_")]:
+        result["sources"] = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
     return {
         **result,
         **({"modules": modules} if modules else {}),
@@ -193,4 +197,39 @@ def summarise(
         "n_hallucinated_words": int(hallucinated.sum()),
         "n_true_words": int((~hallucinated).sum()),
         "n_captions": len(set(image_ids.tolist())),
+    }
+
+
+def _of_sources(
+    sources: list[str],
+    heads: Scores,
+    marks: tuple[np.ndarray, np.ndarray],
+    log_probs: Mapping[str, Columns],
+    read_out: str,
+    list_length: int,
+) -> dict:
+    """What heads do by reading each source: by source scores, list and attention; and of all of them what is left.
+
+    `rest` is the whole head's contrastive influence without the sum of its parts: what it reads elsewhere, and how
+    far parts do not add up. `text_heads` are ranked by the sum of what they do by reading READ_TEXT.
+    """
+    clean, hallucinated, content = log_probs["clean"].columns(0, 1)[:, 0], marks[0], {}
+    names, contrasts = np.argwhere(heads.measured), {}
+    for source in sources:
+        scores = Scores(clean, log_probs[f"{WITHOUT}_{source}"], marks, read_out, halved=False)
+        contrasts[source] = scores.contrast
+        listed = rank_heads(scores.contrast[None], list_length)[0]
+        content[source] = {"hal_heads": names[[column for _, column in listed]].tolist(), **scores.record()}
+        shares = [
+            [part[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
+            for part in _pieces(log_probs[f"{SHARE}_{source}"])
+        ]
+        for name, values in zip(("attention_hallucinated", "attention_true"), np.concatenate(shares, 1), strict=True):
+            content[source][name] = heads.nested(values[heads.measured.reshape(-1)])
+    read = sum(contrasts[source] for source in READ_TEXT if source in contrasts)
+    text = rank_heads(np.atleast_2d(read), list_length)[0]
+    return {
+        "by_source": content,
+        "text_heads": names[[column for _, column in text]].tolist(),
+        "rest": heads.nested(heads.contrast - sum(contrasts.values())),
     }

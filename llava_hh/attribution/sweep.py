@@ -57,7 +57,8 @@ class PrefixRows:
     values: Tensor  # key_head prefix d_head
     visible: Tensor | None  # target prefix, bool: what each target's query may see; None: everything
     target_of_row: Tensor  # row, index of its target
-    edit: Callable[[Tensor], None] | None = None  # changes the heads' outputs, (row, head, d_head), in place
+    edit: Callable[..., None] | None = None  # changes the heads' outputs, (row, head, d_head), in place
+    without: Callable[..., Tensor] | None = None  # of Reading: what the first rows' heads give without each source
     sees_itself: bool = True  # False in cross attention, whose keys are those of the image alone
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -76,13 +77,18 @@ class PrefixRows:
             own_key, own_value = key.transpose(0, 1), value.transpose(0, 1)  # key_head row 1 d_head
             own_score = (grouped.float() * own_key.float()).sum(-1, keepdim=True) * scaling
             scores = torch.cat([scores, own_score], dim=-1)
-        pattern = scores.softmax(dim=-1).to(value.dtype)  # key_head row group prefix(+1)
+        weights = scores.softmax(dim=-1)  # key_head row group prefix(+1)
+        pattern = weights.to(value.dtype)
         z = torch.bmm(pattern[..., :n_prefix].flatten(1, 2), self.values).view(n_key_heads, n_rows, -1, value.shape[-1])
         if self.sees_itself:
             z = z + pattern[..., n_prefix:] * own_value
         z = z.transpose(0, 1).reshape(n_rows, 1, n_heads, -1)  # row query head d_head
 
-        if self.edit is not None:
+        if self.without is not None:
+            n_targets = int(self.target_of_row.max()) + 1
+            own = own_value[:, :n_targets] if self.sees_itself else None
+            self.edit(z[:, 0], self.without(weights[:, :n_targets], self.values, own))
+        elif self.edit is not None:
             self.edit(z[:, 0])
         return z
 
@@ -122,6 +128,9 @@ def sweep(prefix: Prefix, copies: Copies, gates: Sequence[Tensor] | None = None)
                 module_edits[attention.o_proj] = partial(copies.write, "mha", index)
                 module_edits[mlp_of(layer)] = partial(copies.write, "mlp", index)
         rows = _prefix_rows(prefix, index, positions, target_of_row, edit)
+        if joining and copies.reading is not None:
+            keys = copies.reading.keys(copies.positions, rows.keys.shape[1], of_image_alone=not rows.sees_itself)
+            rows.without = partial(copies.reading.without, index, keys)
         with answering(attention, rows), editing_outputs(module_edits):
             output = layer(hidden, **_layer_arguments(prefix, index, positions[target_of_row], rows.sees_itself))
         prefix.layers_return_tuples = isinstance(output, tuple)

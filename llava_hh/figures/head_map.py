@@ -12,6 +12,7 @@ from llava_hh.files.files import read_json
 
 N_STRONGEST = 10
 NOT_MEASURED = "0.85"  # grey
+SOURCE_LABELS = {"image": "the image", "after": "the text after it", "answer": "the answer so far"}
 READ_OUT_LABELS = {
     "probability": "drop of p(word)",
     "absolute": "absolute change of p(word)",
@@ -41,6 +42,24 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     save_figure(figure, out, f"Contrastive influence of attention heads\n{about}")
 
 
+def draw_source_maps(attribution: Path, out: Path) -> None:
+    """Draw what heads do by reading each source, a map each in the same colours, as `out`.png and `out`.pdf."""
+    result = read_json(attribution)
+    parts = result["sources"]["by_source"]
+    maps = {source: np.array(part["contrastive_influence"], dtype=float) for source, part in parts.items()}
+    limit = max(np.nanmax(np.abs(contrast)) for contrast in maps.values())
+    width, height = _size_of(next(iter(maps.values())))
+    size = {"figsize": ((width + 1.4) * len(maps), height + 1.2)}
+    figure, axes = plt.subplots(1, len(maps), layout="constrained", squeeze=False, **size)
+    for axis, (source, contrast) in zip(axes[0], maps.items(), strict=True):
+        strongest = [tuple(head) for head in parts[source]["hal_heads"][:N_STRONGEST]]
+        label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
+        _draw_map(axis, contrast, strongest, label, limit).ax.tick_params(labelsize=8)
+        axis.set_title(f"by reading {SOURCE_LABELS[source]}", fontsize=8)
+    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
+    save_figure(figure, out, f"What heads do by reading\n{words}, {result['n_captions']} captions; numbers are ranks")
+
+
 def influence_map(influence: np.ndarray, strongest: list[tuple[int, int]], title: str) -> Figure:
     """A figure of the influence of heads, (layer, head) fractions, with the ranks of the strongest in it."""
     width, height = _size_of(influence)
@@ -56,8 +75,10 @@ def _size_of(influence: np.ndarray) -> np.ndarray:
     return np.clip((0.25 * n_heads, 0.18 * n_layers), (1.8, 2.4), (5.6, 7.0))
 
 
-def _draw_map(axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], label: str) -> Colorbar:
-    limit = np.nanmax(np.abs(contrast)) or 1.0
+def _draw_map(
+    axis: Axes, contrast: np.ndarray, strongest: list[tuple[int, int]], label: str, limit: float | None = None
+) -> Colorbar:
+    limit = limit or np.nanmax(np.abs(contrast)) or 1.0
     image = axis.imshow(contrast, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
     font = min(6.0, *(42 * _size_of(contrast)[::-1] / contrast.shape))
     for rank, (layer, head) in enumerate(strongest, start=1):

@@ -42,6 +42,10 @@ def parser() -> ScriptParser:
     add("--read-out", READ_OUTS, f"{text}the finished run in seconds", default="probability")
     text = "targets as in the paper's code: any token whose text equals the first sub-token of a named object"
     add("--released", bool, text)
+    text = "measure also what each head does by reading the image, the text after it, and the answer so far"
+    add("--by-source", bool, f"{text}; two to four times the work")
+    text = "by source: what is left of a head's attention is scaled to 1, as if the source could not be seen"
+    add("--renormalise", bool, text)
     add_shortlist = parser.one_of(METHOD)
     text = "measure only the N heads that a first-order estimate puts first; a heuristic, several times faster"
     add_shortlist("--screen", SIZE, text)
@@ -63,6 +67,8 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
     else:
         command.refuse_given("needs --of, a finished attribution", OF_PARTS)
         command.require(args, "model", "image_folder")
+        if not args.by_source:
+            command.refuse_given("needs --by-source", {"renormalise"})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,11 +85,14 @@ def run(args: argparse.Namespace) -> None:
         elif path := attribute_captions(chosen(Attribution, args)):
             mark_finished(path, request, left_by_runs(args.out))
     if path:
-        from llava_hh.figures.head_map import draw_head_map
+        from llava_hh.figures.head_map import draw_head_map, draw_source_maps
         from llava_hh.figures.style import picture
 
         with picture(args.out / "head_map", args.debug) as out:
             draw_head_map(path, out)
+        if args.by_source:
+            with picture(args.out / "source_maps", args.debug) as out:
+                draw_source_maps(path, out)
 
 
 main = partial(run_verb, parser=parser, run=run, check=check)

@@ -54,6 +54,7 @@ def make_captions(given: Path, folder: Path) -> None:
     scored = ("--captions", captions / "captions_eval_results.json")
     words = (*train, *scored, "--batch-size", 2, "--limit", 6, "--list-length", 5)
     do("attribute", *words, "--out", folder / "attribution")
+    do("attribute", *words, "--by-source", "--out", folder / "by_source")
     do("attribute", *words, "--screen", 6, "--ablation", "noise", "--out", folder / "screened")
     do("attribute", *words, "--race", 3, "--out", folder / "raced")
     images = objects_of(scored[1])
