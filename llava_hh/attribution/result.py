@@ -108,6 +108,11 @@ def said_of(path: Path) -> str:
             score = part["contrastive_influence"][layer][head]
             low, high = (ends[layer][head] for ends in part["interval"]["contrastive_influence"])
             said.append(f"    by reading {source}: {score:+.4f} ({low:+.4f} to {high:+.4f})")
+    for source, part in result.get("sources", {"by_source": {}})["by_source"].items():
+        if result["settings"]["renormalise"] and part["emptied"]:
+            said.append(
+                f"  {source}: all that {part['emptied']:,} pairs of head and word attend to; their output became 0"
+            )
     if "shortlist" in result:
         kind, done, whole = (result["shortlist"][key] for key in ("kind", "exact_evaluations", "of"))
         said.append(f"  {kind}: {done:,} exact evaluations instead of {whole:,}, {whole / done:.1f}x fewer")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
+from llava_hh.attribution.sources import EMPTIED
 from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
 from llava_hh.files.files import replacing
 from llava_hh.runs.blocks import Run
@@ -220,10 +221,11 @@ def _of_sources(
         contrasts[source] = scores.contrast
         listed = rank_heads(scores.contrast[None], list_length)[0]
         content[source] = {"hal_heads": names[[column for _, column in listed]].tolist(), **scores.record()}
-        shares = [
-            [part[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
-            for part in _pieces(log_probs[f"{SHARE}_{source}"])
-        ]
+        shares, emptied = [], 0
+        for part in _pieces(log_probs[f"{SHARE}_{source}"]):
+            shares.append([part[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)])
+            emptied += int((part > 1 - EMPTIED).sum())
+        content[source]["emptied"] = emptied
         for name, values in zip(("attention_hallucinated", "attention_true"), np.concatenate(shares, 1), strict=True):
             content[source][name] = heads.nested(values[heads.measured.reshape(-1)])
     read = sum(contrasts[source] for source in READ_TEXT if source in contrasts)

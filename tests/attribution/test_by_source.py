@@ -62,6 +62,7 @@ def check_scores(result, hallucinated, log_probs):
             share = log_probs[f"share_{source}"][kind].mean(0)
             np.testing.assert_allclose(kept[f"influence_{name}"], drop[kind].mean(0), atol=1e-6)
             np.testing.assert_allclose(kept[f"attention_{name}"], share, atol=1e-6)
+        assert kept["emptied"] == (log_probs[f"share_{source}"] > 1 - 1e-6).sum()
         by_source[source] = drop[hallucinated].mean(0) - drop[~hallucinated].mean(0)
         np.testing.assert_allclose(kept["contrastive_influence"], by_source[source], atol=1e-6)
         low, high = np.array(kept["interval"]["contrastive_influence"])
