@@ -91,7 +91,7 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
 def published_list(config: PretrainedConfig) -> Path:
     """The file of the head list that was published for a model of this architecture: the authors', and mini's.
 
-    Kind, layers, heads, key heads and width decide. A model that was tuned further has them too.
+    The kinds of model and language model, layers, heads and key heads decide; a model that was tuned further has them too.
 
     Raises:
         ValueError: no such list; names those that there are.
@@ -99,14 +99,13 @@ def published_list(config: PretrainedConfig) -> Path:
     text = config.get_text_config()
     n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
     shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
-    shape |= {"n_key_heads": getattr(text, "num_key_value_heads", n_heads), "hidden_size": text.hidden_size}
+    shape["n_key_heads"] = getattr(text, "num_key_value_heads", n_heads)
     lists = {path: read_json(path) for path in sorted(PUBLISHED.glob("*.json"))}
     for path, content in lists.items():
         if all(content.get(name, value) == value for name, value in shape.items()):
             return path
     what = f"a {config.model_type} of {n_layers} layers of {n_heads} heads, {shape['n_key_heads']} of keys"
-    known = ", ".join(path.stem for path in lists)
-    what += f" ({text.model_type}, {text.hidden_size} wide)"
+    what, known = f"{what} ({text.model_type})", ", ".join(path.stem for path in lists)
     raise ValueError(f"no heads are published for {what}: give those that llava-hh attribute finds; there are {known}")
 
 

@@ -102,7 +102,7 @@ def head_list_of_mini() -> str:
     rest = {"top_k": int(profile["top_k"]), "threshold": float(profile["threshold"])}
     rest |= {"source": f"{MEASURED_HEADS.relative_to(ROOT)}, bash_scripts/mini/measure.sh", "model_type": "llava"}
     rest["n_layers"], rest["n_heads"] = np.shape(found["contrastive_influence"])
-    rest |= {"text_type": "llama", "n_key_heads": 3, "hidden_size": 576}  # SmolLM2-135M
+    rest |= {"text_type": "llama", "n_key_heads": 3}  # SmolLM2-135M
     return "{\n" + ",\n".join([*lists, *(f'  "{name}": {json.dumps(value)}' for name, value in rest.items())]) + "\n}\n"
 
 
