@@ -91,7 +91,7 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
 def published_list(config: PretrainedConfig) -> Path:
     """The file of the head list that was published for a model of this architecture: the authors', and mini's.
 
-    The kinds of model and language model, layers, heads and key heads decide; a model that was tuned further has them too.
+    The kinds of model and language model, layers, heads and key heads decide. A model that was tuned further fits.
 
     Raises:
         ValueError: no such list; names those that there are.
