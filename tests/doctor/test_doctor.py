@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from llava_hh.command_line.profiles import read_profile
 from llava_hh.doctor import examination as doctor
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts.doctor import main
@@ -76,7 +77,7 @@ def lose_shard(folder: Path) -> None:
 
 
 def write_heads(folder: Path, heads: list, **about: object) -> Path:
-    draw = folder / "results" / "tiny" / "train2014-120-seed42"
+    draw = folder / "results" / "tiny" / f"train2014-{read_profile('mini')['attribution_images']}-seed42"
     path = draw / "identify_attention_head" / "attribution_result.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"hal_heads": heads, "non_hal_heads": [[3, 0], [3, 1]], **about}))
