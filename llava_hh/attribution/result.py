@@ -1,9 +1,11 @@
 """An attribution, from scored captions to attribution_result.json and the text about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
+from llava_hh.attribution.labelled import labelled_answers
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import MEASURED_SOURCES, AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
@@ -17,9 +19,11 @@ TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution(CaptionAttribution):
-    """What is attributed, and how: the flags of these names."""
+    """What is attributed, and how: the flags of these names; `captions` or `targets` is given."""
 
-    captions: Path
+    captions: Path | None
+    targets: Path | None
+    labels: Sequence[str]
     limit: int | None
     ablation: str
     noise_scale: float
@@ -42,6 +46,8 @@ class Attribution(CaptionAttribution):
             read_out=self.read_out if self.screen or self.race else None,
             sources=list(MEASURED_SOURCES) if self.by_source else None,
             renormalise=self.renormalise if self.by_source else None,
+            labels=list(self.labels) if self.targets else None,
+            tokens=self.tokens if self.tokens != "first" else None,
             **of_noise,
         )
 
@@ -63,13 +69,16 @@ def attribute_captions(given: Attribution) -> Path | None:
         ValueError: captions of another model or without a hallucination, or a folder of another run.
         OSError: a file or folder cannot be read or written.
     """
-    refuse_other_model(given.captions, given.model)
-    every = hallucinating_captions(given.captions)
+    if given.captions is not None:
+        refuse_other_model(given.captions, given.model)
+        every, what = hallucinating_captions(given.captions), "object"
+    else:
+        every, what = labelled_answers(given.targets, given.labels), "labelled"
     entries, settings = every[: given.limit], given.settings(every)
     n_words = sum(len(entry["mentions"]) for entry in entries)
     shortlists = {"screen": given.screen, "race": given.race}
     how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
-    announce(f"attribution: {n_words} object words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
+    announce(f"attribution: {n_words} {what} words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
         replacement, measured = given.replacement(entries, settings), None
         if given.screen or given.race:

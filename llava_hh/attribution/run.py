@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
 from llava_hh.attribution.summary import SHARE, WITHOUT
-from llava_hh.attribution.targets import Target
+from llava_hh.attribution.targets import Target, tokens_of_words
 from llava_hh.files.memory import fit_in_memory, in_parts, smallest_part
 from llava_hh.files.nonfinite import refuse_infinite
 from llava_hh.heads import Head
@@ -49,6 +50,8 @@ class AttributionSettings(CaptionedSettings):
     heads: list | None = None
     sources: list | None = None
     renormalise: bool | None = None
+    labels: list | None = None
+    tokens: str | None = None
 
     def free(self) -> dict[str, str]:
         of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
@@ -60,12 +63,15 @@ class CaptionAttribution(TeacherForced):
     """How captions are attributed: by which model, with which target rule, in how much memory, in which blocks.
 
     by_source, renormalise: what each head reads of MEASURED_SOURCES is taken away as well, as in `sources.Reading`.
+    tokens: `first`, the first token of each word (paper); or `all`, where log-probabilities of its tokens are summed,
+    clean and ablated, each under the ablation at the position that predicts it alone.
     """
 
     max_rows: int = 4096
     batch_size: int = 8
     by_source: bool = False
     renormalise: bool = False
+    tokens: str = "first"
 
     def measure(self, entry: dict, replacement: Replacement, heads: list[Head] | None = None) -> Measured:
         """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
@@ -76,7 +82,8 @@ class CaptionAttribution(TeacherForced):
             many rows at once memory had room for, None if max_rows.
         """
         targets, positions, batch = self.prepare(entry)
-        ids, more = [target.token_id for target in targets], {"heads": heads, "modules": heads is None}
+        positions, ids, words = self._tokens(entry, targets, positions)
+        more: dict[str, Any] = {"heads": heads, "modules": heads is None}
         more |= {"replacement": replacement, "sample_id": entry["image_id"]}
         sources = MEASURED_SOURCES if self.by_source else ()
         more |= {"sources": sources, "renormalise": self.renormalise}
@@ -88,22 +95,41 @@ class CaptionAttribution(TeacherForced):
         copies_of_a_layer = self.lvlm.n_heads * (1 + len(sources)) + 2  # with its attention and its MLP
         ablated, rows = fit_in_memory(ablate, self.max_rows, min(self.max_rows, 1 + copies_of_a_layer))
         tensors = {name: tensor for name, tensor in vars(ablated).items() if tensor is not None}
-        for kind in (WITHOUT, SHARE):
-            parts = tensors.pop(kind, ())
-            tensors |= {f"{kind}_{name}": part for name, part in zip(sources, parts, strict=True)}
+        for kind in (WITHOUT, SHARE) if sources else ():
+            parts = zip(sources, tensors.pop(kind), strict=True)
+            tensors |= {f"{kind}_{name}": part for name, part in parts}
+        tensors = {name: _of_words(tensor, words, name.startswith(SHARE)) for name, tensor in tensors.items()}
         return targets, tensors, rows if rows < self.max_rows else None
 
     def estimate(self, entry: dict) -> Measured:
         """Targets of one caption; `clean` log-probabilities and estimated `drops`; targets at once, None if all."""
         targets, positions, batch = self.prepare(entry)
+        positions, ids, words = self._tokens(entry, targets, positions)
 
         def estimate(part: Sequence[int]) -> tuple[Tensor, Tensor]:
-            ids = [targets[index].token_id for index in part]
-            return estimate_every_head(self.lvlm.model, batch.inputs, [positions[index] for index in part], ids)
+            chosen = [[values[index] for index in part] for values in (positions, ids)]
+            return estimate_every_head(self.lvlm.model, batch.inputs, *chosen)
 
-        parts, size = in_parts(estimate, range(len(targets)))
-        clean, drops = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        parts, size = in_parts(estimate, range(len(ids)))
+        clean, drops = (_of_words(torch.cat(tensors), words) for tensors in zip(*parts, strict=True))
         return targets, {"clean": clean, "drops": drops}, size
+
+    def _tokens(
+        self, entry: dict, targets: list[Target], positions: list[int]
+    ) -> tuple[list[int], list[int], list[int] | None]:
+        """The positions that predict tokens, these tokens, and to which target each belongs; None: one each."""
+        if self.tokens == "first":
+            return positions, [target.token_id for target in targets], None
+        ids = self.ids_of(entry)
+        spans = tokens_of_words(self.lvlm.tokenizer, ids, entry["caption"], entry["mentions"])
+        before = [position - target.index for position, target in zip(positions, targets, strict=True)]
+        words = [word for word, span in enumerate(spans) for _ in span]
+        indices = [index for span in spans for index in span]
+        return (
+            [before[word] + index for word, index in zip(words, indices, strict=True)],
+            [ids[i] for i in indices],
+            words,
+        )
 
     def gather_outputs(self, entries: list[dict], run: Run) -> OutputStatistics:
         """Mean and standard deviation of every head's and module's output at the positions that predict targets."""
@@ -152,3 +178,12 @@ class CaptionAttribution(TeacherForced):
             batch = self.batch(entry)
             run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
             refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])
+
+
+def _of_words(values: Tensor, words: list[int] | None, is_share: bool = False) -> Tensor:
+    """Values of tokens, (token, ...), as those of words: log-probabilities added up, shares of attention averaged."""
+    if words is None:
+        return values
+    owners = torch.tensor(words)
+    added = torch.zeros(words[-1] + 1, *values.shape[1:]).index_add_(0, owners, values)
+    return added / owners.bincount().view(-1, *[1] * (values.dim() - 1)) if is_share else added

@@ -51,6 +51,22 @@ def find_targets(
     return [_target(index, token_ids, mention) for index, mention in zip(indices, mentions, strict=True)]
 
 
+def tokens_of_words(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], caption: str, mentions: Sequence[Mapping[str, Any]]
+) -> list[range]:
+    """The tokens that write each mention, as indices into `token_ids`; the first one is that of `find_targets`.
+
+    Args:
+        mentions: with `start` and `end`, characters of `caption`.
+    """
+    text, ends = token_ends(tokenizer, token_ids, skip_special_tokens=True)
+    start = text.find(caption)
+    return [
+        range(bisect(ends, start + mention["start"]), bisect(ends, start + mention["end"] - 1) + 1)
+        for mention in mentions
+    ]
+
+
 def token_ends(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], skip_special_tokens: bool
 ) -> tuple[str, list[int]]:

@@ -17,7 +17,7 @@ from functools import partial
 
 from llava_hh.attribution.contrast import READ_OUTS
 from llava_hh.command_line.numbers import FACTOR, RANDOM_SEED, SIZE
-from llava_hh.command_line.parser import FOLDER, METHOD, SPEED, ScriptParser
+from llava_hh.command_line.parser import FILE, FOLDER, METHOD, MODEL, SPEED, ScriptParser
 from llava_hh.command_line.script import chosen, run_verb, script_parser
 from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
@@ -34,6 +34,15 @@ def parser() -> ScriptParser:
     add = parser.flags(METHOD)
     text = "folder of a finished attribution, for the lists of a part of its images: --with-object, --without-object"
     add("--of", FOLDER, text)
+    text = "instead of --captions: JSON lines of answers with labelled words, by any judge, to any question"
+    parser.flags(MODEL)("--targets", FILE, text)
+    parser.instead["targets"] = {"captions"}
+    text = "with --targets: what words are labelled; those of the first take the place of hallucinated ones"
+    add("--labels", "LABEL", text, nargs=2, default=["hallucinated", "true"])
+    text = (
+        "first: the first token of each word (paper); all: log-probabilities of a word's tokens added up, each under "
+    )
+    add("--tokens", ("first", "all"), f"{text}the ablation where it is predicted", default="first")
     text = "what a head's output becomes: 0, its mean over these captions' object words, or itself plus noise of its "
     add("--ablation", ("zero", "mean", "noise"), f"{text}standard deviation there", default="zero")
     add("--noise-scale", FACTOR, "noise: in standard deviations", default=1.0)
@@ -65,6 +74,14 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
     if args.of:
         command.refuse_given("does not go with --of, which measures nothing", command.given - OF_PARTS - OF_BOTH)
     else:
+        if args.targets:
+            command.refuse_given("is instead of --targets", {"captions", "released"})
+        else:
+            command.refuse_given("needs --targets", {"labels"})
+        if args.released and args.tokens == "all":
+            command.error("--tokens all: --released takes single tokens")
+        if args.labels[0] == args.labels[1]:
+            command.error(f"--labels: {args.labels[0]} twice; expected two labels")
         command.refuse_given("needs --of, a finished attribution", OF_PARTS)
         command.require(args, "model", "image_folder")
         if not args.by_source:
