@@ -9,7 +9,7 @@ import pytest
 import llava_hh as hh
 from llava_hh.scripts import attribute, caption
 from tests.support.main_job import attribute_flags, caption_flags, read_attribution
-from tests.support.verbs import score_chair
+from tests.support.verbs import error_of, score_chair, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,9 @@ def rows_of(captions: Path, names: tuple[str, str]) -> list[dict]:
     return rows
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 @pytest.mark.parametrize("names", [("hallucinated", "true"), ("wrong", "right")])
 def test_words_of_chair_labelled_by_hand(names, flags, captions, tiny_checkpoint, tiny_coco, tmp_path, capsys):
-    write(tmp_path / "t.jsonl", rows_of(captions, names))
+    write_rows(tmp_path / "t.jsonl", rows_of(captions, names))
     labels = [] if names[0] == "hallucinated" else ["--labels", *names]
     attribute.main([*flags, *labels, "--by-source"])
     assert "labelled words of " in capsys.readouterr().err
@@ -69,7 +65,7 @@ def test_answers_to_questions_as_text(flags, tiny_checkpoint, tiny_coco, tmp_pat
         for image in images
         for prompt, answer, spans in asked
     ]
-    write(tmp_path / "t.jsonl", [*rows, {"image": images[0].name, "answer": "dog", "spans": []}])
+    write_rows(tmp_path / "t.jsonl", [*rows, {"image": images[0].name, "answer": "dog", "spans": []}])
     attribute.main([*flags, "--labels", "wrong", "right"])
     result, wrong, log_probs = read_attribution(tmp_path / "out")
     assert (result["n_hallucinated_words"], result["n_true_words"], result["n_captions"]) == (4, 4, 2)
@@ -91,7 +87,7 @@ def test_all_tokens_of_a_word(flags, tiny_checkpoint, tiny_coco, tmp_path):
     """Two words of the tiny tokenizer in one span: the sum of what each has alone; in a shortlist as well."""
     image = sorted((tiny_coco / "train2014").glob("*.jpg"))[0]
     spans = [[2, 9, "wrong"], [14, 17, "right"]]
-    write(
+    write_rows(
         tmp_path / "t.jsonl", [{"image": image.name, "prompt": "what", "answer": "a cat dog and cup", "spans": spans}]
     )
     flags = [*flags, "--labels", "wrong", "right"]
@@ -146,24 +142,19 @@ GOOD = {"image": "a.jpg", "answer": "a dog and a cat", "spans": [[2, 5, "true"]]
     ],
 )
 def test_broken_rows_are_one_line(change, message, flags, tmp_path, capsys):
-    write(tmp_path / "t.jsonl", [{**GOOD, **change}])
-    with pytest.raises(SystemExit) as stopped:
-        attribute.main(flags)
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert stopped.value.code == 2 and f"--targets {tmp_path / 't.jsonl'}" in error and message in error
+    write_rows(tmp_path / "t.jsonl", [{**GOOD, **change}])
+    error = error_of(attribute.main, capsys, *flags).splitlines()[-1]
+    assert f"--targets {tmp_path / 't.jsonl'}" in error and message in error
 
 
 def test_flags_that_do_not_go_together(flags, captions, tmp_path, capsys):
-    write(tmp_path / "t.jsonl", [GOOD])
+    write_rows(tmp_path / "t.jsonl", [GOOD])
     for more, message in (
         (["--captions", str(captions)], "--captions: is instead of --targets"),
         (["--released"], "--released: is instead of --targets"),
         (["--labels", "a", "a"], "--labels: a twice; expected two labels"),
     ):
-        with pytest.raises(SystemExit):
-            attribute.main([*flags, *more])
-        assert message in capsys.readouterr().err
+        assert message in error_of(attribute.main, capsys, *flags, *more)
     at = flags.index("--targets")
-    with pytest.raises(SystemExit):
-        attribute.main([*flags[:at], "--captions", str(captions), "--labels", "a", "b", *flags[at + 2 :]])
-    assert "--labels: needs --targets" in capsys.readouterr().err
+    other = [*flags[:at], "--captions", captions, "--labels", "a", "b", *flags[at + 2 :]]
+    assert "--labels: needs --targets" in error_of(attribute.main, capsys, *other)

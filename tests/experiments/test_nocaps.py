@@ -8,17 +8,12 @@ import pytest
 
 from llava_hh.scripts import caption, evaluate
 from tests.support.nocaps_files import CANS, LABEL_FILE, SHOES, STREET, write_collected, write_official
-from tests.support.verbs import score_chair
+from tests.support.verbs import score_chair, write_rows
 
 ROWS = [
     {"question_id": 1, "image": f"{CANS}.jpg", "image_id": CANS, "text": "Two cans, a cup and a dog on a table."},
     {"question_id": 2, "image": f"{STREET}.jpg", "image_id": STREET, "text": "A man beside cars."},
 ]
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(params=[write_official, write_collected])

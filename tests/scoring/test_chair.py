@@ -7,6 +7,7 @@ import pytest
 
 from llava_hh.files.locks import hold
 from tests.support.coco_files import write_coco
+from tests.support.verbs import error_of, write_rows
 from tests.support.verbs import score_chair as main
 
 ROWS = [
@@ -20,22 +21,10 @@ def captions(tmp_path):
     return write_rows(tmp_path / "captions.jsonl", ROWS)
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def error_of(capsys, *argv):
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in argv])
-    assert exit_.value.code == 2
-    return capsys.readouterr().err
-
-
 def test_another_command_in_the_folder_is_waited_for(tmp_path, captions, capsys):
     folder = write_coco(tmp_path / "annotations")
     with hold(tmp_path):
-        error = error_of(capsys, "--captions", captions, "--annotations", folder)
+        error = error_of(main, capsys, "--captions", captions, "--annotations", folder)
     assert error.startswith(f"error: {tmp_path}: in use by process ")
     assert not (tmp_path / "captions_eval_results.json").exists()
     main(["--captions", str(captions), "--annotations", str(folder)])
@@ -101,7 +90,7 @@ def test_bad_row_stops_the_run_or_is_skipped_and_counted(tmp_path, captions, cap
     folder = write_coco(tmp_path / "annotations")
     captions.write_text(captions.read_text() + row + "\n")
     argv = ["--captions", str(captions), "--annotations", str(folder)]
-    error = error_of(capsys, *argv)
+    error = error_of(main, capsys, *argv)
     assert f"{captions}, row 3: {message}" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "captions_eval_results.json").exists()
@@ -117,20 +106,23 @@ def test_bad_row_stops_the_run_or_is_skipped_and_counted(tmp_path, captions, cap
 def test_wrong_flags(tmp_path, captions, capsys):
     objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": ["dog"]}, {"image_id": 2, "objects": []}])
     given = ("--captions", captions, "--objects", objects)
-    assert "one of the arguments --annotations --objects --truth is required" in error_of(
-        capsys, "--captions", captions
-    )
-    assert "not allowed with argument" in error_of(capsys, *given, "--annotations", tmp_path)
+    needed = "one of the arguments --annotations --objects --truth is required"
+    assert needed in error_of(main, capsys, "--captions", captions)
+    assert "not allowed with argument" in error_of(main, capsys, *given, "--annotations", tmp_path)
     expected = "'chair' is not known; expected one of: hh, clean, original, lemma"
-    assert expected in error_of(capsys, *given, "--variant", "chair")
-    assert "is an input of this run" in error_of(capsys, *given, "--out", captions)
-    assert "none.jsonl: no such file" in error_of(capsys, "--captions", tmp_path / "none.jsonl", "--objects", objects)
-    assert "none.jsonl: no such file" in error_of(capsys, "--captions", captions, "--objects", tmp_path / "none.jsonl")
-    assert "found none" in error_of(capsys, "--captions", captions, "--annotations", tmp_path)
+    assert expected in error_of(main, capsys, *given, "--variant", "chair")
+    assert "is an input of this run" in error_of(main, capsys, *given, "--out", captions)
+    assert "none.jsonl: no such file" in error_of(
+        main, capsys, "--captions", tmp_path / "none.jsonl", "--objects", objects
+    )
+    assert "none.jsonl: no such file" in error_of(
+        main, capsys, "--captions", captions, "--objects", tmp_path / "none.jsonl"
+    )
+    assert "found none" in error_of(main, capsys, "--captions", captions, "--annotations", tmp_path)
     captions.write_text("\n")
-    assert "no caption to score" in error_of(capsys, *given)
+    assert "no caption to score" in error_of(main, capsys, *given)
     captions.write_text("{\n")
-    assert "no caption to score" in error_of(capsys, *given, "--skip-bad")
+    assert "no caption to score" in error_of(main, capsys, *given, "--skip-bad")
     with pytest.raises(ValueError, match="row 1: not JSON"):
         main([*map(str, given), "--debug"])
 
@@ -140,7 +132,7 @@ def test_a_failed_run_leaves_the_last_result(tmp_path, captions, capsys):
     main(["--captions", str(captions), "--objects", str(objects)])
     before = (tmp_path / "captions_eval_results.json").read_bytes()
     captions.write_text(captions.read_text() + "{")
-    error_of(capsys, "--captions", captions, "--objects", objects)
+    error_of(main, capsys, "--captions", captions, "--objects", objects)
     assert (tmp_path / "captions_eval_results.json").read_bytes() == before
 
 
@@ -208,7 +200,7 @@ def test_objects_of_ones_own_are_categories_or_their_synonyms(dataset, named, te
     assert (result["overall_metrics"]["CHAIRi"], result["overall_metrics"]["recall"]) == (0, 1)
     write_rows(objects, [{"image_id": ids[0], "objects": named}, {"image_id": ids[1], "objects": [*named, unknown]}])
     message = f"{objects}, row 2: object '{unknown}' is no category, and no synonym of one"
-    assert message in error_of(capsys, *flags)
+    assert message in error_of(main, capsys, *flags)
     main([*flags, "--skip-bad"])
     assert f"skipped: {message}" in capsys.readouterr().err
     result = json.loads((tmp_path / "captions_eval_results.json").read_text())

@@ -5,19 +5,8 @@ import json
 import pytest
 
 from tests.support.coco_files import write_coco
+from tests.support.verbs import error_of, write_rows
 from tests.support.verbs import score_chair as main
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def error_of(capsys, *argv):
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in argv])
-    assert exit_.value.code == 2
-    return capsys.readouterr().err
 
 
 def result_of(path):
@@ -69,7 +58,7 @@ def test_what_is_wrong_with_captions_of_other_forms(text, message, tmp_path, cap
     path = tmp_path / "mine.json"
     path.write_text(text)
     objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": []}, {"image_id": "a", "objects": []}])
-    error = error_of(capsys, "--captions", path, "--objects", objects)
+    error = error_of(main, capsys, "--captions", path, "--objects", objects)
     assert message in error and str(path) in error and error.count("\n") == 1
 
 
@@ -86,7 +75,7 @@ def test_names_for_one_image(tmp_path, capsys):
     main(["--captions", str(path), "--truth", "Dog, person, cat"])
     assert result_of(tmp_path / "captions_eval_results.json")["overall_metrics"]["CHAIRi"] == 0
     path.write_text('{"photo.jpg": "A dog.", "other.jpg": "A dog."}')
-    assert "--truth is for one image, here are 2" in error_of(capsys, "--captions", path, "--truth", "dog")
+    assert "--truth is for one image, here are 2" in error_of(main, capsys, "--captions", path, "--truth", "dog")
 
 
 def test_a_second_file_has_a_result_of_its_own(tmp_path, capsys):
@@ -149,8 +138,8 @@ def test_a_vocabulary_of_ones_own(tmp_path, synonyms, capsys):
     main(argv)
     assert result_of(tmp_path / "captions_eval_results.json")["overall_metrics"]["variant"] != variant
     for flag, value in (("--variant", "clean"), ("--dataset", "nocaps")):
-        assert "leave --dataset and --variant out" in error_of(capsys, *argv, flag, value)
-    assert "--truth: object 'dog' is no category" in error_of(capsys, *argv[:-1], "dog")
+        assert "leave --dataset and --variant out" in error_of(main, capsys, *argv, flag, value)
+    assert "--truth: object 'dog' is no category" in error_of(main, capsys, *argv[:-1], "dog")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +157,7 @@ def test_what_is_no_vocabulary(text, message, tmp_path, capsys):
     path = tmp_path / "words.json"
     path.write_text(text)
     captions = write_rows(tmp_path / "captions.jsonl", [{"image_id": 1, "text": "A dog."}])
-    error = error_of(capsys, "--captions", captions, "--synonyms", path, "--truth", "a")
+    error = error_of(main, capsys, "--captions", captions, "--synonyms", path, "--truth", "a")
     assert message in error and error.count("\n") == 1
 
 
@@ -179,7 +168,7 @@ def test_annotations_of_a_vocabulary_of_ones_own(tmp_path, capsys):
     folder, words = write_coco(tmp_path / "annotations"), tmp_path / "words.json"
     argv = ["--captions", str(captions), "--annotations", str(folder), "--synonyms", str(words)]
     words.write_text('{"dog": ["cat"], "man": []}')
-    assert "expected one of --synonyms" in error_of(capsys, *argv)
+    assert "expected one of --synonyms" in error_of(main, capsys, *argv)
     words.write_text('{"dog": ["cat"], "bus": [], "man": []}')
     main(argv)
     first, second = result_of(tmp_path / "captions_eval_results.json")["sentences"]
@@ -191,7 +180,7 @@ def test_names_of_files_are_ids_as_they_are(tmp_path, capsys):
     """Photos whose names end with the same number are two; a number in a name counts where only that is known."""
     rows = [{"image": "IMG_0001.jpg", "text": "A dog."}, {"image": "DSC_0001.jpg", "text": "A cat."}]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    assert "--truth is for one image, here are 2" in error_of(capsys, "--captions", path, "--truth", "cup")
+    assert "--truth is for one image, here are 2" in error_of(main, capsys, "--captions", path, "--truth", "cup")
     shown = [{"image_id": "IMG_0001.jpg", "objects": ["dog"]}, {"image_id": "DSC_0001.jpg", "objects": ["cup"]}]
     objects = write_rows(tmp_path / "o.jsonl", shown)
     main(["--captions", str(path), "--objects", str(objects), "--out", str(tmp_path / "names.json")])

@@ -9,6 +9,7 @@ import pytest
 import llava_hh as hh
 from llava_hh.command_line.profiles import REPO
 from llava_hh.scripts import explain as verb
+from tests.support.verbs import error_of
 
 FLAGS = ["--heads", "L1H2,L2H0", "--threshold", "0.2", "--max-new-tokens", "8", "--prompt", "describe"]
 
@@ -21,14 +22,6 @@ def photo(tiny_coco, tmp_path, monkeypatch):
     path.write_bytes(sorted((tiny_coco / "val2014").glob("*.jpg"))[0].read_bytes())
     monkeypatch.chdir(tmp_path)
     return Path("my photos/yard.jpg")
-
-
-def error_of(capsys, *flags):
-    with pytest.raises(SystemExit) as stopped:
-        verb.main([str(flag) for flag in flags])
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and error.splitlines()[-1].startswith("error: ")
-    return error.splitlines()[-1]
 
 
 def test_from_a_photo_to_a_page(photo, tiny_checkpoint, capsys, monkeypatch):
@@ -77,7 +70,7 @@ def test_other_explanations_lie_in_other_folders(photo, tiny_checkpoint, capsys)
     before = first.read_bytes()
     assert not first.parent.with_name("yard-4").exists()
     flags += ["--out", "results/explain/yard"]
-    error = error_of(capsys, *flags, "--threshold", "0.3")
+    error = error_of(verb.main, capsys, *flags, "--threshold", "0.3")
     assert "threshold was 0.2, is 0.3" in error and "choose another --out" in error.lower()
     assert first.read_bytes() == before
     verb.main([*map(str, flags[:-2]), "--truth", "dog, Cats", "--out", "elsewhere"])
@@ -96,32 +89,38 @@ def test_truth_of_a_file(photo, tiny_checkpoint, capsys):
     verb.main([str(flag) for flag in flags])
     assert json.loads(Path("results/explain/yard/explanation.json").read_text())["truth"] == ["dog"]
     Path("o.jsonl").write_text('{"image_id": "other.jpg", "objects": []}\n')
-    assert "o.jsonl: no row with image_id 'yard.jpg'" in error_of(capsys, *flags)
-    assert "not allowed with argument" in error_of(capsys, *flags, "--truth", "dog")
+    assert "o.jsonl: no row with image_id 'yard.jpg'" in error_of(verb.main, capsys, *flags)
+    assert "not allowed with argument" in error_of(verb.main, capsys, *flags, "--truth", "dog")
 
 
 def test_what_is_refused(photo, tiny_checkpoint, capsys):
     model = ["--model", tiny_checkpoint]
-    assert "no heads are published for a llava" in error_of(capsys, photo, *model)
-    assert "none.jpg: no such image" in error_of(capsys, "none.jpg", *model, *FLAGS)
+    assert "no heads are published for a llava" in error_of(verb.main, capsys, photo, *model)
+    assert "none.jpg: no such image" in error_of(verb.main, capsys, "none.jpg", *model, *FLAGS)
     Path("text.jpg").write_text("no image")
-    assert "text.jpg: not an image" in error_of(capsys, "text.jpg", *model, *FLAGS)
-    assert "no head L9H9" in error_of(capsys, photo, *model, *FLAGS, "--heads", "L9H9")
-    assert "--top-k 1: --heads names 2" in error_of(capsys, photo, *model, *FLAGS, "--top-k", "1")
-    assert "h.json: no such head list" in error_of(capsys, photo, *model, *FLAGS, "--heads", "h.json")
+    assert "text.jpg: not an image" in error_of(verb.main, capsys, "text.jpg", *model, *FLAGS)
+    assert "no head L9H9" in error_of(verb.main, capsys, photo, *model, *FLAGS, "--heads", "L9H9")
+    assert "--top-k 1: --heads names 2" in error_of(verb.main, capsys, photo, *model, *FLAGS, "--top-k", "1")
+    assert "h.json: no such head list" in error_of(verb.main, capsys, photo, *model, *FLAGS, "--heads", "h.json")
     foreign = {"hal_heads": [[1, 2]], "settings": {"model": {"name": "other", "sha256": "00"}}}
     Path("h.json").write_text(json.dumps(foreign))
     listed = [photo, *model, *FLAGS, "--heads", "h.json", "--top-k", "1"]
-    assert "found on another model than" in error_of(capsys, *listed)
+    assert "found on another model than" in error_of(verb.main, capsys, *listed)
     verb.main([*map(str, listed), "--foreign-heads"])
-    assert "no heads are published for a llava" in error_of(capsys, photo, *model, *FLAGS, "--heads", "published")
+    assert "no heads are published for a llava" in error_of(
+        verb.main, capsys, photo, *model, *FLAGS, "--heads", "published"
+    )
     for given in ("", " , "):
-        assert "no word in it; leave it out" in error_of(capsys, photo, *model, *FLAGS, "--words", given)
-        assert "no name in it; for an image without" in error_of(capsys, photo, *model, *FLAGS, "--truth", given)
-    error = error_of(capsys, photo, "--model", "nowhere", *FLAGS, "--truth", "unicorn")  # before the model is loaded
+        assert "no word in it; leave it out" in error_of(verb.main, capsys, photo, *model, *FLAGS, "--words", given)
+        assert "no name in it; for an image without" in error_of(
+            verb.main, capsys, photo, *model, *FLAGS, "--truth", given
+        )
+    error = error_of(
+        verb.main, capsys, photo, "--model", "nowhere", *FLAGS, "--truth", "unicorn"
+    )  # before the model is loaded
     assert "truth 'unicorn' is no COCO category" in error
     odd = [photo, *model, *FLAGS, "--words", "unicorn", "--out", "odd"]
-    assert "no word 'unicorn' in the captions" in error_of(capsys, *odd)
+    assert "no word 'unicorn' in the captions" in error_of(verb.main, capsys, *odd)
 
 
 def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import pytest
 import llava_hh as hh
 from llava_hh.files.files import sha256
 from llava_hh.scripts import attribute, caption, evaluate
-from tests.support.verbs import score_chair
+from tests.support.verbs import error_of, score_chair
 
 SHORT = ["--max-new-tokens", "8", "--batch-size", "2", "--prompt", "describe"]
 
@@ -29,14 +29,6 @@ def own(tiny_coco, tmp_path_factory) -> Path:
 def images(own, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     return ["--images", str(own / "photo.jpg"), str(own / "a trip")]
-
-
-def error_of(main, capsys, *flags):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(flag) for flag in flags])
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert stopped.value.code == 2 and error.startswith("error: ")
-    return error
 
 
 def rows_of(path: Path) -> list[dict]:

@@ -1,8 +1,12 @@
 """Verbs below a verb as functions of their flags, such as score_chair(["--captions", ...])."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
+
+import pytest
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -22,3 +26,18 @@ score_chair, score_benchmark, score_vqa = (below("score", what) for what in ("ch
 compare_runs, compare_heads = below("compare", "runs"), below("compare", "heads")
 compare_seeds, compare_details = below("compare", "seeds"), below("compare", "details")
 report_html, report_figures = below("report", "html"), below("report", "figures")
+
+
+def write_rows(path: Path, rows: Iterable[dict]) -> Path:
+    """JSON lines for a verb to read."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def error_of(main: Callable[[Sequence[str]], None], capsys: pytest.CaptureFixture, *flags: object) -> str:
+    """What a verb prints to stderr where it refuses its flags; its last line is the error."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, flags)])
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.splitlines()[-1].startswith("error: ")
+    return printed
