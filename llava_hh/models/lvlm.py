@@ -55,6 +55,9 @@ class Family(Protocol):
     def image_token_ids(self, model: PreTrainedModel) -> list[int]: ...
 
 
+FIXED_TOWERS = ("clip_vision_model", "siglip_vision_model")  # which take no other size than their own
+
+
 @dataclass(frozen=True)
 class Batch:
     """Left-padded model inputs with the spans that interventions need.
@@ -194,10 +197,25 @@ class Lvlm:
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side=side, return_tensors="pt")
         image_ids = self.family.image_token_ids(self.model)
         refuse_unknown_ids(self.model, self.tokenizer, padded["input_ids"], image_ids)
+        self._refuse_other_sides(tensors)
         inputs = {name: padded[name].to(device) for name in ("input_ids", "attention_mask")}
         for name, tensor in tensors.items():
             inputs[name] = tensor.to(device, self.model.dtype if tensor.is_floating_point() else None)
         return inputs, torch.isin(inputs["input_ids"], torch.tensor(image_ids, device=device))
+
+    def _refuse_other_sides(self, tensors: dict[str, Tensor]) -> None:
+        """Check that a vision tower of fixed positions gets images of its size.
+
+        Raises:
+            ValueError: the checkpoint's processor makes others.
+        """
+        vision = getattr(self.model.config, "vision_config", None)
+        if getattr(vision, "model_type", "") not in FIXED_TOWERS or "pixel_values" not in tensors:
+            return
+        height, width = tensors["pixel_values"].shape[-2:]
+        if (height, width) != (side := vision.image_size, side):
+            what = f"its processor makes images of {width} x {height} pixels, its vision tower takes {side} x {side}"
+            raise ValueError(f"{self.path}: {what}; see processor_config.json or preprocessor_config.json")
 
     def _batch(
         self, inputs: dict, mask: Tensor, starts: list[int], ids: Sequence | None, images: Images, prompts: Sequence

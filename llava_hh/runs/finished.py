@@ -15,6 +15,7 @@ from llava_hh.files.schema import FINISHED, SCHEMA_VERSION
 from llava_hh.models.loading import Loading
 from llava_hh.runs.identity import file_sha256, has_config, identify_checkpoint
 from llava_hh.runs.run import provenance
+from llava_hh.runs.scored import SCORED, captions_beside
 from llava_hh.runs.settings import digest_of
 
 SHOWN = ("debug", "format", "profile", "run", "argv", "what")  # flags that no result depends on
@@ -26,8 +27,8 @@ def request_of(
 ) -> str:
     """A digest of what a verb is asked for: its flags, their files by content, and how models are loaded.
 
-    Checkpoints count by the files that loading reads; other folders, such as that of the images, by the names, sizes
-    and times of change of all files below them.
+    Checkpoints count by the files that loading reads; scores also by the captions beside them, which may have been made
+    anew since; other folders, such as that of the images, by the names, sizes and times of change of all files below.
 
     Args:
         flags: by name, as a parser gives them; a Path counts by what is there.
@@ -102,7 +103,8 @@ def _of_path(path: Path) -> str:
     if path.name == "run.json" and path.is_file():  # its times are those of the last command
         return digest_of(read_json(path).get("settings"))
     if path.is_file():
-        return file_sha256(path)
+        beside = captions_beside(path) if path.name.endswith(SCORED) else []
+        return digest_of([file_sha256(each) for each in (path, *beside)]) if beside else file_sha256(path)
     if has_config(path):
         return identify_checkpoint(path)["sha256"]
     digest = hashlib.sha256()

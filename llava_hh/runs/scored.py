@@ -7,9 +7,11 @@ from typing import Any
 from llava_hh.data.nocaps import image_id_of
 from llava_hh.files.files import read_json, sha256
 from llava_hh.files.ids import number_or_text
+from llava_hh.files.json_lists import read_values
 from llava_hh.metrics.chair.nocaps import VARIANT as NOCAPS
 
-RESULT_FILE = "captions_eval_results.json"  # the captions of one method with their CHAIR
+SCORED = "_eval_results.json"  # how the names of files of captions with their CHAIR end
+RESULT_FILE = f"captions{SCORED}"  # of one method
 # what is read of scored captions: the type of each value, and of what is in its list
 SCORED_FORM = {
     "image_id": (int | str, object),
@@ -70,6 +72,17 @@ def unlike_truth(entry: Mapping[str, Any]) -> bool:
         return False
     marks = [(mention.get("node"), mention.get("hallucinated")) for mention in mentions if isinstance(mention, dict)]
     return any(is_wrong is (node in truth) for node, is_wrong in marks)
+
+
+def captions_beside(result: Path) -> list[Path]:
+    """The files beside a result file that it says it has the scores of, and that are there."""
+    try:
+        run = read_values(result, ("run",)).get("run")
+    except (OSError, ValueError):
+        return []
+    scored = run.get("sha256") if isinstance(run, dict) else None
+    names = scored if isinstance(scored, dict) else ()
+    return [path for name in names if (path := result.with_name(Path(name).name)).is_file()]
 
 
 def refuse_stale(path: Path, run: object) -> None:

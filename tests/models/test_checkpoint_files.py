@@ -156,6 +156,29 @@ def test_json_that_is_read_must_be_json(name, copied):
         load_lvlm(copied / "hf")
 
 
+@pytest.mark.parametrize("family", ["hf", "llava_next", "gemma3"])
+def test_a_processor_of_images_of_another_size_is_named(family, copied, tmp_path):
+    """As a damaged processor_config.json makes them; transformers would say only that sizes differ."""
+    folder = copied / "hf"
+    if family != "hf":
+        folder = tmp_path / family
+        save_tiny_family(family, folder)
+    lvlm = load_lvlm(folder)
+    batch = lvlm.encode([Image.new("RGB", (9, 9))], ["what"])
+    side = lvlm.model.config.vision_config.image_size
+    assert batch.inputs["pixel_values"].shape[-2:] == (side, side)
+    sizes = lvlm.processor.image_processor
+    for name in ("size", "crop_size"):
+        if getattr(sizes, name, None):
+            setattr(sizes, name, {"height": side + 8, "width": side + 8})
+    if hasattr(sizes, "image_grid_pinpoints"):
+        sizes.image_grid_pinpoints = [[side + 8, side + 8]]
+    with pytest.raises(
+        ValueError, match=rf"{folder.name}: its processor makes images of {side + 8} x {side + 8} pixels"
+    ):
+        lvlm.encode([Image.new("RGB", (9, 9))], ["what"])
+
+
 def add_padding(folder: Path, token: str) -> None:
     """Add a token to pad with, as trainers do, without making the matrices larger."""
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -39,6 +39,20 @@ def test_what_changes_a_request_and_what_does_not(tmp_path, monkeypatch):
     assert len({first, *others}) == 1 + len(others)
 
 
+def test_scores_count_with_the_captions_beside_them(tmp_path):
+    """Captions that were made anew after scoring make another request, whatever the verb."""
+    (tmp_path / "captions.jsonl").write_text("{}")
+    scores = tmp_path / "captions_eval_results.json"
+    scores.write_text(
+        json.dumps({"sentences": [], "run": {"sha256": {"elsewhere/captions.jsonl": "0", "gone.json": "1"}}})
+    )
+    first = request_of("attribute", {"captions": scores})
+    (tmp_path / "other.jsonl").write_text("{}")
+    assert request_of("attribute", {"captions": scores}) == first
+    (tmp_path / "captions.jsonl").write_text("[]")
+    assert request_of("attribute", {"captions": scores}) != first
+
+
 @pytest.mark.parametrize("change", ["result", "block", "new block", "gone", "no record", "record", "mark", "request"])
 def test_what_was_made_has_to_be_there_as_it_was(change, result):
     record = result.with_name("run.json")

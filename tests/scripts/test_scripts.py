@@ -18,7 +18,7 @@ from llava_hh.scripts import attribute, caption, evaluate
 from tests.support.main_job import LENGTH, attribute_flags, caption_flags, read_attribution
 from tests.support.repository import ROOT
 from tests.support.tiny_results import of_kind
-from tests.support.verbs import score_chair
+from tests.support.verbs import error_of, score_chair
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,20 @@ def test_a_finished_run_is_not_done_again(tiny_checkpoint, tiny_coco, captions, 
     caption.main(caption_flags(tiny_checkpoint, tiny_coco, captions))
     attribute.main(attribute_flags(tiny_checkpoint, tiny_coco, captions / "captions_eval_results.json", attribution))
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("further", [[], ["--ablation", "mean"]])
+def test_a_finished_run_of_captions_that_were_made_anew_is_refused(
+    further, tiny_checkpoint, tiny_coco, captions, tmp_path, capsys
+):
+    """Their scores are of the earlier ones, finished or not."""
+    own = Path(shutil.copytree(captions, tmp_path / "captions"))
+    flags = attribute_flags(tiny_checkpoint, tiny_coco, own / "captions_eval_results.json", tmp_path / "out")
+    attribute.main([*flags, *further, "--limit", "1"])
+    rows = (own / "captions.jsonl").read_text().splitlines(keepends=True)
+    (own / "captions.jsonl").write_text("".join(rows[:-1]))
+    error = error_of(attribute.main, capsys, *flags, *further, "--limit", "1")
+    assert "captions.jsonl beside it has changed since; run llava-hh score chair again" in error
 
 
 def test_kill_and_rerun_leave_the_same_bytes(tiny_checkpoint, tiny_coco, captions, attribution, tmp_path):
