@@ -123,10 +123,10 @@ def test_a_finished_run_of_captions_that_were_made_anew_is_refused(
     """Their scores are of the earlier ones, finished or not."""
     own = Path(shutil.copytree(captions, tmp_path / "captions"))
     flags = attribute_flags(tiny_checkpoint, tiny_coco, own / "captions_eval_results.json", tmp_path / "out")
-    attribute.main([*flags, *further, "--limit", "1"])
+    attribute.main([*flags, *further])
     rows = (own / "captions.jsonl").read_text().splitlines(keepends=True)
     (own / "captions.jsonl").write_text("".join(rows[:-1]))
-    error = error_of(attribute.main, capsys, *flags, *further, "--limit", "1")
+    error = error_of(attribute.main, capsys, *flags, *further)
     assert "captions.jsonl beside it has changed since; run llava-hh score chair again" in error
 
 
