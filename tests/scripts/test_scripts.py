@@ -122,6 +122,8 @@ def test_a_finished_run_of_captions_that_were_made_anew_is_refused(
 ):
     """Their scores are of the earlier ones, finished or not."""
     own = Path(shutil.copytree(captions, tmp_path / "captions"))
+    (own / "captions_eval_results.json").unlink()
+    score_chair(["--captions", str(own / "captions.jsonl"), "--annotations", str(tiny_coco / "annotations")])
     flags = attribute_flags(tiny_checkpoint, tiny_coco, own / "captions_eval_results.json", tmp_path / "out")
     attribute.main([*flags, *further])
     rows = (own / "captions.jsonl").read_text().splitlines(keepends=True)
