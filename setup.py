@@ -28,7 +28,7 @@ setup(
         "nltk>=3.10.4,<3.11",  # its tokenizer defines CHAIR's words, and other versions cut quotes otherwise
         "scipy>=1.15",  # permutation test
         "matplotlib>=3.9",  # figures
-        "jinja2>=3.1.6",  # the chat templates of transformers, which asks for this; the report page, with everything in it escaped
+        "jinja2>=3.1.6",  # chat templates, for which transformers asks for it; the report page, all of it escaped
         "markupsafe>=3",  # marks the page's own style, scripts and data as what they are
         "psutil>=7",  # free memory, before a model is loaded; in tests, the processes that a test kills
         "textblob>=0.19",  # parts of speech for HALC; its tagger's words come with the package
