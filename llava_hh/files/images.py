@@ -2,6 +2,7 @@
 
 import io
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,11 +54,13 @@ def image_path(folder: Path, name: object) -> Path:
 
 def turned_by_exif(path: Path) -> bool:
     """Whether a photo asks by EXIF to be shown turned or mirrored, which `load_image` does not do."""
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(ORIENTATION, 1) in range(2, 9)
-    except (OSError, ValueError, SyntaxError):  # damaged; load_image says so
+    if not path.is_file():  # a pipe would be waited for
         return False
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+            return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error, Image.DecompressionBombError):
+        return False  # damaged, which load_image says if it matters
 
 
 def load_image(path: Path) -> Image.Image:

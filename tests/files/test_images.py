@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from llava_hh.files import images
-from llava_hh.files.images import check_image_name, image_path, load_image
+from llava_hh.files.images import check_image_name, image_path, load_image, turned_by_exif
 from llava_hh.models import lvlm
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm
@@ -129,6 +129,23 @@ def test_exif_is_not_looked_at(tmp_path, recwarn):
         assert image.size == (12, 8)
         assert np.abs(np.asarray(image, dtype=int) - np.asarray(halves())).max() < 8
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["turned", "straight", "broken", "none", "pipe", "text", "gone"])
+def test_photos_that_exif_would_turn(name, tmp_path, recwarn):
+    """Said of what a viewer turns; nothing is, and nothing waits or warns, for other files."""
+    path = tmp_path / "x.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = {"turned": 8, "straight": 1}.get(name, 1)
+    content = {"broken": b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12", "none": b""}.get(name, exif.tobytes())
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "text":
+        path.write_text("no image")
+    elif name != "gone":
+        halves().save(path, exif=content)
+    assert turned_by_exif(path) == (name == "turned")
+    assert not list(recwarn)
 
 
 def test_formats_that_start_programs_are_no_images(tmp_path):
