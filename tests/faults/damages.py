@@ -55,8 +55,9 @@ def run(folder: Path, n: int, seed: int) -> Iterator[tuple[str, str | None]]:
         original = target.path.read_bytes()
         for damaged in draw_damages(original, target.path.suffix, share, seed + place):
             target.path.write_bytes(damaged)
-            yield target.name, judge(target, folder)
-            target.path.write_bytes(original)
+            trouble = judge(target, folder)
+            target.path.write_bytes(original)  # before the yield: who has seen enough does not come back
+            yield target.name, trouble
 
 
 def judge(target: Target, folder: Path) -> str | None:
