@@ -38,6 +38,16 @@ def heads_of_list(
     return heads
 
 
+def published_adhh(lvlm: Lvlm) -> dict:
+    """What the list that was published for a model says of AD-HH: `top_k` and `threshold`, where it says them.
+
+    Raises:
+        ValueError: no list was published for the model.
+    """
+    said = read_json(published_list(lvlm.model.config))
+    return {name: said[name] for name in ("top_k", "threshold") if name in said}
+
+
 def adhh_of_list(
     path: Path, lvlm: Lvlm, top_k: int | None = None, threshold: float | None = None, allow_foreign: bool = False
 ) -> tuple[list[Head], float]:
@@ -50,9 +60,8 @@ def adhh_of_list(
         ValueError, IndexError: as `heads_of_list`; or some heads attend to the image alone. Of a published list, which
             may be one for removal, these are left out, and named.
     """
-    listed = published_list(lvlm.model.config) if path == PUBLISHED else None
-    usual = {"top_k": TOP_K} if listed is None else {"top_k": None, **read_json(listed)}
-    heads = heads_of_list(path, lvlm, usual["top_k"] if top_k is None else top_k, allow_foreign=allow_foreign)
+    usual = published_adhh(lvlm) if path == PUBLISHED else {"top_k": TOP_K}
+    heads = heads_of_list(path, lvlm, usual.get("top_k") if top_k is None else top_k, allow_foreign=allow_foreign)
     mass = usual.get("threshold", THRESHOLD) if threshold is None else threshold
     return heads_with_text(lvlm, heads, refuse=path != PUBLISHED), mass
 

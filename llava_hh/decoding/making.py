@@ -8,11 +8,11 @@ from typing import Any
 
 from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.grammar import Spec
-from llava_hh.decoding.head_lists import PUBLISHED, heads_of_list, heads_with_text
+from llava_hh.decoding.head_lists import PUBLISHED, heads_of_list, heads_with_text, published_adhh
 from llava_hh.decoding.method import Decoding, Greedy, Method
 from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
 from llava_hh.files.files import read_json
-from llava_hh.heads import Head, check_heads, literal_heads, published_list
+from llava_hh.heads import Head, check_heads, literal_heads
 from llava_hh.models.hub import local_folder
 from llava_hh.models.hub_id import snapshot_of
 from llava_hh.models.lvlm import Lvlm
@@ -167,9 +167,7 @@ def of_published(spec: Spec, material: Material) -> Spec:
     """
     if spec.kind != "adhh" or str(source_of(spec, material.heads)) != str(PUBLISHED):
         return spec
-    said = read_json(published_list(material.lvlm.model.config))
-    fields_of_list = {name: said[name] for name in ("top_k", "threshold") if name in said}
-    return replace(spec, fields={**fields_of_list, **spec.fields})
+    return replace(spec, fields={**published_adhh(material.lvlm), **spec.fields})
 
 
 def settings_of(spec: Spec) -> Any:

@@ -190,7 +190,18 @@ def fetch(listings: Sequence[Listing]) -> None:
     for listing in wanted:
         _download(listing.hub_id, listing.revision, listing.root, listing.inside, [*listing.lacking()])
         if listing.root is None:
-            refuse_other_content(listing)
+            _refuse_in_cache(listing)
+
+
+def _refuse_in_cache(listing: Listing) -> None:
+    """Refuse other content, and take it out of the cache, where the next command would find it whole."""
+    try:
+        refuse_other_content(listing)
+    except ValueError:
+        for path in _of_other_content(listing):
+            path.resolve().unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        raise
 
 
 def refuse_other_content(listing: Listing) -> None:
@@ -199,11 +210,14 @@ def refuse_other_content(listing: Listing) -> None:
     Raises:
         ValueError: one is not; names it.
     """
-    for name, file in listing.files.items():
-        path = listing.folder / name
-        if file.lfs and sha256(path) != file.lfs.sha256:
-            what = f"not what {listing.hub_id} has under this name, by its sha256"
-            raise ValueError(f"{path}: {what}; delete it and give the same command again")
+    if wrong := _of_other_content(listing):
+        what = f"not what {listing.hub_id} has under this name, by its sha256"
+        raise ValueError(f"{wrong[0]}: {what}; delete it and give the same command again")
+
+
+def _of_other_content(listing: Listing) -> list[Path]:
+    large = {listing.folder / name: file.lfs.sha256 for name, file in listing.files.items() if file.lfs}
+    return [path for path, digest in large.items() if sha256(path) != digest]
 
 
 def _download(hub_id: HubId, revision: ResolvedRevision, root: Path | None, inside: str, names: Sequence[str]) -> Path:

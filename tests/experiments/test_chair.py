@@ -124,6 +124,14 @@ def test_the_published_list_is_the_models_own(chair_run, tmp_path, monkeypatch, 
     given = [*chair_run.flags, "--methods", ADHH, "--out", str(tmp_path / "out"), "--heads", "published"]
     evaluate.main(given)
     assert token_ids(of_kind(tmp_path / "out", "adhh")) == token_ids(of_kind(chair_run.out, "adhh"))
+    listed = json.loads((lists / "ours.json").read_text()) | {"top_k": 1, "threshold": 0.7}
+    (lists / "ours.json").write_text(json.dumps(listed))
+    given[given.index(ADHH)], given[given.index("--out") + 1] = "adhh", str(tmp_path / "settings")
+    evaluate.main(given)  # the list's own, where the method names none
+    assert of_kind(tmp_path / "settings", "adhh").name.startswith("adhh-top_k=1-threshold=0.7-")
+    with pytest.raises(SystemExit):
+        evaluate.main([*given[:-1], ""])
+    assert "--heads: empty; expected a file, published, or heads" in capsys.readouterr().err
     (lists / "ours.json").unlink()
     with pytest.raises(SystemExit):
         evaluate.main(given)

@@ -133,3 +133,15 @@ def test_a_cache_without_the_list_of_files(hub, tmp_path):
     hub_module._snapshot.cache_clear()
     with pytest.raises(OSError, match="org/other: no such repository"):
         local_folder("org/other")
+
+
+def test_weights_of_another_sha256_are_refused_and_fetched_anew(hub, tmp_path, monkeypatch):
+    hub.add("org/tiny", write_repository(tmp_path / "repository", "model.safetensors", "tokenizer.json"))
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"model\.safetensors: not what org/tiny has"):
+        patch.setattr("llava_hh.models.hub.sha256", lambda _: "0" * 64)
+        local_folder("org/tiny")
+    assert "model.safetensors" in hub.fetched()
+    before = hub.fetched().count("model.safetensors")
+    found = local_folder("org/tiny")
+    assert hub.fetched().count("model.safetensors") == before + 1
+    assert (found / "model.safetensors").read_bytes() == (tmp_path / "repository/model.safetensors").read_bytes()

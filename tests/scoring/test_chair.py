@@ -215,3 +215,14 @@ def test_reference_captions_without_a_word_give_no_bleu(tmp_path):
     main(["--captions", str(captions), "--annotations", str(folder)])
     overall = json.loads((tmp_path / "captions_eval_results.json").read_text())["overall_metrics"]
     assert overall["CHAIRi"] == 0 and "Bleu" not in overall
+
+
+def test_scores_of_a_comparisons_run_are_not_overwritten(tmp_path, captions, capsys):
+    objects = write_rows(tmp_path / "o.jsonl", [{"image_id": 1, "objects": ["dog"]}, {"image_id": 2, "objects": []}])
+    own = captions.with_name("captions.jsonl")
+    captions.rename(own)
+    result = tmp_path / "captions_eval_results.json"
+    result.write_text(json.dumps({"kind": "greedy", "label": "greedy", "sentences": [], "run": {}}))
+    error = error_of(main, capsys, "--captions", own, "--objects", objects)
+    assert "has the scores of a run of evaluate" in error and json.loads(result.read_text())["kind"] == "greedy"
+    main(["--captions", str(own), "--objects", str(objects), "--out", str(tmp_path / "again.json")])
