@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from llava_hh.files.signals import SIGNALS, end_with_wrappers
+from llava_hh.files.signals import SIGNALS, WRAPPERS, end_with_wrappers
 
 ON_TERMINAL = "LLAVA_HH_ON_TERMINAL"  # bars are shown, although what is printed goes through a pipe
 LEADS = b"stopped"  # how the line begins that stays
@@ -33,8 +33,12 @@ def main() -> None:
         os.killpg(child.pid, number if len(came) == 1 else signal.SIGKILL)
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until they have their handlers
+    # it alone looks at its wrappers: a child that did so too could end first, as if by itself
+    environment = {name: value for name, value in os.environ.items() if name != WRAPPERS}
     try:  # a group of its own: what a terminal sends comes here alone, and goes to the launcher and all that it started
-        child = subprocess.Popen(sys.argv[1:], stderr=subprocess.PIPE, process_group=0, preexec_fn=unblock)
+        child = subprocess.Popen(
+            sys.argv[1:], stderr=subprocess.PIPE, process_group=0, preexec_fn=unblock, env=environment
+        )
     except OSError as error:
         print(f"error: LAUNCH: {sys.argv[1]}: {error.strerror}", file=sys.stderr)
         raise SystemExit(127) from None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WRAPPERS = "LLAVA_HH_WRAPPERS"  # process ids of shells that wait for this one
 AGAIN, LOOK_EVERY = 0.05, 0.5  # seconds
 came: list[int] = []  # signals that `ending_well` has seen
 
@@ -67,7 +68,7 @@ def end_with_wrappers() -> None:
     Wrappers, which call one another, write their process ids into LLAVA_HH_WRAPPERS. Only what the last of them started
     itself looks at these: they may be ids of another machine elsewhere.
     """
-    wrappers = [int(number) for number in os.environ.get("LLAVA_HH_WRAPPERS", "").split() if number.isdecimal()]
+    wrappers = [int(number) for number in os.environ.get(WRAPPERS, "").split() if number.isdecimal()]
     is_orphan = bool(wrappers) and os.getppid() == 1 and not _lives(wrappers[-1])  # it was killed before this began
     if os.getppid() not in wrappers and not is_orphan:
         return
