@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from llava_hh.attention.function import ATTENTION
 from llava_hh.attention.modules import attention_modules, switch_attention
+from llava_hh.attribution.direct import has_direct_terms, without_terms
 from llava_hh.attribution.outputs import check_sample
 from llava_hh.attribution.replacement import Copies, Replacement, Zero, check_replacement
 from llava_hh.attribution.sources import Reading
@@ -29,6 +30,7 @@ class Ablated:
     """Log-probabilities (nats) of the targets, float32 on the CPU: clean, and without each head, attention and MLP.
 
     without: without each head's reading of each source; share: the head's attention on that source.
+    direct: without each head's own term in the final residual.
     """
 
     clean: Tensor  # target
@@ -37,6 +39,7 @@ class Ablated:
     mlp: Tensor | None = None  # target layer
     without: Tensor | None = None  # source target layer head
     share: Tensor | None = None  # source target layer head
+    direct: Tensor | None = None  # target layer head
 
 
 @torch.no_grad()
@@ -55,6 +58,7 @@ def ablate_every_head(
     image_mask: Tensor | None = None,
     answer_start: int | None = None,
     renormalise: bool = False,
+    direct: bool = False,
 ) -> Ablated:
     """Log-probability of each target token, clean and with each head of the language model replaced in turn.
 
@@ -81,9 +85,12 @@ def ablate_every_head(
             its weighted values there, at the predicting position. Exact too; the parts add up to the whole head to
             first order only.
         image_mask, answer_start, renormalise: of `sources.Reading`; needed with `sources`.
+        direct: measure also each head's direct effect: its own term, through o_proj, is taken from the final residual
+            alone; final norm and vocabulary are computed anew. The rest of its influence goes through later layers.
     Raises:
         IndexError: a head that the model does not have.
-        ValueError: more than one sample, positions, targets or sources that do not fit, few `max_rows`, statistics of
+        ValueError: more than one sample, positions, targets or sources that do not fit, few `max_rows`, `direct` where
+            a norm follows o_proj (`has_direct_terms`), statistics of
             another model, noise without a `sample_id`, a model in training mode or of an architecture that does not
             attend through AttentionInterface; with `modules`, a layer without an `mlp` that returns a tensor.
 
@@ -110,6 +117,8 @@ def ablate_every_head(
         if image_mask is None or answer_start is None:
             raise ValueError("sources need image_mask and answer_start")
         reading = Reading(tuple(sources), image_mask, int(answer_start), renormalise)
+    if direct and not has_direct_terms(model):
+        raise ValueError("a norm follows o_proj: a head has no term of its own in the residual, and no direct effect")
     n_copies = [Copies.n_copies(len(heads_of.get(layer, ())), modules, reading) for layer in range(n_layers)]
     sweeps = _plan_sweeps(len(positions), n_copies, max_rows)
 
@@ -117,6 +126,7 @@ def ablate_every_head(
     of_heads = torch.full((len(positions), n_layers, n_heads), torch.nan)
     of_modules = torch.empty(2, len(positions), n_layers) if modules else (None, None)
     of_sources = [torch.full((len(sources), *of_heads.shape), torch.nan) for _ in range(2)] if sources else ()
+    of_terms = torch.full_like(of_heads, torch.nan) if direct else None
     if sweeps:
         with switch_attention(model, ATTENTION):
             prefix = read_prefix(model, attentions, inputs)
@@ -138,7 +148,16 @@ def ablate_every_head(
                         parts = parts.unflatten(1, (-1, len(sources))).permute(2, 0, 1)  # source target head
                         of_sources[0][:, chosen, layer, in_layer] = parts
                         of_sources[1][:, chosen, layer, in_layer] = reading.shares.pop(layer)[:, :, in_layer]
-    return Ablated(clean, of_heads, *of_modules, *of_sources)
+                if of_terms is not None and copies.lost:
+                    sizes = [n_targets * len(heads_of[layer]) for layer in copies.lost]
+                    of_row = torch.cat(
+                        [torch.arange(n_targets).repeat_interleave(len(heads_of[at])) for at in copies.lost]
+                    )
+                    rows = without_terms(model, hidden[:n_targets], copies.lost, heads_of)
+                    found = target_log_probs(model, prefix, rows, targets[chosen][of_row]).split(sizes)
+                    for layer, of_layer in zip(copies.lost, found, strict=True):
+                        of_terms[chosen, layer, heads_of[layer]] = of_layer.view(n_targets, -1)
+    return Ablated(clean, of_heads, *of_modules, *(of_sources or (None, None)), of_terms)
 
 
 def _plan_sweeps(n_targets: int, copies: Sequence[int], max_rows: int) -> list[tuple[slice, range]]:

@@ -29,18 +29,59 @@ def influence(clean_log_probs: np.ndarray, ablated_log_probs: np.ndarray, read_o
     return np.abs(drop) if read_out == "absolute" else drop
 
 
-def contrastive_influence(influences: np.ndarray, hallucinated: np.ndarray) -> np.ndarray:
+def contrastive_influence(
+    influences: np.ndarray, hallucinated: np.ndarray, objects: np.ndarray | None = None
+) -> np.ndarray:
     """Mean influence on hallucinated tokens minus mean influence on the others, (target, ...) -> (...), float64.
 
     Args:
         influences: (target, layer, head) of heads, (target, layer) of whole modules.
         hallucinated: (target,) bool.
+        objects: as in `means_of_kinds`.
     Raises:
         ValueError: one of the two kinds of tokens is missing.
     Source: paper, contrastive influence (its ranking of heads).
     """
-    check_kinds(influences, hallucinated)
-    return influences[hallucinated].mean(0, dtype=np.float64) - influences[~hallucinated].mean(0, dtype=np.float64)
+    of_hallucinated, of_others = means_of_kinds(influences, hallucinated, objects)
+    return of_hallucinated - of_others
+
+
+def means_of_kinds(
+    values: np.ndarray, hallucinated: np.ndarray, objects: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over hallucinated targets and over the others, (target, ...) -> (...) each, float64.
+
+    Args:
+        hallucinated: (target,) bool.
+        objects: (target,) the object that each target names: then both are means over the same objects, those that
+            are hallucinated somewhere and true somewhere else, each weighted by how often it is hallucinated. What a
+            head does for the name of an object itself is then in both. None: all targets.
+    Raises:
+        ValueError: one of the two kinds of tokens is missing, or no object has both.
+    """
+    check_kinds(values, hallucinated)
+    if objects is None:
+        return values[hallucinated].mean(0, dtype=np.float64), values[~hallucinated].mean(0, dtype=np.float64)
+    sums, n_matched = np.zeros((2, *values.shape[1:])), 0
+    for name in matched_objects(hallucinated, objects):
+        own = objects == name
+        count = int((own & hallucinated).sum())
+        for kind, chosen in enumerate((own & hallucinated, own & ~hallucinated)):
+            sums[kind] += count * values[chosen].mean(0, dtype=np.float64)
+        n_matched += count
+    return sums[0] / n_matched, sums[1] / n_matched
+
+
+def matched_objects(hallucinated: np.ndarray, objects: np.ndarray) -> np.ndarray:
+    """The objects with targets of both kinds, sorted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    matched = np.intersect1d(objects[hallucinated], objects[~hallucinated])
+    if not len(matched):
+        raise ValueError("--match object: no object is hallucinated in one caption and true in another")
+    return matched
 
 
 def check_kinds(influences: np.ndarray, hallucinated: np.ndarray) -> None:

@@ -5,6 +5,7 @@ Nothing is measured again, because the influence on every word was kept: it take
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from llava_hh.runs.scored import read_scored
 class Part:
     """A part of the images of the attribution in the folder `of`: the flags of these names.
 
+    match: of the lists, as given, not as in `of`.
     captions: the captions_eval_results.json that it was of; list_length: heads in each of the two lists.
     """
 
@@ -31,6 +33,7 @@ class Part:
     captions: Path
     with_object: Sequence[str] | None
     without_object: Sequence[str] | None
+    match: str | None
     list_length: int
     out: Path
 
@@ -55,12 +58,11 @@ def write_part(given: Part) -> Path | None:
     objects = {entry["image_id"]: entry["mscoco_gt_words"] for entry in read_scored(given.captions)[0]}
     attributed = {row["image_id"]: objects[row["image_id"]] for row in rows}
     kept = images_with_objects(attributed, given.with_object, given.without_object)
-    hallucinated, image_ids = marks_of(rows)
     chosen = np.array([row["image_id"] in kept for row in rows])
     of_part = {name: ArrayColumns(array[chosen]) for name, array in log_probs.items()}
     part = {"with_object": given.with_object, "without_object": given.without_object}
     part["whole"] = sha256(given.of / "targets.jsonl")
-    lists = summarise(hallucinated[chosen], image_ids[chosen], of_part, whole["read_out"], given.list_length)
+    lists = summarise(marks_of([*compress(rows, chosen)], given.match), of_part, whole["read_out"], given.list_length)
     about = {"ablation": whole["ablation"], "settings": {**whole["settings"], **part}, "run": provenance()}
     make_folder(given.out)
     write_json(path := given.out / "attribution_result.json", {**lists, **about})

@@ -1,7 +1,7 @@
 """What the output of a head or a module becomes when it is ablated: 0, its mean, or itself with noise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -105,6 +105,8 @@ class Copies:
     """The rows that join a sweep in every layer of `layers`.
 
     Per target: one for each head, then for each head one for each source of `reading`, then one for MHA, one for MLP.
+
+    lost: filled by a sweep: by layer, what the heads' outputs lose, (target, head of `heads`, d_head).
     """
 
     layers: range
@@ -114,6 +116,7 @@ class Copies:
     replacement: Replacement
     sample_id: int | None
     reading: Reading | None = None
+    lost: dict[int, Tensor] = field(default_factory=dict)
 
     def per_target(self, layer: int) -> int:
         """How many rows of one target join in this layer."""
@@ -135,8 +138,10 @@ class Copies:
         copies = output[-len(self.positions) * per_target :].unflatten(0, (-1, per_target))  # target copy ...
         if kind == "heads":  # copy i loses the i-th of the heads; so far all copies of a target are alike
             heads = self.heads.get(layer, [])
-            replaced = copies[:, 0].clone()  # target head d_head
-            self.replacement.write(replaced, site)
+            whole = copies[:, 0]  # target head d_head
+            self.replacement.write(replaced := whole.clone(), site)
+            if heads:
+                self.lost[layer] = (whole - replaced)[:, heads]
             copies[:, range(len(heads)), heads] = replaced[:, heads]
             if without is not None:
                 n_sources = len(without)

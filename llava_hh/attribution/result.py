@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
+from llava_hh.attribution.contrast import matched_objects
 from llava_hh.attribution.labelled import labelled_answers
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import MEASURED_SOURCES, AttributionSettings, CaptionAttribution, OutputsSettings
@@ -29,6 +32,7 @@ class Attribution(CaptionAttribution):
     noise_scale: float
     noise_seed: int
     read_out: str
+    match: str | None
     screen: int | None
     race: int | None
     list_length: int
@@ -44,8 +48,10 @@ class Attribution(CaptionAttribution):
             screen=self.screen,
             race=self.race,
             read_out=self.read_out if self.screen or self.race else None,
+            match=self.match if self.screen else None,
             sources=list(MEASURED_SOURCES) if self.by_source else None,
             renormalise=self.renormalise if self.by_source else None,
+            direct=self.direct or None,
             labels=list(self.labels) if self.targets else None,
             tokens=self.tokens if self.tokens != "first" else None,
             **of_noise,
@@ -75,6 +81,10 @@ def attribute_captions(given: Attribution) -> Path | None:
     else:
         every, what = labelled_answers(given.targets, given.labels), "labelled"
     entries, settings = every[: given.limit], given.settings(every)
+    if given.match:
+        mentions = [mention for entry in entries for mention in entry["mentions"]]
+        marks = (np.array([mention[name] for mention in mentions]) for name in ("hallucinated", "node"))
+        matched_objects(*marks)  # refused before hours of work
     n_words = sum(len(entry["mentions"]) for entry in entries)
     shortlists = {"screen": given.screen, "race": given.race}
     how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
@@ -93,10 +103,11 @@ def attribute_captions(given: Attribution) -> Path | None:
         else:
             run.write_rows(TARGETS)
             join_blocks(run, given.out / ABLATIONS)
-        marks = marks_of(row for _, row in read_json_lines(given.out / TARGETS))
+        marks = marks_of((row for _, row in read_json_lines(given.out / TARGETS)), given.match)
         length = min(given.list_length, given.race or given.screen or given.list_length)
-        result = summarise(*marks, stored_columns(given.out / ABLATIONS), given.read_out, length)
+        result = summarise(marks, stored_columns(given.out / ABLATIONS), given.read_out, length)
         result |= {"shortlist": measured.about} if measured else {}
+        result |= {"direct": None} if given.direct and "direct" not in result else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
         about["sha256"] = {name: sha256(given.out / name) for name in (TARGETS, ABLATIONS)}
         write_json(path := given.out / "attribution_result.json", {**result, **about})
@@ -107,17 +118,19 @@ def attribute_captions(given: Attribution) -> Path | None:
 def said_of(path: Path) -> str:
     """The printed summary of a result file: its strongest heads, and how far its lists can be trusted."""
     result = read_result(path)
-    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true"
-    said = [f"{words} object words in {result['n_captions']} captions; strongest hallucination heads (95% intervals):"]
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true object words"
+    if matched := result.get("matched"):
+        kept = f"{matched['n_hallucinated_words']} and {matched['n_true_words']}"
+        words += f", {kept} of the same {len(matched['objects'])} objects,"
+    said = [f"{words} in {result['n_captions']} captions; strongest hallucination heads (95% intervals):"]
+    parts = {f"by reading {source}": part for source, part in _by_source(result).items()}
+    parts |= {"directly": result["direct"]} if result.get("direct") else {}
     for layer, head in result["hal_heads"][:5]:
-        score = result["contrastive_influence"][layer][head]
-        low, high = (ends[layer][head] for ends in result["interval"]["contrastive_influence"])
-        said.append(f"  L{layer}H{head}  {score:+.4f} ({low:+.4f} to {high:+.4f})")
-        for source, part in result.get("sources", {"by_source": {}})["by_source"].items():
-            score = part["contrastive_influence"][layer][head]
-            low, high = (ends[layer][head] for ends in part["interval"]["contrastive_influence"])
-            said.append(f"    by reading {source}: {score:+.4f} ({low:+.4f} to {high:+.4f})")
-    for source, part in result.get("sources", {"by_source": {}})["by_source"].items():
+        said.append(f"  L{layer}H{head}  {_score(result, layer, head)}")
+        said += [f"    {name}: {_score(part, layer, head)}" for name, part in parts.items()]
+    if "direct" in result and result["direct"] is None:
+        said.append("  no direct effect: in this model a norm follows o_proj, and a head has no term of its own")
+    for source, part in _by_source(result).items():
         if result["settings"]["renormalise"] and part["emptied"]:
             said.append(
                 f"  {source}: all that {part['emptied']:,} pairs of head and word attend to; their output became 0"
@@ -129,3 +142,12 @@ def said_of(path: Path) -> str:
         chance = f"{overlap['chance']:.1%} by chance"
         said.append(f"  top {k}: {overlap['mean']:.0%} in common between halves of the images, {chance}")
     return "\n".join([*said, str(path)])
+
+
+def _score(scores: dict, layer: int, head: int) -> str:
+    low, high = (ends[layer][head] for ends in scores["interval"]["contrastive_influence"])
+    return f"{scores['contrastive_influence'][layer][head]:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _by_source(result: dict) -> dict:
+    return result["sources"]["by_source"] if "sources" in result else {}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.captions import TeacherForced, join_arrays
+from llava_hh.attribution.direct import has_direct_terms
 from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
@@ -46,12 +47,14 @@ class AttributionSettings(CaptionedSettings):
     screen: int | None = None
     race: int | None = None
     read_out: str | None = None
+    match: str | None = None
     round: int | None = None
     heads: list | None = None
     sources: list | None = None
     renormalise: bool | None = None
     labels: list | None = None
     tokens: str | None = None
+    direct: bool | None = None
 
     def free(self) -> dict[str, str]:
         of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
@@ -62,6 +65,7 @@ class AttributionSettings(CaptionedSettings):
 class CaptionAttribution(TeacherForced):
     """How captions are attributed: by which model, with which target rule, in how much memory, in which blocks.
 
+    direct: the direct effect of every head is measured as well, where the model has one (`has_direct_terms`).
     by_source, renormalise: what each head reads of MEASURED_SOURCES is taken away as well, as in `sources.Reading`.
     tokens: `first`, the first token of each word (paper); or `all`, where log-probabilities of its tokens are summed,
     clean and ablated, each under the ablation at the position that predicts it alone.
@@ -72,6 +76,7 @@ class CaptionAttribution(TeacherForced):
     by_source: bool = False
     renormalise: bool = False
     tokens: str = "first"
+    direct: bool = False
 
     def measure(self, entry: dict, replacement: Replacement, heads: list[Head] | None = None) -> Measured:
         """Targets of one caption and their log-probabilities, clean and with each head and module replaced.
@@ -87,6 +92,7 @@ class CaptionAttribution(TeacherForced):
         more |= {"replacement": replacement, "sample_id": entry["image_id"]}
         sources = MEASURED_SOURCES if self.by_source else ()
         more |= {"sources": sources, "renormalise": self.renormalise}
+        more |= {"direct": self.direct and has_direct_terms(self.lvlm.model)}
         more |= {"image_mask": batch.image_mask[0], "answer_start": batch.response_start[0]}
 
         def ablate(max_rows: int) -> Ablated:

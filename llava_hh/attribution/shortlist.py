@@ -47,9 +47,10 @@ def screen(
     """
     with start_run(run.folder / "estimates", settings, [entry["image_id"] for entry in entries]) as estimates:
         teacher.estimate_blocks(entries, estimates)
-    arrays, (hallucinated, _) = join_arrays(estimates.finished_arrays()), marks_of(estimates.finished_rows())
+    arrays = join_arrays(estimates.finished_arrays())
+    hallucinated, _, objects = marks_of(estimates.finished_rows(), settings.match)
     drops = estimated_influence(arrays["clean"], arrays["drops"], settings.read_out)
-    contrast = contrastive_influence(drops, hallucinated)
+    contrast = contrastive_influence(drops, hallucinated, objects)
     teacher.run_blocks(entries, replacement, run, heads=rank_heads(contrast, settings.screen)[0])
     about = {"kind": "screen", "n_heads": settings.screen, "estimated_contrastive_influence": contrast.tolist()}
     return _shortlist(run.finished_rows(), join_arrays(run.finished_arrays()), about)
@@ -81,7 +82,7 @@ def race(
         if number < n_rounds - 1:
             measured = log_probs["heads"][:, *np.array(alive).T]  # target head
             influences = influence(log_probs["clean"], measured, settings.read_out)
-            beaten = beaten_heads(influences, *marks_of(rows), settings.race, CONFIDENCE)
+            beaten = beaten_heads(influences, *marks_of(rows)[:2], settings.race, CONFIDENCE)
             left_after[*np.array(alive).T] = last * beaten
             alive = [head for head, out in zip(alive, beaten, strict=True) if not out]
     about = {"kind": "race", "k": settings.race, "confidence_per_test": CONFIDENCE}

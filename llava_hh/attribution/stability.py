@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_hh.attribution.contrast import check_kinds, rank_heads
+from llava_hh.attribution.contrast import check_kinds, matched_objects, rank_heads
 from llava_hh.metrics.statistics import PIECE, image_weights
 
 
@@ -35,6 +35,10 @@ class ImageSums:
         )
         return (hallucinated - others).reshape(-1, *self.sums.shape[2:])
 
+    def columns(self, first: int, last: int) -> "ImageSums":
+        """Those of heads `first` to before `last`; `sums` has to be (kind, image, head)."""
+        return ImageSums(self.sums[:, :, first:last], self.counts)
+
     def pulls(self) -> np.ndarray:
         """How far each image pulls each contrastive influence from what the others say, (image, head), to first order.
 
@@ -44,6 +48,48 @@ class ImageSums:
         means = self.sums.sum(1) / totals[:, None]  # kind head
         pulls = (self.sums - self.counts[:, :, None] * means[:, None]) / totals[:, None, None]
         return pulls[0] - pulls[1]
+
+
+@dataclass(frozen=True)
+class MatchedSums:
+    """The same for the objects with targets of both kinds, each apart, as `means_of_kinds` weights them.
+
+    objects: of each, the indices of its images, and its ImageSums there.
+    """
+
+    objects: list[tuple[np.ndarray, ImageSums]]
+
+    def contrasts(self, weights: np.ndarray) -> np.ndarray:
+        """As those of ImageSums, (sample, image) -> (kept sample, head), of the objects with both kinds in a sample."""
+        added, total = np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+        for images, own in self.objects:
+            drawn = weights[:, images]
+            n_targets = drawn @ own.counts.T  # sample kind
+            count = np.where((n_targets > 0).all(1), n_targets[:, 0], 0)[:, None]
+            means = [drawn @ sums / n_targets[:, kind, None].clip(1) for kind, sums in enumerate(own.sums)]
+            added, total = added + count * (means[0] - means[1]), total + count
+        kept = total[:, 0] > 0
+        return added[kept] / total[kept]
+
+    def columns(self, first: int, last: int) -> "MatchedSums":
+        """Those of heads `first` to before `last`."""
+        return MatchedSums([(images, own.columns(first, last)) for images, own in self.objects])
+
+
+def sums_for(
+    influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, objects: np.ndarray | None
+) -> tuple[ImageSums | MatchedSums, int]:
+    """Sums of influences (target, head) and the number of images; by object unless `objects` is None."""
+    whole = sum_by_image(influences, hallucinated, image_ids)
+    images = np.unique(image_ids)
+    if objects is None:
+        return whole, len(images)
+    matched = []
+    for name in matched_objects(hallucinated, objects):
+        own = objects == name
+        theirs = np.searchsorted(images, np.unique(image_ids[own]))
+        matched.append((theirs, sum_by_image(influences[own], hallucinated[own], image_ids[own])))
+    return MatchedSums(matched), len(images)
 
 
 def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray) -> ImageSums:
@@ -66,7 +112,12 @@ def sum_by_image(influences: np.ndarray, hallucinated: np.ndarray, image_ids: np
 
 
 def bootstrap_interval(
-    influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, resamples: int = 2000, seed: int = 0
+    influences: np.ndarray,
+    hallucinated: np.ndarray,
+    image_ids: np.ndarray,
+    objects: np.ndarray | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval of each contrastive influence over images, (target, ...) -> low (...) and high (...).
 
@@ -74,17 +125,16 @@ def bootstrap_interval(
     resample: low and high are both the score.
 
     Args:
-        hallucinated: (target,) bool; image_ids: (target,) the image of each target.
+        hallucinated: (target,) bool; image_ids: (target,) the image of each target; objects: of `means_of_kinds`.
     Raises:
         ValueError: one of the two kinds of tokens is missing.
     """
-    whole = sum_by_image(influences, hallucinated, image_ids)
-    shape, n_images = whole.sums.shape[2:], whole.counts.shape[1]
-    flat = whole.sums.reshape(2, n_images, -1)
+    shape, flat = influences.shape[1:], influences.reshape(len(influences), -1)
+    whole, n_images = sums_for(flat, hallucinated, image_ids, objects)
     width = max(1, PIECE // resamples)  # heads at once: their percentiles need all resamples in memory
     ends = []
-    for first in range(0, flat.shape[2], width):
-        part = ImageSums(flat[:, :, first : first + width], whole.counts)
+    for first in range(0, flat.shape[1], width):
+        part = whole.columns(first, first + width)
         drawn = np.concatenate([part.contrasts(weights) for weights in image_weights(n_images, resamples, seed)])
         ends.append(np.percentile(drawn, (2.5, 97.5), axis=0))
     low, high = np.concatenate(ends, axis=1)
@@ -92,14 +142,18 @@ def bootstrap_interval(
 
 
 def half_contrasts(
-    influences: np.ndarray, hallucinated: np.ndarray, image_ids: np.ndarray, splits: int = 200, seed: int = 0
+    influences: np.ndarray,
+    hallucinated: np.ndarray,
+    image_ids: np.ndarray,
+    objects: np.ndarray | None = None,
+    splits: int = 200,
+    seed: int = 0,
 ) -> np.ndarray:
     """Contrastive influence in two random halves of the images, (target, head) -> (kept split, half, head).
 
     Splits with a half that lacks hallucinated or true words are dropped. A seed draws the same splits for all heads.
     """
-    whole = sum_by_image(influences, hallucinated, image_ids)
-    n_images = whole.counts.shape[1]
+    whole, n_images = sums_for(influences, hallucinated, image_ids, objects)
     rng = np.random.default_rng(seed)
     kept = [np.empty((0, 2, influences.shape[1]))]
     for _ in range(splits):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.attribution.contrast import contrastive_influence, influence, rank_heads
+from llava_hh.attribution.contrast import influence, matched_objects, means_of_kinds, rank_heads
 from llava_hh.attribution.sources import EMPTIED
 from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
 from llava_hh.files.files import replacing
@@ -21,6 +21,7 @@ NUMBERS_AT_ONCE = 1 << 22  # of an array that is scored
 READ_AT_ONCE = 1 << 20  # numbers of a file
 WITHOUT, SHARE = "without", "share"  # how the names of arrays of a source begin
 READ_TEXT = ("after", "answer")
+Marks = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # (target,) each; the third one for scores matched by object
 FLOAT = np.dtype("<f4")  # F32 of safetensors
 
 
@@ -108,17 +109,18 @@ def _pieces(array: Columns) -> Iterator[np.ndarray]:
         yield array.columns(first, first + step)
 
 
-def marks_of(rows: Iterable[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Of the targets in `rows`: whether each is hallucinated, (target,) bool, and of which image, (target,)."""
+def marks_of(rows: Iterable[dict], match: str | None = None) -> Marks:
+    """Of the targets in `rows`: whether each is hallucinated, bool; of which image; and its object, for `match`."""
     rows = list(rows)
-    return np.array([row["hallucinated"] for row in rows], dtype=bool), np.array([row["image_id"] for row in rows])
+    objects = np.array([row["node"] for row in rows]) if match else None
+    return np.array([row["hallucinated"] for row in rows], bool), np.array([row["image_id"] for row in rows]), objects
 
 
 class Scores:
     """Scores of heads or modules, from the log-probabilities of all targets under each ablation, column by column.
 
     Args:
-        marks: (target,) whether each target is hallucinated, and of which image it is.
+        marks: of the targets, as `marks_of` returns them.
         halved: keep the scores in halves of the images too.
     Attributes:
         measured: (...) bool, the ablations that were measured at every target.
@@ -126,18 +128,15 @@ class Scores:
         halves: (split, half, measured), as `half_contrasts` returns them; None unless asked for.
     """
 
-    def __init__(
-        self, clean: np.ndarray, ablated: Columns, marks: tuple[np.ndarray, np.ndarray], read_out: str, halved: bool
-    ) -> None:
-        scores, halves, measured, hallucinated = [], [], [], marks[0]
+    def __init__(self, clean: np.ndarray, ablated: Columns, marks: Marks, read_out: str, halved: bool) -> None:
+        scores, halves, measured, (hallucinated, _, objects) = [], [], [], marks
         for columns in _pieces(ablated):
             measured.append(everywhere := ~np.isnan(columns).any(0))
             if not everywhere.any():  # few heads are on a shortlist
                 continue
             influences = influence(clean, columns[:, everywhere], read_out)
-            contrast = contrastive_influence(influences, hallucinated)
-            means = [influences[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)]
-            scores.append(np.stack([contrast, *bootstrap_interval(influences, *marks), *means]))
+            means = means_of_kinds(influences, hallucinated, objects)
+            scores.append(np.stack([means[0] - means[1], *bootstrap_interval(influences, *marks), *means]))
             if halved:
                 halves.append(half_contrasts(influences, *marks))
         self.measured = np.concatenate(measured).reshape(ablated.shape[1:])
@@ -160,9 +159,7 @@ class Scores:
         }
 
 
-def summarise(
-    hallucinated: np.ndarray, image_ids: np.ndarray, log_probs: Mapping[str, Columns], read_out: str, list_length: int
-) -> dict:
+def summarise(marks: Marks, log_probs: Mapping[str, Columns], read_out: str, list_length: int) -> dict:
     """Head lists, scores with intervals and stability of measured targets, JSON-ready.
 
     Where some heads were not measured at all targets, their scores are None. The list of weakest heads and the
@@ -170,13 +167,14 @@ def summarise(
     number of targets.
 
     Args:
-        hallucinated, image_ids: (target,) of each target, whether it is hallucinated and of which image.
+        marks: of the targets, as `marks_of` returns them.
         log_probs: `clean` (target,), `heads` (target, layer, head), NaN where it was not measured, and maybe `mha` and
-            `mlp` (target, layer), and by source `without_image` and `share_image` (target, layer, head) and so on.
+            `mlp` (target, layer), by source `without_image` and `share_image` (target, layer, head) and so on, and
+            `direct` (target, layer, head).
     Raises:
-        ValueError: no hallucinated or no true word.
+        ValueError: no hallucinated or no true word; or none of the same object, if matched.
     """
-    clean, marks = log_probs["clean"].columns(0, 1)[:, 0], (hallucinated, image_ids)
+    clean, (hallucinated, image_ids, objects) = log_probs["clean"].columns(0, 1)[:, 0], marks
     heads = Scores(clean, log_probs["heads"], marks, read_out, halved=True)
     names = np.argwhere(heads.measured).tolist()
     best, worst = ([names[column] for _, column in ranked] for ranked in rank_heads(heads.contrast[None], list_length))
@@ -191,9 +189,14 @@ def summarise(
     }
     if sources := [name.removeprefix(f"{WITHOUT}_") for name in log_probs if name.startswith(f"{WITHOUT}_")]:
         result["sources"] = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
+    if "direct" in log_probs:
+        scores = Scores(clean, log_probs["direct"], marks, read_out, halved=False)
+        listed = rank_heads(scores.contrast[None], list_length)[0]
+        result["direct"] = {"hal_heads": [names[column] for _, column in listed], **scores.record()}
     return {
         **result,
         **({"modules": modules} if modules else {}),
+        **({} if objects is None else {"matched": _matched(hallucinated, objects)}),
         "read_out": read_out,
         "n_hallucinated_words": int(hallucinated.sum()),
         "n_true_words": int((~hallucinated).sum()),
@@ -201,10 +204,17 @@ def summarise(
     }
 
 
+def _matched(hallucinated: np.ndarray, objects: np.ndarray) -> dict:
+    names = matched_objects(hallucinated, objects)
+    kept = np.isin(objects, names)
+    counts = [int((kept & kind).sum()) for kind in (hallucinated, ~hallucinated)]
+    return {"objects": names.tolist(), "n_hallucinated_words": counts[0], "n_true_words": counts[1]}
+
+
 def _of_sources(
     sources: list[str],
     heads: Scores,
-    marks: tuple[np.ndarray, np.ndarray],
+    marks: Marks,
     log_probs: Mapping[str, Columns],
     read_out: str,
     list_length: int,
@@ -214,7 +224,7 @@ def _of_sources(
     `rest` is the whole head's contrastive influence without the sum of its parts: what it reads elsewhere, and how
     far parts do not add up. `text_heads` are ranked by the sum of what they do by reading READ_TEXT.
     """
-    clean, hallucinated, content = log_probs["clean"].columns(0, 1)[:, 0], marks[0], {}
+    clean, (hallucinated, _, objects), content = log_probs["clean"].columns(0, 1)[:, 0], marks, {}
     names, contrasts = np.argwhere(heads.measured), {}
     for source in sources:
         scores = Scores(clean, log_probs[f"{WITHOUT}_{source}"], marks, read_out, halved=False)
@@ -223,7 +233,7 @@ def _of_sources(
         content[source] = {"hal_heads": names[[column for _, column in listed]].tolist(), **scores.record()}
         shares, emptied = [], 0
         for part in _pieces(log_probs[f"{SHARE}_{source}"]):
-            shares.append([part[kind].mean(0, dtype=np.float64) for kind in (hallucinated, ~hallucinated)])
+            shares.append(means_of_kinds(part, hallucinated, objects))
             emptied += int((part > 1 - EMPTIED).sum())
         content[source]["emptied"] = emptied
         for name, values in zip(("attention_hallucinated", "attention_true"), np.concatenate(shares, 1), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from llava_hh.experiments.per_caption import Figure
 from llava_hh.files.files import read_result
 
-COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions")
+COUNTS = ("n_hallucinated_words", "n_true_words", "n_captions", "matched")
 
 
 class Modules(Figure):
@@ -26,7 +26,7 @@ class Modules(Figure):
             source = f"--attribution {self.options['attribution']}"
             raise ValueError(f"{source}: no `modules`; expected the result of attribute")
         modules = {kind: summary_of(module) for kind, module in result["modules"].items()}
-        return {"modules": modules, **{name: result[name] for name in COUNTS}}, None
+        return {"modules": modules, **{name: result[name] for name in COUNTS if name in result}}, None
 
     def lines(self, result: dict) -> list[str]:
         return [

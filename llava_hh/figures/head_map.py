@@ -36,7 +36,7 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     _draw_map(left, contrast, strongest, label).ax.tick_params(labelsize=8)
     _draw_strongest(right, contrast, np.array(result["interval"]["contrastive_influence"], dtype=float), strongest)
     right.set_xlabel(label, fontsize=8)
-    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
+    words = counted_words(result)
     ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""
     about = f"{ablation}{words}, {result['n_captions']} captions"
     save_figure(figure, out, f"Contrastive influence of attention heads\n{about}")
@@ -56,8 +56,18 @@ def draw_source_maps(attribution: Path, out: Path) -> None:
         label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
         _draw_map(axis, contrast, strongest, label, limit).ax.tick_params(labelsize=8)
         axis.set_title(f"by reading {SOURCE_LABELS[source]}", fontsize=8)
-    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
-    save_figure(figure, out, f"What heads do by reading\n{words}, {result['n_captions']} captions; numbers are ranks")
+    save_figure(
+        figure,
+        out,
+        f"What heads do by reading\n{counted_words(result)}, {result['n_captions']} captions; numbers are ranks",
+    )
+
+
+def counted_words(result: dict) -> str:
+    """How many words the scores are of, for a title."""
+    kept = result.get("matched", result)
+    same = f" of the same {len(kept['objects'])} objects" if "objects" in kept else ""
+    return f"{kept['n_hallucinated_words']} hallucinated, {kept['n_true_words']} true object words{same}"
 
 
 def influence_map(influence: np.ndarray, strongest: list[tuple[int, int]], title: str) -> Figure:

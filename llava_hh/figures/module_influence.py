@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_hh.figures.head_map import counted_words
 from llava_hh.figures.style import GROUP_COLOURS, WRONG, add_legend, plt, save_figure
 from llava_hh.files.files import read_json
 
@@ -28,5 +29,6 @@ def draw_module_influence(attribution: Path, out: Path) -> None:
         axis.set_xlabel("layer")
     left.set_ylabel(f"influence ({result['read_out']})")
     add_legend(right)
-    words = f"{result['n_hallucinated_words']} hallucinated, {result['n_true_words']} true object words"
-    save_figure(figure, out, f"Modules ablated at the predicting position ({result['ablation']}): {words}")
+    save_figure(
+        figure, out, f"Modules ablated at the predicting position ({result['ablation']}): {counted_words(result)}"
+    )

@@ -53,7 +53,9 @@ def rounded(value: object) -> object:
 
 
 def _scores(content: dict) -> dict:
-    words = f"{content['n_hallucinated_words']} hallucinated and {content['n_true_words']} true object words"
+    counted = content.get("matched", content)
+    same = f" of the same {len(counted['objects'])} objects" if "objects" in counted else ""
+    words = f"{counted['n_hallucinated_words']} hallucinated and {counted['n_true_words']} true object words{same}"
     low, high = content["interval"]["contrastive_influence"]
     halves = content["stability"]["half_overlap"] if "stability" in content else {}
     return {

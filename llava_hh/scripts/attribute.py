@@ -23,7 +23,7 @@ from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, add_caption_flags, add_object_flags
 
 OF_PARTS = {"of", "with_object", "without_object"}
-OF_BOTH = {"captions", "list_length", "out", "debug", "profile"}
+OF_BOTH = {"captions", "match", "list_length", "out", "debug", "profile"}
 
 
 def parser() -> ScriptParser:
@@ -49,12 +49,18 @@ def parser() -> ScriptParser:
     add("--noise-seed", RANDOM_SEED, "noise: of its draws", default=0)
     text = "drop of the probability, its absolute value, or drop of the log-probability; another one is computed from "
     add("--read-out", READ_OUTS, f"{text}the finished run in seconds", default="probability")
+    text = (
+        "compare hallucinated and true words of the same objects alone, each weighted by how often it is hallucinated"
+    )
+    add("--match", ("object",), f"{text}; computed from the finished run in seconds")
     text = "targets as in the paper's code: any token whose text equals the first sub-token of a named object"
     add("--released", bool, text)
     text = "measure also what each head does by reading the image, the text after it, and the answer so far"
     add("--by-source", bool, f"{text}; two to four times the work")
     text = "by source: what is left of a head's attention is scaled to 1, as if the source could not be seen"
     add("--renormalise", bool, text)
+    text = "measure also each head's direct effect: its own term is taken from the final residual alone"
+    add("--direct", bool, text)
     add_shortlist = parser.one_of(METHOD)
     text = "measure only the N heads that a first-order estimate puts first; a heuristic, several times faster"
     add_shortlist("--screen", SIZE, text)
@@ -84,6 +90,8 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
             command.error(f"--labels: {args.labels[0]} twice; expected two labels")
         command.refuse_given("needs --of, a finished attribution", OF_PARTS)
         command.require(args, "model", "image_folder")
+        if args.race:
+            command.refuse_given("does not go with --race", {"match"})
         if not args.by_source:
             command.refuse_given("needs --by-source", {"renormalise"})
 

@@ -13,6 +13,8 @@ from tests.support.main_job import attribute_flags, caption_flags, read_attribut
 from tests.support.verbs import score_chair
 
 SOURCES = ["image", "after", "answer"]
+# scores of random weights are large: what a product's rounding changes there moves a share by some 1e-5
+CLOSE = {"without": {"atol": 1e-5, "rtol": 1e-5}, "share": {"atol": 1e-4}}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def measured(flags, tmp_path_factory):
     return out
 
 
-def recomputed(flags, folder, renormalise=False):
+def recomputed(flags, folder, max_rows=4096, renormalise=False):
     """By source the log-probabilities and shares of all targets, caption by caption, by the library."""
     given = dict(zip(flags[::2], flags[1::2], strict=True))
     lvlm = hh.load(given["--model"])
@@ -46,7 +48,7 @@ def recomputed(flags, folder, renormalise=False):
         start = batch.response_start[0]
         positions, ids = [start + row["index"] - 1 for row in own], [row["token_id"] for row in own]
         how = {"sources": SOURCES, "image_mask": batch.image_mask[0], "answer_start": start}
-        found = ablate_every_head(lvlm.model, batch.inputs, positions, ids, renormalise=renormalise, **how)
+        found = ablate_every_head(lvlm.model, batch.inputs, positions, ids, max_rows, renormalise=renormalise, **how)
         for name in parts:
             parts[name].append(getattr(found, name).numpy())
     return {name: np.concatenate(values, axis=1) for name, values in parts.items()}
@@ -80,7 +82,7 @@ def test_arrays_and_scores(flags, measured, tmp_path, capsys):
     expected = recomputed(flags, measured)
     for name, values in expected.items():
         for source, of_source in zip(SOURCES, values, strict=True):
-            np.testing.assert_allclose(log_probs[f"{name}_{source}"], of_source, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(log_probs[f"{name}_{source}"], of_source, **CLOSE[name])
     check_scores(result, hallucinated, log_probs)
     assert result["settings"]["sources"] == SOURCES and result["settings"]["renormalise"] is False
     assert (measured / "source_maps.png").stat().st_size > 10_000
@@ -99,9 +101,9 @@ def test_resumed_and_renormalised(flags, measured, tmp_path, capsys):
     asked = [*flags, "--by-source", "--renormalise", "--max-rows", "20", "--out", str(tmp_path)]
     attribute.main(asked)
     result, hallucinated, log_probs = read_attribution(tmp_path)
-    for name, values in recomputed(flags, tmp_path, renormalise=True).items():
+    for name, values in recomputed(flags, tmp_path, 20, renormalise=True).items():
         for source, of_source in zip(SOURCES, values, strict=True):
-            np.testing.assert_allclose(log_probs[f"{name}_{source}"], of_source, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(log_probs[f"{name}_{source}"], of_source, **CLOSE[name])
     check_scores(result, hallucinated, log_probs)
     before = (tmp_path / "ablations.safetensors").read_bytes()
     sorted(tmp_path.glob("blocks/*.json"))[-1].unlink()

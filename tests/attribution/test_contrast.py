@@ -48,6 +48,31 @@ def test_contrast_is_the_difference_of_means():
     assert np.array_equal(of_modules, contrast[0])
 
 
+def test_matched_by_object_by_a_loop():
+    rng = np.random.default_rng(3)
+    influences, hallucinated = rng.normal(size=(60, 2, 3)), rng.random(60) < 0.4
+    objects = rng.choice(["cup", "dog", "fork", "kite", "bed"], 60)
+    hallucinated[objects == "kite"], hallucinated[objects == "bed"] = True, False
+    added, count = 0, 0
+    for name in ("cup", "dog", "fork"):
+        wrong = [
+            value for value, here, node in zip(influences, hallucinated, objects, strict=True) if here and node == name
+        ]
+        right = [
+            value
+            for value, here, node in zip(influences, hallucinated, objects, strict=True)
+            if not here and node == name
+        ]
+        added, count = added + len(wrong) * (sum(wrong) / len(wrong) - sum(right) / len(right)), count + len(wrong)
+    contrast = contrastive_influence(influences, hallucinated, objects)
+    np.testing.assert_allclose(contrast, added / count, atol=1e-12)
+    shifts = {"cup": 5.0, "dog": -3.0, "fork": 0.5, "kite": 80.0, "bed": -20.0}  # what a head does for a word itself
+    shifted = influences + np.array([shifts[name] for name in objects])[:, None, None]
+    np.testing.assert_allclose(contrastive_influence(shifted, hallucinated, objects), contrast, atol=1e-12)
+    with pytest.raises(ValueError, match="no object is hallucinated in one caption and true in another"):
+        contrastive_influence(influences, hallucinated, np.where(hallucinated, "a", "b"))
+
+
 def test_marks_must_fit_the_targets():
     for marks in (np.array([True, False]), np.array([1, 0, 1])):
         with pytest.raises(ValueError, match="3 targets need as many marks"):

@@ -54,6 +54,30 @@ def test_interval_equals_a_plain_bootstrap(n_targets, n_images, shape):
     assert np.allclose([low, high], np.percentile(drawn, (2.5, 97.5), axis=0), rtol=0, atol=1e-12)
 
 
+def test_matched_by_object_too(monkeypatch):
+    influences, hallucinated, image_ids = targets(60, 8)
+    objects = np.random.default_rng(1).choice(["cup", "dog", "fork"], 60)
+    monkeypatch.setattr(stability, "PIECE", 700)  # two heads at once
+    low, high = bootstrap_interval(influences, hallucinated, image_ids, objects, resamples=300, seed=5)
+    images, found = np.unique(image_ids), []
+    for row in np.concatenate(list(image_weights(len(images), 300, 5))).astype(int):
+        chosen = [
+            n for image, times in zip(images, row, strict=True) for n in [*np.flatnonzero(image_ids == image)] * times
+        ]
+        try:
+            drawn = influences[chosen].astype(np.float64), hallucinated[chosen], objects[chosen]
+            found.append(contrastive_influence(*drawn))
+        except ValueError:  # no object of both kinds
+            continue
+    assert np.allclose([low, high], np.percentile(found, (2.5, 97.5), axis=0), rtol=0, atol=1e-12)
+    flat = influences.reshape(60, -1)
+    halves = half_contrasts(flat, hallucinated, image_ids, objects, splits=3, seed=2)
+    in_first = np.isin(image_ids, images[np.random.default_rng(2).permutation(len(images))[: len(images) // 2]])
+    for half, chosen in zip(halves[0], (in_first, ~in_first), strict=True):
+        expected = contrastive_influence(flat[chosen].astype(np.float64), hallucinated[chosen], objects[chosen])
+        assert np.allclose(half, expected, rtol=0, atol=1e-12)
+
+
 def test_small_pieces_give_the_same_interval(monkeypatch):
     data = targets()
     whole = bootstrap_interval(*data, resamples=50)

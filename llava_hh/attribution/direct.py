@@ -1,0 +1,55 @@
+"""The direct effect of a head: what its own term in the final residual does to a target, without later layers."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from llava_hh.attention.modules import attention_modules, decoder_layers
+
+# norms between o_proj and the residual: Gemma 2 and 3, Olmo 2, GLM-4
+NORMS_AFTER = ("pre_feedforward_layernorm", "post_feedforward_layernorm", "post_self_attn_layernorm")
+GATE = "cross_attn_attn_gate"  # of Mllama's cross attention
+
+
+def has_direct_terms(model: PreTrainedModel) -> bool:
+    """Whether a head's output reaches the residual as a term of its own: no norm follows o_proj in any layer.
+
+    One does in Gemma 3 and in Chameleon-30B.
+    """
+    return not any(
+        type(layer).__name__ == "ChameleonSwinDecoderLayer" or any(hasattr(layer, name) for name in NORMS_AFTER)
+        for layer in decoder_layers(model)
+    )
+
+
+@torch.no_grad()
+def without_terms(
+    model: PreTrainedModel, final: Tensor, lost: Mapping[int, Tensor], heads_of: Mapping[int, Sequence[int]]
+) -> Tensor:
+    """The final residual without each head's term, (row, 1, d_model): layer by layer, target by target, head by head.
+
+    Args:
+        final: the clean residual behind the last layer, before the final norm, (target, 1, d_model).
+        lost: by layer, what heads' outputs lose, (target, head, d_head).
+        heads_of: by layer, which heads these are.
+    """
+    attentions, layers = attention_modules(model), decoder_layers(model)
+    n_heads, rows = model.config.get_text_config().num_attention_heads, []
+    for layer, outputs in lost.items():
+        n_targets, count, d_head = outputs.shape
+        alone = outputs.new_zeros(n_targets, count, n_heads, d_head)
+        alone[:, range(count), list(heads_of[layer])] = outputs
+        terms = _through(attentions[layer].o_proj, alone.flatten(2)) * _gate(layers[layer])
+        rows.append((final.float() - terms.float().to(final.device)).flatten(0, 1))
+    return torch.cat(rows)[:, None].to(final.dtype)
+
+
+def _through(o_proj: nn.Module, inputs: Tensor) -> Tensor:
+    """What o_proj makes of its inputs, without its bias: quantized and adapted layers too."""
+    return o_proj(inputs) - o_proj(inputs.new_zeros(1, 1, inputs.shape[-1]))
+
+
+def _gate(layer: nn.Module) -> Tensor | float:
+    return getattr(layer, GATE).tanh() if hasattr(layer, GATE) else 1.0
