@@ -125,9 +125,11 @@ def _why_unlike_ours(entry: dict) -> str | None:
     return None
 
 
-def refuse_other_model(captions: Path, checkpoint: Path) -> None:
+def refuse_other_model(captions: Path, checkpoint: Path, flag: str = "--captions") -> None:
     """Check that the run.json beside captions does not name another model than this one; old files name none.
 
+    Args:
+        flag: what named the captions, or answers.
     Raises:
         ValueError: it does, in this process or in another of the run.
     """
@@ -136,7 +138,7 @@ def refuse_other_model(captions: Path, checkpoint: Path) -> None:
     model, problem = settings.get("model") if isinstance(settings, dict) else None, ""
     if isinstance(model, dict) and model.get("sha256", "") not in ("", identify_checkpoint(checkpoint)["sha256"]):
         which = f"of another model ({model.get('name')}) than {checkpoint}, by the content of their files"
-        problem = f"--captions {captions}: {which}; caption with this model"
+        problem = f"{flag} {captions}: {which}; caption with this model"
     if problems := [*filter(None, processes().exchange(problem))]:
         raise ValueError(problems[0])
 

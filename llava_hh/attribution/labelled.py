@@ -1,5 +1,6 @@
-"""Words that any judge labelled, in answers to any question: a file of them, as entries that attribution reads."""
+"""Words that any judge labelled, and the yes or no of POPE's answers, as entries that attribution reads."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from llava_hh.files.images import check_image_name
 from llava_hh.models.questions import DESCRIBE
 
 EXPECTED = 'JSON lines such as {"image": "a.jpg", "answer": "A dog.", "spans": [[2, 5, "true"]]}'
+ANSWERED = "answers.jsonl of evaluate --task pope"
+SAID = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 KNOWN = ("image", "image_id", "prompt", "answer", "token_ids", "spans")
 
 
@@ -35,6 +38,36 @@ def labelled_answers(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
     if not (kept := [entry for entry in entries if entry["mentions"]]):
         raise ValueError(f"--targets {path}: no labelled word in {len(entries)} answers")
     return kept
+
+
+def answered_questions(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The answers of POPE that say yes or no, in order; a wrong one takes the place of a hallucinated word.
+
+    The target is the first yes or no of an answer, in any case. An answer without one is left out.
+
+    Args:
+        paths: answers.jsonl of one kind of questions each.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row of another form, which names file and row; or no answer says yes or no.
+    """
+    entries = []
+    for path in paths:
+        for number, row in json_rows(path, ANSWERED):
+            if wrong := [name for name in ("image", "prompt", "answer", "label") if not isinstance(row.get(name), str)]:
+                raise ValueError(f"--answers {path}, row {number}: no text {wrong[0]}; expected {ANSWERED}")
+            if (label := row["label"].strip().lower()) not in ("yes", "no"):
+                raise ValueError(f"--answers {path}, row {number}: label {row['label']!r:.80}; expected yes or no")
+            if said := SAID.search(row["answer"]):
+                spans = [[*said.span(), "right" if said[0].lower() == label else "wrong"]]
+                shown = {name: row[name] for name in KNOWN if name in row}
+                try:
+                    entries.append(_entry(shown | {"spans": spans}, ("wrong", "right")))
+                except ValueError as error:
+                    raise ValueError(f"--answers {path}, row {number}: {error}") from None
+    if not entries:
+        raise ValueError(f"--answers {paths[0]}: no answer says yes or no")
+    return entries
 
 
 def _entry(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:

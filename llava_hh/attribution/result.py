@@ -8,7 +8,7 @@ import numpy as np
 
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.contrast import matched_objects
-from llava_hh.attribution.labelled import labelled_answers
+from llava_hh.attribution.labelled import answered_questions, labelled_answers
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import MEASURED_SOURCES, AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
@@ -22,10 +22,11 @@ TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution(CaptionAttribution):
-    """What is attributed, and how: the flags of these names; `captions` or `targets` is given."""
+    """What is attributed, and how: the flags of these names; `captions`, `targets` or `answers` is given."""
 
     captions: Path | None
     targets: Path | None
+    answers: Sequence[Path] | None
     labels: Sequence[str]
     limit: int | None
     ablation: str
@@ -52,7 +53,7 @@ class Attribution(CaptionAttribution):
             sources=list(MEASURED_SOURCES) if self.by_source else None,
             renormalise=self.renormalise if self.by_source else None,
             direct=self.direct or None,
-            labels=list(self.labels) if self.targets else None,
+            labels=list(self.labels) if self.captions is None else None,
             tokens=self.tokens if self.tokens != "first" else None,
             **of_noise,
         )
@@ -77,9 +78,13 @@ def attribute_captions(given: Attribution) -> Path | None:
     """
     if given.captions is not None:
         refuse_other_model(given.captions, given.model)
-        every, what = hallucinating_captions(given.captions), "object"
+        every, what = hallucinating_captions(given.captions), "object words of {} captions"
+    elif given.answers is not None:
+        for path in given.answers:
+            refuse_other_model(path, given.model, "--answers")
+        every, what = answered_questions(given.answers), "times yes or no in {} answers"
     else:
-        every, what = labelled_answers(given.targets, given.labels), "labelled"
+        every, what = labelled_answers(given.targets, given.labels), "labelled words of {} answers"
     entries, settings = every[: given.limit], given.settings(every)
     if given.match:
         mentions = [mention for entry in entries for mention in entry["mentions"]]
@@ -88,7 +93,7 @@ def attribute_captions(given: Attribution) -> Path | None:
     n_words = sum(len(entry["mentions"]) for entry in entries)
     shortlists = {"screen": given.screen, "race": given.race}
     how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
-    announce(f"attribution: {n_words} {what} words of {len(entries)} captions, {how}, {given.model}, into {given.out}")
+    announce(f"attribution: {n_words} {what.format(len(entries))}, {how}, {given.model}, into {given.out}")
     with start_run(given.out, settings, [entry["image_id"] for entry in entries]) as run:
         replacement, measured = given.replacement(entries, settings), None
         if given.screen or given.race:

@@ -36,7 +36,9 @@ def parser() -> ScriptParser:
     add("--of", FOLDER, text)
     text = "instead of --captions: JSON lines of answers with labelled words, by any judge, to any question"
     parser.flags(MODEL)("--targets", FILE, text)
-    parser.instead["targets"] = {"captions"}
+    text = "instead of --captions: answers.jsonl of evaluate --task pope; the target is the yes or no of each answer"
+    parser.flags(MODEL)("--answers", FILE, f"{text}, wrong ones against right ones", nargs="+")
+    parser.instead |= dict.fromkeys(("targets", "answers"), {"captions"})
     text = "with --targets: what words are labelled; those of the first take the place of hallucinated ones"
     add("--labels", "LABEL", text, nargs=2, default=["hallucinated", "true"])
     text = (
@@ -80,10 +82,16 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
     if args.of:
         command.refuse_given("does not go with --of, which measures nothing", command.given - OF_PARTS - OF_BOTH)
     else:
+        if args.targets or args.answers:
+            command.refuse_given(
+                f"is instead of --{'targets' if args.targets else 'answers'}", {"captions", "released"}
+            )
         if args.targets:
-            command.refuse_given("is instead of --targets", {"captions", "released"})
+            command.refuse_given("is instead of --targets", {"answers"})
         else:
             command.refuse_given("needs --targets", {"labels"})
+        if args.answers:
+            args.labels = ["wrong", "right"]
         if args.released and args.tokens == "all":
             command.error("--tokens all: --released takes single tokens")
         if args.labels[0] == args.labels[1]:
