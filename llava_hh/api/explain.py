@@ -130,7 +130,8 @@ def _words(
     for number, mention in enumerate(mentions):
         on_image, on_text = np.split(looks.seen[number], [looks.n_image], axis=1)
         masses = [dict(zip(PARTS, of_head, strict=True)) for of_head in looks.parts[number].tolist()]
-        seen = {head: Look(*of_head) for head, *of_head in zip(heads, masses, on_image, on_text, strict=True)}
+        of_heads = zip(heads, masses, on_image, on_text, looks.most_read(number), strict=True)
+        seen = {head: Look(*of_head) for head, *of_head in of_heads}
         measured = {
             "token": targets[number].index,
             "probability": float(found.probabilities[number]),

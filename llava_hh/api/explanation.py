@@ -28,11 +28,14 @@ class Look:
         mass: on each of `measures.attention_bias.PARTS`.
         on_image: (token,) each image token, row by row where the image has a grid.
         on_text: (token,) each token after the image, of the prompt and of the answer so far.
+        read: what it reads, attention times the norm of the value, as shares: `image`, all image tokens, and `tokens`,
+            the most read ones of the text after the image, [index in on_text, share] each.
     """
 
     mass: dict[str, float]
     on_image: np.ndarray
     on_text: np.ndarray
+    read: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ def _row_of(word: ExplainedWord) -> dict[str, Any]:
             **{part: rounded(mass) for part, mass in look.mass.items()},
             "on_image": rounded(look.on_image.tolist()),
             "on_text": rounded(look.on_text.tolist()),
+            "read": look.read,
         }
         for head, look in word.looks.items()
     ]

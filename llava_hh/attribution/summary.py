@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llava_hh.attribution.contrast import influence, matched_objects, means_of_kinds, rank_heads
-from llava_hh.attribution.sources import EMPTIED
+from llava_hh.attribution.sources import EMPTIED, SOURCES
 from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
 from llava_hh.files.files import replacing
 from llava_hh.runs.blocks import Run
@@ -187,7 +187,7 @@ def summarise(marks: Marks, log_probs: Mapping[str, Columns], read_out: str, lis
         for kind in ("mha", "mlp")
         if kind in log_probs
     }
-    if sources := [name.removeprefix(f"{WITHOUT}_") for name in log_probs if name.startswith(f"{WITHOUT}_")]:
+    if sources := [name for name in SOURCES if f"{WITHOUT}_{name}" in log_probs]:
         result["sources"] = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
     if "direct" in log_probs:
         scores = Scores(clean, log_probs["direct"], marks, read_out, halved=False)

@@ -11,7 +11,8 @@ class Words(CaptionFigure):
     """Where heads look at each object word of captions: what the report page shows.
 
     The first captions with a hallucination are run once more, teacher-forced, and the attention of the top heads at the
-    positions that predict object words is kept: one byte for each image token and each token after the image. Writes
+    positions that predict object words is kept: one byte for each image token and each token after the image; and which
+    tokens they read most, by attention times the norm of the value. Writes
     word_maps.json and word_maps.safetensors. The report finds them in a folder word_maps beside the captions.
     """
 
@@ -24,7 +25,9 @@ class Words(CaptionFigure):
         self.chosen = heads_with_text(self.teacher.lvlm, self.heads())
 
     def further(self) -> dict[str, Any]:
-        return {"heads": [list(head) for head in self.chosen]}
+        from llava_hh.experiments.measures.word_maps import MOST_READ
+
+        return {"heads": [list(head) for head in self.chosen], "most_read": MOST_READ}
 
     def measure(self, entry: dict) -> Measured:
         from llava_hh.experiments.measures.word_maps import measure_caption

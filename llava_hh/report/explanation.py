@@ -53,7 +53,7 @@ def _about(caption: Mapping[str, Any], numbers: str) -> dict:
         return {"label": caption["label"], "source": numbers, "influence": None, "maps": None}
     influence = caption["words"][0]["influence"]
     size = {"layers": len(influence), "heads": len(influence[0])}
-    unit = {"source": numbers, "unit": READ_OUT_LABELS["probability"]}
+    unit = {"source": numbers, "unit": READ_OUT_LABELS["probability"], "reads": []}
     return {"label": caption["label"], "source": numbers, "influence": {**unit, **size}, "maps": {"source": numbers}}
 
 
@@ -73,11 +73,13 @@ def _caption(caption: Mapping[str, Any], content: Mapping[str, Any]) -> dict:
 def _looks(looks: list[dict], n_image: int) -> dict:
     codes, scales = encode_weights(np.array([[*look["on_image"], *look["on_text"]] for look in looks]), n_image)
     parts = [[look[part] for part in PARTS] for look in looks]
+    read = [look["read"] for look in looks]
     return {
         "heads": [look["head"] for look in looks],
         "codes": base64_of(codes),
         "scales": short(scales),
         "parts": parts,
+        "read": read,
     }
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.contrast import influence
-from llava_hh.figures.head_map import READ_OUT_LABELS
+from llava_hh.attribution.summary import WITHOUT
+from llava_hh.figures.head_map import READ_OUT_LABELS, SOURCE_LABELS
 from llava_hh.files.files import read_json_lines, read_tensors
 from llava_hh.report.folder import ResultFolder, read_form
 
@@ -21,11 +22,16 @@ class WordInfluences:
 
     @classmethod
     def beside(cls, captions: Path) -> "WordInfluences | None":
-        """The influences of the attribution beside a file of captions; None where there is none."""
-        path = min(captions.parent.glob("*/attribution_result.json"), default=None)
-        if path is None or not path.with_name("ablations.safetensors").is_file():
-            return None
-        return read_form(path, lambda content: cls(path, content))
+        """The influences of the attribution beside a file of captions; None where there is none.
+
+        Of several the one of the most captions, and of these one by source.
+        """
+        found = {}
+        for path in sorted(captions.parent.glob("*/attribution_result.json")):
+            if path.with_name("ablations.safetensors").is_file():
+                found[path] = read_form(path, lambda content: (content["n_captions"], "sources" in content))
+        best = max(found, key=lambda path: found[path], default=None)
+        return read_form(best, lambda content: cls(best, content)) if best else None
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
@@ -33,6 +39,9 @@ class WordInfluences:
         refuse_other_files(path, content)
         log_probs = read_tensors(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
+        self.sources = {
+            name: log_probs[f"{WITHOUT}_{name}"] for name in content.get("sources", {}).get("by_source", ())
+        }
         self.rows: dict[object, dict[int, str]] = {}  # by image, the words by their index
         for index, (_, row) in enumerate(read_json_lines(path.with_name("targets.jsonl"))):
             self.rows.setdefault(row["image_id"], {})[index] = row["word"]
@@ -40,19 +49,30 @@ class WordInfluences:
     def about(self, results: ResultFolder) -> dict:
         n_layers, n_heads = self.heads.shape[1:]
         unit = READ_OUT_LABELS[self.read_out]
-        return {"source": results.link(self.path), "unit": unit, "layers": n_layers, "heads": n_heads}
+        size = {"layers": n_layers, "heads": n_heads}
+        return {
+            "source": results.link(self.path),
+            "unit": unit,
+            **size,
+            "reads": [SOURCE_LABELS[own] for own in self.sources],
+        }
 
     def of(self, image_id: object, words: Sequence[str]) -> list[list] | None:
-        """For each word p(word) and the influences, packed; None where other words were measured.
+        """For each word p(word) and the influences, packed, of heads and then of what they read; None where other words
+        were measured.
 
         Captions without a hallucination were not measured; under --released, some tokens are no mention.
         """
         measured = self.rows.get(image_id)
         if not measured or list(measured.values()) != list(words):
             return None
-        clean = self.clean[list(measured)]
-        values = influence(clean, self.heads[list(measured)], self.read_out)
-        return [[float(f"{np.exp(log_p):.6g}"), *pack(of_word)] for log_p, of_word in zip(clean, values, strict=True)]
+        chosen = list(measured)
+        clean, ablated = self.clean[chosen], [self.heads[chosen], *(own[chosen] for own in self.sources.values())]
+        values = [influence(clean, own, self.read_out) for own in ablated]  # (word, layer, head) each
+        return [
+            [float(f"{np.exp(log_p):.6g}"), *(part for own in values for part in pack(own[word]))]
+            for word, log_p in enumerate(clean)
+        ]
 
 
 class WordMaps:
@@ -73,7 +93,8 @@ class WordMaps:
             packed = []
             for word in row["words"]:
                 end = begin + (row["n_image"] + row["n_prompt"] + word["index"]) * len(self.heads)
-                packed.append({"codes": base64_of(codes[begin:end]), "scales": scales[number], "parts": parts[number]})
+                of_word = {"codes": base64_of(codes[begin:end]), "scales": scales[number], "parts": parts[number]}
+                packed.append(of_word | {"read": word.get("read")})
                 begin, number = end, number + 1
             self.rows[row["image_id"]] = (row, packed)
 

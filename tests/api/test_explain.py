@@ -84,6 +84,9 @@ def test_looks_are_rows_of_recorded_maps(lvlm, image, found):
             assert np.array_equal(look.on_text, row[shown[-1] + 1 : start + word.token])
             question, said = row[shown[-1] + 1 : start].sum(), row[start : start + word.token].sum()
             assert [*look.mass] == PARTS
+            tokens = [index for index, _ in look.read["tokens"]]
+            assert len(tokens) == min(5, len(look.on_text)) and max(tokens) < len(look.on_text)
+            assert look.read["image"] + sum(share for _, share in look.read["tokens"]) <= 1 + 1e-6
             sums = [row[shown].sum(), question, said, row[: shown[0]].sum()]
             np.testing.assert_allclose([*look.mass.values()], sums, atol=1e-6)
 
@@ -196,6 +199,7 @@ def test_the_page_and_its_numbers(lvlm, image, found, tmp_path):
             assert probability == pytest.approx(word.probability, rel=1e-5)
             looks = drawn["maps"]["words"][number]
             assert looks["heads"] == [list(head) for head in word.looks]
+            assert looks["read"] == [look.read for look in word.looks.values()]
             codes = np.frombuffer(base64.b64decode(looks["codes"]), np.uint8).reshape(len(word.looks), -1)
             for look, own, scales in zip(word.looks.values(), codes, looks["scales"], strict=True):
                 on_image, on_text = np.split(own / 255, [found.n_image])

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from llava_hh.attention.modules import attention_modules
 from llava_hh.decoding.head_lists import heads_with_text
 from llava_hh.experiments.measures import word_maps
 from llava_hh.experiments.measures.codes import encode_weights
@@ -35,6 +36,25 @@ def eager_rows(lvlm, image, prompt: str, token_ids: list[int]) -> tuple[torch.Te
     return torch.stack(maps)[:, 0], batch.inputs["input_ids"][0].tolist(), batch.response_start[0]
 
 
+def value_lengths(lvlm, image, prompt: str, token_ids: list[int]) -> torch.Tensor:
+    """Norms of the values that each head reads, (layer, head, key), from the outputs of v_proj."""
+    batch, lengths, handles = lvlm.encode([image], [prompt], [token_ids]), {}, []
+    n_heads, modules = lvlm.model.config.get_text_config().num_attention_heads, attention_modules(lvlm.model)
+    for layer, module in modules.items():
+        d_head = module.o_proj.in_features // n_heads
+
+        def keep(_, args, out, layer=layer, d_head=d_head):
+            of_key_heads = out[0].unflatten(-1, (-1, d_head)).norm(dim=-1).T  # key_head key
+            lengths[layer] = of_key_heads.repeat_interleave(n_heads // len(of_key_heads), 0)
+
+        handles.append(module.v_proj.register_forward_hook(keep))
+    with torch.no_grad():
+        lvlm.model(**batch.inputs)
+    for handle in handles:
+        handle.remove()
+    return torch.stack([lengths[layer] for layer in modules])
+
+
 def test_recorded_words_equal_eager_attention(tiny_results, tiny_checkpoint, tiny_coco):
     folder = tiny_results / "train2014"
     recorded = json.loads((folder / "word_maps" / "word_maps.json").read_text())
@@ -51,6 +71,7 @@ def test_recorded_words_equal_eager_attention(tiny_results, tiny_checkpoint, tin
         assert [word["word"] for word in row["words"]] == [mention["word"] for mention in entry["mentions"]]
         image = load_image(tiny_coco / "train2014" / entry["image"])
         maps, ids, start = eager_rows(lvlm, image, entry["prompt"], entry["token_ids"])
+        lengths = value_lengths(lvlm, image, entry["prompt"], entry["token_ids"])
         shown = [position for position, token in enumerate(ids) if token == 120]
         assert row["n_image"] == len(shown) == row["grid"]["rows"] * row["grid"]["columns"]
         assert row["n_prompt"] == start - shown[-1] - 1
@@ -64,6 +85,12 @@ def test_recorded_words_equal_eager_attention(tiny_results, tiny_checkpoint, tin
             codes = arrays["codes"][begin : begin + 2 * n_keys].reshape(2, n_keys)
             for number, (layer, head) in enumerate(best[:2]):
                 pattern = maps[layer, head, query].numpy()
+                brought = pattern * lengths[layer, head].numpy()
+                read, shares = word["read"][number], brought[list(text)] / brought.sum()
+                assert read["image"] == pytest.approx(brought[shown].sum() / brought.sum(), abs=1e-5)
+                best_five = np.argsort(-shares, kind="stable")[:5]
+                assert [share for _, share in read["tokens"]] == pytest.approx(shares[best_five], abs=1e-5)
+                assert all(shares[index] == pytest.approx(share, abs=1e-5) for index, share in read["tokens"])
                 scales = arrays["scales"][place, number]
                 assert np.allclose(codes[number, : len(shown)] * scales[0] / 255, pattern[shown], atol=scales[0] / 250)
                 assert np.allclose(codes[number, len(shown) :] * scales[1] / 255, pattern[text], atol=scales[1] / 250)

@@ -54,6 +54,11 @@ def test_influences_are_those_of_the_attribution(tiny_results):
     train = next(own for own in sets if own["name"] == "train2014")
     assert len(train["images"]) == 14
     with_influence = 0
+    by_source = load_file(folder / "influence_by_source" / "ablations.safetensors")
+    assert [train["methods"][0]["influence"][name] for name in ("source", "reads")] == [
+        "train2014/influence_by_source/ablations.safetensors",
+        ["the image", "the text after it", "the answer so far"],
+    ]
     for image in train["images"]:
         (caption,) = image["captions"]
         places = [place for place, row in enumerate(rows) if row["image_id"] == image["id"]]
@@ -63,8 +68,11 @@ def test_influences_are_those_of_the_attribution(tiny_results):
         with_influence += 1
         assert [rows[place]["word"] for place in places] == [mention[0] for mention in caption["mentions"]]
         for place, (probability, *packed) in zip(places, caption["influence"], strict=True):
-            expected = np.exp(log_probs["clean"][place]) - np.exp(log_probs["heads"][place])
-            assert np.allclose(unpacked(*packed), expected.ravel(), atol=np.abs(expected).max() / LARGEST)
+            ablated = [log_probs["heads"], *(by_source[f"without_{name}"] for name in ("image", "after", "answer"))]
+            for number, own in enumerate(ablated):
+                expected = np.exp(log_probs["clean"][place]) - np.exp(own[place])
+                values = unpacked(*packed[2 * number : 2 * number + 2])
+                assert np.allclose(values, expected.ravel(), atol=np.abs(expected).max() / LARGEST + 1e-7)
             assert probability == pytest.approx(np.exp(log_probs["clean"][place]), rel=1e-5)
     assert with_influence == 6
     assert [image["captions"][0]["maps"] is not None for image in train["images"]] == [True] * 3 + [False] * 11
@@ -88,6 +96,7 @@ def test_measurements_of_other_words_are_not_shown(results):
 
 def test_heads_not_measured_stay_empty(results):
     folder = results / "train2014" / "identify_attention_head"
+    shutil.rmtree(folder.with_name("influence_by_source"))
     log_probs = load_file(folder / "ablations.safetensors")
     log_probs["heads"][:, 1, 2] = np.nan
     save_file(log_probs, folder / "ablations.safetensors")
@@ -99,7 +108,7 @@ def test_heads_not_measured_stay_empty(results):
     assert find_heads(ResultFolder(results))["scores"][1][2] is None
     sets, _ = find_sets(ResultFolder(results), limit=100)
     image = next(own for own in sets if own["name"] == "train2014")["images"][0]
-    missing = np.isnan(unpacked(*image["captions"][0]["influence"][0][1:]).reshape(4, 4))
+    missing = np.isnan(unpacked(*image["captions"][0]["influence"][0][1:3]).reshape(4, 4))
     assert np.argwhere(missing).tolist() == [[1, 2]]
 
 
@@ -240,7 +249,7 @@ def test_the_index_lists_all_runs_and_reports(results):
     report_html([str(results / "val2014")])
     html = (results.parent / "index.html").read_text()
     runs = {path.relative_to(results.parent).as_posix() for path in results.rglob("run.json")}
-    assert len(runs) == 6
+    assert len(runs) == 7
     assert set(re.findall(r'class="source" href="([^"]*run.json)"', html)) == runs
     assert 'href="tiny/report.html"' in html and 'href="tiny/val2014/report.html"' in html
     assert 'href="tiny/val2014/summary.json"' in html
@@ -263,7 +272,7 @@ SPOILT = {
     "val2014/greedy/run.json": '{"settings": 3}',
     "train2014/module_influence/module_influence.json": '{"run": {}}',
     "train2014/identify_attention_head/attribution_result.json": "[]",
-    "train2014/identify_attention_head/ablations.safetensors": "no tensors",
+    "train2014/influence_by_source/ablations.safetensors": "no tensors",
     "train2014/word_maps/word_maps.safetensors": "",
     "train2014/captions_eval_results.json": '{"sentences": [{}]}',
 }

@@ -1,6 +1,7 @@
 """The report in a browser: chromium opens it, and the test looks, points, clicks and types."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,9 +194,20 @@ def test_a_word_shows_influence_and_where_heads_look(page, results):
     # the rows of both begin with the first caption that hallucinates
     influence = np.exp(log_probs["clean"][1]) - np.exp(log_probs["heads"][1])
     layer, head = np.unravel_index(influence.argmax(), influence.shape)
-    assert text(page, "#word ol li") == f"L{layer}H{head}  {page.run(f'signed({influence.max()})')}"
+    assert text(page, "#word ol li button") == f"L{layer}H{head}  {page.run(f'signed({influence.max()})')}"
+    parts = load_file(results / "train2014/influence_by_source/ablations.safetensors")
+    read = text(page, "#word ol li .note")
+    assert read.startswith("by reading the image ") and ", the answer so far " in read
+    for name, shown in zip(("image", "after", "answer"), re.findall(r"[+−][0-9.e-]+", read), strict=True):
+        drop = np.exp(parts["clean"][1]) - np.exp(parts[f"without_{name}"][1])
+        assert float(shown.replace("−", "-")) == pytest.approx(drop[layer, head], abs=1e-4)
     # second head: over the text, and over the image
     page.point("#word .choice label:nth-of-type(2)", click=True)
+    token, share = word["read"][1]["tokens"][0]
+    most = text(page, "#word .look .note:not(figcaption)")
+    assert most.startswith(
+        f"reads (attention times the norm of the value): “{row['tokens'][token].strip()}” {share:.1%}"
+    )
     n_image, n_before = row["n_image"], row["n_image"] + row["n_prompt"]
     begin = 2 * (n_before + row["words"][0]["index"])
     n_keys = n_before + word["index"]

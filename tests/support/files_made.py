@@ -54,13 +54,14 @@ def make_captions(given: Path, folder: Path) -> None:
     scored = ("--captions", captions / "captions_eval_results.json")
     words = (*train, *scored, "--batch-size", 2, "--limit", 6, "--list-length", 5)
     do("attribute", *words, "--out", folder / "attribution")
-    do("attribute", *words, "--by-source", "--out", folder / "by_source")
-    row = {"image": next((given / "coco/train2014").iterdir()).name, "prompt": "what", "answer": "a cat and a dog"}
+    do("attribute", *words, "--by-source", "--direct", "--out", folder / "by_source")
+    row = {"image": next((given / "coco/train2014").iterdir()).name, "prompt": "what", "answer": "a cat and a dog cat"}
     (given / "labelled.jsonl").write_text(
-        json.dumps(row | {"spans": [[2, 5, "hallucinated"], [12, 15, "true"]]}) + "\n"
+        json.dumps(row | {"spans": [[2, 5, "hallucinated"], [12, 15, "true"], [16, 19, "true"]]}) + "\n"
     )
-    labelled = ("--targets", given / "labelled.jsonl", "--tokens", "all", "--list-length", 5)
-    do("attribute", *train, *labelled, "--out", folder / "labelled")
+    labelled = ("--targets", given / "labelled.jsonl", "--match", "object", "--list-length", 5)
+    do("attribute", *train, *labelled, "--tokens", "all", "--out", folder / "labelled")
+    do("attribute", *train, *labelled, "--screen", 3, "--out", folder / "labelled_screened")
     do("attribute", *words, "--screen", 6, "--ablation", "noise", "--out", folder / "screened")
     do("attribute", *words, "--race", 3, "--out", folder / "raced")
     images = objects_of(scored[1])

@@ -23,6 +23,8 @@ def make_results(checkpoint: Path, coco: Path, folder: Path) -> None:
     captions = ["--captions", str(out / "captions_eval_results.json")]
     attribute.main([*train, *captions, "--limit", "6", "--out", str(out / "identify_attention_head")])
     result = out / "identify_attention_head" / "attribution_result.json"
+    by_source = ["--limit", "6", "--by-source", "--out", str(out / "influence_by_source")]
+    attribute.main([*train, *captions, *by_source])
     figure.main(["modules", "--attribution", str(result), "--out", str(out / "module_influence")])
     heads = ["--heads", str(result), "--top-k", "2"]
     evaluate.main(

@@ -59,6 +59,12 @@ function lookOf(maps, word, place, picture) {
     bar.style.setProperty("--share", percent(word.parts[place][number]));
     return bar;
   }));
+  const read = word.read?.[place]; // an earlier version kept none
+  const most = make("p", { class: "note" });
+  if (read) {
+    const tokens = read.tokens.map(([token, share]) => `“${maps.tokens[token].trim() || "↵"}” ${percent(share)}`);
+    most.append(`reads (attention times the norm of the value): ${[...tokens, `the image ${percent(read.image)}`].join(", ")}`);
+  }
   const look = make("div", { class: "look" });
   if (picture && maps.grid) {
     const image = make("img", { src: picture, alt: "where the head looks in the image" });
@@ -67,7 +73,7 @@ function lookOf(maps, word, place, picture) {
     look.append(make("figure", {}, make("div", { class: "over" }, image, canvas),
       make("figcaption", { class: "note" }, `bright: looked at, up to ${percent(onImage)} a patch`)));
   }
-  look.append(make("div", {}, sums, text, make("p", { class: "note" }, `shaded: looked at, up to ${percent(onText)} a token; underlined: the token being chosen`)));
+  look.append(make("div", {}, sums, most, text, make("p", { class: "note" }, `shaded: looked at, up to ${percent(onText)} a token; underlined: the token being chosen`)));
   return look;
 }
 
@@ -88,23 +94,26 @@ function mapsPart(method, maps, number, picture) {
   return make("section", { class: "maps" }, make("h4", {}, "Where heads look as the word is chosen"), choice, host, source(method.maps.source));
 }
 
-function influencePart(method, [probability, scale, packed]) {
-  const { layers, heads } = method.influence;
+function influencePart(method, [probability, scale, packed, ...bySource]) {
+  const { layers, heads, reads } = method.influence;
   const values = unpack(scale, packed, layers, heads);
+  const parts = reads.map((read, number) => unpack(bySource[2 * number], bySource[2 * number + 1], layers, heads));
+  const byReading = (layer, head) => parts.length === 0 ? "" :
+    `by reading ${parts.map((part, number) => `${reads[number]} ${signed(part[layer][head])}`).join(", ")}`;
   const top = values.flatMap((row, layer) => row.map((value, head) => [layer, head, value]))
     .filter(([, , value]) => value !== null).sort((one, other) => other[2] - one[2]).slice(0, 5);
   const host = make("div", { class: "scroll" });
   const readout = make("output");
   const tell = (layer, head) => `${headName(layer, head)}  ${signed(values[layer][head])}`;
   const choose = drawGrid(host, "Influence of heads on this word", values, tell, (layer, head) => {
-    readout.textContent = tell(layer, head);
+    readout.textContent = [tell(layer, head), byReading(layer, head)].filter(Boolean).join("; ");
     const look = document.querySelector(`input[name=look][value=${headName(layer, head)}]`);
     if (look && !look.checked) look.click();
   });
   const list = make("ol", {}, ...top.map(([layer, head]) => {
     const button = make("button", { type: "button", class: "plain" }, tell(layer, head));
     button.addEventListener("click", () => choose(layer, head));
-    return make("li", {}, button);
+    return make("li", {}, button, make("span", { class: "note" }, byReading(layer, head)));
   }));
   return make("section", {}, make("h4", {}, "Influence of each head on the word"),
     make("p", {}, `${method.influence.unit}, by head; p(word) is ${probability.toPrecision(3)}.`),
