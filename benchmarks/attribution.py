@@ -47,6 +47,8 @@ class Case:
     inputs: dict[str, Tensor]
     positions: list[int]
     target_ids: list[int]
+    image_mask: Tensor | None = None
+    answer_start: int = 0
 
     @property
     def n_heads(self) -> int:
@@ -80,16 +82,20 @@ def checkpoint_case(path: Path, dtype: str) -> Case:
     """A drawn scene and its caption on a real model; the first object words are the targets."""
     lvlm, rng = load_lvlm(path, Loading(dtype)), random.Random(0)
     scene = sample_scene(rng, together=1.0)
-    while len(scene.shown) < TARGETS:
+    while len(scene.categories) < TARGETS:
         scene = sample_scene(rng, together=1.0)
     text = caption(scene, rng)
     answer = lvlm.tokenizer(text, add_special_tokens=False).input_ids
     batch = lvlm.encode([render(scene, rng)], [DESCRIBE], [answer])
-    mentions = [asdict(mention) | {"hallucinated": mention.node not in scene.shown} for mention in find_objects(text)]
+    mentions = [
+        asdict(mention) | {"hallucinated": mention.node not in scene.categories} for mention in find_objects(text)
+    ]
     targets = find_targets(lvlm.tokenizer, answer, text, mentions)[:TARGETS]
     positions = [batch.response_start[0] + target.index - 1 for target in targets]
     name = f"{path.parent.name if path == MINI else path}, all {lvlm.n_layers * lvlm.n_heads} heads"
-    return Case(name, lvlm.model, dict(batch.inputs), positions, [answer[target.index] for target in targets])
+    target_ids = [answer[target.index] for target in targets]
+    inputs, start = dict(batch.inputs), batch.response_start[0]
+    return Case(name, lvlm.model, inputs, positions, target_ids, batch.image_mask[0], start)
 
 
 def build(name: str, model: Path, dtype: str) -> Case:
