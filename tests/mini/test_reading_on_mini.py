@@ -27,13 +27,15 @@ def test_every_head_and_source(mini_path):
     last = max(key for key, shown in enumerate(image) if shown)
     of_key = ["image" if image[key] else "before" if key < last else "after" for key in range(start)]
     of_key += ["answer"] * (position - start) + ["self"]
-    seen = {}
+    kept, handles = {}, []
     for layer, module in attention_modules(mini.model).items():
-        module.register_forward_hook(lambda _, args, out, at=layer: seen.update({at: out[1][0, :, position]}))
-        module.v_proj.register_forward_hook(lambda _, args, out, at=layer: seen.update({(at, "values"): out[0]}))
+        see, project = module.register_forward_hook, module.v_proj.register_forward_hook
+        handles.append(see(lambda _, args, out, at=layer: kept.update({at: out[1][0, :, position]})))
+        handles.append(project(lambda _, args, out, at=layer: kept.update({(at, "values"): out[0]})))
     with switch_attention(mini.model, "eager"):
         mini.model(**batch.inputs)
-    kept = {name: tensor.clone() for name, tensor in seen.items()}
+    for handle in handles:
+        handle.remove()
 
     prefix = {**batch.inputs, "input_ids": ids[:, :position], "attention_mask": torch.ones(1, position)}
     cache = mini.model(**prefix, use_cache=True).past_key_values
