@@ -15,7 +15,8 @@ case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 
 # step:minutes, as measured under mini_full, one core, other work on the second
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:28} decoding:28 chair_details:1 pope:9
-    ${mini:+checkpoints_of_tuning:4} analysis:20 heads_of_parts:10 targeted_finetune:40 baselines:21 baselines_tfhh:2
+    ${mini:+checkpoints_of_tuning:4} analysis:20 influence_by_source:30
+    heads_of_answers:25 heads_of_parts:10 targeted_finetune:40 baselines:21 baselines_tfhh:2
     ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {
     case $1 in
@@ -32,6 +33,8 @@ do_step() {
         pope) sh bash_scripts/pope.sh ;;
         checkpoints_of_tuning) sh bash_scripts/mini/steps.sh ;;
         analysis) sh bash_scripts/analysis/all.sh ;;
+        influence_by_source) sh bash_scripts/analysis/influence_by_source.sh ;;
+        heads_of_answers) sh bash_scripts/analysis/heads_of_answers.sh ;;
         heads_of_parts) sh bash_scripts/analysis/heads_of_parts.sh ;;
         targeted_finetune) sh bash_scripts/targeted_finetune.sh ;;
         baselines) sh baselines/bash_scripts/eval_baselines.sh ;;

@@ -43,3 +43,10 @@ keep "$result_path/$(drawn val2014 "$reference_images" "$draw_seed")/reference_l
 keep "${choice%.json}" trade_off json png
 keep "${head_list%/*}/head_map" head_map png
 cp "$head_list" results/mini/measured_head_map.json
+keep "$attributed/influence_by_source/source_maps" influence_by_source png
+cp "$attributed/influence_by_source/attribution_result.json" results/mini/measured_influence_by_source.json
+answers="$result_path/heads_of_answers/$(drawn train2014 "$pope_images" "$draw_seed")"
+keep "$answers/compare" heads_of_answers json
+for format in llava vcd none; do
+    cp "$answers/$format/identify_attention_head/attribution_result.json" "results/mini/measured_answers_$format.json"
+done

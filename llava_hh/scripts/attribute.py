@@ -38,7 +38,7 @@ def parser() -> ScriptParser:
     parser.flags(MODEL)("--targets", FILE, text)
     text = "instead of --captions: answers.jsonl of evaluate --task pope; the target is the yes or no of each answer"
     parser.flags(MODEL)("--answers", FILE, f"{text}, wrong ones against right ones", nargs="+")
-    parser.instead |= dict.fromkeys(("targets", "answers"), {"captions"})
+    parser.instead |= dict.fromkeys(("targets", "answers"), {"captions", "limit"})
     text = "with --targets: what words are labelled; those of the first take the place of hallucinated ones"
     add("--labels", "LABEL", text, nargs=2, default=["hallucinated", "true"])
     text = (
@@ -82,13 +82,10 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
     if args.of:
         command.refuse_given("does not go with --of, which measures nothing", command.given - OF_PARTS - OF_BOTH)
     else:
-        if args.targets or args.answers:
-            command.refuse_given(
-                f"is instead of --{'targets' if args.targets else 'answers'}", {"captions", "released"}
-            )
-        if args.targets:
-            command.refuse_given("is instead of --targets", {"answers"})
-        else:
+        instead = [name for name in ("targets", "answers") if getattr(args, name)]
+        for name in instead:
+            command.refuse_given(f"is instead of --{name}", {"captions", "released", *instead} - {name})
+        if not args.targets:
             command.refuse_given("needs --targets", {"labels"})
         if args.answers:
             args.labels = ["wrong", "right"]

@@ -24,6 +24,7 @@ COMPARING = [
     "bash_scripts/targeted_finetune.sh",
     "bash_scripts/analysis/attention_reweight_img.sh",
     "bash_scripts/analysis/attention_reweight_txt.sh",
+    "bash_scripts/analysis/heads_of_answers.sh",
     "bash_scripts/analysis/heads_of_parts.sh",
     "baselines/bash_scripts/eval_baselines.sh",
     "baselines/bash_scripts/eval_ours_adhh.sh",

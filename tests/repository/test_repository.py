@@ -121,7 +121,7 @@ def test_wrapper_calls_verbs_with_flags_they_know(wrapper, profile, tmp_path):
     calls = calls_of(wrapper, profile, tmp_path)
     lines = wrapper.read_text().splitlines()
     n_calls = sum(bool(re.match(r'(exec )?"\$PYTHON" -m|(with \w+ )?launch(_last)? ', line)) for line in lines)
-    loops = "build measure seeds all targeted_finetune heads_of_parts reproduce"
+    loops = "build measure seeds all targeted_finetune heads_of_parts heads_of_answers reproduce"
     sourced = "attention_reweight_txt attention_reweight_img"
     assert len(calls) == n_calls or wrapper.stem in f"{loops} {sourced}".split()
     for call in calls:
@@ -165,6 +165,7 @@ def test_measure_makes_every_call(tmp_path):
     expected = ["mini", "mini", "mini", "caption", "score chair", "attribute", "evaluate", "evaluate"]
     expected += ["compare details", "evaluate", "mini", "mini", "figure modules", "figure bias", "figure inheritance"]
     expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
+    expected += ["attribute", *["evaluate", "attribute"] * 3, "compare heads"]  # what heads read, and those of answers
     expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 6, "evaluate"]
     expected += [*["evaluate"] * 4, "figure words", "figure words", "report html"]
     expected += ["caption", "score chair", "attribute"]  # those of the quickstart

@@ -12,6 +12,7 @@ them to the files.
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +25,29 @@ from llava_hh.experiments.shown import table_of_losses
 from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
 from llava_hh.report.figures import sentence_of_choice
-from tests.support import shown_faults
+from tests.support import shown_faults, shown_sources
 from tests.support.shown_aims import aims, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
+VIEWS["sources"] = shown_sources.table
 MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
+def _differ(lists: Iterable[str], up: int) -> bool:
+    names = [Path(name).parents[up].name for name in lists]
+    return len(set(names)) == len(names)
+
+
 def heads_in_common(content: dict) -> Table:
     rows = []
+    lists = {name for pair in content["pairs"] for name in pair["lists"]}
+    named = next({path: Path(path).parents[up].name for path in lists} for up in (1, 2) if _differ(lists, up))
     for pair in content["pairs"]:
         common = pair["overlap"][str(content["top_k"])]
-        names = " and ".join(Path(name).parents[2].name for name in pair["lists"])
+        names = " and ".join(named[name] for name in pair["lists"])
         found = f"{common['n']} of {content['top_k']}"
         rows.append([names, found, f"{common['chance'] * content['top_k']:.1f}", f"{common['p']:.2g}"])
     return Table(["lists of", "heads in common", "by chance", "p"], rows)

@@ -1,0 +1,40 @@
+"""README's table of what mini's heads do by reading each part of the context."""
+
+import json
+from pathlib import Path
+
+from llava_hh.attribution.sources import SOURCES
+from llava_hh.files.tables import Table
+from llava_hh.heads import Head
+
+STRONGEST, ALSO = 5, (24, 4)  # one of the two heads that tuning trained against repetition
+
+
+def table(folder: Path) -> Table:
+    """The strongest heads of measured_influence_by_source.json: whole, by source, what is left, the direct effect."""
+    result = json.loads((folder / "measured_influence_by_source.json").read_text(encoding="utf-8"))
+    by_source, run = result["sources"]["by_source"], result["run"]
+    parts = {source: by_source[source] for source in SOURCES if source in by_source}
+    heads = [tuple(head) for head in result["hal_heads"][:STRONGEST]]
+    rows = []
+    for layer, head in dict.fromkeys([*heads, *map(tuple, result["sources"]["text_heads"][:STRONGEST]), ALSO]):
+        own = [_with_interval(scores, layer, head) for scores in (result, *parts.values())]
+        rest, direct = result["sources"]["rest"][layer][head], _with_interval(result["direct"], layer, head)
+        ranks = [_rank(result["hal_heads"], layer, head), _rank(result["sources"]["text_heads"], layer, head)]
+        rows.append([str(Head(layer, head)), *ranks, *own, f"{rest:+.3f}", direct])
+    names = [f"by reading {name}" for name in ("the image", "the text after it", "the answer so far")]
+    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true object words"
+    of = f"Drop of p(word), hallucinated minus true; {words} of {result['n_captions']} captions"
+    note = f"{of}; in brackets 95% bootstrap intervals over images. Rank by text: by what reading text does. Rest: the "
+    note += "whole head without its parts. Directly: its own term in the final residual."
+    where = f" Measured on {run['date'][:10]}, CPU, {run['machine']}."
+    return Table(["head", "rank", "rank by text", "whole head", *names, "rest", "directly"], rows, note + where)
+
+
+def _with_interval(scores: dict, layer: int, head: int) -> str:
+    low, high = (ends[layer][head] for ends in scores["interval"]["contrastive_influence"])
+    return f"{scores['contrastive_influence'][layer][head]:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _rank(listed: list, layer: int, head: int) -> str:
+    return str(listed.index([layer, head]) + 1) if [layer, head] in listed else f"after {len(listed)}"
