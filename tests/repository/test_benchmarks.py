@@ -10,8 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.support.repository import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
+import attribution
 import measuring
 import plan
+import sources
 
 DECODER = plan.Decoder(layers=3, heads=4, width=32, key_width=16, mlp_width=48, vocabulary=50)
 
@@ -54,3 +56,12 @@ def test_ratios_are_of_each_turn():
     assert measuring.ratio([2, 3, 8], [1, 1, 2]) == {"median": 3, "low": 2, "high": 4, "turns": 3}
     assert measuring.show_ratio(measuring.ratio([2, 3, 8], [1, 1, 2])) == "3.00 (2.00 to 4.00)"
     assert measuring.show_ratio(measuring.ratio([1], [4])) == "0.25"
+
+
+def test_times_by_source_are_ratios_to_the_plain_sweep(mini_path, capsys):
+    case = attribution.checkpoint_case(mini_path, "float32")
+    assert len(case.positions) == 6 and case.image_mask.any() and case.positions[0] >= case.answer_start - 1
+    sources.main(["--model", str(mini_path), "--targets", "1", "--repeats", "1"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 ")]
+    plain, by_source, direct = (float(row[3].rstrip(" |")) for row in rows)
+    assert plain == 1 and by_source > 1 and direct > 1
