@@ -13,11 +13,11 @@ from attribution import MINI, Case, checkpoint_case, timed
 from measuring import benchmark_parser, finish, ratio, show_ratio
 
 from llava_hh.attribution.ablation import ablate_every_head
-from llava_hh.attribution.run import MEASURED_SOURCES
 from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.tables import markdown_table
 
-WAYS = {"whole heads": {}, "and by source": {"sources": MEASURED_SOURCES}, "and direct effects": {"direct": True}}
+THREE = ("image", "after", "answer")
+WAYS = {"whole heads": {}, "and by source": {"sources": THREE}, "and direct effects": {"direct": True}}
 
 
 def measure(case: Case, n_targets: int, repeats: int) -> list[dict]:

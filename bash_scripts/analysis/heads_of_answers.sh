@@ -9,9 +9,9 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh
-keep_own "--task --suffix --methods --answers --captions --out --summary" "change result_path of a profile of your own" "$@"
+keep_own "--task --suffix --methods --answers --captions --targets --of --questions --split --image-folder --out --summary" "change result_path of a profile of your own" "$@"
 share "evaluate attribute compare.heads" "evaluate: --limit --batch-size" "$@"
-split=train2014
+if [ -n "$pope_questions" ]; then split=val2014; else split=train2014; fi  # official questions are about val2014
 out="$result_path/heads_of_answers/$(with evaluate drawn "$split" "$pope_images" "$draw_seed")"
 
 set --

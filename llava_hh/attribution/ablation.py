@@ -131,7 +131,8 @@ def ablate_every_head(
         with switch_attention(model, ATTENTION):
             prefix = read_prefix(model, attentions, inputs)
             for chosen, swept in sweeps:
-                copies = Copies(swept, heads_of, tuple(positions[chosen]), modules, replacement, sample_id, reading)
+                about = (tuple(positions[chosen]), modules, replacement, sample_id, reading, {} if direct else None)
+                copies = Copies(swept, heads_of, *about)
                 hidden, target_of_row = sweep(prefix, copies)
                 log_probs = target_log_probs(model, prefix, hidden, targets[chosen][target_of_row])
                 n_targets = len(copies.positions)

@@ -80,7 +80,7 @@ def matched_objects(hallucinated: np.ndarray, objects: np.ndarray) -> np.ndarray
     """
     matched = np.intersect1d(objects[hallucinated], objects[~hallucinated])
     if not len(matched):
-        raise ValueError("--match object: no object is hallucinated in one caption and true in another")
+        raise ValueError("--match object: no object is hallucinated in one place and true in another")
     return matched
 
 

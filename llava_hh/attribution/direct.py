@@ -11,14 +11,20 @@ from llava_hh.attention.modules import attention_modules, decoder_layers
 # norms between o_proj and the residual: Gemma 2 and 3, Olmo 2, GLM-4
 NORMS_AFTER = ("pre_feedforward_layernorm", "post_feedforward_layernorm", "post_self_attn_layernorm")
 GATE = "cross_attn_attn_gate"  # of Mllama's cross attention
+MULTIPLIER = "residual_multiplier"  # of Granite
 
 
 def has_direct_terms(model: PreTrainedModel) -> bool:
     """Whether a head's output reaches the residual as a term of its own: no norm follows o_proj in any layer.
 
-    One does in Gemma 3 and in Chameleon-30B.
+    One does in Gemma 3 and in Chameleon-30B. Where q_proj is wider than o_proj's input, as in Qwen3-Next, a part of it
+    gates the heads' outputs, whose terms are then not known either.
     """
-    return not any(
+    gated = any(
+        hasattr(attention, "q_proj") and attention.q_proj.out_features != attention.o_proj.in_features
+        for attention in attention_modules(model).values()
+    )
+    return not gated and not any(
         type(layer).__name__ == "ChameleonSwinDecoderLayer" or any(hasattr(layer, name) for name in NORMS_AFTER)
         for layer in decoder_layers(model)
     )
@@ -52,4 +58,5 @@ def _through(o_proj: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _gate(layer: nn.Module) -> Tensor | float:
-    return getattr(layer, GATE).tanh() if hasattr(layer, GATE) else 1.0
+    """What the layer multiplies its attention's output by before it adds it to the residual."""
+    return getattr(layer, GATE).tanh() if hasattr(layer, GATE) else getattr(layer, MULTIPLIER, 1.0)

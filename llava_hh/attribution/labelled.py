@@ -9,6 +9,7 @@ from llava_hh.files.files import json_rows
 from llava_hh.files.ids import number_or_text
 from llava_hh.files.images import check_image_name
 from llava_hh.models.questions import DESCRIBE
+from llava_hh.runs.settings import digest_of
 
 EXPECTED = 'JSON lines such as {"image": "a.jpg", "answer": "A dog.", "spans": [[2, 5, "true"]]}'
 ANSWERED = "answers.jsonl of evaluate --task pope"
@@ -20,7 +21,7 @@ def labelled_answers(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The answers of a file with at least one labelled word, in order.
 
     A row has `image` (a file below the image folder), `answer`, and `spans`, each [start, end, label] in characters of
-    the answer; maybe `image_id` (the file's name by default; several rows may be of one image), `prompt` (the usual
+    the answer; maybe `image_id` (`image` by default; several rows may be of one image), `prompt` (the usual
     question by default) and `token_ids` (of the answer as it was generated; else its text is tokenised).
 
     Args:
@@ -43,7 +44,8 @@ def labelled_answers(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
 def answered_questions(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """The answers of POPE that say yes or no, in order; a wrong one takes the place of a hallucinated word.
 
-    The target is the first yes or no of an answer, in any case. An answer without one is left out.
+    The target is the first yes or no of an answer, in any case. An answer without one is left out, and so is a question
+    that was asked before: POPE's kinds share those about objects that are there.
 
     Args:
         paths: answers.jsonl of one kind of questions each.
@@ -51,7 +53,7 @@ def answered_questions(paths: Sequence[Path]) -> list[dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ValueError: a row of another form, which names file and row; or no answer says yes or no.
     """
-    entries = []
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
     for path in paths:
         for number, row in json_rows(path, ANSWERED):
             if wrong := [name for name in ("image", "prompt", "answer", "label") if not isinstance(row.get(name), str)]:
@@ -62,12 +64,13 @@ def answered_questions(paths: Sequence[Path]) -> list[dict[str, Any]]:
                 spans = [[*said.span(), "right" if said[0].lower() == label else "wrong"]]
                 shown = {name: row[name] for name in KNOWN if name in row}
                 try:
-                    entries.append(_entry(shown | {"spans": spans}, ("wrong", "right")))
+                    entry = _entry(shown | {"spans": spans}, ("wrong", "right"))
                 except ValueError as error:
                     raise ValueError(f"--answers {path}, row {number}: {error}") from None
+                entries.setdefault((entry["image"], entry["prompt"]), entry)
     if not entries:
         raise ValueError(f"--answers {paths[0]}: no answer says yes or no")
-    return entries
+    return [*entries.values()]
 
 
 def _entry(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
@@ -81,13 +84,18 @@ def _entry(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"token_ids is {ids!r:.80}; expected a list of token ids")
     if not isinstance(prompt := row.get("prompt", DESCRIBE), str):
         raise ValueError(f"prompt is {prompt!r:.80}; expected a text")
-    image_id = number_or_text(row.get("image_id", Path(image).name), "image_id")
+    image_id = number_or_text(row.get("image_id", image), "image_id")
     mentions = sorted((_mention(answer, span, labels) for span in row["spans"]), key=lambda mention: mention["start"])
     for before, after in zip(mentions, mentions[1:], strict=False):
         if after["start"] < before["end"]:
             raise ValueError(f"the spans of {before['word']!r} and {after['word']!r} overlap; expected words apart")
     about = {"image_id": image_id, "image": image, "prompt": prompt, "token_ids": ids}
-    return {**about, "caption": answer, "mentions": mentions}
+    return {**about, "caption": answer, "mentions": mentions, "sample_id": number_of([image, prompt, answer])}
+
+
+def number_of(content: object) -> int:
+    """A number of 60 bits that stands for something JSON-ready."""
+    return int(digest_of(content)[:15], 16)
 
 
 def _mention(answer: str, span: Any, labels: Sequence[str]) -> dict[str, Any]:

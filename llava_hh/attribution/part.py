@@ -12,7 +12,7 @@ import numpy as np
 
 from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.captions import digest, hallucinating_captions
-from llava_hh.attribution.summary import ArrayColumns, marks_of, summarise
+from llava_hh.attribution.summary import ArrayColumns, adds_up, counted_words, marks_of, summarise
 from llava_hh.data.coco import existing_file
 from llava_hh.files.files import read_json, read_json_lines, read_tensors, sha256, write_json
 from llava_hh.files.progress import say
@@ -62,11 +62,13 @@ def write_part(given: Part) -> Path | None:
     of_part = {name: ArrayColumns(array[chosen]) for name, array in log_probs.items()}
     part = {"with_object": given.with_object, "without_object": given.without_object}
     part["whole"] = sha256(given.of / "targets.jsonl")
-    lists = summarise(marks_of([*compress(rows, chosen)], given.match), of_part, whole["read_out"], given.list_length)
+    is_sum = adds_up(whole["ablation"], whole["read_out"], whole["settings"].get("renormalise", False))
+    marks = marks_of([*compress(rows, chosen)], given.match)
+    lists = summarise(marks, of_part, whole["read_out"], given.list_length, is_sum)
+    lists |= {"direct": None} if "direct" in whole and "direct" not in lists else {}
     about = {"ablation": whole["ablation"], "settings": {**whole["settings"], **part}, "run": provenance()}
     make_folder(given.out)
     write_json(path := given.out / "attribution_result.json", {**lists, **about})
-    words = f"{lists['n_hallucinated_words']} hallucinated and {lists['n_true_words']} true"
     first = ", ".join(f"L{layer}H{head}" for layer, head in lists["hal_heads"][:5])
-    say(f"{words} object words in {lists['n_captions']} captions; strongest hallucination heads: {first}\n{path}")
+    say(f"{counted_words(lists)}; strongest hallucination heads: {first}\n{path}")
     return path

@@ -1,7 +1,7 @@
 """What the output of a head or a module becomes when it is ablated: 0, its mean, or itself with noise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ class Copies:
 
     Per target: one for each head, then for each head one for each source of `reading`, then one for MHA, one for MLP.
 
-    lost: filled by a sweep: by layer, what the heads' outputs lose, (target, head of `heads`, d_head).
+    lost: filled by a sweep, unless None: by layer, what the heads' outputs lose, (target, head of `heads`, d_head).
     """
 
     layers: range
@@ -116,7 +116,7 @@ class Copies:
     replacement: Replacement
     sample_id: int | None
     reading: Reading | None = None
-    lost: dict[int, Tensor] = field(default_factory=dict)
+    lost: dict[int, Tensor] | None = None
 
     def per_target(self, layer: int) -> int:
         """How many rows of one target join in this layer."""
@@ -140,7 +140,7 @@ class Copies:
             heads = self.heads.get(layer, [])
             whole = copies[:, 0]  # target head d_head
             self.replacement.write(replaced := whole.clone(), site)
-            if heads:
+            if heads and self.lost is not None:
                 self.lost[layer] = (whole - replaced)[:, heads]
             copies[:, range(len(heads)), heads] = replaced[:, heads]
             if without is not None:

@@ -10,9 +10,10 @@ from llava_hh.attribution.captions import hallucinating_captions, refuse_other_m
 from llava_hh.attribution.contrast import matched_objects
 from llava_hh.attribution.labelled import answered_questions, labelled_answers
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
-from llava_hh.attribution.run import MEASURED_SOURCES, AttributionSettings, CaptionAttribution, OutputsSettings
+from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
 from llava_hh.attribution.shortlist import race, screen
-from llava_hh.attribution.summary import join_blocks, marks_of, stored_columns, summarise
+from llava_hh.attribution.sources import MEASURED_SOURCES
+from llava_hh.attribution.summary import adds_up, counted_words, join_blocks, marks_of, stored_columns, summarise
 from llava_hh.files.files import read_json_lines, read_result, sha256, write_json, write_rows, write_tensors
 from llava_hh.files.progress import announce, say
 from llava_hh.runs.run import processes, provenance, start_run
@@ -110,7 +111,8 @@ def attribute_captions(given: Attribution) -> Path | None:
             join_blocks(run, given.out / ABLATIONS)
         marks = marks_of((row for _, row in read_json_lines(given.out / TARGETS)), given.match)
         length = min(given.list_length, given.race or given.screen or given.list_length)
-        result = summarise(marks, stored_columns(given.out / ABLATIONS), given.read_out, length)
+        is_sum = adds_up(given.ablation, given.read_out, given.renormalise)
+        result = summarise(marks, stored_columns(given.out / ABLATIONS), given.read_out, length, is_sum)
         result |= {"shortlist": measured.about} if measured else {}
         result |= {"direct": None} if given.direct and "direct" not in result else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
@@ -123,11 +125,7 @@ def attribute_captions(given: Attribution) -> Path | None:
 def said_of(path: Path) -> str:
     """The printed summary of a result file: its strongest heads, and how far its lists can be trusted."""
     result = read_result(path)
-    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true object words"
-    if matched := result.get("matched"):
-        kept = f"{matched['n_hallucinated_words']} and {matched['n_true_words']}"
-        words += f", {kept} of the same {len(matched['objects'])} objects,"
-    said = [f"{words} in {result['n_captions']} captions; strongest hallucination heads (95% intervals):"]
+    said = [f"{counted_words(result)}; strongest hallucination heads (95% intervals):"]
     parts = {f"by reading {source}": part for source, part in _by_source(result).items()}
     parts |= {"directly": result["direct"]} if result.get("direct") else {}
     for layer, head in result["hal_heads"][:5]:

@@ -11,8 +11,10 @@ from llava_hh.attribution.ablation import Ablated, ablate_every_head
 from llava_hh.attribution.captions import TeacherForced, join_arrays
 from llava_hh.attribution.direct import has_direct_terms
 from llava_hh.attribution.estimate import estimate_every_head
+from llava_hh.attribution.labelled import number_of
 from llava_hh.attribution.outputs import add_sums, record_outputs, statistics_of, sums_of
 from llava_hh.attribution.replacement import OutputStatistics, Replacement
+from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.attribution.summary import SHARE, WITHOUT
 from llava_hh.attribution.targets import Target, tokens_of_words
 from llava_hh.files.memory import fit_in_memory, in_parts, smallest_part
@@ -21,7 +23,6 @@ from llava_hh.heads import Head
 from llava_hh.runs.blocks import Run
 from llava_hh.runs.settings import IMAGES_BY_CONTENT, CaptionedSettings
 
-MEASURED_SOURCES = ("image", "after", "answer")
 OUTPUTS_BLOCK = 64  # captions whose module outputs are summed up in one file
 Measured = tuple[list[Target], dict[str, Tensor], int | None]  # with the rows at once, where memory made them fewer
 
@@ -89,9 +90,9 @@ class CaptionAttribution(TeacherForced):
         targets, positions, batch = self.prepare(entry)
         positions, ids, words = self._tokens(entry, targets, positions)
         more: dict[str, Any] = {"heads": heads, "modules": heads is None}
-        more |= {"replacement": replacement, "sample_id": entry["image_id"]}
-        sources = MEASURED_SOURCES if self.by_source else ()
-        more |= {"sources": sources, "renormalise": self.renormalise}
+        more |= {"replacement": replacement, "sample_id": sample_id_of(entry)}
+        sources = MEASURED_SOURCES if self.by_source else {}
+        more |= {"sources": tuple(sources.values()), "renormalise": self.renormalise}
         more |= {"direct": self.direct and has_direct_terms(self.lvlm.model)}
         more |= {"image_mask": batch.image_mask[0], "answer_start": batch.response_start[0]}
 
@@ -184,6 +185,12 @@ class CaptionAttribution(TeacherForced):
             batch = self.batch(entry)
             run = (entry["image_id"], lambda: self.lvlm.model(**batch.inputs))
             refuse_infinite(self.lvlm.model, self.lvlm.decoder_layers, [run])
+
+
+def sample_id_of(entry: dict) -> int:
+    """What seeds the noise of an answer: its own number, or its image's id; an id that is text counts by its hash."""
+    number = entry.get("sample_id", entry["image_id"])
+    return number if isinstance(number, int) else number_of(number)
 
 
 def _of_words(values: Tensor, words: list[int] | None, is_share: bool = False) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 from llava_hh.attention.spans import after_last_image
 
 SOURCES = ("before", "image", "after", "answer", "self")
+# what `attribute --by-source` takes away, by name: together they are all that a head reads
+MEASURED_SOURCES = {"image": "image", "after": "after", "answer": "answer", "elsewhere": "before+self"}
 EMPTIED = 1e-6  # attention left beside a source, below which nothing is scaled to 1
 
 

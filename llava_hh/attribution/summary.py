@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from llava_hh.attribution.contrast import influence, matched_objects, means_of_kinds, rank_heads
-from llava_hh.attribution.sources import EMPTIED, SOURCES
+from llava_hh.attribution.sources import EMPTIED, MEASURED_SOURCES
 from llava_hh.attribution.stability import bootstrap_interval, half_contrasts, overlap_of_halves
 from llava_hh.files.files import replacing
 from llava_hh.runs.blocks import Run
@@ -159,7 +160,25 @@ class Scores:
         }
 
 
-def summarise(marks: Marks, log_probs: Mapping[str, Columns], read_out: str, list_length: int) -> dict:
+def adds_up(ablation: str, read_out: str, renormalise: bool) -> bool:
+    """Whether what a head does by reading each source is a part of what it does as a whole, to first order."""
+    return ablation == "zero" and read_out != "absolute" and not renormalise
+
+
+def counted_words(result: Mapping[str, Any]) -> str:
+    """How many words the scores of a result are of, in words: object words of captions, or those that were labelled."""
+    kept, labels = result.get("matched", result), result.get("settings", {}).get("labels")
+    same = f" of the same {len(kept['objects'])} objects" if "objects" in kept else ""
+    counts = kept["n_hallucinated_words"], kept["n_true_words"]
+    if labels is None:
+        where = f"in {result['n_captions']} captions"
+        return f"{counts[0]} hallucinated and {counts[1]} true object words{same} {where}"
+    return f"{counts[0]} {labels[0]} and {counts[1]} {labels[1]} words{same} about {result['n_captions']} images"
+
+
+def summarise(
+    marks: Marks, log_probs: Mapping[str, Columns], read_out: str, list_length: int, is_sum: bool = True
+) -> dict:
     """Head lists, scores with intervals and stability of measured targets, JSON-ready.
 
     Where some heads were not measured at all targets, their scores are None. The list of weakest heads and the
@@ -171,6 +190,7 @@ def summarise(marks: Marks, log_probs: Mapping[str, Columns], read_out: str, lis
         log_probs: `clean` (target,), `heads` (target, layer, head), NaN where it was not measured, and maybe `mha` and
             `mlp` (target, layer), by source `without_image` and `share_image` (target, layer, head) and so on, and
             `direct` (target, layer, head).
+        is_sum: whether parts by source can add up to the whole (`adds_up`).
     Raises:
         ValueError: no hallucinated or no true word; or none of the same object, if matched.
     """
@@ -187,8 +207,10 @@ def summarise(marks: Marks, log_probs: Mapping[str, Columns], read_out: str, lis
         for kind in ("mha", "mlp")
         if kind in log_probs
     }
-    if sources := [name for name in SOURCES if f"{WITHOUT}_{name}" in log_probs]:
+    if sources := [name for name in MEASURED_SOURCES if f"{WITHOUT}_{name}" in log_probs]:
         result["sources"] = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
+        if not is_sum:
+            del result["sources"]["gap"]
     if "direct" in log_probs:
         scores = Scores(clean, log_probs["direct"], marks, read_out, halved=False)
         listed = rank_heads(scores.contrast[None], list_length)[0]
@@ -221,8 +243,8 @@ def _of_sources(
 ) -> dict:
     """What heads do by reading each source: by source scores, list and attention; and of all of them what is left.
 
-    `rest` is the whole head's contrastive influence without the sum of its parts: what it reads elsewhere, and how
-    far parts do not add up. `text_heads` are ranked by the sum of what they do by reading READ_TEXT.
+    `gap` is the whole head's contrastive influence without the sum of its parts: how far these, taken away one by one,
+    do not add up. `text_heads` are ranked by the sum of what they do by reading READ_TEXT.
     """
     clean, (hallucinated, _, objects), content = log_probs["clean"].columns(0, 1)[:, 0], marks, {}
     names, contrasts = np.argwhere(heads.measured), {}
@@ -243,5 +265,5 @@ def _of_sources(
     return {
         "by_source": content,
         "text_heads": names[[column for _, column in text]].tolist(),
-        "rest": heads.nested(heads.contrast - sum(contrasts.values())),
+        "gap": heads.nested(heads.contrast - sum(contrasts.values())),
     }

@@ -108,6 +108,7 @@ class Figure:
         profile: templates of its flags by their names, which a profile fills; --out has one where it is not named.
         drawn_by: the module NAME of `llava_hh.figures` whose draw_NAME draws the result; None: there is no picture.
         example: of its flags.
+        constants: what decides its result beside its flags; a finished figure of others is made anew.
         options: its flags by their names; set before anything but `add_flags` is called.
 
     A finished figure is shown without `run`, so `lines` and `draw` go by the result and the flags alone.
@@ -118,6 +119,7 @@ class Figure:
     profile: ClassVar[Mapping[str, Template]] = {}
     drawn_by: ClassVar[str | None] = None
     example: ClassVar[str] = "--profile mini"
+    constants: ClassVar[Sequence[str]] = ()
     options: Mapping[str, Any]
 
     def add_flags(self, add: Callable[..., Any]) -> None:

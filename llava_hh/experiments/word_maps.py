@@ -18,6 +18,7 @@ class Words(CaptionFigure):
 
     name, label = "word_maps", "word maps"
     top_k, limit, without = 5, 24, "no word maps"
+    constants = ("the 5 most read tokens",)  # of earlier maps, which had none
 
     def prepare(self) -> None:
         from llava_hh.decoding.head_lists import heads_with_text

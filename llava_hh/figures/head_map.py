@@ -7,12 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from llava_hh.attribution.summary import counted_words
 from llava_hh.figures.style import DIVERGING, GREEDY, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json
 
 N_STRONGEST = 10
 NOT_MEASURED = "0.85"  # grey
 SOURCE_LABELS = {"image": "the image", "after": "the text after it", "answer": "the answer so far"}
+SOURCE_LABELS["elsewhere"] = "itself and what stands before the image"
 READ_OUT_LABELS = {
     "probability": "drop of p(word)",
     "absolute": "absolute change of p(word)",
@@ -36,10 +38,8 @@ def draw_head_map(attribution: Path, out: Path) -> None:
     _draw_map(left, contrast, strongest, label).ax.tick_params(labelsize=8)
     _draw_strongest(right, contrast, np.array(result["interval"]["contrastive_influence"], dtype=float), strongest)
     right.set_xlabel(label, fontsize=8)
-    words = counted_words(result)
     ablation = f"{result['ablation']} ablation, " if "ablation" in result else ""
-    about = f"{ablation}{words}, {result['n_captions']} captions"
-    save_figure(figure, out, f"Contrastive influence of attention heads\n{about}")
+    save_figure(figure, out, f"Contrastive influence of attention heads\n{ablation}{counted_words(result)}")
 
 
 def draw_source_maps(attribution: Path, out: Path) -> None:
@@ -56,18 +56,7 @@ def draw_source_maps(attribution: Path, out: Path) -> None:
         label = f"{READ_OUT_LABELS[result['read_out']]}:\nhallucinated minus true"
         _draw_map(axis, contrast, strongest, label, limit).ax.tick_params(labelsize=8)
         axis.set_title(f"by reading {SOURCE_LABELS[source]}", fontsize=8)
-    save_figure(
-        figure,
-        out,
-        f"What heads do by reading\n{counted_words(result)}, {result['n_captions']} captions; numbers are ranks",
-    )
-
-
-def counted_words(result: dict) -> str:
-    """How many words the scores are of, for a title."""
-    kept = result.get("matched", result)
-    same = f" of the same {len(kept['objects'])} objects" if "objects" in kept else ""
-    return f"{kept['n_hallucinated_words']} hallucinated, {kept['n_true_words']} true object words{same}"
+    save_figure(figure, out, f"What heads do by reading\n{counted_words(result)}; numbers are ranks")
 
 
 def influence_map(influence: np.ndarray, strongest: list[tuple[int, int]], title: str) -> Figure:

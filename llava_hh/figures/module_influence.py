@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava_hh.figures.head_map import counted_words
+from llava_hh.attribution.summary import counted_words
 from llava_hh.figures.style import GROUP_COLOURS, WRONG, add_legend, plt, save_figure
 from llava_hh.files.files import read_json
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from llava_hh.attribution.summary import counted_words
 from llava_hh.figures.head_map import READ_OUT_LABELS
 from llava_hh.report.folder import ResultFolder, read_form
 
@@ -53,9 +54,6 @@ def rounded(value: object) -> object:
 
 
 def _scores(content: dict) -> dict:
-    counted = content.get("matched", content)
-    same = f" of the same {len(counted['objects'])} objects" if "objects" in counted else ""
-    words = f"{counted['n_hallucinated_words']} hallucinated and {counted['n_true_words']} true object words{same}"
     low, high = content["interval"]["contrastive_influence"]
     halves = content["stability"]["half_overlap"] if "stability" in content else {}
     return {
@@ -64,7 +62,7 @@ def _scores(content: dict) -> dict:
         "high": rounded(high),
         "hal": content["hal_heads"],
         "non_hal": content.get("non_hal_heads", []),
-        "words": f"{words} of {content['n_captions']} captions",
+        "words": counted_words(content),
         "unit": READ_OUT_LABELS[content["read_out"]],
         "ablation": content.get("ablation", "zero"),
         "stability": [

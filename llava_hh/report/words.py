@@ -24,18 +24,22 @@ class WordInfluences:
     def beside(cls, captions: Path) -> "WordInfluences | None":
         """The influences of the attribution beside a file of captions; None where there is none.
 
-        Of several the one of the most captions, and of these one by source.
+        Of several one that zeroed all heads, of the most captions, and by source. Those of labelled words are left out.
         """
         found = {}
         for path in sorted(captions.parent.glob("*/attribution_result.json")):
             if path.with_name("ablations.safetensors").is_file():
-                found[path] = read_form(path, lambda content: (content["n_captions"], "sources" in content))
-        best = max(found, key=lambda path: found[path], default=None)
+                found[path] = read_form(path, _fitness)
+        best = max((path for path in found if found[path]), key=lambda path: found[path], default=None)
         return read_form(best, lambda content: cls(best, content)) if best else None
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
         self.read_out, self.settings = content["read_out"], content["settings"]
+        ablation = content.get("ablation", "zero")
+        self.how = "" if ablation == "zero" else f" ({ablation} ablation)"
+        if self.settings.get("renormalise"):
+            self.how += " (what a source leaves is scaled to 1)"
         refuse_other_files(path, content)
         log_probs = read_tensors(self.path)
         self.clean, self.heads = log_probs["clean"], log_probs["heads"]  # (word,), (word, layer, head)
@@ -48,7 +52,7 @@ class WordInfluences:
 
     def about(self, results: ResultFolder) -> dict:
         n_layers, n_heads = self.heads.shape[1:]
-        unit = READ_OUT_LABELS[self.read_out]
+        unit = READ_OUT_LABELS[self.read_out] + self.how
         size = {"layers": n_layers, "heads": n_heads}
         return {
             "source": results.link(self.path),
@@ -73,6 +77,15 @@ class WordInfluences:
             [float(f"{np.exp(log_p):.6g}"), *(part for own in values for part in pack(own[word]))]
             for word, log_p in enumerate(clean)
         ]
+
+
+def _fitness(content: dict) -> tuple | None:
+    """How well an attribution tells of captions: higher is better; None where it is of labelled words."""
+    settings = content["settings"]
+    if settings.get("labels"):
+        return None
+    plain = content.get("ablation", "zero") == "zero" and not settings.get("renormalise")
+    return "shortlist" not in content, plain, content["n_captions"], "sources" in content
 
 
 class WordMaps:

@@ -38,7 +38,7 @@ def parser() -> ScriptParser:
     parser.flags(MODEL)("--targets", FILE, text)
     text = "instead of --captions: answers.jsonl of evaluate --task pope; the target is the yes or no of each answer"
     parser.flags(MODEL)("--answers", FILE, f"{text}, wrong ones against right ones", nargs="+")
-    parser.instead |= dict.fromkeys(("targets", "answers"), {"captions", "limit"})
+    parser.instead |= dict.fromkeys(("targets", "answers"), {"captions", "limit", "out"})
     text = "with --targets: what words are labelled; those of the first take the place of hallucinated ones"
     add("--labels", "LABEL", text, nargs=2, default=["hallucinated", "true"])
     text = (
@@ -95,6 +95,8 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
             command.error(f"--labels: {args.labels[0]} twice; expected two labels")
         command.refuse_given("needs --of, a finished attribution", OF_PARTS)
         command.require(args, "model", "image_folder")
+        if args.out is None:
+            command.error(f"--out: needed with --{instead[0]}, whose heads are not those of captions")
         if args.race:
             command.refuse_given("does not go with --race", {"match"})
         if not args.by_source:

@@ -43,7 +43,7 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
 
     figure.options = vars(args)
     path = args.out / f"{figure.name}.json"
-    request = request_of(f"figure {figure.name}", vars(args))
+    request = request_of(f"figure {figure.name}", vars(args), figure.constants)
     is_there = is_finished(path, request)
     result = read_json(path) if is_there else figure.run(args.out)
     if result is None:

@@ -31,20 +31,21 @@ def answered(tiny_coco, folder, kind="random"):
     images = sorted((tiny_coco / "train2014").glob("*.jpg"))[:3]
     said = [("yes a dog", "yes"), ("a dog", "no"), ("no", "yes"), ("a cat no yes", "no"), ("Yes", "no")]
     rows = [
-        {"question_id": number, "image_id": index, "image": image.name, "text": "is it a dog"}
-        | {"label": label, "object": "dog", "prompt": "is it a dog", "answer": answer}
+        {"question_id": number, "image_id": index, "image": image.name, "text": f"is it a {name}"}
+        | {"label": label, "object": name, "prompt": f"is it a {name}", "answer": answer}
         for index, image in enumerate(images)
-        for number, (answer, label) in enumerate(said)
+        for number, (name, (answer, label)) in enumerate(zip(("dog", "cat", "cup", "bird", "fork"), said, strict=True))
     ]
     write_rows(folder / f"{kind}.jsonl", rows)
     return rows
 
 
 def test_wrong_against_right_by_the_library(flags, polled, tiny_coco, tmp_path, capsys):
-    rows = [row for kind in ("random", "popular") for row in answered(tiny_coco, tmp_path, kind)]
+    """The second file has the same questions."""
+    rows, _ = (answered(tiny_coco, tmp_path, kind) for kind in ("random", "popular"))
     files = [str(tmp_path / f"{kind}.jsonl") for kind in ("random", "popular")]
     attribute.main([*flags, "--answers", *files])
-    assert "24 times yes or no in 24 answers" in capsys.readouterr().err
+    assert "12 times yes or no in 12 answers" in capsys.readouterr().err
     result, wrong, log_probs = read_attribution(tmp_path / "out")
     assert result["settings"]["labels"] == ["wrong", "right"] and result["n_captions"] == 3
     lvlm, expected, right = hh.load(polled), [], []
@@ -61,7 +62,7 @@ def test_wrong_against_right_by_the_library(flags, polled, tiny_coco, tmp_path, 
     )
     attribute.main([*flags, "--answers", *files, "--match", "object", "--out", str(tmp_path / "matched")])
     matched = read_attribution(tmp_path / "matched")[0]["matched"]
-    assert matched == {"objects": ["no", "yes"], "n_hallucinated_words": 12, "n_true_words": 12}
+    assert matched == {"objects": ["no", "yes"], "n_hallucinated_words": 6, "n_true_words": 6}
 
 
 def test_the_answers_of_a_run(polled, tiny_checkpoint, tiny_coco, flags, tmp_path, capsys):
@@ -73,6 +74,11 @@ def test_the_answers_of_a_run(polled, tiny_checkpoint, tiny_coco, flags, tmp_pat
     attribute.main([*flags, "--answers", *map(str, files)])
     result, wrong, _ = read_attribution(tmp_path / "out")
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    first: dict = {}
+    for row in rows:
+        first.setdefault((row["image"], row["text"]), row)
+    assert len(first) < len(rows)  # what is there is asked for in each kind
+    rows = [*first.values()]
     said = [re.search("yes|no", row["answer"].lower()) for row in rows]
     assert wrong.tolist() == [each[0] != row["label"] for each, row in zip(said, rows, strict=True) if each]
     assert result["n_captions"] == 3

@@ -12,7 +12,8 @@ from llava_hh.scripts import attribute, caption
 from tests.support.main_job import attribute_flags, caption_flags, read_attribution
 from tests.support.verbs import score_chair
 
-SOURCES = ["image", "after", "answer"]
+SOURCES = ["image", "after", "answer", "elsewhere"]
+READINGS = ["image", "after", "answer", "before+self"]
 # scores of random weights are large: what a product's rounding changes there moves a share by some 1e-5
 CLOSE = {"without": {"atol": 1e-5, "rtol": 1e-5}, "share": {"atol": 1e-4}}
 
@@ -47,7 +48,7 @@ def recomputed(flags, folder, max_rows=4096, renormalise=False):
         batch = lvlm.encode([f"{given['--image-folder']}/{entry['image']}"], [entry["prompt"]], [entry["token_ids"]])
         start = batch.response_start[0]
         positions, ids = [start + row["index"] - 1 for row in own], [row["token_id"] for row in own]
-        how = {"sources": SOURCES, "image_mask": batch.image_mask[0], "answer_start": start}
+        how = {"sources": READINGS, "image_mask": batch.image_mask[0], "answer_start": start}
         found = ablate_every_head(lvlm.model, batch.inputs, positions, ids, max_rows, renormalise=renormalise, **how)
         for name in parts:
             parts[name].append(getattr(found, name).numpy())
@@ -71,8 +72,11 @@ def check_scores(result, hallucinated, log_probs):
         assert ((low <= by_source[source] + 1e-6) & (by_source[source] <= high + 1e-6)).mean() > 0.9
         order = np.argsort(-by_source[source], axis=None)[:5]
         assert kept["hal_heads"] == [[*divmod(int(place), 4)] for place in order]
-    rest = np.array(result["contrastive_influence"]) - sum(by_source.values())
-    np.testing.assert_allclose(result["sources"]["rest"], rest, atol=1e-6)
+    if result["settings"]["renormalise"]:
+        assert "gap" not in result["sources"]
+    else:
+        gap = np.array(result["contrastive_influence"]) - sum(by_source.values())
+        np.testing.assert_allclose(result["sources"]["gap"], gap, atol=1e-6)
     order = np.argsort(-(by_source["after"] + by_source["answer"]), axis=None)[:5]
     assert result["sources"]["text_heads"] == [[*divmod(int(place), 4)] for place in order]
 
@@ -98,10 +102,10 @@ def test_arrays_and_scores(flags, measured, tmp_path, capsys):
 
 
 def test_resumed_and_renormalised(flags, measured, tmp_path, capsys):
-    asked = [*flags, "--by-source", "--renormalise", "--max-rows", "20", "--out", str(tmp_path)]
+    asked = [*flags, "--by-source", "--renormalise", "--max-rows", "24", "--out", str(tmp_path)]
     attribute.main(asked)
     result, hallucinated, log_probs = read_attribution(tmp_path)
-    for name, values in recomputed(flags, tmp_path, 20, renormalise=True).items():
+    for name, values in recomputed(flags, tmp_path, 24, renormalise=True).items():
         for source, of_source in zip(SOURCES, values, strict=True):
             np.testing.assert_allclose(log_probs[f"{name}_{source}"], of_source, **CLOSE[name])
     check_scores(result, hallucinated, log_probs)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from llava_hh.attention.modules import attention_modules, decoder_layers
 from llava_hh.attribution.ablation import ablate_every_head
@@ -28,6 +29,18 @@ def loaded(name, folder):
     return lvlm.model, batch.inputs, [start - 1, start + 2]
 
 
+def granite_case():
+    """Its layers multiply what they add to the residual."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4}
+    model = GraniteForCausalLM(GraniteConfig(**sizes, **heads, residual_multiplier=0.22)).eval()
+    return model, {"input_ids": torch.randint(3, 120, (1, 20))}, [12, 17]
+
+
+PLAIN["granite"] = granite_case
+
+
 @pytest.fixture(params=[*PLAIN, *(name for name in FAMILIES if name not in NORM_AFTER)])
 def case(request, tmp_path):
     return PLAIN[request.param]() if request.param in PLAIN else loaded(request.param, tmp_path / request.param)
@@ -48,6 +61,7 @@ def recomputed(model, inputs, positions, targets, replaced=None):
     for layer, module in attention_modules(model).items():
         width = module.o_proj.in_features // n_heads
         gate = getattr(decoder_layers(model)[layer], "cross_attn_attn_gate", torch.tensor(10.0)).tanh()
+        gate = gate * getattr(model.config, "residual_multiplier", 1)
         for row, (position, target) in enumerate(zip(positions, targets, strict=True)):
             for head in range(n_heads):
                 part = slice(head * width, (head + 1) * width)

@@ -44,7 +44,7 @@ def test_matched_scores_of_heads_sources_and_modules(flags, tmp_path, capsys):
     nodes = [json.loads(line)["node"] for line in (out / "targets.jsonl").read_text().splitlines()]
     matched = result["matched"]
     assert matched == {"objects": ["cat", "dog"], "n_hallucinated_words": 4, "n_true_words": 3}
-    assert "4 and 3 of the same 2 objects, in 4 captions" in capsys.readouterr().out
+    assert "4 hallucinated and 3 true words of the same 2 objects about 4 images; " in capsys.readouterr().out
 
     def contrast(ablated):
         drop, added = np.exp(log_probs["clean"]).reshape(-1, *[1] * (ablated.ndim - 1)) - np.exp(ablated), 0
@@ -104,4 +104,4 @@ def test_what_does_not_go_together_and_nothing_to_match(flags, tmp_path, capsys)
     assert "--match: does not go with --race" in error_of(attribute.main, capsys, *flags, *out, "--race", "3")
     write_rows(tmp_path / "t.jsonl", [json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])])
     error = error_of(attribute.main, capsys, *flags, *out)
-    assert error.strip() == "error: --match object: no object is hallucinated in one caption and true in another"
+    assert error.strip() == "error: --match object: no object is hallucinated in one place and true in another"

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.files.files import sha256
 from llava_hh.report import render
 from llava_hh.report.captions import find_sets
@@ -20,7 +21,7 @@ from llava_hh.report.heads import find_heads
 from llava_hh.report.images import EDGES, shrink_images
 from llava_hh.report.render import render_report
 from llava_hh.report.tables import find_comparisons, headline
-from llava_hh.report.words import LARGEST, NOT_MEASURED, pack
+from llava_hh.report.words import LARGEST, NOT_MEASURED, WordInfluences, pack
 from tests.support.tiny_results import data_of, of_kind
 from tests.support.verbs import report_html
 
@@ -57,7 +58,7 @@ def test_influences_are_those_of_the_attribution(tiny_results):
     by_source = load_file(folder / "influence_by_source" / "ablations.safetensors")
     assert [train["methods"][0]["influence"][name] for name in ("source", "reads")] == [
         "train2014/influence_by_source/ablations.safetensors",
-        ["the image", "the text after it", "the answer so far"],
+        ["the image", "the text after it", "the answer so far", "itself and what stands before the image"],
     ]
     for image in train["images"]:
         (caption,) = image["captions"]
@@ -68,7 +69,7 @@ def test_influences_are_those_of_the_attribution(tiny_results):
         with_influence += 1
         assert [rows[place]["word"] for place in places] == [mention[0] for mention in caption["mentions"]]
         for place, (probability, *packed) in zip(places, caption["influence"], strict=True):
-            ablated = [log_probs["heads"], *(by_source[f"without_{name}"] for name in ("image", "after", "answer"))]
+            ablated = [log_probs["heads"], *(by_source[f"without_{name}"] for name in MEASURED_SOURCES)]
             for number, own in enumerate(ablated):
                 expected = np.exp(log_probs["clean"][place]) - np.exp(own[place])
                 values = unpacked(*packed[2 * number : 2 * number + 2])
@@ -76,6 +77,30 @@ def test_influences_are_those_of_the_attribution(tiny_results):
             assert probability == pytest.approx(np.exp(log_probs["clean"][place]), rel=1e-5)
     assert with_influence == 6
     assert [image["captions"][0]["maps"] is not None for image in train["images"]] == [True] * 3 + [False] * 11
+
+
+def test_of_several_attributions_the_widest_is_shown(results):
+    """Not those of a shortlist, of another ablation, of labelled words, or of fewer captions."""
+    train = results / "train2014"
+    source = train / "influence_by_source" / "attribution_result.json"
+    content = json.loads(source.read_text())
+    for name, change in {
+        "a": {"shortlist": {"kind": "screen"}},
+        "b": {"ablation": "mean"},
+        "c": {"settings": {**content["settings"], "labels": ["wrong", "right"]}, "n_captions": 50},
+        "d": {"n_captions": 3},
+    }.items():
+        shutil.copytree(source.parent, train / name)
+        (train / name / source.name).write_text(json.dumps(content | change))
+    assert WordInfluences.beside(train / "captions_eval_results.json").path == source.with_name("ablations.safetensors")
+    (train / "identify_attention_head" / source.name).unlink()
+    source.unlink()
+    shown = WordInfluences.beside(train / "captions_eval_results.json")
+    assert shown.path.parent.name == "d"
+    for name in ("a", "d"):
+        (train / name / source.name).unlink()
+    about = WordInfluences.beside(train / "captions_eval_results.json").about(ResultFolder(results))
+    assert about["unit"] == "drop of p(word) (mean ablation)"
 
 
 def test_measurements_of_other_words_are_not_shown(results):
@@ -141,7 +166,7 @@ def test_heads_and_the_numbers_on_top_are_of_one_draw_and_name_it(first, shown, 
     results = ResultFolder(draws, parts)
     heads, (number, *_) = find_heads(results), headline(find_comparisons(results))
     assert (heads["draw"], number["draw"]) == (f"train2014{shown}", f"val2014{shown}")
-    assert heads["words"].endswith(f"of {n} captions") and number["n"] == n
+    assert heads["words"].endswith(f"in {n} captions") and number["n"] == n
     assert len(heads["more"]) == n_maps
     assert {own["source"].split("/")[0] for own in heads["more"]} == {heads["source"].split("/")[0]}
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.files.files import write_json
 from llava_hh.report.render import LARGEST_PAGE, render_report
 from tests.support.chromium import Page, chromium
@@ -198,7 +199,7 @@ def test_a_word_shows_influence_and_where_heads_look(page, results):
     parts = load_file(results / "train2014/influence_by_source/ablations.safetensors")
     read = text(page, "#word ol li .note")
     assert read.startswith("by reading the image ") and ", the answer so far " in read
-    for name, shown in zip(("image", "after", "answer"), re.findall(r"[+−][0-9.e-]+", read), strict=True):
+    for name, shown in zip(MEASURED_SOURCES, re.findall(r"[+−][0-9.e-]+", read), strict=True):
         drop = np.exp(parts["clean"][1]) - np.exp(parts[f"without_{name}"][1])
         assert float(shown.replace("−", "-")) == pytest.approx(drop[layer, head], abs=1e-4)
     # second head: over the text, and over the image

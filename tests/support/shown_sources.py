@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from llava_hh.attribution.sources import SOURCES
+from llava_hh.attribution.sources import MEASURED_SOURCES
+from llava_hh.attribution.summary import counted_words
+from llava_hh.figures.head_map import SOURCE_LABELS
 from llava_hh.files.tables import Table
 from llava_hh.heads import Head
 
@@ -14,21 +16,20 @@ def table(folder: Path) -> Table:
     """The strongest heads of measured_influence_by_source.json: whole, by source, what is left, the direct effect."""
     result = json.loads((folder / "measured_influence_by_source.json").read_text(encoding="utf-8"))
     by_source, run = result["sources"]["by_source"], result["run"]
-    parts = {source: by_source[source] for source in SOURCES if source in by_source}
+    parts = {source: by_source[source] for source in MEASURED_SOURCES}
     heads = [tuple(head) for head in result["hal_heads"][:STRONGEST]]
     rows = []
     for layer, head in dict.fromkeys([*heads, *map(tuple, result["sources"]["text_heads"][:STRONGEST]), ALSO]):
         own = [_with_interval(scores, layer, head) for scores in (result, *parts.values())]
-        rest, direct = result["sources"]["rest"][layer][head], _with_interval(result["direct"], layer, head)
+        gap, direct = result["sources"]["gap"][layer][head], _with_interval(result["direct"], layer, head)
         ranks = [_rank(result["hal_heads"], layer, head), _rank(result["sources"]["text_heads"], layer, head)]
-        rows.append([str(Head(layer, head)), *ranks, *own, f"{rest:+.3f}", direct])
-    names = [f"by reading {name}" for name in ("the image", "the text after it", "the answer so far")]
-    words = f"{result['n_hallucinated_words']} hallucinated and {result['n_true_words']} true object words"
-    of = f"Drop of p(word), hallucinated minus true; {words} of {result['n_captions']} captions"
-    note = f"{of}; in brackets 95% bootstrap intervals over images. Rank by text: by what reading text does. Rest: the "
+        rows.append([str(Head(layer, head)), *ranks, *own, f"{gap:+.3f}", direct])
+    names = [f"by reading {SOURCE_LABELS[source]}" for source in parts]
+    of = f"Drop of p(word), hallucinated minus true; {counted_words(result)}"
+    note = f"{of}; in brackets 95% bootstrap intervals over images. Rank by text: by what reading text does. Gap: the "
     note += "whole head without its parts. Directly: its own term in the final residual."
     where = f" Measured on {run['date'][:10]}, CPU, {run['machine']}."
-    return Table(["head", "rank", "rank by text", "whole head", *names, "rest", "directly"], rows, note + where)
+    return Table(["head", "rank", "rank by text", "whole head", *names, "gap", "directly"], rows, note + where)
 
 
 def _with_interval(scores: dict, layer: int, head: int) -> str:

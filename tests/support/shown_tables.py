@@ -44,7 +44,8 @@ def _differ(lists: Iterable[str], up: int) -> bool:
 def heads_in_common(content: dict) -> Table:
     rows = []
     lists = {name for pair in content["pairs"] for name in pair["lists"]}
-    named = next({path: Path(path).parents[up].name for path in lists} for up in (1, 2) if _differ(lists, up))
+    up = next((up for up in (1, 2) if _differ(lists, up)), 0)
+    named = {path: Path(path).parents[up].name if up else path for path in lists}
     for pair in content["pairs"]:
         common = pair["overlap"][str(content["top_k"])]
         names = " and ".join(named[name] for name in pair["lists"])

@@ -59,8 +59,8 @@ class Looks:
         found = []
         for image, text in zip(*np.split(self.read[word], [self.n_image], axis=1), strict=True):
             order = np.argsort(-text, kind="stable")[:MOST_READ]
-            tokens = [[int(index), float(text[index])] for index in order if text[index] > 0]
-            found.append({"image": float(image.sum()), "tokens": tokens})
+            tokens = [[int(index), round(float(text[index]), 6)] for index in order if text[index] > 0]
+            found.append({"image": round(float(image.sum()), 6), "tokens": tokens})
         return found
 
 

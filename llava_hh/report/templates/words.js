@@ -62,7 +62,7 @@ function lookOf(maps, word, place, picture) {
   const read = word.read?.[place]; // an earlier version kept none
   const most = make("p", { class: "note" });
   if (read) {
-    const tokens = read.tokens.map(([token, share]) => `“${maps.tokens[token].trim() || "↵"}” ${percent(share)}`);
+    const tokens = read.tokens.map(([token, share]) => `“${maps.tokens[token].trim() || maps.tokens[token].replaceAll("\n", "↵")}” ${percent(share)}`);
     most.append(`reads (attention times the norm of the value): ${[...tokens, `the image ${percent(read.image)}`].join(", ")}`);
   }
   const look = make("div", { class: "look" });
