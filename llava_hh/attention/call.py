@@ -1,12 +1,17 @@
 """One layer's attention in one forward pass, as interventions and recordings see it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from llava_hh.attention.spans import AnswerRows, Spans
+from llava_hh.attention.spans import Spans
+
+# From scores of some heads before any edit, (batch, head, query, key) fp32, these heads, and the first query row that
+# they are of: what is added to them before the softmax.
+ScoreEdit = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass
@@ -26,7 +31,7 @@ class AttentionCall:
     causal: bool
     output: Tensor  # batch query head d_head; a copy that edits may write to
     gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
-    boosts: list[tuple[Tensor, AnswerRows]] = field(default_factory=list)  # of `BoostImageScores`: batch head key
+    score_edits: list[ScoreEdit] = field(default_factory=list)
 
     @property
     def first_index(self) -> int | Tensor:
@@ -39,16 +44,24 @@ class AttentionCall:
         # rows of a batch share their columns
         return torch.where(seen, torch.arange(n_keys, device=seen.device), -1).amax() - (n_queries - 1)
 
+    @property
+    def columns(self) -> Tensor:
+        """The key that is each query row's own, (query,): its column in the padded sequence."""
+        return self.first_index + torch.arange(self.query.shape[2], device=self.query.device)
+
+    def scores(self, heads: Tensor, first_row: int = 0) -> Tensor:
+        """Scaled scores before edits, mask and softmax in fp32, (batch, head, query, key), of rows `first_row` on."""
+        keys = self.key[:, self._kv_heads(heads)].float()
+        return self.query[:, heads, first_row:].float() @ keys.transpose(-1, -2) * self.scaling
+
     def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
 
-        Boosts and gains of earlier edits are in it. A row that sees no key at all (left padding) is all 0.
+        Edits of scores and gains of earlier edits are in it. A row that sees no key at all (left padding) is all 0.
         """
-        keys = self.key[:, self._kv_heads(heads)].float()
-        scores = self.query[:, heads, first_row:].float() @ keys.transpose(-1, -2) * self.scaling
-        if self.boosts:
-            alphas = [alpha[:, heads, None] * rows.predict[:, None, first_row:, None] for alpha, rows in self.boosts]
-            scores = scores + sum(alphas) * scores.abs()
+        scores = self.scores(heads, first_row)
+        if self.score_edits:
+            scores = scores + sum(edit(scores, heads, first_row) for edit in self.score_edits)
         mask = self._mask(heads, first_row)
         if self.causal:
             rows = torch.arange(first_row, self.query.shape[2], device=scores.device)

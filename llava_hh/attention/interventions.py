@@ -27,13 +27,14 @@ class Decisions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _OnHeads:
+class OnHeads:
     """What interventions share. A layer's edits are made in ascending `order`."""
 
     heads: tuple[Head, ...]
     order: ClassVar[int]
     acts_after_image: ClassVar[bool] = False  # what cross-attention to an image has no keys for
     acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
+    needs_image_keys: ClassVar[bool] = False  # which a model that reads its image by cross-attention lacks
     needs_spans: ClassVar[bool] = True  # such an edit cannot act where a cache may have dropped keys
 
     def __post_init__(self) -> None:
@@ -51,7 +52,7 @@ class _OnHeads:
 
 
 @dataclass(frozen=True)
-class ZeroHeads(_OnHeads):
+class ZeroHeads(OnHeads):
     """Zero the output of `heads` (their slice of the o_proj input) at every query position of every forward.
 
     It acts on batches of any number of rows, unless its block is for some rows alone.
@@ -71,7 +72,7 @@ class ZeroHeads(_OnHeads):
 
 
 @dataclass(frozen=True)
-class DeactivateText(_OnHeads):
+class DeactivateText(OnHeads):
     """AD-HH: where a head puts a mass of at least `threshold` on the keys after the image, zero that attention.
 
     The mass m is the sum of the head's attention after softmax over the after-image keys, the query's own key among
@@ -118,7 +119,7 @@ class DeactivateText(_OnHeads):
 
 
 @dataclass(frozen=True)
-class ScaleAttention(_OnHeads):
+class ScaleAttention(OnHeads):
     """Multiply the attention of `heads` on a span by `alpha`, for every query row, without renormalisation.
 
     Scaling columns of the pattern is scaling rows of V, so this is one more fused call on the chosen heads. Batch
@@ -173,7 +174,7 @@ class ScaleAttention(_OnHeads):
 
 
 @dataclass(frozen=True)
-class BoostImageScores(_OnHeads):
+class BoostImageScores(OnHeads):
     """Raise the scores s (before softmax) of answer rows on image keys to s + alpha |s|, in `heads`.
 
     Answer rows are the query rows that predict an answer token, as in `DeactivateText`; their softmax is fp32. So
@@ -202,9 +203,13 @@ class BoostImageScores(_OnHeads):
         batch, n_heads = call.query.shape[:2]
         alpha = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
         alpha[:, heads] = self.alpha * spans.image[:, None].to(alpha.dtype)
-        call.boosts.append((alpha, spans.answers))
-        first = spans.answers.first
-        in_row = spans.image.any(-1, keepdim=True) & spans.answers.predict[:, first:]  # batch query
+        first, _, predict = spans.answers
+
+        def raised(scores: Tensor, of_heads: Tensor, first_row: int) -> Tensor:
+            return alpha[:, of_heads, None] * predict[:, None, first_row:, None] * scores.abs()
+
+        call.score_edits.append(raised)
+        in_row = spans.image.any(-1, keepdim=True) & predict[:, first:]  # batch query
         call.write(heads, call.pattern(heads, first) @ call.values(heads).float(), in_row[:, None], first)
 
 

@@ -1,5 +1,7 @@
-"""Heads for a loaded model: those of a head list, those that attend to text, random controls."""
+"""Heads for a loaded model: those of a head list, those of layers, those that attend to text, random controls."""
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
 
 PUBLISHED = Path("published")
+LAYERS_OF_7B = 32  # of the models whose layers papers name
 TOP_K, THRESHOLD = 20, 0.4  # AD-HH's in the paper, for LLaVA-1.5-7B
 
 
@@ -36,6 +39,31 @@ def heads_of_list(
     if (why := why_foreign(origin, lvlm.path)) and not allow_foreign:
         raise ValueError(f"--heads {path}: {why}; attribute this model, or pass --foreign-heads")
     return heads
+
+
+def heads_of_layers(lvlm: Lvlm, published: tuple[int, int], given: object = None) -> list[Head]:
+    """All heads of some layers, in order.
+
+    Args:
+        published: the first and the last layer of a model with 32, as a paper names them. In a model of another depth
+            the first is rounded up and the last down, so that the share of the depth is not exceeded.
+        given: others, as 5-18 or 7; None or "": none.
+    Raises:
+        ValueError: no such layers, or a range that has none in this model.
+    """
+    n_layers, (first, last) = lvlm.n_layers, published
+    if given not in (None, ""):
+        if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", str(given))):
+            raise ValueError(f"layers is {given!r}; expected a layer or a range, as 5-18")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < n_layers:
+            raise ValueError(f"layers is {given!r}; the model has 0 to {n_layers - 1}")
+    else:
+        first, last = math.ceil(first * n_layers / LAYERS_OF_7B), last * n_layers // LAYERS_OF_7B
+        if first > last:
+            named = f"layers {published[0]} to {published[1]} of {LAYERS_OF_7B}"
+            raise ValueError(f"{named} are none of this model's {n_layers}; name some, as layers=1-2")
+    return [Head(layer, head) for layer in range(first, last + 1) for head in range(lvlm.n_heads)]
 
 
 def published_adhh(lvlm: Lvlm) -> dict:

@@ -8,9 +8,24 @@ from typing import Any
 
 from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.grammar import Spec
-from llava_hh.decoding.head_lists import PUBLISHED, heads_of_list, heads_with_text, published_adhh
+from llava_hh.decoding.head_lists import (
+    PUBLISHED,
+    heads_of_layers,
+    heads_of_list,
+    heads_with_text,
+    published_adhh,
+)
 from llava_hh.decoding.method import Decoding, Greedy, Method
-from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, HEAD_FIELDS, INTERVENTIONS, METHODS
+from llava_hh.decoding.registry import (
+    DECODERS,
+    EVERY_KIND,
+    GROUPS,
+    HEAD_FIELDS,
+    INTERVENTIONS,
+    LAYERS,
+    METHODS,
+    InterventionKind,
+)
 from llava_hh.files.files import read_json
 from llava_hh.heads import Head, check_heads, literal_heads
 from llava_hh.models.hub import local_folder
@@ -131,6 +146,8 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[st
             raise spec.error(f"needs {name}=")
         if isinstance(value, bool) or not isinstance(value, kind):
             raise spec.error(f"{name} is {value!r}; expected {expected}")
+    if registered.layers is not None:
+        return _on_layers(spec, registered, given, material)
     heads = heads_for(spec, material)
     if registered.acts_on_text(given):
         heads_with_text(material.lvlm, heads, refuse=True)
@@ -139,6 +156,20 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[st
     except (TypeError, ValueError) as error:
         raise spec.error(error) from None
     shown = {"top_k": len(heads), **given}
+    named = [spec.kind, *(f"{name}={value}" for name, value in shown.items())]
+    return edit, named, digest_of([list(head) for head in heads])[:8]
+
+
+def _on_layers(
+    spec: Spec, registered: InterventionKind, given: Mapping[str, Any], material: Material
+) -> tuple[Intervention, list[str], str]:
+    """An intervention on whole layers: what `_intervention` returns."""
+    try:
+        heads = heads_of_layers(material.lvlm, registered.layers, spec.fields.get(LAYERS))
+        edit = registered.make(tuple(heads), **given)
+    except (TypeError, ValueError) as error:
+        raise spec.error(error) from None
+    shown = {LAYERS: f"{heads[0].layer}-{heads[-1].layer}", **given}
     named = [spec.kind, *(f"{name}={value}" for name, value in shown.items())]
     return edit, named, digest_of([list(head) for head in heads])[:8]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import Decisions, Intervention
+from llava_hh.attention.modules import heads_on_image_alone
 from llava_hh.attention.trace import Trace
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -96,10 +97,14 @@ class Edits:
             image_mask: of the rows that the forwards have, all branches among them.
             is_clean: (row,) bool, whether a row is of the clean branch; None: all are.
             response_start: the answer's first position in each row, where image_mask covers some of the answer.
+        Raises:
+            CannotDecode: an intervention on image tokens, of a model that has none among its keys.
         """
         if not self.interventions:
             yield
             return
+        if any(edit.needs_image_keys for edit in self.interventions) and heads_on_image_alone(model):
+            raise CannotDecode("no image tokens among the keys: this model reads its image by cross-attention")
         rows = is_clean if self.on == "clean" else None
         with intervene(model, image_mask, self.interventions, response_start, on_rows=rows) as trace:
             self.traces.append(trace)

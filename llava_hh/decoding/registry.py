@@ -15,6 +15,7 @@ from llava_hh.decoding.method import Decoder
 
 MODULES = ("llava_hh.baselines.registry", "llava_hh.newer_models.registry")  # they register kinds when imported
 HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}
+LAYERS = "layers"
 EVERY_KIND = ("label", "limit")  # fields that every kind has: its name in tables, the first so many images
 GROUPS = {"random": ["of", "draws", "match"], "seeds": ["of", "n"]}
 
@@ -25,6 +26,7 @@ class InterventionKind:
     defaults: Mapping[str, Any]
     label: str
     on_text: bool | Callable[[Mapping[str, Any]], bool]
+    layers: tuple[int, int] | None = None  # of 32, first and last, where it acts on whole layers instead of a list
 
     def acts_on_text(self, given: Mapping[str, Any]) -> bool:
         """Whether it acts on what comes after the image, by its fields."""
@@ -49,6 +51,7 @@ def register_intervention(
     make: Callable[..., Intervention],
     label: str | None = None,
     on_text: bool | Callable[[Mapping[str, Any]], bool] = True,
+    layers: tuple[int, int] | None = None,
     **defaults: Any,
 ) -> None:
     """Add a kind of intervention under greedy decoding.
@@ -58,10 +61,13 @@ def register_intervention(
             where one has to be given.
         on_text: whether it acts on what comes after the image, or a function from the fields to that. Heads that attend
             to the image alone are refused then.
+        layers: where it acts on all heads of whole layers instead of a list of heads: the first and the last of a model
+            with 32, from which those of other depths follow (`head_lists.heads_of_layers`). Its field `layers` names
+            others, as layers=5-18.
     Raises:
         ValueError: the name is taken, or is not of letters, digits and _.
     """
-    INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text)
+    INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text, layers)
 
 
 def register_decoder(
@@ -119,7 +125,8 @@ def known_kinds() -> list[str]:
 def fields_of(kind: str) -> list[str]:
     """The fields that a kind has."""
     if kind in INTERVENTIONS:
-        names = [*HEAD_FIELDS, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
+        listed = HEAD_FIELDS if INTERVENTIONS[kind].layers is None else [LAYERS]
+        names = [*listed, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
     elif kind in DECODERS:
         names = [field.name for field in fields(DECODERS[kind].settings)]
     else:

@@ -6,6 +6,7 @@ from transformers import DynamicCache
 
 from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention
+from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
 from llava_hh.portable import generate as portable
@@ -14,10 +15,12 @@ from tests.support.tiny_newer import FAMILIES, save_tiny_family
 
 N_TOKENS = 10
 HEADS = (Head(0, 1), Head(0, 2), Head(2, 0), Head(2, 3))  # mllama's layer 1 attends to the image alone
+LAYERS = tuple(Head(layer, head) for layer in (0, 2) for head in range(4))
 ADHH = [DeactivateText(HEADS, 0.3)]
 EDITS = {
     "adhh": ADHH,
     "boost": [BoostImageScores(HEADS, 3.0)],
+    "layers": [AddConsensus(LAYERS, 1.5), ScaleScores(LAYERS, 2.0, 0.5), SuppressBlindHeads(LAYERS[:4], 0.5, 0.0)],
     "both": [BoostImageScores(HEADS[:3], 2.0), DeactivateText(HEADS, 0.3), ScaleAttention(HEADS[:1], 0.5)],
 }
 MODES = {

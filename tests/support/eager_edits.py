@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.modules import switch_attention
 
 NAME = "eager_edits"
@@ -27,6 +28,7 @@ class Editor:
             response_start or [image_mask.shape[1]] * len(image_mask),
         )
         self.decisions: dict[tuple[int, int, int, int, int], bool] = {}  # by intervention, layer, head, row, position
+        self.scores: Tensor | None = None  # of the layer, before any edit
 
     @property
     def fired(self) -> Counter:
@@ -38,12 +40,15 @@ class Editor:
 
     def edit(self, layer: int, weights: Tensor) -> None:
         batch, _, n_queries, n_keys = weights.shape
+        self.weights = weights.clone()
         for each in self.interventions:
             for head in [head.head for head in each.heads if head.layer == layer]:
                 for row in range(batch):
                     image = self.image[row]
                     after = list(range(image[-1] + 1, n_keys)) if image else []
-                    if isinstance(each, ZeroHeads):
+                    if isinstance(each, SuppressBlindHeads):
+                        self.suppress(each, layer, head, weights, row, n_keys - n_queries)
+                    elif isinstance(each, ZeroHeads):
                         weights[row, head] = 0
                     elif isinstance(each, ScaleAttention):
                         alpha = each.alpha[row] if isinstance(each.alpha, tuple) else each.alpha
@@ -55,6 +60,23 @@ class Editor:
     def boost(self, layer: int, scores: Tensor) -> None:
         """Before the softmax, where a row predicts the answer; the alphas of a head are summed first."""
         n_queries, n_keys = scores.shape[2:]
+        self.scores = scores.clone()
+        for each in self.interventions:
+            for row, keys in enumerate(self.image):
+                for query in range(n_queries) if keys else ():
+                    own = query + n_keys - n_queries
+                    for head in [head.head for head in each.heads if head.layer == layer]:
+                        if isinstance(each, AddConsensus) and own >= self.response_start[row] - 1:
+                            for key in keys:
+                                of_all = [abs(self.scores[row, h, query, key].item()) for h in range(scores.shape[1])]
+                                scores[row, head, query, key] += each.alpha * sum(of_all) / len(of_all)
+                        if isinstance(each, ScaleScores) and own > keys[-1]:
+                            for key in range(keys[-1] + 1):
+                                before = self.scores[row, head, query, key].item()
+                                if before > -1e30:  # not masked
+                                    amount = before if each.signed else abs(before)
+                                    factor = each.image if key in keys else each.before
+                                    scores[row, head, query, key] += (factor - 1) * amount
         for head in range(scores.shape[1]):
             boosts = [each for each in self.interventions if isinstance(each, BoostImageScores)]
             alpha = sum(each.alpha for each in boosts if (layer, head) in each.heads)
@@ -63,8 +85,21 @@ class Editor:
                     if query + n_keys - n_queries < self.response_start[row] - 1:
                         continue
                     for key in keys:
-                        score = scores[row, head, query, key].item()
-                        scores[row, head, query, key] = score + alpha * abs(score)
+                        scores[row, head, query, key] += alpha * abs(self.scores[row, head, query, key].item())
+
+    def suppress(self, each: SuppressBlindHeads, layer: int, head: int, weights: Tensor, row: int, offset: int) -> None:
+        """Ranked by plain sums, one row at a time; of equal ones the first are kept."""
+        ranked = [own.head for own in each.heads if own.layer == layer]
+        looked = self.scores if each.rank_by == "scores" else self.weights
+        for query in range(weights.shape[2]):
+            if query + offset < self.response_start[row] - 1 or not self.image[row]:
+                continue
+            gaze = {own: sum(looked[row, own, query, key].item() for key in self.image[row]) for own in ranked}
+            kept = sorted(ranked, key=lambda own: (-gaze[own], ranked.index(own)))[: int(each.kept * len(ranked))]
+            fires = head not in kept and each.factor != 1
+            self.decisions[self.interventions.index(each), layer, head, row, query + offset] = fires
+            if fires:
+                weights[row, head, query] *= each.factor
 
     def deactivate(
         self, each: DeactivateText, layer: int, head: int, weights: Tensor, after: list[int], row: int, offset: int
