@@ -1,7 +1,7 @@
 #!/bin/sh
 # Heads of wrong answers: POPE's adversarial questions about train2014 images in three formats (what follows the question: llava,
 # vcd, none), the influence of every head on the yes or no that was answered, wrong answers against right ones; then these
-# lists against each other and against that of captions. Needs bash_scripts/attribute.sh. mini: about 10 minutes on one core.
+# lists against each other and against that of captions, if bash_scripts/attribute.sh has made it. mini: about 10 minutes on one core.
 # Writes <format>/identify_attention_head/attribution_result.json and compare.json under the profile's
 # result_path/heads_of_answers/train2014-<pope_images>-seed42.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_answers.sh [flags of evaluate, attribute and compare heads]
@@ -25,4 +25,5 @@ for format in llava vcd none; do
     set -- "$@" "$out/$format/identify_attention_head/attribution_result.json"
 done
 
-with heads launch_last llava_hh compare heads "$@" "$head_list" --out "$out/compare.json"
+if [ -f "$head_list" ]; then set -- "$@" "$head_list"; fi
+with heads launch_last llava_hh compare heads "$@" --out "$out/compare.json"

@@ -204,8 +204,9 @@ class TeacherForced:
             return entry["token_ids"]
         ids = self.lvlm.tokenizer(entry["caption"], add_special_tokens=False).input_ids
         if (text := self.lvlm.answer_text(ids)) != entry["caption"]:
-            which = f"image {entry['image_id']}: the caption {entry['caption'][:60]!r}"
-            raise ValueError(f"{which} comes back from this model's tokens as {text[:60]!r}; caption the images anew")
+            which = f"image {entry['image_id']}: the text {entry['caption'][:60]!r}"
+            advice = "name its token_ids" if "where" in entry else "caption the images anew"
+            raise ValueError(f"{which} comes back from this model's tokens as {text[:60]!r}; {advice}")
         return ids
 
     def batch(self, entry: dict) -> Batch:

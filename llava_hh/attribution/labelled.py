@@ -33,7 +33,7 @@ def labelled_answers(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
     entries = []
     for number, row in json_rows(path, EXPECTED):
         try:
-            entries.append(_entry(row, labels))
+            entries.append(_entry(row, labels) | {"where": f"--targets {path}, row {number}"})
         except ValueError as error:
             raise ValueError(f"--targets {path}, row {number}: {error}") from None
     if not (kept := [entry for entry in entries if entry["mentions"]]):
@@ -67,6 +67,7 @@ def answered_questions(paths: Sequence[Path]) -> list[dict[str, Any]]:
                     entry = _entry(shown | {"spans": spans}, ("wrong", "right"))
                 except ValueError as error:
                     raise ValueError(f"--answers {path}, row {number}: {error}") from None
+                entry["where"] = f"--answers {path}, row {number}"
                 entries.setdefault((entry["image"], entry["prompt"]), entry)
     if not entries:
         raise ValueError(f"--answers {paths[0]}: no answer says yes or no")

@@ -14,8 +14,10 @@ from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, Ou
 from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.attribution.summary import adds_up, counted_words, join_blocks, marks_of, stored_columns, summarise
+from llava_hh.attribution.targets import find_targets
+from llava_hh.data.rows import existing_file
 from llava_hh.files.files import read_json_lines, read_result, sha256, write_json, write_rows, write_tensors
-from llava_hh.files.progress import announce, say
+from llava_hh.files.progress import announce, progress, say
 from llava_hh.runs.run import processes, provenance, start_run
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
@@ -42,6 +44,7 @@ class Attribution(CaptionAttribution):
 
     def settings(self, every: list[dict]) -> AttributionSettings:
         """What decides the result; `every`: all captions that could be attributed."""
+        every = [{name: value for name, value in entry.items() if name != "where"} for entry in every]
         of_noise = {name: getattr(self, name) for name in ("noise_scale", "noise_seed") if self.ablation == "noise"}
         return AttributionSettings(
             **self.fields(every, self.batch_size, self.limit),
@@ -79,18 +82,21 @@ def attribute_captions(given: Attribution) -> Path | None:
     """
     if given.captions is not None:
         refuse_other_model(given.captions, given.model)
-        every, what = hallucinating_captions(given.captions), "object words of {} captions"
+        source, what = f"--captions {given.captions}", "object words of {} captions"
+        every = hallucinating_captions(given.captions)
     elif given.answers is not None:
         for path in given.answers:
             refuse_other_model(path, given.model, "--answers")
-        every, what = answered_questions(given.answers), "times yes or no in {} answers"
+        source, what = f"--answers {given.answers[0]}", "times yes or no in {} answers"
+        every = answered_questions(given.answers)
     else:
-        every, what = labelled_answers(given.targets, given.labels), "labelled words of {} answers"
+        source, what = f"--targets {given.targets}", "labelled words of {} answers"
+        every = labelled_answers(given.targets, given.labels)
     entries, settings = every[: given.limit], given.settings(every)
-    if given.match:
-        mentions = [mention for entry in entries for mention in entry["mentions"]]
-        marks = (np.array([mention[name] for mention in mentions]) for name in ("hallucinated", "node"))
-        matched_objects(*marks)  # refused before hours of work
+    if not (given.out / "run.json").is_file():
+        refuse_useless(entries, source, given.labels, given.match)  # before hours of work
+        if given.captions is None:
+            refuse_broken(given, entries)
     n_words = sum(len(entry["mentions"]) for entry in entries)
     shortlists = {"screen": given.screen, "race": given.race}
     how = f"{given.ablation} ablation" + "".join(f", {name} {n}" for name, n in shortlists.items() if n)
@@ -120,6 +126,41 @@ def attribute_captions(given: Attribution) -> Path | None:
         write_json(path := given.out / "attribution_result.json", {**result, **about})
     say(said_of(path))
     return path
+
+
+def refuse_useless(entries: Sequence[dict], source: str, labels: Sequence[str], match: str | None) -> None:
+    """Check that there are words of both kinds, and with `match` some of the same object.
+
+    Raises:
+        ValueError: there are not; one line that begins with `source`.
+    """
+    mentions = [mention for entry in entries for mention in entry["mentions"]]
+    hallucinated, objects = (np.array([mention[name] for mention in mentions]) for name in ("hallucinated", "node"))
+    for label, is_there in zip(labels, (hallucinated.any(), not hallucinated.all()), strict=True):
+        if not is_there:
+            raise ValueError(f"{source}: no {label} word among {len(mentions)}; more captions or answers are needed")
+    if match:
+        try:
+            matched_objects(hallucinated, objects)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+
+def refuse_broken(given: CaptionAttribution, entries: Sequence[dict]) -> None:
+    """Check labelled answers before the first is measured: their images, and that the model's tokens spell them.
+
+    Raises:
+        ValueError: one that cannot be measured; one line that names where it stands.
+    """
+    for entry in progress("answers", "answer", entries):
+        try:
+            existing_file(given.image_of(entry), "an image below --image-folder")
+            ids, tokenizer = given.ids_of(entry), given.lvlm.tokenizer
+            if max(ids, default=0) >= len(tokenizer):
+                raise ValueError(f"token id {max(ids)} is none of this model's {len(tokenizer)}")
+            find_targets(tokenizer, ids, entry["caption"], entry["mentions"])
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{entry['where']}: {error}") from None
 
 
 def said_of(path: Path) -> str:

@@ -54,17 +54,24 @@ def find_targets(
 def tokens_of_words(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], caption: str, mentions: Sequence[Mapping[str, Any]]
 ) -> list[range]:
-    """The tokens that write each mention, as indices into `token_ids`; the first one is that of `find_targets`.
+    """The tokens that write each mention, as indices into `token_ids`.
+
+    The first one is that of `find_targets`, or where several tokens write a mention's first character, such as the
+    bytes of an accented letter, the first of these.
 
     Args:
         mentions: with `start` and `end`, characters of `caption`.
     """
     text, ends = token_ends(tokenizer, token_ids, skip_special_tokens=True)
-    start = text.find(caption)
-    return [
-        range(bisect(ends, start + mention["start"]), bisect(ends, start + mention["end"] - 1) + 1)
-        for mention in mentions
-    ]
+    start, spans = text.find(caption), []
+    for mention in mentions:
+        first, last = (bisect(ends, start + place) for place in (mention["start"], mention["end"] - 1))
+        while first and ends[first - 1] == start + mention["start"]:
+            if "\ufffd" not in tokenizer.decode(token_ids[first - 1]):  # no part of a character
+                break
+            first -= 1
+        spans.append(range(first, last + 1))
+    return spans
 
 
 def token_ends(

@@ -86,9 +86,7 @@ class _Captions:
         self.entries, self.image_folder, about = read_form(path, _read)
         self.kind, self.label = about.get("kind", self.name), label_of(self.name, about)
         self.is_method = self.label != self.name or self.kind in FIRST
-        self.influences, self.maps = (
-            next(iter(results.each([path], kind.beside)), None) for kind in (WordInfluences, WordMaps)
-        )
+        self.influences, self.maps = (kind.beside(path, results) for kind in (WordInfluences, WordMaps))
         self.measured = {"influence": self.influences, "maps": self.maps}
         run = path.with_name("run.json")
         further = results.each([run] * run.is_file(), lambda file: dict(read_json(file).get("settings", {})))

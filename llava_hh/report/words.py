@@ -21,17 +21,19 @@ class WordInfluences:
     """Influence of every head on every object word of the captions that an attribution was made of."""
 
     @classmethod
-    def beside(cls, captions: Path) -> "WordInfluences | None":
+    def beside(cls, captions: Path, results: ResultFolder) -> "WordInfluences | None":
         """The influences of the attribution beside a file of captions; None where there is none.
 
-        Of several one that zeroed all heads, of the most captions, and by source. Those of labelled words are left out.
+        Of several one that zeroed all heads, of the most captions, and by source. Those of labelled words are left out,
+        and damaged ones, which `results` notes.
         """
-        found = {}
-        for path in sorted(captions.parent.glob("*/attribution_result.json")):
-            if path.with_name("ablations.safetensors").is_file():
-                found[path] = read_form(path, _fitness)
-        best = max((path for path in found if found[path]), key=lambda path: found[path], default=None)
-        return read_form(best, lambda content: cls(best, content)) if best else None
+        paths = (path for path in sorted(captions.parent.glob("*/attribution_result.json")))
+        paths = [path for path in paths if path.with_name("ablations.safetensors").is_file()]
+        rated = results.each(paths, lambda path: (read_form(path, _fitness), path))
+        for _, path in sorted((own for own in rated if own[0]), reverse=True):
+            if found := results.each([path], lambda path: read_form(path, lambda content: cls(path, content))):
+                return found[0]
+        return None
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path = path.with_name("ablations.safetensors")
@@ -85,17 +87,18 @@ def _fitness(content: dict) -> tuple | None:
     if settings.get("labels"):
         return None
     plain = content.get("ablation", "zero") == "zero" and not settings.get("renormalise")
-    return "shortlist" not in content, plain, content["n_captions"], "sources" in content
+    return "shortlist" not in content, plain, int(content["n_captions"]), "sources" in content
 
 
 class WordMaps:
     """The result of `figure words`: where the top heads look at the object words of some captions."""
 
     @classmethod
-    def beside(cls, captions: Path) -> "WordMaps | None":
-        """The maps beside a file of captions; None where none were recorded."""
+    def beside(cls, captions: Path, results: ResultFolder) -> "WordMaps | None":
+        """The maps beside a file of captions; None where none were recorded, or where they are damaged."""
         path = captions.parent / "word_maps" / "word_maps.json"
-        return read_form(path, lambda content: cls(path, content)) if path.is_file() else None
+        made = results.each([path] * path.is_file(), lambda path: read_form(path, lambda content: cls(path, content)))
+        return next(iter(made), None)
 
     def __init__(self, path: Path, content: dict) -> None:
         self.path, self.heads, self.settings = path, content["heads"], content["settings"]

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import llava_hh as hh
+from llava_hh.attribution.targets import tokens_of_words
 from llava_hh.scripts import attribute, caption
 from tests.support.main_job import attribute_flags, caption_flags, read_attribution
+from tests.support.tiny_llava15 import llama_tokenizer
 from tests.support.verbs import error_of, score_chair, write_rows
 
 
@@ -145,6 +147,51 @@ def test_broken_rows_are_one_line(change, message, flags, tmp_path, capsys):
     write_rows(tmp_path / "t.jsonl", [{**GOOD, **change}])
     error = error_of(attribute.main, capsys, *flags).splitlines()[-1]
     assert f"--targets {tmp_path / 't.jsonl'}" in error and message in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "a dog and a cat\n"}, "the text 'a dog and a cat\\n' comes back from this model's tokens as"),
+        ({"token_ids": [5, 4000]}, "token id 4000 is none of this model's"),
+        ({"token_ids": [5, 6]}, "token_ids spell "),
+        ({"image": "none.jpg"}, "none.jpg: no such file; expected an image below --image-folder"),
+    ],
+)
+def test_a_row_that_cannot_be_measured_is_refused_before_the_first_is(
+    change, message, flags, tiny_coco, tmp_path, capsys
+):
+    """And when it is mended the same folder goes on."""
+    images = sorted(path.name for path in (tiny_coco / "train2014").glob("*.jpg"))[:4]
+    spans = [[2, 5, "hallucinated"], [12, 15, "true"]]
+    rows = [{**GOOD, "image": name, "prompt": "what", "spans": spans} for name in images]
+    write_rows(tmp_path / "t.jsonl", [*rows[:3], rows[3] | change])
+    error = error_of(attribute.main, capsys, *flags).splitlines()[-1]
+    assert error.startswith(f"error: --targets {tmp_path / 't.jsonl'}, row 4: ") and message in error
+    assert not [*(tmp_path / "out").rglob("*.json")]
+    write_rows(tmp_path / "t.jsonl", rows)
+    attribute.main(flags)
+    assert read_attribution(tmp_path / "out")[0]["n_captions"] == 4
+
+
+@pytest.mark.parametrize(("label", "missing"), [("true", "hallucinated"), ("hallucinated", "true")])
+def test_words_of_one_kind_are_refused_before_the_work(label, missing, flags, tiny_coco, tmp_path, capsys):
+    image = sorted((tiny_coco / "train2014").glob("*.jpg"))[0].name
+    write_rows(tmp_path / "t.jsonl", [{**GOOD, "image": image, "spans": [[2, 5, label]]}])
+    error = error_of(attribute.main, capsys, *flags)
+    assert f"--targets {tmp_path / 't.jsonl'}: no {missing} word among 1; more captions or answers are needed" in error
+    assert not [*(tmp_path / "out").rglob("*.json")]
+
+
+def test_all_tokens_of_a_word_that_begins_with_bytes():
+    tokenizer = llama_tokenizer(["▁dog"])
+    ids = tokenizer("dog é dog", add_special_tokens=False).input_ids
+    text = tokenizer.decode(ids)
+    at = text.index("é")
+    [span] = tokens_of_words(tokenizer, ids, text, [{"start": at, "end": at + 1}])
+    assert tokenizer.convert_ids_to_tokens([ids[index] for index in span]) == ["<0xC3>", "<0xA9>"]
+    words = [{"start": 0, "end": 3}, {"start": at + 2, "end": at + 5}]
+    assert [len(span) for span in tokens_of_words(tokenizer, ids, text, words)] == [1, 1]
 
 
 def test_flags_that_do_not_go_together(flags, captions, tmp_path, capsys):

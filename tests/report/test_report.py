@@ -92,15 +92,33 @@ def test_of_several_attributions_the_widest_is_shown(results):
     }.items():
         shutil.copytree(source.parent, train / name)
         (train / name / source.name).write_text(json.dumps(content | change))
-    assert WordInfluences.beside(train / "captions_eval_results.json").path == source.with_name("ablations.safetensors")
+    assert WordInfluences.beside(train / "captions_eval_results.json", ResultFolder(results)).path == source.with_name(
+        "ablations.safetensors"
+    )
     (train / "identify_attention_head" / source.name).unlink()
     source.unlink()
-    shown = WordInfluences.beside(train / "captions_eval_results.json")
+    folder = ResultFolder(results)
+    shown = WordInfluences.beside(train / "captions_eval_results.json", folder)
     assert shown.path.parent.name == "d"
     for name in ("a", "d"):
         (train / name / source.name).unlink()
-    about = WordInfluences.beside(train / "captions_eval_results.json").about(ResultFolder(results))
+    about = WordInfluences.beside(train / "captions_eval_results.json", folder).about(folder)
     assert about["unit"] == "drop of p(word) (mean ablation)"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("attribution_result.json", "{"), ("attribution_result.json", '{"n_captions": "many"}'), ("targets.jsonl", "")],
+)
+def test_beside_a_damaged_attribution_another_is_shown(name, text, results, capsys):
+    damaged = results / "train2014" / "influence_by_source" / name
+    damaged.write_text(text)
+    report_html([str(results)])
+    assert f"warning: left out: {damaged}: " in capsys.readouterr().err
+    page = data_of((results / "report.html").read_text())
+    train = next(own for own in page["sets"] if own["name"] == "train2014")
+    assert train["methods"][0]["influence"]["source"] == "train2014/identify_attention_head/ablations.safetensors"
+    assert sum(image["captions"][0]["influence"] is not None for image in train["images"]) == 6
 
 
 def test_measurements_of_other_words_are_not_shown(results):
