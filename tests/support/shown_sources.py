@@ -1,4 +1,4 @@
-"""README's table of what mini's heads do by reading each part of the context."""
+"""README's tables of what mini's heads do by reading each part of the context, and of the heads of POPE's answers."""
 
 import json
 from pathlib import Path
@@ -30,6 +30,19 @@ def table(folder: Path) -> Table:
     note += "whole head without its parts. Directly: its own term in the final residual."
     where = f" Measured on {run['date'][:10]}, CPU, {run['machine']}."
     return Table(["head", "rank", "rank by text", "whole head", *names, "gap", "directly"], rows, note + where)
+
+
+def answers(folder: Path) -> Table:
+    """The strongest heads of wrong answers, by the format of the question: measured_answers_*.json."""
+    rows, run = [], {}
+    for form in ("llava", "vcd", "none"):
+        result = json.loads((folder / f"measured_answers_{form}.json").read_text(encoding="utf-8"))
+        run, heads = result["run"], [tuple(head) for head in result["hal_heads"][:3]]
+        named = ", ".join(f"{Head(*head)} {_with_interval(result, *head)}" for head in heads)
+        rows.append([form, str(result["n_hallucinated_words"]), str(result["n_true_words"]), named])
+    note = "Drop of p(yes) or p(no), as it was answered, wrong answers minus right ones; in brackets 95% bootstrap "
+    note += f"intervals over images. Measured on {run['date'][:10]}, CPU, {run['machine']}."
+    return Table(["format", "wrong answers", "right answers", "strongest heads"], rows, note)
 
 
 def _with_interval(scores: dict, layer: int, head: int) -> str:
