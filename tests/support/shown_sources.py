@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import median
 
 from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.attribution.summary import counted_words
@@ -43,6 +44,19 @@ def answers(folder: Path) -> Table:
     note = "Drop of p(yes) or p(no), as it was answered, wrong answers minus right ones; in brackets 95% bootstrap "
     note += f"intervals over images. Measured on {run['date'][:10]}, CPU, {run['machine']}."
     return Table(["format", "wrong answers", "right answers", "strongest heads"], rows, note)
+
+
+def times(folder: Path) -> Table:
+    """What influence by source and direct effects cost: benchmarks/measured/sources.json."""
+    content = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    machine, rows = content["machine"], []
+    for row in content["rows"]:
+        found = row["ratio"]
+        ratio = f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+        rows.append([str(row["targets"]), row["way"], f"{median(row['seconds']):.2f}", ratio])
+    note = f"{machine['date'][:10]}, {machine['device']}, threads: {machine['threads']}, torch {machine['torch']}; "
+    note += f"{content['rows'][0]['ratio']['turns']} turns."
+    return Table(["targets", "what", "seconds", "to whole heads alone (lowest to highest)"], rows, note)
 
 
 def _with_interval(scores: dict, layer: int, head: int) -> str:

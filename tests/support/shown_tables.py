@@ -31,7 +31,7 @@ from tests.support.shown_aims import aims, differences
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
-VIEWS |= {"sources": shown_sources.table, "answers": shown_sources.answers}
+VIEWS |= {"sources": shown_sources.table, "answers": shown_sources.answers, "times": shown_sources.times}
 MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
