@@ -57,7 +57,7 @@ def heads_of_layers(lvlm: Lvlm, published: tuple[int, int], given: object = None
             raise ValueError(f"layers is {given!r}; expected a layer or a range, as 5-18")
         first, last = int(found[1]), int(found[2] or found[1])
         if not first <= last < n_layers:
-            raise ValueError(f"layers is {given!r}; the model has 0 to {n_layers - 1}")
+            raise ValueError(f"layers is {given!r}; expected the first, then the last of 0 to {n_layers - 1}")
     else:
         first, last = math.ceil(first * n_layers / LAYERS_OF_7B), last * n_layers // LAYERS_OF_7B
         if first > last:

@@ -16,6 +16,8 @@ from llava_hh.files.progress import say
 from llava_hh.files.tables import Estimate, Table, beside, print_table
 from llava_hh.metrics.of_captions import METRICS
 
+NAMED = 40  # heads whose rates are printed one by one
+
 
 def show_result(task: str, path: Path, content: dict, form: str) -> None:
     """Print the table of a task's result in a format, write it as Markdown beside the file, and print its name."""
@@ -59,8 +61,12 @@ def draw_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
 
 
 def in_words(rates: Mapping[str, Mapping]) -> str:
-    """How often each head fired; of a group, the mean over the heads of each of its draws."""
+    """How often each head fired; of many the mean and range; of a group the mean over the heads of each draw."""
     if all("rate" in counts for counts in rates.values()):
+        if len(rates) > NAMED:
+            shares = [100 * counts["rate"] for counts in rates.values()]
+            mean = sum(shares) / len(shares)
+            return f"{len(rates)} heads, {mean:.1f}% in the mean, {min(shares):.1f}% to {max(shares):.1f}%"
         return ", ".join(f"{head} {100 * counts['rate']:.1f}%" for head, counts in rates.items())
     means = [sum(counts["rate"] for counts in draw.values()) / len(draw) for draw in rates.values()]
     return "mean over the heads of each draw " + ", ".join(f"{100 * mean:.1f}%" for mean in means)

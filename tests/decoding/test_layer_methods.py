@@ -13,6 +13,7 @@ from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.head_lists import heads_of_layers
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of, read_methods
+from llava_hh.experiments.shown import in_words
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import evaluate
@@ -81,8 +82,8 @@ def test_layers_of_other_depths(n_layers, named, expected):
     ("text", "message"),
     [
         ("vaf", "layers 9 to 14 of 32 are none of this model's 4; name some, as layers=1-2"),
-        ("devils:layers=3-4", "layers is '3-4'; the model has 0 to 3"),
-        ("devils:layers=2-1", "layers is '2-1'; the model has 0 to 3"),
+        ("devils:layers=3-4", "layers is '3-4'; expected the first, then the last of 0 to 3"),
+        ("devils:layers=2-1", "layers is '2-1'; expected the first, then the last of 0 to 3"),
         ("devils:layers=first", "layers is 'first'; expected a layer or a range, as 5-18"),
         ("devils:top_k=3", "no field of devils 'top_k'"),
         ("devils:alpha=-1", "alpha must be a finite number of at least 0"),
@@ -150,4 +151,7 @@ def test_evaluated_with_others(tiny_checkpoint, tiny_coco, tmp_path, capsys):
     assert 0.4 < sum(own["rate"] for own in spin["fired"].values()) / len(spin["fired"]) < 0.6
     described = json.loads(next(tmp_path.glob("spin-*/run.json")).read_text())["settings"]["interventions"]
     assert described[0]["kind"] == "SuppressBlindHeads" and described[0]["kept"] == 0.5
-    assert "SPIN" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "fired, SPIN: L0H0 " in printed
+    many = {str(head): {"rate": (head.layer + head.head) / 10} for head in layers(0, 12)}
+    assert in_words(many) == "52 heads, 75.0% in the mean, 0.0% to 150.0%"
