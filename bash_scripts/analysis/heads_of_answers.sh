@@ -5,7 +5,7 @@
 # Writes <format>/identify_attention_head/attribution_result.json and compare.json under the profile's
 # result_path/heads_of_answers/train2014-<pope_images>-seed42.
 # Usage: [PROFILE=llava-v1.5-7b] sh bash_scripts/analysis/heads_of_answers.sh [flags of evaluate, attribute and compare heads]
-# A flag goes to those of the three that know it; --limit and --batch-size go to evaluate.
+# A flag goes to those of the three that know it; --limit and --batch-size go to evaluate (--limit is the number of images).
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . bash_scripts/profile.sh

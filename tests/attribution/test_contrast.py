@@ -69,7 +69,7 @@ def test_matched_by_object_by_a_loop():
     shifts = {"cup": 5.0, "dog": -3.0, "fork": 0.5, "kite": 80.0, "bed": -20.0}  # what a head does for a word itself
     shifted = influences + np.array([shifts[name] for name in objects])[:, None, None]
     np.testing.assert_allclose(contrastive_influence(shifted, hallucinated, objects), contrast, atol=1e-12)
-    with pytest.raises(ValueError, match="no object is hallucinated in one caption and true in another"):
+    with pytest.raises(ValueError, match="no object is hallucinated in one place and true in another"):
         contrastive_influence(influences, hallucinated, np.where(hallucinated, "a", "b"))
 
 

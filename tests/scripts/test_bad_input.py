@@ -203,7 +203,7 @@ def test_no_true_word(tiny_checkpoint, tiny_coco, captions, tmp_path, refused):
     path = tmp_path / "captions_eval_results.json"
     path.write_text(json.dumps(content))
     flags = ["--model", tiny_checkpoint, "--captions", path, "--image-folder", tiny_coco / "train2014"]
-    refused(attribute.main, [*flags, "--out", tmp_path / "out", "--limit", 2], "no non-hallucinated object token")
+    refused(attribute.main, [*flags, "--out", tmp_path / "out", "--limit", 2], "no true word among")
 
 
 def test_folder_of_other_settings(tiny_checkpoint, tiny_coco, captions, refused):
