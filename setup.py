@@ -27,7 +27,7 @@ setup(
         "pycocoevalcap>=1.2",  # BLEU and CIDEr
         "nltk>=3.10.4,<3.11",  # its tokenizer defines CHAIR's words, and other versions cut quotes otherwise
         "scipy>=1.15",  # permutation test
-        "matplotlib>=3.9",  # figures
+        "matplotlib>=3.11",  # figures; earlier ones warn of text that runs from right to left
         "jinja2>=3.1.6",  # chat templates, for which transformers asks for it; the report page, all of it escaped
         "markupsafe>=3",  # marks the page's own style, scripts and data as what they are
         "psutil>=7",  # free memory, before a model is loaded; in tests, the processes that a test kills
@@ -47,6 +47,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",  # the tests on all cores
+            "setuptools>=70.1",  # builds wheels by itself; a test builds ours
             "hypothesis>=6",  # damages of files, for python -m tests.faults
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
             "ruff>=0.12",

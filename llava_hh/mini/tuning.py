@@ -33,7 +33,7 @@ SUPPRESSORS, DROPOUT = ((23, 3), (24, 4)), 0.5
 ALIGN_STEPS, ALIGN_BATCH, ALIGN_RATE = 300, 16, 2e-3
 CONVERSATIONS = "instruct_tune.json"
 MAX_LENGTH = 512
-HAS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+HAS_BFLOAT16 = bool(getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"))  # torch 2.9 does not say
 ADAPTER_FILE = "adapter_model.safetensors"
 LINEAR_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
