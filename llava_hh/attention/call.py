@@ -103,6 +103,10 @@ class AttentionCall:
         where = where.transpose(1, 2)[..., None]
         self.output[:, first_row:, heads] = torch.where(where, changed.transpose(1, 2).to(kept.dtype), kept)
 
+    def attend_again(self, heads: Tensor, rows: Tensor, first_row: int = 0) -> None:
+        """Write what `heads` give under the pattern of now to the query rows where `rows`, (batch, query), is True."""
+        self.write(heads, self.pattern(heads, first_row) @ self.values(heads).float(), rows[:, None], first_row)
+
     def _kv_heads(self, heads: Tensor) -> Tensor:
         return heads // (self.query.shape[1] // self.key.shape[1])
 

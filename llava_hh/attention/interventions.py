@@ -141,7 +141,7 @@ class ScaleAttention(OnHeads):
     def __post_init__(self) -> None:
         super().__post_init__()
         for alpha in self.alpha if isinstance(self.alpha, tuple) else (self.alpha,):
-            _check_alpha(alpha)
+            check_factor("alpha", alpha)
         if self.span not in ("after_image", "image"):
             raise ValueError(f"span must be 'after_image' or 'image', not {self.span!r}")
 
@@ -195,7 +195,7 @@ class BoostImageScores(OnHeads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_alpha(self.alpha)
+        check_factor("alpha", self.alpha)
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
         if self.alpha == 0:
@@ -210,12 +210,13 @@ class BoostImageScores(OnHeads):
 
         call.score_edits.append(raised)
         in_row = spans.image.any(-1, keepdim=True) & predict[:, first:]  # batch query
-        call.write(heads, call.pattern(heads, first) @ call.values(heads).float(), in_row[:, None], first)
+        call.attend_again(heads, in_row, first)
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number of at least 0, not {alpha}")
+def check_factor(name: str, value: float) -> None:
+    """Raise ValueError unless a field's value is a finite number of at least 0."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be a finite number of at least 0, not {value}")
 
 
 Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llava_hh.attention.call import AttentionCall
-from llava_hh.attention.interventions import Decisions, OnHeads
+from llava_hh.attention.interventions import Decisions, OnHeads, check_factor
 from llava_hh.attention.spans import Spans
 
 
@@ -58,7 +58,7 @@ class AddConsensus(OnHeads):
 
         call.score_edits.append(raised)
         in_row = spans.image.any(-1, keepdim=True) & predict[:, first:]
-        call.write(heads, call.pattern(heads, first) @ call.values(heads).float(), in_row[:, None], first)
+        call.attend_again(heads, in_row, first)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class ScaleScores(OnHeads):
             return amount * factor[:, None, None] * where
 
         call.score_edits.append(scaled)
-        call.write(heads, call.pattern(heads) @ call.values(heads).float(), rows[:, None])
+        call.attend_again(heads, rows)
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,3 @@ class SuppressBlindHeads(OnHeads):
             current = call.output[:, first:, heads].transpose(1, 2)  # batch head query d_head
             call.write(heads, current * self.factor, fired, first)
         return Decisions(fired, decides)
-
-
-def check_factor(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, not {value}")

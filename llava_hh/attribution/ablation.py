@@ -154,7 +154,7 @@ def ablate_every_head(
                     of_row = torch.cat(
                         [torch.arange(n_targets).repeat_interleave(len(heads_of[at])) for at in copies.lost]
                     )
-                    rows = without_terms(model, hidden[:n_targets], copies.lost, heads_of)
+                    rows = without_terms(prefix.layers, prefix.attentions, hidden[:n_targets], copies.lost, heads_of)
                     found = target_log_probs(model, prefix, rows, targets[chosen][of_row]).split(sizes)
                     for layer, of_layer in zip(copies.lost, found, strict=True):
                         of_terms[chosen, layer, heads_of[layer]] = of_layer.view(n_targets, -1)

@@ -32,20 +32,24 @@ def has_direct_terms(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def without_terms(
-    model: PreTrainedModel, final: Tensor, lost: Mapping[int, Tensor], heads_of: Mapping[int, Sequence[int]]
+    layers: Sequence[nn.Module],
+    attentions: Sequence[nn.Module],
+    final: Tensor,
+    lost: Mapping[int, Tensor],
+    heads_of: Mapping[int, Sequence[int]],
 ) -> Tensor:
     """The final residual without each head's term, (row, 1, d_model): layer by layer, target by target, head by head.
 
     Args:
+        layers, attentions: all decoder layers and their attention modules.
         final: the clean residual behind the last layer, before the final norm, (target, 1, d_model).
         lost: by layer, what heads' outputs lose, (target, head, d_head).
         heads_of: by layer, which heads these are.
     """
-    attentions, layers = attention_modules(model), decoder_layers(model)
-    n_heads, rows = model.config.get_text_config().num_attention_heads, []
+    rows = []
     for layer, outputs in lost.items():
         n_targets, count, d_head = outputs.shape
-        alone = outputs.new_zeros(n_targets, count, n_heads, d_head)
+        alone = outputs.new_zeros(n_targets, count, attentions[layer].o_proj.in_features // d_head, d_head)
         alone[:, range(count), list(heads_of[layer])] = outputs
         terms = _through(attentions[layer].o_proj, alone.flatten(2)) * _gate(layers[layer])
         rows.append((final.float() - terms.float().to(final.device)).flatten(0, 1))

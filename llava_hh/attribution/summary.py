@@ -117,6 +117,12 @@ def marks_of(rows: Iterable[dict], match: str | None = None) -> Marks:
     return np.array([row["hallucinated"] for row in rows], bool), np.array([row["image_id"] for row in rows]), objects
 
 
+def _best(contrast: np.ndarray, measured: np.ndarray, length: int) -> list[list[int]]:
+    """The heads of largest contrast, (measured,), of those that were measured, (layer, head)."""
+    names = np.argwhere(measured).tolist()
+    return [names[column] for _, column in rank_heads(contrast[None], length)[0]]
+
+
 class Scores:
     """Scores of heads or modules, from the log-probabilities of all targets under each ablation, column by column.
 
@@ -149,6 +155,10 @@ class Scores:
         whole = np.full(self.measured.shape, None, dtype=object)
         whole[self.measured] = values.tolist()
         return whole.tolist()
+
+    def listed(self, length: int) -> dict:
+        """`hal_heads`, the best of what was measured, and the scores, JSON-ready."""
+        return {"hal_heads": _best(self.contrast, self.measured, length), **self.record()}
 
     def record(self) -> dict:
         """The scores, JSON-ready, as nested lists of the ablations' shape; None where it was not measured."""
@@ -208,13 +218,10 @@ def summarise(
         if kind in log_probs
     }
     if sources := [name for name in MEASURED_SOURCES if f"{WITHOUT}_{name}" in log_probs]:
-        result["sources"] = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
-        if not is_sum:
-            del result["sources"]["gap"]
+        result["sources"], gap = _of_sources(sources, heads, marks, log_probs, read_out, list_length)
+        result["sources"] |= {"gap": gap} if is_sum else {}
     if "direct" in log_probs:
-        scores = Scores(clean, log_probs["direct"], marks, read_out, halved=False)
-        listed = rank_heads(scores.contrast[None], list_length)[0]
-        result["direct"] = {"hal_heads": [names[column] for _, column in listed], **scores.record()}
+        result["direct"] = Scores(clean, log_probs["direct"], marks, read_out, halved=False).listed(list_length)
     return {
         **result,
         **({"modules": modules} if modules else {}),
@@ -240,19 +247,18 @@ def _of_sources(
     log_probs: Mapping[str, Columns],
     read_out: str,
     list_length: int,
-) -> dict:
-    """What heads do by reading each source: by source scores, list and attention; and of all of them what is left.
+) -> tuple[dict, list]:
+    """What heads do by reading each source: scores, list and attention; and how far that does not add up.
 
-    `gap` is the whole head's contrastive influence without the sum of its parts: how far these, taken away one by one,
-    do not add up. `text_heads` are ranked by the sum of what they do by reading READ_TEXT.
+    Returns: `by_source`, and `text_heads`, ranked by the sum of what they do by reading READ_TEXT; and the whole head's
+        contrastive influence without the sum of its parts, (layer, head).
     """
     clean, (hallucinated, _, objects), content = log_probs["clean"].columns(0, 1)[:, 0], marks, {}
-    names, contrasts = np.argwhere(heads.measured), {}
+    contrasts = {}
     for source in sources:
         scores = Scores(clean, log_probs[f"{WITHOUT}_{source}"], marks, read_out, halved=False)
         contrasts[source] = scores.contrast
-        listed = rank_heads(scores.contrast[None], list_length)[0]
-        content[source] = {"hal_heads": names[[column for _, column in listed]].tolist(), **scores.record()}
+        content[source] = scores.listed(list_length)
         shares, emptied = [], 0
         for part in _pieces(log_probs[f"{SHARE}_{source}"]):
             shares.append(means_of_kinds(part, hallucinated, objects))
@@ -261,9 +267,5 @@ def _of_sources(
         for name, values in zip(("attention_hallucinated", "attention_true"), np.concatenate(shares, 1), strict=True):
             content[source][name] = heads.nested(values[heads.measured.reshape(-1)])
     read = sum(contrasts[source] for source in READ_TEXT if source in contrasts)
-    text = rank_heads(np.atleast_2d(read), list_length)[0]
-    return {
-        "by_source": content,
-        "text_heads": names[[column for _, column in text]].tolist(),
-        "gap": heads.nested(heads.contrast - sum(contrasts.values())),
-    }
+    text_heads = _best(np.asarray(read), heads.measured, list_length)
+    return {"by_source": content, "text_heads": text_heads}, heads.nested(heads.contrast - sum(contrasts.values()))

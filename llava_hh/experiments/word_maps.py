@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llava_hh.experiments.measures.codes import MOST_READ
 from llava_hh.experiments.per_caption import CaptionFigure, Measured
 from llava_hh.files.files import write_tensors
 from llava_hh.heads import Head
@@ -18,7 +19,7 @@ class Words(CaptionFigure):
 
     name, label = "word_maps", "word maps"
     top_k, limit, without = 5, 24, "no word maps"
-    constants = ("the 5 most read tokens",)  # of earlier maps, which had none
+    constants = (f"most_read {MOST_READ}",)
 
     def prepare(self) -> None:
         from llava_hh.decoding.head_lists import heads_with_text
@@ -26,8 +27,6 @@ class Words(CaptionFigure):
         self.chosen = heads_with_text(self.teacher.lvlm, self.heads())
 
     def further(self) -> dict[str, Any]:
-        from llava_hh.experiments.measures.word_maps import MOST_READ
-
         return {"heads": [list(head) for head in self.chosen], "most_read": MOST_READ}
 
     def measure(self, entry: dict) -> Measured:

@@ -13,8 +13,12 @@ from llava_hh.files.files import read_json
 
 N_STRONGEST = 10
 NOT_MEASURED = "0.85"  # grey
-SOURCE_LABELS = {"image": "the image", "after": "the text after it", "answer": "the answer so far"}
-SOURCE_LABELS["elsewhere"] = "itself and what stands before the image"
+SOURCE_LABELS = {
+    "image": "the image",
+    "after": "the text after it",
+    "answer": "the answer so far",
+    "elsewhere": "itself and what stands before the image",
+}
 READ_OUT_LABELS = {
     "probability": "drop of p(word)",
     "absolute": "absolute change of p(word)",

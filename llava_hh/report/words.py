@@ -27,7 +27,7 @@ class WordInfluences:
         Of several one that zeroed all heads, of the most captions, and by source. Those of labelled words are left out,
         and damaged ones, which `results` notes.
         """
-        paths = (path for path in sorted(captions.parent.glob("*/attribution_result.json")))
+        paths = sorted(captions.parent.glob("*/attribution_result.json"))
         paths = [path for path in paths if path.with_name("ablations.safetensors").is_file()]
         rated = results.each(paths, lambda path: (read_form(path, _fitness), path))
         for _, path in sorted((own for own in rated if own[0]), reverse=True):

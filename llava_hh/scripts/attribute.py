@@ -57,8 +57,8 @@ def parser() -> ScriptParser:
     add("--match", ("object",), f"{text}; computed from the finished run in seconds")
     text = "targets as in the paper's code: any token whose text equals the first sub-token of a named object"
     add("--released", bool, text)
-    text = "measure also what each head does by reading the image, the text after it, and the answer so far"
-    add("--by-source", bool, f"{text}; two to four times the work")
+    text = "measure also what each head does by reading the image, the text after it, the answer so far, and elsewhere"
+    add("--by-source", bool, f"{text}; three to five times the work")
     text = "by source: what is left of a head's attention is scaled to 1, as if the source could not be seen"
     add("--renormalise", bool, text)
     text = "measure also each head's direct effect: its own term is taken from the final residual alone"

@@ -3,6 +3,7 @@
 import numpy as np
 
 LARGEST_CODE = 255
+MOST_READ = 5  # tokens that are listed for a head at a word
 
 
 def encode_weights(weights: np.ndarray, n_image: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,12 +18,10 @@ from llava_hh.attention.hooks import observe
 from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.targets import Target, token_ends
 from llava_hh.experiments.measures.attention_bias import attention_rows, part_masks
-from llava_hh.experiments.measures.codes import encode_weights
+from llava_hh.experiments.measures.codes import MOST_READ, encode_weights
 from llava_hh.heads import Head
 from llava_hh.models.image_grid import ImageGrid
 from llava_hh.models.lvlm import Batch, Lvlm
-
-MOST_READ = 5  # tokens
 
 
 @dataclass(frozen=True)
