@@ -3,8 +3,13 @@
 from functools import partial
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
-from llava_hh.baselines import dola, halc, opera, pai, vcd
+from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
+from llava_hh.baselines import allpath, dola, halc, opera, pai, vcd
+from llava_hh.baselines.ilvad import AmplifyEvidence
+from llava_hh.baselines.vhr import ReinforceVisionHeads
+from llava_hh.decoding.head_lists import AnyDepth
 from llava_hh.decoding.registry import register_decoder, register_intervention
+from llava_hh.heads import Head
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
 EDIT_THEMSELVES = (vcd, halc, pai)  # decoders that run a row in several branches
@@ -15,12 +20,27 @@ PRESETS = {
 for name, (module, settings) in PRESETS.items():
     register_decoder(name, module.decode, settings, LABELS.get(name), edits_itself=module in EDIT_THEMSELVES)
 
-# layers of 32, both included; settings of their code for captions
-register_intervention("devils", AddConsensus, "Devils", layers=(5, 18), alpha=0.5)
-register_intervention("vaf", ScaleScores, "VAF", layers=(9, 14), image=1.15, before=0.95)
-register_intervention(
-    "vaf_unsigned", partial(ScaleScores, signed=False), "VAF, unsigned", layers=(9, 14), image=1.15, before=0.95
-)
-SPIN = {"make": SuppressBlindHeads, "layers": (0, 31), "rank_by": "scores"}
+# layers of 32, both included, unless they are of any depth; settings of their code for captions
+register_intervention("devils", AddConsensus, "Devils", layers=[(5, 18)], alpha=0.5)
+VAF = {"layers": [(9, 14)], "image": 1.15, "before": 0.95}
+register_intervention("vaf", ScaleScores, "VAF", **VAF)
+register_intervention("vaf_unsigned", partial(ScaleScores, signed=False), "VAF, unsigned", **VAF)
+SPIN = {"make": SuppressBlindHeads, "layers": [(0, 31)], "rank_by": "scores"}
 register_intervention("spin", label="SPIN", **SPIN, kept=0.95, factor=0.08)
 register_intervention("spin_pope", label="SPIN, as for POPE", **SPIN, kept=0.8, factor=0.1)
+ALLPATH = {"make": allpath.scaled_heads, "has_own_lists": True, "on_text": False, "low": 0.0, "high": 2.0}
+register_intervention("allpath", label="AllPath", task="chair", n_low=40, n_high=40, n_image=50, **ALLPATH)
+register_intervention("allpath_pope", label="AllPath, as for POPE", task="pope", n_low=20, n_high=20, n_image=10, **ALLPATH)
+register_intervention("vhr", ReinforceVisionHeads, "VHR", layers=[AnyDepth(1, 1), (18, 31)], alpha=2.0)
+register_intervention("eah_paper", ShareDensestMap, "EAH", layers=[AnyDepth(1, 1)], threshold=0.002)
+register_intervention("eah_repo", ShareDensestMap, "EAH, as its code", layers=[AnyDepth(0, -1)], threshold=0.0008)
+register_intervention("ilvad", AmplifyEvidence, "ILVAD", layers=[(5, 25)], alpha=5.0, beta=0.3)
+register_intervention("ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layers=[(0, 30)], alpha=5.0, beta=1.0)
+
+
+def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> RecycleSinks:
+    return RecycleSinks(heads, dimensions=tuple(map(int, filter(None, dimensions.split(",")))), **given)
+
+
+VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
+register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)

@@ -85,11 +85,11 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
         raise ValueError(f"{path}: {key!r} must be a list of [layer, head] pairs, not {content[key]!r}")
     for row, pair in enumerate(content[key]):
         where = f"{path}: {key}[{row}]"
-        yield where, _parse_head(pair, where)
+        yield where, parse_head(pair, where)
 
 
-def published_list(config: PretrainedConfig) -> Path:
-    """The file of the head list that was published for a model of this architecture: the authors', and mini's.
+def published_list(config: PretrainedConfig, folder: Path = PUBLISHED) -> Path:
+    """The file of `folder` that was published for a model of this architecture: the authors' head lists, and mini's.
 
     The kinds of model and language model, layers, heads and key heads decide. A model that was tuned further fits.
 
@@ -100,7 +100,7 @@ def published_list(config: PretrainedConfig) -> Path:
     n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
     shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
     shape["n_key_heads"] = getattr(text, "num_key_value_heads", n_heads)
-    lists = {path: read_json(path) for path in sorted(PUBLISHED.glob("*.json"))}
+    lists = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
     for path, content in lists.items():
         if all(content.get(name, value) == value for name, value in shape.items()):
             return path
@@ -109,7 +109,12 @@ def published_list(config: PretrainedConfig) -> Path:
     raise ValueError(f"no heads are published for {what}: give those that llava-hh attribute finds; there are {known}")
 
 
-def _parse_head(pair: Any, where: str) -> Head:
+def parse_head(pair: Any, where: str) -> Head:
+    """A head from its [layer, head] pair in a file.
+
+    Raises:
+        ValueError: no such pair; begins with `where`.
+    """
     try:
         if isinstance(pair, list) and min(head := Head(*map(whole_id, pair))) >= 0:
             return head

@@ -13,7 +13,7 @@ from llava_hh.baselines.halc.settings import HalcSettings
 from llava_hh.baselines.halc.windows import NOT_DETECTED, contrast_windows, crop, smallest, windows_around
 from llava_hh.baselines.halc.words import added_text, begins_word, checked_word
 from llava_hh.baselines.stepping import Stepper, TokenIds, end_ids
-from llava_hh.decoding.method import NO_EDITS, Edits
+from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
 LEAST_TOKENS = 8  # of a caption, before a word may be left out
@@ -42,6 +42,8 @@ def decode(lvlm: Lvlm, batch: Batch, settings: HalcSettings, max_new_tokens: int
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+    if edits.is_of_batch:
+        raise CannotDecode("HALC looks at other images on its way, and the method under it is made for one batch")
     captions = (Caption(lvlm, batch, row, settings, edits) for row in range(len(batch.prompts)))
     return [caption.decode(max_new_tokens) for caption in captions]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from llava_hh.attention.spans import Spans
 # From scores of some heads before any edit, (batch, head, query, key) fp32, these heads, and the first query row that
 # they are of: what is added to them before the softmax.
 ScoreEdit = Callable[[Tensor, Tensor, int], Tensor]
+# From the pattern of some heads, (batch, head, query, key) fp32, these heads, and the first query row that it is of:
+# what takes its place.
+PatternEdit = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass
@@ -20,7 +24,7 @@ class AttentionCall:
 
     `causal` is True only where there is no mask; query row i then sees keys 0..i. Methods take the query heads as an
     index tensor. With grouped queries, a key head serves n_heads // n_kv_heads of them. What methods recompute is
-    without attention dropout.
+    without attention dropout. `memory` belongs to one edit: what it keeps between layers and forwards.
     """
 
     query: Tensor  # batch head query d_head
@@ -32,6 +36,11 @@ class AttentionCall:
     output: Tensor  # batch query head d_head; a copy that edits may write to
     gain: Tensor | None = None  # batch head key: factors of `ScaleAttention` on the pattern's columns
     score_edits: list[ScoreEdit] = field(default_factory=list)
+    pattern_edits: list[PatternEdit] = field(default_factory=list)  # after the softmax and the gain, in this order
+    layer: int = -1
+    copies: int = 1  # of each row of the block's image_mask, such as beams
+    hidden: Tensor | None = None  # batch query d_model: what enters the layer, for edits that read it
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def first_index(self) -> int | Tensor:
@@ -49,6 +58,15 @@ class AttentionCall:
         """The key that is each query row's own, (query,): its column in the padded sequence."""
         return self.first_index + torch.arange(self.query.shape[2], device=self.query.device)
 
+    @property
+    def seen(self) -> Tensor:
+        """Whether each query row sees its own key, (batch, query), which padding does not."""
+        if self.mask is None:
+            return self.query.new_ones(self.query.shape[0], self.query.shape[2], dtype=torch.bool)
+        columns = self.columns[None, None, :, None].expand(len(self.mask), 1, -1, 1)
+        own = self.mask[:, :1].gather(3, columns)[:, 0, :, 0]
+        return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+
     def scores(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Scaled scores before edits, mask and softmax in fp32, (batch, head, query, key), of rows `first_row` on."""
         keys = self.key[:, self._kv_heads(heads)].float()
@@ -57,7 +75,8 @@ class AttentionCall:
     def pattern(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Attention after softmax in fp32, (batch, head, query, key), of query rows `first_row` and later.
 
-        Edits of scores and gains of earlier edits are in it. A row that sees no key at all (left padding) is all 0.
+        Edits of scores, gains and edits of patterns by earlier edits are in it. A row that sees no key at all (left
+        padding) is all 0.
         """
         scores = self.scores(heads, first_row)
         if self.score_edits:
@@ -72,7 +91,11 @@ class AttentionCall:
             pattern = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1) * mask
         else:
             pattern = (scores + mask.float()).softmax(-1)
-        return pattern if self.gain is None else pattern * self.gain[:, heads, None]
+        if self.gain is not None:
+            pattern = pattern * self.gain[:, heads, None]
+        for edit in self.pattern_edits:
+            pattern = edit(pattern, heads, first_row)
+        return pattern
 
     def mix(self, heads: Tensor, value: Tensor) -> Tensor:
         """Pattern times `value` (batch, head, key, d_head) by one fused call, (batch, head, query, d_head)."""

@@ -75,7 +75,7 @@ def _attention(
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal  # as sdpa_attention_forward
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    call = AttentionCall(query, key, value, attention_mask, scaling, is_causal, output)
+    call = AttentionCall(query, key, value, attention_mask, scaling, is_causal, output, layer=layer)
     for block in blocks:
         block.called.add(layer)
         if layer in block.mass:
@@ -98,11 +98,15 @@ def _attention(
             if answers.first == query.shape[2]:
                 continue
             spans = spans._replace(answers=answers)
+        call.copies = 1 if block.spans is None else block.spans.copies(len(query))
+        call.memory, call.hidden = block.memories.setdefault(number, {}), block.hidden.get(layer)
         decisions = edit.edit(call, block.index(heads, query.device), spans)
         if decisions is not None:
             first = block.spans.first_predicting
             rows = answers.index[answers.first :] - first
             block.trace.keep(number, layer, heads, decisions, rows, key.shape[2] - first)
+    for block in blocks:
+        block.hidden.pop(layer, None)
     return call.output, None
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from llava_hh.attention.interventions import Intervention
-from llava_hh.attention.modules import attends_to_image_alone, attention_modules, switch_attention
+from llava_hh.attention.modules import attends_to_image_alone, attention_modules, decoder_layers, switch_attention
 from llava_hh.attention.spans import SpanFinder
 from llava_hh.attention.trace import BLOCKS, Block, Observer, Trace, watch_generate
+from llava_hh.files.module_hooks import hooked
 from llava_hh.heads import Head, by_layer, check_heads
 
 if TYPE_CHECKING:
@@ -56,7 +58,12 @@ def intervene(
             block.edits.setdefault(layer, []).append((number, intervention, heads))
     on_answers = any(intervention.acts_on_answers for intervention in interventions)
     watch = watch_generate(model, block.spans, block.trace, text_too=on_answers)
-    with _open(model, block, [head for intervention in interventions for head in intervention.heads]), watch:
+    reading = sorted({head.layer for edit in interventions if edit.reads_hidden for head in edit.heads})
+    with (
+        _keep_hidden(model, block, reading),
+        _open(model, block, [head for intervention in interventions for head in intervention.heads]),
+        watch,
+    ):
         yield block.trace
 
 
@@ -117,6 +124,19 @@ def is_edited(model: PreTrainedModel) -> bool:
     """Whether a block of `intervene` with something to edit is open on the model."""
     blocks = (block for module in attention_modules(model).values() for block in module.__dict__.get(BLOCKS, ()))
     return any(block.edits for block in blocks)
+
+
+@contextmanager
+def _keep_hidden(model: PreTrainedModel, block: Block, layers: Sequence[int]) -> Iterator[None]:
+    """Keep what enters `layers` in every forward, for edits that read it."""
+    modules = decoder_layers(model) if layers else []
+
+    def keep(layer: int, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        block.hidden[layer] = args[0] if args else kwargs["hidden_states"]
+
+    hooks = ((modules[layer], partial(keep, layer)) for layer in layers)
+    with hooked(hooks, before=True, with_kwargs=True):
+        yield
 
 
 @contextmanager

@@ -1,12 +1,17 @@
-"""What can be done to a head: `ZeroHeads`, `DeactivateText` (the paper's AD-HH), `ScaleAttention`, `BoostImageScores`.
+"""What can be done to a head.
+
+`ZeroHeads`, `DeactivateText` (the paper's AD-HH), `ScaleAttention`, `BoostImageScores`, `ScaleHeads`.
 
 Each is a frozen description with a tensor rule, `edit`, which rewrites the output of its heads in one layer. Where
 several name the same head, the result doesn't depend on their order: boosts add up before the softmax, scales multiply
-after it, `DeactivateText` then measures the pattern that results, and `ZeroHeads` has the last word.
+after it, `DeactivateText` then measures the pattern that results, outputs are scaled, and `ZeroHeads` has the last
+word.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +19,9 @@ from torch import Tensor
 from llava_hh.attention.call import AttentionCall
 from llava_hh.attention.spans import Spans
 from llava_hh.heads import Head
+
+if TYPE_CHECKING:
+    from llava_hh.models.lvlm import Batch, Lvlm
 
 
 class Decisions(NamedTuple):
@@ -36,6 +44,8 @@ class OnHeads:
     acts_on_answers: ClassVar[bool] = False  # on answer rows alone, which cross-attention's keys don't tell
     needs_image_keys: ClassVar[bool] = False  # which a model that reads its image by cross-attention lacks
     needs_spans: ClassVar[bool] = True  # such an edit cannot act where a cache may have dropped keys
+    reads_hidden: ClassVar[bool] = False  # what enters the layer
+    passes_first: ClassVar[bool] = False  # over each batch, see `prepared`
 
     def __post_init__(self) -> None:
         heads = tuple(Head(int(layer), int(head)) for layer, head in self.heads)
@@ -49,6 +59,10 @@ class OnHeads:
         Raises:
             ValueError: it does not.
         """
+
+    def prepared(self, lvlm: Lvlm, batch: Batch) -> Intervention:
+        """What acts on this batch: itself, unless the edit depends on passes over the batch that come first."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ class DeactivateText(OnHeads):
             raise ValueError(f"threshold must lie in [0, 1], not {self.threshold}")
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> Decisions:
-        first, index, predict = spans.answers
+        first, index, predict, _ = spans.answers
         # a batch row without an image, or the last row of a prompt that ends with one, has nothing to decide
         decides = predict[:, first:] & spans.after_image[:, index[first:].clamp(min=0)]  # batch query
         span = spans.after_image[:, None, None]  # batch 1 1 key
@@ -203,7 +217,7 @@ class BoostImageScores(OnHeads):
         batch, n_heads = call.query.shape[:2]
         alpha = torch.zeros(batch, n_heads, call.key.shape[2], device=call.query.device)
         alpha[:, heads] = self.alpha * spans.image[:, None].to(alpha.dtype)
-        first, _, predict = spans.answers
+        first, _, predict, _ = spans.answers
 
         def raised(scores: Tensor, of_heads: Tensor, first_row: int) -> Tensor:
             return alpha[:, of_heads, None] * predict[:, None, first_row:, None] * scores.abs()
@@ -213,10 +227,59 @@ class BoostImageScores(OnHeads):
         call.attend_again(heads, in_row, first)
 
 
+@dataclass(frozen=True)
+class ScaleHeads(OnHeads):
+    """Multiply the outputs of `heads` by a factor each, at every query position of every forward; 0 is `ZeroHeads`.
+
+    Args:
+        heads: different ones.
+        factors: one for each head, or for each row of image_mask a tuple of these.
+    Raises:
+        ValueError: no heads, or another number of factors than of heads.
+    Source: AllPath and VHR (`llava_hh.baselines`).
+    """
+
+    factors: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    order: ClassVar[float] = 2.6
+    needs_spans: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for factors in self._by_row:
+            if len(factors) != len(self.heads) or len({*self.heads}) != len(self.heads):
+                raise ValueError(f"ScaleHeads has {len(factors)} factors for {len({*self.heads})} different heads")
+            for factor in factors:
+                check_factor("factor", factor)
+
+    @property
+    def _by_row(self) -> tuple[tuple[float, ...], ...]:
+        return self.factors if self.factors and isinstance(self.factors[0], tuple) else (self.factors,)
+
+    def check(self, n_rows: int) -> None:
+        """Check that factors for each row are for `n_rows`, or that each of theirs stands there equally often.
+
+        Raises:
+            ValueError: another number.
+        """
+        if n_rows % len(self._by_row):
+            raise ValueError(f"ScaleHeads has factors for {len(self._by_row)} rows, image_mask has {n_rows}")
+
+    def edit(self, call: AttentionCall, heads: Tensor, spans: Spans | None) -> None:
+        if "factors" not in call.memory:
+            call.memory["factors"] = torch.tensor(self._by_row, dtype=call.output.dtype, device=call.output.device)
+            call.memory["columns"] = {head: column for column, head in enumerate(self.heads)}
+        columns = [call.memory["columns"][call.layer, head] for head in heads.tolist()]
+        factors = call.memory["factors"][:, columns].to(call.output.device)
+        factors = factors.repeat_interleave(len(call.output) // len(factors), 0)  # copies of a row stand together
+        if spans is not None and spans.rows is not None:
+            factors = factors.masked_fill(~spans.rows[:, None], 1)
+        call.output[:, :, heads] *= factors[:, None, :, None]
+
+
 def check_factor(name: str, value: float) -> None:
     """Raise ValueError unless a field's value is a finite number of at least 0."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number of at least 0, not {value}")
 
 
-Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores
+Intervention = ZeroHeads | DeactivateText | ScaleAttention | BoostImageScores | ScaleHeads

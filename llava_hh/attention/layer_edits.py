@@ -44,7 +44,7 @@ class AddConsensus(OnHeads):
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> None:
         if self.alpha == 0:
             return
-        first, _, predict = spans.answers
+        first, _, predict, _ = spans.answers
         every = torch.arange(call.query.shape[1], device=heads.device)
         consensus = self.alpha * call.scores(every, first).abs().mean(1)  # batch query key
         consensus = consensus * (spans.image[:, None] & predict[:, first:, None])
@@ -145,7 +145,7 @@ class SuppressBlindHeads(OnHeads):
             raise ValueError(f"rank_by must be 'scores' or 'attention', not {self.rank_by!r}")
 
     def edit(self, call: AttentionCall, heads: Tensor, spans: Spans) -> Decisions:
-        first, _, predict = spans.answers
+        first, _, predict, _ = spans.answers
         looked = call.scores(heads, first) if self.rank_by == "scores" else call.pattern(heads, first)
         gaze = looked.masked_fill(~spans.image[:, None, None], 0).sum(-1)  # batch head query
         n_kept = int(self.kept * len(heads))

@@ -14,11 +14,13 @@ class AnswerRows(NamedTuple):
     first: no query row before this one does; a plain number, so that nobody waits for the device.
     index: (query,) the column of each query row in the padded sequence.
     predict: (batch, query) bool.
+    last: (batch,) the column of the prompt's last position, which predicts the first answer token.
     """
 
     first: int
     index: Tensor
     predict: Tensor
+    last: Tensor
 
 
 class Spans(NamedTuple):
@@ -148,7 +150,7 @@ class SpanFinder:
         index = torch.arange(n_queries, device=device) + first_index
         predicting = self._predicting.repeat_interleave(self.copies(batch)).to(device)
         predict, rows = index >= predicting[:, None], self.rows(batch, device)
-        return AnswerRows(first, index, predict if rows is None else predict & rows[:, None])
+        return AnswerRows(first, index, predict if rows is None else predict & rows[:, None], predicting)
 
 
 def image_only_spans(batch: int, n_keys: int, device: torch.device | str) -> Spans:

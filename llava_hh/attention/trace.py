@@ -157,6 +157,8 @@ class Block:
     observer: Observer | None = None
     trace: Trace = field(default_factory=Trace)
     called: set[int] = field(default_factory=set)
+    memories: dict[int, dict] = field(default_factory=dict)  # by edit, what it keeps between layers and forwards
+    hidden: dict[int, Tensor] = field(default_factory=dict)  # by layer, what enters it, where an edit reads it
     _indices: dict[tuple[torch.device, tuple[int, ...]], Tensor] = field(default_factory=dict)
     _answers: tuple[Tensor | None, tuple, AnswerRows] | None = None
 

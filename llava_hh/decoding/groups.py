@@ -78,7 +78,7 @@ def _random_draws(spec: Spec, target: Spec, number: int, label: str, material: M
     edits = [part for part in target.parts if part.kind in INTERVENTIONS]
     if len(edits) > 1:
         raise spec.error(f"{target} edits several sets of heads; expected one to draw others for")
-    if not edits or INTERVENTIONS[edits[0].kind].layers is not None:
+    if not edits or INTERVENTIONS[edits[0].kind].layers is not None or INTERVENTIONS[edits[0].kind].has_own_lists:
         raise spec.error(f"{target.kind} has no list of heads to draw others for")
     edited = with_choice(edits[0])
     kept = {name: value for name, value in edited.fields.items() if name not in ("heads", "top_k", "list")}

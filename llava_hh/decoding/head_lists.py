@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from llava_hh.attention.modules import heads_on_image_alone
 from llava_hh.files.files import read_json
@@ -41,29 +42,48 @@ def heads_of_list(
     return heads
 
 
-def heads_of_layers(lvlm: Lvlm, published: tuple[int, int], given: object = None) -> list[Head]:
+class AnyDepth(NamedTuple):
+    """The first and the last of some layers in a model of any depth; negative numbers count from the end."""
+
+    first: int
+    last: int
+
+
+Layers = Sequence[tuple[int, int]]  # ranges: `AnyDepth`, or the first and the last layer of a model with 32
+
+
+def heads_of_layers(lvlm: Lvlm, published: Layers, given: object = None) -> list[Head]:
     """All heads of some layers, in order.
 
     Args:
-        published: the first and the last layer of a model with 32, as a paper names them. In a model of another depth
-            the first is rounded up and the last down, so that the share of the depth is not exceeded.
-        given: others, as 5-18 or 7; None or "": none.
+        published: as a paper names them. In a model of another depth the first of a range is rounded up and the last
+            down, so that the share of the depth is not exceeded.
+        given: others, as 5-18, 7 or "1,17-29"; None or "": none.
     Raises:
         ValueError: no such layers, or a range that has none in this model.
     """
-    n_layers, (first, last) = lvlm.n_layers, published
+    n_layers, chosen = lvlm.n_layers, set()
     if given not in (None, ""):
-        if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", str(given))):
-            raise ValueError(f"layers is {given!r}; expected a layer or a range, as 5-18")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if not first <= last < n_layers:
-            raise ValueError(f"layers is {given!r}; expected the first, then the last of 0 to {n_layers - 1}")
+        for part in str(given).split(","):
+            if not (found := re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)):
+                raise ValueError(f"layers is {given!r}; expected a layer or a range, as 5-18")
+            first, last = int(found[1]), int(found[2] or found[1])
+            if not first <= last < n_layers:
+                raise ValueError(f"layers is {given!r}; expected the first, then the last of 0 to {n_layers - 1}")
+            chosen.update(range(first, last + 1))
     else:
-        first, last = math.ceil(first * n_layers / LAYERS_OF_7B), last * n_layers // LAYERS_OF_7B
-        if first > last:
-            named = f"layers {published[0]} to {published[1]} of {LAYERS_OF_7B}"
-            raise ValueError(f"{named} are none of this model's {n_layers}; name some, as layers=1-2")
-    return [Head(layer, head) for layer in range(first, last + 1) for head in range(lvlm.n_heads)]
+        for named in published:
+            first, last = named
+            if isinstance(named, AnyDepth):
+                first, last = (layer + n_layers if layer < 0 else layer for layer in named)
+            else:
+                first, last = math.ceil(first * n_layers / LAYERS_OF_7B), last * n_layers // LAYERS_OF_7B
+            if not 0 <= first <= last < n_layers:
+                of = "a model" if isinstance(named, AnyDepth) else LAYERS_OF_7B
+                text = f"layers {named[0]} to {named[1]} of {of}"
+                raise ValueError(f"{text} are none of this model's {n_layers}; name some, as layers=1-2")
+            chosen.update(range(first, last + 1))
+    return [Head(layer, head) for layer in sorted(chosen) for head in range(lvlm.n_heads)]
 
 
 def published_adhh(lvlm: Lvlm) -> dict:

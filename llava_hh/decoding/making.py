@@ -141,6 +141,8 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[st
     registered, spec = INTERVENTIONS[spec.kind], of_published(with_choice(spec), material)
     given = {name: spec.fields.get(name, default) for name, default in registered.defaults.items()}
     for name, value in given.items():
+        if isinstance(registered.defaults[name], str) and type(value) is int:
+            given[name] = value = str(value)
         kind, expected = (str, "a text") if isinstance(registered.defaults[name], str) else (int | float, "a number")
         if value is None:
             raise spec.error(f"needs {name}=")
@@ -148,6 +150,8 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[st
             raise spec.error(f"{name} is {value!r}; expected {expected}")
     if registered.layers is not None:
         return _on_layers(spec, registered, given, material)
+    if registered.has_own_lists:
+        return _of_own_lists(spec, registered, given, material)
     heads = heads_for(spec, material)
     if registered.acts_on_text(given):
         heads_with_text(material.lvlm, heads, refuse=True)
@@ -169,9 +173,24 @@ def _on_layers(
         edit = registered.make(tuple(heads), **given)
     except (TypeError, ValueError) as error:
         raise spec.error(error) from None
-    shown = {LAYERS: f"{heads[0].layer}-{heads[-1].layer}", **given}
+    layers = sorted({head.layer for head in heads})
+    starts = [layer for layer in layers if layer - 1 not in layers]
+    ends = [layer for layer in layers if layer + 1 not in layers]
+    shown = {LAYERS: "_".join(f"{first}-{last}" for first, last in zip(starts, ends, strict=True)), **given}
     named = [spec.kind, *(f"{name}={value}" for name, value in shown.items())]
     return edit, named, digest_of([list(head) for head in heads])[:8]
+
+
+def _of_own_lists(
+    spec: Spec, registered: InterventionKind, given: Mapping[str, Any], material: Material
+) -> tuple[Intervention, list[str], str]:
+    """An intervention whose heads stand in a file of its own form: what `_intervention` returns."""
+    try:
+        edit = registered.make(material.lvlm, str(spec.fields.get("heads", PUBLISHED)), **given)
+    except (TypeError, ValueError) as error:
+        raise spec.error(error) from None
+    named = [spec.kind, *(f"{name}={value}" for name, value in given.items())]
+    return edit, named, digest_of([[*head, factor] for head, factor in zip(edit.heads, edit.factors, strict=True)])[:8]
 
 
 def with_choice(spec: Spec) -> Spec:

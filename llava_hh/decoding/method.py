@@ -81,7 +81,19 @@ class Edits:
 
     interventions: tuple[Intervention, ...] = ()
     on: str = "all"
+    is_of_batch: bool = False  # some were prepared for the rows of one batch
     traces: list[Trace] = field(default_factory=list)
+
+    @classmethod
+    def for_batch(cls, interventions: Sequence[Intervention], lvlm: Lvlm, batch: Batch, on: str = "all") -> Edits:
+        """The interventions as they act on a batch; passes over it, where some need them, run here.
+
+        Raises:
+            CannotDecode: an intervention on image tokens, of a model that has none among its keys.
+        """
+        refuse_without_image_keys(lvlm.model, interventions)
+        is_of_batch = any(edit.passes_first for edit in interventions)
+        return cls(tuple(edit.prepared(lvlm, batch) for edit in interventions), on, is_of_batch)
 
     @contextmanager
     def open(
@@ -97,14 +109,10 @@ class Edits:
             image_mask: of the rows that the forwards have, all branches among them.
             is_clean: (row,) bool, whether a row is of the clean branch; None: all are.
             response_start: the answer's first position in each row, where image_mask covers some of the answer.
-        Raises:
-            CannotDecode: an intervention on image tokens, of a model that has none among its keys.
         """
         if not self.interventions:
             yield
             return
-        if any(edit.needs_image_keys for edit in self.interventions) and heads_on_image_alone(model):
-            raise CannotDecode("no image tokens among the keys: this model reads its image by cross-attention")
         rows = is_clean if self.on == "clean" else None
         with intervene(model, image_mask, self.interventions, response_start, on_rows=rows) as trace:
             self.traces.append(trace)
@@ -151,7 +159,7 @@ class Greedy:
         return {"interventions": described(self.interventions), "decoder": None}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-        edits = Edits(self.interventions)
+        edits = Edits.for_batch(self.interventions, lvlm, batch)
         with edits.open(lvlm.model, batch.image_mask):
             answers = generate_greedily(lvlm, batch, max_new_tokens)
         return Answers(answers, edits.fired(answers))
@@ -186,7 +194,7 @@ class Decoding:
         return {"interventions": described(self.interventions), "decoder": decoder}
 
     def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
-        edits = Edits(self.interventions, self.on)
+        edits = Edits.for_batch(self.interventions, lvlm, batch, self.on)
         if self.interventions and self.edits_itself:
             rows = self.decode(lvlm, batch, self.settings, max_new_tokens, edits=edits)
         else:
@@ -194,6 +202,16 @@ class Decoding:
                 rows = self.decode(lvlm, batch, self.settings, max_new_tokens)
         answers = [Answer(ids, "stop" if len(ids) < max_new_tokens else "length") for ids in rows]
         return Answers(answers, edits.fired(answers))
+
+
+def refuse_without_image_keys(model: PreTrainedModel, interventions: Sequence[Intervention]) -> None:
+    """Check that a model has what interventions on image tokens need.
+
+    Raises:
+        CannotDecode: it has no image tokens among the keys.
+    """
+    if any(edit.needs_image_keys for edit in interventions) and heads_on_image_alone(model):
+        raise CannotDecode("no image tokens among the keys: this model reads its image by cross-attention")
 
 
 def described(interventions: Sequence[Intervention]) -> list[dict]:

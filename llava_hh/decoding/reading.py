@@ -83,7 +83,8 @@ def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
         ValueError: a method without a list, a file of another form; OSError: a file that is not there.
     """
     for part in _parts(specs):
-        is_listed = part.kind in INTERVENTIONS and INTERVENTIONS[part.kind].layers is None
+        registered = INTERVENTIONS.get(part.kind)
+        is_listed = registered and registered.layers is None and not registered.has_own_lists
         if is_listed or "heads" in part.fields:
             source = str(source_of(with_choice(part), heads))
             refuse_no_list(source)

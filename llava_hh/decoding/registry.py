@@ -11,6 +11,7 @@ from typing import Any
 
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
 from llava_hh.decoding.grammar import NAME
+from llava_hh.decoding.head_lists import Layers
 from llava_hh.decoding.method import Decoder
 
 MODULES = ("llava_hh.baselines.registry", "llava_hh.newer_models.registry")  # they register kinds when imported
@@ -26,7 +27,8 @@ class InterventionKind:
     defaults: Mapping[str, Any]
     label: str
     on_text: bool | Callable[[Mapping[str, Any]], bool]
-    layers: tuple[int, int] | None = None  # of 32, first and last, where it acts on whole layers instead of a list
+    layers: Layers | None = None  # where it acts on whole layers instead of a list
+    has_own_lists: bool = False  # it reads a file of its own form
 
     def acts_on_text(self, given: Mapping[str, Any]) -> bool:
         """Whether it acts on what comes after the image, by its fields."""
@@ -51,7 +53,8 @@ def register_intervention(
     make: Callable[..., Intervention],
     label: str | None = None,
     on_text: bool | Callable[[Mapping[str, Any]], bool] = True,
-    layers: tuple[int, int] | None = None,
+    layers: Layers | None = None,
+    has_own_lists: bool = False,
     **defaults: Any,
 ) -> None:
     """Add a kind of intervention under greedy decoding.
@@ -61,13 +64,14 @@ def register_intervention(
             where one has to be given.
         on_text: whether it acts on what comes after the image, or a function from the fields to that. Heads that attend
             to the image alone are refused then.
-        layers: where it acts on all heads of whole layers instead of a list of heads: the first and the last of a model
-            with 32, from which those of other depths follow (`head_lists.heads_of_layers`). Its field `layers` names
-            others, as layers=5-18.
+        layers: where it acts on all heads of whole layers instead of a list of heads: ranges of these, such as the
+            first and the last of a model with 32, from which those of other depths follow
+            (`head_lists.heads_of_layers`). Its field `layers` names others, as layers=5-18.
+        has_own_lists: `make` takes a model and the field `heads`, a file or "published", instead of heads.
     Raises:
         ValueError: the name is taken, or is not of letters, digits and _.
     """
-    INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text, layers)
+    INTERVENTIONS[_free(name)] = InterventionKind(make, defaults, label or name, on_text, layers, has_own_lists)
 
 
 def register_decoder(
@@ -125,7 +129,8 @@ def known_kinds() -> list[str]:
 def fields_of(kind: str) -> list[str]:
     """The fields that a kind has."""
     if kind in INTERVENTIONS:
-        listed = HEAD_FIELDS if INTERVENTIONS[kind].layers is None else [LAYERS]
+        listed = {"heads": None} if INTERVENTIONS[kind].has_own_lists else HEAD_FIELDS
+        listed = listed if INTERVENTIONS[kind].layers is None else [LAYERS]
         names = [*listed, *INTERVENTIONS[kind].defaults, *(["choice"] if kind == "adhh" else [])]
     elif kind in DECODERS:
         names = [field.name for field in fields(DECODERS[kind].settings)]

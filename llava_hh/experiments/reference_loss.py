@@ -10,7 +10,7 @@ from statistics import fmean
 
 from llava_hh.attention.interventions import Intervention
 from llava_hh.decoding.making import Member
-from llava_hh.decoding.method import CannotDecode, Greedy, Method
+from llava_hh.decoding.method import CannotDecode, Greedy, Method, refuse_without_image_keys
 from llava_hh.experiments.captioning import CaptionSettings, Evaluation
 from llava_hh.experiments.compared import Compared
 from llava_hh.experiments.measures.reference_loss import answer_losses, reference_tokens, summarise_losses
@@ -62,6 +62,9 @@ class LossTask:
     def try_out(self, evaluation: Evaluation, method: Method) -> None:
         if not isinstance(method, Greedy):
             raise CannotDecode(f"{method.kind} gives no loss of captions: it is no intervention under greedy decoding")
+        refuse_without_image_keys(evaluation.lvlm.model, method.interventions)
+        if any(edit.passes_first for edit in method.interventions):
+            raise CannotDecode(f"{method.kind} gives no loss of captions: it begins with passes over the prompt")
 
     def run(self, evaluation: Evaluation, method: Greedy, out: Path) -> list[dict]:
         """The loss of the first reference captions of every image; a row per caption."""

@@ -6,14 +6,24 @@ Shares no code with the package beyond the dataclasses that say what to do.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from llava_hh.attention.interventions import BoostImageScores, DeactivateText, Intervention, ScaleAttention, ZeroHeads
+from llava_hh.attention.interventions import (
+    BoostImageScores,
+    DeactivateText,
+    Intervention,
+    ScaleAttention,
+    ScaleHeads,
+    ZeroHeads,
+)
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
-from llava_hh.attention.modules import switch_attention
+from llava_hh.attention.modules import decoder_layers, switch_attention
+from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
+from tests.support.eager_sinks import recycle, share, sinks_of
 
 NAME = "eager_edits"
 
@@ -29,6 +39,9 @@ class Editor:
         )
         self.decisions: dict[tuple[int, int, int, int, int], bool] = {}  # by intervention, layer, head, row, position
         self.scores: Tensor | None = None  # of the layer, before any edit
+        self.first: list[int] = [0] * len(image_mask)  # position of each row that is no padding
+        self.hidden: dict[int, Tensor] = {}  # by layer, what enters it
+        self.sinks: dict[tuple[int, int], list[int]] = {}  # by layer and row
 
     @property
     def fired(self) -> Counter:
@@ -42,7 +55,11 @@ class Editor:
         batch, _, n_queries, n_keys = weights.shape
         self.weights = weights.clone()
         for each in self.interventions:
-            for head in [head.head for head in each.heads if head.layer == layer]:
+            heads = [head.head for head in each.heads if head.layer == layer]
+            if isinstance(each, ShareDensestMap) and heads:
+                self.share(each, layer, heads, weights)
+                self.weights = weights.clone()
+            for head in heads:
                 for row in range(batch):
                     image = self.image[row]
                     after = list(range(image[-1] + 1, n_keys)) if image else []
@@ -50,6 +67,11 @@ class Editor:
                         self.suppress(each, layer, head, weights, row, n_keys - n_queries)
                     elif isinstance(each, ZeroHeads):
                         weights[row, head] = 0
+                    elif isinstance(each, ScaleHeads):
+                        by_row = each.factors if isinstance(each.factors[0], tuple) else [each.factors] * batch
+                        weights[row, head] *= by_row[row][each.heads.index((layer, head))]
+                    elif isinstance(each, RecycleSinks):
+                        self.recycle(each, layer, head, weights, row, n_keys - n_queries)
                     elif isinstance(each, ScaleAttention):
                         alpha = each.alpha[row] if isinstance(each.alpha, tuple) else each.alpha
                         for key in after if each.span == "after_image" else image:
@@ -86,6 +108,27 @@ class Editor:
                         continue
                     for key in keys:
                         scores[row, head, query, key] += alpha * abs(self.scores[row, head, query, key].item())
+
+    def share(self, each: ShareDensestMap, layer: int, heads: list[int], weights: Tensor) -> None:
+        """In a pass over the whole prompt; a step of one token changes nothing."""
+        for row, image in enumerate(self.image if weights.shape[2] > 1 else ()):
+            start = self.response_start[row]
+            giver = share(each, heads, weights, image, self.first[row], start, row) if image else None
+            for head in heads if image else ():
+                fires = giver not in (None, head)
+                self.decisions[self.interventions.index(each), layer, head, row, start - 1] = fires
+
+    def recycle(self, each: RecycleSinks, layer: int, head: int, weights: Tensor, row: int, offset: int) -> None:
+        if weights.shape[2] > 1:
+            found = sinks_of(each, self.hidden[layer][row], self.first[row], self.response_start[row])
+            self.sinks[layer, row] = found
+        for query in range(weights.shape[2]):
+            if not self.image[row] or query + offset <= self.image[row][-1]:
+                continue
+            moved = recycle(each, weights[row, head, query], self.image[row], self.sinks[layer, row])
+            if query + offset >= self.response_start[row] - 1:
+                key = self.interventions.index(each), layer, head, row, query + offset
+                self.decisions[key] = moved and each.kept != 1
 
     def suppress(self, each: SuppressBlindHeads, layer: int, head: int, weights: Tensor, row: int, offset: int) -> None:
         """Ranked by plain sums, one row at a time; of equal ones the first are kept."""
@@ -128,11 +171,21 @@ def eager_edits(
     response_start: list[int] | None = None,
 ) -> Iterator[Editor]:
     """Like `intervene`, by loops over eager maps."""
-    _open.append(Editor(image_mask, interventions, response_start))
+    _open.append(editor := Editor(image_mask, interventions, response_start))
+
+    def keep(layer: int, _: nn.Module, args: tuple, kwargs: dict) -> None:
+        editor.hidden[layer] = args[0] if args else kwargs["hidden_states"]
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(keep, number), with_kwargs=True)
+        for number, layer in enumerate(decoder_layers(model))
+    ]
     try:
         with switch_attention(model, NAME):
-            yield _open[-1]
+            yield editor
     finally:
+        for hook in hooks:
+            hook.remove()
         _open.pop()
 
 
@@ -142,6 +195,9 @@ def _attention(
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     scores = (query @ key.transpose(2, 3)) * scaling + attention_mask
+    if scores.shape[2] > 1:
+        seen = attention_mask[:, 0].diagonal(dim1=1, dim2=2) > -1e30
+        _open[-1].first = [row.index(True) for row in seen.tolist()]
     _open[-1].boost(module.layer_idx, scores)
     weights = scores.softmax(-1)
     _open[-1].edit(module.layer_idx, weights)

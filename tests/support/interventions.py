@@ -1,7 +1,8 @@
 """Interventions of every kind and their combinations, on heads of the tiny models."""
 
-from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
+from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ScaleHeads, ZeroHeads
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
+from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
 from llava_hh.heads import Head
 
 HEADS = [Head(0, 1), Head(1, 0), Head(1, 3), Head(2, 2), Head(3, 0), Head(3, 1), Head(3, 3)]
@@ -29,6 +30,20 @@ INTERVENTIONS = {
         ScaleScores(LAYERS[1], 1.4, 0.8),
         DeactivateText(HEADS[1:4], 0.4),
         SuppressBlindHeads(LAYERS[1], 0.5, 0.3),
+    ],
+    "heads scaled": [ScaleHeads(HEADS, (0.5, 2.0, 1.0, 0.0, 3.0, 0.2, 1.5))],
+    "densest map": [ShareDensestMap(LAYERS[1] + LAYERS[2], 0.002)],
+    "densest map of few": [ShareDensestMap(LAYERS[0] + LAYERS[2], 0.0022)],
+    "sinks recycled": [RecycleSinks(LAYERS[1] + LAYERS[2] + HEADS[-2:], 0.3, tau=27, most_sunk=0.6, least_mass=0.1)],
+    "sinks of two dimensions": [
+        RecycleSinks(LAYERS[1] + LAYERS[2], 0.1, tau=8, most_sunk=0.8, least_mass=0.1, dimensions=(3, 17))
+    ],
+    "patterns and outputs": [
+        BoostImageScores(HEADS[:3], 0.5),
+        RecycleSinks(LAYERS[1], 0.2, tau=27, most_sunk=0.9, least_mass=0.0),
+        ShareDensestMap(LAYERS[2], 0.002),
+        DeactivateText(HEADS[1:4], 0.4),
+        ScaleHeads(HEADS[2:], (2.0, 0.5, 1.5, 1.5, 0.1)),
     ],
     # the canonical order is scale, boost, deactivate, zero; the loops boost first, then edit in the order given
     "all": [
