@@ -20,7 +20,6 @@ from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
 
 LOOKED_AT = 10  # tokens of the first pass, of which the first one's attention does not count
-JUMP = 5.0  # times the mean attention of an image token
 SPREADS = 3.0  # standard deviations from the mean at which weights are cut
 
 
@@ -40,6 +39,8 @@ class AmplifyEvidence(OnHeads):
     Args:
         heads: whole layers, those that are changed; all layers are looked at.
         alpha, beta: at least 0; alpha 0 and beta 1 are greedy decoding, up to rounding.
+        jump: times the mean attention of an image token, from where on attention is high; no token of n can have more
+            than n times the mean.
     Raises:
         ValueError: no heads, or a number that is not allowed.
     Source: "ILVAD" (ICML 2026) by its code: layers 5 to 25, alpha 5, beta 0.3 for captions; 0 to 30, beta 1 for POPE.
@@ -49,14 +50,15 @@ class AmplifyEvidence(OnHeads):
 
     alpha: float = 5.0
     beta: float = 0.3
+    jump: float = 5.0
     needs_image_keys: ClassVar[bool] = True
     passes_first: ClassVar[bool] = True
     order: ClassVar[float] = 1.7
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_factor("alpha", self.alpha)
-        check_factor("beta", self.beta)
+        for name in ("alpha", "beta", "jump"):
+            check_factor(name, getattr(self, name))
 
     @torch.no_grad()
     def prepared(self, lvlm: Lvlm, batch: Batch) -> "FollowEvidence":
@@ -80,7 +82,7 @@ class AmplifyEvidence(OnHeads):
             own = image[row].cpu()
             if n_steps > 0 and own.any():
                 looked = [torch.stack(seen[layer][:n_steps])[:, row, own].mean(0) for layer in sorted(seen)]
-                evidence[row, own] = evidence_of(torch.stack(looked))
+                evidence[row, own] = evidence_of(torch.stack(looked), self.jump)
         modified = frozenset(head.layer for head in self.heads)
         return FollowEvidence(tuple(every), self.alpha * evidence, self.beta, modified)
 
@@ -88,16 +90,16 @@ class AmplifyEvidence(OnHeads):
         raise TypeError("AmplifyEvidence acts through what `prepared` gives for a batch")
 
 
-def evidence_of(attention: Tensor) -> Tensor:
+def evidence_of(attention: Tensor, jump: float) -> Tensor:
     """How much each image token is evidence, (token,) from 0 to 1.
 
-    A token counts each layer to which its attention jumps: above five times the mean there, and not in the layer
+    A token counts each layer to which its attention jumps: above `jump` times the mean there, and not in the layer
     before. It counts nothing if its attention over all layers is not above the mean.
 
     Args:
         attention: (layer, token), on the image.
     """
-    high = attention > JUMP * attention.mean(1, keepdim=True)
+    high = attention > jump * attention.mean(1, keepdim=True)
     jumps = (high[1:] & ~high[:-1]).sum(0).float()
     mean = attention.mean(0)
     jumps = jumps.masked_fill(mean <= mean.mean(), 0)[None]

@@ -34,8 +34,8 @@ register_intervention("allpath_pope", label="AllPath, as for POPE", task="pope",
 register_intervention("vhr", ReinforceVisionHeads, "VHR", layers=[AnyDepth(1, 1), (18, 31)], alpha=2.0)
 register_intervention("eah_paper", ShareDensestMap, "EAH", layers=[AnyDepth(1, 1)], threshold=0.002)
 register_intervention("eah_repo", ShareDensestMap, "EAH, as its code", layers=[AnyDepth(0, -1)], threshold=0.0008)
-register_intervention("ilvad", AmplifyEvidence, "ILVAD", layers=[(5, 25)], alpha=5.0, beta=0.3)
-register_intervention("ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layers=[(0, 30)], alpha=5.0, beta=1.0)
+register_intervention("ilvad", AmplifyEvidence, "ILVAD", layers=[(5, 25)], alpha=5.0, beta=0.3, jump=5.0)
+register_intervention("ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layers=[(0, 30)], alpha=5.0, beta=1.0, jump=5.0)
 
 
 def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> RecycleSinks:

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText, ScaleAttention, ZeroHeads
 from llava_hh.attention.layer_edits import SuppressBlindHeads
-from llava_hh.attention.sinks import ShareDensestMap
 from llava_hh.attention.modules import attention_modules
+from llava_hh.attention.sinks import ShareDensestMap
 from llava_hh.heads import Head
 from tests.support.eager_edits import eager_edits
 from tests.support.interventions import HEADS, INTERVENTIONS

@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 
-from llava_hh.attention.hooks import intervene
+from llava_hh.attention.hooks import intervene, is_edited
 from llava_hh.attention.interventions import BoostImageScores, DeactivateText
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.modules import attention_modules
+from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
+from llava_hh.baselines.ilvad import AmplifyEvidence
+from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.groups import make_members
-from llava_hh.decoding.head_lists import heads_of_layers
+from llava_hh.decoding.head_lists import AnyDepth, heads_of_layers
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of, read_methods
 from llava_hh.experiments.shown import in_words
@@ -19,6 +22,7 @@ from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import evaluate
 from tests.support.questions import IMAGES, QUESTIONS, SHOWN
 from tests.support.tiny import decode_steps, llava_batch, tiny_llava
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 from tests.support.tiny_newer import save_tiny_family
 
 STRONG = {  # greedy decoding, and so much that it bites
@@ -26,15 +30,34 @@ STRONG = {  # greedy decoding, and so much that it bites
     "vaf": ("vaf:layers=1-2,image=1,before=1", "vaf:layers=1-2,image=4,before=0.1"),
     "spin": ("spin:kept=1", "spin:kept=0.5,factor=0"),
     "spin by attention": ("spin:factor=1", "spin:kept=0.25,factor=0,rank_by=attention"),
+    "vhr": ("vhr:alpha=1", "vhr:alpha=3"),
+    "eah of a layer": ("eah_paper:threshold=9", "eah_paper:threshold=0.0015,layers=1-2"),
+    "eah": ("eah_repo:threshold=9", "eah_repo:threshold=0.001"),
+    "var": ("var:kept=1,layers=1-2", "var:kept=0,tau=24,most_sunk=0.9,least_mass=0.02,layers=1-2"),
+    "ilvad": ("ilvad:alpha=0,beta=1", "ilvad"),
+    "ilvad for pope": ("ilvad_pope:alpha=0", "ilvad_pope:jump=1.1"),
+    "allpath": ("allpath:low=1,high=1,LISTS", "allpath:LISTS"),
 }
 
 
-@pytest.fixture(scope="module", params=["tiny llava", "qwen2_5_vl", "mllama"])
+@pytest.fixture(scope="module", params=["gqa llava", "mha llava", "qwen2_5_vl", "mllama"])
 def lvlm(request, tiny_checkpoint, tmp_path_factory):
-    if request.param == "tiny llava":
+    if request.param == "gqa llava":
         return load_lvlm(tiny_checkpoint)
+    if request.param == "mha llava":
+        save_tiny_checkpoint(folder := tmp_path_factory.mktemp("heads") / "tiny", n_kv=4)
+        return load_lvlm(folder)
     save_tiny_family(request.param, folder := tmp_path_factory.mktemp("family") / request.param)
     return load_lvlm(folder)
+
+
+@pytest.fixture(scope="module")
+def allpath(tmp_path_factory):
+    """The fields of a file of its own."""
+    lists = {"highest": [[1, 0], [2, 3], [0, 1]], "lowest": [[2, 1], [1, 2], [2, 0]]}
+    path = tmp_path_factory.mktemp("lists") / "allpath.json"
+    path.write_text(json.dumps({"chair": {"text": lists, "image": {"highest": [[2, 3]], "lowest": []}}}))
+    return f'n_low=3,n_high=2,n_image=1,heads="{path}"'
 
 
 def layers(first, last):
@@ -50,6 +73,15 @@ def test_texts_become_edits_of_scaled_layers(tiny_checkpoint):
         "vaf_unsigned:layers=2,image=1.3": ScaleScores(layers(2, 2), 1.3, 0.95, signed=False),
         "spin": SuppressBlindHeads(layers(0, 3), 0.95, 0.08),
         "spin_pope:rank_by=attention": SuppressBlindHeads(layers(0, 3), 0.8, 0.1, "attention"),
+        "vhr": ReinforceVisionHeads(layers(1, 1) + layers(3, 3), 2.0),
+        'vhr:layers="0,2-3",alpha=3': ReinforceVisionHeads(layers(0, 0) + layers(2, 3), 3),
+        "eah_paper": ShareDensestMap(layers(1, 1), 0.002),
+        "eah_repo": ShareDensestMap(layers(0, 3), 0.0008),
+        "ilvad": AmplifyEvidence(layers(1, 3), 5.0, 0.3),
+        "ilvad_pope": AmplifyEvidence(layers(0, 3), 5.0, 1.0),
+        "var": RecycleSinks(layers(2, 2)),
+        'var:dimensions="3,17",layers=1': RecycleSinks(layers(1, 1), dimensions=(3, 17)),
+        "var:dimensions=5": RecycleSinks(layers(2, 2), dimensions=(5,)),
     }.items():
         assert method_of(text, material).method.interventions == (expected,), text
     both = method_of("vcd_paper+devils:alpha=0.3", material).method
@@ -67,6 +99,8 @@ def test_texts_become_edits_of_scaled_layers(tiny_checkpoint):
         (30, (9, 14), (9, 13)),
         (4, (5, 18), (1, 2)),
         (60, (0, 31), (0, 58)),
+        (30, AnyDepth(1, 1), (1, 1)),
+        (30, AnyDepth(2, -2), (2, 28)),
     ],
 )
 def test_layers_of_other_depths(n_layers, named, expected):
@@ -74,7 +108,7 @@ def test_layers_of_other_depths(n_layers, named, expected):
         n_heads = 2
 
     Deep.n_layers = n_layers
-    found = sorted({head.layer for head in heads_of_layers(Deep, named)})
+    found = sorted({head.layer for head in heads_of_layers(Deep, [named])})
     assert (found[0], found[-1]) == expected and len(found) == expected[1] - expected[0] + 1
 
 
@@ -89,6 +123,15 @@ def test_layers_of_other_depths(n_layers, named, expected):
         ("devils:alpha=-1", "alpha must be a finite number of at least 0"),
         ("spin:kept=1.5", r"kept must lie in \[0, 1\]"),
         ("spin:rank_by=size", "rank_by must be 'scores' or 'attention'"),
+        ("vhr:layers=1+2", "2"),
+        ('vhr:layers="1,9"', "layers is '1,9'; expected the first, then the last of 0 to 3"),
+        ("var:kept=2", r"kept must lie in \[0, 1\]"),
+        ("var:dimensions=x", "invalid literal|dimensions"),
+        ("ilvad:beta=-1", "beta must be a finite number of at least 0"),
+        ("eah_paper:threshold=inf", "threshold"),
+        ("allpath", "no heads are published for a llava of 4 layers"),
+        ("allpath:n_low=1.5", "n_low"),
+        ("random:of=allpath", "allpath has no list of heads to draw others for"),
         ("random:of=devils", "devils has no list of heads to draw others for"),
     ],
 )
@@ -99,12 +142,13 @@ def test_what_cannot_be_is_one_line(text, message, tiny_checkpoint):
 
 
 @pytest.mark.parametrize("name", STRONG)
-def test_nothing_is_greedy_much_bites_and_a_batch_equals_its_rows(lvlm, name):
-    nothing, much = (method_of(text, Material(lvlm)).method for text in STRONG[name])
+def test_nothing_is_greedy_much_bites_and_a_batch_equals_its_rows(lvlm, name, allpath):
+    material = Material(lvlm)
+    nothing, much = (method_of(text.replace("LISTS", allpath), material).method for text in STRONG[name])
     is_mllama = lvlm.model.config.model_type == "mllama"
     images = SHOWN if is_mllama else IMAGES
     batch = lvlm.encode(images, QUESTIONS[: len(images)])
-    if is_mllama:
+    if is_mllama and name != "allpath":
         with pytest.raises(NotImplementedError, match="no image tokens among the keys"):
             much.answer(lvlm, batch, 6)
         return
@@ -118,6 +162,7 @@ def test_nothing_is_greedy_much_bites_and_a_batch_equals_its_rows(lvlm, name):
         fired = {head: count.fired / count.decided for head, count in found.fired.items()}
         share = 1 - int(much.interventions[0].kept * lvlm.n_heads) / lvlm.n_heads
         assert sum(fired.values()) / len(fired) == pytest.approx(share)
+    assert not is_edited(lvlm.model)
     assert method_of("greedy", Material(lvlm)).method.answer(lvlm, batch, 6).answers == greedy.answers
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -23,6 +24,7 @@ from llava_hh.attention.interventions import (
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.modules import decoder_layers, switch_attention
 from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
+from llava_hh.files.module_hooks import hooked
 from tests.support.eager_sinks import recycle, share, sinks_of
 
 NAME = "eager_edits"
@@ -160,7 +162,7 @@ class Editor:
                     weights[query, key] = 0
 
 
-_open: list[Editor] = []
+_open: list[Any] = []
 
 
 @contextmanager
@@ -171,21 +173,24 @@ def eager_edits(
     response_start: list[int] | None = None,
 ) -> Iterator[Editor]:
     """Like `intervene`, by loops over eager maps."""
-    _open.append(editor := Editor(image_mask, interventions, response_start))
+    editor = Editor(image_mask, interventions, response_start)
 
     def keep(layer: int, _: nn.Module, args: tuple, kwargs: dict) -> None:
         editor.hidden[layer] = args[0] if args else kwargs["hidden_states"]
 
-    hooks = [
-        layer.register_forward_pre_hook(partial(keep, number), with_kwargs=True)
-        for number, layer in enumerate(decoder_layers(model))
-    ]
+    hooks = ((layer, partial(keep, number)) for number, layer in enumerate(decoder_layers(model)))
+    with hooked(hooks, before=True, with_kwargs=True), eager_by(model, editor):
+        yield editor
+
+
+@contextmanager
+def eager_by(model: PreTrainedModel, editor: Any) -> Iterator[None]:
+    """Eager attention with what an editor makes of scores (`boost`) and of maps (`edit`), in place, layer by layer."""
+    _open.append(editor)
     try:
         with switch_attention(model, NAME):
-            yield editor
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
         _open.pop()
 
 

@@ -46,7 +46,7 @@ def word_tokenizer(special: list[str], end: str, named: dict[str, str] | None = 
     )
 
 
-def save_tiny_checkpoint(folder: Path) -> None:
+def save_tiny_checkpoint(folder: Path, n_kv: int = 2) -> None:
     """About 70k parameters; its greedy captions are strings of objects. Token 120 is the image."""
     images = CLIPImageProcessorPil(
         size={"height": SIDE, "width": SIDE}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.25] * 3
@@ -60,7 +60,7 @@ def save_tiny_checkpoint(folder: Path) -> None:
         image_token="<image>",
         chat_template=CHAT,
     )
-    model = tiny_llava(n_kv=2, seed=3)
+    model = tiny_llava(n_kv, seed=3)
     with torch.no_grad():
         for layer in model.model.language_model.layers:  # wider still, so that captions vary
             for weight in layer.parameters():
