@@ -11,6 +11,7 @@ from llava_hh.files.files import read_json
 from llava_hh.heads import PUBLISHED, Head, check_heads, parse_head, published_list
 from llava_hh.models.lvlm import Lvlm
 
+HEADS_OF_7B = 32 * 32  # of the models that its numbers of heads were chosen on
 LISTS = "allpath"  # the folder of published files, and the key of those that are found here
 
 
@@ -30,19 +31,24 @@ def scaled_heads(
         source: a file, or "published" for that of this model.
         task: whose rankings.
         n_low, n_high: of the ranking from text to text, this many lowest times `low` and highest times `high`.
-        n_image: of the ranking from the image to text, this many highest times `high`.
+        n_image: of the ranking from the image to text, this many highest times `high`. All three are of 1,024 heads; in
+            a model of others as large a share is taken.
     Raises:
         ValueError: a file of another form, fewer heads than asked for, or none was published for the model.
         IndexError: a head that the model does not have.
     Source: Mo et al., "AllPath" (NeurIPS 2025), and its code: for CHAIR 40, 40, 50, for POPE 20, 20, 10.
     """
     path = published_list(lvlm.model.config, PUBLISHED / LISTS) if source == "published" else Path(source)
-    wanted = {("text", "lowest"): (n_low, low), ("text", "highest"): (n_high, high), ("image", "highest"): (n_image, high)}
+    wanted = {("text", "lowest"): (n_low, low), ("text", "highest"): (n_high, high)}
+    wanted[("image", "highest")] = n_image, high
     factors: dict[Head, float] = {}
     for (ranking, end), (n, factor) in wanted.items():  # the later lists have the last word
-        heads = _listed(path, task, ranking, end)
-        if type(n) is not int or not 0 <= n <= len(heads):
-            raise ValueError(f"{path}: {task}, {ranking}, {end} has {len(heads)} heads, not {n}")
+        heads = _listed(path, task, ranking, end) if n else []
+        if type(n) is not int or n < 0:
+            raise ValueError(f"the number of {end} heads ({ranking}) is {n!r}; expected a whole number of at least 0")
+        n = round(n * lvlm.n_layers * lvlm.n_heads / HEADS_OF_7B)
+        if n > len(heads):
+            raise ValueError(f"{path}: {task}, {ranking}, {end} has {len(heads)} heads, fewer than {n}")
         factors |= dict.fromkeys(heads[:n], factor)
     check_heads(factors, lvlm.n_layers, lvlm.n_heads)
     heads = tuple(sorted(factors))

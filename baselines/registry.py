@@ -8,7 +8,7 @@ from llava_hh.baselines import allpath, dola, halc, opera, pai, vcd
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.head_lists import AnyDepth
-from llava_hh.decoding.registry import register_decoder, register_intervention
+from llava_hh.decoding.registry import offer_in_all, register_decoder, register_intervention
 from llava_hh.heads import Head
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
@@ -44,3 +44,8 @@ def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> 
 
 VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
 register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)
+
+for name in (*LABELS, "devils", "vaf", "vhr", "eah_paper", "var"):
+    offer_in_all(name)
+for name in ("spin", "allpath", "ilvad"):
+    offer_in_all(name, for_pope=f"{name}_pope")

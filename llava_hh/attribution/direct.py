@@ -51,12 +51,12 @@ def without_terms(
         n_targets, count, d_head = outputs.shape
         alone = outputs.new_zeros(n_targets, count, attentions[layer].o_proj.in_features // d_head, d_head)
         alone[:, range(count), list(heads_of[layer])] = outputs
-        terms = _through(attentions[layer].o_proj, alone.flatten(2)) * _gate(layers[layer])
+        terms = through(attentions[layer].o_proj, alone.flatten(2)) * _gate(layers[layer])
         rows.append((final.float() - terms.float().to(final.device)).flatten(0, 1))
     return torch.cat(rows)[:, None].to(final.dtype)
 
 
-def _through(o_proj: nn.Module, inputs: Tensor) -> Tensor:
+def through(o_proj: nn.Module, inputs: Tensor) -> Tensor:
     """What o_proj makes of its inputs, without its bias: quantized and adapted layers too."""
     return o_proj(inputs) - o_proj(inputs.new_zeros(1, 1, inputs.shape[-1]))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llava_hh.attribution.allpath import AllpathSettings, rank_by_allpath
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.contrast import matched_objects
 from llava_hh.attribution.labelled import answered_questions, labelled_answers
@@ -15,10 +16,12 @@ from llava_hh.attribution.shortlist import race, screen
 from llava_hh.attribution.sources import MEASURED_SOURCES
 from llava_hh.attribution.summary import adds_up, counted_words, join_blocks, marks_of, stored_columns, summarise
 from llava_hh.attribution.targets import find_targets
+from llava_hh.data.coco_shapes import Shapes, load_shapes
 from llava_hh.data.rows import existing_file
 from llava_hh.files.files import read_json_lines, read_result, sha256, write_json, write_rows, write_tensors
 from llava_hh.files.progress import announce, progress, say
 from llava_hh.runs.run import processes, provenance, start_run
+from llava_hh.runs.settings import digest_of
 
 TARGETS, ABLATIONS = "targets.jsonl", "ablations.safetensors"
 
@@ -37,6 +40,7 @@ class Attribution(CaptionAttribution):
     noise_seed: int
     read_out: str
     match: str | None
+    allpath: Path | None
     screen: int | None
     race: int | None
     list_length: int
@@ -59,8 +63,20 @@ class Attribution(CaptionAttribution):
             direct=self.direct or None,
             labels=list(self.labels) if self.captions is None else None,
             tokens=self.tokens if self.tokens != "first" else None,
+            shapes_sha256=digest_of(self.shapes_of(every)) if self.allpath else None,
             **of_noise,
         )
+
+    def shapes_of(self, entries: list[dict]) -> dict[int, Shapes]:
+        """Where the objects of the entries' images are, from the annotations of `allpath`."""
+        return load_shapes(self.allpath, [entry["image_id"] for entry in entries])
+
+    def rank_by_allpath(self, entries: list[dict], settings: AttributionSettings) -> dict | None:
+        """AllPath's rankings of the heads, measured in a run of their own; None in processes but the first."""
+        shared = {field.name: getattr(settings, field.name) for field in fields(AllpathSettings)}
+        asked = [entry["image_id"] for entry in entries]
+        with start_run(self.out / "allpath", AllpathSettings(**shared), asked) as run:
+            return rank_by_allpath(self, entries, self.shapes_of(entries), run)
 
     def replacement(self, entries: list[dict], settings: AttributionSettings) -> Replacement:
         """What replaces an ablated output; means and deviations are gathered first, in another run."""
@@ -107,6 +123,7 @@ def attribute_captions(given: Attribution) -> Path | None:
             measured = (screen if given.screen else race)(given, entries, replacement, run, settings)
         else:
             given.run_blocks(entries, replacement, run)
+        rankings = given.rank_by_allpath(entries, settings) if given.allpath else None
         if not processes().is_main:
             return None
         if measured:
@@ -120,6 +137,7 @@ def attribute_captions(given: Attribution) -> Path | None:
         is_sum = adds_up(given.ablation, given.read_out, given.renormalise)
         result = summarise(marks, stored_columns(given.out / ABLATIONS), given.read_out, length, is_sum)
         result |= {"shortlist": measured.about} if measured else {}
+        result |= {"allpath": rankings} if given.allpath else {}
         result |= {"direct": None} if given.direct and "direct" not in result else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
         about["sha256"] = {name: sha256(given.out / name) for name in (TARGETS, ABLATIONS)}

@@ -56,6 +56,7 @@ class AttributionSettings(CaptionedSettings):
     labels: list | None = None
     tokens: str | None = None
     direct: bool | None = None
+    shapes_sha256: str | None = None  # of the objects' places, for AllPath's rankings
 
     def free(self) -> dict[str, str]:
         of_all = self.ablation != "zero" or self.screen is not None or self.race is not None

@@ -81,6 +81,7 @@ def table_of(summary: dict) -> Table:
     columns["BLEU-4 %"] = [f"{100 * entry['Bleu'][3]:.1f}" if "Bleu" in entry else "" for entry in entries]
     times = [entry.get("relative_time") for entry in entries]
     columns["time per token"] = ["" if ratio is None else f"{ratio:.2f}x" for ratio in times]
+    columns["as greedy"] = [str(entry.get("same_as_greedy", "")) for entry in entries]
     columns = {head: cells for head, cells in columns.items() if any(cells)}
     columns["p (CHAIR_i)"] = [shown_p(entry.get("minus_greedy", {}).get("CHAIRi")) for entry in entries]
     columns["n"] = [str(entry["n"]) for entry in entries]
@@ -91,6 +92,9 @@ def table_of(summary: dict) -> Table:
         note += f" p: CHAIR_i against greedy, {OF_P_VALUES}, {family(tests)}."
     if "time per token" in columns:
         note += " Time per generated token: median over batches of the ratio to greedy's time on the same images."
+    if "as greedy" in columns:
+        note += " As greedy: captions that are greedy decoding's, word by word."
+    note += note_of_idle(methods)
     rows = [list(row) for row in zip(methods, *columns.values(), strict=True)]
     return Table(["method", *columns], rows, note + note_of_left_out(summary["settings"]))
 
@@ -123,6 +127,23 @@ def label_of(name: str, content: Mapping[str, Any]) -> str:
 def mean_of(label: str, n_runs: int) -> str:
     """The label of the mean of several runs in tables."""
     return f"{label}, mean of {n_runs} run{'s' * (n_runs > 1)}"
+
+
+def note_of_idle(methods: Mapping[str, Mapping]) -> str:
+    """Sentences, after a blank, that name methods which did nothing: no head fired, or no caption changed."""
+    never = [label for label, entry in methods.items() if has_never_fired(entry)]
+    same = [
+        label for label, entry in methods.items() if entry.get("same_as_greedy") == entry["n"] and label not in never
+    ]
+    note = f" Never acted on these images: {', '.join(never)}." if never else ""
+    return note + (f" Changed no caption: {', '.join(same)}." if same else "")
+
+
+def has_never_fired(entry: Mapping) -> bool:
+    """Whether a method counts how often heads fire, and none did."""
+    fired = entry.get("fired", {})
+    counts = [count for each in fired.values() for count in ([each] if "fired" in each else each.values())]
+    return bool(counts) and not any(count["fired"] for count in counts)
 
 
 def note_of_left_out(settings: Mapping[str, Any]) -> str:

@@ -18,11 +18,15 @@ EXPECTED = "expected kind:field=value,... such as adhh:top_k=20,threshold=0.4"
 
 @dataclass(frozen=True)
 class Spec:
-    """A method as it was written: its kind, its fields, and the intervention under it."""
+    """A method as it was written: its kind, its fields, and the intervention under it.
+
+    is_one_of_all: it was not named but meant by `all`, so it may be left out where it cannot be.
+    """
 
     kind: str
     fields: Mapping[str, object] = field(default_factory=dict)
     under: "Spec | None" = None
+    is_one_of_all: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         given = ",".join(f"{name}={_written(value)}" for name, value in self.fields.items())

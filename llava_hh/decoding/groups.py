@@ -6,7 +6,7 @@ from dataclasses import replace
 from llava_hh.decoding.grammar import Spec, parse
 from llava_hh.decoding.head_lists import control_heads
 from llava_hh.decoding.making import Material, Member, heads_for, label_of, make, with_choice
-from llava_hh.decoding.method import Greedy
+from llava_hh.decoding.method import Greedy, Unavailable
 from llava_hh.decoding.reading import read_methods
 from llava_hh.decoding.registry import DECODERS, GROUPS, INTERVENTIONS
 from llava_hh.heads import Head
@@ -25,7 +25,7 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
         if spec.kind in GROUPS:
             members += _group(spec, specs, material)
         elif spec.kind != "greedy" or spec.under:
-            members.append(make(spec, material))
+            members.append(_made(spec, material))
     seen: dict[str, Member] = {}
     limits: dict[str | None, int | None] = {}
     groups: dict[str, Spec] = {}
@@ -40,6 +40,17 @@ def make_members(specs: Sequence[Spec], material: Material) -> list[Member]:
     if taken := sorted({*seen}.intersection(member.group for member in members)):
         raise ValueError(f"a group of methods cannot be called {taken[0]!r}, which a method is called; name another")
     return members
+
+
+def _made(spec: Spec, material: Material) -> Member:
+    """A method, or if `all` meant it and it cannot be, one that says why."""
+    try:
+        return make(spec, material)
+    except (ValueError, IndexError, OSError) as error:
+        if not spec.is_one_of_all:
+            raise
+        why = str(error).removeprefix(f"method {str(spec)!r}: ")
+        return Member(Unavailable(spec.kind, label_of(spec), spec.kind, why), spec)
 
 
 def _group(spec: Spec, specs: Sequence[Spec], material: Material) -> list[Member]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import Decisions, Intervention
-from llava_hh.attention.modules import heads_on_image_alone
+from llava_hh.attention.modules import attribute_set, heads_on_image_alone
 from llava_hh.attention.trace import Trace
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BRANCHES = ("all", "clean")
+PREPARING = "llava_hh_preparing"  # the attribute of a model while passes over a batch come before its answer
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ class Answers(NamedTuple):
 
 class CannotDecode(NotImplementedError):
     """The method does not work with this kind of model; a comparison leaves the method out and says why."""
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A method that could not be made; a comparison leaves it out and says why."""
+
+    name: str
+    label: str
+    kind: str
+    why: str
+    checkpoint: Path | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {"interventions": [], "decoder": None}
+
+    def answer(self, lvlm: Lvlm, batch: Batch, max_new_tokens: int) -> Answers:
+        raise CannotDecode(self.why)
 
 
 class Method(Protocol):
@@ -93,7 +111,8 @@ class Edits:
         """
         refuse_without_image_keys(lvlm.model, interventions)
         is_of_batch = any(edit.passes_first for edit in interventions)
-        return cls(tuple(edit.prepared(lvlm, batch) for edit in interventions), on, is_of_batch)
+        with attribute_set(lvlm.model, PREPARING, True):
+            return cls(tuple(edit.prepared(lvlm, batch) for edit in interventions), on, is_of_batch)
 
     @contextmanager
     def open(

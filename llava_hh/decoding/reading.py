@@ -7,7 +7,16 @@ from pathlib import Path
 from llava_hh.decoding.grammar import Spec, filled, parse, unknown
 from llava_hh.decoding.making import Material, Member, make, path_of, settings_of, source_of, with_choice
 from llava_hh.decoding.method import BRANCHES
-from llava_hh.decoding.registry import DECODERS, EVERY_KIND, GROUPS, INTERVENTIONS, fields_of, known_kinds
+from llava_hh.decoding.registry import (
+    ALL,
+    DECODERS,
+    EVERY_KIND,
+    GROUPS,
+    INTERVENTIONS,
+    ONE_OF_EACH,
+    fields_of,
+    known_kinds,
+)
 from llava_hh.files.files import read_json
 from llava_hh.heads import literal_heads
 from llava_hh.models.footprint import stored_tensors
@@ -15,22 +24,32 @@ from llava_hh.runs.identity import identify
 
 
 def read_methods(
-    texts: Sequence[str], defaults: Mapping[str, Mapping[str, object]] | None = None, heads: Path | None = None
+    texts: Sequence[str],
+    defaults: Mapping[str, Mapping[str, object]] | None = None,
+    heads: Path | None = None,
+    task: str = "chair",
 ) -> list[Spec]:
     """Read methods, and see before anything is loaded that kinds, fields and files are there.
 
     Args:
-        defaults: by kind, fields of methods that do not name them; heads: the list of those that name none.
+        defaults: by kind, fields of methods that do not name them; heads: the list of those that name none; task: for
+            which `all` is meant.
     Raises:
         ValueError: another form, an unknown kind or field, a method that is named twice, a field that cannot be.
         OSError: a file that is not there.
     """
-    specs = [filled(parse(text), defaults or {}, heads) for text in texts]
-    kinds, named = known_kinds(), {spec.kind for spec in specs}
+    kinds, written = known_kinds(), [parse(text) for text in texts if text != ALL]
+    if ALL in texts:
+        chosen = [for_pope if task == "pope" else kind for kind, for_pope in ONE_OF_EACH.items()]
+        others = {spec.kind for spec in written if spec.under is None}
+        written += [Spec(kind, is_one_of_all=True) for kind in dict.fromkeys(chosen) if kind not in others]
+    specs = [filled(spec, defaults or {}, heads) for spec in written]
+    named = {spec.kind for spec in specs}
     for spec in specs:
         if spec.kind not in kinds:
             raise spec.error(unknown("kind of method", spec.kind, kinds))
-        _check_fields(spec)
+        if not spec.is_one_of_all:
+            _check_fields(spec)
     for index, spec in enumerate(specs):
         if spec.kind in GROUPS and (of := spec.fields["of"]) not in named:
             (target,) = read_methods([of], defaults, heads)
@@ -60,7 +79,7 @@ def inputs_of(specs: Sequence[Spec]) -> Iterator[object]:
         yield from (Path(str(part.fields[name])) for name in ("heads", "choice") if name in part.fields)
         if part.kind == "tfhh":
             yield path_of(part)
-        if part.kind in DECODERS:
+        if part.kind in DECODERS and not part.is_one_of_all:
             tools = getattr(settings_of(part), "tools", dict)()
             yield {name: identify(path) for name, path in tools.items() if path.exists()}
 
@@ -82,7 +101,7 @@ def check_lists(specs: Sequence[Spec], heads: Path | None) -> None:
     Raises:
         ValueError: a method without a list, a file of another form; OSError: a file that is not there.
     """
-    for part in _parts(specs):
+    for part in (part for part in _parts(specs) if not part.is_one_of_all):
         registered = INTERVENTIONS.get(part.kind)
         is_listed = registered and registered.layers is None and not registered.has_own_lists
         if is_listed or "heads" in part.fields:

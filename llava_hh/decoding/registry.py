@@ -18,6 +18,8 @@ MODULES = ("llava_hh.baselines.registry", "llava_hh.newer_models.registry")  # t
 HEAD_FIELDS = {"heads": None, "top_k": 20, "list": "hal_heads"}
 LAYERS = "layers"
 EVERY_KIND = ("label", "limit")  # fields that every kind has: its name in tables, the first so many images
+ALL = "all"  # instead of a method: every one of ONE_OF_EACH whose kind is not named beside it
+ONE_OF_EACH: dict[str, str] = {}  # by the kinds that were registered so, the kind that takes their place for POPE
 GROUPS = {"random": ["of", "draws", "match"], "seeds": ["of", "n"]}
 
 
@@ -87,6 +89,11 @@ def register_decoder(
     DECODERS[_free(name)] = DecoderKind(decode, settings, label or name, edits_itself)
 
 
+def offer_in_all(name: str, for_pope: str | None = None) -> None:
+    """Make a kind one of those that `all` stands for; for POPE it is the kind `for_pope`, where one is given."""
+    ONE_OF_EACH[name] = for_pope or name
+
+
 def register_method(name: str, make: Callable[..., Any], fields: Sequence[str] = tuple(HEAD_FIELDS)) -> None:
     """Add a kind of method of any other form.
 
@@ -107,6 +114,7 @@ def _free(name: str) -> str:
 
 
 register_intervention("adhh", DeactivateText, "AD-HH", threshold=0.4)
+offer_in_all("adhh")
 register_intervention("removal", ZeroHeads, "heads removed", on_text=False)
 register_intervention(
     "scale",

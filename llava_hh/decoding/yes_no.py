@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from llava_hh.decoding.generation import answer_within_memory
-from llava_hh.decoding.method import Greedy, Method
+from llava_hh.decoding.method import PREPARING, Greedy, Method
 from llava_hh.files.images import image_path, load_image
 from llava_hh.files.module_hooks import hooked
 from llava_hh.models.lvlm import Lvlm
@@ -44,7 +44,7 @@ def collecting_yes_shares(lvlm: Lvlm, shares: list[float]) -> Iterator[None]:
 
     def note(_: nn.Module, args: tuple, given: dict[str, Any], output: Any) -> None:
         tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
-        if tokens.shape[1] > 1:  # a step of an answer has one
+        if tokens.shape[1] > 1 and PREPARING not in lvlm.model.__dict__:  # a step of an answer has one
             logits: Tensor = output.logits[:, -1].float()
             yes, no = (logits[:, words[word]].logsumexp(-1) for word in ("yes", "no"))
             shares.extend((yes - no).sigmoid().tolist())

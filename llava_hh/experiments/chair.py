@@ -44,6 +44,8 @@ class CaptionTask:
             entries[name] |= {"label": member.method.label, "kind": member.method.kind, "method": str(member.spec)}
             about = {"folder": name, "fine_tuning": tunings[name], "fired": fired[name]}
             entries[name] |= _filled(about, about) | costs[name]
+            if name != "greedy":
+                entries[name]["same_as_greedy"] = same_captions(sentences[name], sentences["greedy"])
         is_random = {member.group: member.spec.kind == "random" for member in compared.members}
         for group, names in compared.groups.items():
             entries[group] |= {"label": LABELS.get(group, group), "folders": names, "draws_heads": is_random[group]}
@@ -53,6 +55,12 @@ class CaptionTask:
         for name, first, difference in differences_of_kinds(rows, sentences):
             entries[name]["minus_first_of_kind"] = {"first": first, **difference}
         return summary
+
+
+def same_captions(rows: Sequence[dict], others: Sequence[dict]) -> int:
+    """Of how many images the captions have the same text."""
+    texts = {row["image_id"]: row["text"] for row in others}
+    return sum(row["text"] == texts[row["image_id"]] for row in rows)
 
 
 def _filled(content: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

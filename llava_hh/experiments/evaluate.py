@@ -97,11 +97,16 @@ def _refuse_begun(task: Task, evaluation: Evaluation, member: Member, out: Path,
 
 
 def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left_out: dict[str, str]) -> bool:
-    """Try a method out; if it does not work with the model, `left_out` gets the reason."""
+    """Try a method out; if it does not work with the model, `left_out` gets the reason.
+
+    So it does if `all` meant the method, and it cannot be tried out for any other reason, such as a missing file.
+    """
+    _refuse_begun(task, evaluation, member, out)
     try:
-        _refuse_begun(task, evaluation, member, out)
         task.try_out(evaluation.first(member.limit), member.method)
-    except CannotDecode as error:
+    except (CannotDecode, ValueError, OSError) as error:
+        if not (isinstance(error, CannotDecode) or member.spec.is_one_of_all):
+            raise
         left_out[member.method.label] = str(error)
         if processes().is_main:
             say(f"left out: {member.spec}: {error}")

@@ -63,6 +63,8 @@ def parser() -> ScriptParser:
     add("--renormalise", bool, text)
     text = "measure also each head's direct effect: its own term is taken from the final residual alone"
     add("--direct", bool, text)
+    text = "rank the heads also by AllPath's two scores; folder of COCO's instances files, which say where objects are"
+    add("--allpath", FOLDER, text)
     add_shortlist = parser.one_of(METHOD)
     text = "measure only the N heads that a first-order estimate puts first; a heuristic, several times faster"
     add_shortlist("--screen", SIZE, text)
@@ -99,6 +101,8 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
             command.error(f"--out: needed with --{instead[0]}, whose heads are not those of captions")
         if args.race:
             command.refuse_given("does not go with --race", {"match"})
+        if instead:
+            command.refuse_given(f"does not go with --{instead[0]}", {"allpath"})
         if not args.by_source:
             command.refuse_given("needs --by-source", {"renormalise"})
 

@@ -45,7 +45,7 @@ def parser() -> ScriptParser:
     flags.add_truth_flags(parser.one_of(MODEL))
     flags.add_head_flags(parser, required=False)
     add = parser.flags(METHOD)
-    add("--methods", "METHOD", "kind:field=value,...; see the example", nargs="+", default=[])
+    add("--methods", "METHOD", "kind:field=value,...; all: each of docs/methods.md once", nargs="+", default=[])
     add("--task", tuple(RESULTS), "what the methods are compared by", default="chair")
     text = "captions_eval_results.json of greedy captions of other images: random:match=rate draws by the rates there"
     add("--choosing-captions", FILE, text, SCORED)
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     from llava_hh.runs.finished import is_finished, left_by_runs, mark_finished, request_of
     from llava_hh.runs.run import processes
 
-    specs = read_methods(args.methods, flags.method_defaults(args), args.heads)
+    specs = read_methods(args.methods, flags.method_defaults(args), args.heads, args.task)
     check_lists(specs, args.heads)
     if args.task != "chair" and (limited := [spec for spec in specs if "limit=" in str(spec)]):
         raise ValueError(f"method {str(limited[0])!r}: limit goes with --task chair, not {args.task}")

@@ -1,0 +1,171 @@
+"""AllPath's two scores of every head, of the words that attribution looks at.
+
+From text to text: what a head's own term does to a word when it is added to the residual that enters the layer. From
+the image to text: how much a head looks at the object that is named.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from llava_hh.attention.call import AttentionCall
+from llava_hh.attention.hooks import observe
+from llava_hh.attention.modules import attention_modules, decoder_layers
+from llava_hh.attribution.direct import has_direct_terms, through
+from llava_hh.attribution.outputs import record_outputs
+from llava_hh.attribution.run import CaptionAttribution
+from llava_hh.attribution.targets import tokens_of_words
+from llava_hh.data.coco_shapes import Shapes, touched_cells
+from llava_hh.files.module_hooks import hooked
+from llava_hh.files.processes import processes
+from llava_hh.heads import Head
+from llava_hh.runs.blocks import Run
+from llava_hh.runs.settings import CaptionedSettings
+
+KEPT = 50  # heads at either end of a ranking, as many as are published
+BLOCK = 16  # captions whose scores are summed up in one file
+KINDS = ("true", "hallucinated")
+RANKINGS = ("text", "image")
+
+
+@dataclass(frozen=True)
+class AllpathSettings(CaptionedSettings):
+    """What decides AllPath's rankings; `shapes_sha256` is of where objects are in the pictures."""
+
+    released: bool
+    shapes_sha256: str
+
+
+@torch.no_grad()
+def text_scores(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int], ids: Sequence[int]
+) -> Tensor:
+    """What each head's term adds to the log-probability of each token, (token, layer, head) in nats, on the CPU.
+
+    It is added to what enters the layer, and the vocabulary is taken from that sum without the final norm.
+
+    Args:
+        inputs: forward arguments of one teacher-forced sample; positions: those that predict `ids`.
+    Raises:
+        ValueError: a model whose heads have no term of their own (`has_direct_terms`).
+    Source: AllPath's code.
+    """
+    if not has_direct_terms(model):
+        raise ValueError("a norm follows o_proj: a head has no term of its own in the residual")
+    entering: list[Tensor] = []
+
+    def keep(_: object, args: tuple, kwargs: dict) -> None:
+        entering.append((args[0] if args else kwargs["hidden_states"])[0, list(positions)])
+
+    with hooked([(layer, keep) for layer in decoder_layers(model)], before=True, with_kwargs=True):
+        outputs = record_outputs(model, inputs, positions)["heads"]  # token layer head d_head
+    head, scores = model.get_output_embeddings(), []
+    for number, (layer, attention) in enumerate(attention_modules(model).items()):
+        hidden, own = entering[number], outputs[:, layer]
+        n_tokens, n_heads, d_head = own.shape
+        apart = own.new_zeros(n_tokens, n_heads, n_heads, d_head)
+        apart[:, range(n_heads), range(n_heads)] = own
+        terms = through(attention.o_proj, apart.flatten(2).to(hidden.device, hidden.dtype))
+        before = _log_probs(head, hidden, ids)
+        after = [_log_probs(head, hidden + terms[:, each], ids) for each in range(n_heads)]
+        scores.append(torch.stack(after, 1) - before[:, None])
+    return torch.stack(scores, 1)
+
+
+def _log_probs(head: torch.nn.Module, hidden: Tensor, ids: Sequence[int]) -> Tensor:
+    logits = head(hidden).float().log_softmax(-1)
+    return logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0].cpu()
+
+
+@torch.no_grad()
+def image_attention(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], positions: Sequence[int], image: Tensor
+) -> Tensor:
+    """The attention of every head on each image token, (position, layer, head, image token) fp32, on the CPU.
+
+    Args:
+        image: (position,) bool, of the sample.
+    """
+    n_heads, seen, first = model.config.get_text_config().num_attention_heads, [], min(positions)
+    every = [Head(layer, head) for layer in attention_modules(model) for head in range(n_heads)]
+    rows = [position - first for position in positions]
+
+    def look(_: int, heads: Tensor, call: AttentionCall) -> None:
+        pattern = call.pattern(heads, first)[0][:, rows]
+        seen.append(pattern[..., image.to(pattern.device)].transpose(0, 1).cpu())
+
+    with observe(model, every, look):
+        model.base_model(**inputs, use_cache=False)
+    return torch.stack(seen, 1)
+
+
+def score_caption(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Sums over a caption's words by kind, (kind, layer, head), and how many there were, (kind,).
+
+    `text` counts every token of a word, `image` the first mention of each object; a hallucinated one is nowhere, so
+    all of the image counts for it.
+    """
+    targets, positions, batch = given.prepare(entry)
+    model, size = given.lvlm.model, (len(KINDS), given.lvlm.n_layers, given.lvlm.n_heads)
+    sums = {name: np.zeros(size) for name in RANKINGS} | {f"n_{name}": np.zeros(len(KINDS)) for name in RANKINGS}
+    token_ids = given.ids_of(entry)
+    spans = tokens_of_words(given.lvlm.tokenizer, token_ids, entry["caption"], entry["mentions"])
+    tokens = [(int(target.hallucinated), i) for target, span in zip(targets, spans, strict=True) for i in span]
+    start = batch.response_start[0]
+    scores = text_scores(model, batch.inputs, [start + i - 1 for _, i in tokens], [token_ids[i] for _, i in tokens])
+    for (kind, _), score in zip(tokens, scores.double().numpy(), strict=True):
+        if np.isfinite(score).all():
+            sums["text"][kind] += score
+            sums["n_text"][kind] += 1
+    grid, image = given.lvlm.image_grid(batch), batch.image_mask[0]
+    if grid is None or grid.rows * grid.columns != int(image.sum()):
+        return sums
+    looked, named = image_attention(model, batch.inputs, positions, image).double().numpy(), set()
+    for target, attention in zip(targets, looked, strict=True):
+        outlines = shapes.get(target.node, [])
+        if target.node in named or not (target.hallucinated or outlines):
+            continue
+        named.add(target.node)
+        cells = slice(None) if target.hallucinated else touched_cells(outlines, batch.images[0].size, grid)
+        sums["image"][int(target.hallucinated)] += attention[..., cells].sum(-1)
+        sums["n_image"][int(target.hallucinated)] += 1
+    return sums
+
+
+def rank_by_allpath(given: CaptionAttribution, entries: list[dict], shapes: dict[int, Shapes], run: Run) -> dict | None:
+    """AllPath's rankings of all heads for captions, as its method reads them; blocks of `run` keep the sums.
+
+    Returns: `chair` with the rankings `text` and `image` (without the latter where the family's image tokens form no
+        grid, or no object is drawn); of each the KEPT highest and lowest heads by the mean over true words less that
+        over hallucinated ones, the scores of all, and the number of tokens or words of each kind. None for a process
+        that is not the first.
+    Source: AllPath's code, its lists for captions.
+    Differs: words are those of captions with a hallucination, as in our attribution, and first mentions are of an
+        object; the code looks at all captions. A crowd, and an instance without polygons, is its box.
+    """
+    for number, block in run.blocks(entries, BLOCK, "AllPath's scores", given.image_of):
+        scored = [score_caption(given, entry, shapes.get(entry["image_id"], {})) for entry in block]
+        run.finish_block(number, block, [], of_block={name: sum(each[name] for each in scored) for name in scored[0]})
+    if not processes().is_main:
+        return None
+    totals: dict[str, np.ndarray] = {}
+    for arrays in run.finished_arrays():
+        totals = {name: totals.get(name, 0) + array for name, array in arrays.items()}
+    rankings = {}
+    for name in RANKINGS:
+        if (counts := totals[f"n_{name}"]).all():
+            means = totals[name] / counts[:, None, None]
+            rankings[name] = _ranked(means[0] - means[1]) | {
+                f"n_{kind}": int(n) for kind, n in zip(KINDS, counts, strict=True)
+            }
+    return {"chair": rankings}
+
+
+def _ranked(scores: np.ndarray) -> dict:
+    order = np.argsort(-scores, axis=None, kind="stable")
+    heads = [[int(part) for part in np.unravel_index(index, scores.shape)] for index in order]
+    return {"highest": heads[:KEPT], "lowest": heads[: -KEPT - 1 : -1], "scores": scores.round(8).tolist()}
