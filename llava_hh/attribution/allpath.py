@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llava_hh.attention.call import AttentionCall
@@ -27,6 +27,7 @@ from llava_hh.runs.blocks import Run
 from llava_hh.runs.settings import CaptionedSettings
 
 KEPT = 50  # heads at either end of a ranking, as many as are published
+ROWS = 256  # times the vocabulary, at once
 BLOCK = 16  # captions whose scores are summed up in one file
 KINDS = ("true", "hallucinated")
 RANKINGS = ("text", "image")
@@ -70,15 +71,19 @@ def text_scores(
         apart = own.new_zeros(n_tokens, n_heads, n_heads, d_head)
         apart[:, range(n_heads), range(n_heads)] = own
         terms = through(attention.o_proj, apart.flatten(2).to(hidden.device, hidden.dtype))
-        before = _log_probs(head, hidden, ids)
-        after = [_log_probs(head, hidden + terms[:, each], ids) for each in range(n_heads)]
-        scores.append(torch.stack(after, 1) - before[:, None])
+        rows = torch.cat([hidden[:, None], hidden[:, None] + terms], 1)  # token, none and each head, d_model
+        logs = _log_probs(head, rows.flatten(0, 1), torch.as_tensor(ids).repeat_interleave(1 + n_heads))
+        logs = logs.view(n_tokens, 1 + n_heads)
+        scores.append(logs[:, 1:] - logs[:, :1])
     return torch.stack(scores, 1)
 
 
-def _log_probs(head: torch.nn.Module, hidden: Tensor, ids: Sequence[int]) -> Tensor:
-    logits = head(hidden).float().log_softmax(-1)
-    return logits.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0].cpu()
+def _log_probs(head: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
+    parts = []
+    for rows, targets in zip(hidden.split(ROWS), ids.split(ROWS), strict=True):
+        logs = head(rows).float().log_softmax(-1)
+        parts.append(logs.gather(1, targets.to(logs.device)[:, None])[:, 0].cpu())
+    return torch.cat(parts)
 
 
 @torch.no_grad()
