@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llava_hh.attention.interventions import ScaleHeads
 from llava_hh.files.files import read_json
-from llava_hh.heads import PUBLISHED, Head, check_heads, parse_head, published_list
+from llava_hh.heads import Head, check_heads, parse_head, published_list
 from llava_hh.models.lvlm import Lvlm
 
 HEADS_OF_7B = 32 * 32  # of the models that its numbers of heads were chosen on
@@ -38,7 +38,7 @@ def scaled_heads(
         IndexError: a head that the model does not have.
     Source: Mo et al., "AllPath" (NeurIPS 2025), and its code: for CHAIR 40, 40, 50, for POPE 20, 20, 10.
     """
-    path = published_list(lvlm.model.config, PUBLISHED / LISTS) if source == "published" else Path(source)
+    path = published_list(lvlm.model.config, LISTS) if source == "published" else Path(source)
     wanted = {("text", "lowest"): (n_low, low), ("text", "highest"): (n_high, high)}
     wanted[("image", "highest")] = n_image, high
     factors: dict[Head, float] = {}

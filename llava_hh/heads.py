@@ -88,8 +88,8 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
         yield where, parse_head(pair, where)
 
 
-def published_list(config: PretrainedConfig, folder: Path = PUBLISHED) -> Path:
-    """The file of `folder` that was published for a model of this architecture: the authors' head lists, and mini's.
+def published_list(config: PretrainedConfig, kind: str = "") -> Path:
+    """The file that was published for a model of this architecture: the authors' head lists, and mini's.
 
     The kinds of model and language model, layers, heads and key heads decide. A model that was tuned further fits.
 
@@ -100,7 +100,7 @@ def published_list(config: PretrainedConfig, folder: Path = PUBLISHED) -> Path:
     n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
     shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
     shape["n_key_heads"] = getattr(text, "num_key_value_heads", n_heads)
-    lists = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
+    lists = {path: read_json(path) for path in sorted((PUBLISHED / kind).glob("*.json"))}
     for path, content in lists.items():
         if all(content.get(name, value) == value for name, value in shape.items()):
             return path

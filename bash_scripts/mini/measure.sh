@@ -39,6 +39,8 @@ keep "$finetuned/$(drawn val2014 "$finetune_report_images" "$draw_seed")/summary
 keep "$finetuned/heads_1234/curves" finetuning_curves png
 cp "$finetuned/heads_1234/log.jsonl" results/mini/measured_finetuning_curves.jsonl
 keep "$baselines/summary" baselines json png
+keep "$baselines/summary_methods" methods json png
+keep "$result_path/pope_methods/$(drawn val2014 "$slow_baseline_images" "$draw_seed")/pope" methods_pope json
 keep "$result_path/$(drawn val2014 "$reference_images" "$draw_seed")/reference_loss/reference_loss" reference_loss json
 keep "${choice%.json}" trade_off json png
 keep "${head_list%/*}/head_map" head_map png
@@ -50,3 +52,12 @@ keep "$answers/compare" heads_of_answers json
 for format in llava vcd none; do
     cp "$answers/$format/identify_attention_head/attribution_result.json" "results/mini/measured_answers_$format.json"
 done
+# AllPath's rankings, of which `python -m tests.support.shown_tables` makes checkpoints/heads/allpath/mini.json
+rank() {
+    "$PYTHON" -m llava_hh attribute --profile "$PROFILE" --screen 20 --allpath "$coco_path/annotations" "$@"
+}
+rank --out "$attributed/allpath"
+said="$answers/llava/greedy"
+rank --answers "$said/random/answers.jsonl" "$said/popular/answers.jsonl" "$said/adversarial/answers.jsonl" --out "$answers/allpath"
+cp "$attributed/allpath/attribution_result.json" results/mini/measured_allpath.json
+cp "$answers/allpath/attribution_result.json" results/mini/measured_allpath_pope.json

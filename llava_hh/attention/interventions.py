@@ -11,7 +11,7 @@ word.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from torch import Tensor
 from llava_hh.attention.call import AttentionCall
 from llava_hh.attention.spans import Spans
 from llava_hh.heads import Head
-
-if TYPE_CHECKING:
-    from llava_hh.models.lvlm import Batch, Lvlm
 
 
 class Decisions(NamedTuple):
@@ -60,8 +57,12 @@ class OnHeads:
             ValueError: it does not.
         """
 
-    def prepared(self, lvlm: Lvlm, batch: Batch) -> Intervention:
-        """What acts on this batch: itself, unless the edit depends on passes over the batch that come first."""
+    def prepared(self, lvlm: Any, batch: Any) -> Intervention:
+        """What acts on this batch: itself, unless the edit depends on passes over the batch that come first.
+
+        Args:
+            lvlm, batch: a `models.lvlm.Lvlm` and what its `encode` gives.
+        """
         return self
 
 

@@ -4,6 +4,7 @@ From text to text: what a head's own term does to a word when it is added to the
 the image to text: how much a head looks at the object that is named.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from llava_hh.attention.call import AttentionCall
 from llava_hh.attention.hooks import observe
 from llava_hh.attention.modules import attention_modules, decoder_layers
+from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.direct import has_direct_terms, through
 from llava_hh.attribution.outputs import record_outputs
 from llava_hh.attribution.run import CaptionAttribution
@@ -23,6 +25,8 @@ from llava_hh.data.coco_shapes import Shapes, touched_cells
 from llava_hh.files.module_hooks import hooked
 from llava_hh.files.processes import processes
 from llava_hh.heads import Head
+from llava_hh.models.image_grid import ImageGrid
+from llava_hh.models.lvlm import Batch
 from llava_hh.runs.blocks import Run
 from llava_hh.runs.settings import CaptionedSettings
 
@@ -31,6 +35,7 @@ ROWS = 256  # times the vocabulary, at once
 BLOCK = 16  # captions whose scores are summed up in one file
 KINDS = ("true", "hallucinated")
 RANKINGS = ("text", "image")
+ASKED = re.compile(r"Is there an? (.+?) in the ")
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ def score_caption(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dic
     all of the image counts for it.
     """
     targets, positions, batch = given.prepare(entry)
-    model, size = given.lvlm.model, (len(KINDS), given.lvlm.n_layers, given.lvlm.n_heads)
-    sums = {name: np.zeros(size) for name in RANKINGS} | {f"n_{name}": np.zeros(len(KINDS)) for name in RANKINGS}
+    model, sums = given.lvlm.model, _no_sums(given, len(KINDS))
     token_ids = given.ids_of(entry)
     spans = tokens_of_words(given.lvlm.tokenizer, token_ids, entry["caption"], entry["mentions"])
     tokens = [(int(target.hallucinated), i) for target, span in zip(targets, spans, strict=True) for i in span]
@@ -126,10 +130,9 @@ def score_caption(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dic
         if np.isfinite(score).all():
             sums["text"][kind] += score
             sums["n_text"][kind] += 1
-    grid, image = given.lvlm.image_grid(batch), batch.image_mask[0]
-    if grid is None or grid.rows * grid.columns != int(image.sum()):
+    if (grid := _grid_of(given, batch)) is None:
         return sums
-    looked, named = image_attention(model, batch.inputs, positions, image).double().numpy(), set()
+    looked, named = image_attention(model, batch.inputs, positions, batch.image_mask[0]).double().numpy(), set()
     for target, attention in zip(targets, looked, strict=True):
         outlines = shapes.get(target.node, [])
         if target.node in named or not (target.hallucinated or outlines):
@@ -141,19 +144,73 @@ def score_caption(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dic
     return sums
 
 
-def rank_by_allpath(given: CaptionAttribution, entries: list[dict], shapes: dict[int, Shapes], run: Run) -> dict | None:
-    """AllPath's rankings of all heads for captions, as its method reads them; blocks of `run` keep the sums.
+def score_answer(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Sums over an answered question, (1, layer, head), and how many there were, (1,).
 
-    Returns: `chair` with the rankings `text` and `image` (without the latter where the family's image tokens form no
-        grid, or no object is drawn); of each the KEPT highest and lowest heads by the mean over true words less that
-        over hallucinated ones, the scores of all, and the number of tokens or words of each kind. None for a process
-        that is not the first.
-    Source: AllPath's code, its lists for captions.
+    `text` is the score of the right one of yes and no less that of the other, where it was answered; `image` how much
+    the question's words for the object look at it, in the mean, where it is there.
+    """
+    [target], [position], batch = given.prepare(entry)
+    tokenizer, model, sums = given.lvlm.tokenizer, given.lvlm.model, _no_sums(given, 1)
+    [mention], ids = entry["mentions"], given.ids_of(entry)
+    said = entry["caption"][mention["start"] : mention["end"]]
+    swapped = entry["caption"][: mention["start"]] + _other(said) + entry["caption"][mention["end"] :]
+    others = tokenizer(swapped, add_special_tokens=False).input_ids
+    if len(others) > target.index and ids[: target.index] == others[: target.index] != ids:
+        pair = [target.token_id, others[target.index]][:: -1 if target.hallucinated else 1]  # right, wrong
+        right, wrong = text_scores(model, batch.inputs, [position] * 2, pair).double().numpy()
+        sums["text"][0] += right - wrong
+        sums["n_text"][0] += 1
+    found = ASKED.match(entry["prompt"])
+    grid, outlines = _grid_of(given, batch), shapes.get(found[1], []) if found else []
+    if grid is None or not outlines:
+        return sums
+    start = batch.response_start[0]
+    after = after_last_image(batch.image_mask, start)[0].nonzero().flatten().tolist()
+    question = [int(batch.inputs["input_ids"][0, place]) for place in after]
+    where = [{"start": found.start(1), "end": found.end(1)}]
+    places = [after[i] for i in tokens_of_words(tokenizer, question, entry["prompt"], where)[0]]
+    looked = image_attention(model, batch.inputs, places, batch.image_mask[0]).double().numpy()
+    sums["image"][0] += looked[..., touched_cells(outlines, batch.images[0].size, grid)].sum(-1).mean(0)
+    sums["n_image"][0] += 1
+    return sums
+
+
+def _other(said: str) -> str:
+    """No for Yes and yes for no, in the same case."""
+    other = "no" if said.lower() == "yes" else "yes"
+    return other.upper() if said.isupper() else other.capitalize() if said[0].isupper() else other
+
+
+def _no_sums(given: CaptionAttribution, n_kinds: int) -> dict[str, np.ndarray]:
+    size = (n_kinds, given.lvlm.n_layers, given.lvlm.n_heads)
+    return {name: np.zeros(size) for name in RANKINGS} | {f"n_{name}": np.zeros(n_kinds) for name in RANKINGS}
+
+
+def _grid_of(given: CaptionAttribution, batch: Batch) -> ImageGrid | None:
+    """The cells of the sample's image tokens; None where each token is not one of them."""
+    grid = given.lvlm.image_grid(batch)
+    return grid if grid is not None and grid.rows * grid.columns == int(batch.image_mask[0].sum()) else None
+
+
+def rank_by_allpath(
+    given: CaptionAttribution, entries: list[dict], shapes: dict[int, Shapes], run: Run, of_answers: bool
+) -> dict | None:
+    """AllPath's rankings of all heads, as its method reads them; blocks of `run` keep the sums.
+
+    Args:
+        entries: captions, or with `of_answers` questions of POPE; shapes: where objects are, by image.
+    Returns: by task, `chair` or `pope`, the rankings `text` and `image` (without the latter where the family's image
+        tokens form no grid, or no object is drawn); of each the KEPT highest and lowest heads, the scores of all, and
+        `n`, the tokens or words of each of KINDS, or the questions. Of captions a score is the mean over true words
+        less that over hallucinated ones; of answers the mean. None for a process that is not the first.
+    Source: AllPath's code.
     Differs: words are those of captions with a hallucination, as in our attribution, and first mentions are of an
         object; the code looks at all captions. A crowd, and an instance without polygons, is its box.
     """
+    score = score_answer if of_answers else score_caption
     for number, block in run.blocks(entries, BLOCK, "AllPath's scores", given.image_of):
-        scored = [score_caption(given, entry, shapes.get(entry["image_id"], {})) for entry in block]
+        scored = [score(given, entry, shapes.get(entry["image_id"], {})) for entry in block]
         run.finish_block(number, block, [], of_block={name: sum(each[name] for each in scored) for name in scored[0]})
     if not processes().is_main:
         return None
@@ -164,10 +221,9 @@ def rank_by_allpath(given: CaptionAttribution, entries: list[dict], shapes: dict
     for name in RANKINGS:
         if (counts := totals[f"n_{name}"]).all():
             means = totals[name] / counts[:, None, None]
-            rankings[name] = _ranked(means[0] - means[1]) | {
-                f"n_{kind}": int(n) for kind, n in zip(KINDS, counts, strict=True)
-            }
-    return {"chair": rankings}
+            scores = means[0] if of_answers else means[0] - means[1]
+            rankings[name] = {**_ranked(scores), "n": counts.astype(int).tolist()}
+    return {"pope" if of_answers else "chair": rankings}
 
 
 def _ranked(scores: np.ndarray) -> dict:

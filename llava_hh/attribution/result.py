@@ -76,7 +76,7 @@ class Attribution(CaptionAttribution):
         shared = {field.name: getattr(settings, field.name) for field in fields(AllpathSettings)}
         asked = [entry["image_id"] for entry in entries]
         with start_run(self.out / "allpath", AllpathSettings(**shared), asked) as run:
-            return rank_by_allpath(self, entries, self.shapes_of(entries), run)
+            return rank_by_allpath(self, entries, self.shapes_of(entries), run, of_answers=bool(self.answers))
 
     def replacement(self, entries: list[dict], settings: AttributionSettings) -> Replacement:
         """What replaces an ablated output; means and deviations are gathered first, in another run."""

@@ -141,7 +141,7 @@ def _intervention(spec: Spec, material: Material) -> tuple[Intervention, list[st
     registered, spec = INTERVENTIONS[spec.kind], of_published(with_choice(spec), material)
     given = {name: spec.fields.get(name, default) for name, default in registered.defaults.items()}
     for name, value in given.items():
-        if isinstance(registered.defaults[name], str) and type(value) is int:
+        if registered.defaults[name] == "" and type(value) is int:
             given[name] = value = str(value)
         kind, expected = (str, "a text") if isinstance(registered.defaults[name], str) else (int | float, "a number")
         if value is None:

@@ -105,8 +105,8 @@ def test_from_captions_to_the_method(tiny_checkpoint, tiny_coco, tmp_path, capsy
         scores = np.array(ranking["scores"])
         listed = [scores[layer, head] for layer, head in ranking["highest"]]
         assert listed == sorted(scores.reshape(-1), reverse=True) and scores.shape == (4, 4)
-        assert ranking["lowest"] == ranking["highest"][::-1] and ranking["n_hallucinated"] > 0
-    assert rankings["text"]["n_true"] == result["n_true_words"]  # words of one token each
+        assert ranking["lowest"] == ranking["highest"][::-1] and ranking["n"][1] > 0
+    assert rankings["text"]["n"][0] == result["n_true_words"]  # words of one token each
     text = f'allpath:n_low=128,n_high=64,n_image=0,heads="{tmp_path}/heads/attribution_result.json"'
     (edit,) = method_of(text, Material(load_lvlm(tiny_checkpoint))).method.interventions
     factors = dict(zip(map(tuple, edit.heads), edit.factors, strict=True))  # 128 of 1,024 heads are 2 of these 16

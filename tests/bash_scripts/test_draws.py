@@ -117,7 +117,7 @@ def test_flags_at_the_end_name_the_folder(dataset, calls, profile, tmp_path, mon
                 assert draw.endswith(expected), wrapper.name
                 assert draw in names_in(args.out), f"{wrapper.name} draws {draw} into {args.out}"
                 moved.append(wrapper.name)
-    assert len(moved) == 19 and moved.count("heads_of_parts.sh") == moved.count("all.sh") == 2
+    assert len(moved) == 21 and moved.count("heads_of_parts.sh") == moved.count("all.sh") == 2
 
 
 def test_attribution_follows_the_captions_of_another_draw(profile, tmp_path):
@@ -211,6 +211,6 @@ def test_measure_copies_from_where_the_scripts_write(tmp_path, monkeypatch):
     written = {str(vars(parsed(call)).get("out")) for call in own}
     written |= {os.path.dirname(out) for out in written if out.endswith(".json")}
     copied = (tmp_path / "copied").read_text().splitlines()
-    assert len(copied) == 34
+    assert len(copied) == 39
     for path in copied:
         assert os.path.dirname(path) in written, f"nothing writes {path}"

@@ -10,6 +10,7 @@ import pytest
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.decoding.grammar import parse
 from llava_hh.decoding.reading import read_methods
+from llava_hh.decoding.registry import ONE_OF_EACH
 from llava_hh.heads import check_heads, load_heads
 from tests.support.repository import ROOT
 from tests.support.wrappers import called, calls_in, calls_of, make_stub, parsed, run_wrapper
@@ -27,6 +28,8 @@ COMPARING = [
     "bash_scripts/analysis/heads_of_answers.sh",
     "bash_scripts/analysis/heads_of_parts.sh",
     "baselines/bash_scripts/eval_baselines.sh",
+    "baselines/bash_scripts/eval_methods.sh",
+    "baselines/bash_scripts/pope_methods.sh",
     "baselines/bash_scripts/eval_ours_adhh.sh",
     "baselines/bash_scripts/eval_ours_tfhh.sh",
     "newer_models/decoding.sh",
@@ -45,7 +48,8 @@ def test_wrappers_name_methods_that_there_are(wrapper, profile, there, tmp_path)
     comparisons = [parsed(call) for call in calls_of(ROOT / wrapper, profile, tmp_path) if called(call) == "evaluate"]
     assert comparisons
     for args in comparisons:
-        assert args.methods and len(read_methods(args.methods)) == len(args.methods)
+        specs = read_methods(args.methods, task=args.task)
+        assert args.methods and len(specs) == len(ONE_OF_EACH if "all" in args.methods else args.methods)
 
 
 @pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])

@@ -57,7 +57,7 @@ def allpath(tmp_path_factory):
     lists = {"highest": [[1, 0], [2, 3], [0, 1]], "lowest": [[2, 1], [1, 2], [2, 0]]}
     path = tmp_path_factory.mktemp("lists") / "allpath.json"
     path.write_text(json.dumps({"chair": {"text": lists, "image": {"highest": [[2, 3]], "lowest": []}}}))
-    return f'n_low=3,n_high=2,n_image=1,heads="{path}"'
+    return f'n_low=192,n_high=128,n_image=64,heads="{path}"'
 
 
 def layers(first, last):

@@ -33,7 +33,7 @@ TEXTS = [
     "var:layers=1-2,kept=0.2,tau=27,most_sunk=0.8,least_mass=0.05",
     "ilvad:layers=0-2,alpha=2,jump=1.1",
     "ilvad_pope:alpha=3,beta=0.7,jump=1.3",
-    "allpath:n_low=3,n_high=2,n_image=2",
+    "allpath:n_low=192,n_high=128,n_image=128",
 ]
 
 
@@ -156,7 +156,7 @@ def test_steps_equal_whole_passes_over_eager_maps(lvlm, material, tmp_path, text
 def test_scale_0_is_removal(lvlm, material, tmp_path):
     heads = tuple(Head(*pair) for pair in ([1, 2], [2, 0], [3, 1]))
     batch = lvlm.encode(IMAGES, QUESTIONS)
-    text = f'allpath:n_low=3,n_high=0,n_image=0,heads="{tmp_path}/allpath.json"'
+    text = f'allpath:n_low=192,n_high=0,n_image=0,heads="{tmp_path}/allpath.json"'
     method = method_of(text, material).method
     assert method.interventions == (ScaleHeads(heads, (0.0, 0.0, 0.0)),)
     removed = method_of('removal:heads="L1H2,L2H0,L3H1"', Material(lvlm)).method

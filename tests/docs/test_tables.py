@@ -9,7 +9,17 @@ import pytest
 from llava_hh.command_line.profiles import read_profile
 from llava_hh.files.files import read_json
 from llava_hh.heads import load_heads
-from tests.support.shown_tables import HEADS_OF_MINI, MEASURED_HEADS, PAGES, ROOT, SHOWN, head_list_of_mini, renewed
+from tests.support.shown_tables import (
+    ALLPATH_OF_MINI,
+    HEADS_OF_MINI,
+    MEASURED_HEADS,
+    PAGES,
+    ROOT,
+    SHOWN,
+    allpath_of_mini,
+    head_list_of_mini,
+    renewed,
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -20,6 +30,7 @@ def test_tables_are_those_of_their_files(page):
 
 def test_the_head_list_of_mini_is_what_was_measured():
     assert HEADS_OF_MINI.read_text() == head_list_of_mini(), "python -m tests.support.shown_tables"
+    assert ALLPATH_OF_MINI.read_text() == allpath_of_mini(), "python -m tests.support.shown_tables"
 
 
 def test_the_quickstart_finds_the_heads_that_the_larger_sample_has_at_its_top():

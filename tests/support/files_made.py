@@ -54,7 +54,8 @@ def make_captions(given: Path, folder: Path) -> None:
     scored = ("--captions", captions / "captions_eval_results.json")
     words = (*train, *scored, "--batch-size", 2, "--limit", 6, "--list-length", 5)
     do("attribute", *words, "--out", folder / "attribution")
-    do("attribute", *words, "--by-source", "--direct", "--out", folder / "by_source")
+    of_reading = ("--by-source", "--direct", "--allpath", given / "coco" / "annotations")
+    do("attribute", *words, *of_reading, "--out", folder / "by_source")
     row = {"image": next((given / "coco/train2014").iterdir()).name, "prompt": "what", "answer": "a cat and a dog cat"}
     (given / "labelled.jsonl").write_text(
         json.dumps(row | {"spans": [[2, 5, "hallucinated"], [12, 15, "true"], [16, 19, "true"]]}) + "\n"

@@ -33,6 +33,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
 VIEWS |= {"sources": shown_sources.table, "answers": shown_sources.answers, "times": shown_sources.times}
 MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
+MEASURED_ALLPATH = [ROOT / f"results/mini/measured_{name}.json" for name in ("allpath", "allpath_pope")]
+ALLPATH_OF_MINI = ROOT / "checkpoints/heads/allpath/mini.json"
 SHOWN = re.compile(r"<!-- made of (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
 
 
@@ -116,9 +118,27 @@ def head_list_of_mini() -> str:
     return "{\n" + ",\n".join([*lists, *(f'  "{name}": {json.dumps(value)}' for name, value in rest.items())]) + "\n}\n"
 
 
+def allpath_of_mini() -> str:
+    """The text of mini's rankings for AllPath, as they were measured."""
+    found = {}
+    for path in MEASURED_ALLPATH:
+        found |= json.loads(path.read_text())["allpath"]
+    shape = json.loads(HEADS_OF_MINI.read_text())
+    names = ("model_type", "n_layers", "n_heads", "text_type", "n_key_heads")
+    source = f"{' and '.join(path.name for path in MEASURED_ALLPATH)} of results/mini, bash_scripts/mini/measure.sh"
+    lines = [
+        f'  "{name}": {json.dumps(value)}' for name, value in {"source": source, **{n: shape[n] for n in names}}.items()
+    ]
+    for task, rankings in found.items():
+        ends = {name: {end: ranking[end] for end in ("highest", "lowest")} for name, ranking in rankings.items()}
+        inner = ",\n".join(f'    "{name}": {json.dumps(each)}' for name, each in ends.items())
+        lines.append(f'  "{task}": {{\n{inner}\n  }}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def main() -> None:
     new_texts = {page: renewed(page.read_text(encoding="utf-8")) for page in PAGES}
-    for path, text in {**new_texts, HEADS_OF_MINI: head_list_of_mini()}.items():
+    for path, text in {**new_texts, HEADS_OF_MINI: head_list_of_mini(), ALLPATH_OF_MINI: allpath_of_mini()}.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             print(path)

@@ -1,0 +1,52 @@
+"""Methods that are prepared for a batch, under decoders that copy rows, and in yes-or-no questions."""
+
+import pytest
+
+from llava_hh.baselines import halc
+from llava_hh.decoding.making import Material
+from llava_hh.decoding.method import CannotDecode, Edits
+from llava_hh.decoding.reading import method_of
+from llava_hh.decoding.yes_no import collecting_yes_shares
+from llava_hh.models.lvlm import load_lvlm
+from tests.support.questions import IMAGES, QUESTIONS
+from tests.support.tiny_checkpoint import save_polled_checkpoint
+
+NOTHING = {  # decoders that are greedy decoding with these settings, in two branches a row
+    "vcd": "vcd_paper:alpha=0,beta=1,do_sample=false",
+    "pai": "pai:alpha=0,gamma=1.000001,beta=1",
+    "dola": 'dola_repo:relative_top=1,candidate_layers="[0]"',
+}
+EDITS = ["vhr:alpha=3", "ilvad:jump=1.1", "eah_repo:threshold=0.001"]
+EDITS.append("var:kept=0,tau=24,most_sunk=0.9,least_mass=0.02,layers=1-2")
+
+
+@pytest.fixture(scope="module")
+def lvlm(tiny_checkpoint):
+    return load_lvlm(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("decoder", NOTHING.values(), ids=NOTHING)
+def test_under_a_decoder_that_does_nothing(lvlm, decoder, edit):
+    batch, material = lvlm.encode(IMAGES, QUESTIONS), Material(lvlm)
+    alone, combined = (method_of(text, material).method for text in (edit, f"{decoder}+{edit}"))
+    assert combined.answer(lvlm, batch, 6).answers == alone.answer(lvlm, batch, 6).answers
+
+
+def test_halc_refuses_what_is_made_for_a_batch(lvlm):
+    batch = lvlm.encode(IMAGES, QUESTIONS)
+    edits = Edits.for_batch(method_of("vhr", Material(lvlm)).method.interventions, lvlm, batch)
+    with pytest.raises(CannotDecode, match="made for one batch"):
+        halc.decode(lvlm, batch, halc.PRESETS["halc_clean"], 6, edits)
+
+
+@pytest.mark.parametrize("text", ["vhr:alpha=1", "ilvad:alpha=0,beta=1"])
+def test_passes_before_an_answer_say_no_yes(tiny_checkpoint, tmp_path, text):
+    save_polled_checkpoint(tiny_checkpoint, tmp_path / "polled")
+    lvlm = load_lvlm(tmp_path / "polled")
+    batch, found = lvlm.encode(IMAGES, QUESTIONS), []
+    for each in ("greedy", text):
+        with collecting_yes_shares(lvlm, shares := []):
+            method_of(each, Material(lvlm)).method.answer(lvlm, batch, 3)
+        found.append(shares)
+    assert len(found[0]) == len(IMAGES) and found[1] == pytest.approx(found[0], abs=1e-5)
