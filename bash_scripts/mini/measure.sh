@@ -11,6 +11,7 @@ no_flags "$@"
 decoded="$result_path/$(drawn val2014 "$report_images" "$draw_seed")"
 reweighted="$result_path/$(drawn val2014 "$reweight_images" "$draw_seed")/attention_reweight"
 finetuned="$result_path/targeted_finetune"
+answers="$result_path/heads_of_answers/$(drawn train2014 "$pope_images" "$draw_seed")"
 baselines="$result_path/baselines/$(drawn val2014 "$baseline_images" "$draw_seed")"
 
 # keep PATH NAME ENDING...: PATH.ENDING becomes results/mini/measured_NAME.ENDING
@@ -22,6 +23,13 @@ keep() {
 
 sh bash_scripts/reproduce.sh
 PROFILE=mini sh bash_scripts/attribute.sh
+# AllPath's rankings, of which `python -m tests.support.shown_tables` makes checkpoints/heads/allpath/mini.json
+rank() {
+    "$PYTHON" -m llava_hh attribute --profile "$PROFILE" --screen 20 --allpath "$coco_path/annotations" "$@"
+}
+rank --out "$attributed/allpath"
+said="$answers/llava/greedy"
+rank --answers "$said/random/answers.jsonl" "$said/popular/answers.jsonl" "$said/adversarial/answers.jsonl" --out "$answers/allpath"
 # shellcheck disable=SC2016  # the inner shell expands it, under a profile of its own
 cp "$(PROFILE=mini sh -c '. bash_scripts/profile.sh; echo "$head_list"')" results/mini/measured_quickstart.json
 cp "$decoded/summary.json" results/mini/measured.json
@@ -47,17 +55,9 @@ keep "${head_list%/*}/head_map" head_map png
 cp "$head_list" results/mini/measured_head_map.json
 keep "$attributed/influence_by_source/source_maps" influence_by_source png
 cp "$attributed/influence_by_source/attribution_result.json" results/mini/measured_influence_by_source.json
-answers="$result_path/heads_of_answers/$(drawn train2014 "$pope_images" "$draw_seed")"
 keep "$answers/compare" heads_of_answers json
 for format in llava vcd none; do
     cp "$answers/$format/identify_attention_head/attribution_result.json" "results/mini/measured_answers_$format.json"
 done
-# AllPath's rankings, of which `python -m tests.support.shown_tables` makes checkpoints/heads/allpath/mini.json
-rank() {
-    "$PYTHON" -m llava_hh attribute --profile "$PROFILE" --screen 20 --allpath "$coco_path/annotations" "$@"
-}
-rank --out "$attributed/allpath"
-said="$answers/llava/greedy"
-rank --answers "$said/random/answers.jsonl" "$said/popular/answers.jsonl" "$said/adversarial/answers.jsonl" --out "$answers/allpath"
 cp "$attributed/allpath/attribution_result.json" results/mini/measured_allpath.json
 cp "$answers/allpath/attribution_result.json" results/mini/measured_allpath_pope.json

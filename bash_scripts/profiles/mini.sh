@@ -42,6 +42,5 @@ pope_images=60
 # the comparison of decoding methods
 baseline_images=60
 slow_baseline_images=30
-baseline_batch_size=10
 halc_detector=mini  # its own vision tower
 halc_scorer=mini
