@@ -4,7 +4,7 @@ from functools import partial
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
-from llava_hh.baselines import allpath, dola, halc, opera, pai, vcd
+from llava_hh.baselines import allpath, deco, dola, halc, m3id, opera, pai, searching, sid, vcd
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.head_lists import AnyDepth
@@ -12,13 +12,19 @@ from llava_hh.decoding.registry import offer_in_all, register_decoder, register_
 from llava_hh.heads import Head
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
-EDIT_THEMSELVES = (vcd, halc, pai)  # decoders that run a row in several branches
+LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "sid": "SID"}
+EDIT_THEMSELVES = (vcd, halc, pai, m3id, sid)  # decoders that run a row in several branches
 PRESETS = {
-    name: (module, settings) for module in (vcd, dola, opera, halc, pai) for name, settings in module.PRESETS.items()
+    name: (module, settings)
+    for module in (vcd, dola, opera, halc, pai, deco, m3id, sid)
+    for name, settings in module.PRESETS.items()
 }
 
 for name, (module, settings) in PRESETS.items():
     register_decoder(name, module.decode, settings, LABELS.get(name), edits_itself=module in EDIT_THEMSELVES)
+
+register_decoder("beam", searching.search, searching.BeamSettings(), "beam search")
+register_decoder("sample", searching.sample, searching.SampleSettings(), "sampling")
 
 # layers of 32, both included, unless they are of any depth; settings of their code for captions
 register_intervention("devils", AddConsensus, "Devils", layers=[(5, 18)], alpha=0.5)
@@ -45,7 +51,7 @@ def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> 
 VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
 register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)
 
-for name in (*LABELS, "devils", "vaf", "vhr", "eah_paper", "var"):
+for name in ("beam", "sample", *(name for name in LABELS if name != "sid"), "devils", "vaf", "vhr", "eah_paper", "var"):
     offer_in_all(name)
-for name in ("spin", "allpath", "ilvad"):
+for name in ("sid", "spin", "allpath", "ilvad"):
     offer_in_all(name, for_pope=f"{name}_pope")

@@ -2,15 +2,25 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Generator, Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 
 def sample_generator(seed: int, sample_id: object, purpose: str) -> Generator:
     """A generator of the CPU for one sample and one purpose; `sample_id` counts by its text, so 7 is "7"."""
     digest = hashlib.sha256(f"{seed} {purpose} {sample_id}".encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def warped(scores: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """Scores (row, vocabulary) as they are drawn from: transformers' warpers, in its order; None is off."""
+    warpers = [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+    warpers += [TopKLogitsWarper(top_k)] if top_k is not None else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p is not None and top_p < 1 else []
+    return reduce(lambda shaped, warper: warper(None, shaped), warpers, scores)
 
 
 def draw_tokens(scores: Tensor, generators: Sequence[Generator]) -> Tensor:

@@ -1,9 +1,25 @@
-"""The contrast of a row with its twin, which the model reads in the same forward: what VCD and PAI share."""
+"""The contrast of a row with its twin, which the model reads in the same forward: what VCD, PAI and others share."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 
 import torch
 from torch import Tensor
+
+from llava_hh.baselines.stepping import PER_ROW
+from llava_hh.decoding.method import CannotDecode
+from llava_hh.models.lvlm import Batch, Lvlm
+
+
+def refuse_cross_attention(inputs: Mapping[str, Tensor]) -> None:
+    """Check that the image stands among the positions of the prompt.
+
+    Raises:
+        CannotDecode: a model that reads its image by cross-attention.
+    """
+    if "cross_attention_mask" in inputs:
+        raise CannotDecode("no image positions to drop or hide: this model reads its image by cross-attention")
 
 
 def contrast(clean: Tensor, twin: Tensor, alpha: float, beta: float) -> Tensor:
@@ -11,7 +27,58 @@ def contrast(clean: Tensor, twin: Tensor, alpha: float, beta: float) -> Tensor:
 
     Args:
         clean, twin: logits or log-probabilities (row, vocabulary) of the rows and of their twins.
+        beta: from 0, which leaves out suppressed ids alone, to 1.
     """
-    cutoff = clean.amax(-1, keepdim=True) + math.log(beta)
+    cutoff = clean.amax(-1, keepdim=True) + math.log(beta) if beta else torch.finfo(clean.dtype).min
     # a suppressed id is -inf in both, and their difference is NaN
     return ((1 + alpha) * clean - alpha * twin).masked_fill(clean < cutoff, -torch.inf)
+
+
+def with_twins(
+    lvlm: Lvlm, batch: Batch, change: Callable[[Tensor, object], Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The inputs with every row twice, side by side as beams stand; the second has its images changed, where asked.
+
+    Args:
+        change: from the pixels (..., channel, height, width) of a row, and its sample's id, to its twin's.
+    Raises:
+        CannotDecode: images to change without pixel_values; tiles of different lengths.
+    """
+    inputs = batch.inputs
+    if change and batch.image_mask.any() and "pixel_values" not in inputs:
+        raise CannotDecode(f"a twin's pixel_values are changed, which the inputs lack; they hold {', '.join(inputs)}")
+    twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
+    others = [name for name in inputs if name not in PER_ROW]
+    if not others:
+        return twins
+    changed = inputs["pixel_values"].clone()
+    pixels, lengths = changed[None], [1] * len(changed)
+    if read := getattr(lvlm.family, "image_pixels", None):
+        pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": changed})
+    entries = entries_per_row(batch.image_mask, batch.n_images, lengths)
+    for row, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True) if change else ():
+        row.copy_(change(row[0], sample_id))
+    for name in others:
+        counts, twin = (entries, changed) if name == "pixel_values" else (batch.n_images, inputs[name])
+        pairs = zip(inputs[name].split(counts), twin.split(counts), strict=True)
+        twins[name] = torch.cat([*chain.from_iterable(pairs)])
+    return twins
+
+
+def entries_per_row(image_mask: Tensor, n_images: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """How many entries of pixel_values each row shows; they stand in the order of the rows.
+
+    Args:
+        n_images: how many images each row shows.
+        lengths: how many entries each image has. Where there are more of them than images, an image is shown in
+            several tiles, all with the same number of positions, and the rows' positions say how many.
+    Raises:
+        CannotDecode: tiles of different lengths.
+    """
+    if len(lengths) == sum(n_images):
+        return [sum(lengths[first:end]) for first, end in pairwise(accumulate(n_images, initial=0))]
+    positions = image_mask.sum(1).tolist()
+    length, rest = divmod(sum(positions), len(lengths))
+    if rest or not length or any(number % length for number in positions):
+        raise CannotDecode(f"{len(lengths)} images cannot be dealt to rows of {positions} image positions")
+    return [number // length for number in positions]

@@ -1,19 +1,16 @@
 """VCD, visual contrastive decoding: what the image says, less what a noised image would have the model say."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import accumulate, chain, pairwise
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, ProcessorMixin, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import ProcessorMixin
 
-from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.sampling import draw_tokens, sample_generator, warped
 from llava_hh.baselines.settings import FLAG, POSITIVE, SHARE, CheckedSettings, Rule, at_least, optional, whole
-from llava_hh.baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows
-from llava_hh.baselines.twins import contrast
+from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
+from llava_hh.baselines.twins import contrast, with_twins
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -49,13 +46,6 @@ class VcdSettings(CheckedSettings):
     noise_space: Literal["normalized", "raw_unnormalized"] = "normalized"
     seed: Annotated[int, whole()] = 42
 
-    def warpers(self) -> list[LogitsProcessor]:
-        """What shapes the distribution before a draw, in transformers' order."""
-        warpers = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
-        warpers += [TopKLogitsWarper(self.top_k)] if self.top_k is not None else []
-        warpers += [TopPLogitsWarper(self.top_p)] if self.top_p is not None and self.top_p < 1 else []
-        return warpers
-
 
 VCD_PAPER = VcdSettings()
 # what the paper's harness in effect ran: its alpha and beta flags don't reach the sampler, generate's warpers do
@@ -87,7 +77,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: VcdSettings, max_new_tokens: int,
         scores = contrast(logits[::2], logits[1::2], settings.alpha, settings.beta)
         if not settings.do_sample:
             return scores.argmax(-1)
-        return draw_tokens(reduce(lambda shaped, warper: warper(None, shaped), settings.warpers(), scores), generators)
+        return draw_tokens(warped(scores, settings.temperature, settings.top_k, settings.top_p), generators)
 
     mask = batch.image_mask.repeat_interleave(2, 0)
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
@@ -132,42 +122,8 @@ def with_noised_twins(lvlm: Lvlm, batch: Batch, settings: VcdSettings) -> dict[s
     Raises:
         CannotDecode: image positions without pixel_values; tiles of different lengths.
     """
-    inputs = batch.inputs
-    if batch.image_mask.any() and "pixel_values" not in inputs:
-        raise CannotDecode(f"VCD noises pixel_values, which the inputs lack; they hold {', '.join(inputs)}")
-    twins = {name: tensor.repeat_interleave(2, 0) for name, tensor in inputs.items() if name in PER_ROW}
-    others = [name for name in inputs if name not in PER_ROW]
-    if not others:
-        return twins
-    noised = inputs["pixel_values"].clone()
-    pixels, lengths = noised[None], [1] * len(noised)
-    if read := getattr(lvlm.family, "image_pixels", None):
-        pixels, lengths = read(lvlm.processor, {**inputs, "pixel_values": noised})
-    entries = entries_per_row(batch.image_mask, batch.n_images, lengths)
-    for row, sample_id in zip(pixels.split(entries, 1), batch.sample_ids, strict=True):
-        generator = sample_generator(settings.seed, sample_id, "noise")
-        row.copy_(add_noise(row[0], generator, settings, lvlm.processor))
-    for name in others:
-        counts, twin = (entries, noised) if name == "pixel_values" else (batch.n_images, inputs[name])
-        pairs = zip(inputs[name].split(counts), twin.split(counts), strict=True)
-        twins[name] = torch.cat([*chain.from_iterable(pairs)])
-    return twins
 
+    def noise(pixels: Tensor, sample_id: object) -> Tensor:
+        return add_noise(pixels, sample_generator(settings.seed, sample_id, "noise"), settings, lvlm.processor)
 
-def entries_per_row(image_mask: Tensor, n_images: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """How many entries of pixel_values each row shows; they stand in the order of the rows.
-
-    Args:
-        n_images: how many images each row shows.
-        lengths: how many entries each image has. Where there are more of them than images, an image is shown in
-            several tiles, all with the same number of positions, and the rows' positions say how many.
-    Raises:
-        CannotDecode: tiles of different lengths.
-    """
-    if len(lengths) == sum(n_images):
-        return [sum(lengths[first:end]) for first, end in pairwise(accumulate(n_images, initial=0))]
-    positions = image_mask.sum(1).tolist()
-    length, rest = divmod(sum(positions), len(lengths))
-    if rest or not length or any(number % length for number in positions):
-        raise CannotDecode(f"{len(lengths)} images cannot be dealt to rows of {positions} image positions")
-    return [number // length for number in positions]
+    return with_twins(lvlm, batch, noise)

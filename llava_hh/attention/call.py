@@ -48,8 +48,7 @@ class AttentionCall:
         n_queries, n_keys = self.query.shape[2], self.key.shape[2]
         if self.mask is None:
             return 0 if self.causal else n_keys - n_queries
-        last_row = self.mask[:, 0, -1, :n_keys]
-        seen = last_row if last_row.dtype == torch.bool else last_row > torch.finfo(last_row.dtype).min / 2
+        seen = self.seen_keys
         # rows of a batch share their columns
         return torch.where(seen, torch.arange(n_keys, device=seen.device), -1).amax() - (n_queries - 1)
 
@@ -66,6 +65,14 @@ class AttentionCall:
         columns = self.columns[None, None, :, None].expand(len(self.mask), 1, -1, 1)
         own = self.mask[:, :1].gather(3, columns)[:, 0, :, 0]
         return own if own.dtype == torch.bool else own > torch.finfo(own.dtype).min / 2
+
+    @property
+    def seen_keys(self) -> Tensor:
+        """Whether the last query row sees each key, (batch, key), which it does but for padding."""
+        if self.mask is None:
+            return self.key.new_ones(self.key.shape[0], self.key.shape[2], dtype=torch.bool)
+        last_row = self.mask[:, 0, -1, : self.key.shape[2]]
+        return last_row if last_row.dtype == torch.bool else last_row > torch.finfo(last_row.dtype).min / 2
 
     def scores(self, heads: Tensor, first_row: int = 0) -> Tensor:
         """Scaled scores before edits, mask and softmax in fp32, (batch, head, query, key), of rows `first_row` on."""

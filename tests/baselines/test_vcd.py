@@ -11,6 +11,7 @@ from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import DeactivateText
 from llava_hh.baselines import vcd
 from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.twins import entries_per_row
 from llava_hh.baselines.vcd import (
     PRESETS,
     VCD_PAPER,
@@ -18,7 +19,6 @@ from llava_hh.baselines.vcd import (
     VcdSettings,
     add_noise,
     contrast,
-    entries_per_row,
     noise_scales,
 )
 from llava_hh.heads import Head
@@ -133,13 +133,6 @@ def test_draws_follow_the_distribution(monkeypatch):
     assert draw_tokens(scores.flip(-1), generators[:1]).tolist() == [1]  # the first token that is possible at all
     assert sample_generator(0, 7, "a").initial_seed() == sample_generator(0, "7", "a").initial_seed()
     assert sample_generator(0, 7, "a").initial_seed() != sample_generator(0, 7, "b").initial_seed()
-
-
-def test_warpers_are_of_the_contrast_in_transformers_order():
-    names = [type(warper).__name__ for warper in WILD.warpers()]
-    assert names == ["TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"]
-    assert [type(warper).__name__ for warper in VCD_REPO.warpers()] == names[1:]
-    assert not VCD_PAPER.warpers()
 
 
 def test_contrast_by_hand():

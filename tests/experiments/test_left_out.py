@@ -17,7 +17,7 @@ from tests.support.tiny_newer import save_tiny_family
 
 BY_CROSS_ATTENTION = {
     "OPERA": "this model reads its image by cross-attention, not at positions of the prompt",
-    "PAI": "PAI drops image positions; this model reads its image by cross-attention",
+    "PAI": "no image positions to drop or hide: this model reads its image by cross-attention",
 }
 
 
