@@ -1,26 +1,18 @@
 """DeCo, dynamic correction decoding: the layer that is surest of a plausible word has a say in the last layer's choice."""
 
-import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from llava_hh.attention.modules import decoder_layers
-from llava_hh.baselines.lens import final_norm
-from llava_hh.baselines.settings import SHARE, CheckedSettings, Rule, at_least, whole
+from llava_hh.baselines.lens import RANGE, final_norm, layers_of
+from llava_hh.baselines.settings import SHARE, CheckedSettings, at_least, whole
 from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
 from llava_hh.models.lvlm import Batch, Lvlm
 
-LAYERS_OF_7B, FIRST, LAST = 32, 20, 28  # hidden_states that vote, both included
-
-
-def _is_range(value: Any) -> bool:
-    return value is None or (isinstance(value, tuple) and len(value) == 2 and 0 <= value[0] <= value[1])
-
-
-RANGE = Rule("None, or the first and the last number of hidden_states", _is_range)
+VOTING = (20, 28)  # of the 32 hidden_states before the last, both included
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: DecoSettings, max_new_tokens: int
     Differs: the code chooses one layer for the whole batch; ours is per row. Suppressed ids are left out of every
         distribution, as if the vocabulary lacked them.
     """
-    layers, norm = voting_layers(len(decoder_layers(lvlm.model)), settings), final_norm(lvlm.model)
+    layers, norm = layers_of(len(decoder_layers(lvlm.model)), VOTING, settings.layers, "DeCo"), final_norm(lvlm.model)
     stepper, head = Stepper(lvlm.model, batch.inputs), lvlm.model.get_output_embeddings()
     with stepper.watch(layers) as hidden:
 
@@ -68,21 +60,6 @@ def decode(lvlm: Lvlm, batch: Batch, settings: DecoSettings, max_new_tokens: int
             return corrected(logits, early, settings).argmax(-1)
 
         return decode_rows(stepper, choose, max_new_tokens)
-
-
-def voting_layers(n_layers: int, settings: DecoSettings) -> list[int]:
-    """The numbers of hidden_states to choose from.
-
-    Raises:
-        ValueError: some that the model does not have, or none.
-    """
-    if settings.layers is None:
-        first, last = math.ceil(FIRST * n_layers / LAYERS_OF_7B), LAST * n_layers // LAYERS_OF_7B
-    else:
-        first, last = settings.layers
-    if not first <= last < n_layers:
-        raise ValueError(f"DeCo chooses from hidden_states {first} to {last}; the model has 0 to {n_layers - 1}")
-    return list(range(first, last + 1))
 
 
 def corrected(logits: Tensor, early: Tensor, settings: DecoSettings) -> Tensor:

@@ -4,7 +4,7 @@ from functools import partial
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
-from llava_hh.baselines import allpath, deco, dola, halc, m3id, opera, pai, searching, sid, vcd
+from llava_hh.baselines import allpath, deco, dola, halc, m3id, opera, pai, searching, sid, vcd, vista
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.head_lists import AnyDepth
@@ -12,11 +12,11 @@ from llava_hh.decoding.registry import offer_in_all, register_decoder, register_
 from llava_hh.heads import Head
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
-LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "sid": "SID"}
-EDIT_THEMSELVES = (vcd, halc, pai, m3id, sid)  # decoders that run a row in several branches
+LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "sid": "SID", "vista": "VISTA"}
+EDIT_THEMSELVES = (vcd, halc, pai, m3id, sid, vista)  # decoders that run a row in several branches, or twice
 PRESETS = {
     name: (module, settings)
-    for module in (vcd, dola, opera, halc, pai, deco, m3id, sid)
+    for module in (vcd, dola, opera, halc, pai, deco, m3id, sid, vista)
     for name, settings in module.PRESETS.items()
 }
 
@@ -51,7 +51,7 @@ def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> 
 VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
 register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)
 
-for name in ("beam", "sample", *(name for name in LABELS if name != "sid"), "devils", "vaf", "vhr", "eah_paper", "var"):
+for name in ("beam", "sample", *(name for name in LABELS if name not in ("sid", "vista")), "devils", "vaf", "vhr", "eah_paper", "var"):
     offer_in_all(name)
-for name in ("sid", "spin", "allpath", "ilvad"):
+for name in ("sid", "vista", "spin", "allpath", "ilvad"):
     offer_in_all(name, for_pope=f"{name}_pope")

@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from llava_hh.baselines import deco
-from llava_hh.baselines.deco import DecoSettings, corrected, voting_layers
+from llava_hh.baselines.deco import VOTING, DecoSettings, corrected
+from llava_hh.baselines.lens import layers_of
 from tests.support.decoding import (
     as_batch,
     as_lvlm,
@@ -93,12 +94,12 @@ def test_plausible_tokens_by_hand():
 
 @pytest.mark.parametrize(("n_layers", "expected"), [(32, (20, 28)), (40, (25, 35)), (4, (3, 3)), (30, (19, 26))])
 def test_layers_of_other_depths(n_layers, expected):
-    layers = voting_layers(n_layers, DecoSettings())
+    layers = layers_of(n_layers, VOTING, None, "DeCo")
     assert (layers[0], layers[-1]) == expected
 
 
 def test_wrong_settings_are_one_line(llava):
-    with pytest.raises(ValueError, match="DeCo chooses from hidden_states 2 to 9; the model has 0 to 3"):
+    with pytest.raises(ValueError, match="DeCo asks layers 2 to 9; the model has 0 to 3"):
         decode(llava, eight_rows(), DecoSettings(layers=(2, 9)))
     with pytest.raises(ValueError, match="layers must be None, or the first and the last"):
         DecoSettings(layers=(3, 1))

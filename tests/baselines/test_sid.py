@@ -10,6 +10,7 @@ from tests.support.decoding import (
     as_batch,
     as_lvlm,
     assert_ends_and_suppressed_ids,
+    double,
     eight_rows,
     generated,
     last_logits,
@@ -67,24 +68,24 @@ class Hiding:
 @also_of_minigpt4
 @pytest.mark.parametrize("settings", STRONG)
 def test_tokens_follow_from_whole_passes_over_eager_maps(llava, settings):
-    batch, twins = eight_rows(), {}
+    model, batch, twins = double(llava), eight_rows(torch.float64), {}
 
     def choose(row, alone, answer):
-        shown = last_logits(llava, alone, answer)
+        shown = last_logits(model, alone, answer)
         twin = shown
         if alone.image_mask.any():
             hiding = twins.setdefault(row, Hiding(alone, settings))
-            with eager_by(llava, hiding), torch.no_grad():
-                twin = last_logits(llava, alone, answer)
+            with eager_by(model, hiding), torch.no_grad():
+                twin = last_logits(model, alone, answer)
         scores = (1 + settings.alpha) * shown - settings.alpha * twin
         scores[shown.isinf()] = -torch.inf
         if settings.cut_when_greedy:
             scores[shown < shown.max() + torch.tensor(settings.beta).log()] = -torch.inf
         return scores.argmax().item()
 
-    rows = decode(llava, batch, settings)
-    assert rows == slow_decode(llava, batch, N_TOKENS, choose)
-    assert rows != generated(llava, batch, N_TOKENS)
+    rows = decode(model, batch, settings)
+    assert rows == slow_decode(model, batch, N_TOKENS, choose)
+    assert rows != generated(model, batch, N_TOKENS)
 
 
 @pytest.mark.parametrize("settings", [SidSettings(alpha=0), SidSettings(5.0, n_kept=576), SidSettings(5.0, n_kept=999)])

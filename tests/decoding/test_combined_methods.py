@@ -14,6 +14,11 @@ from tests.support.tiny_checkpoint import save_polled_checkpoint
 NOTHING = {  # decoders that are greedy decoding with these settings, in two branches a row
     "vcd": "vcd_paper:alpha=0,beta=1,do_sample=false",
     "pai": "pai:alpha=0,gamma=1.000001,beta=1",
+    "m3id": "m3id_paper:decay=0",
+    "sid": "sid:alpha=0",
+    "deco": 'deco:alpha=0,layers="[1,2]"',
+    "vista": "vista:strength=0,mix=0",
+    "vista's passes": "vista:strength=1e-12,mix=0",
     "dola": 'dola_repo:relative_top=1,candidate_layers="[0]"',
 }
 EDITS = ["vhr:alpha=3", "ilvad:jump=1.1", "eah_repo:threshold=0.001"]

@@ -27,6 +27,16 @@ METHODS = {  # as greedy decoding, and as it is measured; VAR's default takes ev
 }
 
 
+DECODERS = {
+    "deco": ("deco:alpha=0", "deco"),
+    "m3id": ("m3id_paper:decay=0", "m3id_paper:unsure=1"),
+    "sid": ("sid:n_kept=576", "sid"),
+    "vista": ("vista:strength=0,mix=0", "vista"),
+    "beam": ("beam:n=1", "beam:n=3"),
+    "sample": ("sample:top_k=1", "sample"),
+}
+
+
 @pytest.fixture(scope="module")
 def mini(mini_path):
     return load_lvlm(mini_path)
@@ -40,14 +50,15 @@ def test_steps_equal_whole_passes_over_eager_maps(mini, name):
     assert largest_change(mini, edits, PICTURES[:1], ASKED[:1], 2, atol) > 0.01
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *DECODERS])
 def test_nothing_is_greedy_much_bites_and_a_batch_equals_its_rows(mini, name):
-    nothing, much = (method_of(text, Material(mini)).method for text in METHODS[name])
-    batch = mini.encode(PICTURES, ASKED)
+    nothing, much = (method_of(text, Material(mini)).method for text in {**METHODS, **DECODERS}[name])
+    batch = mini.encode(PICTURES, ASKED, sample_ids=[6, 7, 8])
     greedy = method_of("greedy", Material(mini)).method.answer(mini, batch, 24).answers
     assert nothing.answer(mini, batch, 24).answers == greedy
     together = much.answer(mini, batch, 24).answers
-    alone = [mini.encode([picture], [text]) for picture, text in zip(PICTURES, ASKED, strict=True)]
+    rows = zip(PICTURES, ASKED, (6, 7, 8), strict=True)
+    alone = [mini.encode([picture], [text], sample_ids=[sample]) for picture, text, sample in rows]
     assert [much.answer(mini, own, 24).answers[0] for own in alone] == together
     assert together != greedy
     assert not is_edited(mini.model) and torch.is_grad_enabled()
