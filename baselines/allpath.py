@@ -8,8 +8,9 @@ from pathlib import Path
 
 from llava_hh.attention.interventions import ScaleHeads
 from llava_hh.files.files import read_json
-from llava_hh.heads import Head, check_heads, parse_head, published_list
+from llava_hh.heads import Head, check_heads, model_of, parse_head, published_list
 from llava_hh.models.lvlm import Lvlm
+from llava_hh.runs.identity import why_foreign
 
 HEADS_OF_7B = 32 * 32  # of the models that its numbers of heads were chosen on
 LISTS = "allpath"  # the folder of published files, and the key of those that are found here
@@ -18,6 +19,7 @@ LISTS = "allpath"  # the folder of published files, and the key of those that ar
 def scaled_heads(
     lvlm: Lvlm,
     source: str,
+    allow_foreign: bool = False,
     task: str = "chair",
     n_low: int = 40,
     n_high: int = 40,
@@ -28,7 +30,7 @@ def scaled_heads(
     """The heads that AllPath scales, all rows of the prompt and the answer; one that is in several lists is `high`.
 
     Args:
-        source: a file, or "published" for that of this model.
+        source: a file, or "published" for that of this model; allow_foreign: it may have been found on another one.
         task: whose rankings.
         n_low, n_high: of the ranking from text to text, this many lowest times `low` and highest times `high`.
         n_image: of the ranking from the image to text, this many highest times `high`. All three are of 1,024 heads; in
@@ -38,7 +40,12 @@ def scaled_heads(
         IndexError: a head that the model does not have.
     Source: Mo et al., "AllPath" (NeurIPS 2025), and its code: for CHAIR 40, 40, 50, for POPE 20, 20, 10.
     """
-    path = published_list(lvlm.model.config, LISTS) if source == "published" else Path(source)
+    if source == "published":
+        path = published_list(lvlm.model.config, LISTS, "llava-hh attribute --allpath")
+    else:
+        path = Path(source)
+        if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
+            raise ValueError(f"heads={path}: {why}; attribute this model with --allpath, or pass --foreign-heads")
     wanted = {("text", "lowest"): (n_low, low), ("text", "highest"): (n_high, high)}
     wanted[("image", "highest")] = n_image, high
     factors: dict[Head, float] = {}
@@ -58,8 +65,10 @@ def scaled_heads(
 def _listed(path: Path, task: str, ranking: str, end: str) -> list[Head]:
     content = read_json(path)
     content = content.get(LISTS, content)
-    listed = content.get(task, {})
-    if not isinstance(listed, dict) or ranking not in listed:
-        tasks = ", ".join(name for name, value in content.items() if isinstance(value, dict) and "text" in value)
-        raise ValueError(f"{path}: no rankings of AllPath for {task!r}; there are {tasks or 'none'}")
-    return [parse_head(pair, f"{path}: {task}, {ranking}, {end}[{i}]") for i, pair in enumerate(listed[ranking][end])]
+    rankings = content.get(task) if isinstance(content, dict) else None
+    if not isinstance(rankings, dict):
+        raise ValueError(f"{path}: no rankings of AllPath for {task!r}; llava-hh attribute --allpath finds some")
+    if not isinstance(listed := rankings.get(ranking), dict) or not isinstance(pairs := listed.get(end), list):
+        advice = "; leave it out by n_image=0" if ranking == "image" else ""
+        raise ValueError(f"{path}: {task} has no ranking {ranking!r} with its {end} heads{advice}")
+    return [parse_head(pair, f"{path}: {task}, {ranking}, {end}[{i}]") for i, pair in enumerate(pairs)]

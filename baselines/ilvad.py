@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from llava_hh.attention.call import AttentionCall
 from llava_hh.attention.hooks import observe
 from llava_hh.attention.interventions import Decisions, OnHeads, check_factor
+from llava_hh.attention.sinks import first_of
 from llava_hh.attention.spans import Spans
 from llava_hh.decoding.method import CannotDecode, generate_greedily
 from llava_hh.heads import Head
@@ -70,6 +71,8 @@ class AmplifyEvidence(OnHeads):
         def look(layer: int, heads: Tensor, call: AttentionCall) -> None:
             if call.query.shape[2] > 1:
                 return
+            if call.key.shape[2] != image.shape[1] + len(seen[layer]) + 1:
+                raise CannotDecode("ILVAD needs all keys of the prompt, in a cache that grows by one key a token")
             on_image = call.pattern(heads)[:, :, 0, : image.shape[1]] * image.to(call.query.device)[:, None]
             chosen = on_image.sum(-1).topk(max(1, len(heads) // 2), dim=1).indices
             seen[layer].append(on_image.gather(1, chosen[..., None].expand(-1, -1, image.shape[1])).mean(1).cpu())
@@ -142,6 +145,7 @@ class FollowEvidence(OnHeads):
     modified: frozenset[int]
     acts_after_image: ClassVar[bool] = True
     acts_on_answers: ClassVar[bool] = True
+    edits_prompt: ClassVar[bool] = True
     order: ClassVar[float] = 1.7
     first_layer: ClassVar[int] = 0
 
@@ -160,10 +164,11 @@ class FollowEvidence(OnHeads):
         n_keys = call.key.shape[2]
         if n_queries - first != 1 or call.copies > 1:
             raise CannotDecode("ILVAD follows an answer token by token, with a cache and without beams")
-        weights = pad(self.log_map.to(call.query.device), (0, n_keys - self.log_map.shape[1]))
+        weights = call.memory.setdefault(call.query.device, self.log_map.to(call.query.device))
+        weights = pad(weights, (0, n_keys - weights.shape[1]))
         weights = weights.repeat_interleave(batch // len(weights), 0) * spans.image  # batch key
         sums = self._sums(call, n_keys, n_queries)
-        first_row = int(spans.after_image[:, index].any(0).long().argmax()) if n_queries > 1 else 0
+        first_row = min(first_of(spans.after_image[:, index]), n_queries - 1)
         pattern = call.pattern(heads, first_row)
         on_evidence = (pattern * weights[:, None, None]).sum(-1)  # batch head query
         on_image = pattern.masked_fill(~spans.image[:, None, None], 0).sum(-1)
@@ -207,6 +212,8 @@ class FollowEvidence(OnHeads):
             sums["next"] = torch.zeros(batch, device=call.query.device)
         if sums["keys"].shape != (batch, n_keys):
             raise CannotDecode("ILVAD follows an answer token by token, with a growing cache and without beams")
+        for name in ("keys", "next"):
+            sums[name] = sums[name].to(call.query.device)
         return sums
 
 

@@ -1,5 +1,6 @@
 """The decoders of this package by the names of their presets, and the methods of others that edit whole layers."""
 
+import re
 from functools import partial
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
@@ -45,6 +46,8 @@ register_intervention("ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layer
 
 
 def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> RecycleSinks:
+    if not re.fullmatch(r"(\d+(,\d+)*)?", dimensions):
+        raise ValueError(f'dimensions are numbers, as "1415,2533", not {dimensions!r}')
     return RecycleSinks(heads, dimensions=tuple(map(int, filter(None, dimensions.split(",")))), **given)
 
 

@@ -71,7 +71,8 @@ class _Choosing(OnHeads):
         outputs = call.output[:, -1, heads].float()  # row head d_head
         chosen = vision_aware(outputs[::2], outputs[1::2]) & spans.image[::2].any(-1, keepdim=True)
         factors = torch.where(chosen, self.alpha, 1.0)
-        self.factors.update({(call.layer, head): factors[:, column] for column, head in enumerate(heads.tolist())})
+        by_head = zip(heads.tolist(), factors.cpu().unbind(1), strict=True)
+        self.factors.update({(call.layer, head): factor for head, factor in by_head})
         call.output[:, :, heads] *= factors.repeat_interleave(2, 0)[:, None, :, None].to(call.output.dtype)
 
 

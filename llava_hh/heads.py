@@ -88,10 +88,13 @@ def _listed(path: str | Path, key: str) -> Iterator[tuple[str, Head]]:
         yield where, parse_head(pair, where)
 
 
-def published_list(config: PretrainedConfig, kind: str = "") -> Path:
+def published_list(config: PretrainedConfig, kind: str = "", finder: str = "llava-hh attribute") -> Path:
     """The file that was published for a model of this architecture: the authors' head lists, and mini's.
 
     The kinds of model and language model, layers, heads and key heads decide. A model that was tuned further fits.
+
+    Args:
+        kind: the folder of such files, "" for lists of hallucination heads; finder: the command that finds others.
 
     Raises:
         ValueError: no such list; names those that there are.
@@ -106,7 +109,7 @@ def published_list(config: PretrainedConfig, kind: str = "") -> Path:
             return path
     what = f"a {config.model_type} of {n_layers} layers of {n_heads} heads, {shape['n_key_heads']} of keys"
     what, known = f"{what} ({text.model_type})", ", ".join(path.stem for path in lists)
-    raise ValueError(f"no heads are published for {what}: give those that llava-hh attribute finds; there are {known}")
+    raise ValueError(f"no heads are published for {what}: give those that {finder} finds; there are {known}")
 
 
 def parse_head(pair: Any, where: str) -> Head:

@@ -95,13 +95,13 @@ def _attention(
             spans = _find_spans(module, block, call, window if edit.needs_spans else None)
         if edit.acts_on_answers:
             answers = block.answers(call)
-            if answers.first == query.shape[2]:
+            if answers.first == query.shape[2] and not edit.edits_prompt:
                 continue
             spans = spans._replace(answers=answers)
         call.copies = 1 if block.spans is None else block.spans.copies(len(query))
         call.memory, call.hidden = block.memories.setdefault(number, {}), block.hidden.get(layer)
         decisions = edit.edit(call, block.index(heads, query.device), spans)
-        if decisions is not None:
+        if decisions is not None and answers.first < query.shape[2]:
             first = block.spans.first_predicting
             rows = answers.index[answers.first :] - first
             block.trace.keep(number, layer, heads, decisions, rows, key.shape[2] - first)

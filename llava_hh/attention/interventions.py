@@ -43,6 +43,7 @@ class OnHeads:
     needs_spans: ClassVar[bool] = True  # such an edit cannot act where a cache may have dropped keys
     reads_hidden: ClassVar[bool] = False  # what enters the layer
     passes_first: ClassVar[bool] = False  # over each batch, see `prepared`
+    edits_prompt: ClassVar[bool] = False  # beside answer rows, so a forward without these counts too
 
     def __post_init__(self) -> None:
         heads = tuple(Head(int(layer), int(head)) for layer, head in self.heads)

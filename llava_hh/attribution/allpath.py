@@ -4,20 +4,22 @@ From text to text: what a head's own term does to a word when it is added to the
 the image to text: how much a head looks at the object that is named.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.functional import linear
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llava_hh.attention.call import AttentionCall
 from llava_hh.attention.hooks import observe
 from llava_hh.attention.modules import attention_modules, decoder_layers
 from llava_hh.attention.spans import after_last_image
-from llava_hh.attribution.direct import has_direct_terms, through
+from llava_hh.attribution.direct import gate, has_direct_terms, through
 from llava_hh.attribution.outputs import record_outputs
 from llava_hh.attribution.run import CaptionAttribution
 from llava_hh.attribution.targets import tokens_of_words
@@ -28,9 +30,9 @@ from llava_hh.heads import Head
 from llava_hh.models.image_grid import ImageGrid
 from llava_hh.models.lvlm import Batch
 from llava_hh.runs.blocks import Run
-from llava_hh.runs.settings import CaptionedSettings
+from llava_hh.runs.settings import IMAGES_BY_CONTENT, CaptionedSettings
 
-KEPT = 50  # heads at either end of a ranking, as many as are published
+KEPT, HEADS_OF_7B = 50, 32 * 32  # heads at either end of a ranking, as many as are published of so many; or more
 ROWS = 256  # times the vocabulary, at once
 BLOCK = 16  # captions whose scores are summed up in one file
 KINDS = ("true", "hallucinated")
@@ -40,10 +42,13 @@ ASKED = re.compile(r"Is there an? (.+?) in the ")
 
 @dataclass(frozen=True)
 class AllpathSettings(CaptionedSettings):
-    """What decides AllPath's rankings; `shapes_sha256` is of where objects are in the pictures."""
+    """What decides AllPath's rankings, sums over all captions; `shapes_sha256` is of where objects are."""
 
     released: bool
     shapes_sha256: str
+
+    def free(self) -> dict[str, str]:
+        return {"image_folder": IMAGES_BY_CONTENT}
 
 
 @torch.no_grad()
@@ -69,24 +74,34 @@ def text_scores(
 
     with hooked([(layer, keep) for layer in decoder_layers(model)], before=True, with_kwargs=True):
         outputs = record_outputs(model, inputs, positions)["heads"]  # token layer head d_head
-    head, scores = model.get_output_embeddings(), []
+    say, scores = _in_fp32(model.get_output_embeddings()), []
+    layers = decoder_layers(model)
     for number, (layer, attention) in enumerate(attention_modules(model).items()):
         hidden, own = entering[number], outputs[:, layer]
         n_tokens, n_heads, d_head = own.shape
         apart = own.new_zeros(n_tokens, n_heads, n_heads, d_head)
         apart[:, range(n_heads), range(n_heads)] = own
-        terms = through(attention.o_proj, apart.flatten(2).to(hidden.device, hidden.dtype))
-        rows = torch.cat([hidden[:, None], hidden[:, None] + terms], 1)  # token, none and each head, d_model
-        logs = _log_probs(head, rows.flatten(0, 1), torch.as_tensor(ids).repeat_interleave(1 + n_heads))
+        terms = through(attention.o_proj, apart.flatten(2).to(hidden.device, hidden.dtype)) * gate(layers[number])
+        alone = hidden[:, None].float()
+        rows = torch.cat([alone, alone + terms.float()], 1)  # token, none and each head, d_model
+        logs = _log_probs(say, rows.flatten(0, 1), torch.as_tensor(ids).repeat_interleave(1 + n_heads))
         logs = logs.view(n_tokens, 1 + n_heads)
         scores.append(logs[:, 1:] - logs[:, :1])
     return torch.stack(scores, 1)
 
 
-def _log_probs(head: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
+def _in_fp32(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The vocabulary in fp32, for differences that half precision loses; as it is where its weights are elsewhere."""
+    if type(head) is nn.Linear and head.weight.device.type != "meta":
+        weight, bias = head.weight.float(), None if head.bias is None else head.bias.float()
+        return lambda hidden: linear(hidden.to(weight.device), weight, bias)
+    return lambda hidden: head(hidden.to(head.weight.dtype)).float()
+
+
+def _log_probs(say: Callable[[Tensor], Tensor], hidden: Tensor, ids: Tensor) -> Tensor:
     parts = []
     for rows, targets in zip(hidden.split(ROWS), ids.split(ROWS), strict=True):
-        logs = head(rows).float().log_softmax(-1)
+        logs = say(rows).log_softmax(-1)
         parts.append(logs.gather(1, targets.to(logs.device)[:, None])[:, 0].cpu())
     return torch.cat(parts)
 
@@ -152,15 +167,14 @@ def score_answer(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dict
     """
     [target], [position], batch = given.prepare(entry)
     tokenizer, model, sums = given.lvlm.tokenizer, given.lvlm.model, _no_sums(given, 1)
-    [mention], ids = entry["mentions"], given.ids_of(entry)
+    [mention] = entry["mentions"]
     said = entry["caption"][mention["start"] : mention["end"]]
-    swapped = entry["caption"][: mention["start"]] + _other(said) + entry["caption"][mention["end"] :]
-    others = tokenizer(swapped, add_special_tokens=False).input_ids
-    if len(others) > target.index and ids[: target.index] == others[: target.index] != ids:
-        pair = [target.token_id, others[target.index]][:: -1 if target.hallucinated else 1]  # right, wrong
+    if (other := _other_token(tokenizer, target.token_id, said)) is not None:
+        pair = [target.token_id, other][:: -1 if target.hallucinated else 1]  # right, wrong
         right, wrong = text_scores(model, batch.inputs, [position] * 2, pair).double().numpy()
-        sums["text"][0] += right - wrong
-        sums["n_text"][0] += 1
+        if np.isfinite(right - wrong).all():
+            sums["text"][0] += right - wrong
+            sums["n_text"][0] += 1
     found = ASKED.match(entry["prompt"])
     grid, outlines = _grid_of(given, batch), shapes.get(found[1], []) if found else []
     if grid is None or not outlines:
@@ -168,6 +182,8 @@ def score_answer(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dict
     start = batch.response_start[0]
     after = after_last_image(batch.image_mask, start)[0].nonzero().flatten().tolist()
     question = [int(batch.inputs["input_ids"][0, place]) for place in after]
+    if entry["prompt"] not in tokenizer.decode(question, skip_special_tokens=True):
+        return sums
     where = [{"start": found.start(1), "end": found.end(1)}]
     places = [after[i] for i in tokens_of_words(tokenizer, question, entry["prompt"], where)[0]]
     looked = image_attention(model, batch.inputs, places, batch.image_mask[0]).double().numpy()
@@ -176,10 +192,18 @@ def score_answer(given: CaptionAttribution, entry: dict, shapes: Shapes) -> dict
     return sums
 
 
-def _other(said: str) -> str:
-    """No for Yes and yes for no, in the same case."""
+def _other_token(tokenizer: PreTrainedTokenizerBase, token_id: int, said: str) -> int | None:
+    """No for Yes and yes for no, in the same case, with a blank before it or without, as the token has it.
+
+    None where either is not one token.
+    """
     other = "no" if said.lower() == "yes" else "yes"
-    return other.upper() if said.isupper() else other.capitalize() if said[0].isupper() else other
+    other = other.upper() if said.isupper() else other.capitalize() if said[0].isupper() else other
+    for blank in ("", " "):
+        pair = [tokenizer(blank + word, add_special_tokens=False).input_ids for word in (said, other)]
+        if pair[0] == [token_id] and len(pair[1]) == 1:
+            return pair[1][0]
+    return None
 
 
 def _no_sums(given: CaptionAttribution, n_kinds: int) -> dict[str, np.ndarray]:
@@ -201,9 +225,10 @@ def rank_by_allpath(
     Args:
         entries: captions, or with `of_answers` questions of POPE; shapes: where objects are, by image.
     Returns: by task, `chair` or `pope`, the rankings `text` and `image` (without the latter where the family's image
-        tokens form no grid, or no object is drawn); of each the KEPT highest and lowest heads, the scores of all, and
-        `n`, the tokens or words of each of KINDS, or the questions. Of captions a score is the mean over true words
-        less that over hallucinated ones; of answers the mean. None for a process that is not the first.
+        tokens form no grid, or no object is drawn); of each the KEPT highest and lowest heads, of more than 1,024 as
+        large a share, the scores of all, and `n`, the tokens or words of each of KINDS, or the questions. Of captions a
+        score is the mean over true words less that over hallucinated ones; of answers the mean. None for a process that
+        is not the first.
     Source: AllPath's code.
     Differs: words are those of captions with a hallucination, as in our attribution, and first mentions are of an
         object; the code looks at all captions. A crowd, and an instance without polygons, is its box.
@@ -229,4 +254,5 @@ def rank_by_allpath(
 def _ranked(scores: np.ndarray) -> dict:
     order = np.argsort(-scores, axis=None, kind="stable")
     heads = [[int(part) for part in np.unravel_index(index, scores.shape)] for index in order]
-    return {"highest": heads[:KEPT], "lowest": heads[: -KEPT - 1 : -1], "scores": scores.round(8).tolist()}
+    kept = max(KEPT, math.ceil(KEPT * scores.size / HEADS_OF_7B))
+    return {"highest": heads[:kept], "lowest": heads[: -kept - 1 : -1], "scores": scores.round(8).tolist()}

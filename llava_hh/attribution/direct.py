@@ -51,7 +51,7 @@ def without_terms(
         n_targets, count, d_head = outputs.shape
         alone = outputs.new_zeros(n_targets, count, attentions[layer].o_proj.in_features // d_head, d_head)
         alone[:, range(count), list(heads_of[layer])] = outputs
-        terms = through(attentions[layer].o_proj, alone.flatten(2)) * _gate(layers[layer])
+        terms = through(attentions[layer].o_proj, alone.flatten(2)) * gate(layers[layer])
         rows.append((final.float() - terms.float().to(final.device)).flatten(0, 1))
     return torch.cat(rows)[:, None].to(final.dtype)
 
@@ -61,6 +61,6 @@ def through(o_proj: nn.Module, inputs: Tensor) -> Tensor:
     return o_proj(inputs) - o_proj(inputs.new_zeros(1, 1, inputs.shape[-1]))
 
 
-def _gate(layer: nn.Module) -> Tensor | float:
+def gate(layer: nn.Module) -> Tensor | float:
     """What the layer multiplies its attention's output by before it adds it to the residual."""
     return getattr(layer, GATE).tanh() if hasattr(layer, GATE) else getattr(layer, MULTIPLIER, 1.0)

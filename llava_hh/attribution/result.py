@@ -9,6 +9,7 @@ import numpy as np
 from llava_hh.attribution.allpath import AllpathSettings, rank_by_allpath
 from llava_hh.attribution.captions import hallucinating_captions, refuse_other_model
 from llava_hh.attribution.contrast import matched_objects
+from llava_hh.attribution.direct import has_direct_terms
 from llava_hh.attribution.labelled import answered_questions, labelled_answers
 from llava_hh.attribution.replacement import Mean, Noise, Replacement, Zero
 from llava_hh.attribution.run import AttributionSettings, CaptionAttribution, OutputsSettings
@@ -111,6 +112,8 @@ def attribute_captions(given: Attribution) -> Path | None:
     entries, settings = every[: given.limit], given.settings(every)
     if not (given.out / "run.json").is_file():
         refuse_useless(entries, source, given.labels, given.match)  # before hours of work
+        if given.allpath and not has_direct_terms(given.lvlm.model):
+            raise ValueError("--allpath: a norm follows o_proj in this model: a head has no term of its own")
         if given.captions is None:
             refuse_broken(given, entries)
     n_words = sum(len(entry["mentions"]) for entry in entries)

@@ -59,7 +59,7 @@ class AttributionSettings(CaptionedSettings):
     shapes_sha256: str | None = None  # of the objects' places, for AllPath's rankings
 
     def free(self) -> dict[str, str]:
-        of_all = self.ablation != "zero" or self.screen is not None or self.race is not None
+        of_all = self.ablation != "zero" or not (self.screen is self.race is self.shapes_sha256 is None)
         return {"image_folder": IMAGES_BY_CONTENT} if of_all else super().free()
 
 

@@ -39,6 +39,10 @@ def load_shapes(annotation_dir: str | Path, image_ids: Iterable[int]) -> dict[in
     shapes: dict[int, Shapes] = {}
     for image_id, outlines in found.items():
         for category, outline in outlines:
+            if category not in names:
+                raise ValueError(
+                    f"{annotation_dir}: image {image_id} has an instance of category {category}, not listed"
+                )
             shapes.setdefault(image_id, {}).setdefault(names[category], []).append(outline)
     return shapes
 
@@ -46,6 +50,8 @@ def load_shapes(annotation_dir: str | Path, image_ids: Iterable[int]) -> dict[in
 def _outlines(item: dict) -> list[Outline]:
     polygons = item.get("segmentation")
     if isinstance(polygons, list) and polygons:
+        if any(len(polygon) % 2 or len(polygon) < 4 for polygon in polygons):
+            raise ValueError("a polygon is a list of x and y in turn, of two corners at least")
         return [[float(value) for value in polygon] for polygon in polygons]
     x, y, width, height = (float(value) for value in item["bbox"])
     return [[x, y, x + width, y, x + width, y + height, x, y + height]]

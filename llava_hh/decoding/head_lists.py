@@ -57,7 +57,7 @@ def heads_of_layers(lvlm: Lvlm, published: Layers, given: object = None) -> list
 
     Args:
         published: as a paper names them. In a model of another depth the first of a range is rounded up and the last
-            down, so that the share of the depth is not exceeded.
+            down, so that the share of the depth is not exceeded; but the last one of all stays that.
         given: others, as 5-18, 7 or "1,17-29"; None or "": none.
     Raises:
         ValueError: no such layers, or a range that has none in this model.
@@ -77,7 +77,9 @@ def heads_of_layers(lvlm: Lvlm, published: Layers, given: object = None) -> list
             if isinstance(named, AnyDepth):
                 first, last = (layer + n_layers if layer < 0 else layer for layer in named)
             else:
-                first, last = math.ceil(first * n_layers / LAYERS_OF_7B), last * n_layers // LAYERS_OF_7B
+                is_end = last == LAYERS_OF_7B - 1
+                first = math.ceil(first * n_layers / LAYERS_OF_7B)
+                last = n_layers - 1 if is_end else last * n_layers // LAYERS_OF_7B
             if not 0 <= first <= last < n_layers:
                 of = "a model" if isinstance(named, AnyDepth) else LAYERS_OF_7B
                 text = f"layers {named[0]} to {named[1]} of {of}"

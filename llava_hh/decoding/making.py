@@ -186,7 +186,7 @@ def _of_own_lists(
 ) -> tuple[Intervention, list[str], str]:
     """An intervention whose heads stand in a file of its own form: what `_intervention` returns."""
     try:
-        edit = registered.make(material.lvlm, str(spec.fields.get("heads", PUBLISHED)), **given)
+        edit = registered.make(material.lvlm, str(spec.fields.get("heads", PUBLISHED)), material.allow_foreign, **given)
     except (TypeError, ValueError) as error:
         raise spec.error(error) from None
     named = [spec.kind, *(f"{name}={value}" for name, value in given.items())]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llava_hh.decoding.grammar import Spec, filled, parse, unknown
+from llava_hh.decoding.head_lists import PUBLISHED
 from llava_hh.decoding.making import Material, Member, make, path_of, settings_of, source_of, with_choice
 from llava_hh.decoding.method import BRANCHES
 from llava_hh.decoding.registry import (
@@ -51,6 +52,8 @@ def read_methods(
         if not spec.is_one_of_all:
             _check_fields(spec)
     for index, spec in enumerate(specs):
+        if spec.kind in GROUPS and spec.fields["of"] == ALL:
+            raise spec.error("of=all is no method; name one")
         if spec.kind in GROUPS and (of := spec.fields["of"]) not in named:
             (target,) = read_methods([of], defaults, heads)
             specs[index] = replace(spec, fields={**spec.fields, "of": str(target)})
@@ -68,6 +71,8 @@ def method_of(text: str, material: Material) -> Member:
         IndexError: a head that the model does not have.
         OSError: a file that is not there.
     """
+    if text == ALL:
+        raise ValueError(f"method {text!r} is many methods; evaluate takes it; name one here")
     (spec,) = read_methods([text])
     return make(spec, material)
 
@@ -77,9 +82,11 @@ def inputs_of(specs: Sequence[Spec]) -> Iterator[object]:
     for part in _parts(specs):
         yield str(part)
         yield from (Path(str(part.fields[name])) for name in ("heads", "choice") if name in part.fields)
+        if part.kind in INTERVENTIONS and INTERVENTIONS[part.kind].has_own_lists and "heads" not in part.fields:
+            yield PUBLISHED
         if part.kind == "tfhh":
             yield path_of(part)
-        if part.kind in DECODERS and not part.is_one_of_all:
+        if part.kind in DECODERS:
             tools = getattr(settings_of(part), "tools", dict)()
             yield {name: identify(path) for name, path in tools.items() if path.exists()}
 

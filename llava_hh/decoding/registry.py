@@ -108,7 +108,7 @@ def register_method(name: str, make: Callable[..., Any], fields: Sequence[str] =
 def _free(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"method kind {name!r}: expected letters, digits and _")
-    if name in {*INTERVENTIONS, *DECODERS, *METHODS, *GROUPS}:
+    if name in {ALL, *INTERVENTIONS, *DECODERS, *METHODS, *GROUPS}:
         raise ValueError(f"method kind {name!r} is registered already")
     return name
 

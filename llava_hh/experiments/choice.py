@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from llava_hh.decoding.making import Member
+from llava_hh.decoding.method import Unavailable
 
 
 def points_of(summary: Mapping) -> list[dict]:
@@ -22,7 +23,8 @@ def see_choosable(members: Sequence[Member]) -> None:
     Raises:
         ValueError: no adhh on all images, or adhh with several head lists, which choice.json could not tell apart.
     """
-    edits = [member.method.interventions[0] for member in members if member.method.kind == "adhh" and not member.limit]
+    methods = [member.method for member in members if member.method.kind == "adhh" and not member.limit]
+    edits = [method.interventions[0] for method in methods if not isinstance(method, Unavailable)]
     if not edits:
         raise ValueError("--choose: no adhh on all images among --methods")
     longest = max((edit.heads for edit in edits), key=len)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from llava_hh.decoding.groups import make_members
 from llava_hh.decoding.making import Material, Member
-from llava_hh.decoding.method import CannotDecode, Greedy, Method
+from llava_hh.decoding.method import CannotDecode, Greedy, Method, Unavailable
 from llava_hh.decoding.reading import check_lists, read_methods
 from llava_hh.experiments.captioning import Evaluation, open_evaluation, open_own_images
 from llava_hh.experiments.compared import Compared
@@ -101,17 +101,23 @@ def _can_run(evaluation: Evaluation, member: Member, task: Task, out: Path, left
 
     So it does if `all` meant the method, and it cannot be tried out for any other reason, such as a missing file.
     """
+    if isinstance(member.method, Unavailable):
+        return _leave_out(member, member.method.why, left_out)
     _refuse_begun(task, evaluation, member, out)
     try:
         task.try_out(evaluation.first(member.limit), member.method)
     except (CannotDecode, ValueError, OSError) as error:
         if not (isinstance(error, CannotDecode) or member.spec.is_one_of_all):
             raise
-        left_out[member.method.label] = str(error)
-        if processes().is_main:
-            say(f"left out: {member.spec}: {error}")
-        return False
+        return _leave_out(member, error, left_out)
     return True
+
+
+def _leave_out(member: Member, why: object, left_out: dict[str, str]) -> bool:
+    left_out[member.method.label] = str(why)
+    if processes().is_main:
+        say(f"left out: {member.spec}: {why}")
+    return False
 
 
 def with_own_labels(members: Sequence[Member]) -> list[Member]:

@@ -101,8 +101,9 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
             command.error(f"--out: needed with --{instead[0]}, whose heads are not those of captions")
         if args.race:
             command.refuse_given("does not go with --race", {"match"})
-        if args.targets:
-            command.refuse_given("does not go with --targets", {"allpath"})
+        for name in ("targets", "released"):
+            if getattr(args, name):
+                command.refuse_given(f"does not go with --{name}", {"allpath"})
         if not args.by_source:
             command.refuse_given("needs --by-source", {"renormalise"})
 

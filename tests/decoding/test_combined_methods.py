@@ -1,5 +1,7 @@
 """Methods that are prepared for a batch, under decoders that copy rows, and in yes-or-no questions."""
 
+import json
+
 import pytest
 
 from llava_hh.baselines import halc
@@ -8,6 +10,7 @@ from llava_hh.decoding.method import CannotDecode, Edits
 from llava_hh.decoding.reading import method_of
 from llava_hh.decoding.yes_no import collecting_yes_shares
 from llava_hh.models.lvlm import load_lvlm
+from llava_hh.scripts import evaluate
 from tests.support.questions import IMAGES, QUESTIONS
 from tests.support.tiny_checkpoint import save_polled_checkpoint
 
@@ -55,3 +58,46 @@ def test_passes_before_an_answer_say_no_yes(tiny_checkpoint, tmp_path, text):
             method_of(each, Material(lvlm)).method.answer(lvlm, batch, 3)
         found.append(shares)
     assert len(found[0]) == len(IMAGES) and found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["var:tau=24,most_sunk=0.9,least_mass=0.02,layers=1-2", "ilvad:jump=1.1", "eah_repo"])
+def test_a_prompt_in_chunks_is_refused_or_the_same(lvlm, text):
+    batch = lvlm.encode(IMAGES, QUESTIONS)
+    edits = Edits.for_batch(method_of(text, Material(lvlm)).method.interventions, lvlm, batch)
+    whole = method_of(text, Material(lvlm)).method.answer(lvlm, batch, 6)
+
+    def in_chunks():
+        with edits.open(lvlm.model, batch.image_mask):
+            return lvlm.model.generate(**batch.inputs, max_new_tokens=6, do_sample=False, prefill_chunk_size=4)
+
+    if "var" not in text:
+        with pytest.raises(NotImplementedError, match="the whole prompt in one forward|token by token"):
+            in_chunks()
+        return
+    assert [answer.token_ids for answer in whole.answers] == in_chunks()[:, batch.image_mask.shape[1] :].tolist()
+
+
+def test_all_names_what_cannot_be(tiny_checkpoint, tiny_coco, tmp_path, capsys):
+    asked = ["--model", tiny_checkpoint, "--annotations", tiny_coco / "annotations", "--split", "val2014"]
+    asked += ["--image-folder", tiny_coco / "val2014", "--limit", 3, "--max-new-tokens", 4, "--out", tmp_path]
+    asked += ["--methods", "all", "opera:limit=1", 'deco:layers="[1,2]"', "var:layers=1-2,tau=99"]
+    evaluate.main([*map(str, asked)])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    left_out, methods = summary["settings"]["left_out"], summary["methods"]
+    assert {*left_out} == {"AD-HH", "HALC", "VAF", "VISTA", "AllPath"}
+    assert left_out["AD-HH"] == "needs heads=FILE, or --heads" and "none of this model's 4" in left_out["VAF"]
+    greedy = [row["text"] for row in rows_of(tmp_path / "greedy/captions.jsonl")]
+    for entry in methods.values():
+        if "folder" in entry and entry["folder"] != "greedy":
+            texts = [row["text"] for row in rows_of(tmp_path / entry["folder"] / "captions.jsonl")]
+            assert entry["same_as_greedy"] == sum(map(str.__eq__, texts, greedy))
+    assert next(entry for entry in methods.values() if entry.get("label") == "VAR")["same_as_greedy"] == 3
+    note = (tmp_path / "summary.md").read_text().splitlines()[-1]
+    assert "Never acted on these images: VAR." in note and "AD-HH (needs heads=FILE" in note
+    with pytest.raises(SystemExit):
+        evaluate.main([*map(str, asked[:-3]), "--choose"])
+    assert "no adhh on all images among --methods" in capsys.readouterr().err
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -98,7 +98,8 @@ def test_texts_become_edits_of_scaled_layers(tiny_checkpoint):
         (40, (5, 18), (7, 22)),
         (30, (9, 14), (9, 13)),
         (4, (5, 18), (1, 2)),
-        (60, (0, 31), (0, 58)),
+        (60, (0, 31), (0, 59)),
+        (40, (18, 31), (23, 39)),
         (30, AnyDepth(1, 1), (1, 1)),
         (30, AnyDepth(2, -2), (2, 28)),
     ],
@@ -123,20 +124,34 @@ def test_layers_of_other_depths(n_layers, named, expected):
         ("devils:alpha=-1", "alpha must be a finite number of at least 0"),
         ("spin:kept=1.5", r"kept must lie in \[0, 1\]"),
         ("spin:rank_by=size", "rank_by must be 'scores' or 'attention'"),
-        ("vhr:layers=1+2", "2"),
+        ("vhr:layers=1+2", "expected kind:field=value,... such as adhh:top_k=20,threshold=0.4, not '2'"),
         ('vhr:layers="1,9"', "layers is '1,9'; expected the first, then the last of 0 to 3"),
         ("var:kept=2", r"kept must lie in \[0, 1\]"),
-        ("var:dimensions=x", "invalid literal|dimensions"),
+        ("var:dimensions=x", "': dimensions are numbers, as \"1415,2533\", not 'x'"),
+        ("var:dimensions=-1", "': dimensions are numbers, as \"1415,2533\", not '-1'"),
         ("ilvad:beta=-1", "beta must be a finite number of at least 0"),
-        ("eah_paper:threshold=inf", "threshold"),
+        ("eah_paper:threshold=inf", "': threshold is 'inf'; expected a number"),
         ("allpath", "no heads are published for a llava of 4 layers"),
-        ("allpath:n_low=1.5", "n_low"),
+        ('allpath:n_low=1.5,heads="LISTS"', "': the number of lowest heads .text. is 1.5; expected a whole number"),
+        ('allpath:n_low=999,heads="LISTS"', "chair, text, lowest has 1 heads, fewer than 16"),
+        (
+            'allpath:n_low=64,n_high=64,heads="LISTS"',
+            "chair has no ranking 'image' with its highest heads; leave it out by",
+        ),
+        (
+            'allpath:task=pope,heads="LISTS"',
+            "no rankings of AllPath for 'pope'; llava-hh attribute --allpath finds some",
+        ),
+        ("random:of=all", "of=all is no method; name one"),
         ("random:of=allpath", "allpath has no list of heads to draw others for"),
         ("random:of=devils", "devils has no list of heads to draw others for"),
     ],
 )
-def test_what_cannot_be_is_one_line(text, message, tiny_checkpoint):
+def test_what_cannot_be_is_one_line(text, message, tiny_checkpoint, tmp_path):
     material = Material(load_lvlm(tiny_checkpoint))
+    lists = {"chair": {"text": {"highest": [[1, 0]], "lowest": [[2, 1]]}}}
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    text = text.replace("LISTS", f"{tmp_path}/lists.json")
     with pytest.raises(ValueError, match=message):
         make_members(read_methods([text]), material)
 
