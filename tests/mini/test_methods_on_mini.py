@@ -29,6 +29,7 @@ METHODS = {  # as greedy decoding, and as it is measured; VAR's default takes ev
 
 DECODERS = {
     "deco": ("deco:alpha=0", "deco"),
+    "icd": ("icd:alpha=0,beta=1", "icd:do_sample=false"),
     "m3id": ("m3id_paper:decay=0", "m3id_paper:unsure=1"),
     "sid": ("sid:n_kept=576", "sid"),
     "vista": ("vista:strength=0,mix=0", "vista"),

@@ -25,12 +25,13 @@ from llava_hh.experiments.shown import table_of_losses
 from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
 from llava_hh.report.figures import sentence_of_choice
-from tests.support import shown_faults, shown_sources
+from tests.support import shown_faults, shown_methods, shown_sources
 from tests.support.shown_aims import aims, differences
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
+VIEWS |= {"methods_pope": shown_methods.pope}
 VIEWS |= {"sources": shown_sources.table, "answers": shown_sources.answers, "times": shown_sources.times}
 MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
 MEASURED_ALLPATH = [ROOT / f"results/mini/measured_{name}.json" for name in ("allpath", "allpath_pope")]
