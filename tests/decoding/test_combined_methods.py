@@ -19,6 +19,7 @@ NOTHING = {  # decoders that are greedy decoding with these settings, in two bra
     "pai": "pai:alpha=0,gamma=1.000001,beta=1",
     "icd": "icd:alpha=0,beta=1",
     "m3id": "m3id_paper:decay=0",
+    "memvr": 'memvr:ratio=0,layers="[1,2]"',
     "sid": "sid:alpha=0",
     "deco": 'deco:alpha=0,layers="[1,2]"',
     "vista": "vista:strength=0,mix=0",

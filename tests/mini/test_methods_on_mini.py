@@ -31,6 +31,7 @@ DECODERS = {
     "deco": ("deco:alpha=0", "deco"),
     "icd": ("icd:alpha=0,beta=1", "icd:do_sample=false"),
     "m3id": ("m3id_paper:decay=0", "m3id_paper:unsure=1"),
+    "memvr": ("memvr:ratio=0", "memvr:ratio=0.5"),
     "sid": ("sid:n_kept=576", "sid"),
     "vista": ("vista:strength=0,mix=0", "vista"),
     "beam": ("beam:n=1", "beam:n=3"),
