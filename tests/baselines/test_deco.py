@@ -21,7 +21,7 @@ from tests.support.decoding import (
 from tests.support.slow_decoders import probabilities
 from tests.support.tiny_minigpt4 import also_of_minigpt4
 
-N_TOKENS = 4
+N_TOKENS = 3
 
 
 def decode(model, batch, settings, n_tokens=N_TOKENS):
