@@ -1,4 +1,4 @@
-"""AllPath: heads that resist wrong words, and heads that look at the right place, count double; heads that push count 0.
+"""AllPath: heads that resist wrong words, or look at the right place, count double; heads that push count nothing.
 
 A file holds, by task (chair, pope, mcq), two rankings of a model's heads by their scores: `text` (from text to text)
 and `image` (from the image to text), of each the `highest` and the `lowest`, best and worst first.

@@ -1,4 +1,4 @@
-"""DeCo, dynamic correction decoding: the layer that is surest of a plausible word has a say in the last layer's choice."""
+"""DeCo, dynamic correction decoding: the layer that is surest of a plausible word has a say in the choice."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""ILVAD: image tokens that attention jumps to between layers are the evidence; they, and what looked at them, count more.
+"""ILVAD: image tokens that attention jumps to between layers, and what looked at them, count more.
 
 Two passes: ten tokens of greedy decoding find the evidence of each row; the answer is then decoded anew.
 """
@@ -202,7 +202,7 @@ class FollowEvidence(OnHeads):
         return Decisions((looks[:, :, -1:] | reads) & decides[:, None], decides)
 
     def _sums(self, call: AttentionCall, n_keys: int, n_queries: int) -> dict[str, Tensor]:
-        """How much each key looked at the evidence, over all layers so far: `keys` (batch, key), and `next`, (batch,)."""
+        """How much each key looked at the evidence, in all layers so far: `keys` (batch, key), and `next`, (batch,)."""
         sums, batch = call.memory, len(call.query)
         if call.layer == self.first_layer:
             if n_queries > 1 or "keys" not in sums:

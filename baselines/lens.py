@@ -32,7 +32,7 @@ def layers_of(n_layers: int, named: tuple[int, int], given: tuple[int, int] | No
     first, last = given or (math.ceil(named[0] * n_layers / LAYERS_OF_7B), named[1] * n_layers // LAYERS_OF_7B)
     if not first <= last < n_layers:
         asked = f"layers {first} to {last}"
-        raise ValueError(f"{what} asks {asked}; the model has 0 to {n_layers - 1}; name others, as layers=\"[1,2]\"")
+        raise ValueError(f'{what} asks {asked}; the model has 0 to {n_layers - 1}; name others, as layers="[1,2]"')
     return list(range(first, last + 1))
 
 

@@ -72,7 +72,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: MemvrSettings, max_new_tokens: in
 
 @dataclass
 class _Memory:
-    """What the forwards of one batch share: features (row, image token, d_model), rows that have looked, rows to look."""
+    """What the forwards of a batch share: features (row, image token, d_model), and which rows look again."""
 
     features: Tensor | None = None
     has_looked: Tensor | None = None

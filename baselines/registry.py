@@ -37,12 +37,16 @@ register_intervention("spin", label="SPIN", **SPIN, kept=0.95, factor=0.08)
 register_intervention("spin_pope", label="SPIN, as for POPE", **SPIN, kept=0.8, factor=0.1)
 ALLPATH = {"make": allpath.scaled_heads, "has_own_lists": True, "on_text": False, "low": 0.0, "high": 2.0}
 register_intervention("allpath", label="AllPath", task="chair", n_low=40, n_high=40, n_image=50, **ALLPATH)
-register_intervention("allpath_pope", label="AllPath, as for POPE", task="pope", n_low=20, n_high=20, n_image=10, **ALLPATH)
+register_intervention(
+    "allpath_pope", label="AllPath, as for POPE", task="pope", n_low=20, n_high=20, n_image=10, **ALLPATH
+)
 register_intervention("vhr", ReinforceVisionHeads, "VHR", layers=[AnyDepth(1, 1), (18, 31)], alpha=2.0)
 register_intervention("eah_paper", ShareDensestMap, "EAH", layers=[AnyDepth(1, 1)], threshold=0.002)
 register_intervention("eah_repo", ShareDensestMap, "EAH, as its code", layers=[AnyDepth(0, -1)], threshold=0.0008)
 register_intervention("ilvad", AmplifyEvidence, "ILVAD", layers=[(5, 25)], alpha=5.0, beta=0.3, jump=5.0)
-register_intervention("ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layers=[(0, 30)], alpha=5.0, beta=1.0, jump=5.0)
+register_intervention(
+    "ilvad_pope", AmplifyEvidence, "ILVAD, as for POPE", layers=[(0, 30)], alpha=5.0, beta=1.0, jump=5.0
+)
 
 
 def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> RecycleSinks:
@@ -54,7 +58,9 @@ def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> 
 VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
 register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)
 
-for name in ("beam", "sample", *(name for name in LABELS if name not in ("sid", "vista")), "devils", "vaf", "vhr", "eah_paper", "var"):
-    offer_in_all(name)
-for name in ("sid", "vista", "spin", "allpath", "ilvad"):
+WITH_POPE = ("sid", "vista", "spin", "allpath", "ilvad")  # and a preset of their own for it
+for name in ("beam", "sample", *LABELS, "devils", "vaf", "vhr", "eah_paper", "var"):
+    if name not in WITH_POPE:
+        offer_in_all(name)
+for name in WITH_POPE:
     offer_in_all(name, for_pope=f"{name}_pope")

@@ -25,7 +25,7 @@ class BeamSettings(CheckedSettings):
 
 @dataclass(frozen=True)
 class SampleSettings(CheckedSettings):
-    """Settings of sampling: what shapes the distribution, None being off, and the seed, which counts with the sample's id.
+    """Settings of sampling: what shapes the distribution (None is off), and a seed, which counts with the sample's id.
 
     Raises:
         ValueError: a field that is not allowed.

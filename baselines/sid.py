@@ -68,7 +68,9 @@ def decode(lvlm: Lvlm, batch: Batch, settings: SidSettings, max_new_tokens: int,
     refuse_cross_attention(batch.inputs)
     modules = attention_modules(lvlm.model)
     if settings.layer >= len(modules):
-        raise ValueError(f"SID hides image tokens from layer {settings.layer} on; the model has 0 to {len(modules) - 1}")
+        raise ValueError(
+            f"SID hides image tokens from layer {settings.layer} on; the model has 0 to {len(modules) - 1}"
+        )
     heads = tuple(Head(at, head) for at in range(settings.layer - 1, len(modules)) for head in range(lvlm.n_heads))
     mask, generators = batch.image_mask.repeat_interleave(2, 0), []
     if settings.do_sample:

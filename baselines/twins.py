@@ -34,9 +34,7 @@ def contrast(clean: Tensor, twin: Tensor, alpha: float, beta: float) -> Tensor:
     return ((1 + alpha) * clean - alpha * twin).masked_fill(clean < cutoff, -torch.inf)
 
 
-def with_twins(
-    lvlm: Lvlm, batch: Batch, change: Callable[[Tensor, object], Tensor] | None = None
-) -> dict[str, Tensor]:
+def with_twins(lvlm: Lvlm, batch: Batch, change: Callable[[Tensor, object], Tensor] | None = None) -> dict[str, Tensor]:
     """The inputs with every row twice, side by side as beams stand; the second has its images changed, where asked.
 
     Args:
