@@ -44,6 +44,8 @@ def scaled_heads(
         path = published_list(lvlm.model.config, LISTS, "llava-hh attribute --allpath")
     else:
         path = Path(source)
+        if not path.is_file():
+            raise ValueError(f"heads={source}: no such file; expected one of attribute --allpath, or published")
         if (why := why_foreign(model_of(path), lvlm.path)) and not allow_foreign:
             raise ValueError(f"heads={path}: {why}; attribute this model with --allpath, or pass --foreign-heads")
     wanted = {("text", "lowest"): (n_low, low), ("text", "highest"): (n_high, high)}

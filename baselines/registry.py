@@ -13,6 +13,7 @@ from llava_hh.decoding.registry import offer_in_all, register_decoder, register_
 from llava_hh.heads import Head
 
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
+LABELS |= {"sid_pope": "SID, as for POPE", "vista_pope": "VISTA, as for POPE"}
 LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "icd": "ICD", "memvr": "MemVR", "sid": "SID", "vista": "VISTA"}
 EDIT_THEMSELVES = (vcd, halc, pai, icd, m3id, sid, vista)  # decoders that run a row in several branches, or twice
 PRESETS = {
@@ -60,7 +61,7 @@ register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **
 
 WITH_POPE = ("sid", "vista", "spin", "allpath", "ilvad")  # and a preset of their own for it
 for name in ("beam", "sample", *LABELS, "devils", "vaf", "vhr", "eah_paper", "var"):
-    if name not in WITH_POPE:
+    if name.removesuffix("_pope") not in WITH_POPE:
         offer_in_all(name)
 for name in WITH_POPE:
     offer_in_all(name, for_pope=f"{name}_pope")

@@ -114,6 +114,10 @@ def attribute_captions(given: Attribution) -> Path | None:
         refuse_useless(entries, source, given.labels, given.match)  # before hours of work
         if given.allpath and not has_direct_terms(given.lvlm.model):
             raise ValueError("--allpath: a norm follows o_proj in this model: a head has no term of its own")
+        if given.allpath and not given.shapes_of(entries):
+            raise ValueError(
+                f"--allpath {given.allpath}: no instance in any of the {len(entries)} images; of another split?"
+            )
         if given.captions is None:
             refuse_broken(given, entries)
     n_words = sum(len(entry["mentions"]) for entry in entries)
@@ -141,6 +145,8 @@ def attribute_captions(given: Attribution) -> Path | None:
         result = summarise(marks, stored_columns(given.out / ABLATIONS), given.read_out, length, is_sum)
         result |= {"shortlist": measured.about} if measured else {}
         result |= {"allpath": rankings} if given.allpath else {}
+        if any("image" not in each for each in (rankings or {}).values()):
+            say("AllPath: no ranking by the image, whose tokens are no grid of cells or of which no object is named")
         result |= {"direct": None} if given.direct and "direct" not in result else {}
         about = {"ablation": given.ablation, "settings": settings.record(), "run": provenance()}
         about["sha256"] = {name: sha256(given.out / name) for name in (TARGETS, ABLATIONS)}

@@ -1,7 +1,8 @@
 """Where COCO's instances are in their pictures: which cells of a grid each object touches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,7 +28,7 @@ def load_shapes(annotation_dir: str | Path, image_ids: Iterable[int]) -> dict[in
     names: dict[int, str] = {}
     found: dict[int, list[tuple[int, Outline]]] = {image_id: [] for image_id in image_ids}
     for path in annotation_files(annotation_dir):
-        for key, row, item in read_rows(path, INSTANCES) if path.name.startswith("instances_") else ():
+        for key, row, item in _rows_of(path) if path.name.startswith("instances_") else ():
             try:
                 if row and key == "categories":
                     names[whole_id(item["id"])] = text_of(item, "name")
@@ -45,6 +46,13 @@ def load_shapes(annotation_dir: str | Path, image_ids: Iterable[int]) -> dict[in
                 )
             shapes.setdefault(image_id, {}).setdefault(names[category], []).append(outline)
     return shapes
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, int, Any]]:
+    try:
+        yield from read_rows(path, INSTANCES)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected COCO's format, but {in_words(error)}") from error
 
 
 def _outlines(item: dict) -> list[Outline]:

@@ -47,6 +47,8 @@ def read_methods(
     specs = [filled(spec, defaults or {}, heads) for spec in written]
     named = {spec.kind for spec in specs}
     for spec in specs:
+        if spec.kind == ALL or any(part.kind == ALL for part in spec.parts):
+            raise spec.error("`all` stands alone, without fields and under no other method")
         if spec.kind not in kinds:
             raise spec.error(unknown("kind of method", spec.kind, kinds))
         if not spec.is_one_of_all:

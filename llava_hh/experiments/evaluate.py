@@ -80,8 +80,14 @@ def run_task(evaluation: Evaluation, members: Sequence[Member], task: Task, out:
             raise ValueError(f"--methods: this model can have none of them: {reasons}")
         for member in kept:
             name, seen = member.method.name, loaded.first(member.limit)
+            try:
+                results[name] = task.run(seen, member.method, out / name)
+            except NotImplementedError as error:  # such as an answer that grows beyond a sliding window
+                if not member.spec.is_one_of_all:
+                    raise member.spec.error(error) from error
+                _leave_out(member, error, left_out)
+                continue
             described[name] = seen.settings(member.method).record()
-            results[name] = task.run(seen, member.method, out / name)
     if not processes().is_main:
         return {}
     ordered = {member.method.name: results[member.method.name] for member in members if member.method.name in results}

@@ -176,6 +176,27 @@ def test_a_model_without_terms_is_refused_before_the_work(tiny_coco, tmp_path, c
     assert not (tmp_path / "out" / "blocks").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', "expected COCO's format, but"),
+        (
+            '{"annotations": [{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}]}',
+            "an instance of category 1, not",
+        ),
+        (
+            '{"annotations": [{"image_id": 7, "category_id": 1, "segmentation": [[1, 2, 3]]}]}',
+            "row 1 of `annotations`: a polygon is a list of x and y in turn",
+        ),
+    ],
+)
+def test_damaged_annotations_are_one_line(content, message, tmp_path):
+    (tmp_path / "instances_val2014.json").write_text(content)
+    (tmp_path / "captions_val2014.json").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        load_shapes(tmp_path, [7])
+
+
 def test_from_captions_to_the_method(tiny_checkpoint, tiny_coco, tmp_path, capsys):
     shown = ["--model", tiny_checkpoint, "--image-folder", tiny_coco / "val2014"]
     annotations = tiny_coco / "annotations"

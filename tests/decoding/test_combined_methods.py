@@ -7,8 +7,9 @@ import pytest
 from llava_hh.baselines import halc
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, Edits
-from llava_hh.decoding.reading import method_of
+from llava_hh.decoding.reading import method_of, read_methods
 from llava_hh.decoding.yes_no import collecting_yes_shares
+from llava_hh.experiments.chair import CaptionTask
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.scripts import evaluate
 from tests.support.questions import IMAGES, QUESTIONS
@@ -103,6 +104,34 @@ def test_all_names_what_cannot_be(tiny_checkpoint, tiny_coco, tmp_path, capsys):
     with pytest.raises(SystemExit):
         evaluate.main([*map(str, asked[:-3]), "--choose"])
     assert "no adhh on all images among --methods" in capsys.readouterr().err
+
+
+def test_all_goes_on_where_a_method_stops_on_its_way(tiny_checkpoint, tiny_coco, tmp_path, monkeypatch, capsys):
+    """As one does whose answer grows beyond a sliding window."""
+    monkeypatch.setattr("llava_hh.decoding.registry.ONE_OF_EACH", {"spin": "spin", "devils": "devils"})
+    monkeypatch.setattr("llava_hh.decoding.reading.ONE_OF_EACH", {"spin": "spin", "devils": "devils"})
+
+    def run(self, evaluation, method, out, real=CaptionTask.run):
+        if method.kind == "devils":
+            raise NotImplementedError("layer 3 slides over 20 keys")
+        return real(self, evaluation, method, out)
+
+    monkeypatch.setattr(CaptionTask, "run", run)
+    asked = ["--model", tiny_checkpoint, "--annotations", tiny_coco / "annotations", "--split", "val2014"]
+    asked += ["--image-folder", tiny_coco / "val2014", "--limit", 2, "--max-new-tokens", 2]
+    evaluate.main([*map(str, [*asked, "--out", tmp_path / "all", "--methods", "all"])])
+    summary = json.loads((tmp_path / "all/summary.json").read_text())
+    assert summary["settings"]["left_out"] == {"Devils": "layer 3 slides over 20 keys"}
+    assert {entry["label"] for entry in summary["methods"].values()} == {"greedy", "SPIN"}
+    with pytest.raises(SystemExit):
+        evaluate.main([*map(str, [*asked, "--out", tmp_path / "one", "--methods", "devils"])])
+    assert "method 'devils': layer 3 slides over 20 keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["all:limit=2", "all+vhr", "vhr+all"])
+def test_all_stands_alone(text):
+    with pytest.raises(ValueError, match="`all` stands alone"):
+        read_methods([text])
 
 
 def rows_of(path):
