@@ -95,7 +95,7 @@ def filled(spec: Spec, defaults: Mapping[str, Mapping[str, object]], heads: obje
 
 def unknown(what: str, name: str, known: Mapping[str, object] | list[str]) -> str:
     """The error text for an unknown name, with the nearest known one."""
-    near = get_close_matches(name, list(known), 1)
+    near = [each for each in known if name and each.startswith(name)] or get_close_matches(name, list(known), 1)
     return f"no {what} {name!r}; {f'did you mean {near[0]}? ' if near else ''}there are {', '.join(known)}"
 
 

@@ -153,7 +153,7 @@ def test_each_method_answers_as_it_does_elsewhere(tiny_checkpoint, heads_file):
 def test_what_cannot_be_is_one_line(tiny_checkpoint, heads_file):
     path = str(tiny_checkpoint)
     for settings, message in (
-        ({"method": "beam"}, "no kind of method 'beam'"),
+        ({"method": "greed"}, "no kind of method 'greed'"),
         ({"method": "adhh"}, "needs heads"),
         ({"method": "random:of=adhh"}, "expected one method"),
         ({"method": "removal", "heads": str(heads_file), "top_k": 9}, "has 3 heads"),

@@ -188,7 +188,7 @@ def test_a_folder_of_other_settings_stops_before_any_work(task, flags, message, 
 
 
 WRONG_METHODS = [
-    (["vcd"], "no kind of method 'vcd'; there are greedy, adhh, removal"),
+    (["vcd"], "no kind of method 'vcd'; did you mean vcd_paper? there are greedy, adhh, removal"),
     (["greedy", "greedy"], "method 'greedy': it is named more than once"),
     (["vcd_paper:gamma=1"], "no field of vcd_paper 'gamma'; "),
     (["vcd_paper:gain=1"], "there are alpha, beta"),
