@@ -118,7 +118,7 @@ class RecycleSinks(OnHeads):
         token, looks at the dimensions that it has for 7B and 13B, and at 20 in both. By default ours looks at all: a
         token is a sink where any exceeds `tau`, which on any set of captions is the same as the dimensions that exceed
         it on at least one of its tokens. A model of which one dimension is large everywhere, as mini's 507th, has
-        sinks alone, and is not changed.
+        hardly anything but sinks, and is hardly changed.
     """
 
     kept: float = 0.6
