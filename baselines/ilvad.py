@@ -164,7 +164,9 @@ class FollowEvidence(OnHeads):
         n_keys = call.key.shape[2]
         if n_queries - first != 1 or call.copies > 1:
             raise CannotDecode("ILVAD follows an answer token by token, with a cache and without beams")
-        weights = call.memory.setdefault(call.query.device, self.log_map.to(call.query.device))
+        if (device := call.query.device) not in call.memory:
+            call.memory[device] = self.log_map.to(device)
+        weights = call.memory[device]
         weights = pad(weights, (0, n_keys - weights.shape[1]))
         weights = weights.repeat_interleave(batch // len(weights), 0) * spans.image  # batch key
         sums = self._sums(call, n_keys, n_queries)

@@ -1,15 +1,14 @@
 """What inner layers would say: which of them are asked, and the final norm, to put before the vocabulary."""
 
-import math
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from llava_hh.baselines.settings import Rule
+from llava_hh.decoding.head_lists import scaled_layers
 from llava_hh.decoding.method import CannotDecode
 
-LAYERS_OF_7B = 32  # of the models whose layers papers name
 NAMES = ("norm", "final_layernorm", "ln_f")  # as transformers' decoders call it
 
 
@@ -29,7 +28,7 @@ def layers_of(n_layers: int, named: tuple[int, int], given: tuple[int, int] | No
     Raises:
         ValueError: some that the model does not have, or none; names `what` asks for them.
     """
-    first, last = given or (math.ceil(named[0] * n_layers / LAYERS_OF_7B), named[1] * n_layers // LAYERS_OF_7B)
+    first, last = given or scaled_layers(named, n_layers)
     if not first <= last < n_layers:
         asked = f"layers {first} to {last}"
         raise ValueError(f'{what} asks {asked}; the model has 0 to {n_layers - 1}; name others, as layers="[1,2]"')

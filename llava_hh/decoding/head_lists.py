@@ -52,6 +52,13 @@ class AnyDepth(NamedTuple):
 Layers = Sequence[tuple[int, int]]  # ranges: `AnyDepth`, or the first and the last layer of a model with 32
 
 
+def scaled_layers(named: tuple[int, int], n_layers: int) -> tuple[int, int]:
+    """The first and the last of some layers of 32 in a model of another depth, as `heads_of_layers` rounds them."""
+    first, last = named
+    is_end = last == LAYERS_OF_7B - 1
+    return math.ceil(first * n_layers / LAYERS_OF_7B), n_layers - 1 if is_end else last * n_layers // LAYERS_OF_7B
+
+
 def heads_of_layers(lvlm: Lvlm, published: Layers, given: object = None) -> list[Head]:
     """All heads of some layers, in order.
 
@@ -77,9 +84,7 @@ def heads_of_layers(lvlm: Lvlm, published: Layers, given: object = None) -> list
             if isinstance(named, AnyDepth):
                 first, last = (layer + n_layers if layer < 0 else layer for layer in named)
             else:
-                is_end = last == LAYERS_OF_7B - 1
-                first = math.ceil(first * n_layers / LAYERS_OF_7B)
-                last = n_layers - 1 if is_end else last * n_layers // LAYERS_OF_7B
+                first, last = scaled_layers(named, n_layers)
             if not 0 <= first <= last < n_layers:
                 of = "a model" if isinstance(named, AnyDepth) else LAYERS_OF_7B
                 text = f"layers {named[0]} to {named[1]} of {of}"
