@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from itertools import count
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from llava_hh.baselines.pai import with_image_free_twins
-from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.sampling import next_token
 from llava_hh.baselines.settings import FLAG, SHARE, CheckedSettings, at_least, optional, whole
 from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows, pad_id
 from llava_hh.decoding.method import NO_EDITS, Edits
@@ -57,14 +58,10 @@ def decode(lvlm: Lvlm, batch: Batch, settings: M3idSettings, max_new_tokens: int
         unsure 0.3, offset 0 for captions; it has no code. `m3id_avisc` is the port in AvisC's code.
     """
     inputs, mask = with_image_free_twins(batch.inputs, batch.image_mask, pad_id(lvlm.model))
-    generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
-    step = 0
+    steps, draw = count(1), next_token(batch, settings)
 
     def choose(logits: Tensor) -> Tensor:
-        nonlocal step
-        step += 1
-        scores = grounded(logits[::2], logits[1::2], step, settings)
-        return draw_tokens(scores, generators) if settings.do_sample else scores.argmax(-1)
+        return draw(grounded(logits[::2], logits[1::2], next(steps), settings))
 
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, inputs), choose, max_new_tokens, copies=2)

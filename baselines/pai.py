@@ -111,13 +111,17 @@ def guide(shown: Tensor, blind: Tensor, gamma: float, beta: float) -> Tensor:
     return contrast(shown.log_softmax(-1), blind.log_softmax(-1), gamma - 1, beta)
 
 
-def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: int) -> tuple[dict[str, Tensor], Tensor]:
+def with_image_free_twins(
+    inputs: dict[str, Tensor], image_mask: Tensor, pad: int, n_kept: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs with every row twice, side by side: as it is, and without its image positions.
 
     What stands before an image moves up to what stands after it, and the twin is padded on the left. The images stay
     one per image: a twin shows none.
 
-    Returns: the inputs, and their image_mask, False in the twins.
+    Args:
+        n_kept: of each row's image positions the first so many stay in the twin, (row,), and hold padding; None: none.
+    Returns: the inputs, and their image_mask, in the twins True at what stays.
     Raises:
         CannotDecode: a model that reads its image by cross-attention.
     """
@@ -126,7 +130,10 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
     twins.pop("position_ids", None)  # the twins have others; those of all rows follow from the attention mask
     dropped = image_mask.repeat_interleave(2, 0)
     dropped[::2] = False
-    mask = twins.get("attention_mask", torch.ones_like(dropped, dtype=torch.long)).masked_fill(dropped, 0)
+    stays = torch.zeros_like(dropped)
+    if n_kept is not None:
+        stays[1::2] = image_mask & (image_mask.cumsum(1) <= n_kept[:, None])
+    mask = twins.get("attention_mask", torch.ones_like(dropped, dtype=torch.long)).masked_fill(dropped & ~stays, 0)
     twins["attention_mask"] = mask
     if "input_ids" in twins:
         twins["input_ids"] = twins["input_ids"].masked_fill(dropped, pad)
@@ -134,4 +141,5 @@ def with_image_free_twins(inputs: dict[str, Tensor], image_mask: Tensor, pad: in
     for name, rows in twins.items():
         twins[name] = rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
     per_image = {name: tensor for name, tensor in inputs.items() if name not in PER_ROW}
-    return {**per_image, **twins}, image_mask.repeat_interleave(2, 0) & ~dropped
+    shown = (image_mask.repeat_interleave(2, 0) & ~dropped) | stays.gather(1, order)
+    return {**per_image, **twins}, shown

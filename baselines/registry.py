@@ -2,10 +2,28 @@
 
 import re
 from functools import partial
+from inspect import signature
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
-from llava_hh.baselines import allpath, deco, dola, halc, icd, m3id, memvr, opera, pai, searching, sid, vcd, vista
+from llava_hh.baselines import (
+    allpath,
+    avisc,
+    damro,
+    deco,
+    dola,
+    halc,
+    icd,
+    m3id,
+    memvr,
+    only,
+    opera,
+    pai,
+    searching,
+    sid,
+    vcd,
+    vista,
+)
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.head_lists import AnyDepth
@@ -15,15 +33,18 @@ from llava_hh.heads import Head
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
 LABELS |= {"sid_pope": "SID, as for POPE", "vista_pope": "VISTA, as for POPE"}
 LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "icd": "ICD", "memvr": "MemVR", "sid": "SID", "vista": "VISTA"}
-EDIT_THEMSELVES = (vcd, halc, pai, icd, m3id, sid, vista)  # decoders that run a row in several branches, or twice
+LABELS |= {"avisc": "AvisC", "damro": "DAMRO", "damro_pope": "DAMRO, as for POPE"}
+LABELS |= {"only": "ONLY", "only_pope": "ONLY, as for POPE"}
 PRESETS = {
     name: (module, settings)
-    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, vista)
+    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, vista, avisc, damro, only)
     for name, settings in module.PRESETS.items()
 }
 
 for name, (module, settings) in PRESETS.items():
-    register_decoder(name, module.decode, settings, LABELS.get(name), edits_itself=module in EDIT_THEMSELVES)
+    register_decoder(
+        name, module.decode, settings, LABELS.get(name), edits_itself="edits" in signature(module.decode).parameters
+    )
 
 register_decoder("beam", searching.search, searching.BeamSettings(), "beam search")
 register_decoder("sample", searching.sample, searching.SampleSettings(), "sampling")
@@ -59,7 +80,7 @@ def _recycle_sinks(heads: tuple[Head, ...], dimensions: str, **given: float) -> 
 VAR = {"kept": 0.6, "tau": 20.0, "most_sunk": 0.5, "least_mass": 0.2, "dimensions": ""}
 register_intervention("var", _recycle_sinks, "VAR", layers=[AnyDepth(2, -2)], **VAR)
 
-WITH_POPE = ("sid", "vista", "spin", "allpath", "ilvad")  # and a preset of their own for it
+WITH_POPE = ("sid", "vista", "damro", "only", "spin", "allpath", "ilvad")  # and a preset of their own for it
 for name in ("beam", "sample", *LABELS, "devils", "vaf", "vhr", "eah_paper", "var"):
     if name.removesuffix("_pope") not in WITH_POPE:
         offer_in_all(name)

@@ -11,15 +11,13 @@ from llava_hh.attention.hooks import intervene
 from llava_hh.attention.interventions import OnHeads
 from llava_hh.attention.modules import attention_modules
 from llava_hh.attention.spans import Spans
-from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.sampling import next_token
 from llava_hh.baselines.settings import FLAG, SHARE, CheckedSettings, at_least, whole
 from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
-from llava_hh.baselines.twins import contrast, refuse_cross_attention, with_twins
+from llava_hh.baselines.twins import contrast, refuse_cross_attention, scaled_count, with_twins
 from llava_hh.decoding.method import NO_EDITS, Edits
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
-
-IMAGE_OF_7B = 24 * 24  # tokens of an image, of the models that the number of kept ones was chosen on
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,11 @@ def decode(lvlm: Lvlm, batch: Batch, settings: SidSettings, max_new_tokens: int,
             f"SID hides image tokens from layer {settings.layer} on; the model has 0 to {len(modules) - 1}"
         )
     heads = tuple(Head(at, head) for at in range(settings.layer - 1, len(modules)) for head in range(lvlm.n_heads))
-    mask, generators = batch.image_mask.repeat_interleave(2, 0), []
-    if settings.do_sample:
-        generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
+    mask, draw = batch.image_mask.repeat_interleave(2, 0), next_token(batch, settings)
     beta = settings.beta if settings.do_sample or settings.cut_when_greedy else 0.0
 
     def choose(logits: Tensor) -> Tensor:
-        scores = contrast(logits[::2], logits[1::2], settings.alpha, beta)
-        return draw_tokens(scores, generators) if settings.do_sample else scores.argmax(-1)
+        return draw(contrast(logits[::2], logits[1::2], settings.alpha, beta))
 
     is_clean = torch.arange(len(mask)) % 2 == 0
     hidden = intervene(lvlm.model, mask, [HideAttended(heads, settings.n_kept)], on_rows=~is_clean)
@@ -109,8 +104,7 @@ class HideAttended(OnHeads):
         image, last_row = spans.image, call.query.shape[2] - 1
         if call.layer == self.heads[0].layer:
             attended = call.pattern(heads, last_row)[:, :, 0].mean(1).masked_fill(~image, torch.inf)
-            n_image = image.sum(1)
-            n_kept = (self.n_kept * n_image / IMAGE_OF_7B).round().long().clamp(min=1)
+            n_kept = scaled_count(self.n_kept, image.sum(1))
             rank = attended.argsort(dim=1, stable=True).argsort(dim=1)
             call.memory["hidden"] = image & (rank >= n_kept[:, None])
             return

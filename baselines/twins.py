@@ -1,15 +1,23 @@
 """The contrast of a row with its twin, which the model reads in the same forward: what VCD, PAI and others share."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, chain, pairwise
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from llava_hh.attention.modules import decoder_layers
+from llava_hh.baselines.sampling import Drawn, next_token
 from llava_hh.baselines.stepping import PER_ROW
 from llava_hh.decoding.method import CannotDecode
+from llava_hh.files.module_hooks import hooked
 from llava_hh.models.lvlm import Batch, Lvlm
+
+IMAGE_OF_7B = 24 * 24  # tokens of an image, of the models that papers chose their numbers on
 
 
 def refuse_cross_attention(inputs: Mapping[str, Tensor]) -> None:
@@ -29,9 +37,52 @@ def contrast(clean: Tensor, twin: Tensor, alpha: float, beta: float) -> Tensor:
         clean, twin: logits or log-probabilities (row, vocabulary) of the rows and of their twins.
         beta: from 0, which leaves out suppressed ids alone, to 1.
     """
-    cutoff = clean.amax(-1, keepdim=True) + math.log(beta) if beta else torch.finfo(clean.dtype).min
     # a suppressed id is -inf in both, and their difference is NaN
-    return ((1 + alpha) * clean - alpha * twin).masked_fill(clean < cutoff, -torch.inf)
+    return ((1 + alpha) * clean - alpha * twin).masked_fill(below_cut(clean, beta), -torch.inf)
+
+
+def below_cut(scores: Tensor, beta: float) -> Tensor:
+    """Which tokens are less likely than `beta` times the most likely one, (row, vocabulary) bool; -inf always is."""
+    return scores < (scores.amax(-1, keepdim=True) + math.log(beta) if beta else torch.finfo(scores.dtype).min)
+
+
+def scaled_count(n: int, n_image: Tensor) -> Tensor:
+    """A number of an image's tokens that a paper names for 576 of them: as large a share, rounded, at least one.
+
+    Args:
+        n_image: (row,) how many tokens each row's image has.
+    """
+    return (n * n_image / IMAGE_OF_7B).round().long().clamp(min=1)
+
+
+class Contrasted(Drawn, Protocol):
+    """Settings of the contrast of a row with its twin, see `contrast`."""
+
+    alpha: float
+    beta: float
+
+
+def choose_by_contrast(batch: Batch, settings: Contrasted) -> Callable[[Tensor], Tensor]:
+    """A function from the logits of rows and twins, side by side, to the next tokens: the best, or drawn."""
+    draw = next_token(batch, settings)
+    return lambda logits: draw(contrast(logits[::2], logits[1::2], settings.alpha, settings.beta))
+
+
+@contextmanager
+def prompt_embeddings(model: PreTrainedModel, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Change what enters the first layer, (row, position, d_model), in the first forward while the block is open."""
+    changed = []
+
+    def edit(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if changed:
+            return None
+        changed.append(True)
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    with hooked([(decoder_layers(model)[0], edit)], before=True, with_kwargs=True):
+        yield
 
 
 def with_twins(lvlm: Lvlm, batch: Batch, change: Callable[[Tensor, object], Tensor] | None = None) -> dict[str, Tensor]:

@@ -29,6 +29,17 @@ AnswerParts = list[tuple[list[int], bool]]  # token ids, and whether they belong
 TEMPLATE_SECONDS = 20.0  # for a text that takes milliseconds
 
 
+class Asked(str):
+    """A question under a system text of its own, which stands where `ChatFamily.takes_system` says there is a place."""
+
+    system: str
+
+    def __new__(cls, question: str, system: str) -> Asked:
+        asked = super().__new__(cls, question)
+        asked.system = system
+        return asked
+
+
 class ChatFamily:
     """A family in the transformers layout. Image positions by the image token id; video is left out."""
 
@@ -58,6 +69,17 @@ class ChatFamily:
         refuse_image_token(processor.image_token, questions)
         texts = [render(processor, text, image is not None) for image, text in zip(images, questions, strict=True)]
         return encode_texts(processor, images, texts, self.image_tensors, self.lists_images)
+
+    def takes_system(self, processor: ProcessorMixin) -> bool:
+        """Whether the checkpoint's chat template has a place for a system text, unlike an answer's."""
+        texts, mark = [], "system text"
+        for role in ("system", "assistant"):
+            messages = [message(role, mark), message("user", "?", with_image=True)]
+            try:
+                texts.append(templated(processor, messages, add_generation_prompt=True))
+            except ValueError:  # it refuses the role
+                texts.append("")
+        return mark in texts[0] and texts[0] != texts[1]
 
     def answer_parts(
         self, processor: ProcessorMixin, turns: Turns, with_image: bool, ends: Sequence[int]
@@ -187,12 +209,13 @@ def message(role: str, text: str, with_image: bool = False) -> dict[str, Any]:
 
 
 def render(processor: ProcessorMixin, question: str, with_image: bool) -> str:
-    """The text of a one-turn conversation by the checkpoint's own chat template.
+    """The text of a one-turn conversation by the checkpoint's own chat template, under the system text of `Asked`.
 
     Raises:
         ValueError: a template that fails, or that does not show the image once.
     """
-    text = templated(processor, [message("user", question, with_image)], add_generation_prompt=True)
+    system = [message("system", question.system)] if isinstance(question, Asked) else []
+    text = templated(processor, [*system, message("user", question, with_image)], add_generation_prompt=True)
     shown = text.count(processor.image_token)
     if shown != with_image:
         what = f"writes {processor.image_token} {shown} times; expected {int(with_image)}"
@@ -207,7 +230,8 @@ def templated(processor: ProcessorMixin, messages: Sequence[dict], **options: An
         ValueError: a template that fails, or comes to no end in TEMPLATE_SECONDS.
     """
     template = f"the chat template of {processor.tokenizer.name_or_path}"
-    with_image = " with an image" if any(part["type"] == "image" for part in messages[0]["content"]) else ""
+    parts = [part for each in messages for part in each["content"]]
+    with_image = " with an image" if any(part["type"] == "image" for part in parts) else ""
     with within(TEMPLATE_SECONDS, template):
         try:
             return processor.apply_chat_template(list(messages), **options)

@@ -66,6 +66,10 @@ class Llava(chat.ChatFamily):
         ]
         return chat.encode_around_image(processor, texts, token, image_ids, begin=None), tensors
 
+    def takes_system(self, processor: LlavaProcessor) -> bool:
+        """Whether the format has a place for a system text, as vicuna_v1 has."""
+        return self.speaks_vicuna or super().takes_system(processor)
+
     def prompt(self, question: str, image_token: str | None) -> str:
         """What LLaVA-1.5 is asked."""
         return vicuna_prompt(question, image_token)
@@ -128,7 +132,8 @@ def vicuna_prompt(question: str, image_token: str | None) -> str:
     Differs: llava-hf's chat template has no system text.
     """
     shown = f"{image_token}\n" if image_token else ""
-    return f"{VICUNA_SYSTEM} USER: {shown}{question} ASSISTANT:"
+    system = question.system if isinstance(question, chat.Asked) else VICUNA_SYSTEM
+    return f"{system} USER: {shown}{question} ASSISTANT:"
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:

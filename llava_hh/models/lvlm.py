@@ -41,6 +41,8 @@ class Family(Protocol):
     to padded inputs: `input_ids` and `attention_mask` (row, position), answers among them, and the images' tensors.
     One that knows where in the picture an image's tokens look has
     `image_grid(processor, image, inputs, n_tokens) -> ImageGrid` as well.
+    One whose format may have a place for a system text has `takes_system(processor) -> bool` as well; a question is
+    then a `chat.Asked` where it has one.
     One whose weights may lie in other files than its folder's own has `stored_tensors(path) -> list[StoredTensor]`.
     One whose pixel_values are not an entry per image or tile, each (channel, height, width), has
     `image_pixels(processor, inputs) -> (pixels, lengths)` as well: a view of them as (frame, entry, channel, height,
