@@ -25,11 +25,12 @@ def load_scorer(settings: HalcSettings) -> "ImageTextMatcher | MiniScorer":
         ValueError: a checkpoint of another kind.
         FileNotFoundError: there is no checkpoint.
     """
-    return _load(settings.scorer)
+    return named_scorer(settings.scorer)
 
 
 @lru_cache(maxsize=1)
-def _load(name: str) -> "ImageTextMatcher | MiniScorer":
+def named_scorer(name: str) -> "ImageTextMatcher | MiniScorer":
+    """The scorer of a folder or of the hub, or "mini"; raises as `load_scorer`."""
     return MiniScorer() if name == "mini" else ImageTextMatcher(local_folder(name, any_kind=True))
 
 
@@ -52,7 +53,7 @@ class ImageTextMatcher:
         self.model, loading = from_folder(kinds[self.kind], path, output_loading_info=True)
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"{path}: weights missing: {', '.join(missing[:5])}")
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = from_folder(AutoProcessor, path)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.truncation_side = "left"  # the word stands at the end

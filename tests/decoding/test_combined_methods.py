@@ -28,6 +28,8 @@ NOTHING = {  # decoders that are greedy decoding with these settings, in two bra
     "deco": 'deco:alpha=0,layers="[1,2]"',
     "vista": "vista:strength=0,mix=0",
     "vista's passes": "vista:strength=1e-12,mix=0",
+    "agla": "agla_self:alpha=0,do_sample=false",
+    "agla's picture": "agla_self:kept=1,do_sample=false",
     "dola": 'dola_repo:relative_top=1,candidate_layers="[0]"',
 }
 EDITS = ["vhr:alpha=3", "ilvad:jump=1.1", "eah_repo:threshold=0.001"]

@@ -70,17 +70,25 @@ def save_tiny_dino(folder: Path) -> None:
     GroundingDinoProcessor(images, bert_tokenizer()).save_pretrained(folder)
 
 
-def save_tiny_blip(folder: Path) -> None:
+def save_tiny_blip(folder: Path, n_blocks: int = 2) -> None:
+    """An image is 16 patches, each 8 pixels wide."""
     torch.manual_seed(0)
     text = {"vocab_size": 32, "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 32}
-    text |= {"projection_dim": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 40}
+    text |= {
+        "projection_dim": 8,
+        "num_hidden_layers": n_blocks,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 40,
+    }
     text |= {"bos_token_id": 2, "sep_token_id": 3, "initializer_range": 0.3}
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": 8}
+    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": 8, "initializer_range": 0.3}
     config = BlipConfig(text_config=text, vision_config=vision, projection_dim=8, image_text_hidden_size=8)
     model = BlipForImageTextRetrieval(config).eval()
     with torch.no_grad():
         model.itm_head.weight.normal_(0, 1)
+        for projection in (model.vision_proj, model.text_proj):  # so that a text is like an image
+            projection.bias.fill_(1)
     model.save_pretrained(folder)
     images = BlipImageProcessorPil(size={"height": 32, "width": 32})
     BlipProcessor(images, bert_tokenizer()).save_pretrained(folder)
