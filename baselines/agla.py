@@ -1,6 +1,5 @@
 """AGLA: logits of the image, plus those of the image without what the question is not about."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,9 +15,10 @@ from llava_hh.attention.hooks import observe
 from llava_hh.baselines.gradcam import gradcam
 from llava_hh.baselines.halc.scorer import ImageTextMatcher, named_scorer
 from llava_hh.baselines.halc.settings import TOOL
-from llava_hh.baselines.sampling import draw_tokens, sample_generator
+from llava_hh.baselines.sampling import next_token
 from llava_hh.baselines.settings import FLAG, SHARE, CheckedSettings, at_least, whole
 from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
+from llava_hh.baselines.twins import below_cut
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.heads import Head
 from llava_hh.models.hub import local_folder
@@ -119,11 +119,10 @@ def decode(
     prompts, ids = ([each for each in of_rows for _ in range(2)] for of_rows in (batch.prompts, batch.sample_ids))
     both = lvlm.encode(images, prompts, sample_ids=ids)
     shown = torch.tensor([image is not None for image in batch.images])[:, None]
-    generators = [sample_generator(settings.seed, sample_id, "tokens") for sample_id in batch.sample_ids]
+    draw = next_token(batch, settings)
 
     def choose(logits: Tensor) -> Tensor:
-        scores = assembled(logits[::2], logits[1::2], settings.alpha * shown.to(logits.device), settings.beta)
-        return draw_tokens(scores, generators) if settings.do_sample else scores.argmax(-1)
+        return draw(assembled(logits[::2], logits[1::2], settings.alpha * shown.to(logits.device), settings.beta))
 
     with edits.open(lvlm.model, both.image_mask, torch.arange(len(images)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, both.inputs), choose, max_new_tokens, copies=2)
@@ -137,8 +136,7 @@ def assembled(clean: Tensor, masked: Tensor, alpha: Tensor, beta: float) -> Tens
         alpha: (row, 1).
         beta: above 0, so that suppressed ids, which are -inf, are out.
     """
-    cutoff = clean.amax(-1, keepdim=True) + math.log(beta)
-    return (clean + alpha * masked).masked_fill(clean < cutoff, -torch.inf)
+    return (clean + alpha * masked).masked_fill(below_cut(clean, beta), -torch.inf)
 
 
 def masked_by_matcher(batch: Batch, settings: AglaSettings) -> list[Image.Image | None]:
