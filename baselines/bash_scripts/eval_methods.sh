@@ -2,7 +2,7 @@
 # Every method of docs/methods.md once, on the images of eval_baselines.sh: one table. Needs bash_scripts/attribute.sh.
 # What the model cannot have is left out by name; one that changed nothing is named below the table.
 # Writes into the folder of eval_baselines.sh and takes finished captions from there; the table is
-# summary_methods.{json,md,png}. --limit is the number of images.
+# summary_methods.{json,md,png}, and summary_methods_over_recall.png is a picture of it. --limit is the number of images.
 # Usage: [PROFILE=llava-v1.5-7b] [DATASET=nocaps] sh baselines/bash_scripts/eval_methods.sh [any flag of llava-hh evaluate]
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."

@@ -48,6 +48,7 @@ keep "$finetuned/heads_1234/curves" finetuning_curves png
 cp "$finetuned/heads_1234/log.jsonl" results/mini/measured_finetuning_curves.jsonl
 keep "$baselines/summary" baselines json png
 keep "$baselines/summary_methods" methods json png
+keep "$baselines/summary_methods_over_recall" methods_over_recall png
 keep "$result_path/pope_methods/$(drawn val2014 "$slow_baseline_images" "$draw_seed")/pope" methods_pope json
 keep "$result_path/$(drawn val2014 "$reference_images" "$draw_seed")/reference_loss/reference_loss" reference_loss json
 keep "${choice%.json}" trade_off json png

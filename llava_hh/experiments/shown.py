@@ -9,6 +9,7 @@ from llava_hh.experiments.choice import choice_of
 from llava_hh.experiments.reference_loss import CAPTION_METRICS
 from llava_hh.figures.caption_examples import draw_caption_examples
 from llava_hh.figures.methods import draw_methods
+from llava_hh.figures.methods_over_recall import draw_methods_over_recall
 from llava_hh.figures.style import delete_picture, picture
 from llava_hh.figures.trade_off import draw_trade_off
 from llava_hh.files.files import write_json, write_text
@@ -48,8 +49,9 @@ def draw_captions(path: Path, summary: dict, folder: Path, image_folder: Path, f
     Args:
         path: the summary; folder: the one that holds the methods' folders.
     """
-    with picture(path.with_suffix(""), debug, beside(form)) as out:
-        draw_methods(path, out)
+    for name, draw in (("", draw_methods), ("_over_recall", draw_methods_over_recall)):
+        with picture(path.with_name(f"{path.stem}{name}"), debug, beside(form)) as out:
+            draw(path, out)
     methods, pictured = summary["methods"], path.with_name(f"{path.stem}_captions")
     others = (entry for entry in methods.values() if entry.get("kind") not in ("greedy", None))
     if not (changed := next((entry for entry in others if entry["n"] == methods["greedy"]["n"]), None)):

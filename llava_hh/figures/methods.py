@@ -1,6 +1,8 @@
 """CHAIR_i and recall of decoding methods on the same images."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,11 @@ def draw_methods(source: Path, out: Path) -> None:
         axis.axvline(100 * greedy[metric], color=GREEDY, lw=0.8, ls="--")
         axis.set_xlabel(label)
     axes[0].set_yticks(rows, list(methods))
+    save_figure(figure, out, drawn_images(summary))
+
+
+def drawn_images(summary: Mapping[str, Any]) -> str:
+    """Which images a comparison is of, and what its intervals are."""
     draw = summary["settings"].get("draw", summary["settings"])
     split = " ".join(draw[key] for key in ("dataset", "split") if draw.get(key, "coco") != "coco")
-    save_figure(figure, out, f"{greedy['n']} images of {split}, 95% bootstrap intervals")
+    return f"{summary['methods']['greedy']['n']} images of {split}, 95% bootstrap intervals"

@@ -19,7 +19,10 @@ from matplotlib.figure import Figure
 from llava_hh.files.files import describe_failure, replacing
 from llava_hh.files.progress import say
 
-GREEDY, WRONG = "#3b4252", "#d1495b"
+COLUMN, PAGE = 3.3, 6.8  # widths of figures in inches: one column of a paper, and both
+TEXT = 8  # points
+GREEDY, WRONG, ADHH = "#3b4252", "#d1495b", "#009e73"
+OTHER, LEADER = "#7b8794", "0.35"  # other methods; lines from points to their labels
 DIVERGING = "RdBu_r"
 RUN_COLOURS = (GREEDY, WRONG, "#30638e", "#edae49", "#00798c", "#8d6a9f", "#6a994e", "#8c564b")
 GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": "#30638e", "other_heads": GREEDY, "same_layers": "#edae49"}

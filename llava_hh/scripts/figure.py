@@ -1,18 +1,21 @@
 """Draw the figures of the paper that look into a model: from captions, checkpoints, or a finished result.
 
-Every figure writes its numbers as JSON, and a picture of them as PNG and PDF.
+Every figure writes its numbers as JSON, and a picture of them as PNG and PDF. `draw` makes a picture anew from such a
+file, or from a result of another verb.
 """
 
 import argparse
 from functools import partial
 from importlib import import_module
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
 
 from llava_hh.command_line.numbers import SIZE
-from llava_hh.command_line.parser import METHOD, MODEL, OUTPUT, SPEED, ScriptParser
+from llava_hh.command_line.parser import FILE, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
+from llava_hh.figures.drawn import PICTURES, redraw
 from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, SCORED, add_caption_flags, add_head_flags, add_out_flag
 
@@ -88,9 +91,26 @@ def add_figure(parser: ScriptParser, name: str) -> None:
     verb.take_from_profile(**templates)
 
 
+def draw(args: argparse.Namespace) -> None:
+    """Draw a picture of a finished result: nothing is measured.
+
+    Pictures of `evaluate`, `attribute`, `compare details` and `finetune` are among them. Writes PNG and PDF.
+    """
+    redraw(args.picture, args.result, args.out)
+    say(f"{args.out}.png")
+
+
+def add_draw(parser: ScriptParser) -> None:
+    example = "llava-hh figure draw methods_over_recall results/mini/measured_methods.json --out methods"
+    verb = parser.verb("draw", draw, example)
+    verb.add_argument("picture", choices=PICTURES, metavar="PICTURE", help=f"which: {', '.join(PICTURES)}")
+    verb.add_argument("result", type=Path, metavar="FILE", help="the result file that it is drawn from")
+    verb.flags(OUTPUT)("--out", FILE, "path of the picture, without the ending", required=True)
+
+
 def parser() -> ScriptParser:
     """The flags of `llava-hh figure`."""
-    parser = parser_of_verbs(__doc__, "figure")
+    parser = parser_of_verbs(__doc__, "figure", add_draw)
     for name in FIGURES:
         add_figure(parser, name)
     return parser

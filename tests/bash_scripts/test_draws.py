@@ -211,6 +211,6 @@ def test_measure_copies_from_where_the_scripts_write(tmp_path, monkeypatch):
     written = {str(vars(parsed(call)).get("out")) for call in own}
     written |= {os.path.dirname(out) for out in written if out.endswith(".json")}
     copied = (tmp_path / "copied").read_text().splitlines()
-    assert len(copied) == 39
+    assert len(copied) == 40
     for path in copied:
         assert os.path.dirname(path) in written, f"nothing writes {path}"
