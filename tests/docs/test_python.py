@@ -1,4 +1,4 @@
-"""docs/python.md: its blocks run as they stand, one after the other, and print what it says."""
+"""docs/getting_started.md: its blocks run as they stand, one after the other, and print what it says."""
 
 import re
 import runpy
@@ -9,7 +9,7 @@ from tests.support.repository import ROOT
 
 BLOCK = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-PAGE = (ROOT / "docs" / "python.md").read_text()
+PAGE = (ROOT / "docs" / "getting_started.md").read_text()
 
 
 def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsys):

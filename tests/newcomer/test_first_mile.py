@@ -1,4 +1,4 @@
-"""What the README and docs/first_steps.md ask a newcomer to do with mini, in order, in a copy whose path has a blank.
+"""What the README and docs/getting_started.md ask a newcomer to do with mini, in order, in a copy whose path has a blank.
 
 The quickstart and all that follows it, as the lines stand there; the profile of mini is made smaller in the copy.
 """
@@ -21,7 +21,7 @@ SMALLER = {"attribution_images": 12, "report_images": 8, "batch_size": 4}
 PROFILE = read_profile("mini")
 RATES = {"CHAIRs", "CHAIRi", "recall", "precision", "f1", "repeated"}
 STEP = re.compile(r"^# (\d+)\. (.*?)(?: -> (\S+))?\n(.+)$", re.MULTILINE)
-PAGE = (ROOT / "docs/first_steps.md").read_text()
+PAGE = (ROOT / "docs/getting_started.md").read_text()
 STEPS = STEP.findall("".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)))
 
 
