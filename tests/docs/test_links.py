@@ -24,6 +24,8 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors_of(target), link
 
 
-def test_readme_leads_to_every_page():
+def test_readme_and_the_site_lead_to_every_page():
     linked = set(LINK.findall(PAGES[0].read_text(encoding="utf-8")))
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    assert {page.name for page in PAGES[1:]} <= {*re.findall(r": (\S+\.md)$", nav, re.MULTILINE)}
