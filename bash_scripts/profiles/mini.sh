@@ -1,4 +1,4 @@
-# mini, the small LLaVA that is built on your machine, on samples that take minutes; mini_full has README's.
+# mini, the small LLaVA that is built on your machine, on samples that take minutes; mini_full has docs/results.md's.
 model_path=checkpoints/mini/model
 coco_path=dataset/mini
 nocaps_path=  # mini draws COCO's categories alone

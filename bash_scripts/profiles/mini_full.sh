@@ -1,4 +1,4 @@
-# mini on the samples of README's tables and pictures; bash_scripts/mini/measure.sh makes them. Hours.
+# mini on the samples of docs/results.md; bash_scripts/mini/measure.sh makes them. Hours.
 inherit=mini
 result_path=results/mini/full
 attribution_images=400

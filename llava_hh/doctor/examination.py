@@ -50,7 +50,7 @@ REMEDIES = {  # by check, in the order in which they are made
     "disk": "Let result_path of the profile be a folder that can be written and has room.",
     **dict.fromkeys(("figure 4", "figure 5"), "checkpoints/README.md says what goes there."),
     "TF-HH": "dataset/README.md says what goes there.",
-    "HALC": "README's part on decoding methods says what goes there.",
+    "HALC": "checkpoints/README.md says what goes there.",
     "nocaps": "dataset/README.md says which files go there.",
     "intervention": "Try DTYPE=float32; if that is no help, the model's attention is of a kind that we don't know.",
 }

@@ -134,8 +134,8 @@ def test_nothing_of_the_environment_reaches_a_wrapper(marked, tmp_path, monkeypa
 
 
 def documented() -> dict[str, list[str]]:
-    """The rows of docs/profiles.md by name: type, default, meaning, wrappers."""
-    text = (ROOT / "docs/profiles.md").read_text().replace("\\|", "or")
+    """The rows of docs/models_and_data.md by name: type, default, meaning, wrappers."""
+    text = (ROOT / "docs/models_and_data.md").read_text().replace("\\|", "or")
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == len(dict(rows))
     return {name: [cell.strip() for cell in rest.split("|")] for name, rest in rows}

@@ -1,4 +1,4 @@
-"""docs/adding.md: every recipe is run as it stands, as a plug-in of the verbs; a method takes at most 20 lines."""
+"""docs/extending.md: every recipe is run as it stands, as a plug-in of the verbs; a method takes at most 20 lines."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.repository import ROOT
 
-TEXT = (ROOT / "docs" / "adding.md").read_text()
+TEXT = (ROOT / "docs" / "extending.md").read_text()
 METHOD, METRIC, FAMILY = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""docs/python.md: its blocks run as they stand, one after the other, and print what it says."""
+"""docs/getting_started.md: its blocks of Python run as they stand, one after the other, and print what it says."""
 
 import re
 import runpy
@@ -6,10 +6,12 @@ import runpy
 import pytest
 
 from tests.support.repository import ROOT
+from tests.support.snippets import blocks_of
 
 BLOCK = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```\n", re.DOTALL)
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-PAGE = (ROOT / "docs" / "python.md").read_text()
+PATH = ROOT / "docs" / "getting_started.md"
+PAGE = PATH.read_text()
 
 
 def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsys):
@@ -20,7 +22,8 @@ def test_blocks_print_what_the_page_says(mini_path, tmp_path, monkeypatch, capsy
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
     blocks = BLOCK.findall(PAGE)
-    assert len(blocks) == PAGE.count("```python") >= 5
+    run = [block for block in blocks_of(PATH) if block.language == "python" and not block.not_run]
+    assert [code for code, _ in blocks] == [block.code for block in run] and len(run) >= 5
     assert sum(bool(line.strip()) for code, _ in blocks for line in code.splitlines()) >= 20
     namespace: dict = {}
     for code, expected in blocks:

@@ -1,4 +1,4 @@
-"""What mini was built to show beside what it shows: the table of docs/mini.md, made of results/mini/measured*.json."""
+"""What mini was built to show beside what it shows, in docs/results.md: made of results/mini/measured*.json."""
 
 import json
 from collections.abc import Mapping

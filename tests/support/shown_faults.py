@@ -1,4 +1,4 @@
-"""What `python -m tests.faults` found: the table of README, made of its counts in benchmarks/faults/seed*.json."""
+"""What `python -m tests.faults` found: the table of docs/faults.md, made of benchmarks/faults/seed*.json."""
 
 import json
 from pathlib import Path
@@ -6,25 +6,25 @@ from pathlib import Path
 from llava_hh.files.tables import Table
 
 WHAT = {
-    "kills": "signal 9 at random moments of 16 long scripts, three times in a run; then as undisturbed, times apart",
-    "damages": "of 20 kinds of files, by hypothesis: the work is done, or one line names the file",
-    "images": "sound, cut off, spoilt, of other kinds and sizes, missing, outside the folder",
+    "kills": "signal 9 at random moments of 16 long scripts, three times a run; the result equals an undisturbed run's",
+    "damages": "20 kinds of files, damaged by hypothesis: the work is done, or one line names the file",
+    "images": "images that are sound, cut off, damaged, of other kinds and sizes, missing, outside the folder",
     "disk": "a disk that fills up, files of limited size",
     "lock": "commands in one folder, one after another and all at once",
     "clock": "the time of day jumps back and forth",
-    "training": "files of a fine-tuning's checkpoints: missing, cut, spoilt, swapped, renamed, of another step or run; "
+    "training": "checkpoint files of a fine-tuning that are missing, cut, damaged, swapped, renamed or of another run; "
     "then the bytes of an undisturbed run, or one line",
     "state": "one change between two runs: weights, tokenizer, images, annotations, heads, captions, flags, blocks; "
-    "then the bytes of a fresh folder, or one line that names the change, and nothing is lost",
-    "ranks": "two processes that differ in flags, variables or files, do not share their folder, or lose one another: "
-    "nothing wrong is merged, and one process goes on",
+    "then the bytes of a fresh folder, or one line that names the change; nothing is lost",
+    "ranks": "two processes that differ in flags, variables or files, do not share their folder, or lose each other: "
+    "nothing wrong is merged, and one process continues",
     "code": "pickles, archives, auto_map, kernels, templates and profiles that carry code: it never runs",
-    "signals": "Ctrl-C, SIGTERM, SIGHUP at random: one line, 128 + its number, nothing half-written; it goes on",
-    "environment": "variables, limits, closed streams, encodings, odd names of folders: as undisturbed, "
+    "signals": "Ctrl-C, SIGTERM, SIGHUP at random: one line, 128 + its number, no half file; the command continues",
+    "environment": "variables, limits, closed streams, encodings, odd folder names: as undisturbed, "
     "or one line before any work",
     "foreign": "files, links and folders of others under names of a run: none is changed, followed or deleted",
     "wrappers": "shells, folders, links, variables and profiles: the calls are those of plain surroundings",
-    "report": "a damaged, foreign or hostile file among results: the page is there without its part",
+    "report": "a damaged, foreign or hostile file among results: the page is written without its part",
 }
 
 

@@ -1,4 +1,4 @@
-"""README's tables of what mini's heads do by reading each part of the context, and of the heads of POPE's answers."""
+"""The tables of what mini's heads do by reading each part of the context, and of the heads of POPE's answers."""
 
 import json
 from pathlib import Path

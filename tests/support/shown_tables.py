@@ -6,8 +6,8 @@
 
 What is made of several files in another way is named behind the folder: `results/mini#aims`.
 
-`python -m tests.support.shown_tables` writes them and checkpoints/heads/mini.json anew. tests/docs/test_tables.py holds
-them to the files.
+`python -m tests.support.shown_tables` writes them, the numbers of shown_numbers.py, and the head lists of mini anew.
+tests/docs/test_tables.py holds them to the files.
 """
 
 import json
@@ -25,12 +25,14 @@ from llava_hh.experiments.shown import table_of_losses
 from llava_hh.figures.findings import FIGURES
 from llava_hh.files.tables import Table
 from llava_hh.report.figures import sentence_of_choice
-from tests.support import shown_faults, shown_methods, shown_sources
+from tests.support import shown_faults, shown_front, shown_methods, shown_sources
 from tests.support.shown_aims import aims, differences
+from tests.support.shown_numbers import numbers_renewed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VIEWS = {"aims": aims, "differences": differences, "faults": shown_faults.table}
+VIEWS |= {name: getattr(shown_front, name) for name in ("front", "hardware", "steps", "claims")}
 VIEWS |= {"methods_pope": shown_methods.pope}
 VIEWS |= {"sources": shown_sources.table, "answers": shown_sources.answers, "times": shown_sources.times}
 MEASURED_HEADS, HEADS_OF_MINI = ROOT / "results/mini/measured_head_map.json", ROOT / "checkpoints/heads/mini.json"
@@ -105,7 +107,8 @@ def shown(name: str) -> str:
 
 
 def renewed(page: str) -> str:
-    return SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(found[1])}<!-- end -->", page)
+    tables = SHOWN.sub(lambda found: f"<!-- made of {found[1]} -->\n{shown(found[1])}<!-- end -->", page)
+    return numbers_renewed(tables, ROOT)
 
 
 def head_list_of_mini() -> str:
