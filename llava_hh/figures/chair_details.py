@@ -1,23 +1,22 @@
 """CHAIR in detail, drawn from chair_details.json: by category, by what is in the image, by position in the caption."""
 
-from collections import Counter
 from collections.abc import Callable
-from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from llava_hh.figures.style import DIVERGING, RUN_COLOURS, add_estimates, plt, save_figure, whole_ticks
+from llava_hh.figures.style import OTHER, PAGE, add_estimates, add_legend, colours_of, plt, save_figure, whole_ticks
 from llava_hh.files.files import read_json
 
 N_CATEGORIES = 20
-N_ROWS, N_COLUMNS = 12, 18  # hallucinated objects, and objects beside them
+N_PAIRS = 12  # of a hallucinated object and one in the image
+LEAST_P = 0.05  # of pairs that may be chance
 LEAST_MENTIONS = 10  # of a part of the caption that is drawn
 RATES = {"rate": "hallucinated, % of captions that name it", "missed_rate": "missed, % of images that have it"}
 POSITIONS = {
-    "part": "part of the caption, of equal length",
+    "part": "fifth of the caption",
     "mention": "number of the mentioned object",
     "sentence": "number of the sentence",
 }
@@ -29,7 +28,7 @@ def draw_categories(source: Path, out: Path) -> None:
     first = runs[0]["categories"]
     order = sorted(first, key=lambda name: (-first[name]["hallucinated"], -first[name]["missed"], name))[:N_CATEGORIES]
     rows = np.arange(len(order))
-    figure, axes = plt.subplots(1, 2, figsize=(9, 1.6 + 0.27 * len(order)), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 1.2 + 0.19 * len(order)), sharey=True, layout="constrained")
     for axis, (rate, label) in zip(axes, RATES.items(), strict=True):
         for shift, run, style in _beside(runs):
             shares = [run["categories"][name][rate] for name in order]
@@ -38,46 +37,49 @@ def draw_categories(source: Path, out: Path) -> None:
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
     counts = [f"{name} ({first[name]['hallucinated']}/{first[name]['named']})" for name in order]
-    axes[0].set_yticks(rows, counts, fontsize=7)
+    axes[0].set_yticks(rows, counts)
     axes[0].set_ylim(len(order) - 0.5, -0.5)
-    _add_names(axes[0], runs)
-    title = (
-        f"Objects by hallucination, {n} images, 95% Wilson intervals over captions; "
-        f"in brackets: {runs[0]['label']}, captions that hallucinate it / name it"
-    )
-    save_figure(figure, out, title, fontsize=8)
+    add_legend(axes[0], outside=True, loc="outside lower center", ncols=4)
+    counted = f"in brackets, for {runs[0]['label']}: captions that hallucinate it / name it"
+    save_figure(figure, out, f"Objects by hallucination, {n} images, 95% Wilson intervals over captions\n{counted}")
 
 
 def draw_co_occurrence(source: Path, out: Path) -> None:
-    """Rows: hallucinated objects; columns: objects really there; colour: log2 of the lift; number: images."""
+    """The pairs least likely by chance: how often the one object is in images where the other is hallucinated.
+
+    Hollow: in the images that are compared with these.
+    """
     n, runs = _read(source)
-    figure, axes = plt.subplots(1, len(runs), figsize=(1.2 + 5.2 * len(runs), 4.6), squeeze=False, layout="constrained")
-    rows, columns = _chosen_pairs(runs)
-    for axis, run in zip(axes[0], runs, strict=True):
+    chosen = _chosen_pairs(runs)
+    rows = np.arange(len(chosen))
+    figure, axis = plt.subplots(figsize=(PAGE, 1.3 + 0.2 * max(1, len(chosen))), layout="constrained")
+    names = [f"{hallucinated} beside {there}" for hallucinated, there in chosen]
+    for shift, run, style in _beside(runs):
         pairs = {(pair["hallucinated"], pair["there"]): pair for pair in run["co_occurrence"]}
-        sizes = {pair["hallucinated"]: pair["n_hallucinated"] for pair in run["co_occurrence"]}
-        # a pair that never came together has no logarithm
-        grid = np.array([[np.log2(pairs[h, o]["lift"]) if (h, o) in pairs else np.nan for o in columns] for h in rows])
-        image = axis.imshow(grid, cmap=DIVERGING, vmin=-3, vmax=3, aspect="auto")
-        for (y, hallucinated), (x, there) in product(enumerate(rows), enumerate(columns)):
-            if pair := pairs.get((hallucinated, there)):
-                colour = "white" if abs(grid[y, x]) > 2 else "black"
-                text = f"{pair['n']}{'*' * (pair['p_holm'] < 0.05)}"
-                axis.text(x, y, text, ha="center", va="center", fontsize=6, color=colour)
-        axis.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(rows)), [f"{name} ({sizes.get(name, 0)})" for name in rows], fontsize=7)
-        axis.set_xlabel("object in the image")
-        axis.set_title(run["label"], fontsize=9)
-    axes[0, 0].set_ylabel("hallucinated object (images)")
-    figure.colorbar(image, ax=axes[0].tolist(), aspect=30).set_label("log2 lift over images without the object")
-    title = f"What is hallucinated beside what, {n} images; numbers: images, *: p < 0.05, Fisher, Holm"
-    save_figure(figure, out, f"{title}; white: never together", fontsize=8)
+        label = style.pop("label")
+        for row, pair in [(row, pairs[pair]) for row, pair in zip(rows, chosen, strict=True) if pair in pairs]:
+            ends = 100 * np.array([pair["base"], pair["share"]])
+            axis.plot(ends, [row + shift] * 2, lw=1, **style)
+            is_likely = pair["p_holm"] >= LEAST_P
+            drawn = {"ls": "", "clip_on": False, "zorder": 3, **style}
+            axis.plot(ends[1:], [row + shift], marker="|" if is_likely else "o", ms=6 if is_likely else 4, **drawn)
+            axis.plot(ends[:1], [row + shift], marker="o", ms=3.5, mfc="white", **drawn)
+            if run is runs[0]:
+                names[row] += f" ({pair['n']}/{pair['n_hallucinated']})"
+        axis.plot([], [], "o-", ms=4, label=f"{label}, where it is hallucinated", **style)
+    axis.plot([], [], "o", ms=3.5, mfc="white", color=OTHER, label="where it is not")
+    axis.set_yticks(rows, names)
+    axis.set(xlim=(0, 100), ylim=(max(1, len(chosen)) - 0.5, -0.5), xlabel="images that show the second object, %")
+    add_legend(axis, outside=True, loc="outside lower center", ncols=3)
+    counted = f"in brackets, for {runs[0]['label']}: images that show the second / hallucinate the first"
+    title = f"Hallucinated objects beside objects in the image, {n} images; bars: p >= {LEAST_P}, Fisher, Holm"
+    save_figure(figure, out, f"{title}\n{counted}")
 
 
 def draw_positions(source: Path, out: Path) -> None:
     """Share of mentioned objects that are hallucinated, by position in the caption, all runs."""
     n, runs = _read(source)
-    figure, axes = plt.subplots(1, len(POSITIONS), figsize=(10, 3.2), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(POSITIONS), figsize=(PAGE, 2.5), sharey=True, layout="constrained")
     for axis, (kind, label) in zip(axes, POSITIONS.items(), strict=True):
         for shift, run, style in _beside(runs):
             parts = run["positions"][kind]["places"]
@@ -87,10 +89,10 @@ def draw_positions(source: Path, out: Path) -> None:
         whole_ticks(axis, "x")
         axis.set_xlabel(label)
     axes[0].set_ylim(bottom=0)
-    axes[0].set_ylabel("mentions that are hallucinated, %")
-    _add_names(axes[0], runs)
+    axes[0].set_ylabel("hallucinated mentions, %")
+    add_legend(axes[0], outside=True, loc="outside lower center", ncols=4)
     title = f"Hallucination along the caption, {n} images, 95% bootstrap intervals"
-    save_figure(figure, out, f"{title}; places with at least {LEAST_MENTIONS} mentions")
+    save_figure(figure, out, f"{title}; positions of at least {LEAST_MENTIONS} mentions")
 
 
 def _read(source: Path) -> tuple[int, list[dict]]:
@@ -108,25 +110,15 @@ def _add_shares(axis: Axes, positions: np.ndarray, shares: list, intervals: list
 def _beside(runs: list[dict]) -> list[tuple[float, dict, dict]]:
     """Each run with its shift, so that intervals don't cover each other, and the style of its points."""
     shifts = (np.arange(len(runs)) - (len(runs) - 1) / 2) * min(0.2, 0.7 / len(runs))
-    # a run alone has the first colour, that of greedy decoding
-    styles = [{"color": colour, "label": run["label"]} for colour, run in zip(cycle(RUN_COLOURS), runs, strict=False)]
+    labels = [run["label"] for run in runs]
+    styles = [{"color": colour, "label": label} for colour, label in zip(colours_of(labels), labels, strict=True)]
     return list(zip(shifts, runs, styles, strict=True))
 
 
-def _add_names(axis: Axes, runs: list[dict]) -> None:
-    if len(runs) > 1:
-        axis.legend(fontsize=7, frameon=False)
-
-
-def _chosen_pairs(runs: list[dict]) -> tuple[list[str], list[str]]:
-    """The objects that all runs together hallucinate in most images, and those least likely beside them by chance."""
-    sizes: Counter[str] = Counter()
-    for run in runs:
-        sizes.update({pair["hallucinated"]: pair["n_hallucinated"] for pair in run["co_occurrence"]})
-    rows = sorted(sizes, key=lambda name: (-sizes[name], name))[:N_ROWS]
-    pairs = [pair for run in runs for pair in run["co_occurrence"] if pair["hallucinated"] in rows]
-    columns = [pair["there"] for pair in sorted(pairs, key=lambda pair: pair["p"])]
-    return rows or ["nothing"], list(dict.fromkeys(columns))[:N_COLUMNS] or ["nothing"]
+def _chosen_pairs(runs: list[dict]) -> list[tuple[str, str]]:
+    """Pairs of a hallucinated object and one beside it, those least likely by chance in any run first."""
+    pairs = sorted((pair for run in runs for pair in run["co_occurrence"]), key=lambda pair: pair["p"])
+    return list(dict.fromkeys((pair["hallucinated"], pair["there"]) for pair in pairs))[:N_PAIRS]
 
 
 PICTURES: dict[str, Callable[[Path, Path], None]] = {

@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
+STYLES = ("screen", "paper")
 # name: module of this package and function, and the result file that it reads
 PICTURES = {
     "attention_bias": ("attention_bias:draw_attention_bias", "attention_bias.json"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from llava_hh.comparing.summary import methods_of
-from llava_hh.figures.style import GREEDY, WRONG, add_estimates, plt, save_figure
+from llava_hh.figures.style import GREEDY, LEADER, OTHER, PAGE, add_estimates, plt, role_colour, save_figure
 from llava_hh.files.files import read_json
 
 PANELS = {"CHAIRi": "CHAIR_i, % (lower is better)", "recall": "recall of objects, %"}
@@ -19,15 +19,20 @@ def draw_methods(source: Path, out: Path) -> None:
     methods = methods_of(summary)
     greedy = summary["methods"]["greedy"]
     rows = np.arange(len(methods))[::-1]  # the first method on top, as in the table
-    figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.35 * len(methods)), sharey=True, layout="constrained")
-    for axis, (metric, label) in zip(axes, PANELS.items(), strict=True):
-        values = 100 * np.array([entry[metric] for entry in methods.values()])
-        intervals = 100 * np.array([entry["interval"][metric] for entry in methods.values()])
-        add_estimates(axis, rows, values, intervals, upright=False, fmt="o", color=WRONG, ms=4, capsize=2, lw=1.2)
+    figure, axes = plt.subplots(1, 2, figsize=(PAGE, 0.9 + 0.19 * len(methods)), sharey=True, layout="constrained")
+    for axis, (metric, quantity) in zip(axes, PANELS.items(), strict=True):
+        for row, (label, entry) in zip(rows, methods.items(), strict=True):
+            if metric == "CHAIRi" and not entry["mentions"]:
+                axis.text(100 * greedy[metric], row, " no object named", va="center", color=LEADER)
+                continue
+            value, ends = 100 * entry[metric], 100 * np.array(entry["interval"][metric])
+            style = {"fmt": "o", "color": role_colour(label) or OTHER, "ms": 3.5, "capsize": 2, "lw": 1.2}
+            add_estimates(axis, [row], [value], [ends], upright=False, **style)
         axis.axvline(100 * greedy[metric], color=GREEDY, lw=0.8, ls="--")
-        axis.set_xlabel(label)
-    axes[0].set_yticks(rows, list(methods))
-    save_figure(figure, out, drawn_images(summary))
+        axis.set_xlabel(quantity)
+    axes[0].set_yticks(rows, [f"{label} ({entry['n']})" for label, entry in methods.items()])
+    axes[0].set_ylim(-0.6, len(methods) - 0.4)
+    save_figure(figure, out, f"{drawn_images(summary)}; in brackets: number of images")
 
 
 def drawn_images(summary: Mapping[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,25 +18,47 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from llava_hh.figures.drawn import STYLES
 from llava_hh.files.files import describe_failure, replacing
 from llava_hh.files.progress import say
 
 COLUMN, PAGE = 3.3, 6.8  # widths of figures in inches: one column of a paper, and both
-TEXT = 8  # points
-GREEDY, WRONG, ADHH = "#3b4252", "#d1495b", "#009e73"
-OTHER, LEADER = "#7b8794", "0.35"  # other methods; lines from points to their labels
+TEXT = 8  # points: all text of figures, but for ranks inside the cells of a map
+# one colour a role: hallucinated words and the heads behind them, true words and theirs, AD-HH, controls
+WRONG, TRUE, ADHH, CONTROL = "#d1495b", "#30638e", "#009e73", "#e0a030"
+GREEDY, OTHER, LEADER = "#3b4252", "#7b8794", "0.35"  # untouched model; other methods; lines from points to labels
+ONE, TWO = "#7b5ea7", "#8c564b"  # of pairs that have no role
 DIVERGING = "RdBu_r"
-RUN_COLOURS = (GREEDY, WRONG, "#30638e", "#edae49", "#00798c", "#8d6a9f", "#6a994e", "#8c564b")
-GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": "#30638e", "other_heads": GREEDY, "same_layers": "#edae49"}
+FURTHER = (ONE, TWO, "#56b4e9", "#6a994e", "#cc79a7", OTHER)
+GROUP_COLOURS = {"hal_heads": WRONG, "non_hal_heads": TRUE, "other_heads": OTHER, "same_layers": CONTROL}
 GROUP_LABELS = {
     "hal_heads": "hallucination heads",
     "non_hal_heads": "non-hallucination heads",
     "other_heads": "all other heads",
     "same_layers": "other heads of the same layers",
 }
-plt.rcParams.update({"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"figure.dpi": 200, "axes.spines.top": False, "axes.spines.right": False})
+# fmt: off
+SIZED = ("font.size", "figure.titlesize", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize",
+         "legend.fontsize", "legend.title_fontsize")
+# fmt: on
+plt.rcParams.update({**dict.fromkeys(SIZED, TEXT), "legend.frameon": False, "legend.handlelength": 1.5})
 plt.rcParams.update({"pdf.fonttype": 42, "text.parse_math": False})  # captions and names may hold dollar signs
+_STYLE = ContextVar("style", default=STYLES[0])
 ENDINGS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # and the metadata, which holds no time
+
+
+@contextmanager
+def in_style(name: str) -> Iterator[None]:
+    """Draw in one of STYLES in the block; on paper a figure has no title, since its caption says what it shows.
+
+    Sizes and text are the same in both: figures are 3.3 or 6.8 inches wide, and their text has 8 points.
+    """
+    token = _STYLE.set(name)
+    try:
+        yield
+    finally:
+        _STYLE.reset(token)
 
 
 @contextmanager
@@ -83,12 +107,26 @@ def add_estimates(axis: Axes, positions: Any, values: Any, intervals: Any, uprig
         axis.errorbar(values, positions, xerr=spread, **style)
 
 
-def add_legend(axis: Axes, outside: bool = False, **style: Any) -> None:
-    """A small legend that names each label once, outside the axes if asked; nothing where there are no labels."""
-    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+def add_legend(*axes: Axes, outside: bool = False, **style: Any) -> None:
+    """A legend of axes that names each label once, outside of them if asked; nothing where there are no labels."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     if handles:
-        legend = axis.figure.legend if outside else axis.legend
-        legend(handles.values(), handles.keys(), fontsize=7, frameon=False, **style)
+        legend = axes[0].figure.legend if outside else axes[0].legend
+        legend(handles.values(), handles.keys(), **style)
+
+
+def colours_of(labels: Sequence[str]) -> list[str]:
+    """A colour for each run or method by its label in tables: those with a role have that role's."""
+    further = cycle(FURTHER)
+    return [role_colour(label) or next(further) for label in labels]
+
+
+def role_colour(label: str) -> str | None:
+    """The colour of a run or method whose label in tables says that it has a role; None for any other."""
+    roles = {"greedy": GREEDY, "random": CONTROL, "AD-HH": ADHH}
+    return next((colour for name, colour in roles.items() if name in label), None)
 
 
 def whole_ticks(axis: Axes, *names: str) -> None:
@@ -97,19 +135,19 @@ def whole_ticks(axis: Axes, *names: str) -> None:
         getattr(axis, f"{name}axis").get_major_locator().set_params(integer=True)
 
 
-def save_figure(figure: Figure, path: Path, title: str = "", fontsize: float = 9) -> None:
+def save_figure(figure: Figure, path: Path, title: str = "") -> None:
     """Write `path`.png and `path`.pdf, the same bytes for the same data, and close the figure.
 
     A character that the font lacks is drawn as a box.
 
     Args:
-        title: above all panels; fontsize: of the title.
+        title: above all panels, left out on paper.
     """
-    if title:
-        figure.suptitle(title, fontsize=fontsize)
+    if title and _STYLE.get() != "paper":
+        figure.suptitle(title)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         for ending, metadata in ENDINGS.items():
             with replacing(path.with_name(f"{path.name}.{ending}")) as part:
-                figure.savefig(part, format=ending, bbox_inches="tight", metadata=metadata)
+                figure.savefig(part, format=ending, metadata=metadata)
     plt.close(figure)

@@ -18,7 +18,7 @@ from llava_hh.runs.run import provenance
 from llava_hh.runs.scored import SCORED, captions_beside
 from llava_hh.runs.settings import digest_of
 
-SHOWN = ("debug", "format", "profile", "run", "argv", "what")  # flags that no result depends on
+SHOWN = ("debug", "format", "style", "profile", "run", "argv", "what")  # flags that no result depends on
 OUTPUTS = ("out",)
 
 

@@ -15,7 +15,7 @@ from llava_hh.command_line.numbers import SIZE
 from llava_hh.command_line.parser import FILE, METHOD, MODEL, OUTPUT, SPEED, ScriptParser
 from llava_hh.command_line.script import parser_of_verbs, run_verb
 from llava_hh.experiments.per_caption import CaptionFigure, Figure
-from llava_hh.figures.drawn import PICTURES, redraw
+from llava_hh.figures.drawn import PICTURES, STYLES, redraw
 from llava_hh.files.progress import say
 from llava_hh.scripts.flags import ATTRIBUTED, SCORED, add_caption_flags, add_head_flags, add_out_flag
 
@@ -56,9 +56,9 @@ def make(figure: Figure, args: argparse.Namespace) -> None:
     if not is_there:
         mark_finished(path, request, left_by_runs(args.out))
     if figure.drawn_by or type(figure).draw is not Figure.draw:
-        from llava_hh.figures.style import picture
+        from llava_hh.figures.style import in_style, picture
 
-        with picture(args.out / figure.name, args.debug) as out:
+        with picture(args.out / figure.name, args.debug) as out, in_style(args.style):
             figure.draw(path, out)
 
 
@@ -88,6 +88,7 @@ def add_figure(parser: ScriptParser, name: str) -> None:
     if figure.paper:
         text = "put the paper's values for LLaVA-1.5-7B beside ours"
         verb.flags(OUTPUT)("--paper-values", bool, text, "{paper_values}")
+    add_style_flag(verb)
     verb.take_from_profile(**templates)
 
 
@@ -96,7 +97,10 @@ def draw(args: argparse.Namespace) -> None:
 
     Pictures of `evaluate`, `attribute`, `compare details` and `finetune` are among them. Writes PNG and PDF.
     """
-    redraw(args.picture, args.result, args.out)
+    from llava_hh.figures.style import in_style
+
+    with in_style(args.style):
+        redraw(args.picture, args.result, args.out)
     say(f"{args.out}.png")
 
 
@@ -106,6 +110,13 @@ def add_draw(parser: ScriptParser) -> None:
     verb.add_argument("picture", choices=PICTURES, metavar="PICTURE", help=f"which: {', '.join(PICTURES)}")
     verb.add_argument("result", type=Path, metavar="FILE", help="the result file that it is drawn from")
     verb.flags(OUTPUT)("--out", FILE, "path of the picture, without the ending", required=True)
+    add_style_flag(verb)
+
+
+def add_style_flag(verb: ScriptParser) -> None:
+    """The flag that says what a picture is for."""
+    text = "paper: no title, which is for a caption; both are 3.3 or 6.8 inches wide, with 8-point text"
+    verb.flags(OUTPUT)("--style", STYLES, text, default=STYLES[0])
 
 
 def parser() -> ScriptParser:
