@@ -5,7 +5,7 @@ from functools import partial
 
 from llava_hh.attention.layer_edits import AddConsensus, ScaleScores, SuppressBlindHeads
 from llava_hh.attention.sinks import RecycleSinks, ShareDensestMap
-from llava_hh.baselines import allpath, deco, dola, halc, icd, m3id, memvr, opera, pai, searching, sid, vcd, vista
+from llava_hh.baselines import allpath, deco, dola, halc, icd, m3id, memvr, opera, pai, searching, sid, vcd, vista, vti
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
 from llava_hh.decoding.head_lists import AnyDepth
@@ -15,10 +15,11 @@ from llava_hh.heads import Head
 LABELS = {"vcd_paper": "VCD", "dola_repo": "DoLa", "opera": "OPERA", "halc_clean": "HALC", "pai": "PAI"}
 LABELS |= {"sid_pope": "SID, as for POPE", "vista_pope": "VISTA, as for POPE"}
 LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "icd": "ICD", "memvr": "MemVR", "sid": "SID", "vista": "VISTA"}
+LABELS["vti"] = "VTI"
 EDIT_THEMSELVES = (vcd, halc, pai, icd, m3id, sid, vista)  # decoders that run a row in several branches, or twice
 PRESETS = {
     name: (module, settings)
-    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, vista)
+    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, vista, vti)
     for name, settings in module.PRESETS.items()
 }
 

@@ -58,10 +58,10 @@ def _write_pieces(path: Path, pieces: Iterable[str]) -> None:
         file.writelines(pieces)
 
 
-def write_tensors(path: Path, arrays: dict) -> None:
-    """Write named numpy arrays as safetensors, atomically."""
+def write_tensors(path: Path, arrays: dict, metadata: dict[str, str] | None = None) -> None:
+    """Write named numpy arrays, and texts by name, as safetensors, atomically."""
     with replacing(path) as part:
-        part.write_bytes(save(arrays))
+        part.write_bytes(save(arrays, metadata))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:

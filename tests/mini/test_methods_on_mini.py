@@ -34,6 +34,7 @@ DECODERS = {
     "memvr": ("memvr:ratio=0", "memvr:ratio=0.5"),
     "sid": ("sid:n_kept=576", "sid"),
     "vista": ("vista:strength=0,mix=0", "vista"),
+    "vti": ("vti:alpha_image=0,alpha_text=0", "vti"),
     "beam": ("beam:n=1", "beam:n=3"),
     "sample": ("sample:top_k=1", "sample"),
 }
