@@ -45,6 +45,8 @@ def parser() -> ScriptParser:
 
 
 def check(command: ScriptParser, args: argparse.Namespace) -> None:
+    if args.out.suffix != ".safetensors":
+        command.error(f"--out {args.out}: expected a name that ends in .safetensors")
     if args.pairs:
         command.refuse_given("is for pairs that are made of annotations; --pairs has them", OF_ANNOTATIONS)
 

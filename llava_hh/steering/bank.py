@@ -2,22 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from llava_hh.data.rows import existing_file
-from llava_hh.files.files import parse_json, write_tensors
+from llava_hh.files.files import TENSORS_MARK, parse_json, read_metadata, read_tensors, write_tensors
 from llava_hh.heads import PUBLISHED, architecture, architecture_in_words
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
 from llava_hh.steering.tower import tower_of
 
-MARK = "llava_hh_vti"  # the metadata's key of what the vectors were made of
 FOLDER = "vti"  # of published files, below that of head lists
 NAME = "published"  # stands for the file that was published for a model
 FINDER = "llava-hh prepare-vti"
@@ -39,20 +38,7 @@ class Bank:
 def write_bank(path: Path, bank: Bank) -> None:
     """Write a bank, atomically."""
     arrays = {"text": bank.text} | ({} if bank.image is None else {"image": bank.image})
-    write_tensors(path, arrays, {MARK: json.dumps(bank.made)})
-
-
-def refuse_other_file(path: Path) -> None:
-    """Refuse to write a bank over a file that is none.
-
-    Raises:
-        FileExistsError: such a file, or a folder.
-    """
-    if path.exists():
-        try:
-            _made(path)
-        except (ValueError, OSError):
-            raise FileExistsError(f"{path}: is there already, and no bank of vectors; choose another --out") from None
+    write_tensors(path, arrays, {TENSORS_MARK: json.dumps(bank.made)})
 
 
 def bank_path(source: str, lvlm: Lvlm) -> Path:
@@ -91,7 +77,7 @@ def read_bank(source: str | Path, model: PreTrainedModel) -> Bank:
         OSError: it cannot be read.
     """
     path = _published(model) if source == NAME else Path(source)
-    made, arrays = _made(path), _opened(path)[1]
+    made, arrays = _made(path), read_tensors(path)
     shapes = {"text": (model.config.get_text_config().num_hidden_layers, model.config.get_text_config().hidden_size)}
     if "image" in arrays and (tower := tower_of(model)):
         shapes["image"] = tower.shape
@@ -106,21 +92,9 @@ def read_bank(source: str | Path, model: PreTrainedModel) -> Bank:
 
 def _made(path: Path) -> dict[str, Any]:
     """What a bank was made of, by its metadata."""
-    try:
-        made = parse_json(_opened(path, with_arrays=False)[0][MARK])
-        if not all(isinstance(made[name], dict) for name in ("architecture", "settings")):
-            raise TypeError
-    except (KeyError, TypeError):
-        raise ValueError(f"{path}: does not say what it was made of; expected a file that {FINDER} makes") from None
-    return made
-
-
-def _opened(path: Path, with_arrays: bool = True) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays of a safetensors file."""
-    existing_file(path, f"one that {FINDER} makes")
-    try:
-        with safe_open(path, "numpy") as file:
-            names = file.keys() if with_arrays else ()
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, TypeError, AttributeError) as error:  # also of a type that numpy lacks
-        raise ValueError(f"{path}: damaged or cut off ({error}); make it anew by {FINDER}") from None
+    said = read_metadata(existing_file(path, f"one that {FINDER} makes"))
+    with suppress(ValueError, KeyError, TypeError):
+        made = parse_json(said[TENSORS_MARK])
+        if all(isinstance(made[name], dict) for name in ("architecture", "settings")):
+            return made
+    raise ValueError(f"{path}: does not say what it was made of; expected a file that {FINDER} makes")

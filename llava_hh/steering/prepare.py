@@ -7,8 +7,8 @@ from llava_hh.files.progress import announce
 from llava_hh.heads import architecture
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs.identity import describe_loaded, identify
-from llava_hh.runs.run import provenance
-from llava_hh.steering.bank import Bank, refuse_other_file, write_bank
+from llava_hh.runs.run import make_parent, provenance
+from llava_hh.steering.bank import Bank, write_bank
 from llava_hh.steering.directions import image_vectors, steering, text_vectors
 from llava_hh.steering.pairs import Pair, pairs_of_annotations, pairs_of_file
 from llava_hh.steering.tower import tower_of
@@ -51,7 +51,7 @@ def prepare(given: Preparation) -> Bank:
         ValueError: pairs or images that cannot be; FileExistsError: another file stands at `out`.
         OSError: a file that cannot be read or written.
     """
-    refuse_other_file(given.out)
+    make_parent(given.out)
     drawn, source = _draw(given)
     lvlm = load_lvlm(given.model)
     tower, image = tower_of(lvlm.model), None

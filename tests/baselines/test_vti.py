@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from llava_hh.attention.modules import decoder_layers
 from llava_hh.baselines import vti
@@ -13,6 +14,7 @@ from llava_hh.baselines.vti import VtiSettings
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, generate_greedily
 from llava_hh.decoding.reading import inputs_of, method_of, read_methods
+from llava_hh.files.files import TENSORS_MARK
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from tests.support.decoding import (
@@ -106,6 +108,9 @@ def damage(what, vectors, path, model):
         whole = path.read_bytes()
         path.write_bytes({"cut": whole[: len(whole) // 2], "words": b"no tensors", "empty": b""}[what])
         return "damaged or cut off"
+    if what in ("unmarked", "no json"):
+        save_file(vectors, path, {TENSORS_MARK: "?"} if what == "no json" else None)
+        return "does not say what it was made of; expected a file that llava-hh prepare-vti makes"
     changed, problem = {
         "layers": (
             {"text": text[1:], "image": image},
@@ -121,7 +126,7 @@ def damage(what, vectors, path, model):
     return problem
 
 
-DAMAGES = ["cut", "words", "empty", "layers", "tokens", "nan", "type", "missing", "more"]
+DAMAGES = ["cut", "words", "empty", "layers", "tokens", "nan", "type", "missing", "more", "unmarked", "no json"]
 
 
 @pytest.mark.parametrize("what", DAMAGES)

@@ -14,11 +14,12 @@ from torch.testing import assert_close
 
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.reading import method_of
+from llava_hh.files.files import is_ours
 from llava_hh.files.images import load_image
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs.identity import identify
 from llava_hh.scripts.prepare_vti import main
-from llava_hh.steering.bank import MARK, bank_path, read_bank
+from llava_hh.steering.bank import bank_path, read_bank
 from llava_hh.steering.directions import direction_of
 from llava_hh.steering.tower import damaged, encoder_states, tower_of
 from tests.support.questions import QUESTIONS, SHOWN
@@ -131,7 +132,7 @@ def test_the_file_says_what_it_was_made_of(prepared):
     assert [said[name] for name in own] == [5, 42, 0.99, N_COPIES, ALPHA]
     assert said["pairs"] == identify(folder / "pairs.jsonl") and len(said["images"]) == 5
     assert made["argv"] and made["date"] and made["versions"]["torch"] == torch.__version__
-    assert MARK.encode() in path.read_bytes()
+    assert is_ours(path)
 
 
 def test_the_same_command_makes_the_same_vectors(prepared):
@@ -203,8 +204,9 @@ def test_what_cannot_be_is_one_line(prepared, tmp_path, capsys):
     lvlm, _, folder, flags = prepared
     start = flags[:-1]
     (tmp_path / "notes.safetensors").write_text("mine")
-    assert "no bank of vectors; choose another --out" in error_of(main, capsys, *start, tmp_path / "notes.safetensors")
+    assert "no run of ours wrote it; move it or" in error_of(main, capsys, *start, tmp_path / "notes.safetensors")
     assert (tmp_path / "notes.safetensors").read_text() == "mine"
+    assert "ends in .safetensors" in error_of(main, capsys, *start, tmp_path / "vectors.bin")
     said = error_of(main, capsys, *start, tmp_path / "new.safetensors", "--n-pairs", 6)
     assert "pairs.jsonl: 5 rows, 6 were asked for" in said
     assert "--pairs has them" in error_of(main, capsys, *start, tmp_path / "new.safetensors", "--prompt", "What?")

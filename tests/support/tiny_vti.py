@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from llava_hh.files.files import TENSORS_MARK
 from llava_hh.heads import architecture
-from llava_hh.steering.bank import MARK
 
 
 def encoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -39,7 +39,7 @@ def write_vectors(
 ) -> Path:
     """A file as `prepare-vti` writes it, with little to say."""
     made = {"architecture": architecture(model.config), "settings": {"model": identity} if identity else {}}
-    save_file(arrays, path, {MARK: json.dumps(made)})
+    save_file(arrays, path, {TENSORS_MARK: json.dumps(made)})
     return path
 
 
