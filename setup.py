@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["llava_hh*"]),
     package_data={
-        "llava_hh": ["published_heads/*.json", "published_heads/allpath/*.json"],
+        "llava_hh": ["published_heads/*.json", "published_heads/allpath/*.json", "published_heads/vti/*.safetensors"],
         "llava_hh.metrics": ["*.json", "chair/*.json"],
         "llava_hh.report": ["templates/*"],
         "llava_hh.supplies": ["*.json"],

@@ -24,6 +24,7 @@ from llava_hh.baselines import (
     sid,
     vcd,
     vista,
+    vti,
 )
 from llava_hh.baselines.ilvad import AmplifyEvidence
 from llava_hh.baselines.vhr import ReinforceVisionHeads
@@ -36,10 +37,11 @@ LABELS |= {"sid_pope": "SID, as for POPE", "vista_pope": "VISTA, as for POPE"}
 LABELS |= {"deco": "DeCo", "m3id_paper": "M3ID", "icd": "ICD", "memvr": "MemVR", "sid": "SID", "vista": "VISTA"}
 LABELS |= {"avisc": "AvisC", "damro": "DAMRO", "damro_pope": "DAMRO, as for POPE"}
 LABELS |= {"only": "ONLY", "only_pope": "ONLY, as for POPE"}
+LABELS["vti"] = "VTI"
 LABELS |= {"agla_self": "AGLA, own attention"}  # AGLA itself wants a BLIP
 PRESETS = {
     name: (module, settings)
-    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, avisc, damro, only, agla, vista)
+    for module in (vcd, dola, opera, halc, pai, deco, icd, m3id, memvr, sid, avisc, damro, only, agla, vista, vti)
     for name, settings in module.PRESETS.items()
 }
 

@@ -19,6 +19,7 @@ from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows, pad_id
 from llava_hh.decoding.method import NO_EDITS, Edits
 from llava_hh.files.module_hooks import hooked
 from llava_hh.models.lvlm import Batch, Lvlm
+from llava_hh.steering.turning import turning
 
 MIXED = (25, 30)  # layers of 32 whose outputs have a say, both included
 
@@ -118,12 +119,11 @@ def steered(model: nn.Module, vectors: Sequence[Tensor], strength: float) -> Ite
         vectors: by layer (row, d_model); a vector of zeros turns nothing. Empty: nothing is steered.
     """
 
-    def turn(vector: Tensor, _: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        x, towards = output.float(), vector.to(output.device)[:, None]
+    def pull(vector: Tensor, x: Tensor) -> Tensor:
+        towards = vector.to(x.device)[:, None]
         away = cosine_similarity(x, -towards, dim=-1).clamp(min=0)[..., None]
-        pull = strength * (1 + away) * normalize(towards, dim=-1)
-        return (x.norm(dim=-1, keepdim=True) * normalize(normalize(x, dim=-1) + pull, dim=-1)).to(output.dtype)
+        return strength * (1 + away) * normalize(towards, dim=-1)
 
     modules = decoder_layers(model) if vectors else []
-    with hooked((mlp_of(layer), partial(turn, vector)) for layer, vector in zip(modules, vectors, strict=True)):
+    with turning((mlp_of(layer), partial(pull, vector)) for layer, vector in zip(modules, vectors, strict=True)):
         yield

@@ -203,10 +203,11 @@ profile_read_all
 profile_first "$model_path"
 model_path=$profile_value
 
-# what attribute.sh and choose_adhh.sh make
+# what attribute.sh, choose_adhh.sh and prepare_vti.sh make
 attributed=$result_path/$(drawn train2014 "$attribution_images" "$draw_seed")
 head_list=$attributed/identify_attention_head/attribution_result.json
 choice=$result_path/choose_adhh/$(drawn train2014 "$choice_images" "$choice_seed")/choice.json
+vti_vectors=$result_path/vti/vectors.safetensors
 
 # head lists are at least as long as every number of heads that the profile takes of one; doctor.sh reports other values
 for number in "$top_k" "$bias_top_k" "$inheritance_top_k" "$reweight_top_k" "$removal_top_k" "$finetune_top_k" "$part_top_k"; do

@@ -16,7 +16,7 @@ case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 # step:minutes, as measured under mini_full, one core, other work on the second
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:28} decoding:28 chair_details:1 pope:9
     ${mini:+checkpoints_of_tuning:4} analysis:20 influence_by_source:30
-    heads_of_answers:25 heads_of_parts:10 targeted_finetune:40 baselines:21 methods:15 methods_pope:25 baselines_tfhh:2
+    heads_of_answers:25 heads_of_parts:10 targeted_finetune:40 baselines:21 prepare_vti:1 methods:15 methods_pope:25 baselines_tfhh:2
     ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {
     case $1 in
@@ -38,6 +38,7 @@ do_step() {
         heads_of_parts) sh bash_scripts/analysis/heads_of_parts.sh ;;
         targeted_finetune) sh bash_scripts/targeted_finetune.sh ;;
         baselines) sh baselines/bash_scripts/eval_baselines.sh ;;
+        prepare_vti) sh baselines/bash_scripts/prepare_vti.sh ;;
         methods) sh baselines/bash_scripts/eval_methods.sh ;;
         methods_pope) sh baselines/bash_scripts/pope_methods.sh ;;
         baselines_tfhh) sh baselines/bash_scripts/eval_ours_tfhh.sh ;;

@@ -14,6 +14,7 @@ The packages, in the order of their imports; each imports only from those before
     command_line  what all verbs share: flags, profiles, errors in one line
     decoding      methods, their grammar, captions and yes-or-no answers
     attribution   the influence of every head on every object word
+    steering      directions that hidden states are turned towards (VTI, VISTA), and files of them
     finetuning    TF-HH
     comparing     summaries of methods, and finished runs against each other
     figures       pictures from the numbers in result files

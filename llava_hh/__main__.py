@@ -21,6 +21,9 @@ VERBS = {
         "finetune": "train the heads to attend less to text (TF-HH)",
         "export": "write AD-HH as a folder that plain transformers loads",
     },
+    "Other methods": {
+        "prepare-vti": "make the vectors that VTI steers a model by",
+    },
     "Figures and pages": {
         "figure": "draw the figures of the paper",
         "report": "write the results of a folder as a page",
@@ -41,7 +44,7 @@ Find the attention heads that make vision-language models hallucinate objects, a
 def overview() -> str:
     """The verbs in groups, a line each."""
     groups = [
-        "\n".join([f"{title}:", *(f"  {verb:<10} {line}" for verb, line in verbs.items())])
+        "\n".join([f"{title}:", *(f"  {verb:<11} {line}" for verb, line in verbs.items())])
         for title, verbs in VERBS.items()
     ]
     return "\n\n".join([USAGE, *groups, "llava-hh VERB --help lists the flags of a verb, with an example."])
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if verb in ("-h", "--help"):
         flush_stdout(lambda: print(overview()))
     elif verb in (names := [name for verbs in VERBS.values() for name in verbs]):
-        importlib.import_module(f"llava_hh.scripts.{verb}").main(rest)
+        importlib.import_module(f"llava_hh.scripts.{verb.replace('-', '_')}").main(rest)
     else:
         print(f"error: {verb!r} is no verb of llava-hh; expected one of: {', '.join(names)}", file=sys.stderr)
         raise SystemExit(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -99,17 +99,27 @@ def published_list(config: PretrainedConfig, kind: str = "", finder: str = "llav
     Raises:
         ValueError: no such list; names those that there are.
     """
-    text = config.get_text_config()
-    n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
-    shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
-    shape["n_key_heads"] = getattr(text, "num_key_value_heads", n_heads)
+    shape = architecture(config)
     lists = {path: read_json(path) for path in sorted((PUBLISHED / kind).glob("*.json"))}
     for path, content in lists.items():
         if all(content.get(name, value) == value for name, value in shape.items()):
             return path
-    what = f"a {config.model_type} of {n_layers} layers of {n_heads} heads, {shape['n_key_heads']} of keys"
-    what, known = f"{what} ({text.model_type})", ", ".join(path.stem for path in lists)
+    what, known = architecture_in_words(shape), ", ".join(path.stem for path in lists)
     raise ValueError(f"no heads are published for {what}: give those that {finder} finds; there are {known}")
+
+
+def architecture(config: PretrainedConfig) -> dict[str, str | int]:
+    """What decides whether a published file is for a model: kinds of model and language model, layers, heads."""
+    text = config.get_text_config()
+    n_layers, n_heads = text.num_hidden_layers, text.num_attention_heads
+    shape = {"model_type": config.model_type, "n_layers": n_layers, "n_heads": n_heads, "text_type": text.model_type}
+    return {**shape, "n_key_heads": getattr(text, "num_key_value_heads", n_heads)}
+
+
+def architecture_in_words(shape: Mapping[str, str | int]) -> str:
+    """An architecture, for messages."""
+    size = "{n_layers} layers of {n_heads} heads, {n_key_heads} of keys".format_map(shape)
+    return f"a {shape['model_type']} of {size} ({shape['text_type']})"
 
 
 def parse_head(pair: Any, where: str) -> Head:

@@ -101,6 +101,11 @@ def make(spec: Spec, material: Material) -> Member:
         values = {field.name: getattr(settings, field.name) for field in fields(settings)}
         changed = [f"{name}={value}" for name, value in values.items() if value != getattr(registered.settings, name)]
         name = folder_name([[kind, *changed], *named], digests, on)
+        if for_model := getattr(settings, "of_model", None):
+            try:
+                settings = for_model(material.lvlm)
+            except ValueError as error:
+                raise spec.error(error) from None
         method = Decoding(kind, registered.decode, settings, registered.edits_itself, on=on, name=name, **shared)
         return Member(method, spec, spec.fields.get("limit"))
     checkpoint = path_of(spec) if kind == "tfhh" else None

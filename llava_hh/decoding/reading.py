@@ -91,6 +91,7 @@ def inputs_of(specs: Sequence[Spec]) -> Iterator[object]:
         if part.kind in DECODERS:
             tools = getattr(settings_of(part), "tools", dict)()
             yield {name: identify(path) for name, path in tools.items() if path.exists()}
+            yield from (path for path in tools.values() if path == PUBLISHED)
 
 
 def _parts(specs: Sequence[Spec]) -> Iterator[Spec]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from llava_hh.files.kinds import FETCH, POINTER, refuse_pipe
@@ -27,6 +27,7 @@ JSON_MARKS: tuple[dict[str, type], ...] = (
     {"files": dict, "images": dict},  # a copy of ground truth
     {"hal_heads": list, "threshold": float, "source": str},  # of an exported decoder
 )
+TENSORS_MARK = "llava_hh_vti"  # metadata that says what the arrays were made of
 PAGE_MARK = b": hallucination heads</title>"
 ADVICE = dict.fromkeys(  # for errors that only writing has
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and give the same command again: finished work is kept"
@@ -58,18 +59,27 @@ def _write_pieces(path: Path, pieces: Iterable[str]) -> None:
         file.writelines(pieces)
 
 
-def write_tensors(path: Path, arrays: dict) -> None:
-    """Write named numpy arrays as safetensors, atomically."""
+def write_tensors(path: Path, arrays: dict, metadata: dict[str, str] | None = None) -> None:
+    """Write named numpy arrays, and texts by name, as safetensors, atomically."""
     with replacing(path) as part:
-        part.write_bytes(save(arrays))
+        part.write_bytes(save(arrays, metadata))
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file; ValueError names it when it is damaged."""
+    """The arrays of a safetensors file; ValueError names it when it is damaged, or of a type that numpy lacks."""
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, TypeError) as error:
         raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts of a safetensors file by name; ValueError names it when it is damaged."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or cut off ({error})") from None
 
 
 @contextmanager
@@ -120,8 +130,12 @@ def refuse_foreign(path: Path) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file says that this package wrote it: JSON by its keys, a page by its title."""
+    """Whether a file says that this package wrote it: JSON by its keys, a page by its title, arrays by metadata."""
     if not path.is_file():
+        return False
+    if path.suffix.lower() == ".safetensors":
+        with suppress(ValueError):
+            return TENSORS_MARK in read_metadata(path)
         return False
     if path.suffix.lower() == ".html":
         return PAGE_MARK in path.read_bytes()

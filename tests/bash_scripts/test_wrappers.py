@@ -80,6 +80,24 @@ def test_slow_baselines_have_fewer_images(tmp_path):
     assert found["adhh"] == {"top_k": 2, "threshold": 0.95}
 
 
+@pytest.mark.parametrize("name", ["eval_methods", "pope_methods"])
+def test_vti_takes_the_vectors_that_were_made(name, tmp_path):
+    profile, results = tmp_path / "own.sh", tmp_path / "a blank"
+    profile.write_text(f'inherit=mini\nresult_path="{results}"\n')
+    [made] = calls_of(ROOT / "baselines/bash_scripts/prepare_vti.sh", str(profile), tmp_path)
+    vectors = parsed(made).out
+    (tmp_path / "calls").unlink()
+    wrapper = ROOT / f"baselines/bash_scripts/{name}.sh"
+    [call] = calls_of(wrapper, str(profile), tmp_path)
+    assert not [text for text in parsed(call).methods if text.startswith("vti")]
+    vectors.parent.mkdir(parents=True)
+    vectors.touch()
+    [_, call] = calls_of(wrapper, str(profile), tmp_path)
+    args = parsed(call)
+    (spec,) = [spec for spec in read_methods(args.methods, task=args.task) if spec.kind == "vti"]
+    assert Path(spec.fields["vectors"]) == vectors and not spec.is_one_of_all
+
+
 @pytest.mark.parametrize("name", ["eval_baselines", "eval_ours_adhh", "eval_ours_tfhh"])
 def test_wrappers_take_nocaps(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DATASET", "nocaps")

@@ -24,11 +24,11 @@ WITHOUT_NUMBERS = {"benchmarks/all.py"}  # its parser stands in main
 NEVER = ("nan", "inf", "-inf", "-2", "", "two", "0x3", "1e999")
 # what flags take and refuse beyond that; whole numbers from 1 up where a flag is in none of these
 FROM_0 = {"--random-draws", "--examples", "--seed", "--noise-seed", "--random-heads"}
-FROM_0_TO_1 = {"--threshold", "--recall-loss", "--repeats-rise"}
+FROM_0_TO_1 = {"--threshold", "--recall-loss", "--repeats-rise", "--masked"}
 BELOW_1 = {"--warmup"}
 ABOVE_0_TO_1 = {"--efficiency", "--sweep-share"}
 ABOVE_0 = {"--learning-rate", "--tflops", "--terabytes"}
-NOT_NEGATIVE = {"--alpha", "--alphas", "--noise-scale", "--ce-coeff", "--attention-coeff", "--step-ms"}
+NOT_NEGATIVE = {"--alpha", "--alpha-image", "--alphas", "--noise-scale", "--ce-coeff", "--attention-coeff", "--step-ms"}
 
 
 def taken_and_refused(flag: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -96,7 +96,7 @@ def test_all_names_what_cannot_be(tiny_checkpoint, tiny_coco, tmp_path, capsys):
     evaluate.main([*map(str, asked)])
     summary = json.loads((tmp_path / "summary.json").read_text())
     left_out, methods = summary["settings"]["left_out"], summary["methods"]
-    assert {*left_out} == {"AD-HH", "HALC", "VAF", "VISTA", "AllPath"}
+    assert {*left_out} == {"AD-HH", "HALC", "VAF", "VISTA", "AllPath", "VTI"}
     assert left_out["AD-HH"] == "needs heads=FILE, or --heads" and "none of this model's 4" in left_out["VAF"]
     greedy = [row["text"] for row in rows_of(tmp_path / "greedy/captions.jsonl")]
     for entry in methods.values():

@@ -38,6 +38,7 @@ DECODERS = {
     "only": ("only:agree=0,differ=0,do_sample=false", "only:do_sample=false"),
     "vista": ("vista:strength=0,mix=0", "vista"),
     "agla_self": ("agla_self:kept=1,do_sample=false", "agla_self:kept=0.3"),
+    "vti": ("vti:alpha_image=0,alpha_text=0", "vti"),
     "beam": ("beam:n=1", "beam:n=3"),
     "sample": ("sample:top_k=1", "sample"),
 }

@@ -167,7 +167,7 @@ def test_measure_makes_every_call(tmp_path):
     expected += ["figure divergence", *["evaluate", "figure factors"] * 2, "report figures"]
     expected += ["attribute", *["evaluate", "attribute"] * 3, "compare heads"]  # what heads read, and those of answers
     expected += [*["attribute"] * 2, "compare heads", *["evaluate"] * 2, *["finetune"] * 6, "evaluate"]
-    expected += [*["evaluate"] * 6, "figure words", "figure words", "report html"]
+    expected += ["evaluate", "prepare-vti", *["evaluate"] * 5, "figure words", "figure words", "report html"]
     expected += ["caption", "score chair", "attribute"]  # those of the quickstart
     expected += ["attribute"] * 2  # AllPath's rankings
     assert calls == expected

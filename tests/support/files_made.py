@@ -37,6 +37,9 @@ def make_files(folder: Path) -> None:
     make_figures(given, folder)
     make_scores(given, folder)
     do("export", "--heads", given / "heads.json", "--top-k", 2, "--out", folder / "export")
+    train = ("--image-folder", given / "coco" / "train2014", "--annotations", given / "coco" / "annotations")
+    few = ("--n-pairs", 3, "--copies", 2, "--out", folder / "vti" / "vectors.safetensors")
+    do("prepare-vti", "--model", given / "model", *train, *few)
 
 
 def make_captions(given: Path, folder: Path) -> None:

@@ -17,6 +17,11 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
         yield parser
 
 
+def script_of(verb: str) -> str:
+    """The module of a verb."""
+    return f"llava_hh.scripts.{verb.replace('-', '_')}"
+
+
 def below(verb: str, what: str) -> Callable[[Sequence[str]], None]:
     """`llava-hh VERB WHAT`."""
     return lambda flags: import_module(f"llava_hh.scripts.{verb}").main([what, *flags])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.support.repository import ROOT
+from tests.support.verbs import script_of
 
 FOLDERS = ("bash_scripts", "baselines/bash_scripts", "newer_models")
 WRAPPERS = sorted(
@@ -56,7 +57,7 @@ def calls_of(wrapper: Path, profile: str, folder: Path, *given: str) -> list[lis
 
 def parsed(call: list[str]) -> argparse.Namespace:
     """A call as its verb reads it."""
-    return importlib.import_module(f"llava_hh.scripts.{call[0]}").parser().parse_args(call[1:])
+    return importlib.import_module(script_of(call[0])).parser().parse_args(call[1:])
 
 
 def called(call: list[str]) -> str:

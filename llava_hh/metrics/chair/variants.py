@@ -125,10 +125,10 @@ def own_variant(vocabulary: Mapping[str, Sequence[str]]) -> Variant:
 def _singular_of(words: Iterable[str]) -> dict[str, str]:
     """The singular of words and of their regular plurals, which the rules get partly wrong; of two words the last."""
     known = {word.rsplit(" ", 1)[-1] for word in words}
-    return {plural: word for word in known for plural in _plurals(word)} | {word: word for word in known}
+    return {plural: word for word in known for plural in plurals(word)} | {word: word for word in known}
 
 
-def _plurals(word: str) -> list[str]:
+def plurals(word: str) -> list[str]:
     """The regular plurals of a noun; of one that ends in o or f both that are in use."""
     if re.search("[^aeiou]y$", word):
         return [f"{word[:-1]}ies"]
