@@ -119,10 +119,10 @@ def decode(
     prompts, ids = ([each for each in of_rows for _ in range(2)] for of_rows in (batch.prompts, batch.sample_ids))
     both = lvlm.encode(images, prompts, sample_ids=ids)
     shown = torch.tensor([image is not None for image in batch.images])[:, None]
-    draw = next_token(batch, settings)
+    take = next_token(batch, settings)
 
     def choose(logits: Tensor) -> Tensor:
-        return draw(assembled(logits[::2], logits[1::2], settings.alpha * shown.to(logits.device), settings.beta))
+        return take(assembled(logits[::2], logits[1::2], settings.alpha * shown.to(logits.device), settings.beta))
 
     with edits.open(lvlm.model, both.image_mask, torch.arange(len(images)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, both.inputs), choose, max_new_tokens, copies=2)

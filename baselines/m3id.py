@@ -58,10 +58,10 @@ def decode(lvlm: Lvlm, batch: Batch, settings: M3idSettings, max_new_tokens: int
         unsure 0.3, offset 0 for captions; it has no code. `m3id_avisc` is the port in AvisC's code.
     """
     inputs, mask = with_image_free_twins(batch.inputs, batch.image_mask, pad_id(lvlm.model))
-    steps, draw = count(1), next_token(batch, settings)
+    steps, take = count(1), next_token(batch, settings)
 
     def choose(logits: Tensor) -> Tensor:
-        return draw(grounded(logits[::2], logits[1::2], next(steps), settings))
+        return take(grounded(logits[::2], logits[1::2], next(steps), settings))
 
     with edits.open(lvlm.model, mask, torch.arange(len(mask)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, inputs), choose, max_new_tokens, copies=2)

@@ -70,7 +70,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OnlySettings, max_new_tokens: int
     model, layers = lvlm.model, decoder_layers(lvlm.model)
     refuse_other_layers(model)
     norm, head, last = final_norm(model), model.get_output_embeddings(), len(layers) - 1
-    draw, has_image, memory = next_token(batch, settings), batch.image_mask.any(1), {}
+    take, has_image, memory = next_token(batch, settings), batch.image_mask.any(1), {}
 
     n_keys = count(batch.image_mask.shape[1])
 
@@ -90,7 +90,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OnlySettings, max_new_tokens: int
         path = path + mlp_of(layers[last])(layers[last].post_attention_layernorm(path))
         second = stepper.suppress(head(norm(path) + FINAL * norm(leaving))).to(logits.device)
         scores = mixed(logits, second, settings)
-        return draw(torch.where(has_image.to(logits.device)[:, None], scores, logits))
+        return take(torch.where(has_image.to(logits.device)[:, None], scores, logits))
 
     heads = [Head(0, head) for head in range(lvlm.n_heads)]
     with observe(model, heads, look), stepper.watch([last]) as hidden, last_outputs(model, [last]) as outputs:

@@ -70,11 +70,11 @@ def decode(lvlm: Lvlm, batch: Batch, settings: SidSettings, max_new_tokens: int,
             f"SID hides image tokens from layer {settings.layer} on; the model has 0 to {len(modules) - 1}"
         )
     heads = tuple(Head(at, head) for at in range(settings.layer - 1, len(modules)) for head in range(lvlm.n_heads))
-    mask, draw = batch.image_mask.repeat_interleave(2, 0), next_token(batch, settings)
+    mask, take = batch.image_mask.repeat_interleave(2, 0), next_token(batch, settings)
     beta = settings.beta if settings.do_sample or settings.cut_when_greedy else 0.0
 
     def choose(logits: Tensor) -> Tensor:
-        return draw(contrast(logits[::2], logits[1::2], settings.alpha, beta))
+        return take(contrast(logits[::2], logits[1::2], settings.alpha, beta))
 
     is_clean = torch.arange(len(mask)) % 2 == 0
     hidden = intervene(lvlm.model, mask, [HideAttended(heads, settings.n_kept)], on_rows=~is_clean)

@@ -64,8 +64,8 @@ class Contrasted(Drawn, Protocol):
 
 def choose_by_contrast(batch: Batch, settings: Contrasted) -> Callable[[Tensor], Tensor]:
     """A function from the logits of rows and twins, side by side, to the next tokens: the best, or drawn."""
-    draw = next_token(batch, settings)
-    return lambda logits: draw(contrast(logits[::2], logits[1::2], settings.alpha, settings.beta))
+    take = next_token(batch, settings)
+    return lambda logits: take(contrast(logits[::2], logits[1::2], settings.alpha, settings.beta))
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 All rows read the keys and values of the one prefix, without a copy of it per row.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from llava_hh.attention.function import answering
@@ -19,7 +20,7 @@ from llava_hh.attribution.replacement import Copies
 from llava_hh.files.module_hooks import hooked
 
 MAX_LOGITS = 3 * 2**22  # logits that exist at the same time: 50 MB in float32
-CPU_BLOCK = 1024  # words per product on a CPU, where one product over a whole vocabulary is slower by a third
+CPU_BLOCK, BLOCK_ROWS = 1024, 1024  # words and rows per product on a CPU, so that logits stay in its caches
 # Which dimensions of a decoder layer's tensor arguments are (batch, position). Other tensors are refused, not guessed.
 BATCH_AND_POSITION = {
     "position_ids": (-2, -1),
@@ -70,18 +71,20 @@ class PrefixRows:
         # One product per key head, over the rows and the query heads that share this key head.
         grouped = query.view(n_rows, n_key_heads, -1, d_head).transpose(0, 1)  # key_head row group d_head
         stacked = grouped.reshape(n_key_heads, -1, d_head) * scaling
-        scores = torch.bmm(stacked, self.keys.transpose(1, 2)).float().view(n_key_heads, n_rows, -1, n_prefix)
+        keys, values = self.keys, self.values
+        if self.sees_itself:  # a column for the row's own key, 0 in both products, so that nothing is copied for it
+            keys, values = (pad(prefix, (0, 0, 0, 1)) for prefix in (keys, values))
+        scores = torch.bmm(stacked, keys.transpose(1, 2)).float().view(n_key_heads, n_rows, -1, keys.shape[1])
         if self.visible is not None:
-            scores.masked_fill_(~self.visible[self.target_of_row][None, :, None], float("-inf"))
+            scores[..., :n_prefix].masked_fill_(~self.visible[self.target_of_row][None, :, None], float("-inf"))
         if self.sees_itself:
             own_key, own_value = key.transpose(0, 1), value.transpose(0, 1)  # key_head row 1 d_head
-            own_score = (grouped.float() * own_key.float()).sum(-1, keepdim=True) * scaling
-            scores = torch.cat([scores, own_score], dim=-1)
+            scores[..., -1] = (grouped.float() * own_key.float()).sum(-1) * scaling
         weights = scores.softmax(dim=-1)  # key_head row group prefix(+1)
         pattern = weights.to(value.dtype)
-        z = torch.bmm(pattern[..., :n_prefix].flatten(1, 2), self.values).view(n_key_heads, n_rows, -1, value.shape[-1])
+        z = torch.bmm(pattern.flatten(1, 2), values).view(n_key_heads, n_rows, -1, value.shape[-1])
         if self.sees_itself:
-            z = z + pattern[..., n_prefix:] * own_value
+            z = z + pattern[..., -1:] * own_value
         z = z.transpose(0, 1).reshape(n_rows, 1, n_heads, -1)  # row query head d_head
 
         if self.without is not None:
@@ -180,42 +183,72 @@ def target_log_probs(model: PreTrainedModel, prefix: Prefix, hidden: Tensor, tar
     """Log-probability (nats) of each row's target, (row,) float32 on the CPU.
 
     The model runs on one token, and its decoder layers return rows of `hidden` instead of computing. So final norm,
-    vocabulary product and what a family does to its logits (soft capping, masked image tokens) are the model's.
+    vocabulary product and what a family does to its logits (soft capping, masked image tokens) are the model's. Where
+    it does nothing to them, a CPU takes the words block by block, and no row's logits exist as a whole.
 
     Args:
         prefix: of the sweep that computed `hidden`.
         hidden: output of the last of them, (row, 1, d_model).
         target_ids: (row,).
     """
-    chunk = max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
+    head = model.get_output_embeddings()
+    by_blocks = _is_plain(head) and _leaves_logits_alone(model, prefix, head, hidden[:1])
+    chunk = BLOCK_ROWS if by_blocks else max(1, MAX_LOGITS // model.config.get_text_config().vocab_size)
     log_probs = []
     for rows, targets in zip(hidden.split(chunk), target_ids.split(chunk), strict=True):
-        output = (rows,) if prefix.layers_return_tuples else rows
-        with ExitStack() as stack:
-            for layer in prefix.layers:
-                stack.enter_context(attribute_set(layer, "forward", lambda *_, output=output, **__: output))
-            stack.enter_context(_head_in_blocks(model.get_output_embeddings()))
-            token = targets[:1, None].to(model.device)
-            logits = model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]  # row vocabulary
-        chosen = logits.float().log_softmax(dim=-1).gather(1, targets[:, None].to(logits.device))
-        log_probs.append(chosen[:, 0].cpu())
+        if by_blocks:
+
+            def block_by_block(normed: Tensor, targets: Tensor = targets) -> Tensor:
+                log_probs.append(log_probs_by_blocks(normed.flatten(0, -2), head.weight, targets))
+                return normed[..., :1]
+
+            _logits(model, prefix, rows, block_by_block)
+        else:
+            logits = _logits(model, prefix, rows)
+            chosen = logits.float().log_softmax(dim=-1).gather(1, targets[:, None].to(logits.device))
+            log_probs.append(chosen[:, 0].cpu())
     return torch.cat(log_probs)
 
 
-@contextmanager
-def _head_in_blocks(head: nn.Module | None) -> Iterator[None]:
-    """Let a plain linear vocabulary head on a CPU multiply CPU_BLOCK words at a time; the same sums, no gradients."""
+def _logits(
+    model: PreTrainedModel, prefix: Prefix, rows: Tensor, head: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """The model's logits of rows behind its last layer, (row, vocabulary); `head` replaces the vocabulary product."""
+    output = (rows,) if prefix.layers_return_tuples else rows
+    with ExitStack() as stack:
+        for layer in prefix.layers:
+            stack.enter_context(attribute_set(layer, "forward", lambda *_, **__: output))
+        if head is not None:
+            stack.enter_context(attribute_set(model.get_output_embeddings(), "forward", head))
+        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        return model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]
+
+
+def _is_plain(head: nn.Module | None) -> bool:
+    """Whether a vocabulary head is a plain product on a CPU, of which nobody wants a gradient."""
     plain = type(head) is nn.Linear and head.bias is None and head.weight.device.type == "cpu"
-    if not plain or torch.is_grad_enabled():
-        yield
-        return
+    return plain and not torch.is_grad_enabled()
 
-    def multiply(hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, -2)
-        logits = rows.new_empty(len(rows), head.out_features)
-        for words in range(0, head.out_features, CPU_BLOCK):
-            torch.mm(rows, head.weight[words : words + CPU_BLOCK].T, out=logits[:, words : words + CPU_BLOCK])
-        return logits.unflatten(0, hidden.shape[:-1])
 
-    with attribute_set(head, "forward", multiply):
-        yield
+def _leaves_logits_alone(model: PreTrainedModel, prefix: Prefix, head: nn.Linear, row: Tensor) -> bool:
+    """Whether the model returns what its vocabulary head gives, bit by bit: tried with logits from -1000 to 1000."""
+    tried = torch.linspace(-1e3, 1e3, head.out_features).to(row.dtype)
+    return torch.equal(_logits(model, prefix, row, lambda _: tried.clone()[None, None]), tried[None])
+
+
+def log_probs_by_blocks(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each row's target, (row,) fp32, under logits rows @ weight.T; a block of words at a time.
+
+    Args:
+        rows: (row, d_model); weight: (vocabulary, d_model); targets: (row,).
+    """
+    held = rows.new_empty(len(rows), CPU_BLOCK)
+    largest, total = torch.full((len(rows),), -torch.inf), torch.zeros(len(rows))
+    chosen = torch.empty(len(rows))
+    for first, words in zip(range(0, len(weight), CPU_BLOCK), weight.split(CPU_BLOCK), strict=True):
+        logits = torch.mm(rows, words.T, out=held[:, : len(words)]).float()  # in fp32 the same memory
+        here = ((targets >= first) & (targets < first + len(words))).nonzero()[:, 0]
+        chosen[here] = logits[here, targets[here] - first]
+        before, largest = largest, torch.maximum(largest, logits.amax(-1))
+        total = total * (before - largest).exp() + logits.sub_(largest[:, None]).exp_().sum(-1)
+    return chosen - largest - total.log()
