@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -23,30 +22,10 @@ from llava_hh.finetuning.losses import TargetedModel
 from llava_hh.models.lvlm import DESCRIBE, load_lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from llava_hh.scripts import evaluate, finetune
-from tests.support.instructions import write_instructions
+from tests.support.instructions import HEADS, N_STEPS
 from tests.support.launching import finish, launch
 from tests.support.repository import ROOT
-from tests.support.tiny_llava15 import save_tiny_llava15
 from tests.support.verbs import compare_seeds
-
-HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]
-N_STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def flags(tiny_checkpoint, tiny_coco, tmp_path_factory) -> list[str]:
-    """All flags but --out."""
-    folder = tmp_path_factory.mktemp("finetune")
-    (folder / "heads.json").write_text(json.dumps({"hal_heads": HEADS}))
-    write_instructions(tiny_coco, "train2014")
-    data = json.loads((tiny_coco / "instruct_train2014.json").read_text())
-    for place in (3, 8):  # two of text only
-        del data[place]["image"]
-        data[place]["conversations"][0]["value"] = "describe"
-    (folder / "data.json").write_text(json.dumps(data))
-    flags = ["--model", tiny_checkpoint, "--heads", folder / "heads.json", "--top-k", 3, "--data", folder / "data.json"]
-    flags += ["--image-folder", tiny_coco, "--steps", N_STEPS, "--batch-size", 4, "--learning-rate", 1e-2]
-    return [str(flag) for flag in [*flags, "--save-every", 2, "--max-length", 40]]
 
 
 @pytest.fixture(scope="module")
@@ -195,56 +174,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(flags, done, tmp_path, capsys):
     assert_same_weights(tmp_path / "model", done / "model", 1e-6)
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_samples(flags, tmp_path, capsys, monkeypatch):
-    whole = TargetedModel.forward
-    steps = []
-
-    def forward(self, *args, **kwargs):
-        steps.append(1)
-        outputs = whole(self, *args, **kwargs)
-        return outputs if len(steps) < 3 else {**outputs, "loss": outputs["loss"] * float("nan")}
-
-    monkeypatch.setattr(TargetedModel, "forward", forward)
-    with pytest.raises(SystemExit) as stopped:
-        finetune.main([*flags, "--out", str(tmp_path)])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: step 3: the loss is nan; samples 1")
-    assert len(error.split("samples ")[1].split(". ")[0].split(", ")) == 4
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--batch-size", "50"], "14 samples do not fill a batch of 50"),
-        (["--accumulation", "3"], "no multiple of 1 processes x 3 passes"),
-        (["--top-k", "9"], "has 4 heads, 9 were asked for"),
-        (["--data", "nowhere.json"], "nowhere.json: no such file"),
-        (["--image-folder", "nowhere"], "sample 1.*no such image"),
-    ],
-)
-def test_wrong_input_is_one_line(more, message, flags, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        finetune.main([*flags, "--out", str(tmp_path / "out"), *more])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert re.search(message, error) and error.startswith("error: ")
-
-
-def test_a_folder_that_says_how_another_is_asked_is_not_trained(flags, tmp_path, capsys):
-    """The result would be asked as LLaVA is, so nothing could compare it with its start."""
-    save_tiny_llava15(tmp_path / "weights")
-    (tmp_path / "asked").mkdir()
-    fields = {"model_type": "llava_harness", "parts": {"model": ["../weights"]}}
-    (tmp_path / "asked/config.json").write_text(json.dumps(fields))
-    with pytest.raises(SystemExit):
-        finetune.main([*flags, "--model", str(tmp_path / "asked"), "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "fine-tune the checkpoint that its config.json names" in error
-    assert not (tmp_path / "out/log.jsonl").exists()
-
-
 def test_a_tied_model_trains_its_vocabulary_only_when_untied(flags, tiny_checkpoint, tmp_path, capsys):
     tied = tmp_path / "tied"
     shutil.copytree(tiny_checkpoint, tied)
@@ -283,11 +212,6 @@ def test_batches_are_of_one_kind_and_of_similar_lengths():
     assert sum(spread) / len(spread) < 25  # of 101; of random batches, about 80
     assert order == sample_order(lengths, has_image, 8, 100, seed=1)
     assert order != sample_order(lengths, has_image, 8, 100, seed=2)
-
-
-def test_too_few_samples():
-    with pytest.raises(ValueError, match="3 samples do not fill a batch of 4"):
-        sample_order([1, 2, 3], [True] * 3, 4, 1, seed=0)
 
 
 # --- the table of all methods

@@ -2,12 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+PROGRAM = shutil.which("chromium")
+NEEDED = pytest.mark.skipif(PROGRAM is None, reason="chromium is not installed: apt-get install chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 FLAGS += ["--no-first-run", "--no-default-browser-check", "--hide-scrollbars", "--remote-debugging-pipe"]
 KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13, "Escape": 27, "Tab": 9}
@@ -115,3 +120,11 @@ def chromium(program: str, profile: Path) -> Iterator[Page]:
         os.close(from_browser)
         browser.terminate()
         browser.wait(timeout=20)
+
+
+def text(page: Page, selector: str) -> str:
+    return page.run(f"document.querySelector({json.dumps(selector)}).innerText")
+
+
+def count(page: Page, selector: str) -> int:
+    return page.run(f"document.querySelectorAll({json.dumps(selector)}).length")

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from llava_hh.models.questions import DESCRIBE
 
+HEADS = [[3, 1], [0, 2], [3, 2], [2, 0]]  # of the list that is trained
+N_STEPS = 6
+
 
 def write_instructions(folder: Path, split: str) -> None:
     """Write `folder/instruct_<split>.json`: every image with its first caption, laid out as llava_v1_5_mix665k.json."""
