@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from llava_hh.files.processes import processes
 
 RULES = "2: text ids are numbers; what an instances file does not list is not known"  # of reading, for cached copies
 INSTANCES = ("images", "annotations", "categories")  # what is read of an instances file
+FIELDS = ("id", "image_id", "category_id", "name", "caption")  # and of a row of it, or of a captions file
 
 
 @dataclass(slots=True)
@@ -96,24 +98,25 @@ def _add_annotations(
     """
     with_captions = path.name.startswith("captions_")
     names: dict[int, str] = {}
-    category_ids: dict[int, set[int]] = {}
+    category_ids: defaultdict[int, set[int]] = defaultdict(set)
     listed: set[int] = set()
     has_list = False
-    for key, row, item in read_rows(path, ("annotations",) if with_captions else INSTANCES, skip):
+    for key, row, item in read_rows(path, ("annotations",) if with_captions else INSTANCES, skip, fields=FIELDS):
         has_list |= key == "annotations"
         if not row:
             continue
         try:
-            if key == "categories":
-                names[whole_id(item["id"])] = text_of(item, "name")
-            elif key == "images":
-                if (image_id := whole_id(item["id"])) in wanted:
-                    listed.add(image_id)
-            elif (image_id := whole_id(item["image_id"], "image_id")) in wanted:
+            if key == "annotations":
+                if (image_id := whole_id(item["image_id"], "image_id")) not in wanted:
+                    continue
                 if with_captions:
                     annotations.setdefault(image_id, ImageAnnotations()).captions.append(text_of(item, "caption"))
                 else:
-                    category_ids.setdefault(image_id, set()).add(whole_id(item["category_id"], "category_id"))
+                    category_ids[image_id].add(whole_id(item["category_id"], "category_id"))
+            elif key == "categories":
+                names[whole_id(item["id"])] = text_of(item, "name")
+            elif (image_id := whole_id(item["id"])) in wanted:
+                listed.add(image_id)
         except FAULTS as error:
             refuse(f"{in_list(key, row)}: {in_words(error)}", skip)
     if not has_list:

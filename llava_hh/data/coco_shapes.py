@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from llava_hh.data.coco import INSTANCES, annotation_files
+from llava_hh.data.coco import FIELDS, INSTANCES, annotation_files
 from llava_hh.data.rows import FAULTS, in_words, text_of
 from llava_hh.files.ids import whole_id
 from llava_hh.files.json_lists import in_list, read_rows
@@ -50,7 +50,7 @@ def load_shapes(annotation_dir: str | Path, image_ids: Iterable[int]) -> dict[in
 
 def _rows_of(path: Path) -> Iterator[tuple[str, int, Any]]:
     try:
-        yield from read_rows(path, INSTANCES)
+        yield from read_rows(path, INSTANCES, fields=(*FIELDS, "segmentation", "bbox"))
     except ValueError as error:
         raise ValueError(f"{path}: expected COCO's format, but {in_words(error)}") from error
 

@@ -1,15 +1,25 @@
-"""Files of long JSON lists, such as COCO's, read an element at a time."""
+"""Files of long JSON lists, such as COCO's, read a piece at a time.
+
+msgspec reads all elements that lie whole in a piece at once, and leaves out what no caller asks for, such as outlines.
+Python's json reads the others one by one. It also reads what msgspec refuses (NaN, half of a character, damage), so
+that it alone decides what is an error, and in which row.
+"""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypedDict
+
+from msgspec import MsgspecError
+from msgspec.json import Decoder
 
 from llava_hh.files.files import HalfCharacter, Skip, refuse, refuse_half_characters
 
 PIECE = 1 << 20  # characters read at once
-BLANKS = re.compile(r"[ \t\n\r]*")
+BLANK = " \t\n\r"
+BLANKS = re.compile(f"[{BLANK}]*")
+BEGIN = re.compile(rf'\{{[{BLANK}]*"[^"\\]+"')  # of an object with its first key
 
 
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
@@ -24,7 +34,11 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_rows(
-    path: Path, keys: Container[str] | None = None, skip: Skip = None, is_list: bool = False
+    path: Path,
+    keys: Container[str] | None = None,
+    skip: Skip = None,
+    is_list: bool = False,
+    fields: Iterable[str] | None = None,
 ) -> Iterator[tuple[str, int, Any]]:
     """Each element of an object's lists, with its list's key and its row, from 1; row 0 and None for an empty list.
 
@@ -32,18 +46,19 @@ def read_rows(
         keys: of the lists that are wanted; None is all. The content of others is not checked.
         skip: takes the message of an element with half of a character in it.
         is_list: the file is one list, whose key is "", and not an object of lists.
+        fields: of an element that is an object, those that the caller reads; others may be left out. None is all.
     Raises:
         ValueError: not JSON, not an object (or a list), or not UTF-8; or half of a character, unless `skip` takes it.
     """
     with open(path, encoding="utf-8-sig") as file:
-        text = _Text(file)
+        text, decode = _Text(file), _decoder(fields)
         if is_list:
             text.expect("[")
-            yield from text.rows("", skip)
+            yield from text.rows("", skip, decode)
         else:
             for key in text.object_keys():
                 if (keys is None or key in keys) and text.take("["):
-                    yield from text.rows(key, skip)
+                    yield from text.rows(key, skip, decode)
                 else:
                     text.pass_over()
         if text.peek():
@@ -72,12 +87,21 @@ def in_list(key: str, row: int) -> str:
     return f"row {row}" + (f" of `{key}`" if key else "")
 
 
+def _decoder(fields: Iterable[str] | None) -> Callable[[str], list[dict]]:
+    """Compiled reader of a JSON list of objects, which keeps these of their fields; None is all.
+
+    Differs: a number of thousands of digits, which Python does not read, is no error in a field that is left out.
+    """
+    kept = dict[str, Any] if fields is None else TypedDict("Row", dict.fromkeys(fields, Any), total=False)
+    return Decoder(list[kept]).decode
+
+
 class _Text:
     """A JSON text that is read as far as it is needed."""
 
     def __init__(self, file: TextIO):
         self.file, self.text, self.index, self.is_whole = file, "", 0, False
-        self.has_surrogates = False
+        self.has_surrogates = self.is_tried = False
         self.decode = JSONDecoder().raw_decode
 
     def peek(self) -> str:
@@ -115,15 +139,42 @@ class _Text:
             self.expect(":")
             yield key
 
-    def rows(self, key: str, skip: Skip) -> Iterator[tuple[str, int, Any]]:
+    def rows(self, key: str, skip: Skip, decode: Callable[[str], list[dict]]) -> Iterator[tuple[str, int, Any]]:
         """The elements of a list with its key and their rows, from behind the bracket that opens the list."""
+        row = 0
         if self.peek() == "]":
             yield key, 0, None
-        for row, _ in enumerate(self.elements("]"), start=1):
+        for _ in self.elements("]"):
+            if several := self.whole_objects(decode):
+                for value in several:
+                    row += 1
+                    yield key, row, value
+                continue
+            row += 1
             try:
                 yield key, row, self.value()
             except HalfCharacter as error:
                 refuse(f"{in_list(key, row)}: {error}", skip)
+
+    def whole_objects(self, decode: Callable[[str], list[dict]]) -> list[dict]:
+        """The elements that are held whole, but the last, by `decode`; none where it refuses them or they are others.
+
+        The last is taken to begin where the text last reads as the next element does, up to its first key. Were that
+        inside another element, brackets or quotes would stay open, and `decode` refuses that.
+        """
+        self.peek()
+        begin = BEGIN.match(self.text, self.index)
+        last = self.text.rfind(begin[0], begin.end()) if begin and not self.is_tried else -1
+        self.is_tried = True
+        before = self.text[self.index : max(last, self.index)].rstrip(BLANK)
+        if not before.endswith(","):
+            return []
+        try:
+            elements = decode(f"[{before[:-1]}]")
+        except (MsgspecError, RecursionError):
+            return []
+        self.index += len(before) - 1
+        return elements
 
     def pass_over(self) -> None:
         """Skip the next value; a list is read an element at a time."""
@@ -166,5 +217,5 @@ class _Text:
         """Read as much again as is held, so that a long value is not tried too often."""
         held = self.text[self.index :]
         more = self.file.read(max(PIECE, len(held)))
-        self.text, self.index, self.is_whole = held + more, 0, not more
+        self.text, self.index, self.is_whole, self.is_tried = held + more, 0, not more, False
         self.has_surrogates = "\\ud" in self.text or "\\uD" in self.text

@@ -84,8 +84,9 @@ def metrics_in_tables() -> list[str]:
 
 def sentence_counts(sentences: Sequence[Entry]) -> np.ndarray:
     """What captions add to each metric's numerator and denominator, (sentence, 2 x metric)."""
-    rows = [[part for metric in METRICS.values() for part in metric.parts(entry)] for entry in sentences]
-    return np.array(rows, dtype=np.float64).reshape(-1, 2 * len(METRICS))
+    parts = (part for entry in sentences for metric in METRICS.values() for part in metric.parts(entry))
+    width = 2 * len(METRICS)
+    return np.fromiter(parts, dtype=np.float64, count=len(sentences) * width).reshape(-1, width)
 
 
 def metrics_of(totals: np.ndarray) -> np.ndarray:

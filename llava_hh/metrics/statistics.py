@@ -88,8 +88,9 @@ def summarise_mean(draws: Sequence[Sentences], seed: int = 0) -> dict:
         ValueError: no captions, or the runs are not about the same images in the same order.
     """
     _check_same_images(draws)
-    values = np.mean([metrics_of(sentence_counts(draw).sum(0)) for draw in draws], axis=0)
-    intervals = interval_of(np.mean([resampled_metrics(draw, seed) for draw in draws], axis=0))
+    counts = [sentence_counts(draw) for draw in draws]
+    values = np.mean([metrics_of(of_draw.sum(0)) for of_draw in counts], axis=0)
+    intervals = interval_of(np.mean([resampled(metrics_of, of_draw, seed) for of_draw in counts], axis=0))
     named = dict(zip(METRICS, rounded(values), strict=True))
     return {**named, "n": len(draws[0]), "interval": dict(zip(METRICS, intervals, strict=True))}
 

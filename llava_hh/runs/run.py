@@ -30,6 +30,8 @@ RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "nltk", "pillow", "n
 def share_out(items: Sequence, work: Callable[[Sequence], list]) -> list:
     """The JSON-ready results of `work` over slices of `items`, one per process, in order and for every process."""
     team = processes()
+    if team.count == 1:
+        return work(items)
     first, last = (len(items) * rank // team.count for rank in (team.rank, team.rank + 1))
     texts = team.exchange(json.dumps(work(items[first:last])))
     return [result for text in texts for result in json.loads(text)]

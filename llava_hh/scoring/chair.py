@@ -50,24 +50,33 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
     """
     dataset = dataset_of(given)
     bad: list[str] = []
-    skip = skipper(bad) if given.skip_bad else None
+    cache = out.with_name("ground_truth.json")
+    sentences, references = score_rows(given, dataset, cache, skipper(bad) if given.skip_bad else None)
+    captions = [references.get(entry["image_id"], []) for entry in sentences]
+    overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
+    about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
+    about |= {} if given.truth is None else {"truth": names_in(given.truth)}
+    about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
+    truth = [given.objects] if given.annotations is None else dataset.files(given.annotations)
+    files = filter(None, (given.captions, *truth, given.synonyms))
+    return {"sentences": sentences, "overall_metrics": overall, "run": made_of(files, **about)}
+
+
+def score_rows(
+    given: CaptionsFile, dataset: Dataset, cache: Path, skip: Skip
+) -> tuple[list[dict[str, Any]], dict[ImageId, list[str]]]:
+    """The rows of a file of captions with their CHAIR, and the reference captions of images.
+
+    Args:
+        cache, skip: see `load_truth`; `skip` takes bad rows of the captions too.
+    """
     rows = read_captions(given, dataset, skip)
-    references: dict[ImageId, list[str]] = {}
-    source, image_ids = given.objects or given.annotations, [row["image_id"] for _, row in rows]
+    objects, references = load_truth(given, dataset, [row["image_id"] for _, row in rows], cache, skip)
     if given.annotations is None:
-        truth = [given.objects] if given.objects else []
-        about = (dataset.category, dataset.image_id, skip)
-        objects = own_objects(given.objects, given.truth, image_ids, *about)
         rows = [(number, with_known_id(row, objects.keys())) for number, row in rows]
-    else:
-        truth = dataset.files(given.annotations)
-        cache = out.with_name("ground_truth.json")
-        known = dataset.annotations(given.annotations, image_ids, cache=cache, allow_missing=True, skip=skip)
-        objects = dataset.objects(known)
-        references = {image_id: of_image.captions for image_id, of_image in known.items()}
     for number, row in rows:
         if row["image_id"] not in objects:
-            where = f"{given.captions}, row {number}"
+            where, source = f"{given.captions}, row {number}", given.objects or given.annotations
             refuse(f"{where}: image {row['image_id']} has no ground truth in {source}", skip)
     kept = [row for _, row in rows if row["image_id"] in objects]
     if not kept:
@@ -75,17 +84,32 @@ def score_captions(given: CaptionsFile, argv: Sequence[str], out: Path) -> dict[
 
     def score(share: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         cut = drop_incomplete_sentence if given.drop_incomplete else str
-        shown = progress("CHAIR", "caption", share)
-        return [{**row, **dataset.score(cut(row["caption"]), objects[row["image_id"]])} for row in shown]
+        for row in progress("CHAIR", "caption", share):
+            row |= dataset.score(cut(row["caption"]), set(objects[row["image_id"]]))
+        return list(share)
 
-    sentences = share_out(kept, score)
-    captions = [references.get(entry["image_id"], []) for entry in sentences]
-    overall = overall_metrics(sentences, dataset.variant, captions) | {"drop_incomplete": given.drop_incomplete}
-    about = {name: getattr(given, name) for name in ("drop_incomplete", "id_key", "text_key")}
-    about |= {} if given.truth is None else {"truth": names_in(given.truth)}
-    about = {"argv": list(argv), "variant": dataset.variant, **about, "n_skipped": len(bad), "skipped": bad}
-    files = (given.captions, *truth, *filter(None, [given.synonyms]))
-    return {"sentences": sentences, "overall_metrics": overall, "run": made_of(files, **about)}
+    return share_out(kept, score), references
+
+
+def load_truth(
+    given: CaptionsFile, dataset: Dataset, image_ids: Sequence[ImageId], cache: Path, skip: Skip
+) -> tuple[dict[ImageId, tuple[str, ...]], dict[ImageId, list[str]]]:
+    """The objects in each image, and its reference captions where there are annotations.
+
+    Objects are tuples, which take a fifth of a set's memory.
+
+    Args:
+        cache: see `llava_hh.data.coco.load_annotations`.
+        skip: takes one line for each bad row, which is left out; None: it is an error.
+    """
+    if given.annotations is None:
+        shown = own_objects(given.objects, given.truth, image_ids, dataset.category, dataset.image_id, skip)
+        references = {}
+    else:
+        known = dataset.annotations(given.annotations, image_ids, cache=cache, allow_missing=True, skip=skip)
+        shown = dataset.objects(known)
+        references = {image_id: of_image.captions for image_id, of_image in known.items()}
+    return {image_id: tuple(objects) for image_id, objects in shown.items()}, references
 
 
 def dataset_of(given: CaptionsFile) -> Dataset:

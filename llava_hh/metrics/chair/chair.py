@@ -110,8 +110,9 @@ def score_by_rules(caption: str, objects: set[str], rules: Variant) -> dict[str,
             for m in mentions
         ],
     }
-    values = corpus_metrics([entry])
-    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **{name: values[name] for name in OF_A_CAPTION}}}
+    parts = {name: METRICS[name].parts(entry) for name in OF_A_CAPTION}
+    values = {name: above / below if below else 0.0 for name, (above, below) in parts.items()}
+    return entry | {"metrics": {"CHAIRs": int(bool(wrong)), **values}}
 
 
 def corpus_metrics(sentences: Sequence[Mapping[str, Any]], variant: str = "hh") -> dict[str, Any]:
