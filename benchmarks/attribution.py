@@ -69,13 +69,23 @@ def llama_case(dtype: str) -> Case:
         max_position_embeddings=1024,
         initializer_range=SPREAD,
     )
+    return random_case(config, 640, [600, 612, 625, 638], dtype)
+
+
+def random_case(config: LlamaConfig, length: int, positions: list[int], dtype: str) -> Case:
+    """A Llama of random weights and a text of random tokens, both on torch's default device."""
     torch.manual_seed(0)
-    model, ids = LlamaForCausalLM(config).eval(), torch.randint(3, 32000, (1, 640))
-    positions = [600, 612, 625, 638]
-    with torch.no_grad():  # the likeliest tokens: a random token's probability is too small to tell two methods apart
-        target_ids = model(ids).logits[0, positions].argmax(-1).tolist()
-    name = "random Llama, 16 layers x 16 heads, d = 1024, 600-token prefix"
-    return Case(name, model.to(getattr(torch, dtype)), {"input_ids": ids}, positions, target_ids)
+    model, ids = LlamaForCausalLM(config).eval(), torch.randint(3, config.vocab_size, (1, length))
+    sizes = f"{config.num_hidden_layers} layers x {config.num_attention_heads} heads, d = {config.hidden_size}"
+    name = f"random Llama, {sizes}, {positions[0]}-token prefix"
+    targets = likeliest(model, ids, positions)
+    return Case(name, model.to(getattr(torch, dtype)), {"input_ids": ids}, positions, targets)
+
+
+@torch.no_grad()
+def likeliest(model: PreTrainedModel, ids: Tensor, positions: list[int]) -> list[int]:
+    """The likeliest tokens at positions: a random token's probability is too small to tell two methods apart."""
+    return model(ids).logits[0, positions].argmax(-1).tolist()
 
 
 def checkpoint_case(path: Path, dtype: str) -> Case:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from llava_hh.heads import Head
@@ -108,3 +110,17 @@ def switch_attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     finally:
         for config, previous in before.values():
             config._attn_implementation = {"": previous}
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its inputs: its first weights' device, or where accelerate brings them if it keeps them away.
+
+    Weights that are offloaded to memory or disk lie on `meta` between passes. Accelerate's hooks know the device that
+    they come to.
+    """
+    if model.device.type != "meta":
+        return model.device
+    held = (getattr(module, "_hf_hook", None) for module in model.modules())
+    hooks = chain.from_iterable(getattr(hook, "hooks", (hook,)) for hook in held)  # several hooks stand in one
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), model.device))

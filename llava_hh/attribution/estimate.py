@@ -40,8 +40,8 @@ def estimate_every_head(
         with torch.no_grad():
             prefix = read_prefix(model, attentions, inputs)
         with torch.enable_grad():
-            device = prefix.embeddings.device
-            gates = [torch.ones(len(positions), n_heads, device=device, requires_grad=True) for _ in attentions]
+            devices = [layer.keys.device for layer in prefix.cache.layers]
+            gates = [torch.ones(len(positions), n_heads, device=device, requires_grad=True) for device in devices]
             copies = Copies(range(0), {}, tuple(map(int, positions)), False, Zero(), None)
             hidden, _ = sweep(prefix, copies, gates)
             clean = target_log_probs(model, prefix, hidden, torch.as_tensor(target_ids, dtype=torch.long))

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from llava_hh.attention.function import answering
-from llava_hh.attention.modules import attribute_set, decoder_layers
+from llava_hh.attention.modules import attribute_set, decoder_layers, input_device
 from llava_hh.attribution.outputs import editing_outputs, mlp_of
 from llava_hh.attribution.replacement import Copies
 from llava_hh.files.module_hooks import hooked
@@ -58,6 +58,7 @@ class PrefixRows:
     values: Tensor  # key_head prefix d_head
     visible: Tensor | None  # target prefix, bool: what each target's query may see; None: everything
     target_of_row: Tensor  # row, index of its target
+    n_targets: int
     edit: Callable[..., None] | None = None  # changes the heads' outputs, (row, head, d_head), in place
     without: Callable[..., Tensor] | None = None  # of Reading: what the first rows' heads give without each source
     sees_itself: bool = True  # False in cross attention, whose keys are those of the image alone
@@ -88,9 +89,8 @@ class PrefixRows:
         z = z.transpose(0, 1).reshape(n_rows, 1, n_heads, -1)  # row query head d_head
 
         if self.without is not None:
-            n_targets = int(self.target_of_row.max()) + 1
-            own = own_value[:, :n_targets] if self.sees_itself else None
-            self.edit(z[:, 0], self.without(weights[:, :n_targets], self.values, own))
+            own = own_value[:, : self.n_targets] if self.sees_itself else None
+            self.edit(z[:, 0], self.without(weights[:, : self.n_targets], self.values, own))
         elif self.edit is not None:
             self.edit(z[:, 0])
         return z
@@ -156,7 +156,7 @@ def _prefix_rows(
         visible &= rows if rows.dtype == torch.bool else rows == 0
     visible = None if visible.all() else visible.to(keys.device)
     keys, values, target_of_row = keys[:, :n_prefix], values[:, :n_prefix], target_of_row.to(keys.device)
-    return PrefixRows(keys, values, visible, target_of_row, edit, sees_itself=causal)
+    return PrefixRows(keys, values, visible, target_of_row, len(positions), edit, sees_itself=causal)
 
 
 def _layer_arguments(prefix: Prefix, index: int, position_of_row: Tensor, causal: bool) -> dict:
@@ -220,7 +220,7 @@ def _logits(
             stack.enter_context(attribute_set(layer, "forward", lambda *_, **__: output))
         if head is not None:
             stack.enter_context(attribute_set(model.get_output_embeddings(), "forward", head))
-        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        token = torch.zeros(1, 1, dtype=torch.long, device=input_device(model))
         return model(input_ids=token, use_cache=False, return_dict=True).logits[:, -1]
 
 

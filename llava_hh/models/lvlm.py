@@ -15,7 +15,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_hh.attention.modules import decoder_layers
+from llava_hh.attention.modules import decoder_layers, input_device
 from llava_hh.files.files import in_one_line
 from llava_hh.files.images import rgb_image
 from llava_hh.models.chat import AnswerParts, Encoded, Images, Turns
@@ -120,7 +120,7 @@ class Lvlm:
         rows, tensors = self.family.encode(self.processor, images, prompts)
         answers = [()] * len(rows) if responses is None else responses
         rows = [[*ids, *answer] for ids, answer in zip(rows, answers, strict=True)]
-        inputs, image_mask = self._pad(rows, tensors, "left", self.model.device)
+        inputs, image_mask = self._pad(rows, tensors, "left", input_device(self.model))
         starts = [image_mask.shape[1] - len(answer) for answer in answers]
         return self._batch(inputs, image_mask, starts, sample_ids, images, prompts)
 

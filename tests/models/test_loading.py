@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, ModelHook, SequentialHook
 from PIL import Image
 from torch.testing import assert_close
 
 from llava_hh.attention.hooks import intervene, record
 from llava_hh.attention.interventions import DeactivateText, ZeroHeads
+from llava_hh.attention.modules import input_device
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.attribution.estimate import estimate_every_head
 from llava_hh.baselines import dola, halc
@@ -17,6 +20,7 @@ from llava_hh.baselines.dola import DolaSettings, candidate_layers
 from llava_hh.baselines.halc import HalcSettings
 from llava_hh.decoding.generation import answer_samples
 from llava_hh.decoding.method import Decoding, Greedy, generate_greedily
+from llava_hh.experiments.measures.js_divergence import record_maps
 from llava_hh.heads import Head
 from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import Lvlm, load_lvlm
@@ -80,6 +84,51 @@ def test_attribution_with_layers_on_the_disk(both):
     for name in ("clean", "heads", "mha", "mlp"):
         assert_close(*(getattr(ablated, name) for ablated, _ in found))
     assert_close(*(drops for _, (_, drops) in found))
+
+
+@pytest.fixture(params=["disk", "memory"])
+def offloaded(request, tmp_path):
+    """A model on the CPU, and the same with nothing but its last layer kept there, or nothing at all."""
+    save_tiny_family("qwen2_5_vl", tmp_path)
+    plain = load_lvlm(tmp_path)
+    if request.param == "memory":
+        spread = load_lvlm(tmp_path)
+        cpu_offload(spread.model, execution_device="cpu")
+        return plain, spread
+    kept = next(name for name, part in plain.model.named_modules() if part is plain.decoder_layers[-1])
+    parts = [(name, part) for name, part in plain.model.named_modules() if not name.startswith(kept)]
+    places = {name: "cpu" for name, part in parts if any(True for _ in part.buffers(recurse=False))} | {kept: "cpu"}
+    places |= {name: "disk" for name, part in parts if any(True for _ in part.parameters(recurse=False))}
+    return plain, load_lvlm(tmp_path, Loading(device_map=places))
+
+
+def test_inputs_of_a_model_whose_embeddings_are_offloaded(offloaded):
+    """They go where accelerate brings the weights, for captions, AD-HH, attribution and what --screen estimates."""
+    plain, spread = offloaded
+    assert {spread.model.device.type, spread.model.get_input_embeddings().weight.device.type} == {"meta"}
+    found = []
+    for lvlm in (plain, spread):
+        batch = lvlm.encode(SHOWN[:2], QUESTIONS)
+        assert {value.device.type for value in (*batch.inputs.values(), batch.image_mask)} == {"cpu"}
+        switched = [DeactivateText([HEADS[0], HEADS[2]], 0.0)]
+        answers = [generate_greedily(lvlm, batch, 5, edits) for edits in ([], switched)]
+        batch = lvlm.encode(SHOWN[:1], QUESTIONS[:1], [[30, 41, 52]])
+        sample = (lvlm.model, batch.inputs, [batch.response_start[0] - 1, batch.response_start[0] + 1], [30, 52])
+        image = {"image_mask": batch.image_mask[0], "answer_start": batch.response_start[0]}
+        ablated = ablate_every_head(*sample, modules=True, sources=("image", "answer"), direct=True, **image)
+        found.append(
+            (answers, [*vars(ablated).values(), *estimate_every_head(*sample), *record_maps(lvlm, batch, [2]).values()])
+        )
+    assert found[0][0] == found[1][0]
+    assert_close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("held", [[], [AlignDevicesHook("cpu"), AlignDevicesHook("cuda:1")]], ids=["loose", "held"])
+def test_a_model_without_weights_takes_inputs_where_its_first_hook_says(held):
+    model = FAMILIES["llava_next"]()[0].to("meta")
+    for part, hook in zip(model.children(), held, strict=False):
+        part._hf_hook = SequentialHook(ModelHook(), hook)
+    assert input_device(model).type == ("cpu" if held else "meta")
 
 
 def with_matrix_on(where: str, plain: Lvlm, folder: Path) -> Lvlm:

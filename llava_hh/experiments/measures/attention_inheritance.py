@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llava_hh.attention.hooks import record
-from llava_hh.attention.modules import attention_modules, heads_on_image_alone
+from llava_hh.attention.modules import attention_modules, heads_on_image_alone, input_device
 from llava_hh.attention.spans import after_last_image
 from llava_hh.attribution.captions import TeacherForced
 from llava_hh.experiments.measures.same_layers import compare_in_layers, rest_of_layers
@@ -87,7 +87,7 @@ def load_base(path: Path, lvlm: Lvlm) -> PreTrainedModel:
     base, loading = from_folder(AutoModelForCausalLM, path, **how)
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(f"--base-model {path}: weights missing: {', '.join(missing[:5])}")
-    return base.eval().to(lvlm.model.device)
+    return base.eval().to(input_device(lvlm.model))
 
 
 def text_ids(batch: Batch, base: PreTrainedModel) -> Tensor:

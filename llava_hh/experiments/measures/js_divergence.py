@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llava_hh.attention.hooks import record
+from llava_hh.attention.modules import input_device
 from llava_hh.attribution.captions import TeacherForced
 from llava_hh.experiments.measures.same_layers import compare_in_layers, rest_of_layers, summarise_captions
 from llava_hh.experiments.per_caption import Measured
@@ -85,7 +86,7 @@ def js_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 def record_maps(lvlm: Lvlm, batch: Batch, layers: Sequence[int]) -> dict[int, Tensor]:
     """Every head's attention on a batch by layer, (batch, head, query, key) fp32 each, on the layer's device."""
-    dtype, device = lvlm.model.dtype, lvlm.model.device
+    dtype, device = lvlm.model.dtype, input_device(lvlm.model)
     inputs = {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in batch.inputs.items()}
     heads = [Head(layer, head) for layer in layers for head in range(lvlm.n_heads)]
     with torch.inference_mode(), record(lvlm.model, batch.image_mask.to(device), maps=heads) as trace:
