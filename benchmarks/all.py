@@ -11,7 +11,7 @@ from pathlib import Path
 from llava_hh.files.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
-BENCHMARKS = ("attribution", "sources", "shortlists", "decoding", "recording", "memory", "chair", "scale")
+BENCHMARKS = ("attribution", "peers", "sources", "shortlists", "decoding", "recording", "memory", "chair", "scale")
 
 
 def main() -> None:

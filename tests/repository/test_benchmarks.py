@@ -1,17 +1,22 @@
-"""The arithmetic of benchmarks/plan.py against torch's own count of a forward pass; ratios of turns by hand."""
+"""benchmarks/: the arithmetic of plan.py against torch's own count, ratios by hand, scripts at small sizes."""
 
 import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llava_hh.files.files import read_json
 from tests.support.repository import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 import attribution
 import measuring
+import peers
 import plan
 import sources
 
@@ -65,3 +70,49 @@ def test_times_by_source_stand_beside_those_of_the_plain_sweep(mini_path, capsys
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 ")]
     plain, by_source, direct = (float(row[3].rstrip(" |")) for row in rows)
     assert plain == 1 and min(by_source, direct) > 0
+
+
+SMALL = ["--cases", "llama", "--tokens", "9", "--targets", "2", "--layers", "2", "--heads", "4", "--width", "32"]
+
+
+def test_peers_that_are_not_installed_are_left_out_with_the_reason(monkeypatch, tmp_path, capsys):
+    for name in peers.PEERS:
+        monkeypatch.setitem(sys.modules, name, None)
+    peers.main([*SMALL, "--json", str(tmp_path / "peers.json")])
+    shown, written = capsys.readouterr().out, read_json(tmp_path / "peers.json")
+    assert [row["way"] for row in written["rows"]] == ["llava_hh"] and written["rows"][0]["evaluations"] == 16
+    assert written["skipped"].keys() == peers.PEERS.keys()
+    assert all(f"{name}: left out, not installed, or another version" in shown for name in peers.PEERS)
+
+
+@pytest.mark.parametrize("error", [0.0, 2e-4])
+def test_a_peer_that_differs_ends_in_an_error(error, monkeypatch, capsys):
+    def by_loop(case: attribution.Case, folder: Path) -> peers.Influence:
+        found = torch.empty(len(case.positions), len(case.heads()) // case.n_heads, case.n_heads)
+        clean = torch.tensor(
+            [
+                case.model(ids[:, : position + 1]).logits[0, -1].log_softmax(-1)[target].item()
+                for ids in case.inputs.values()
+                for position, target in zip(case.positions, case.target_ids, strict=True)
+            ]
+        )
+
+        def influence(layers: Iterable[int]) -> torch.Tensor:
+            attribution.loop(case, case.heads(), found)
+            return (clean[:, None, None] - found.log() + error)[:, list(layers)]
+
+        return influence
+
+    monkeypatch.setattr(peers, "PEERS", {"loop": by_loop})
+    with pytest.raises(SystemExit, match="loop differs by 2.0e-04") if error else nullcontext():
+        peers.main([*SMALL, "--repeats", "1"])
+    assert "| loop | 16 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_an_installed_peer_finds_the_same(name, monkeypatch, tmp_path):
+    pytest.importorskip(name, reason="the extra `peers` is not installed")
+    monkeypatch.setattr(peers, "PEERS", {name: peers.PEERS[name]})
+    peers.main([*SMALL, "--repeats", "1", "--json", str(tmp_path / "peers.json")])
+    rows = {row["way"]: row for row in read_json(tmp_path / "peers.json")["rows"]}
+    assert rows[name]["max_difference"] < 1e-5 < rows[name]["largest_influence"]
