@@ -107,10 +107,14 @@ def test_no_sweep_carries_more_than_max_rows(max_rows, modules):
     assert max_rows < whole or max(seen) == whole
 
 
-def test_vocabulary_product_in_chunks(monkeypatch):
+@pytest.mark.parametrize("by_blocks", [True, False])
+def test_vocabulary_product_in_chunks(by_blocks, monkeypatch):
     model, inputs, positions = llava_case()
     whole = ablate_every_head(model, inputs, positions, [9, 8, 7])
     monkeypatch.setattr("llava_hh.attribution.sweep.MAX_LOGITS", 10 * 128)
+    monkeypatch.setattr("llava_hh.attribution.sweep.BLOCK_ROWS", 10)
+    if not by_blocks:
+        monkeypatch.setattr("llava_hh.attribution.sweep._leaves_logits_alone", lambda *_: False)
     assert_same(ablate_every_head(model, inputs, positions, [9, 8, 7]), whole, atol=1e-7)
 
 
