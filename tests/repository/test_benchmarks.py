@@ -15,6 +15,7 @@ from tests.support.repository import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 import attribution
+import gpu
 import measuring
 import peers
 import plan
@@ -116,3 +117,34 @@ def test_an_installed_peer_finds_the_same(name, monkeypatch, tmp_path):
     peers.main([*SMALL, "--repeats", "1", "--json", str(tmp_path / "peers.json")])
     rows = {row["way"]: row for row in read_json(tmp_path / "peers.json")["rows"]}
     assert rows[name]["max_difference"] < 1e-5 < rows[name]["largest_influence"]
+
+
+def test_what_is_measured_of_a_gpu_at_a_small_size(tmp_path, capsys):
+    flags = ["--size", "tiny", "--targets", "2", "--passes", "3", "--batch-sizes", "1", "2", "--repeats", "1"]
+    gpu.main([*flags, "--json", str(tmp_path / "gpu.json")])
+    shown, found = capsys.readouterr().out, read_json(tmp_path / "gpu.json")
+    attributed, size = found["attribution"], gpu.SIZES["tiny"]
+    forward = 36 * size.decoder.token_flop(3, 18, with_vocabulary=False)
+    flop = attributed["sweep_share"] * found["plain_tflops"] * plan.TERA * attributed["sweep_seconds"][0]
+    assert flop == pytest.approx(forward + 2 * size.decoder.sweep_flop(36))
+    assert attributed["loop_seconds"] == [pytest.approx(24 * attributed["pass_seconds"][0])]
+    assert [row["rows"] for row in found["decoding"]] == [1, 2] and found["types"]["largest_difference"] > 0
+    assert "| attribution, one pass per head |" in found["plan"] and found["plan"] in shown
+    if not torch.cuda.is_available():
+        assert found["recording_mib"] is None and "left out on a CPU" in shown
+
+
+def test_what_plan_is_given_are_the_measured_rates():
+    attributed = {"pass_seconds": [0.5], "sweep_share": 0.25}
+    found = gpu.planned(gpu.SIZES["7b"], 1e14, attributed, step_seconds=0.02)
+    [loop] = [line.split(" | ") for line in found.splitlines() if "one pass per head" in line]
+    forward = 740 * gpu.SIZES["7b"].decoder.token_flop(32, 370, with_vocabulary=False) / 1e14
+    assert loop[1] == f"{1000 * (forward + 6 * 32 * 32 * 0.5):,.0f} ms"
+
+
+def test_a_gpu_without_room_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**35))
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "32 GiB are needed, 16 are free; choose --size tiny or 1b" in capsys.readouterr().err
