@@ -1,4 +1,4 @@
-"""Every link of README and docs leads to a file of the repository, and to a heading that is there."""
+"""Every link of README, docs and notebooks leads to a file of the repository, and to a heading that is there."""
 
 import re
 import subprocess
@@ -10,6 +10,7 @@ from tests.support.snippets import FENCE, PAGES, anchors_of
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OTHERS = [ROOT / folder / "README.md" for folder in ("checkpoints", "dataset", "results")]
+OTHERS += [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]
 TRACKED = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
