@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from llava_hh.attention.call import AttentionCall
-from llava_hh.attention.hooks import observe
+from llava_hh.baselines.avisc import attention_on_image
 from llava_hh.baselines.gradcam import gradcam
 from llava_hh.baselines.halc.scorer import ImageTextMatcher, named_scorer
 from llava_hh.baselines.halc.settings import TOOL
 from llava_hh.baselines.sampling import next_token
 from llava_hh.baselines.settings import FLAG, SHARE, CheckedSettings, at_least, whole
 from llava_hh.baselines.stepping import Stepper, TokenIds, decode_rows
-from llava_hh.baselines.twins import below_cut
+from llava_hh.baselines.twins import asked_twice, below_cut
 from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
-from llava_hh.heads import Head
 from llava_hh.models.hub import local_folder
 from llava_hh.models.image_grid import WHOLE, Box
 from llava_hh.models.lvlm import Batch, Lvlm
@@ -111,20 +109,16 @@ def decode(
     Differs: the code answers a picture squashed to 384 x 384 pixels where it is masked; ours keeps its size, so that
         the model's own processor treats both alike.
     """
-    if set(batch.response_start) != {batch.image_mask.shape[1]}:
-        raise CannotDecode("AGLA asks the questions of a batch anew, which has answers already")
     by_itself = isinstance(settings, AglaSelfSettings)
     masked = masked_by_attention(lvlm, batch, settings) if by_itself else masked_by_matcher(batch, settings)
-    images = [image for pair in zip(batch.images, masked, strict=True) for image in pair]
-    prompts, ids = ([each for each in of_rows for _ in range(2)] for of_rows in (batch.prompts, batch.sample_ids))
-    both = lvlm.encode(images, prompts, sample_ids=ids)
+    both = asked_twice(lvlm, batch, masked, batch.prompts, "AGLA")
     shown = torch.tensor([image is not None for image in batch.images])[:, None]
     take = next_token(batch, settings)
 
     def choose(logits: Tensor) -> Tensor:
         return take(assembled(logits[::2], logits[1::2], settings.alpha * shown.to(logits.device), settings.beta))
 
-    with edits.open(lvlm.model, both.image_mask, torch.arange(len(images)) % 2 == 0):
+    with edits.open(lvlm.model, both.image_mask, torch.arange(len(both.prompts)) % 2 == 0):
         return decode_rows(Stepper(lvlm.model, both.inputs), choose, max_new_tokens, copies=2)
 
 
@@ -142,7 +136,8 @@ def assembled(clean: Tensor, masked: Tensor, alpha: Tensor, beta: float) -> Tens
 def masked_by_matcher(batch: Batch, settings: AglaSettings) -> list[Image.Image | None]:
     """Each row's picture without what BLIP's GradCAM says that the question is not about.
 
-    A picture keeps a share of 1 less half the cosine of the question and the picture, so one that fits loses more.
+    A picture keeps a share of 1 less half the cosine of the question and the picture, so one that fits loses more. The
+    question is the first line of the prompt; behind it stands how to answer.
 
     Raises:
         ValueError: a matcher that is no BLIP, or lacks the block.
@@ -159,7 +154,7 @@ def _each_masked(matcher: ImageTextMatcher, batch: Batch, block: int) -> Iterato
         if image is None:
             yield None
             continue
-        values, cosine = gradcam(matcher, image, prompt, block)
+        values, cosine = gradcam(matcher, image, prompt.split("\n")[0], block)
         yield blacked_out(image, values, min(1 - cosine / 2, MOST_KEPT))
 
 
@@ -173,30 +168,13 @@ def masked_by_attention(lvlm: Lvlm, batch: Batch, settings: AglaSelfSettings) ->
     grids = [None if image is None else lvlm.image_grid(lvlm.encode([image], [prompt])) for image, prompt in rows]
     if any(image is not None and grid is None for image, grid in zip(batch.images, grids, strict=True)):
         raise CannotDecode("agla_self has to know where its image tokens look, which this family cannot say")
-    attended = image_attention(lvlm, batch)
+    attended = attention_on_image(lvlm, batch).mean(0).cpu()  # no layers are known to look right in every model
     masked: list[Image.Image | None] = []
     for image, grid, own, values in zip(batch.images, grids, batch.image_mask.cpu(), attended, strict=True):
         if grid is not None:
             image = blacked_out(image, values[own].view(grid.rows, grid.columns), settings.kept, grid.box)
         masked.append(image)
     return masked
-
-
-@torch.no_grad()
-def image_attention(lvlm: Lvlm, batch: Batch) -> Tensor:
-    """What the last position of each prompt attends to, a mean over all heads of all layers: (row, position) fp32.
-
-    All of them, because no layers are known to look at the right place in every model, and none has to be chosen.
-    """
-    every = [Head(layer, head) for layer in range(lvlm.n_layers) for head in range(lvlm.n_heads)]
-    total = torch.zeros(batch.image_mask.shape)
-
-    def add(layer: int, heads: Tensor, call: AttentionCall) -> None:
-        total.add_(call.pattern(heads, call.query.shape[2] - 1)[:, :, 0].mean(1).cpu())
-
-    with observe(lvlm.model, every, add):
-        Stepper(lvlm.model, batch.inputs).step()
-    return total / lvlm.n_layers
 
 
 def blacked_out(image: Image.Image, values: Tensor, share: float, box: Box = WHOLE) -> Image.Image:

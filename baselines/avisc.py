@@ -51,13 +51,16 @@ def decode(lvlm: Lvlm, batch: Batch, settings: AviscSettings, max_new_tokens: in
 
     Returns: the token ids of each row, without its end token.
     Raises:
-        CannotDecode: a model that reads its image by cross-attention, or drops keys of the prompt.
+        CannotDecode: a model that reads its image by cross-attention, or adds it again in later layers (Qwen3-VL), or
+            drops keys of the prompt.
     Source: Woo et al., "Don't Miss the Forest for the Trees: Attentional Vision Calibration for Large Vision Language
         Models" (ACL 2025 Findings), and its code: spread 1, share 0.5, beta 0.1, alpha 1 where none is given.
     Differs: the code knows one image, at positions 35 to 610, and one row; ours is per row. It takes the clean logits
-        where the twin's are NaN. A row without an image is decoded from its plain logits.
+        where the twin's are NaN. A row without an image is decoded from its plain logits; the cut stays.
     """
-    refuse_cross_attention(batch.inputs)
+    refuse_cross_attention(lvlm.model)
+    if getattr(getattr(lvlm.model.config, "vision_config", None), "deepstack_visual_indexes", None):
+        raise CannotDecode("AvisC hides image tokens where they enter; this model adds the image again in later layers")
     model, mask = lvlm.model, batch.image_mask.repeat_interleave(2, 0)
     seeing = batch.image_mask & ~blind_tokens(attention_on_image(lvlm, batch), batch.image_mask, settings)
     hidden = torch.stack([torch.zeros_like(seeing), seeing], 1).flatten(0, 1)
@@ -81,7 +84,7 @@ def attention_on_image(lvlm: Lvlm, batch: Batch) -> Tensor:
 
     def look(layer: int, heads: Tensor, call: AttentionCall) -> None:
         if call.key.shape[2] != batch.image_mask.shape[1]:
-            raise CannotDecode("AvisC needs all keys of the prompt")
+            raise CannotDecode("the attention on the image needs all keys of the prompt")
         seen[layer] = call.pattern(heads, call.query.shape[2] - 1)[:, :, 0].mean(1).to(batch.image_mask.device)
 
     heads = [Head(layer, head) for layer in range(lvlm.n_layers) for head in range(lvlm.n_heads)]

@@ -56,7 +56,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: DamroSettings, max_new_tokens: in
     Source: Gong et al., "DAMRO: Dive into the Attention Mechanism of LVLM to Reduce Object Hallucination" (EMNLP 2024),
         and its code: ten patches, alpha 2 for captions and 0.5 for POPE, beta 0.1.
     Differs: the code takes the last layer but one of any tower; ours the layer whose output the model reads, which is
-        that one in LLaVA-1.5. A row without an image is decoded from its plain logits.
+        that one in LLaVA-1.5. A row without an image is decoded from its plain logits; the cut stays.
     """
     layer, mask = feature_layer(lvlm), batch.image_mask
     n_image = mask.sum(1)

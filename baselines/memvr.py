@@ -59,7 +59,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: MemvrSettings, max_new_tokens: in
         per row, on the last position of the layers that may be unsure. Means are without padding. A row without an
         image has nothing to look at; the code looks at the last image that it has seen.
     """
-    refuse_cross_attention(batch.inputs)
+    refuse_cross_attention(lvlm.model)
     modules = decoder_layers(lvlm.model)
     layers = layers_of(len(modules), WATCHED, settings.layers, "MemVR")
     if layers[-1] + 1 == len(modules):

@@ -66,7 +66,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OnlySettings, max_new_tokens: int
         row without an image is decoded from its plain logits. What stands first in a row is left as it is, its first
         token; where that is the image's, only the image's rule acts on it.
     """
-    refuse_cross_attention(batch.inputs)
+    refuse_cross_attention(lvlm.model)
     model, layers = lvlm.model, decoder_layers(lvlm.model)
     refuse_other_layers(model)
     norm, head, last = final_norm(model), model.get_output_embeddings(), len(layers) - 1
@@ -89,6 +89,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: OnlySettings, max_new_tokens: int
         path = layers[last].input_layernorm(alone) + INPUT * entering
         path = path + mlp_of(layers[last])(layers[last].post_attention_layernorm(path))
         second = stepper.suppress(head(norm(path) + FINAL * norm(leaving))).to(logits.device)
+        second = second.masked_fill(logits <= torch.finfo(model.dtype).min, -torch.inf)  # as the model masks its own
         scores = mixed(logits, second, settings)
         return take(torch.where(has_image.to(logits.device)[:, None], scores, logits))
 

@@ -13,8 +13,8 @@ from llava_hh.attention.interventions import BoostImageScores
 from llava_hh.attention.modules import attention_modules
 from llava_hh.baselines.settings import SHARE, CheckedSettings, Rule, at_least, optional, whole
 from llava_hh.baselines.stepping import PER_ROW, Stepper, TokenIds, decode_rows, pad_id
-from llava_hh.baselines.twins import contrast, refuse_cross_attention
-from llava_hh.decoding.method import NO_EDITS, Edits
+from llava_hh.baselines.twins import NO_POSITIONS, contrast, refuse_cross_attention
+from llava_hh.decoding.method import NO_EDITS, CannotDecode, Edits
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Batch, Lvlm
 
@@ -71,7 +71,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: PaiSettings, max_new_tokens: int,
         script is greedy by default, as ours is.
     """
     model, inputs, image_mask = lvlm.model, batch.inputs, batch.image_mask
-    refuse_cross_attention(inputs)
+    refuse_cross_attention(model)
     boost, guided = [BoostImageScores(boosted_heads(model, settings), settings.alpha)], settings.gamma != 1
     if guided:
         inputs, image_mask = with_image_free_twins(inputs, image_mask, pad_id(model))
@@ -125,7 +125,8 @@ def with_image_free_twins(
     Raises:
         CannotDecode: a model that reads its image by cross-attention.
     """
-    refuse_cross_attention(inputs)
+    if "cross_attention_mask" in inputs:
+        raise CannotDecode(NO_POSITIONS)
     twins = {name: rows.repeat_interleave(2, 0) for name, rows in inputs.items() if name in PER_ROW}
     twins.pop("position_ids", None)  # the twins have others; those of all rows follow from the attention mask
     dropped = image_mask.repeat_interleave(2, 0)

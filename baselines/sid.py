@@ -63,7 +63,7 @@ def decode(lvlm: Lvlm, batch: Batch, settings: SidSettings, max_new_tokens: int,
         2025), and its code: 50 tokens for captions, 100 for POPE; its script never passes alpha, which is 0.5 then.
     Differs: the code lets the batch's first row choose, and takes no cut when it is greedy (`sid_repo`).
     """
-    refuse_cross_attention(batch.inputs)
+    refuse_cross_attention(lvlm.model)
     modules = attention_modules(lvlm.model)
     if settings.layer >= len(modules):
         raise ValueError(

@@ -1,16 +1,17 @@
 """The contrast of a row with its twin, which the model reads in the same forward: what VCD, PAI and others share."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain, pairwise
 from typing import Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llava_hh.attention.modules import decoder_layers
+from llava_hh.attention.modules import decoder_layers, heads_on_image_alone
 from llava_hh.baselines.sampling import Drawn, next_token
 from llava_hh.baselines.stepping import PER_ROW
 from llava_hh.decoding.method import CannotDecode
@@ -20,14 +21,17 @@ from llava_hh.models.lvlm import Batch, Lvlm
 IMAGE_OF_7B = 24 * 24  # tokens of an image, of the models that papers chose their numbers on
 
 
-def refuse_cross_attention(inputs: Mapping[str, Tensor]) -> None:
-    """Check that the image stands among the positions of the prompt.
+NO_POSITIONS = "no image positions to drop or hide: this model reads its image by cross-attention"
+
+
+def refuse_cross_attention(model: PreTrainedModel) -> None:
+    """Check that images stand among the positions of a prompt.
 
     Raises:
         CannotDecode: a model that reads its image by cross-attention.
     """
-    if "cross_attention_mask" in inputs:
-        raise CannotDecode("no image positions to drop or hide: this model reads its image by cross-attention")
+    if heads_on_image_alone(model):
+        raise CannotDecode(NO_POSITIONS)
 
 
 def contrast(clean: Tensor, twin: Tensor, alpha: float, beta: float) -> Tensor:
@@ -66,6 +70,22 @@ def choose_by_contrast(batch: Batch, settings: Contrasted) -> Callable[[Tensor],
     """A function from the logits of rows and twins, side by side, to the next tokens: the best, or drawn."""
     take = next_token(batch, settings)
     return lambda logits: take(contrast(logits[::2], logits[1::2], settings.alpha, settings.beta))
+
+
+def asked_twice(lvlm: Lvlm, batch: Batch, images: Sequence[Image | None], prompts: Sequence[str], what: str) -> Batch:
+    """Rows and twins side by side, encoded anew: a row as it is, then its twin with another image or question.
+
+    Args:
+        images, prompts: of the twins; what: the method, for the error.
+    Raises:
+        CannotDecode: a batch of more than the question, such as one with answers.
+    """
+    if set(batch.response_start) != {batch.image_mask.shape[1]}:
+        raise CannotDecode(f"{what} asks the questions of a batch anew, which has answers already")
+    pairs = [zip(batch.images, images, strict=True), zip(batch.prompts, prompts, strict=True)]
+    pairs.append(zip(batch.sample_ids, batch.sample_ids, strict=True))
+    shown, asked, ids = ([*chain.from_iterable(each)] for each in pairs)
+    return lvlm.encode(shown, asked, sample_ids=ids)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from llava_hh.attribution.ablation import ablate_every_head
 from llava_hh.command_line.numbers import SIZE
 from llava_hh.files.tables import markdown_table
+from llava_hh.models.loading import Loading
 from llava_hh.models.lvlm import load_lvlm
 
 TOLERANCE = 1e-4  # nats, in float32
@@ -144,7 +145,7 @@ def positions_of(length: int, n_targets: int) -> list[int]:
 
 def language_model_case(path: Path, length: int, n_targets: int) -> Case:
     """The language model of a LLaVA checkpoint and a text about a kitchen."""
-    lvlm = load_lvlm(path)
+    lvlm = load_lvlm(path, Loading("float32"))
     parts = {f"model.{name}": value for name, value in lvlm.model.model.language_model.state_dict().items()}
     model = AutoModelForCausalLM.from_config(lvlm.model.config.get_text_config()).eval()
     model.load_state_dict(parts | {"lm_head.weight": lvlm.model.lm_head.weight})

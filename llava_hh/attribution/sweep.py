@@ -73,7 +73,7 @@ class PrefixRows:
         grouped = query.view(n_rows, n_key_heads, -1, d_head).transpose(0, 1)  # key_head row group d_head
         stacked = grouped.reshape(n_key_heads, -1, d_head) * scaling
         keys, values = self.keys, self.values
-        if self.sees_itself:  # a column for the row's own key, 0 in both products, so that nothing is copied for it
+        if self.sees_itself:  # a column for the row's own key, 0 in both products, so that scores are not copied for it
             keys, values = (pad(prefix, (0, 0, 0, 1)) for prefix in (keys, values))
         scores = torch.bmm(stacked, keys.transpose(1, 2)).float().view(n_key_heads, n_rows, -1, keys.shape[1])
         if self.visible is not None:

@@ -27,8 +27,8 @@ def draw_methods_over_recall(source: Path, out: Path) -> None:
     summary = read_json(source)
     methods, greedy = methods_of(summary), summary["methods"]["greedy"]
     fewer = {label: entry for label, entry in methods.items() if "kind" not in entry and label.startswith("greedy, ")}
-    silent = [label for label, entry in methods.items() if not entry["mentions"]]
     same = [label for label, entry in methods.items() if entry.get("same_as_greedy") == entry["n"]]
+    silent = [label for label, entry in methods.items() if not entry["mentions"] and label not in same]
     shown = {label: entry for label, entry in methods.items() if label not in {*fewer, *silent, *same}}
     figure, axis = plt.subplots(figsize=(PAGE, 5), layout="constrained")
     axis.axvline(100 * greedy["recall"], color=GREEDY, lw=0.8, ls="--", zorder=0)

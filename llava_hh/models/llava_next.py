@@ -22,13 +22,15 @@ _PARTS = (
 # source: LLaVA's conversation templates of these names
 PROMPTS = {
     "chatml_direct": (
-        "<|im_start|>system\nAnswer the questions.<|im_end|>{% for message in messages %}"
+        "{% if messages[0].role != 'system' %}<|im_start|>system\nAnswer the questions.<|im_end|>{% endif %}"
+        "{% for message in messages %}"
         "<|im_start|>{{ message.role }}\n" + _PARTS + "<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
     "vicuna_v1": (
-        VICUNA_SYSTEM + "{% for message in messages %}{% if message.role == 'user' %} USER: " + _PARTS + " ASSISTANT:"
-        "{% else %}" + _PARTS + "{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if messages[0].role != 'system' %}" + VICUNA_SYSTEM + "{% endif %}{% for message in messages %}"
+        "{% if message.role == 'user' %} USER: " + _PARTS + " ASSISTANT:{% else %}" + _PARTS + "{% endif %}"
+        "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     ),
 }
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from llava_hh.data.rows import existing_file
 from llava_hh.files.files import TENSORS_MARK, parse_json, read_metadata, read_tensors, write_tensors
+from llava_hh.files.progress import announce
 from llava_hh.heads import PUBLISHED, architecture, architecture_in_words
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign
@@ -36,9 +38,22 @@ class Bank:
 
 
 def write_bank(path: Path, bank: Bank) -> None:
-    """Write a bank, atomically."""
+    """Write a bank, atomically; a file that says the same stays, for methods are held to its content."""
+    if path.is_file() and _says_the_same(path, bank):
+        announce(f"{path} has the same vectors already, made on {_made(path).get('date', 'another day')}")
+        return
     arrays = {"text": bank.text} | ({} if bank.image is None else {"image": bank.image})
     write_tensors(path, arrays, {TENSORS_MARK: json.dumps(bank.made)})
+
+
+def _says_the_same(path: Path, bank: Bank) -> bool:
+    with suppress(ValueError, OSError):
+        made, arrays = _made(path), read_tensors(path)
+        same = all(made[name] == parse_json(json.dumps(bank.made[name])) for name in ("architecture", "settings"))
+        image = arrays.get("image")
+        same &= np.array_equal(arrays.get("text"), bank.text) and (image is None) == (bank.image is None)
+        return same and (image is None or np.array_equal(image, bank.image))
+    return False
 
 
 def bank_path(source: str, lvlm: Lvlm) -> Path:
@@ -77,7 +92,7 @@ def read_bank(source: str | Path, model: PreTrainedModel) -> Bank:
         OSError: it cannot be read.
     """
     path = _published(model) if source == NAME else Path(source)
-    made, arrays = _made(path), read_tensors(path)
+    made, arrays = _content(path, path.stat().st_mtime_ns if path.is_file() else 0)
     shapes = {"text": (model.config.get_text_config().num_hidden_layers, model.config.get_text_config().hidden_size)}
     if "image" in arrays and (tower := tower_of(model)):
         shapes["image"] = tower.shape
@@ -88,6 +103,11 @@ def read_bank(source: str | Path, model: PreTrainedModel) -> Bank:
             of = "this model has none" if expected is None else f"expected finite float32 {expected}"
             raise ValueError(f"{path}: the vectors {name!r} are {found}; {of}; make them anew by {FINDER}")
     return Bank(arrays["text"], arrays.get("image"), made)
+
+
+@lru_cache(maxsize=1)  # a comparison asks for it once a batch
+def _content(path: Path, mtime_ns: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    return _made(path), read_tensors(path)
 
 
 def _made(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from llava_hh.attention.modules import decoder_layers
+from llava_hh.attention.modules import decoder_layers, input_device
 from llava_hh.attribution.outputs import mlp_of
 from llava_hh.decoding.method import CannotDecode
 from llava_hh.files.images import load_image
@@ -50,7 +50,7 @@ def steering(
 def _pulls(
     lvlm: Lvlm, layers: Sequence[nn.Module], vectors: np.ndarray, alpha: float
 ) -> Iterator[tuple[nn.Module, Pull]]:
-    towards = STEP * alpha * normalize(torch.from_numpy(vectors).to(lvlm.model.device), dim=-1)
+    towards = STEP * alpha * normalize(torch.from_numpy(vectors).to(input_device(lvlm.model)), dim=-1)
     for layer, own in zip(layers, towards, strict=True):
         yield mlp_of(layer), lambda x, own=own: own.to(x.device)
 
@@ -81,7 +81,8 @@ def image_vectors(
     """Which way the vision tower's states change where most of the image is hidden: (layer, token, width).
 
     Of each image, the mean states of damaged copies less those of the image, tiles averaged; then `direction_of` by
-    token, over all layers and what enters them, which is left out after that.
+    token, over all layers and what enters them, which is left out after that. The states of all pairs are held: 4 GB
+    for 70 pairs of LLaVA-1.5, 37 GB of Gemma 3.
 
     Args:
         share, n_copies: of `damaged`; seed: of its draws, together with the pair's index; batch_size: images a pass.
@@ -139,7 +140,9 @@ def last_states(lvlm: Lvlm, images: Sequence, questions: Sequence[str], answers:
     def keep(_: nn.Module, args: tuple, kwargs: dict) -> None:
         entering.append((args[0] if args else kwargs["hidden_states"])[:, -1].float().cpu())
 
-    inputs = lvlm.encode(images, questions, answers).inputs
+    inputs = dict(lvlm.encode(images, questions, answers).inputs)
+    if "position_ids" not in inputs:  # padding takes no positions, so that a batch equals its rows to the last bits
+        inputs["position_ids"] = lvlm.model._prepare_position_ids_for_generation(inputs["input_ids"], inputs)
     with hooked([(layer, keep) for layer in decoder_layers(lvlm.model)], before=True, with_kwargs=True):
         last = lvlm.model.base_model(**inputs, use_cache=False).last_hidden_state[:, -1]
     return torch.stack([*entering, last.float().cpu()], 1)

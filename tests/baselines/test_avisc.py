@@ -7,6 +7,7 @@ from llava_hh.attention.hooks import is_edited
 from llava_hh.baselines import avisc
 from llava_hh.baselines.avisc import AviscSettings, blind_tokens
 from llava_hh.decoding.method import CannotDecode
+from llava_hh.models.lvlm import load_lvlm
 from tests.support.decoding import (
     as_batch,
     as_lvlm,
@@ -20,8 +21,10 @@ from tests.support.decoding import (
 )
 from tests.support.eager_edits import eager_by
 from tests.support.loops import drawn_or_best, with_embeddings
+from tests.support.questions import IMAGES, QUESTIONS
 from tests.support.tiny import N_HEADS, N_LAYERS, tiny_mllama
 from tests.support.tiny_minigpt4 import also_of_minigpt4
+from tests.support.tiny_newer import save_tiny_family
 
 N_TOKENS = 4
 STRONG = [
@@ -124,6 +127,13 @@ def test_blind_tokens_by_hand():
     assert first.tolist() == [[False, False, False, False, True]]
     both = blind_tokens(attention, image, AviscSettings(share=0.7, spread=0.0))  # means .2, .075, .075, .25 of .15
     assert both.tolist() == [[False, True, False, False, True]]
+
+
+def test_an_image_that_is_added_again_is_refused(tmp_path):
+    save_tiny_family("qwen3_vl", tmp_path / "model")
+    lvlm = load_lvlm(tmp_path / "model")
+    with pytest.raises(CannotDecode, match="adds the image again in later layers"):
+        avisc.decode(lvlm, lvlm.encode(IMAGES[:1], QUESTIONS[:1]), AviscSettings(), 2)
 
 
 def test_what_cannot_be_is_one_line(llava):

@@ -8,7 +8,8 @@ from llava_hh.baselines.icd import IcdSettings
 from llava_hh.baselines.sampling import draw_tokens, sample_generator
 from llava_hh.decoding.method import generate_greedily
 from llava_hh.models import llava
-from llava_hh.models.chat import render
+from llava_hh.models.chat import Asked, render
+from llava_hh.models.llava_next import PROMPTS
 from llava_hh.models.lvlm import load_lvlm
 from tests.support.questions import IMAGES, QUESTIONS
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -20,6 +21,8 @@ TEMPLATES = {
     "{% for m in messages %}{{ m['role'] }}\n{% for part in m['content'] %}"
     "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant\n{% endif %}",
+    "chatml_direct": PROMPTS["chatml_direct"],
+    "vicuna_v1": PROMPTS["vicuna_v1"],
     "llava": "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}"
     "{% for part in m['content'] %}{{ '<image>\n' if part['type'] == 'image' else part['text'] + ' ' }}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
@@ -28,6 +31,7 @@ N_TOKENS, IDS = 5, ["a", "b", "c", "d"]
 STRONG = [
     IcdSettings(2.0, 0.02, "a cat and the dog", do_sample=False),
     IcdSettings(3.0, 0.3, "describe the cat", "question", do_sample=True, seed=3),
+    IcdSettings(1.0, 0.02, "the cat", formula="paper", do_sample=False),
 ]
 
 
@@ -66,7 +70,7 @@ def test_tokens_follow_from_two_uncached_generations(lvlm, settings):
                     misled = last_logits(lvlm, image, question, answer)
             else:
                 misled = last_logits(lvlm, image, f"{settings.role} {question}", answer)
-            scores = (1 + settings.alpha) * shown - settings.alpha * misled
+            scores = ((1 + settings.alpha) if settings.formula == "code" else 1) * shown - settings.alpha * misled
             scores[shown < shown.max() + math.log(settings.beta)] = -torch.inf
             token = draw_tokens(scores[None], [generator]).item() if settings.do_sample else scores.argmax().item()
             if token in ends:
@@ -88,25 +92,30 @@ def test_no_contrast_is_greedy(lvlm):
     assert icd.decode(lvlm, batch, IcdSettings(alpha=0, do_sample=False), N_TOKENS) == greedy
 
 
-@pytest.mark.parametrize(("name", "has_place"), [("qwen2_5_vl", True), ("llava", True), ("old", False)])
+@pytest.mark.parametrize(("name", "has_place"), [*((name, True) for name in TEMPLATES), ("old", False)])
 def test_a_role_stands_where_a_template_has_a_place_for_it(name, has_place, tmp_path):
-    """Of two that say so, Qwen's has a system text of its own, which goes; the third one takes it for an answer."""
+    """Of those that do, Qwen's has a system text of its own, which goes; the third one takes it for an answer."""
     save_tiny_checkpoint(tmp_path / "model")
     lvlm = load_lvlm(tmp_path / "model")
     if has_place:
         lvlm.processor.chat_template = TEMPLATES[name]
     assert lvlm.family.takes_system(lvlm.processor) == has_place
-    asked = icd.misled(lvlm, "describe the cat", IcdSettings(role="a dog"))
+    assert icd.takes_system(lvlm, "a dog") == has_place
+    asked = Asked("describe the cat", "a dog") if has_place else "a dog describe the cat"
     text = render(lvlm.processor, asked, with_image=True)
     assert (
         text
         == {
             "qwen2_5_vl": "system\na dog\nuser\n<image>describe the cat\nassistant\n",
+            "chatml_direct": "<|im_start|>system\na dog<|im_end|><|im_start|>user\n<image>\ndescribe the cat<|im_end|>"
+            "<|im_start|>assistant\n",
+            "vicuna_v1": "a dog USER: <image>\ndescribe the cat ASSISTANT:",
             "llava": "a dog USER: <image>\ndescribe the cat ASSISTANT:",
             "old": "USER: <image> a dog describe the cat ASSISTANT:",
         }[name]
     )
-    assert icd.misled(lvlm, "?", IcdSettings(role="a dog", place="question")) == "a dog ?"
+    lvlm.family.encode = lambda processor, images, questions: ([[1]] * len(images), {})  # it writes prompts itself
+    assert not icd.takes_system(lvlm, "a dog")
 
 
 def test_what_cannot_be_is_one_line(lvlm):
