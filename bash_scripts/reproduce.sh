@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that the index of docs/results.md lists, for a profile, in order, and the page of results at the end. mini_full, whose
-# numbers README has: 5 hours on one core; mini less, for its samples are small.
+# numbers README has: 5.4 hours on one core; mini less, for its samples are small.
 # A killed run goes on where it stopped when the same command is given again. Before each step stands how long it and the
 # rest will take, by mini_full's shares of time and by how long the finished steps took; seconds are kept in reproduce.txt.
 # Usage: [PROFILE=mini_full] sh bash_scripts/reproduce.sh
@@ -13,10 +13,10 @@ if [ -z "${PYTHON:-}" ]; then . bash_scripts/environment.sh; fi
 export PROFILE PYTHON
 case $model_path in checkpoints/mini/*) mini=yes ;; *) mini= ;; esac
 
-# step:minutes, as measured under mini_full, one core, other work on the second
+# step:minutes, as measured under mini_full, one core, other work on the second; methods and methods_pope are estimated
 steps="${mini:+data:1 weights:1} attribute:14 ${mini:+choose_adhh:28} decoding:28 chair_details:1 pope:9
     ${mini:+checkpoints_of_tuning:4} analysis:20 influence_by_source:30
-    heads_of_answers:25 heads_of_parts:10 targeted_finetune:40 baselines:21 prepare_vti:1 methods:15 methods_pope:25 baselines_tfhh:2
+    heads_of_answers:25 heads_of_parts:10 targeted_finetune:40 baselines:21 prepare_vti:1 methods:20 methods_pope:45 baselines_tfhh:2
     ${nocaps_path:+baselines_nocaps:21} newer_models:12 reference_loss:12 report:2"
 do_step() {
     case $1 in

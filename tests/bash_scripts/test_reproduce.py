@@ -11,7 +11,7 @@ def test_steps_are_timed_by_the_clock(tmp_path):
     assert record[:4] == ["attribute begun", "attribute 60", "decoding begun", "decoding 60"]
     assert said[0].endswith("attribute (no estimate before the first step is done)")
     # attribute took 1 minute for mini's 14; decoding is 28 of mini's minutes, and all that are left are 273
-    assert said[1].endswith("decoding (about 2 minutes; about 20 until the end)")
+    assert said[1].endswith("decoding (about 2 minutes; about 21 until the end)")
 
 
 @pytest.mark.parametrize("clock", ["100000 - n * 60", "n % 2 * 1000"])
