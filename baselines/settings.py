@@ -43,6 +43,10 @@ FRACTION = number("from 0 to 1", lambda value: 0 <= value <= 1)
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 
 
+# larger ones overflow on the way, and weights that dwarf all logits say nothing
+HELD = Rule("at most a million", lambda value: abs(value) <= (1e6 if isinstance(value, float) else 10**12))
+
+
 class CheckedSettings:
     """Base of the frozen settings dataclasses. Every field of type Annotated or Literal is checked on creation.
 
@@ -61,6 +65,8 @@ class CheckedSettings:
                 self.require(field.name, Rule(" or ".join(map(repr, options)), options.__contains__), given)
             for rule in getattr(field.type, "__metadata__", ()):
                 self.require(field.name, rule, given)
+            if isinstance(given, int | float):
+                self.require(field.name, HELD, given)
 
     def require(self, field: str, rule: Rule, given: object) -> None:
         """Refuse the field's value, which was `given` so, unless the rule allows it."""

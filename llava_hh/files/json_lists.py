@@ -208,7 +208,9 @@ class _Text:
             except RecursionError as error:
                 raise ValueError(f"not JSON ({error})") from None
             else:
-                if end < len(self.text) or self.is_whole:  # a number may go on behind what was read
+                # a number may go on behind what is held, also where that ends with "1." or "1e-"
+                goes_on = type(value) in (int, float) and not self.text[end : end + 3].strip(".eE+-")
+                if self.is_whole or (end < len(self.text) and not (goes_on and end + 3 > len(self.text))):
                     self.index = end
                     return value
             self._read_on()

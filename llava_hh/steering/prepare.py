@@ -62,6 +62,8 @@ def prepare(given: Preparation) -> Bank:
         image = image_vectors(lvlm, tower, drawn, *rates)
     with steering(lvlm, None, 0, image, given.alpha_image if tower else 0):
         text = text_vectors(lvlm, drawn, given.batch_size)
+    if not text.any():
+        announce("no text vectors: all captions are alike as tokens; VTI will steer by the image alone")
     names = ("n_pairs", "seed", "masked", "copies", "alpha_image")
     settings = {"model": describe_loaded(lvlm), **{name: getattr(given, name) for name in names}, **source}
     settings["images"] = [pair.image.relative_to(given.image_folder).as_posix() for pair in drawn]

@@ -66,11 +66,15 @@ def damaged(pixels: Tensor, patch: int, share: float, n_copies: int, rng: np.ran
     Args:
         share: of the patches of each tile that are replaced, rounded down; which, is drawn for each copy and tile.
     Returns: (copy * tile, channel, height, width), the tiles of a copy side by side.
+    Raises:
+        ValueError: a share that hides no patch.
     Source: VTI's code: 570 of 576 patches, 99 percent.
     """
     n_tiles, (rows, columns) = len(pixels), (side // patch for side in pixels.shape[-2:])
+    if not (n_hidden := math.floor(share * rows * columns)):
+        raise ValueError(f"a share of {share} hides none of {rows * columns} patches; give a larger one (--masked)")
     order = rng.random((n_copies * n_tiles, rows * columns)).argsort(1)
-    hidden = torch.from_numpy(order < math.floor(share * rows * columns)).view(-1, 1, rows, columns)
+    hidden = torch.from_numpy(order < n_hidden).view(-1, 1, rows, columns)
     hidden = hidden.repeat_interleave(patch, 2).repeat_interleave(patch, 3).to(pixels.device)
     rest = [pixels.shape[-1] - hidden.shape[-1], pixels.shape[-2] - hidden.shape[-2]]  # what no patch covers
     copies = pixels.repeat(n_copies, 1, 1, 1)

@@ -193,6 +193,7 @@ def test_presets():
     [
         ({"alpha": -1}, "alpha must be a number of at least 0, not -1"),
         ({"alpha": math.nan}, "alpha must be a number of at least 0, not nan"),
+        ({"alpha": 1e39}, "alpha must be at most a million, not 1e\\+39"),
         ({"beta": 0}, "beta must be above 0 and at most 1, not 0"),
         ({"beta": "0.1"}, "beta must be above 0 and at most 1, not '0.1'"),
         ({"noise_step": 1000}, "noise_step must be a whole number from 0 to 999, not 1000"),

@@ -144,3 +144,13 @@ def test_a_number_of_thousands_of_digits_is_an_error_where_it_is_read(tmp_path):
     assert [row["id"] for _, _, row in read_rows(path, fields=("id",))] == [1, 2, 3]
     with pytest.raises(ValueError, match="digits"):
         list(read_rows(path, fields=("id", "area")))
+
+
+@pytest.mark.parametrize("number", ["1.5", "12e3", "1e-7", "-2.5E+10", "3"])
+def test_a_number_that_a_piece_ends_inside_of_goes_on(number, tmp_path, monkeypatch):
+    path = tmp_path / "instances.json"
+    path.write_text(f'{{"scores": [{number}, {number}], "last": {number}, "images": [{{"id": {number}}}]}}')
+    for piece in range(1, 40):
+        monkeypatch.setattr(json_lists, "PIECE", piece)
+        content = json.loads(path.read_text())
+        assert list(read_lists(path)) == expected({key: content[key] for key in ("scores", "images")})

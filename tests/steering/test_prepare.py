@@ -187,6 +187,8 @@ def test_damaged_copies(prepared):
         assert hidden.sum() == 60
         assert_close(copy[:, :8][:, hidden], own.mean((1, 2))[:, None].expand(-1, 60))
     assert len({place for _, place in shown}) > 3
+    with pytest.raises(ValueError, match="hides none of"):
+        damaged(torch.zeros(1, 3, 8, 8), 4, 0.2, 2, np.random.default_rng(0))
 
 
 def test_towers(prepared):
