@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from llava_hh.command_line.missing import missing_in_one_line
 from llava_hh.files.signals import end_with_wrappers, ending_well, flush_stdout
 
 VERBS = {
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if verb in ("-h", "--help"):
         flush_stdout(lambda: print(overview()))
     elif verb in (names := [name for verbs in VERBS.values() for name in verbs]):
-        importlib.import_module(f"llava_hh.scripts.{verb.replace('-', '_')}").main(rest)
+        with missing_in_one_line(debug="--debug" in rest):
+            importlib.import_module(f"llava_hh.scripts.{verb.replace('-', '_')}").main(rest)
     else:
         print(f"error: {verb!r} is no verb of llava-hh; expected one of: {', '.join(names)}", file=sys.stderr)
         raise SystemExit(2)

@@ -11,9 +11,12 @@ import re
 import sys
 from collections.abc import Sequence
 
-from llava_hh.command_line.parser import ScriptParser
-from llava_hh.command_line.profiles import nearest
-from llava_hh.command_line.script import errors_in_one_line
+from llava_hh.command_line.missing import missing_in_one_line
+
+with missing_in_one_line():
+    from llava_hh.command_line.parser import ScriptParser
+    from llava_hh.command_line.profiles import nearest
+    from llava_hh.command_line.script import errors_in_one_line
 
 END = "\x1f"  # of a word
 NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")  # which argparse takes for a value, not for a flag

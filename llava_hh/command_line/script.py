@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
+from llava_hh.command_line.missing import missing_in_one_line
 from llava_hh.command_line.parser import OUTPUT, ScriptParser
 from llava_hh.command_line.profiles import NO_UTF8
 from llava_hh.files.files import describe_failure, in_one_line, printable
@@ -63,7 +64,7 @@ def run_verb(
     args.argv = list(sys.argv[1:] if argv is None else argv)
     if check:
         check(command, args)
-    with errors_in_one_line(args.debug):
+    with missing_in_one_line(args.debug), errors_in_one_line(args.debug):
         refuse_other_encodings(vars(args))
         find_checkpoints(args)
         (run or args.run)(args)
@@ -116,7 +117,7 @@ def errors_in_one_line(debug: bool) -> Iterator[None]:
         yield
     except Exception as error:
         refuse_stopped()
-        if debug:
+        if debug or isinstance(error, ModuleNotFoundError):
             raise
         if isinstance(error, INPUT_ERRORS):
             _stop(describe_failure(error))

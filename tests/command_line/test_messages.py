@@ -19,7 +19,7 @@ from llava_hh.scripts.score import main as score
 from tests.support.repository import ROOT
 
 # these print the help, or lines of their own alone, or stand below `say`
-PRINTING = ("__main__", "command_line/route", "files/signals", "command_line/launched")
+PRINTING = ("__main__", "command_line/missing", "command_line/route", "files/signals", "command_line/launched")
 PRINTING += ("files/progress", "files/processes", "files/locks", "scripts/doctor")
 HOSTILE = "\x1b]0;title\x07\nerror: forged\x9b31m"
 
