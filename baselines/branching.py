@@ -35,7 +35,7 @@ class Branches(Stepper):
         if "cross_attention_mask" in inputs:
             raise CannotDecode("this model reads its image by cross-attention, not at positions of the prompt")
         if is_edited(model):
-            raise CannotDecode("branches are not decoded inside intervene, for they share columns")
+            raise CannotDecode("OPERA takes no intervention")
         super().__init__(model, inputs)
         self._attention: Tensor | None = None  # of the last `grow`
 

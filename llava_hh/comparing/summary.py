@@ -135,7 +135,7 @@ def note_of_idle(methods: Mapping[str, Mapping]) -> str:
     same = [
         label for label, entry in methods.items() if entry.get("same_as_greedy") == entry["n"] and label not in never
     ]
-    note = f" Never acted on these images: {', '.join(never)}." if never else ""
+    note = f" No head fired on these images under: {', '.join(never)}." if never else ""
     return note + (f" Changed no caption: {', '.join(same)}." if same else "")
 
 
@@ -149,7 +149,7 @@ def has_never_fired(entry: Mapping) -> bool:
 def note_of_left_out(settings: Mapping[str, Any]) -> str:
     """A sentence that names the methods that were left out and why, after a blank; empty where there are none."""
     named = [f"{name} ({why})" for name, why in settings.get("left_out", {}).items()]
-    return f" Left out, since this model cannot have it: {'; '.join(named)}." if named else ""
+    return f" Left out: {'; '.join(named)}." if named else ""
 
 
 def table_of_pope(content: Mapping[str, Any]) -> Table:

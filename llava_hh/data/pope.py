@@ -75,7 +75,8 @@ def build_questions(
         image_id, shown = image["image_id"], objects[image["image_id"]]
         absent = sorted(set(frequency) - shown)
         if len(absent) < PER_LABEL:
-            raise ValueError(f"image {image_id}: only {len(absent)} categories are not in it; POPE asks for 3")
+            few = f"{len(absent)} categories of the drawn images are not in it, and POPE asks for {PER_LABEL}"
+            raise ValueError(f"image {image_id}: {few}; draw more images (--limit)")
         rng = random.Random(f"{seed} {image_id}")  # by image: one more image leaves the others as they are
         for present in rng.sample(sorted(shown), PER_LABEL):
             missing = _choose_absent(kind, absent, frequency, beside[present], rng)

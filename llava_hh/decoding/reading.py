@@ -130,7 +130,7 @@ def refuse_no_list(source: str | Path) -> None:
     if str(source) in ("", "."):
         raise ValueError("--heads: empty; expected a file, published, or heads such as L24H4,L23H3")
     if not Path(source).exists():
-        advice = "attribute the model (bash_scripts/attribute.sh), or write heads out: L24H4,L23H3"
+        advice = "sh bash_scripts/attribute.sh finds the heads; or --heads published, or --heads L24H4,L23H3"
         raise FileNotFoundError(f"{source}: no such head list; {advice}")
     read_json(Path(source))
 

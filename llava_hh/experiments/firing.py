@@ -72,10 +72,10 @@ def firing_rates(
     Raises:
         ValueError: captions of another model, or without any token after an image.
     """
-    refuse_other_model(captions, lvlm.path)
+    refuse_other_model(captions, lvlm.path, "--choosing-captions")
     every, _ = read_captions(captions)
     if not every:
-        raise ValueError(f"--captions {captions}: no captions")
+        raise ValueError(f"--choosing-captions {captions}: no captions")
     entries = every[:limit]
     teacher = TeacherForced.of(lvlm, images)
     without_text = set(heads_on_image_alone(lvlm.model))
@@ -92,7 +92,7 @@ def firing_rates(
         if measured is not None:
             fired, decided = measured.arrays["counts"].sum(0).T
             if not decided.all():
-                raise ValueError(f"--captions {captions}: no token of them comes after an image")
+                raise ValueError(f"--choosing-captions {captions}: no token of them comes after an image")
             rates = np.full((lvlm.n_layers, lvlm.n_heads), np.nan)
             rates[*np.transpose(heads)] = fired / decided
             listed = [[None if np.isnan(rate) else rate for rate in layer] for layer in rates.tolist()]

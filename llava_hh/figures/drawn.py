@@ -33,5 +33,5 @@ def redraw(name: str, source: Path, out: Path) -> None:
     module, function = place.split(":")
     try:
         getattr(import_module(f"llava_hh.figures.{module}"), function)(source, out)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"{source}: cannot be drawn as {name} ({error!r}); expected {wanted}") from None
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"{source}: {name} is not drawn from such a file; expected {wanted}") from None

@@ -184,6 +184,9 @@ def rate_controls(args: argparse.Namespace, evaluation: Evaluation) -> Callable[
     def draw(heads: Sequence, threshold: float, seeds: Sequence[int]) -> Mapping:
         out = args.out / f"firing_rates-threshold={threshold:g}"
         captions = (args.choosing_captions, args.choosing_images)
+        if not args.choosing_captions.exists():
+            advice = "sh bash_scripts/attribute.sh makes it, under the same PROFILE"
+            raise FileNotFoundError(f"--choosing-captions {args.choosing_captions}: no such file; {advice}")
         rates = firing_rates(evaluation.lvlm, *captions, threshold, out, args.batch_size)
         controls = {seed: matched_heads(rates, heads, seed) for seed in seeds}
         if processes().is_main:

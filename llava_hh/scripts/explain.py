@@ -81,6 +81,8 @@ def check(command: ScriptParser, args: argparse.Namespace) -> None:
     if "heads" not in command.given and args.heads in (None, Path("published")):
         args.heads = Path("published")
         announce("heads: those published for a model like this, if any; --heads names others (of llava-hh attribute)")
+    elif "heads" not in command.given:
+        announce(f"heads: those that attribution found, {args.heads}; --heads names others")
     args.may_number = "out" not in command.given
 
 

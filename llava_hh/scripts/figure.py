@@ -97,11 +97,12 @@ def draw(args: argparse.Namespace) -> None:
 
     Pictures of `evaluate`, `attribute`, `compare details` and `finetune` are among them. Writes PNG and PDF.
     """
-    from llava_hh.figures.style import in_style
+    from llava_hh.figures.style import ENDINGS, in_style
 
     with in_style(args.style):
         redraw(args.picture, args.result, args.out)
-    say(f"{args.out}.png")
+    for ending in ENDINGS:
+        say(f"{args.out}.{ending}")
 
 
 def add_draw(parser: ScriptParser) -> None:

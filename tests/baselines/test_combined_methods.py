@@ -203,7 +203,7 @@ def test_halc_and_adhh(tiny_checkpoint, on, monkeypatch):
 def test_opera_under_an_intervention_is_refused_in_one_line(llava):
     for edit in (ADHH, ScaleAttention(HEADS, 0.2)):
         method = Decoding("opera", opera.decode, opera.PRESETS["opera"], interventions=(edit,))
-        with pytest.raises(CannotDecode, match="branches are not decoded inside intervene") as error:
+        with pytest.raises(CannotDecode, match="OPERA takes no intervention") as error:
             method.answer(as_lvlm(llava), as_batch(eight_rows()), N_TOKENS)
         assert "\n" not in str(error.value)
     plain = replace(method, interventions=())

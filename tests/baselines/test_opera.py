@@ -231,7 +231,7 @@ def test_what_cannot_be_decoded_is_one_line(gqa_llava, rows):
     with pytest.raises(ValueError, match="num_candidates 129 is more than the 128 tokens of the vocabulary"):
         decode(gqa_llava, batch, replace(BEAMS, num_candidates=129))
     with (
-        pytest.raises(NotImplementedError, match="branches are not decoded inside intervene"),
+        pytest.raises(NotImplementedError, match="OPERA takes no intervention"),
         intervene(gqa_llava, batch.image_mask, [ZeroHeads((Head(0, 0),))]),
     ):
         decode(gqa_llava, batch, BEAMS)

@@ -105,7 +105,7 @@ def test_all_names_what_cannot_be(tiny_checkpoint, tiny_coco, tmp_path, capsys):
             assert entry["same_as_greedy"] == sum(map(str.__eq__, texts, greedy))
     assert next(entry for entry in methods.values() if entry.get("label") == "VAR")["same_as_greedy"] == 2
     note = (tmp_path / "summary.md").read_text().splitlines()[-1]
-    assert "Never acted on these images: VAR." in note and "AD-HH (needs heads=FILE" in note
+    assert "No head fired on these images under: VAR." in note and "AD-HH (needs heads=FILE" in note
     with pytest.raises(SystemExit):
         evaluate.main([*map(str, asked[:-3]), "--choose"])
     assert "no adhh on all images among --methods" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from llava_hh.experiments.firing import fired_counts, firing_rates, matched_head
 from llava_hh.files.images import load_image
 from llava_hh.heads import Head
 from llava_hh.models.lvlm import Lvlm, load_lvlm
+from llava_hh.scripts.evaluate import rate_controls
 from tests.support.launching import finish, launch
 from tests.support.tiny_newer import save_tiny_family
 
@@ -249,3 +251,12 @@ def test_captions_without_an_image_are_refused(lvlm, given, tmp_path, monkeypatc
     (tmp_path / "empty.json").write_text(json.dumps({"sentences": []}))
     with pytest.raises(ValueError, match=r"empty\.json: no captions"):
         firing_rates(lvlm, tmp_path / "empty.json", given[1], THRESHOLD, tmp_path / "out", batch_size=4)
+
+
+def test_captions_that_are_not_there_are_named_by_their_flag(tmp_path):
+    given = {"choosing_captions": tmp_path / "none.json", "choosing_images": tmp_path, "out": tmp_path}
+    draw = rate_controls(Namespace(**given, batch_size=1), None)
+    with pytest.raises(
+        FileNotFoundError, match=r"--choosing-captions .*none\.json: no such file; sh bash_scripts/attr"
+    ):
+        draw([Head(0, 0)], THRESHOLD, [1])

@@ -59,9 +59,7 @@ def test_captions_of_the_others_are_compared(mllama, tiny_coco, tmp_path, capsys
     assert list(summary["methods"]) == ["greedy", "dola_repo"]
     assert set(summary["settings"]["methods"]) == {"greedy", "dola_repo"}
     assert {path.name for path in (tmp_path / "some").glob("*/")} == {"greedy", "dola_repo"}
-    note = "Left out, since this model cannot have it: " + "; ".join(
-        f"{name} ({why})" for name, why in BY_CROSS_ATTENTION.items()
-    )
+    note = "Left out: " + "; ".join(f"{name} ({why})" for name, why in BY_CROSS_ATTENTION.items())
     assert note in (tmp_path / "some/summary.md").read_text()
     assert note in find_comparisons(ResultFolder(tmp_path / "some"))[0]["note"]
     without = flags_for(mllama, tiny_coco, tmp_path / "without", "dola_repo")
@@ -85,7 +83,7 @@ def test_questions_too(mllama, tiny_coco, tmp_path, capsys):
     content = json.loads((tmp_path / "pope.json").read_text())
     assert content["settings"]["left_out"] == BY_CROSS_ATTENTION
     assert set(content["methods"]) == set(content["settings"]["methods"]) == {"greedy", "dola_repo"}
-    note = "Left out, since this model cannot have it: PAI ("
+    note = "Left out: PAI ("
     assert note in (tmp_path / "pope.md").read_text()
     assert note in find_comparisons(ResultFolder(tmp_path))[0]["note"]
     assert not (tmp_path / "opera").exists()

@@ -192,7 +192,9 @@ def test_articles_and_what_cannot_be_asked():
     images, objects = annotated(2)
     with pytest.raises(ValueError, match="kind 'hard' of POPE is not known; choose one of: random, popular, advers"):
         build_questions(images, objects, "hard")
-    with pytest.raises(ValueError, match="image 7: only 0 categories are not in it"):
+    with pytest.raises(
+        ValueError, match=r"image 7: 0 categories of the drawn images are not in it, .*; draw more images \(--limit\)"
+    ):
         build_questions([{"image_id": 7, "file_name": "7"}], {7: {"a", "b", "c"}}, "random")
     assert build_questions([{"image_id": 7, "file_name": "7"}], {7: {"a", "b"}}, "random") == []
 

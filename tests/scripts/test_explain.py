@@ -143,6 +143,7 @@ def test_mini_is_what_is_explained_by_default(photo, monkeypatch, capsys):
     Path("quick.json").write_text('{"hal_heads": [[1, 2]]}')
     args = parsed(photo)
     assert args.heads == Path("quick.json").absolute() and not args.foreign_heads
+    assert f"heads: those that attribution found, {args.heads}; " in capsys.readouterr().err
     args = parsed(photo, "--heads", "L1H2")
     assert (args.heads, args.top_k, args.threshold, args.foreign_heads) == (Path("L1H2"), 1, 0.95, False)
     for given in ([], ["--heads", "published"], ["--profile", "mini"]):  # the profile's are of its own model
