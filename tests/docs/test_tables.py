@@ -45,7 +45,11 @@ def test_the_quickstart_finds_the_heads_that_the_larger_sample_has_at_its_top():
 
 
 PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+\.png)\)")
-DRAWN_FROM = {"measured_captions": "measured", "measured_chair_positions": "measured_chair_details"}
+DRAWN_FROM = {
+    "measured_captions": "measured",
+    "measured_chair_positions": "measured_chair_details",
+    "measured_methods_over_recall": "measured_methods",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
