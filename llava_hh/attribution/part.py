@@ -14,8 +14,9 @@ from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.captions import digest, hallucinating_captions
 from llava_hh.attribution.summary import ArrayColumns, adds_up, counted_words, marks_of, summarise
 from llava_hh.data.coco import existing_file
-from llava_hh.files.files import read_json, read_json_lines, read_tensors, sha256, write_json
+from llava_hh.files.files import read_json, read_json_lines, sha256, write_json
 from llava_hh.files.progress import say
+from llava_hh.files.tensors import read_tensors
 from llava_hh.metrics.chair.datasets import images_with_objects
 from llava_hh.runs.run import make_folder, processes, provenance
 from llava_hh.runs.scored import read_scored

@@ -11,13 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from llava_hh.files.kinds import FETCH, POINTER, refuse_pipe
 from llava_hh.files.parts import part_of, share
 from llava_hh.files.schema import json_pieces, refuse_other_version, with_version
+from llava_hh.files.tensors import TENSORS_MARK, read_metadata
 
 # keys that JSON files of ours have, and the type of their values
 JSON_MARKS: tuple[dict[str, type], ...] = (
@@ -27,7 +26,6 @@ JSON_MARKS: tuple[dict[str, type], ...] = (
     {"files": dict, "images": dict},  # a copy of ground truth
     {"hal_heads": list, "threshold": float, "source": str},  # of an exported decoder
 )
-TENSORS_MARK = "llava_hh_vti"  # metadata that says what the arrays were made of
 PAGE_MARK = b": hallucination heads</title>"
 ADVICE = dict.fromkeys(  # for errors that only writing has
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and give the same command again: finished work is kept"
@@ -63,23 +61,6 @@ def write_tensors(path: Path, arrays: dict, metadata: dict[str, str] | None = No
     """Write named numpy arrays, and texts by name, as safetensors, atomically."""
     with replacing(path) as part:
         part.write_bytes(save(arrays, metadata))
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file; ValueError names it when it is damaged, or of a type that numpy lacks."""
-    try:
-        return load_file(path)
-    except (SafetensorError, TypeError) as error:
-        raise ValueError(f"{path}: damaged or cut off ({error}); delete it and give the same command again") from None
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The texts of a safetensors file by name; ValueError names it when it is damaged."""
-    try:
-        with safe_open(path, "numpy") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or cut off ({error})") from None
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from llava_hh.attribution.beside import refuse_other_files
 from llava_hh.attribution.contrast import influence
 from llava_hh.attribution.summary import WITHOUT
 from llava_hh.figures.head_map import READ_OUT_LABELS, SOURCE_LABELS
-from llava_hh.files.files import read_json_lines, read_tensors
+from llava_hh.files.files import read_json_lines
+from llava_hh.files.tensors import read_tensors
 from llava_hh.report.folder import ResultFolder, read_form
 
 LARGEST = 2**15 - 1

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_hh.files.files import read_json, read_tensors, sha256, sha256_or_none, write_rows, write_tensors, write_text
+from llava_hh.files.files import read_json, sha256, sha256_or_none, write_rows, write_tensors, write_text
 from llava_hh.files.parts import drop_parts
 from llava_hh.files.processes import processes
 from llava_hh.files.progress import Forecast, announce, progress, reach
 from llava_hh.files.signals import refuse_stopped
+from llava_hh.files.tensors import read_tensors
 from llava_hh.runs.settings import digest_of
 
 BLOCK_NAME = re.compile("[0-9]{5}|[1-9][0-9]{5,}")

@@ -12,8 +12,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from llava_hh.data.rows import existing_file
-from llava_hh.files.files import TENSORS_MARK, parse_json, read_metadata, read_tensors, write_tensors
+from llava_hh.files.files import parse_json, write_tensors
 from llava_hh.files.progress import announce
+from llava_hh.files.tensors import TENSORS_MARK, read_metadata, read_tensors
 from llava_hh.heads import PUBLISHED, architecture, architecture_in_words
 from llava_hh.models.lvlm import Lvlm
 from llava_hh.runs.identity import why_foreign

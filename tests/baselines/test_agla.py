@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image
 
 from llava_hh.attention.hooks import is_edited
 from llava_hh.baselines import agla
-from llava_hh.baselines.agla import AglaSelfSettings, AglaSettings, highest, image_attention, over_picture
+from llava_hh.baselines.agla import AglaSelfSettings, AglaSettings, highest, over_picture
+from llava_hh.baselines.avisc import attention_on_image
 from llava_hh.baselines.gradcam import gradcam
 from llava_hh.baselines.halc.scorer import named_scorer
 from llava_hh.baselines.sampling import draw_tokens, sample_generator
@@ -40,14 +42,9 @@ def lvlm_of(tmp_path_factory):
     def load(name):
         if name not in loaded:
             folder = tmp_path_factory.mktemp("families") / name
-            if name == "llava15":
-                save_tiny_llava15(folder, side=56)
-            elif name == "minigpt4":
-                save_tiny_parts(folder.parent)
-            elif name == "llava":
-                save_tiny_checkpoint(folder)
-            else:
-                save_tiny_family(name, folder)
+            savers = {"llava15": partial(save_tiny_llava15, side=56), "llava": save_tiny_checkpoint}
+            savers["minigpt4"] = lambda folder: save_tiny_parts(folder.parent)
+            savers.get(name, partial(save_tiny_family, name))(folder)
             loaded[name] = load_lvlm(folder)
         return loaded[name]
 
@@ -149,7 +146,7 @@ def test_every_family_sees_the_masked_picture(name, lvlm_of, blip):
 def test_attention_of_a_padded_batch_equals_loops(name, lvlm_of):
     lvlm = lvlm_of(name)
     batch = lvlm.encode(PICTURES, QUESTIONS)
-    attended = image_attention(lvlm, batch)
+    attended = attention_on_image(lvlm, batch).mean(0)
     for row, (image, question) in enumerate(zip(PICTURES, QUESTIONS, strict=True)):
         if image is not None:
             expected = attention_by_hand(lvlm, image, question)

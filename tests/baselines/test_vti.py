@@ -14,7 +14,7 @@ from llava_hh.baselines.vti import VtiSettings
 from llava_hh.decoding.making import Material
 from llava_hh.decoding.method import CannotDecode, generate_greedily
 from llava_hh.decoding.reading import inputs_of, method_of, read_methods
-from llava_hh.files.files import TENSORS_MARK
+from llava_hh.files.tensors import TENSORS_MARK
 from llava_hh.models.lvlm import load_lvlm
 from llava_hh.runs.identity import identify_checkpoint
 from tests.support.decoding import (

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from llava_hh.files.files import TENSORS_MARK
+from llava_hh.files.tensors import TENSORS_MARK
 from llava_hh.heads import architecture
 
 
