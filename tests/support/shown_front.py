@@ -133,7 +133,7 @@ def _verdict(holds: bool, points_there: bool = False) -> str:
 
 def _against_rest(verdict: str, holds: bool) -> str:
     """The verdict, restricted where the claim holds against the listed heads, but not against the rest of the model."""
-    return verdict if holds or verdict != "yes" else "only against non-hallucination heads"
+    return verdict if holds or verdict != "yes" else "yes, only against non-hallucination heads"
 
 
 def _is_more(first: Mapping[str, Any], second: Mapping[str, Any], sign: int = 1) -> tuple[bool, bool]:
