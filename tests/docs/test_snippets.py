@@ -5,10 +5,12 @@ import importlib
 import os
 import re
 import subprocess
+from unittest.mock import patch
 
 import pytest
 
 from llava_hh.__main__ import VERBS
+from llava_hh.runs.plugins import PLUGINS
 from tests.support.repository import ROOT
 from tests.support.snippets import PAGES, blocks_of, commands_in, first_steps
 from tests.support.verbs import parsers
@@ -60,7 +62,8 @@ WRAPPED = [words for words in COMMANDS.values() if "sh" in words]
 def test_verbs_know_their_flags(call, tmp_path, monkeypatch):
     (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
-    parsed(call)
+    with patch.dict(PLUGINS):  # --plugin is run as it is read
+        parsed(call)
 
 
 @pytest.mark.parametrize("words", WRAPPED, ids=lambda words: " ".join(words)[:60])
